@@ -1,0 +1,45 @@
+# Everything a person or CI runs. The environment is .venv, made from nothing but Python 3.11+.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PORT   ?= 11434
+PLUGINS := $(wildcard plugins/*)
+
+.PHONY: run test fast lint types bench mutants states clean
+
+$(VENV)/.run: setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[telegram]' $(addprefix -e ,$(PLUGINS))
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,telegram]'
+	touch $@
+
+run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GPU, no Ollama
+	$(BIN)/gpugate demo --port $(PORT)
+
+test: $(VENV)/.dev        ## all tests
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/.dev        ## without real sockets and processes
+	$(BIN)/python -m pytest --ignore tests/e2e --ignore tests/providers
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev       ## the tables of benchmarks/README.md, measured here
+	$(BIN)/python -m benchmarks
+
+mutants: $(VENV)/.dev     ## seeded faults that the tests must catch
+	$(BIN)/python -m tests.mutants
+
+states: $(VENV)/.dev      ## docs/states.md from the transition table
+	$(BIN)/python -m gpugate.core.diagram > docs/states.md
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

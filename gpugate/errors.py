@@ -1,0 +1,306 @@
+"""Every error of the house; knows nothing of HTTP.
+
+    GateError                       what a client is told: `code`, `retry_after_s`, `reason`
+    ├── AuthError
+    │   ├── InvalidToken            missing, malformed, or wrongly signed: the message says which
+    │   └── TokenExpired
+    ├── Forbidden                   the token's scope does not cover it
+    ├── RequestError
+    │   ├── InvalidRequest
+    │   ├── PayloadTooLarge
+    │   ├── PathNotFound
+    │   └── MethodNotAllowed
+    ├── QueueError
+    │   ├── QueueFull
+    │   └── QueueTimeout
+    ├── PodError
+    │   ├── PodStartFailed
+    │   ├── WarmupTimeout
+    │   ├── PodStopped
+    │   ├── PodBusy
+    │   ├── BudgetExceeded
+    │   ├── ProviderUnavailable
+    │   └── ShuttingDown
+    ├── UpstreamError
+    │   ├── UpstreamBroken
+    │   └── UpstreamTimeout
+    └── InternalError
+    ProviderError                   what a provider plugin raises (contract section 6)
+    ├── Transient                   a network error, a 5xx: worth another attempt
+    ├── RateLimited                 with `retry_after` seconds; no attempt is counted
+    ├── NoCapacity                  no GPU free; `queued` when the start waits at the provider
+    ├── NoFunds
+    ├── AuthFailed
+    ├── Blocked                     an edge refused us (a CDN's 1010), not the API
+    ├── NotFound
+    ├── Conflict                    not valid in the pod's present state
+    ├── Misconfigured
+    └── Ambiguous                   the outcome is unknown: look before asking again
+    SettingsError                   one or more complaints, each naming its key
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class GateError(Exception):
+    """Something a client is told, in the dialect of the path it called.
+
+    Attributes:
+        message: one line for people.
+        retry_after_s: when to try again, in seconds, or None.
+        reason: a machine-readable refinement of `code`, such as "capacity".
+    """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    default_message: ClassVar[str] = "internal error"
+
+    def __init__(
+        self, message: str = "", *, retry_after_s: float | None = None, reason: str | None = None
+    ) -> None:
+        self.message = message or self.default_message
+        self.retry_after_s = retry_after_s
+        self.reason = reason
+        super().__init__(self.message)
+
+
+class AuthError(GateError):
+    """Who asks is not known."""
+
+
+class InvalidToken(AuthError):
+    """The token is missing, malformed or wrongly signed."""
+
+    code = "INVALID_TOKEN"
+    default_message = "token is missing or malformed"
+
+
+class TokenExpired(AuthError):
+    """The token was good once."""
+
+    code = "TOKEN_EXPIRED"
+    default_message = "token has expired"
+
+
+class Forbidden(GateError):
+    """The token's scope does not cover this."""
+
+    code = "FORBIDDEN"
+    default_message = "the token's scope does not cover this"
+
+
+class RequestError(GateError):
+    """The request itself is at fault."""
+
+    code = "INVALID_REQUEST"
+
+
+class InvalidRequest(RequestError):
+    """Not JSON, or a missing or wrong field, which the message names."""
+
+    default_message = "invalid request"
+
+
+class PayloadTooLarge(RequestError):
+    """A body that would have to be kept is larger than `server.max_body`."""
+
+    code = "PAYLOAD_TOO_LARGE"
+    default_message = "request body is too large"
+
+
+class PathNotFound(RequestError):
+    """There is nothing at this path."""
+
+    code = "NOT_FOUND"
+    default_message = "not found"
+
+
+class MethodNotAllowed(RequestError):
+    """The path exists, with another method."""
+
+    code = "METHOD_NOT_ALLOWED"
+    default_message = "method not allowed"
+
+
+class QueueError(GateError):
+    """The queue could not keep the request."""
+
+
+class QueueFull(QueueError):
+    """`queue.max_waiting` requests wait already."""
+
+    code = "QUEUE_FULL"
+    default_message = "too many requests are waiting for the pod"
+
+
+class QueueTimeout(QueueError):
+    """The request waited `queue.max_wait`."""
+
+    code = "QUEUE_TIMEOUT"
+    default_message = "waited too long for the pod"
+
+
+class PodError(GateError):
+    """The pod cannot serve."""
+
+
+class PodStartFailed(PodError):
+    """Every provider failed to start; `reason` is the last one's."""
+
+    code = "POD_START_FAILED"
+    default_message = "pod could not be started"
+
+
+class WarmupTimeout(PodError):
+    """The pod runs, but its Ollama never became healthy."""
+
+    code = "WARMUP_TIMEOUT"
+    default_message = "pod failed to become ready"
+
+
+class PodStopped(PodError):
+    """Stopped by hand, or lost, while this request needed it."""
+
+    code = "POD_STOPPED"
+    default_message = "the pod is stopped"
+
+
+class PodBusy(PodError):
+    """A stop was asked for while requests are in flight or waiting."""
+
+    code = "POD_BUSY"
+    default_message = "requests are in flight or waiting; use force to stop anyway"
+
+
+class BudgetExceeded(PodError):
+    """The month's budget is spent: nothing new starts."""
+
+    code = "BUDGET_EXCEEDED"
+    default_message = "the monthly budget is spent"
+
+
+class ProviderUnavailable(PodError):
+    """A status that was asked for cannot be had."""
+
+    code = "PROVIDER_UNAVAILABLE"
+    default_message = "the provider cannot be asked right now"
+
+
+class ShuttingDown(PodError):
+    """The gateway is going down."""
+
+    code = "SHUTTING_DOWN"
+    default_message = "the gateway is shutting down"
+
+
+class UpstreamError(GateError):
+    """The pod's service failed."""
+
+
+class UpstreamBroken(UpstreamError):
+    """The pod's service broke before the first byte, and the request could not be retried."""
+
+    code = "UPSTREAM_ERROR"
+    default_message = "the pod's service broke the connection"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The pod's service, or the provider's proxy before it, gave up waiting; the job may still run."""
+
+    code = "UPSTREAM_TIMEOUT"
+    default_message = "the pod's service did not answer in time; the job may still run"
+
+
+class InternalError(GateError):
+    """A fault of ours; no detail leaks."""
+
+
+class ProviderError(Exception):
+    """What a provider plugin raises; the message is for people and carries no secret.
+
+    `reason` is the word a client is told (contract section 7).
+    """
+
+    reason: ClassVar[str] = "transient"
+
+    def __init__(self, message: str = "") -> None:
+        self.message = message or type(self).__name__
+        super().__init__(self.message)
+
+
+class Transient(ProviderError):
+    """A network error, a 5xx, an answer that is no answer: worth another attempt."""
+
+
+class RateLimited(ProviderError):
+    """Asked too often; `retry_after` is what the provider wants us to wait, in seconds, if it said."""
+
+    def __init__(self, message: str | float = "", retry_after: float | None = None) -> None:
+        if not isinstance(message, str):  # RateLimited(30) reads well, so it works
+            message, retry_after = "", float(message)
+        super().__init__(message or "rate limited")
+        self.retry_after = retry_after
+
+
+class NoCapacity(ProviderError):
+    """No GPU is free; `queued` when the provider keeps the start and may run it later."""
+
+    reason = "capacity"
+
+    def __init__(self, message: str | bool = "", queued: bool = False) -> None:
+        if not isinstance(message, str):
+            message, queued = "", bool(message)
+        super().__init__(message or "no GPU is free")
+        self.queued = queued
+
+
+class NoFunds(ProviderError):
+    """The account cannot pay."""
+
+    reason = "funds"
+
+
+class AuthFailed(ProviderError):
+    """The provider does not accept the credentials."""
+
+    reason = "auth"
+
+
+class Blocked(ProviderError):
+    """Something in front of the API refused us."""
+
+    reason = "blocked"
+
+
+class NotFound(ProviderError):
+    """There is no such pod."""
+
+    reason = "not_found"
+
+
+class Conflict(ProviderError):
+    """Not valid in the pod's present state: look, then decide."""
+
+    reason = "conflict"
+
+
+class Misconfigured(ProviderError):
+    """The request to the provider is wrong, and will be wrong again."""
+
+    reason = "config"
+
+
+class Ambiguous(ProviderError):
+    """The outcome is not known; it must be looked up before anything is asked again."""
+
+    reason = "timeout"
+
+
+class SettingsError(Exception):
+    """The configuration is wrong; `complaints` holds one line per mistake, each naming its key."""
+
+    def __init__(self, complaints: Sequence[str]) -> None:
+        self.complaints = tuple(complaints)
+        super().__init__("\n".join(self.complaints))

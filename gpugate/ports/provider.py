@@ -1,0 +1,156 @@
+"""The provider port: what gpugate asks of a cloud, and nothing of how a cloud is asked.
+
+A plugin subclasses `Provider` and registers it under the entry point group `gpugate.providers`
+(contract section 6). One call is one try: retries, polling and sleeping belong to the lifecycle.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import field, frozen
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+
+class Phase(StrEnum):
+    """Where a pod is, in every provider's words translated (facts/providers.md B3)."""
+
+    STOPPED = "stopped"
+    QUEUED = "queued"
+    PROVISIONING = "provisioning"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    FAILED = "failed"
+    UNREACHABLE = "unreachable"
+    GONE = "gone"
+
+
+def _frozen_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    return MappingProxyType(dict(headers))
+
+
+@frozen
+class Endpoint:
+    """One service of the pod.
+
+    Attributes:
+        url: base URL, with a path prefix if the service has one.
+        headers: sent with every request to it, such as a template's own token.
+        tls: "system" (verify), "insecure" (self-signed, unverified), "sha256:<hex>" (that very
+            certificate), or a path to a CA file.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(factory=dict, converter=_frozen_headers, repr=False, hash=False)
+    tls: str = "system"
+
+
+@frozen
+class Price:
+    """What the pod costs per hour, running and stopped; None where it is not known."""
+
+    running_per_hour: Decimal | None = None
+    stopped_per_hour: Decimal | None = None
+    currency: str = "USD"
+
+
+@frozen
+class PodReport:
+    """What a provider says of its pod, now.
+
+    Attributes:
+        phase: where the pod is.
+        pod_id: the provider's name for it.
+        endpoints: "ollama" and "comfyui" as far as they are known; may be empty until RUNNING.
+        price: what it costs.
+        gpu: the model of its GPU, for people.
+        started_at: since when this run is billed (aware), if the provider tells.
+        detail: one line for people, without secrets.
+    """
+
+    phase: Phase = field(converter=Phase)
+    pod_id: str | None = None
+    endpoints: Mapping[str, Endpoint] = field(factory=dict, hash=False)
+    price: Price | None = None
+    gpu: str | None = None
+    started_at: datetime | None = None
+    detail: str = ""
+
+
+@frozen
+class Capabilities:
+    """What a provider can and cannot do (facts/providers.md D).
+
+    Attributes:
+        resume: a stopped pod can be started again.
+        ephemeral: pods can be created and destroyed.
+        stable_urls: addresses survive a stop and start.
+        billing_api: the provider's own bill can be read.
+        logs: the pod's log can be read.
+        stop_keeps_disk: models survive a stop.
+        queue_on_capacity: a start without capacity may fire later by itself.
+        min_poll_s: shortest pause between two `inspect` calls.
+        min_probe_s: shortest pause between two health checks of the pod.
+        first_byte_limit_s: the provider's proxy gives up on a request silent for so long.
+    """
+
+    resume: bool = True
+    ephemeral: bool = False
+    stable_urls: bool = True
+    billing_api: bool = False
+    logs: bool = False
+    stop_keeps_disk: bool = True
+    queue_on_capacity: bool = False
+    min_poll_s: float = 0.0
+    min_probe_s: float = 0.0
+    first_byte_limit_s: float | None = None
+
+
+@frozen
+class NoConfig:
+    """The configuration of a provider that needs none."""
+
+
+class Provider(ABC):
+    """One pod at one cloud.
+
+    `start` and `stop` return once the provider has *accepted*; both are idempotent and safe to
+    cancel. `stop` also cancels a start that is queued at the provider. `inspect` changes nothing.
+    Each is one try: no retries, no polling, no sleeping. They raise `ProviderError` and its
+    children only; "I could not look" is such an error, never `Phase.STOPPED`.
+
+    Attributes:
+        Config: an attrs class, structured from `[providers.<name>]`; secrets are `field(repr=False)`.
+        capabilities: what this provider can do.
+    """
+
+    Config: ClassVar[type[Any]] = NoConfig
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(self, config: Any, session: ClientSession) -> None:
+        self.config = config
+        self.session = session
+
+    @abstractmethod
+    async def start(self) -> PodReport:
+        """Ask for the pod to run; return once that is accepted."""
+
+    @abstractmethod
+    async def stop(self) -> PodReport:
+        """Ask for the pod to stop, a queued start included; return once that is accepted."""
+
+    @abstractmethod
+    async def inspect(self) -> PodReport:
+        """Say what the pod is doing, changing nothing."""
+
+    async def aclose(self) -> None:  # noqa: B027  (optional: most providers hold nothing)
+        """Let go of what this object holds; the pod itself is not touched."""

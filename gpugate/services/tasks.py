@@ -1,0 +1,33 @@
+"""The only place where tasks are born: named, kept, and heard when they crash."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+CrashListener = Callable[[str, BaseException], None]
+
+_alive: set[asyncio.Task[Any]] = set()
+
+
+def spawn(
+    coro: Coroutine[Any, Any, Any], name: str, *, on_crash: CrashListener | None = None
+) -> asyncio.Task[Any]:
+    """Run `coro` as a named task that is kept alive; a crash goes to `on_crash` or the loop's handler."""
+    task = asyncio.get_running_loop().create_task(coro, name=name)
+    _alive.add(task)
+
+    def ended(task: asyncio.Task[Any]) -> None:
+        _alive.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if on_crash is not None:
+            on_crash(name, error)
+        else:
+            task.get_loop().call_exception_handler(
+                {"message": f"task {name!r} crashed", "exception": error, "task": task}
+            )
+
+    task.add_done_callback(ended)
+    return task
