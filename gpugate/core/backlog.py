@@ -1,0 +1,125 @@
+"""Who waits, until when, whose turn it is, and who holds a lease; knows nothing of pods or providers.
+
+Exactly one of these is true of a ticket at any time: it waits, it holds a lease, or it is forgotten.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+
+from attrs import define, field
+
+
+@define(eq=False)
+class Ticket:
+    """One request, from its arrival to its end."""
+
+    number: int
+    model: str | None
+    embeds: bool
+    deadline: float
+    run: int = 0  # of the lease it holds; 0 while it waits
+    begun: bool = False  # its answer's first byte has left
+    drained: bool = False  # it came out of the queue, so it holds a drain slot
+    returned: bool = False  # it lost its pod once already
+
+    def __lt__(self, other: Ticket) -> bool:
+        return self.number < other.number
+
+
+@define
+class Backlog:
+    """First in, first out, bounded; leases belong to a run, so those of a lost pod hold up nobody.
+
+    Attributes:
+        quiet_since: when the last lease ended; None while one is out or none was yet.
+    """
+
+    max_waiting: int
+    max_wait_s: float
+    drain_concurrency: int
+    waiting: list[Ticket] = field(factory=list)
+    leases: dict[int, Ticket] = field(factory=dict)
+    quiet_since: float | None = None
+    draining: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Nobody else may join."""
+        return len(self.waiting) >= self.max_waiting
+
+    @property
+    def busy(self) -> bool:
+        """Somebody waits or is being answered."""
+        return bool(self.waiting or self.leases)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """When the first of those who wait has waited long enough."""
+        return min((ticket.deadline for ticket in self.waiting), default=None)
+
+    def join(self, number: int, model: str | None, embeds: bool, now: float) -> None:
+        """Queue a newcomer."""
+        self.waiting.append(Ticket(number, model, embeds, now + self.max_wait_s))
+
+    def admit(self, number: int, run: int, model: str | None, embeds: bool) -> None:
+        """Give a newcomer a lease at once: nobody waits before it."""
+        self.leases[number] = Ticket(number, model, embeds, 0.0, run)
+        self.quiet_since = None
+
+    def admit_next(self, run: int) -> Ticket | None:
+        """Give the first in the queue a lease, if a drain slot is free."""
+        if not self.waiting or self.draining >= self.drain_concurrency:
+            return None
+        ticket = self.waiting.pop(0)
+        ticket.run, ticket.drained, ticket.begun = run, True, False
+        self.leases[ticket.number] = ticket
+        self.draining += 1
+        self.quiet_since = None
+        return ticket
+
+    def begin(self, number: int) -> None:
+        """Note that this ticket's answer is on its way."""
+        if (ticket := self.leases.get(number)) is not None:
+            ticket.begun = True
+
+    def leave(self, number: int, now: float) -> bool:
+        """Forget a ticket wherever it is; True if that was the last lease."""
+        if number in self.leases:
+            self._release(number)
+            if not self.leases:
+                self.quiet_since = now
+                return True
+            return False
+        self.waiting = [ticket for ticket in self.waiting if ticket.number != number]
+        return False
+
+    def expired(self, now: float) -> list[Ticket]:
+        """Take out those who have waited long enough."""
+        late = [ticket for ticket in self.waiting if ticket.deadline <= now]
+        if late:
+            self.waiting = [ticket for ticket in self.waiting if ticket.deadline > now]
+        return late
+
+    def clear_waiting(self) -> list[Ticket]:
+        """Take out all who wait."""
+        cleared, self.waiting = self.waiting, []
+        return cleared
+
+    def take_leases(self) -> Iterator[Ticket]:
+        """Take back every lease, oldest first."""
+        for number in sorted(self.leases):
+            yield self._release(number)
+
+    def put_back(self, ticket: Ticket, now: float) -> None:
+        """Let a ticket that lost its pod wait again, at its old place."""
+        ticket.run, ticket.drained, ticket.returned = 0, False, True
+        ticket.deadline = now + self.max_wait_s
+        insort(self.waiting, ticket)
+
+    def _release(self, number: int) -> Ticket:
+        ticket = self.leases.pop(number)
+        if ticket.drained:
+            self.draining -= 1
+        return ticket

@@ -1,0 +1,336 @@
+"""What carries the pod's life: dispatch over the table, tickets, stop orders, looks; no decision of its own.
+
+One `handle(event, now)` is one synchronous step. Its order is: the event itself, then what follows
+from it by the clock (late tickets, due stops, due looks), then the backlog if the pod is ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any, ClassVar
+
+from gpugate.core.backlog import Backlog
+from gpugate.core.looks import Looks
+from gpugate.core.policy import Policy
+from gpugate.core.stops import StopOrder, Stops
+from gpugate.core.table import Cell, Row
+from gpugate.core.vocabulary import (
+    STATUS,
+    Admit,
+    Arrived,
+    Begun,
+    Complain,
+    Cut,
+    Demanded,
+    Effect,
+    Emptied,
+    Event,
+    Left,
+    Look,
+    Looked,
+    LookFailed,
+    Owe,
+    Proved,
+    Ready,
+    Refuse,
+    Requeue,
+    SessionClosed,
+    SessionOpened,
+    State,
+    Status,
+    StopAccepted,
+    StopPod,
+    StopRefused,
+    TimePassed,
+    Unknown,
+)
+from gpugate.errors import GateError, PodStopped, ProviderError, QueueFull, QueueTimeout, ShuttingDown
+from gpugate.ports.provider import PodReport
+
+
+class Engine:
+    """The machinery under `PodMachine`; its rows are in `core/starting.py` and `core/serving.py`.
+
+    Attributes:
+        state: where the pod's life is.
+        trouble: the last thing that went wrong, for people; None when a pod serves again.
+        blind: by provider, why the last look failed; emptied by the next good one.
+        sessions: billed stretches that are open, by provider: the run, and since when.
+    """
+
+    TABLE: ClassVar[Mapping[Cell, Row]] = {}
+    IGNORED: ClassVar[Mapping[type[Any], frozenset[type[Any]]]] = {}
+
+    def __init__(
+        self, policy: Policy, chance: Callable[[], float], owed: frozenset[int] = frozenset()
+    ) -> None:
+        self.policy = policy
+        self.state: State = Unknown()
+        self.backlog = Backlog(
+            max_waiting=policy.max_waiting,
+            max_wait_s=policy.max_wait_s,
+            drain_concurrency=policy.drain_concurrency,
+        )
+        self.stops = Stops(policy)
+        self.looks = Looks(len(policy.providers))
+        self.trouble: str | None = None
+        self.blind: dict[int, str] = {}
+        self.sessions: dict[int, tuple[int, float]] = {}
+        self.start_wanted = False
+        self.closing = False
+        self.keep = False
+        self.run = 0
+        self._chance = chance
+        self._inherited = owed
+        self._told_owed = owed
+        self._failures: list[tuple[int, ProviderError]] = []
+        self._last_op = 0
+        self._effects: list[Effect] = []
+
+    # --- what the owner may ask ---------------------------------------------------------------
+
+    @property
+    def status(self) -> Status | None:
+        """One of the five words; None while it is not known what the provider has."""
+        return STATUS[type(self.state)]
+
+    @property
+    def last_error(self) -> str | None:
+        """What is wrong, for people."""
+        return self.trouble or next(iter(self.blind.values()), None)
+
+    @property
+    def idle_at(self) -> float:
+        """When the idle stop is due; never while a lease is out or somebody waits."""
+        quiet = self.backlog.quiet_since
+        if quiet is None or self.backlog.busy or not isinstance(self.state, Ready):
+            return inf
+        return quiet + self.policy.idle_timeout_s
+
+    @property
+    def session_ends(self) -> float:
+        """When `pod.max_session` is over for the pod that serves."""
+        if not self.policy.max_session_s or not isinstance(self.state, Ready):
+            return inf
+        _, began = self.sessions[self.state.provider]
+        return began + self.policy.max_session_s
+
+    @property
+    def wake_at(self) -> float:
+        """The least deadline there is; `inf` when only an answer can bring news."""
+        deadlines = [self.stops.next_due, self.looks.next_due, self._state_deadline()]
+        if (waits := self.backlog.next_deadline) is not None:
+            deadlines.append(waits)
+        return min(deadlines)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; return the effects to carry out, in order."""
+        effects: list[Effect] = []
+        self._effects = effects
+        kind = type(event)
+        if kind is Begun:
+            self.backlog.begin(event.ticket)  # type: ignore[union-attr]
+            return effects
+        if kind is Arrived:
+            self._arrive(event, now)  # type: ignore[arg-type]
+        elif kind is Left:
+            self._leave(event.ticket, now)  # type: ignore[union-attr]
+        elif kind is not TimePassed:
+            self._hear(event, now)
+        if kind is TimePassed or type(self.state) is not Ready or self.backlog.waiting or self.stops.orders:
+            self._keep_up(now)  # a warm request needs nothing of this: the clock comes by itself
+        return effects
+
+    # --- tickets ------------------------------------------------------------------------------
+
+    def _arrive(self, event: Arrived, now: float) -> None:
+        if self.closing:
+            self._refuse(event.ticket, ShuttingDown(retry_after_s=5))
+        elif type(self.state) is Ready and not self.backlog.waiting:
+            self.backlog.admit(event.ticket, self.state.run, event.model, event.embeds)
+            self._effects.append(Admit(event.ticket, self.state.run))
+        elif self.backlog.full:
+            self._refuse(event.ticket, QueueFull(retry_after_s=self.policy.retry_after_s))
+        else:
+            self.backlog.join(event.ticket, event.model, event.embeds, now)
+            self._decide(Demanded(), now)
+
+    def _leave(self, number: int, now: float) -> None:
+        if self.backlog.leave(number, now):
+            self._decide(Emptied(), now)
+
+    def _refuse(self, number: int, error: GateError) -> None:
+        self._effects.append(Refuse(number, error))
+
+    def _refuse_waiting(self, error: Callable[[], GateError]) -> None:
+        for ticket in self.backlog.clear_waiting():
+            self._refuse(ticket.number, error())
+
+    def _cut_leases(self, error: Callable[[], GateError], now: float) -> None:
+        """Break off what runs: an answer that has begun is cut, another gets the error."""
+        for ticket in self.backlog.take_leases():
+            self._effects.append(Cut(ticket.number) if ticket.begun else Refuse(ticket.number, error()))
+        self.backlog.quiet_since = now
+
+    def _lose_leases(self, now: float) -> None:
+        """The pod is gone: answers that have begun break, the others wait again, once (contract 5)."""
+        for ticket in self.backlog.take_leases():
+            if ticket.begun:
+                self._effects.append(Cut(ticket.number))
+            elif self.closing:
+                self._refuse(ticket.number, ShuttingDown(retry_after_s=5))
+            elif ticket.returned:
+                self._refuse(ticket.number, PodStopped("the pod was lost twice while this request waited"))
+            else:
+                self.backlog.put_back(ticket, now)
+                self._effects.append(Requeue(ticket.number))
+        self.backlog.quiet_since = now
+
+    # --- dispatch -----------------------------------------------------------------------------
+
+    def _hear(self, event: Event, now: float) -> None:
+        match event:
+            case StopAccepted():
+                self._stop_answered(event.op, None, now)
+            case StopRefused():
+                self._stop_answered(event.op, event.error, now)
+            case Looked() | LookFailed():
+                self._look_answered(event, now)
+            case _:
+                self._decide(event, now)
+
+    def _decide(self, event: Event, now: float) -> None:
+        row = self.TABLE.get((type(self.state), type(event)))
+        if row is not None:
+            self.state = getattr(self, row.method)(self.state, event, now)
+
+    def _look_answered(self, event: Looked | LookFailed, now: float) -> None:
+        op, provider = event.op, event.provider
+        planned = self.looks.is_answered_by(provider, op)
+        if planned and isinstance(event, LookFailed):
+            self._go_blind(provider, event.error)
+        elif planned:
+            self.blind.pop(provider, None)
+        if planned and (order := self.stops.orders.get(provider)) is not None:
+            self._judge_stop(order, event, now)
+            return
+        if planned:
+            self.looks.schedule(provider, now + self._look_pause(provider, now))
+        if planned or getattr(self.state, "op", None) == op:
+            self._decide(event, now)
+
+    def _look_pause(self, provider: int, now: float) -> float:
+        """How long until the next look at a provider without an open stop; overridden by the rows."""
+        raise NotImplementedError
+
+    def _state_deadline(self) -> float:
+        """The deadline of the present state; overridden by the rows."""
+        raise NotImplementedError
+
+    def _keep_up(self, now: float) -> None:
+        """Whatever the clock or the last step made due."""
+        for ticket in self.backlog.expired(now):
+            self._refuse(ticket.number, QueueTimeout(retry_after_s=self.policy.retry_after_s))
+        while self._state_deadline() <= now:
+            self._decide(TimePassed(), now)
+        for order in self.stops.take_due(now):
+            self._send_stop(order, now)
+        for provider in self.looks.take_due(now):
+            op = self._next_op()
+            self.looks.sent(provider, op)
+            self._effects.append(Look(op, provider))
+        if type(self.state) is Ready and self.backlog.waiting:
+            self._drain(self.state.run)
+        if (self.stops.orders or self._told_owed) and self.stops.owed != self._told_owed:
+            self._told_owed = self.stops.owed
+            self._effects.append(Owe(self._told_owed))
+
+    def _drain(self, run: int) -> None:
+        while (ticket := self.backlog.admit_next(run)) is not None:
+            self._effects.append(Admit(ticket.number, run))
+
+    # --- stops --------------------------------------------------------------------------------
+
+    def _order_stop(self, provider: int, cause: str, now: float, *, firm: bool = True) -> None:
+        self.stops.open(provider, cause, firm, now)
+        self.looks.forget(provider)
+
+    def _send_stop(self, order: StopOrder, now: float) -> None:
+        op = self._next_op()
+        self.stops.sent(order, op, now)
+        self.looks.forget(order.provider)
+        self._effects.append(StopPod(op, order.provider))
+        if order.sent > 1:
+            said = f"the stop is not proved, sending it again (try {order.sent})"
+            self._complain(order.provider, said, alarm=True)
+
+    def _stop_answered(self, op: int, error: ProviderError | None, now: float) -> None:
+        order = self.stops.answered(op, error)
+        if order is None:
+            return
+        if error is not None:
+            self._complain(order.provider, f"the stop failed: {error.message}", error)
+        self.looks.schedule(order.provider, now)
+
+    def _judge_stop(self, order: StopOrder, event: Looked | LookFailed, now: float) -> None:
+        seen: PodReport | ProviderError = event.report if isinstance(event, Looked) else event.error
+        if self.stops.looked(order, seen, now):
+            self._settle(order, now)
+            return
+        self.looks.schedule(order.provider, now + self.policy.look_pause_s(order.provider, now - order.since))
+        if order.failed:
+            self._decide(Demanded(), now)
+
+    def _settle(self, order: StopOrder, now: float) -> None:
+        """A stop is proved: its session ends, and when it was the last the pod's life goes on."""
+        self._close_session(order.provider, order.cause)
+        self.looks.schedule(order.provider, now + self.policy.watch_pause_s(order.provider))
+        if not self.stops.orders:
+            self._decide(Proved(), now)
+        else:
+            self._decide(Demanded(), now)
+
+    # --- small verbs --------------------------------------------------------------------------
+
+    @property
+    def _demanded(self) -> bool:
+        """Somebody wants the pod."""
+        return bool(self.backlog.waiting) or self.start_wanted
+
+    def _next_op(self) -> int:
+        self._last_op += 1
+        return self._last_op
+
+    def _open_session(self, provider: int, cause: str, report: PodReport, up_s: float, now: float) -> None:
+        if provider in self.sessions:  # its stop was never proved: the stretch goes on
+            return
+        self.sessions[provider] = (self.run, now - up_s)
+        self._effects.append(
+            SessionOpened(run=self.run, provider=provider, cause=cause, report=report, up_s=up_s)
+        )
+
+    def _close_session(self, provider: int, cause: str) -> None:
+        if (session := self.sessions.pop(provider, None)) is not None:
+            self._effects.append(SessionClosed(run=session[0], provider=provider, cause=cause))
+
+    def _complain(
+        self, provider: int, message: str, error: ProviderError | None = None, *, alarm: bool = False
+    ) -> None:
+        reason = error.reason if error is not None else "transient"
+        self.trouble = f"{self._name(provider)}: {message}"
+        self._effects.append(Complain(provider=provider, message=message, reason=reason, alarm=alarm))
+
+    def _go_blind(self, provider: int, error: ProviderError) -> None:
+        known = provider in self.blind
+        self.blind[provider] = f"{self._name(provider)}: could not look: {error.message}"
+        if not known:
+            said = self.blind[provider]
+            self._effects.append(Complain(provider=provider, message=said, reason=error.reason))
+
+    def _name(self, provider: int) -> str:
+        return self.policy.providers[provider].name
+
+    def _rest(self, now: float) -> State:
+        """Nothing runs and nothing is to be started: what is left to do decides the state."""
+        raise NotImplementedError

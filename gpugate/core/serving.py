@@ -1,0 +1,250 @@
+"""The rows of the table from a ready pod to a proved stop, and what is asked for by hand."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from gpugate.core.starting import ON_ITS_WAY, StartingRows
+from gpugate.core.stops import PROOF
+from gpugate.core.table import transition
+from gpugate.core.vocabulary import (
+    Asking,
+    Closed,
+    CloseWanted,
+    CutWanted,
+    Demanded,
+    Draining,
+    Emptied,
+    Looked,
+    Pausing,
+    Preloading,
+    Probe,
+    Probed,
+    Proved,
+    Provisioning,
+    Ready,
+    Reply,
+    Settling,
+    StartWanted,
+    State,
+    Stopped,
+    Stopping,
+    StopWanted,
+    TimePassed,
+    Troubled,
+    Unknown,
+    Warming,
+)
+from gpugate.errors import PodBusy, PodStopped, ShuttingDown
+from gpugate.ports.provider import Phase
+
+STARTING = Asking | Pausing | Settling | Provisioning | Warming | Preloading
+
+
+def _stopped_by_hand() -> PodStopped:
+    return PodStopped("the pod was stopped by hand")
+
+
+def _going_down() -> ShuttingDown:
+    return ShuttingDown(retry_after_s=5)
+
+
+class ServingRows(StartingRows):
+    """Ready, Draining, Stopping, and start, stop and close from any state."""
+
+    # --- ready --------------------------------------------------------------------------------
+
+    @transition
+    def _grow_old(self, was: Ready, event: TimePassed, now: float) -> Draining | Stopping:
+        """Idle for `pod.idle_timeout`: stop. Past `pod.max_session`: admit nobody, and stop soon."""
+        if now >= self.session_ends:
+            return self._drain_out(was, "max_session", now)
+        return self._stop(was.provider, "idle", now)
+
+    @transition
+    def _watch_ready(self, was: Ready | Draining, event: Looked, now: float) -> State:
+        """Believe the provider: a pod that is gone is lost, a second one is stopped."""
+        phase = event.report.phase
+        if event.provider != was.provider:
+            if phase in ON_ITS_WAY:
+                self._order_stop(event.provider, "stray", now)
+            return was
+        if phase in PROOF or phase is Phase.FAILED:
+            return self._lose_pod(was, event, now)
+        if phase is Phase.STOPPING and isinstance(was, Ready):
+            return self._drain_out(was, "stopped_elsewhere", now)
+        if phase is Phase.UNREACHABLE and isinstance(was, Ready):
+            return self._doubt(was)
+        if phase is Phase.RUNNING and "ollama" in event.report.endpoints:
+            return evolve(was, endpoints=event.report.endpoints)
+        return was
+
+    def _lose_pod(self, was: Ready | Draining, event: Looked, now: float) -> State:
+        phase = event.report.phase
+        self._complain(was.provider, event.report.detail or f"the pod is {phase} behind our back")
+        self._lose_leases(now)
+        if phase in PROOF:
+            self._close_session(was.provider, "lost")
+            self.looks.schedule(was.provider, now + self.policy.watch_pause_s(was.provider))
+        else:
+            self._order_stop(was.provider, "lost", now)
+        return self._rest(now)
+
+    @transition
+    def _hear_trouble(self, was: Ready, event: Troubled, now: float) -> Ready:
+        """An exchange broke: look at the provider and at the pod's health, now."""
+        if event.run != was.run:
+            return was
+        self.looks.schedule(was.provider, now)
+        return self._doubt(was)
+
+    def _doubt(self, was: Ready) -> Ready:
+        if was.doubt is not None:
+            return was
+        op = self._next_op()
+        self._effects.append(Probe(op, was.endpoints["ollama"]))
+        return evolve(was, doubt=op)
+
+    @transition
+    def _settle_health(self, was: Ready, event: Probed, now: float) -> Ready | Warming:
+        """Healthy after all, or back to warming: those who come now wait instead of failing."""
+        if event.op != was.doubt:
+            return was
+        if event.healthy:
+            return evolve(was, doubt=None)
+        self._complain(was.provider, f"the pod runs, but its Ollama does not answer: {event.detail}")
+        self.looks.schedule(was.provider, now)
+        return Warming(
+            run=was.run,
+            provider=was.provider,
+            attempt=1,
+            endpoints=was.endpoints,
+            since=now,
+            began_at=now,
+            probe=None,
+            probe_at=now + self.policy.probe_pause_s(was.provider, 0.0),
+        )
+
+    # --- draining and stopping ----------------------------------------------------------------
+
+    def _drain_out(self, was: Ready, cause: str, now: float) -> Draining | Stopping:
+        if not self.backlog.leases:
+            return self._stop(was.provider, cause, now)
+        until = now + self.policy.shutdown_grace_s
+        return Draining(run=was.run, provider=was.provider, endpoints=was.endpoints, until=until, cause=cause)
+
+    @transition
+    def _end_drain(
+        self, was: Draining, event: Emptied | TimePassed | CutWanted, now: float
+    ) -> Stopping | Closed:
+        """The last answer ended, or had its time."""
+        self._cut_leases(_stopped_by_hand if not self.closing else _going_down, now)
+        if self.closing and self.keep:
+            return Closed()
+        return self._stop(was.provider, was.cause, now)
+
+    def _stop(self, provider: int, cause: str, now: float) -> Stopping:
+        self._order_stop(provider, cause, now)
+        return Stopping()
+
+    @transition
+    def _want_stopping(self, was: Stopping, event: Demanded, now: float) -> State:
+        """Who comes now waits for the next start, which begins as soon as no stop is in its way."""
+        return was if self.closing or not self._demanded else self._begin(now)
+
+    @transition
+    def _prove(self, was: Stopping, event: Proved, now: float) -> State:
+        """Every pod was seen stopped."""
+        return self._rest(now)
+
+    # --- by hand ------------------------------------------------------------------------------
+
+    @transition
+    def _start_by_hand(self, was: Unknown | Stopped | Stopping, event: StartWanted, now: float) -> State:
+        """A start by hand is a demand without a request."""
+        if self.closing:
+            self._effects.append(Reply(_going_down()))
+            return was
+        self._effects.append(Reply())
+        self.start_wanted = True
+        if isinstance(was, Unknown):
+            return self._judge_boot(was, now)
+        return self._begin(now)
+
+    @transition
+    def _start_again(self, was: STARTING | Ready | Draining, event: StartWanted, now: float) -> State:
+        """Already on its way, or wanted again as soon as this stop is through."""
+        self._effects.append(Reply(_going_down() if self.closing else None))
+        self.start_wanted = not isinstance(was, Ready) and not self.closing
+        return was
+
+    @transition
+    def _stop_by_hand(self, was: STARTING | Ready | Draining, event: StopWanted, now: float) -> State:
+        """Refused while anybody waits or is answered, unless forced."""
+        if not self._may_stop(event, now):
+            return was
+        return self._stop(was.provider, "forced" if event.force else "hand", now)
+
+    @transition
+    def _stop_unknown(self, was: Unknown, event: StopWanted, now: float) -> State:
+        """Not known what runs: stop everything."""
+        if not self._may_stop(event, now):
+            return was
+        for provider in range(len(self.policy.providers)):
+            self._order_stop(provider, "hand", now)
+        return Stopping()
+
+    @transition
+    def _stop_again(self, was: Stopped | Stopping, event: StopWanted, now: float) -> Stopped | Stopping:
+        """Already so; a stop that is not proved is sent again now."""
+        if self._may_stop(event, now):
+            for order in self.stops.orders.values():
+                order.send_at = now
+        return was
+
+    @transition
+    def _stop_closed(self, was: Closed, event: StartWanted | StopWanted, now: float) -> Closed:
+        """Too late."""
+        self._effects.append(Reply(_going_down()))
+        return was
+
+    def _may_stop(self, event: StopWanted, now: float) -> bool:
+        if self.backlog.busy and not event.force:
+            self._effects.append(Reply(PodBusy()))
+            return False
+        self._effects.append(Reply())
+        self.start_wanted = False
+        self._refuse_waiting(_stopped_by_hand)
+        self._cut_leases(_stopped_by_hand, now)
+        return True
+
+    # --- going down ---------------------------------------------------------------------------
+
+    @transition
+    def _close(self, was: STARTING | Ready, event: CloseWanted, now: float) -> Draining | Stopping | Closed:
+        """Refuse who waits, give running answers their grace, then stop the pod or leave it."""
+        self._shut_door(event)
+        if self.backlog.leases and isinstance(was, Ready | Warming | Preloading):
+            until = now + self.policy.shutdown_grace_s
+            return Draining(
+                run=was.run, provider=was.provider, endpoints=was.endpoints, until=until, cause="shutdown"
+            )
+        return Closed() if event.keep else self._stop(was.provider, "shutdown", now)
+
+    @transition
+    def _close_draining(self, was: Draining, event: CloseWanted, now: float) -> Draining:
+        """The answers that run have their grace already."""
+        self._shut_door(event)
+        return was
+
+    @transition
+    def _close_resting(
+        self, was: Unknown | Stopped | Stopping | Closed, event: CloseWanted, now: float
+    ) -> Stopping | Closed:
+        """Nothing runs, as far as is known; a stop that is not proved goes on."""
+        self._shut_door(event)
+        return Stopping() if self.stops.orders else Closed()
+
+    def _shut_door(self, event: CloseWanted) -> None:
+        self.closing, self.keep, self.start_wanted = True, event.keep, False
+        self._refuse_waiting(_going_down)

@@ -1,0 +1,414 @@
+"""The rows of the table from nothing to a ready pod: boot, start, failover, warm-up, preload."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from gpugate.core.engine import Engine
+from gpugate.core.stops import PROOF
+from gpugate.core.table import transition
+from gpugate.core.vocabulary import (
+    Asking,
+    Closed,
+    Demanded,
+    Look,
+    Looked,
+    LookFailed,
+    Opened,
+    Pausing,
+    Preload,
+    Preloaded,
+    Preloading,
+    Probe,
+    Probed,
+    Provisioning,
+    Ready,
+    Settling,
+    StartAccepted,
+    StartPod,
+    StartRefused,
+    State,
+    Stopped,
+    Stopping,
+    TimePassed,
+    Unknown,
+    Warming,
+)
+from gpugate.errors import (
+    Ambiguous,
+    Conflict,
+    GateError,
+    NoCapacity,
+    NotFound,
+    PodStartFailed,
+    ProviderError,
+    RateLimited,
+    Transient,
+    WarmupTimeout,
+)
+from gpugate.ports.provider import Phase, PodReport
+
+ON_ITS_WAY = frozenset({Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING})
+STARTED = Provisioning | Warming | Preloading
+
+
+class NeverWarm(ProviderError):
+    """The pod ran for `pod.warmup_timeout`, and its Ollama never answered."""
+
+    reason = "timeout"
+
+
+class StartingRows(Engine):
+    """Unknown, Stopped, Asking, Pausing, Settling, Provisioning, Warming, Preloading."""
+
+    # --- boot and rest ------------------------------------------------------------------------
+
+    @transition
+    def _come_up(self, was: Unknown, event: Opened, now: float) -> Unknown | Stopping:
+        """Look at every provider; where a stop was left unproved, go on stopping."""
+        for provider in range(len(self.policy.providers)):
+            if provider in self._inherited:
+                self._order_stop(provider, "restart", now)
+            else:
+                self.looks.schedule(provider, now)
+        return Stopping() if self._inherited else was
+
+    @transition
+    def _learn(self, was: Unknown, event: Looked | LookFailed, now: float) -> State:
+        """Adopt what runs; with nothing found, rest; while a look fails, go on looking."""
+        return self._judge_boot(Unknown({**was.seen, event.provider: event}), now)
+
+    @transition
+    def _want_unseen(self, was: Unknown, event: Demanded, now: float) -> State:
+        """Somebody wants the pod: once every provider was asked, a start is as good as a look."""
+        return self._judge_boot(was, now)
+
+    def _judge_boot(self, was: Unknown, now: float) -> State:
+        if len(was.seen) < len(self.policy.providers):
+            return was
+        found = {p: seen for p, seen in sorted(was.seen.items()) if isinstance(seen, Looked)}
+        if any(seen.report.phase not in PROOF for seen in found.values()):
+            return self._take_over(found, now)
+        if self._demanded or len(found) == len(was.seen):
+            return self._rest(now)
+        return was
+
+    def _take_over(self, found: dict[int, Looked], now: float) -> State:
+        """The first pod on its way is adopted, every other one is stopped (contract 7)."""
+        alive = [p for p, seen in found.items() if seen.report.phase in ON_ITS_WAY]
+        for provider, seen in found.items():
+            if provider in alive[1:] or seen.report.phase in (Phase.STOPPING, Phase.FAILED):
+                self._order_stop(provider, "stray", now)
+        return self._adopt(found[alive[0]], now) if alive else self._rest(now)
+
+    @transition
+    def _find(self, was: Stopped | Stopping, event: Looked, now: float) -> State:
+        """A pod that runs although nobody here started it is adopted (contract 7)."""
+        if event.report.phase in PROOF or event.report.phase is Phase.UNREACHABLE:
+            return was
+        return self._take_over({event.provider: event}, now)
+
+    def _adopt(self, event: Looked, now: float) -> State:
+        self._new_run()
+        self._open_session(event.provider, "adopted", event.report, event.up_s, now)
+        was = Asking(
+            run=self.run,
+            provider=event.provider,
+            attempt=1,
+            op=0,
+            since=now,
+            capacity_until=now + self.policy.capacity_wait_s,
+        )
+        return self._accepted(was, event.report, now)
+
+    def _rest(self, now: float) -> State:
+        if self.stops.orders and not self._demanded:
+            return Stopping()
+        if self.closing:
+            return Stopping() if self.stops.orders else Closed()
+        if self._demanded:
+            return self._begin(now)
+        for provider in range(len(self.policy.providers)):
+            self.looks.schedule(provider, now + self.policy.watch_pause_s(provider))
+        return Stopped()
+
+    # --- asking -------------------------------------------------------------------------------
+
+    @transition
+    def _want(self, was: Stopped, event: Demanded, now: float) -> State:
+        """The first who wants the pod starts it."""
+        return self._begin(now)
+
+    def _begin(self, now: float) -> State:
+        self._new_run()
+        return self._start_from(0, now)
+
+    def _new_run(self) -> None:
+        self.run += 1
+        self._failures = []
+
+    def _start_from(self, first: int, now: float) -> State:
+        """Ask the next provider whose pod is not being stopped; wait where such a stop is fresh."""
+        for provider in range(first, len(self.policy.providers)):
+            order = self.stops.orders.get(provider)
+            if order is None or order.failed:  # not known to stop, so wanted again: start is idempotent
+                self.stops.orders.pop(provider, None)
+                return self._ask(provider, 1, now, now, now + self.policy.capacity_wait_s)
+            if order.sent < 2 or len(self.policy.providers) == 1:
+                return Stopping()
+        return self._give_up(now) if self._failures else Stopping()
+
+    def _ask(self, provider: int, attempt: int, now: float, since: float, capacity_until: float) -> Asking:
+        op = self._next_op()
+        self.looks.forget(provider)
+        self._effects.append(StartPod(op, provider))
+        return Asking(
+            run=self.run,
+            provider=provider,
+            attempt=attempt,
+            op=op,
+            since=since,
+            capacity_until=capacity_until,
+        )
+
+    @transition
+    def _take_yes(self, was: Asking, event: StartAccepted, now: float) -> State:
+        """The provider took the start: from here on it may cost money."""
+        if event.op != was.op:
+            return was
+        self._open_session(was.provider, self._cause(), event.report, event.up_s, now)
+        return self._accepted(was, event.report, now)
+
+    @transition
+    def _take_no(self, was: Asking, event: StartRefused, now: float) -> State:
+        """The error decides: again, after a look, after a pause, or the next provider."""
+        return was if event.op != was.op else self._failed(was, event.error, now)
+
+    @transition
+    def _try_again(self, was: Pausing, event: TimePassed, now: float) -> Asking | Settling:
+        """The pause is over; where the last outcome is unsure, look first, so as never to start twice."""
+        if not was.unsure:
+            return self._ask(was.provider, was.attempt, now, was.since, was.capacity_until)
+        op = self._next_op()
+        self._effects.append(Look(op, was.provider))
+        return Settling(
+            run=was.run,
+            provider=was.provider,
+            attempt=was.attempt,
+            op=op,
+            since=was.since,
+            capacity_until=was.capacity_until,
+        )
+
+    @transition
+    def _settle_doubt(self, was: Settling, event: Looked | LookFailed, now: float) -> State:
+        """A start whose answer was lost has worked after all, or it is asked again."""
+        if event.op != was.op:
+            return was
+        if isinstance(event, Looked) and event.report.phase in ON_ITS_WAY:
+            self._open_session(was.provider, self._cause(), event.report, event.up_s, now)
+            return self._accepted(was, event.report, now)
+        return self._ask(was.provider, was.attempt, now, was.since, was.capacity_until)
+
+    def _accepted(self, was: Asking | Settling, report: PodReport, now: float) -> State:
+        self.looks.schedule(was.provider, now + self.policy.look_pause_s(was.provider, 0.0))
+        state = Provisioning(
+            run=was.run,
+            provider=was.provider,
+            attempt=was.attempt,
+            accepted_at=now,
+            since=was.since,
+            capacity_until=was.capacity_until,
+        )
+        return self._progress(state, report, now)
+
+    def _cause(self) -> str:
+        return "request" if self.backlog.waiting else "hand"
+
+    # --- failing ------------------------------------------------------------------------------
+
+    def _failed(self, was: Asking | STARTED, error: ProviderError, now: float) -> State:
+        """One attempt failed; the error's kind says what follows (contract 3 and 7, facts/providers.md C)."""
+        if not self._demanded:
+            return self._leave_provider(was, error, now)
+        if isinstance(was, Asking) and isinstance(error, RateLimited):
+            return self._keep_rate(was, error, now)
+        if isinstance(was, Asking) and isinstance(error, NoCapacity) and now < was.capacity_until:
+            return self._wait_for_capacity(was, error, now)
+        again = isinstance(error, Transient | Ambiguous | Conflict) or type(error) is ProviderError
+        if not again or was.attempt >= self.policy.start_attempts:
+            return self._leave_provider(was, error, now)
+        self._complain(was.provider, error.message, error)
+        self._lose_leases(now)
+        self.looks.forget(was.provider)
+        return Pausing(
+            run=was.run,
+            provider=was.provider,
+            attempt=was.attempt + 1,
+            retry_at=now + self.policy.backoff_s(was.attempt, self._chance()),
+            unsure=True,
+            since=was.since,
+            capacity_until=now + self.policy.capacity_wait_s,
+        )
+
+    def _keep_rate(self, was: Asking, error: RateLimited, now: float) -> State:
+        if now - was.since >= self.policy.start_timeout_s:
+            return self._leave_provider(was, error, now)
+        self._complain(was.provider, error.message, error)
+        asked = error.retry_after
+        pause = self.policy.backoff_s(was.attempt, self._chance()) if asked is None else max(asked, 0.1)
+        return self._pause(was, now + min(pause, self.policy.longest_rate_limit_s))
+
+    def _wait_for_capacity(self, was: Asking, error: NoCapacity, now: float) -> State:
+        self._complain(was.provider, error.message, error)
+        if error.queued:
+            return self._accepted(was, PodReport(Phase.QUEUED), now)
+        return self._pause(was, min(now + self.policy.capacity_pause_s, was.capacity_until))
+
+    @staticmethod
+    def _pause(was: Asking, retry_at: float) -> Pausing:
+        return Pausing(
+            run=was.run,
+            provider=was.provider,
+            attempt=was.attempt,
+            retry_at=retry_at,
+            unsure=False,
+            since=was.since,
+            capacity_until=was.capacity_until,
+        )
+
+    def _leave_provider(self, was: Asking | STARTED, error: ProviderError, now: float) -> State:
+        """This provider will not do: stop what may run there, and go to the next (contract 7)."""
+        clean = was.provider not in self.sessions and was.attempt == 1
+        refused = not isinstance(error, Transient | Ambiguous | Conflict) and type(error) is not ProviderError
+        queued = isinstance(error, NoCapacity) and error.queued
+        self._complain(was.provider, error.message, error)
+        self._failures.append((was.provider, error))
+        self._lose_leases(now)
+        self._order_stop(was.provider, "start_failed", now, firm=queued or not (clean and refused))
+        if not self._demanded:
+            return self._rest(now)
+        return self._start_from(was.provider + 1, now)
+
+    def _give_up(self, now: float) -> State:
+        self.start_wanted = False
+        self._refuse_waiting(self._start_error)
+        return self._rest(now)
+
+    def _start_error(self) -> GateError:
+        last = self._failures[-1][1]
+        if isinstance(last, NeverWarm) and len(self.policy.providers) == 1:
+            return WarmupTimeout(retry_after_s=self.policy.retry_after_s)
+        told = "; ".join(f"{self._name(provider)}: {error.message}" for provider, error in self._failures)
+        return PodStartFailed(
+            f"pod could not be started: {told}",
+            retry_after_s=self.policy.retry_after_s,
+            reason=last.reason,
+        )
+
+    # --- from accepted to healthy -------------------------------------------------------------
+
+    @transition
+    def _watch_start(self, was: Provisioning, event: Looked, now: float) -> State:
+        """Running with an address: warm it. Stopped, failed, gone or queued too long: it failed."""
+        return was if event.provider != was.provider else self._progress(was, event.report, now)
+
+    def _progress(self, was: Provisioning, report: PodReport, now: float) -> State:
+        if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
+            return Warming(
+                run=was.run,
+                provider=was.provider,
+                attempt=was.attempt,
+                endpoints=report.endpoints,
+                since=was.since,
+                began_at=now,
+                probe=None,
+                probe_at=now,
+            )
+        if report.phase is Phase.QUEUED and now >= was.capacity_until:
+            error = NoCapacity(report.detail or "no GPU is free, the start is queued", queued=True)
+            return self._leave_provider(was, error, now)
+        if report.phase is Phase.STOPPED and now - was.accepted_at < self.policy.health_interval_s:
+            return was  # a read may lag behind the start it should show (facts/providers.md B5)
+        return self._check_alive(was, report, now)
+
+    def _check_alive(self, was: STARTED, report: PodReport, now: float) -> State:
+        if report.phase is Phase.GONE:
+            return self._leave_provider(was, NotFound(report.detail or "the pod is gone"), now)
+        if report.phase in (Phase.STOPPED, Phase.FAILED):
+            said = report.detail or f"the pod is {report.phase}"
+            return self._failed(was, Transient(said), now)
+        return was
+
+    @transition
+    def _run_out_of_time(self, was: Provisioning, event: TimePassed, now: float) -> State:
+        """Accepted, but not running within `pod.start_timeout`."""
+        said = f"accepted, but not running within {self.policy.start_timeout_s:g} s"
+        return self._leave_provider(was, Ambiguous(said), now)
+
+    @transition
+    def _watch_warming(self, was: Warming | Preloading, event: Looked, now: float) -> State:
+        """A pod that stops while it warms has failed; an address may still change."""
+        if event.provider != was.provider:
+            return was
+        if event.report.phase is Phase.RUNNING and "ollama" in event.report.endpoints:
+            return evolve(was, endpoints=event.report.endpoints)
+        return self._check_alive(was, event.report, now)
+
+    @transition
+    def _mind_warming(self, was: Warming, event: TimePassed, now: float) -> State:
+        """Check health again, or give up after `pod.warmup_timeout`."""
+        if now >= was.began_at + self.policy.warmup_timeout_s:
+            return self._leave_provider(was, NeverWarm("pod failed to become ready"), now)
+        op = self._next_op()
+        self._effects.append(Probe(op, was.endpoints["ollama"]))
+        pause = self.policy.probe_pause_s(was.provider, now - was.since)
+        return evolve(was, probe=op, probe_at=now + pause)
+
+    @transition
+    def _hear_probe(self, was: Warming, event: Probed, now: float) -> Warming | Preloading | Ready:
+        """Healthy: preload the first waiting request's model, or serve."""
+        if event.op != was.probe:
+            return was
+        if not event.healthy:
+            return evolve(was, probe=None)
+        wanted = self._to_preload()
+        if wanted is None:
+            return self._ready(was, now)
+        op = self._next_op()
+        self._effects.append(Preload(op, was.endpoints["ollama"], *wanted))
+        return Preloading(
+            run=was.run,
+            provider=was.provider,
+            attempt=was.attempt,
+            endpoints=was.endpoints,
+            since=was.since,
+            op=op,
+            give_up_at=now + self.policy.preload_limit_s,
+        )
+
+    def _to_preload(self) -> tuple[str, bool] | None:
+        """The model to load before READY, and whether it embeds."""
+        if self.policy.preload == "none":
+            return None
+        if self.policy.preload != "requested":
+            return self.policy.preload, False
+        first = next(iter(self.backlog.waiting), None)
+        return (first.model, first.embeds) if first is not None and first.model else None
+
+    @transition
+    def _end_preload(self, was: Preloading, event: Preloaded | TimePassed, now: float) -> Preloading | Ready:
+        """Loaded, failed or too slow: a preload never fails a start."""
+        if isinstance(event, Preloaded) and event.op != was.op:
+            return was
+        return self._ready(was, now)
+
+    def _ready(self, was: Warming | Preloading, now: float) -> Ready:
+        self.start_wanted = False
+        self.trouble = None
+        if not self.backlog.leases:
+            self.backlog.quiet_since = now
+        for provider in range(len(self.policy.providers)):
+            if provider not in self.stops.orders:
+                self.looks.schedule(provider, now + self.policy.watch_pause_s(provider))
+        return Ready(run=was.run, provider=was.provider, endpoints=was.endpoints)

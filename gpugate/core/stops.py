@@ -1,0 +1,111 @@
+"""Stops that are sent and not proved: sent again for ever, proved only by a look (facts/providers.md 0.9)."""
+
+from __future__ import annotations
+
+from math import inf
+
+from attrs import define, field
+
+from gpugate.core.policy import Policy
+from gpugate.errors import NotFound, ProviderError
+from gpugate.ports.provider import Phase, PodReport
+
+PROOF = frozenset({Phase.STOPPED, Phase.GONE})
+LOST = frozenset({Phase.FAILED, Phase.UNREACHABLE})
+
+
+@define(kw_only=True)
+class StopOrder:
+    """One stop, from the decision to its proof.
+
+    Attributes:
+        firm: a pod may be running, so only a look at a stopped pod ends this. Otherwise the provider
+            had refused the start outright, and one good try at stop and look is enough.
+        op: the command that is out, if one is.
+        sent: how often the stop was sent.
+        failed: the last word was an error: we do not know what the pod does.
+    """
+
+    provider: int
+    cause: str
+    firm: bool
+    since: float
+    op: int | None = None
+    sent: int = 0
+    send_at: float = -inf
+    failed: bool = False
+    stopping_since: float | None = None
+
+    @property
+    def due(self) -> float:
+        """When the stop has to be sent (again)."""
+        return inf if self.op is not None else self.send_at
+
+
+@define
+class Stops:
+    """The open stops, one per provider."""
+
+    policy: Policy
+    orders: dict[int, StopOrder] = field(factory=dict)
+
+    @property
+    def next_due(self) -> float:
+        """When the next stop has to be sent."""
+        return min((order.due for order in self.orders.values()), default=inf)
+
+    @property
+    def owed(self) -> frozenset[int]:
+        """Where a pod may be running although it was to be stopped."""
+        return frozenset(p for p, order in self.orders.items() if order.firm)
+
+    def open(self, provider: int, cause: str, firm: bool, now: float) -> None:
+        """Decide that this provider's pod has to be stopped; it is sent as soon as it is due."""
+        known = self.orders.get(provider)
+        if known is None:
+            self.orders[provider] = StopOrder(provider=provider, cause=cause, firm=firm, since=now)
+        elif firm:
+            known.firm = True
+
+    def take_due(self, now: float) -> list[StopOrder]:
+        """The stops to be sent now."""
+        return [order for order in self.orders.values() if order.due <= now]
+
+    def sent(self, order: StopOrder, op: int, now: float) -> None:
+        """The stop went out."""
+        order.op, order.sent = op, order.sent + 1
+        order.send_at = now + self.policy.stop_pause_s(order.sent)
+
+    def answered(self, op: int, error: ProviderError | None) -> StopOrder | None:
+        """The order this answer belongs to, noted; None for a stale answer."""
+        for order in self.orders.values():
+            if order.op == op:
+                order.op, order.failed = None, error is not None
+                if isinstance(error, NotFound):  # nothing there: the look will prove it
+                    order.failed = False
+                return order
+        return None
+
+    def looked(self, order: StopOrder, seen: PodReport | ProviderError, now: float) -> bool:
+        """Judge a look; True if this order is settled and closed."""
+        if isinstance(seen, ProviderError):
+            order.failed = True
+            settled = isinstance(seen, NotFound) or not order.firm
+        else:
+            order.firm = order.firm or seen.phase not in PROOF
+            order.failed = seen.phase in LOST or (order.failed and seen.phase is not Phase.STOPPING)
+            settled = seen.phase in PROOF
+            self._be_patient(order, seen.phase, now)
+        if settled:
+            del self.orders[order.provider]
+        return settled
+
+    def _be_patient(self, order: StopOrder, phase: Phase, now: float) -> None:
+        """Do not send again what a provider says it is doing, for a while."""
+        if phase is not Phase.STOPPING:
+            order.stopping_since = None
+            return
+        if order.stopping_since is None:
+            order.stopping_since = now
+        if order.op is None:
+            order.send_at = max(order.send_at, order.stopping_since + self.policy.stopping_patience_s)

@@ -1,0 +1,56 @@
+"""Reads a machine's transition table out of the signatures of its methods.
+
+A method marked `@transition`, `def _f(self, was: Ready | Draining, event: Looked) -> Ready | Stopping`, is
+two rows of the table. The annotations are the only place where a transition is written down: the
+dispatcher, the completeness test and the diagram in `docs/states.md` all read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from attrs import frozen
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Cell = tuple[type[Any], type[Any]]
+
+
+@frozen
+class Row:
+    """What happens to one state on one event: the method's name, and the states it may lead to."""
+
+    method: str
+    leads_to: tuple[type[Any], ...]
+    why: str
+
+
+def transition(method: Method) -> Method:
+    """Mark a method as rows of the table."""
+    method.__transition__ = True  # type: ignore[attr-defined]
+    return method
+
+
+def _alternatives(annotation: Any) -> tuple[type[Any], ...]:
+    return get_args(annotation) or (annotation,)
+
+
+def read_table(machine: type[Any]) -> Mapping[Cell, Row]:
+    """Collect the rows of a machine class.
+
+    Raises:
+        TypeError: two methods claim the same cell.
+    """
+    table: dict[Cell, Row] = {}
+    for name in dir(machine):
+        method = getattr(machine, name, None)
+        if not getattr(method, "__transition__", False):
+            continue
+        hints = get_type_hints(method)
+        row = Row(name, _alternatives(hints["return"]), (method.__doc__ or "").strip().split("\n")[0])
+        for state in _alternatives(hints["was"]):
+            for event in _alternatives(hints["event"]):
+                if (state, event) in table:
+                    raise TypeError(f"{name} and {table[state, event].method} both claim {state}, {event}")
+                table[state, event] = row
+    return table

@@ -1,0 +1,104 @@
+"""Carries provider commands out: one at a time per provider, in order, bounded, never lost.
+
+Knows how to call a provider and how to name what went wrong; nothing of when or why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from attrs import frozen
+
+from gpugate.core.vocabulary import (
+    Event,
+    Look,
+    Looked,
+    LookFailed,
+    StartAccepted,
+    StartPod,
+    StartRefused,
+    StopAccepted,
+    StopPod,
+    StopRefused,
+)
+from gpugate.errors import Ambiguous, ProviderError, Transient
+from gpugate.ports.provider import PodReport, Provider
+from gpugate.services.tasks import CrashListener, spawn
+
+CALL_LIMIT_S = 120.0
+"""Longest a provider may take over one call; plugins have shorter limits of their own."""
+
+Order = StartPod | StopPod | Look
+
+
+@frozen
+class NamedProvider:
+    """A provider under the name it has in the configuration."""
+
+    name: str
+    provider: Provider
+
+
+class CommandLine:
+    """The queue of commands to one provider."""
+
+    def __init__(
+        self,
+        named: NamedProvider,
+        tell: Callable[[Event], None],
+        age_s: Callable[[PodReport], float],
+        on_crash: CrashListener | None = None,
+    ) -> None:
+        self._named = named
+        self._tell = tell
+        self._age_s = age_s
+        self._orders: asyncio.Queue[Order] = asyncio.Queue()
+        self._worker = spawn(self._work(), f"provider:{named.name}", on_crash=on_crash)
+
+    def send(self, order: Order) -> None:
+        """Queue a command behind those that are out."""
+        self._orders.put_nowait(order)
+
+    async def aclose(self) -> None:
+        """Drop what has not been sent, and let the provider go."""
+        self._worker.cancel()
+        await asyncio.gather(self._worker, return_exceptions=True)
+        await self._named.provider.aclose()
+
+    async def _work(self) -> None:
+        while True:
+            order = await self._orders.get()
+            self._tell(await self._carry_out(order))
+
+    async def _carry_out(self, order: Order) -> Event:
+        provider = self._named.provider
+        match order:
+            case StartPod(op):
+                seen = await self._call(provider.start)
+                if isinstance(seen, PodReport):
+                    return StartAccepted(op, seen, self._age_s(seen))
+                return StartRefused(op, seen)
+            case StopPod(op):
+                seen = await self._call(provider.stop)
+                return StopAccepted(op) if isinstance(seen, PodReport) else StopRefused(op, seen)
+            case Look(op, index):
+                seen = await self._call(provider.inspect)
+                if isinstance(seen, PodReport):
+                    return Looked(op, index, seen, self._age_s(seen))
+                return LookFailed(op, index, seen)
+
+    async def _call(self, method: Callable[[], Awaitable[object]]) -> PodReport | ProviderError:
+        """One try. Whatever a plugin does wrong becomes a `ProviderError`; only cancellation passes."""
+        try:
+            async with asyncio.timeout(CALL_LIMIT_S):
+                report = await method()
+        except ProviderError as error:
+            return error
+        except TimeoutError:
+            return Ambiguous(f"no answer within {CALL_LIMIT_S:g} s")
+        except Exception as error:  # a plugin's bug must not end the lifecycle
+            return Transient(f"the plugin failed with {type(error).__name__}")
+        if isinstance(report, PodReport):
+            return report
+        return Transient(f"the plugin returned {type(report).__name__}, not a PodReport")

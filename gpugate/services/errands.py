@@ -1,0 +1,64 @@
+"""What the pod itself is asked: health checks and the preload; bounded tasks, dropped when of no use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gpugate.core.vocabulary import Event, Preload, Preloaded, Probe, Probed
+from gpugate.ports.pod import Pod
+from gpugate.services.tasks import CrashListener, spawn
+
+
+class Errands:
+    """Carries `Probe` and `Preload` out and brings their answers back as events."""
+
+    def __init__(
+        self, pod: Pod, tell: Callable[[Event], None], limit_s: float, on_crash: CrashListener | None
+    ) -> None:
+        self._pod = pod
+        self._tell = tell
+        self._limit_s = limit_s
+        self._on_crash = on_crash
+        self._out: set[asyncio.Task[None]] = set()
+
+    def probe(self, order: Probe) -> None:
+        """Check health, within `limit_s`."""
+        self._spawn(self._probe(order), "pod:probe")
+
+    def preload(self, order: Preload) -> None:
+        """Have a model loaded; the machine minds the time."""
+        self._spawn(self._preload(order), "pod:preload")
+
+    def drop(self) -> None:
+        """Give up what is out: the pod is ready or gone.
+
+        An errand that brings the very news that made us drop it has done its work and is let be.
+        """
+        current = asyncio.current_task()
+        for task in self._out:
+            if task is not current:
+                task.cancel()
+
+    async def aclose(self) -> None:
+        """Give up everything and wait for its end."""
+        self.drop()
+        await asyncio.gather(*self._out, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = spawn(work, name, on_crash=self._on_crash)
+        self._out.add(task)
+        task.add_done_callback(self._out.discard)
+
+    async def _probe(self, order: Probe) -> None:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                detail = await self._pod.check(order.endpoint)
+        except TimeoutError:
+            detail = f"no answer within {self._limit_s:g} s"
+        self._tell(Probed(order.op, detail is None, detail or ""))
+
+    async def _preload(self, order: Preload) -> None:
+        await self._pod.preload(order.endpoint, order.model, order.embeds)
+        self._tell(Preloaded(order.op))

@@ -1,0 +1,131 @@
+"""A request's right to use the pod: waited for, held while it is answered, given back at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from attrs import frozen
+
+from gpugate.errors import GateError
+from gpugate.ports.provider import Endpoint
+
+if TYPE_CHECKING:
+    from gpugate.services.lifecycle import Lifecycle
+
+
+@frozen
+class ServingPod:
+    """The pod that serves: its run, its provider's name, and where its services are."""
+
+    run: int
+    provider: str
+    endpoints: Mapping[str, Endpoint]
+
+
+class Lease:
+    """One request's ticket; use as `with lifecycle.request(...) as lease: pod = await lease.admitted()`.
+
+    Attributes:
+        number: the ticket, in order of arrival.
+        arrived_at, admitted_at: loop time, in seconds; `admitted_at` is None while it waits.
+        on_lost: called when the exchange with the pod has to be given up at once; set it while one runs.
+    """
+
+    __slots__ = (
+        "_error",
+        "_lifecycle",
+        "_pod",
+        "_waiter",
+        "admitted_at",
+        "arrived_at",
+        "number",
+        "on_lost",
+    )
+
+    def __init__(self, lifecycle: Lifecycle, number: int, now: float) -> None:
+        self._lifecycle = lifecycle
+        self._pod: ServingPod | None = None
+        self._error: GateError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.number = number
+        self.arrived_at = now
+        self.admitted_at: float | None = None
+        self.on_lost: Callable[[], None] | None = None
+
+    @property
+    def pod(self) -> ServingPod | None:
+        """The pod, if this request may use it now."""
+        return self._pod
+
+    @property
+    def error(self) -> GateError | None:
+        """Why this request may not use the pod any more."""
+        return self._error
+
+    @property
+    def waited_s(self) -> float:
+        """How long this request waited for its first or latest admission."""
+        return 0.0 if self.admitted_at is None else self.admitted_at - self.arrived_at
+
+    async def admitted(self) -> ServingPod:
+        """Wait for the pod.
+
+        Raises:
+            GateError: the request was refused (queue, start, warm-up, stop, shutdown).
+        """
+        while self._pod is None:
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._pod
+
+    def begin(self) -> None:
+        """Note that the first byte of the answer is leaving: from here on there is no second try."""
+        self._lifecycle.begun(self)
+
+    def close(self) -> None:
+        """Give the lease back; harmless when done twice."""
+        self._lifecycle.left(self)
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- what the lifecycle does to it --------------------------------------------------------
+
+    def admit(self, pod: ServingPod, now: float) -> None:
+        """Let the request go on."""
+        self._pod, self.admitted_at = pod, now
+        self._wake()
+
+    def refuse(self, error: GateError) -> None:
+        """End the wait, or the exchange, with an error."""
+        self._pod, self._error = None, error
+        self._wake()
+        self._lose()
+
+    def requeue(self) -> None:
+        """The pod is gone before the answer began: give the exchange up and wait again."""
+        self._pod = None
+        self._lose()
+
+    def cut(self) -> None:
+        """The pod is gone, or has to go, in mid-answer."""
+        self._pod = None
+        self._lose()
+
+    def _lose(self) -> None:
+        if self.on_lost is not None:
+            self.on_lost()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,431 @@
+"""Lifecycle: the one object that owns the pod's life, the queue and the idle timer (house.md 3).
+
+It lives around the pure `PodMachine`: it brings events in, carries effects out, and keeps the one timer
+that `wake_at` asks for. Nobody else ever sees the machine. It must not know HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from math import inf, isfinite
+
+from gpugate.core.machine import PodMachine
+from gpugate.core.policy import Policy
+from gpugate.core.vocabulary import (
+    STATUS,
+    Admit,
+    Arrived,
+    Begun,
+    Closed,
+    CloseWanted,
+    Complain,
+    Cut,
+    CutWanted,
+    Draining,
+    Effect,
+    Event,
+    Left,
+    Look,
+    Looked,
+    LookFailed,
+    Opened,
+    Owe,
+    Pausing,
+    Preload,
+    Preloading,
+    Probe,
+    Ready,
+    Refuse,
+    Reply,
+    Requeue,
+    SessionClosed,
+    SessionOpened,
+    StartPod,
+    StartWanted,
+    State,
+    Status,
+    Stopped,
+    Stopping,
+    StopPod,
+    StopWanted,
+    TimePassed,
+    Troubled,
+    Unknown,
+    Warming,
+)
+from gpugate.errors import GateError, ProviderUnavailable
+from gpugate.ports.debts import Debts
+from gpugate.ports.pod import Pod
+from gpugate.ports.provider import Price
+from gpugate.services.commands import CommandLine, NamedProvider
+from gpugate.services.errands import Errands
+from gpugate.services.lease import Lease, ServingPod
+from gpugate.services.news import (
+    Listener,
+    News,
+    ProviderTrouble,
+    QueueChanged,
+    SessionBegan,
+    SessionEnded,
+    Transition,
+)
+from gpugate.services.status import PaidStretch, PodStatus, Record
+from gpugate.services.tasks import CrashListener
+
+EXAMINE_LIMIT_S = 15.0
+"""Longest a broken exchange waits to learn whether the pod still lives."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Lifecycle:
+    """Lifecycle, queue and idle timer of one pod behind one or more providers.
+
+    Attributes:
+        serving: the pod that serves, or None; a plain attribute, for the hot path.
+    """
+
+    def __init__(
+        self,
+        *,
+        providers: Sequence[NamedProvider],
+        pod: Pod,
+        policy: Policy,
+        debts: Debts,
+        fallback_price: Price,
+        listeners: Sequence[Listener] = (),
+        on_crash: CrashListener | None = None,
+        chance: Callable[[], float] = random.random,
+        wall: Callable[[], datetime] = _now,
+    ) -> None:
+        self.serving: ServingPod | None = None
+        self._providers = tuple(providers)
+        self._debts = debts
+        self._listeners = tuple(listeners)
+        self._on_crash = on_crash
+        self._wall = wall
+        names = [named.name for named in self._providers]
+        owed = frozenset(names.index(name) for name in debts.load() if name in names)
+        self._machine = PodMachine(policy, chance, owed)
+        self._leases: dict[int, Lease] = {}
+        self._last_ticket = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed = inf
+        self._errands = Errands(pod, self._feed, policy.health_interval_s, on_crash)
+        self._examiners: list[asyncio.Future[None]] = []
+        self._closed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._reply: GateError | None = None
+        self._waiting_told = 0
+        self._record = Record(wall, fallback_price)
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Begin: look at the providers, adopt what runs, go on with stops that were left unproved."""
+        self._loop = asyncio.get_running_loop()
+        self._known: asyncio.Future[None] = self._loop.create_future()
+        self._lines = tuple(
+            CommandLine(named, self._feed, self._record.age_s, self._on_crash) for named in self._providers
+        )
+        self._feed(Opened())
+
+    async def close(self, *, keep: bool, stop_wait_s: float) -> bool:
+        """Go down: refuse who waits, let running answers have their grace, stop the pod or leave it.
+
+        Returns True when nothing is left to prove; False when `stop_wait_s` was over before the proof.
+        """
+        self._feed(CloseWanted(keep))
+        await self._drained.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(stop_wait_s):
+                await self._closed.wait()
+        proved = self._closed.is_set()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._errands.aclose()
+        await asyncio.gather(*(line.aclose() for line in self._lines), return_exceptions=True)
+        return proved
+
+    def cut(self) -> None:
+        """Break off what still runs: somebody asked a second time."""
+        self._feed(CutWanted())
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def request(self, *, model: str | None = None, embeds: bool = False) -> Lease:
+        """File a request; its lease is admitted at once when the pod serves and nobody waits."""
+        self._last_ticket += 1
+        lease = Lease(self, self._last_ticket, self._loop.time())
+        self._leases[lease.number] = lease
+        self._feed(Arrived(lease.number, model, embeds))
+        return lease
+
+    def begun(self, lease: Lease) -> None:
+        """The first byte of this lease's answer leaves."""
+        self._machine.handle(Begun(lease.number), self._loop.time())
+
+    def left(self, lease: Lease) -> None:
+        """This lease is over."""
+        if self._leases.pop(lease.number, None) is not None:
+            self._feed(Left(lease.number))
+
+    async def examine(self, run: int) -> None:
+        """An exchange with this run's pod broke before its first byte: look whether the pod lives.
+
+        Returns when the provider was looked at; a lease that lost its pod has been requeued by then.
+        """
+        self._feed(Troubled(run))
+        if not isinstance(self._machine.state, Ready) or self._machine.state.run != run:
+            return
+        looked: asyncio.Future[None] = self._loop.create_future()
+        self._examiners.append(looked)
+        await asyncio.wait([looked], timeout=EXAMINE_LIMIT_S)
+
+    # --- by hand ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start by hand; idempotent. Raises ShuttingDown."""
+        self._ask(StartWanted())
+
+    def stop(self, *, force: bool = False) -> None:
+        """Stop by hand. Raises PodBusy while anybody waits or is answered, unless forced."""
+        self._ask(StopWanted(force))
+
+    def _ask(self, event: Event) -> None:
+        self._reply = None
+        self._feed(event)
+        if self._reply is not None:
+            raise self._reply
+
+    # --- what is told -------------------------------------------------------------------------
+
+    @property
+    def word(self) -> Status | None:
+        """The pod's status in one word, None while it is not known."""
+        return self._machine.status
+
+    async def status(self, patience_s: float = 5.0) -> PodStatus:
+        """What there is to know of the pod.
+
+        Raises:
+            ProviderUnavailable: it is not known what the provider has, and it cannot be asked.
+        """
+        await asyncio.wait([self._known], timeout=patience_s)
+        machine = self._machine
+        word = machine.status
+        if word is None:
+            raise ProviderUnavailable(machine.last_error or "", retry_after_s=5)
+        now = self._loop.time()
+        stretch = self._stretch()
+        record = self._record
+        quiet = machine.backlog.quiet_since
+        serving = isinstance(machine.state, Ready)
+        return PodStatus(
+            status=word,
+            provider=self._provider_name(),
+            pod_id=stretch.report.pod_id if stretch else None,
+            since=record.since,
+            uptime_seconds=record.uptime(stretch).total_seconds() if stretch else None,
+            waiting=len(machine.backlog.waiting),
+            in_flight=len(machine.backlog.leases),
+            idle_seconds=now - quiet if serving and quiet is not None else None,
+            stops_in_seconds=max(0.0, machine.idle_at - now) if isfinite(machine.idle_at) else None,
+            hourly_rate=record.rate(stretch) if stretch else None,
+            estimated_cost=record.cost(stretch) if stretch else None,
+            ready_in_seconds=self._ready_in(now),
+            last_error=machine.last_error,
+        )
+
+    def _provider_name(self) -> str | None:
+        provider = getattr(self._machine.state, "provider", None)
+        if provider is None:
+            provider = next(iter(self._machine.stops.orders), None)
+        return None if provider is None else self._providers[provider].name
+
+    def _stretch(self) -> PaidStretch | None:
+        """The session of the pod that is meant; after a failover the one that serves."""
+        stretches = self._record.stretches
+        return stretches.get(self._provider_name() or "") or next(iter(stretches.values()), None)
+
+    def _ready_in(self, now: float) -> float | None:
+        began: float | None = getattr(self._machine.state, "since", None)
+        if began is None or self._record.last_start_s is None:
+            return None
+        return max(0.0, self._record.last_start_s - (now - began))
+
+    # --- events in ----------------------------------------------------------------------------
+
+    def _feed(self, event: Event) -> None:
+        """Bring one event in, carry its effects out, set the alarm for the next deadline."""
+        machine = self._machine
+        was = machine.state
+        now = self._loop.time()
+        effects = machine.handle(event, now)
+        if machine.state is not was:
+            self._moved(was, event, now)
+        for effect in effects:
+            self._carry_out(effect, now)
+        if machine.wake_at < self._armed:
+            self._arm(machine.wake_at)
+        if len(machine.backlog.waiting) != self._waiting_told:
+            self._waiting_told = len(machine.backlog.waiting)
+            self._tell(QueueChanged(waiting=self._waiting_told, in_flight=len(machine.backlog.leases)))
+        if isinstance(event, Looked | LookFailed):
+            self._seen(event)
+
+    def _arm(self, at: float) -> None:
+        """One timer; an older, later one is replaced, an earlier one fires for nothing and rearms."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed = at
+        self._timer = self._loop.call_at(at, self._wake) if isfinite(at) else None
+
+    def _wake(self) -> None:
+        self._timer, self._armed = None, inf
+        self._feed(TimePassed())
+        if self._timer is None:
+            self._arm(self._machine.wake_at)
+
+    def _seen(self, event: Looked | LookFailed) -> None:
+        if isinstance(event, Looked):
+            self._record.observe(self._providers[event.provider].name, event.report)
+        if not isinstance(self._machine.state, Unknown) or len(self._machine.state.seen) == len(
+            self._providers
+        ):
+            self._settle_known()
+        examiners, self._examiners = self._examiners, []
+        for examiner in examiners:
+            if not examiner.done():
+                examiner.set_result(None)
+
+    def _settle_known(self) -> None:
+        if not self._known.done():
+            self._known.set_result(None)
+
+    def _moved(self, was: State, event: Event, now: float) -> None:
+        """The pod's life took a step: everything that follows from the state alone."""
+        state = self._machine.state
+        if isinstance(state, Ready):
+            if (
+                self.serving is None
+                or self.serving.endpoints != state.endpoints
+                or self.serving.run != state.run
+            ):
+                self.serving = ServingPod(state.run, self._providers[state.provider].name, state.endpoints)
+        else:
+            self.serving = None
+        if self._machine.closing and not isinstance(state, Draining):
+            self._drained.set()
+        if isinstance(state, Closed):
+            self._closed.set()
+        if type(state) is not type(was):
+            self._announce(was, state, event, now)
+
+    def _announce(self, was: State, state: State, event: Event, now: float) -> None:
+        if not isinstance(state, Unknown):
+            self._settle_known()
+        if isinstance(state, Ready) and isinstance(was, Warming | Preloading):
+            self._record.last_start_s = now - was.since
+        if isinstance(state, Ready | Stopping | Stopped | Pausing | Closed):
+            self._errands.drop()
+        if STATUS[type(was)] is not STATUS[type(state)]:
+            self._record.since = self._wall()
+        self._tell(
+            Transition(
+                was=type(was).__name__,
+                now=type(state).__name__,
+                was_status=STATUS[type(was)],
+                status=STATUS[type(state)],
+                cause=type(event).__name__,
+                run=self._machine.run,
+                provider=self._provider_name(),
+                at=self._wall(),
+            )
+        )
+
+    def _tell(self, news: News) -> None:
+        """A listener that fails is heard of, and never stops the pod's life."""
+        for listener in self._listeners:
+            try:
+                listener(news)
+            except Exception as error:
+                self._loop.call_exception_handler({"message": "a listener failed", "exception": error})
+
+    # --- effects out --------------------------------------------------------------------------
+
+    def _carry_out(self, effect: Effect, now: float) -> None:
+        match effect:
+            case Admit() | Refuse() | Requeue() | Cut():
+                self._tell_lease(effect, now)
+            case StartPod() | StopPod() | Look():
+                self._lines[effect.provider].send(effect)
+            case Probe():
+                self._errands.probe(effect)
+            case Preload():
+                self._errands.preload(effect)
+            case Reply(error):
+                self._reply = error
+            case Owe(providers):
+                self._debts.save(sorted(self._providers[index].name for index in providers))
+            case SessionOpened():
+                self._open_session(effect)
+            case SessionClosed():
+                self._close_session(effect)
+            case Complain():
+                self._complain(effect)
+
+    def _tell_lease(self, effect: Admit | Refuse | Requeue | Cut, now: float) -> None:
+        lease = self._leases.get(effect.ticket)
+        if lease is None:
+            return
+        match effect:
+            case Admit():
+                assert self.serving is not None
+                lease.admit(self.serving, now)
+            case Refuse(error=error):
+                lease.refuse(error)
+            case Requeue():
+                lease.requeue()
+            case Cut():
+                lease.cut()
+
+    def _open_session(self, effect: SessionOpened) -> None:
+        name = self._providers[effect.provider].name
+        stretch = self._record.open(effect.run, name, effect.report, effect.up_s)
+        self._tell(
+            SessionBegan(
+                run=effect.run, provider=name, cause=effect.cause, report=effect.report, at=stretch.began_at
+            )
+        )
+
+    def _close_session(self, effect: SessionClosed) -> None:
+        name = self._providers[effect.provider].name
+        stretch = self._record.stretches.pop(name)
+        self._tell(
+            SessionEnded(
+                run=effect.run,
+                provider=name,
+                cause=effect.cause,
+                began_at=stretch.began_at,
+                cost=self._record.cost(stretch),
+                at=self._wall(),
+            )
+        )
+
+    def _complain(self, effect: Complain) -> None:
+        self._tell(
+            ProviderTrouble(
+                provider=self._providers[effect.provider].name,
+                message=effect.message,
+                reason=effect.reason,
+                alarm=effect.alarm,
+                at=self._wall(),
+            )
+        )

@@ -1,0 +1,72 @@
+"""What the lifecycle tells its listeners, once each; values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+
+from attrs import frozen
+
+from gpugate.core.vocabulary import Status
+from gpugate.ports.provider import PodReport
+
+
+@frozen(kw_only=True)
+class Transition:
+    """The pod's life took a step; `was` and `now` are state names, the statuses are the users' words."""
+
+    was: str
+    now: str
+    was_status: Status | None
+    status: Status | None
+    cause: str
+    run: int
+    provider: str | None
+    at: datetime
+
+
+@frozen(kw_only=True)
+class QueueChanged:
+    """Somebody joined or left the queue."""
+
+    waiting: int
+    in_flight: int
+
+
+@frozen(kw_only=True)
+class SessionBegan:
+    """A billed stretch began."""
+
+    run: int
+    provider: str
+    cause: str
+    report: PodReport
+    at: datetime
+
+
+@frozen(kw_only=True)
+class SessionEnded:
+    """A billed stretch ended: the pod was seen stopped."""
+
+    run: int
+    provider: str
+    cause: str
+    began_at: datetime
+    cost: Decimal | None
+    at: datetime
+
+
+@frozen(kw_only=True)
+class ProviderTrouble:
+    """A provider failed us; `alarm` when a pod may be billing against our will."""
+
+    provider: str
+    message: str
+    reason: str
+    alarm: bool
+    at: datetime
+
+
+News = Transition | QueueChanged | SessionBegan | SessionEnded | ProviderTrouble
+Listener = Callable[[News], None]

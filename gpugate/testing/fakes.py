@@ -1,0 +1,206 @@
+"""Fakes of the lifecycle's neighbours, for tests of gpugate and of plugins: a cloud, a pod, a notebook.
+
+They live in whatever time the running loop has, so they work in virtual time too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from attrs import define, field, frozen
+
+from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+
+
+@frozen
+class Hang:
+    """A fault: the call takes so many seconds, then goes on."""
+
+    seconds: float
+
+
+@frozen
+class LostAnswer:
+    """A fault: the provider does it, but we only hear an error."""
+
+    error: Exception
+
+
+PRICE = Price(Decimal("0.44"))
+Fault = Exception | Hang | LostAnswer | PodReport
+
+
+@define
+class FakeCloud:
+    """A cloud with one pod, and a meter that says for how long it was billed.
+
+    Attributes:
+        boot_s: from an accepted start to running.
+        stop_s: from an accepted stop to stopped.
+        calls: what was asked, in order: "start", "stop", "inspect".
+        faults: by call, what goes wrong the next times, first in first out.
+        ignore_stops: so many stops are accepted and have no effect.
+    """
+
+    boot_s: float = 0.0
+    stop_s: float = 0.0
+    url: str = "http://127.0.0.1:1"
+    price: Price = PRICE
+    phase: Phase = Phase.STOPPED
+    calls: list[str] = field(factory=list)
+    faults: dict[str, deque[Fault]] = field(factory=dict)
+    ignore_stops: int = 0
+    billed_s: float = 0.0
+    starts: int = 0
+    _changes_at: float = 0.0
+    _billed_since: float | None = None
+
+    def fail(self, call: str, *faults: Fault) -> None:
+        """Let the next calls of this name go wrong, one fault each."""
+        self.faults.setdefault(call, deque()).extend(faults)
+
+    @property
+    def now(self) -> float:
+        """The loop's time."""
+        return asyncio.get_running_loop().time()
+
+    @property
+    def total_billed_s(self) -> float:
+        """Seconds billed so far, a running stretch included."""
+        self._move()
+        running = self.now - self._billed_since if self._billed_since is not None else 0.0
+        return self.billed_s + running
+
+    def turn_on(self) -> None:
+        """Accept a start, as the API or the console does."""
+        self._move()
+        if self.phase in (Phase.STARTING, Phase.RUNNING):
+            return
+        self.starts += 1
+        self.phase, self._changes_at = Phase.STARTING, self.now + self.boot_s
+        if self._billed_since is None:
+            self._billed_since = self.now
+        self._move()
+
+    def turn_off(self, *, at_once: bool = False) -> None:
+        """Accept a stop; `at_once` is a pod that is lost or stopped in the console."""
+        self._move()
+        if self.phase in (Phase.STOPPED, Phase.GONE):
+            return
+        self.phase, self._changes_at = Phase.STOPPING, self.now + (0.0 if at_once else self.stop_s)
+        self._move()
+
+    def report(self) -> PodReport:
+        """What the API says now."""
+        self._move()
+        endpoints = {"ollama": Endpoint(self.url)} if self.phase is Phase.RUNNING else {}
+        return PodReport(self.phase, "fake-1", endpoints, self.price, "fake GPU")
+
+    def _move(self) -> None:
+        if self.now < self._changes_at:
+            return
+        if self.phase is Phase.STARTING:
+            self.phase = Phase.RUNNING
+        elif self.phase is Phase.STOPPING:
+            self.phase = Phase.STOPPED
+            if self._billed_since is not None:
+                self.billed_s += max(self._changes_at, self._billed_since) - self._billed_since
+                self._billed_since = None
+
+
+class FakeProvider(Provider):
+    """A provider plugin over a `FakeCloud`."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities()
+
+    def __init__(self, cloud: FakeCloud, session: Any = None) -> None:
+        super().__init__(None, session)
+        self.cloud = cloud
+        self.closed = False
+
+    async def start(self) -> PodReport:
+        return await self._call("start", self.cloud.turn_on)
+
+    async def stop(self) -> PodReport:
+        def obey() -> None:
+            if self.cloud.ignore_stops:
+                self.cloud.ignore_stops -= 1
+            else:
+                self.cloud.turn_off()
+
+        return await self._call("stop", obey)
+
+    async def inspect(self) -> PodReport:
+        return await self._call("inspect", lambda: None)
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    async def _call(self, name: str, act: Any) -> PodReport:
+        self.cloud.calls.append(name)
+        waiting = self.cloud.faults.get(name)
+        fault = waiting.popleft() if waiting else None
+        if isinstance(fault, Hang):
+            await asyncio.sleep(fault.seconds)
+        elif isinstance(fault, PodReport):
+            return fault
+        elif isinstance(fault, LostAnswer):
+            act()
+            raise fault.error
+        elif isinstance(fault, Exception):
+            raise fault
+        act()
+        return self.cloud.report()
+
+
+@define
+class FakePod:
+    """The pod's Ollama: healthy `warm_s` after the cloud says it runs.
+
+    Attributes:
+        preloads: the models that were asked for.
+        sick: answers no health check while True.
+    """
+
+    cloud: FakeCloud
+    warm_s: float = 0.0
+    load_s: float = 0.0
+    sick: bool = False
+    checks: int = 0
+    preloads: list[str] = field(factory=list)
+
+    async def check(self, endpoint: Endpoint) -> str | None:
+        """Health, as `ports.pod.Pod` has it."""
+        self.checks += 1
+        up = self.cloud.report().phase is Phase.RUNNING and self.cloud.now >= self.healthy_at
+        return None if up and not self.sick else "connection refused"
+
+    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+        """Take `load_s` to load the model."""
+        self.preloads.append(model)
+        await asyncio.sleep(self.load_s)
+        return None
+
+    @property
+    def healthy_at(self) -> float:
+        """When this pod's Ollama begins to answer."""
+        return self.cloud._changes_at + self.warm_s
+
+
+@define
+class FakeDebts:
+    """A notebook of unproved stops in memory."""
+
+    names: frozenset[str] = frozenset()
+
+    def load(self) -> frozenset[str]:
+        """What was written last."""
+        return self.names
+
+    def save(self, names: Iterable[str]) -> None:
+        """Write it down."""
+        self.names = frozenset(names)
