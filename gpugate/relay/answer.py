@@ -1,0 +1,97 @@
+"""What a caller may want of an answer, and may learn of it; values only, they must not know connections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from attrs import define, frozen
+
+_ENDS_BLOCK = (b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\r")
+
+
+@frozen
+class Cut:
+    """Where an answer broke.
+
+    Attributes:
+        status: of the upstream's answer.
+        content_type: of the upstream's answer, in lower case, with its parameters.
+        tail: the last bytes of payload that left for the client, at most four.
+    """
+
+    status: int
+    content_type: str
+    tail: bytes
+
+    @property
+    def started(self) -> bool:
+        """Whether any payload of the upstream's has left for the client."""
+        return bool(self.tail)
+
+    @property
+    def ends_line(self) -> bool:
+        """Whether the next byte would begin a line."""
+        return not self.tail or self.tail.endswith(b"\n")
+
+    @property
+    def ends_block(self) -> bool:
+        """Whether an empty line came last, so that a new event may begin."""
+        return not self.tail or self.tail.endswith(_ENDS_BLOCK)
+
+
+@frozen
+class Epitaph:
+    """What is said after an answer that broke.
+
+    Attributes:
+        payload: bytes of body to append.
+        clean_end: end the body in order (SSE); else the connection is closed with the body unfinished. An
+            answer whose end is told by nothing but the closing of the connection gets its payload only
+            with this, as it must otherwise be reset.
+        padding: one byte that may be repeated behind the payload where a chunk must be filled.
+    """
+
+    payload: bytes
+    clean_end: bool
+    padding: bytes = b"\n"
+
+
+@frozen
+class Tapped:
+    """The body of a 200 answer that ended in order: without chunks, but not decoded."""
+
+    body: bytes
+    content_type: str
+    content_encoding: str
+
+
+@define
+class Answer:
+    """What the caller wants of an answer. The hooks are called on the loop; they must be quick and not raise.
+
+    Attributes:
+        extra_head: whole header lines to add, each with its CRLF; upstream headers so named are dropped.
+        on_head: called once, with the status, when the first byte is about to leave for the client.
+        epitaph: asked when the upstream is lost in mid-answer: what to append, or None for nothing. Not
+            asked where nothing can be appended: a body with a content-encoding or a told length, a break
+            inside a chunk's size.
+        tap: called once with the body of a 200 that ended in order and is not larger than `tap_limit` bytes.
+        committed: a 200 head with `Transfer-Encoding: chunked` has been sent by the caller (to a client that
+            speaks HTTP/1.1): no head is written, and the body goes out in chunks whatever the upstream's.
+    """
+
+    extra_head: bytes = b""
+    on_head: Callable[[int], None] | None = None
+    epitaph: Callable[[Cut], Epitaph | None] | None = None
+    tap: Callable[[Tapped], None] | None = None
+    tap_limit: int = 4 * 1024 * 1024
+    committed: bool = False
+
+
+class Ending(Enum):
+    """How an answer ended."""
+
+    COMPLETE = "complete"
+    UPSTREAM_LOST = "upstream lost"
+    CLIENT_LOST = "client lost"

@@ -1,0 +1,255 @@
+"""Forwarding of one request and its answer, byte for byte; it must not know pods, tokens, dialects or logs.
+
+    relay = Relay()
+    pool = Pool(endpoint)
+    return await relay.forward(request, pool, Outgoing(...), Answer(...))
+
+It runs under `web.Server(handler, handler_cancellation=True, auto_decompress=False)`: without the first,
+nothing here hears of a client that hangs up; without the second, aiohttp would unpack a streamed upload
+whose headers go on saying that it is packed (facts/hot-path.md section 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from aiohttp import ClientConnectionResetError, StreamReader, web
+from aiohttp.abc import AbstractStreamWriter
+from attrs import define, field, frozen
+
+from gpugate.relay.answer import Answer, Ending
+from gpugate.relay.exchange import Exchange
+from gpugate.relay.framing import LAST_CHUNK, as_chunk
+from gpugate.relay.headers import given_length, request_head
+from gpugate.relay.upstream import Pool, Upstream, UpstreamGone
+
+_SMALL = 64 * 1024  # a body up to this size goes out with its head, in one write
+_PIECE = 256 * 1024
+_IDENTITY_ONLY = frozenset({b"accept-encoding"})
+
+
+@define
+class Outgoing:
+    """A request for the upstream.
+
+    Attributes:
+        method: as the client sent it.
+        target: path and query as the client sent them, without the endpoint's own path.
+        headers: the client's, raw; the relay leaves out what must not cross.
+        body: what is sent; a reader is streamed, with the client's Content-Length or else in chunks.
+    """
+
+    method: str
+    target: str
+    headers: Iterable[tuple[bytes, bytes]] = field(repr=False)
+    body: bytes | StreamReader | None = field(default=None, repr=False)
+
+
+class Relayed(web.StreamResponse):
+    """A response that is written already, so that aiohttp has nothing left to do.
+
+    Attributes:
+        ending: how the answer ended.
+        sent: bytes written to the client, the head included.
+    """
+
+    def __init__(self, status: int, *, ending: Ending, keep_alive: bool, sent: int) -> None:
+        super().__init__(status=status)
+        self.ending = ending
+        self.sent = sent
+        self._stays = keep_alive
+
+    @property
+    def complete(self) -> bool:
+        """Whether the client was sent all that the upstream had to say."""
+        return self.ending is Ending.COMPLETE
+
+    @property
+    def prepared(self) -> bool:
+        """True: it has left."""
+        return True
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the client's connection may serve another request."""
+        return self._stays
+
+    @property
+    def body_length(self) -> int:
+        """What an access log counts."""
+        return self.sent
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Do nothing: the head is written."""
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing: the end is written, or must not be."""
+
+
+class _Upload:
+    """A request's body on its way up, interruptible between its pieces."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._body = body = outgoing.body
+        self.at_once = b""
+        self.length: int | None = -1
+        self.done = True
+        if isinstance(body, StreamReader):
+            self.length = given_length(outgoing.headers)
+            self.done = False
+        elif body or outgoing.method not in ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"):
+            self.length = len(body or b"")
+            self.done = self.length <= _SMALL
+            self.at_once = body or b"" if self.done else b""
+        self._left = self.length
+        self._at = 0
+
+    async def send(self, upstream: Upstream) -> None:
+        """Write what is left, no faster than the upstream takes it.
+
+        Raises:
+            ValueError: a streamed body is not as long as its Content-Length.
+            aiohttp.web.RequestPayloadError: the client's framing of it is broken.
+        """
+        while not upstream.closed:
+            await upstream.drained()
+            piece = await self._next()
+            if not piece:
+                self.done = True
+                if self._left is None:
+                    upstream.transport.write(LAST_CHUNK)
+                elif self._left:
+                    raise ValueError("the body is shorter than its Content-Length")
+                return
+            if self._left is None:
+                upstream.transport.write(as_chunk(piece))
+                continue
+            self._left -= len(piece)
+            if self._left < 0:
+                raise ValueError("the body is longer than its Content-Length")
+            upstream.transport.write(piece)
+
+    async def _next(self) -> bytes:
+        if isinstance(self._body, StreamReader):
+            return await self._body.readany()
+        start, self._at = self._at, self._at + _PIECE
+        return (self._body or b"")[start : self._at]
+
+
+@frozen
+class Relay:
+    """Forwards requests.
+
+    Attributes:
+        stall_s: a client that takes no byte of its answer for so long is given up.
+    """
+
+    stall_s: float = 120.0
+
+    async def forward(
+        self, request: web.BaseRequest, pool: Pool, outgoing: Outgoing, answer: Answer
+    ) -> Relayed:
+        """Send `outgoing` up and the answer down; return when the client has all there is.
+
+        There is no limit of time: a model may load for minutes before the first byte. If an idle connection
+        turns out to be stale, the request is sent once more on a fresh one; streamed bodies, which
+        cannot be sent twice, always get a fresh one. An answer that breaks after its first byte does not
+        raise: see `Relayed.ending`.
+
+        Raises:
+            UpstreamGone: no byte of an answer has left for the client; whether to try again is the caller's
+                decision. A streamed body may have been read in part.
+            ValueError: a malformed request (see `request_head`), or a streamed body of a wrong length.
+            aiohttp.web.RequestPayloadError: the client's framing of a streamed body is broken.
+            aiohttp.ClientConnectionResetError: the client is gone already.
+            asyncio.CancelledError: the client hung up; the upstream's connection is closed.
+        """
+        client = request.transport
+        if client is None:
+            raise ClientConnectionResetError("the client is gone")
+        head = request_head(
+            outgoing.method,
+            outgoing.target,
+            outgoing.headers,
+            address=pool.address,
+            own=pool.endpoint.headers,
+            length=_Upload(outgoing).length,
+            drop=_IDENTITY_ONLY if answer.committed else frozenset(),
+        )
+        run = _Run(request, client, head, outgoing, answer, self.stall_s)
+        upstream = None if isinstance(outgoing.body, StreamReader) else pool.take()
+        if upstream is not None:
+            try:
+                return await run.over(upstream)
+            except UpstreamGone as gone:
+                if gone.heard:
+                    raise
+        return await run.over(await pool.connect())
+
+
+@frozen
+class _Run:
+    """One request, to be tried over one connection or another."""
+
+    request: web.BaseRequest
+    client: asyncio.Transport
+    head: bytes
+    outgoing: Outgoing
+    answer: Answer
+    stall_s: float
+
+    async def over(self, upstream: Upstream) -> Relayed:
+        upload = _Upload(self.outgoing)
+        exchange = Exchange(self.request, self.client, self.outgoing.method, self.answer)
+        exchange.uploading = not upload.done
+        exchange.begin(upstream)
+        try:
+            upstream.transport.write(self.head + upload.at_once)
+            await self._carry(exchange, upload, upstream)
+        except BaseException as error:
+            upstream.abort()
+            if exchange.head is None:
+                raise
+            exchange.give_up(self.stall_s)
+            if not isinstance(error, Exception):
+                raise
+        if exchange.gone is not None:
+            upstream.abort()
+            raise exchange.gone
+        if exchange.reusable and upload.done and not upstream.sending:
+            exchange.resume()
+            upstream.give_back()
+        else:
+            upstream.abort()
+        return await self._finish(exchange)
+
+    async def _carry(self, exchange: Exchange, upload: _Upload, upstream: Upstream) -> None:
+        """Stay with the exchange until nothing more comes from the upstream."""
+        while not exchange.over:
+            if exchange.paused:
+                if not await exchange.client_drained(self.stall_s):
+                    exchange.give_up(0)
+                    return
+                exchange.resume()
+            elif upload.done:
+                await exchange.changed()
+            else:
+                await exchange.meanwhile(upload.send(upstream))
+                exchange.uploading = not upload.done
+
+    async def _finish(self, exchange: Exchange) -> Relayed:
+        head, ending = exchange.head, exchange.ending
+        assert head is not None
+        assert ending is not None
+        if ending is Ending.UPSTREAM_LOST:
+            exchange.conclude(self.stall_s)
+        elif ending is Ending.COMPLETE and not await exchange.client_drained(self.stall_s):
+            exchange.give_up(0)
+        return Relayed(
+            head.status,
+            ending=exchange.ending or ending,
+            keep_alive=exchange.keep_alive,
+            sent=exchange.sent,
+        )

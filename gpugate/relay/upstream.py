@@ -1,0 +1,272 @@
+"""Keep-alive connections to one endpoint and their pool; they must not know what is asked or answered."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from contextlib import suppress
+from typing import Literal, Protocol, cast
+
+from gpugate.ports.provider import Endpoint
+from gpugate.relay.headers import Address
+from gpugate.relay.tls import TlsPolicy, context
+
+_KEEPALIVE = (  # a peer that vanished without a word is found after 30 + 3 * 10 s
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", None), 30),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPINTVL", None), 10),
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None), 3),
+)
+
+Why = Literal["connect", "tls", "timeout", "closed", "garbage"]
+
+
+class UpstreamGone(Exception):
+    """The upstream broke before the first byte of an answer had left for the client.
+
+    Attributes:
+        why: "connect" (refused, unreachable, no such name), "tls" (its certificate is not accepted),
+            "timeout" (of connecting), "closed" (after the request was, or was being, sent), "garbage" (it
+            does not speak HTTP).
+        connecting: no connection was made, so the upstream has not seen the request.
+        reused: it broke on a connection that had served before.
+        heard: it had said something already.
+    """
+
+    def __init__(self, why: Why, *, reused: bool = False, heard: bool = False) -> None:
+        self.why = why
+        self.connecting = why in ("connect", "tls", "timeout")
+        self.reused = reused
+        self.heard = heard
+        super().__init__(f"upstream: {why}")
+
+
+class Listener(Protocol):
+    """Who hears what comes up on a lent connection."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+    def lost(self, *, ended: bool) -> None:
+        """Take note that the connection is no more; `ended`: the upstream closed its side in order."""
+
+
+class Upstream(asyncio.Protocol):
+    """One keep-alive connection, lent to one exchange at a time.
+
+    Attributes:
+        transport: its transport, from the moment that the pool hands it out.
+        reused: it has served before.
+    """
+
+    __slots__ = ("_drained", "_ended", "_listener", "_pool", "closed", "idle_since", "reused", "transport")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._listener: Listener | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._ended = False
+        self.closed = False
+        self.reused = False
+        self.idle_since = 0.0
+        self.transport: asyncio.Transport
+
+    def lend(self, listener: Listener) -> None:
+        """Let `listener` hear what comes from now on."""
+        self._listener = listener
+
+    def give_back(self) -> None:
+        """Let the next one have the connection; the answer before must have ended exactly."""
+        self._listener = None
+        self.reused = True
+        self._pool.keep(self)
+
+    def abort(self) -> None:
+        """Close at once; nothing more is heard. Doing so twice does no harm."""
+        self._listener = None
+        self.closed = True
+        self._pool.forget(self)
+        self.transport.abort()
+
+    @property
+    def sending(self) -> bool:
+        """Whether some of what was written is still on this side."""
+        return self.transport.get_write_buffer_size() > 0
+
+    async def drained(self) -> None:
+        """Wait until more may be written; also returns when the connection is lost."""
+        if self._drained is not None:
+            await asyncio.shield(self._drained)  # who gives up must not take it from who waits again
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self.transport = cast(asyncio.Transport, transport)
+        self._pool.know(self)
+        sock = transport.get_extra_info("socket")
+        for level, option, value in _KEEPALIVE:
+            if option is not None:
+                with suppress(OSError):  # the peer may be gone already, which shows soon enough
+                    sock.setsockopt(level, option, value)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._listener is not None:
+            self._listener.data_received(data)
+        else:
+            # Nobody asked: what follows can no longer be told from the next answer.
+            self.abort()
+
+    def eof_received(self) -> None:
+        """See `asyncio.Protocol`."""
+        self._ended = True
+        self.transport.abort()  # not a mere close, which would first wait for a peer that is gone to take all
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self.closed = True
+        self._pool.forget(self)
+        self.resume_writing()
+        if self._listener is not None:
+            listener, self._listener = self._listener, None
+            listener.lost(ended=self._ended and exc is None)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._drained = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+
+class Pool:
+    """The connections to one endpoint: idle ones last in, first out; as many as are asked for.
+
+    Args:
+        endpoint: where they go; its `tls` says whom to trust.
+        connect_timeout_s: for the name, the connection and the TLS handshake together.
+        max_idle_s: an idle connection older than this is closed. Should be below the upstream's own limit.
+
+    Raises:
+        ValueError: the endpoint's URL or its `tls` is malformed.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, *, connect_timeout_s: float = 10.0, max_idle_s: float = 60.0
+    ) -> None:
+        self.endpoint = endpoint
+        self.address = Address.of(endpoint.url)
+        self._tls = TlsPolicy.of(endpoint.tls)
+        self._connect_timeout_s = connect_timeout_s
+        self._max_idle_s = max_idle_s
+        self._closed = False
+        self._all: set[Upstream] = set()
+        self._idle: list[Upstream] = []
+        self._sweep: asyncio.TimerHandle | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it lends no more."""
+        return self._closed
+
+    @property
+    def idle(self) -> int:
+        """How many connections wait to be lent."""
+        return len(self._idle)
+
+    @property
+    def lent(self) -> int:
+        """How many connections are in use."""
+        return len(self._all) - len(self._idle)
+
+    def take(self) -> Upstream | None:
+        """Return the idle connection used last, if there is one."""
+        while self._idle:
+            upstream = self._idle.pop()
+            if not upstream.closed and not upstream.transport.is_closing():
+                return upstream
+        return None
+
+    async def connect(self) -> Upstream:
+        """Make a new connection.
+
+        Raises:
+            UpstreamGone: with `connecting` set. Also when the pool is closed.
+        """
+        if self._closed:
+            raise UpstreamGone("connect")
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                upstream = await self._open()
+        except TimeoutError as error:
+            raise UpstreamGone("timeout") from error
+        except ssl.SSLError as error:
+            raise UpstreamGone("tls") from error
+        except (OSError, UnicodeError) as error:  # the latter: a host's name that cannot be one
+            raise UpstreamGone("connect") from error
+        if self.closed:  # while we waited
+            upstream.abort()
+            raise UpstreamGone("connect")
+        return upstream
+
+    async def _open(self) -> Upstream:
+        secure = context(self._tls) if self.address.secure else None
+        _, upstream = await asyncio.get_running_loop().create_connection(
+            lambda: Upstream(self), self.address.host, self.address.port, ssl=secure
+        )
+        wire = upstream.transport.get_extra_info("ssl_object")
+        if secure and not self._tls.accepts(wire.getpeercert(binary_form=True)):
+            upstream.abort()
+            raise UpstreamGone("tls")
+        return upstream
+
+    def know(self, upstream: Upstream) -> None:
+        """Take note of a new connection."""
+        self._all.add(upstream)
+
+    def keep(self, upstream: Upstream) -> None:
+        """Take a connection back whose exchange has ended in order."""
+        if self._closed or upstream.closed or upstream.transport.is_closing():
+            upstream.abort()
+            return
+        loop = asyncio.get_running_loop()
+        upstream.idle_since = loop.time()
+        self._idle.append(upstream)
+        if self._sweep is None:
+            self._sweep = loop.call_later(self._max_idle_s, self._close_old)
+
+    def forget(self, upstream: Upstream) -> None:
+        """Drop a connection that is no more."""
+        self._all.discard(upstream)
+        if upstream in self._idle:
+            self._idle.remove(upstream)
+
+    def close(self) -> None:
+        """Lend no more and close what is idle; exchanges that run go on to their end."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for upstream in self._idle.copy():
+            upstream.abort()
+
+    def abort(self) -> None:
+        """Close, and break the exchanges that run: the pod is lost."""
+        self.close()
+        for upstream in list(self._all):
+            upstream.transport.abort()  # its exchange hears of it, unlike with `Upstream.abort`
+
+    def _close_old(self) -> None:
+        """Close what has been idle for too long; the oldest stand in front."""
+        self._sweep = None
+        loop = asyncio.get_running_loop()
+        oldest = loop.time() - self._max_idle_s
+        while self._idle and self._idle[0].idle_since <= oldest:
+            self._idle[0].abort()
+        if self._idle:
+            due = self._idle[0].idle_since + self._max_idle_s
+            self._sweep = loop.call_at(due, self._close_old)
