@@ -1,0 +1,243 @@
+"""Ollama's surface as a table: what a method and a path mean; knows nothing of bodies, tokens or pods.
+
+Routes are those of facts/ollama-and-clients.md 1; what wakes a pod is contract section 4. A path is
+judged by what Ollama's router would see in it: decoded once, without dot segments or empty ones. A
+spelling that Ollama would redirect is redirected here, so no spelling gets round a scope or a wake class.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from posixpath import normpath
+from urllib.parse import quote, unquote_to_bytes
+
+from attrs import evolve, frozen
+
+
+class Kind(StrEnum):
+    """What becomes of a request."""
+
+    COMPUTE = "compute"
+    """Wakes the pod and holds the request."""
+    METADATA = "metadata"
+    """Never wakes: the live answer while READY, the catalogue's otherwise."""
+    ADMIN = "admin"
+    """Changes models on the pod's disk: wakes, and needs the scope `admin`."""
+    HEALTH = "health"
+    """`GET|HEAD /`: answered here, without a token."""
+    UNKNOWN_GET = "unknown_get"
+    """Under /api or /v1, not known, and no POST: passed on while READY, otherwise 503."""
+    OWN = "own"
+    """`/api/v1/*`: gpugate's own, dispatched elsewhere by `upstream_path`."""
+    NOT_OURS = "not_ours"
+    """Nothing is there: 404 in the envelope."""
+    WRONG_METHOD = "wrong_method"
+    """405 as Ollama says it; `allow` lists the methods."""
+    REDIRECT = "redirect"
+    """Another spelling of `upstream_path`: 301 for GET, 307 otherwise, as Ollama's router does."""
+
+
+@frozen
+class Route:
+    """What one request means.
+
+    Attributes:
+        kind: what becomes of it.
+        upstream_path: the path to ask the pod for (raw, without query); for `OWN` the decoded own
+            path; for `REDIRECT` the path to send the client to.
+        scope: "chat" or "admin"; None means that any valid token will do (`HEALTH`: none at all).
+        api: which endpoint, such as "chat" or "v1/messages"; None when it is not known.
+        streamed_body: the body is passed on as it comes, never kept.
+        allow: the methods that the path has, for a 405.
+    """
+
+    kind: Kind
+    upstream_path: str
+    scope: str | None = None
+    api: str | None = None
+    streamed_body: bool = False
+    allow: tuple[str, ...] = ()
+
+    @property
+    def wakes(self) -> bool:
+        """Whether a pod that is off is started for it (an unload or a refusal aside)."""
+        return self.kind is Kind.COMPUTE or self.kind is Kind.ADMIN
+
+
+_COMPUTE = (
+    ("chat", "/api/chat"),
+    ("generate", "/api/generate"),
+    ("embed", "/api/embed"),
+    ("embeddings", "/api/embeddings"),
+    ("v1/chat/completions", "/v1/chat/completions"),
+    ("v1/completions", "/v1/completions"),
+    ("v1/embeddings", "/v1/embeddings"),
+    ("v1/responses", "/v1/responses"),
+    ("v1/messages", "/v1/messages"),
+    ("v1/audio/transcriptions", "/v1/audio/transcriptions"),
+)
+_ADMIN = (
+    ("POST", "pull", "/api/pull"),
+    ("POST", "push", "/api/push"),
+    ("POST", "create", "/api/create"),
+    ("POST", "copy", "/api/copy"),
+    ("DELETE", "delete", "/api/delete"),
+)
+_METADATA = (
+    (("GET", "HEAD"), "version", "/api/version"),
+    (("GET", "HEAD"), "tags", "/api/tags"),
+    (("GET",), "status", "/api/status"),
+    (("GET",), "ps", "/api/ps"),
+    (("POST",), "show", "/api/show"),
+    (("GET",), "recommendations", "/api/experimental/model-recommendations"),
+    (("GET",), "v1/models", "/v1/models"),
+)
+_ALIASES = (("/api/v1/chat", "/api/chat"), ("/api/v1/generate", "/api/generate"))
+
+
+def _table() -> dict[tuple[str, str], Route]:
+    table = {(method, "/"): Route(Kind.HEALTH, "/") for method in ("GET", "HEAD")}
+    for api, path in _COMPUTE:
+        table["POST", path] = Route(Kind.COMPUTE, path, "chat", api)
+    for method, api, path in _ADMIN:
+        table[method, path] = Route(Kind.ADMIN, path, "admin", api)
+    for methods, api, path in _METADATA:
+        for method in methods:
+            table[method, path] = Route(Kind.METADATA, path, "chat", api)
+    for alias, path in _ALIASES:
+        table["POST", alias] = table["POST", path]
+    return table
+
+
+_ROUTES = _table()
+_METHODS: dict[str, tuple[str, ...]] = {}
+for _method, _path in _ROUTES:
+    _METHODS[_path] = (*_METHODS.get(_path, ()), _method)
+
+_MODELS = "/v1/models/"
+_BLOBS = "/api/blobs"
+_PASSED_ON = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
+# A character that no honest client leaves unescaped in a path; "#" would hide what follows it.
+_STRANGE = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
+# What is still there after decoding once: control characters, a backslash (a slash to some proxies in
+# front of pods) and a second layer of escapes, which such a proxy might take off.
+_HIDDEN = re.compile(r"[\x00-\x1f\x7f\\%]")
+
+
+def classify(method: str, path: str) -> Route:
+    """Say what a request means; never raises.
+
+    Args:
+        method: as received; methods are case-sensitive.
+        path: the raw path; a query behind it is ignored.
+    """
+    return _ROUTES.get((method, path)) or _classify_rare(method, path.partition("?")[0])
+
+
+def _classify_rare(method: str, raw: str) -> Route:
+    path = _decoded(raw)
+    if path is None:
+        return Route(Kind.NOT_OURS, raw)
+    if (clean := _clean(path)) != path:
+        return _redirect(clean) if _is_inside(clean) else Route(Kind.NOT_OURS, raw)
+    if path != "/" and path.endswith("/") and _exists(path[:-1]):
+        return _redirect(path[:-1])
+    if route := _ROUTES.get((method, path)):
+        return route
+    if path in _METHODS:
+        return _wrong_method(raw, _METHODS[path])
+    if path == "/api/v1" or path.startswith("/api/v1/"):
+        return Route(Kind.OWN, path)
+    if path.startswith(_MODELS):
+        return _model(method, raw, path)
+    if path == _BLOBS or path.startswith(_BLOBS + "/"):
+        return _blob(method, raw, path)
+    return _unknown(method, raw, path)
+
+
+def _decoded(raw: str) -> str | None:
+    """Return the path as Ollama's router sees it, or None for one that no client means."""
+    if not raw.startswith("/") or _STRANGE.search(raw):
+        return None
+    if "%" not in raw:
+        return None if "\\" in raw else raw
+    try:
+        path = unquote_to_bytes(raw).decode()
+    except UnicodeDecodeError:
+        return None
+    return None if _HIDDEN.search(path) else path
+
+
+def _clean(path: str) -> str:
+    """Return `path` without dot segments and empty segments; a slash at its end stays."""
+    if "//" not in path and "/." not in path:
+        return path
+    clean = "/" + normpath(path).lstrip("/")
+    return clean + "/" if path.endswith(("/", "/.", "/..")) and clean != "/" else clean
+
+
+def _is_inside(path: str) -> bool:
+    return path == "/" or path in ("/api", "/v1") or path.startswith(("/api/", "/v1/"))
+
+
+def _exists(path: str) -> bool:
+    if path in _METHODS:
+        return True
+    head, _, last = path.rpartition("/")
+    return bool(last) and head + "/" in (_MODELS, _BLOBS + "/")
+
+
+def _redirect(path: str) -> Route:
+    return Route(Kind.REDIRECT, quote(path, safe="/:@"))
+
+
+def _wrong_method(raw: str, allow: tuple[str, ...], scope: str = "chat") -> Route:
+    return Route(Kind.WRONG_METHOD, raw, scope, allow=allow)
+
+
+def _model(method: str, raw: str, path: str) -> Route:
+    name = path[len(_MODELS) :]
+    if method == "GET" and name.strip("/"):  # a name may hold slashes: hf.co/user/model
+        return Route(Kind.METADATA, raw, "chat", "v1/model")
+    if name and "/" not in name:
+        return _wrong_method(raw, ("GET",))
+    return _unknown(method, raw, path)
+
+
+def _blob(method: str, raw: str, path: str) -> Route:
+    """All under /api/blobs needs `admin`, however deep: an odd digest must not lower the scope."""
+    if not path[len(_BLOBS) :].strip("/"):
+        return evolve(_unknown("GET", raw, path), scope="admin")
+    if method == "POST":
+        return Route(Kind.ADMIN, raw, "admin", "blob", streamed_body=True)
+    if method == "HEAD":
+        return Route(Kind.ADMIN, raw, "admin", "blob")
+    return _wrong_method(raw, ("POST", "HEAD"), "admin")
+
+
+def _unknown(method: str, raw: str, path: str) -> Route:
+    if not _is_inside(path):
+        return Route(Kind.NOT_OURS, raw)
+    if method == "POST" and path.count("/") > 1 and path not in ("/api/", "/v1/"):
+        # Some Ollama has it, or will: the surface grows faster than this table (contract section 4).
+        return Route(Kind.COMPUTE, raw, "chat")
+    if method in _PASSED_ON or method == "POST":
+        return Route(Kind.UNKNOWN_GET, raw, "chat")
+    return _wrong_method(raw, ())
+
+
+_PATH_TOKEN = re.compile(r"/k/([A-Za-z0-9._~-]{1,16384})(?:/+((?:api|v1)(?:/.*)?)?)?", re.DOTALL)
+
+
+def split_path_token(raw_path: str) -> tuple[str, str] | None:
+    """Split `/k/<token>/api/…`, `/k/<token>/v1/…` or `/k/<token>/` into the token and the path behind it.
+
+    The Ollama command line can send no headers but keeps a path prefix (facts/ollama-and-clients.md 2).
+    The token is a secret: neither it nor `raw_path` may be logged. A redirect of such a request needs
+    the prefix put back.
+    """
+    if not raw_path.startswith("/k/"):
+        return None
+    found = _PATH_TOKEN.fullmatch(raw_path)
+    return (found[1], "/" + (found[2] or "")) if found else None
