@@ -1,0 +1,265 @@
+"""How errors look on each surface: pure, from an error to bytes; knows neither sockets nor the pod.
+
+The surface that the client called picks the shape (contract section 5), since each client reads
+its own: Ollama's want a string under `error`, OpenAI's an object, Anthropic's a typed one, and
+gpugate's own endpoints answer in the envelope.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import Enum
+from math import ceil
+
+import orjson
+
+from gpugate import errors
+from gpugate.errors import GateError
+
+
+class Dialect(Enum):
+    """Whose shape an answer has."""
+
+    ENVELOPE = "envelope"
+    OLLAMA = "ollama"
+    ANTHROPIC = "anthropic"
+    OPENAI = "openai"
+
+
+STATUS: Mapping[type[GateError], int] = {
+    GateError: 500,
+    errors.AuthError: 401,
+    errors.Forbidden: 403,
+    errors.RequestError: 400,
+    errors.PayloadTooLarge: 413,
+    errors.PathNotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.QueueError: 503,
+    errors.PodError: 503,
+    errors.PodBusy: 409,
+    errors.BudgetExceeded: 402,
+    errors.UpstreamError: 502,
+    errors.UpstreamTimeout: 504,
+    errors.InternalError: 500,
+}
+
+RETRY_AFTER_S = 5  # the hint of a 503 that brings none of its own
+_START_RETRY_AFTER_S = 60  # contract section 3, pod.retry_after, for errors raised without the setting
+_DAY_S = 86400.0
+_RETRY_AFTER: Mapping[type[GateError], int] = {
+    errors.PodStartFailed: _START_RETRY_AFTER_S,
+    errors.WarmupTimeout: _START_RETRY_AFTER_S,
+}
+
+# OpenAI's and Anthropic's libraries try again by themselves on any 5xx (facts/ollama-and-clients.md 2).
+# Here that would rent the pod once more, undo a stop by hand, or run a job twice.
+_DO_NOT_RETRY = (errors.PodStartFailed, errors.WarmupTimeout, errors.PodStopped, errors.UpstreamTimeout)
+
+_OPENAI_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+}
+_ANTHROPIC_TYPES = {
+    **_OPENAI_TYPES,
+    413: "request_too_large",
+    503: "overloaded_error",
+}
+_API_ERROR = "api_error"
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+
+
+def dialect_of(path: str) -> Dialect:
+    """The dialect of a path without its query: the longest surface that it lies under."""
+    if path.startswith("/api"):
+        rest = path[4:]
+        if rest.startswith("/v1") and rest[3:4] in ("", "/"):
+            return Dialect.ENVELOPE
+        return Dialect.OLLAMA if rest[:1] in ("", "/") else Dialect.ENVELOPE
+    if path.startswith("/v1") and path[3:4] in ("", "/"):
+        messages = path.startswith("/v1/messages") and path[12:13] in ("", "/")
+        return Dialect.ANTHROPIC if messages else Dialect.OPENAI
+    return Dialect.ENVELOPE
+
+
+def status_of(error: GateError) -> int:
+    """The HTTP status; the nearest ancestor in `STATUS` decides."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def error_body(
+    dialect: Dialect, error: GateError, request_id: str, now: float
+) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """The whole answer to a request that failed before its first byte.
+
+    Args:
+        dialect: of the path that the client called.
+        error: what went wrong; the detail of an `InternalError` is left out.
+        request_id: for the envelope's `meta`. The header `X-Request-Id` is the caller's to add, since
+            every response carries it.
+        now: seconds since 1970.
+
+    Returns:
+        Status, body, and headers: Content-Type, X-Gpugate-Code, and where they apply Retry-After,
+        WWW-Authenticate and x-should-retry.
+    """
+    status, retry_after = status_of(error), _retry_after(error)
+    body = _dump(_shape(dialect, error, status, retry_after, request_id, now))
+    headers = [("Content-Type", _content_type(dialect)), ("X-Gpugate-Code", error.code)]
+    if retry_after is not None:
+        headers.append(("Retry-After", str(retry_after)))
+    if status == 401:
+        headers.append(("WWW-Authenticate", "Bearer"))
+    if isinstance(error, _DO_NOT_RETRY):
+        headers.append(("x-should-retry", "false"))
+    return status, body, headers
+
+
+def success(data: object, request_id: str, now: float) -> bytes:
+    """The envelope around `data`: anything JSON, Decimals (as numbers) and datetimes (as ISO 8601, Z)."""
+    return _dump({"status": "success", "data": data, "error": None, "meta": _meta(request_id, now)})
+
+
+def stream_error(
+    dialect: Dialect,
+    error: GateError,
+    content_type: str,
+    *,
+    inside_event: bool = False,
+    now: float = 0.0,
+    request_id: str = "",
+) -> bytes:
+    """What ends a stream whose status is already sent (contract section 5, in mid-stream).
+
+    Args:
+        dialect: of the path that the client called.
+        error: why the stream ends.
+        content_type: of the response that was begun; a plain JSON answer gets the whole error object.
+        inside_event: for Server-Sent Events, whether an event was begun: a blank line ends it first.
+        now: seconds since 1970, for the envelope alone.
+        request_id: for the envelope alone.
+    """
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/x-ndjson":
+        return _dump({"error": _message(error)}) + b"\n"
+    status = status_of(error)
+    if kind != "text/event-stream":
+        return _dump(_shape(dialect, error, status, _retry_after(error), request_id, now))
+    name = b"event: error\n" if dialect is Dialect.ANTHROPIC else b""
+    event = _anthropic(error, status) if dialect is Dialect.ANTHROPIC else _openai(error, status)
+    return (b"\n\n" if inside_event else b"") + name + b"data: " + _dump(event) + b"\n\n"
+
+
+def request_id(raw: str | None) -> str:
+    """The client's id if it is a sane one, else a new one of 16 hex digits.
+
+    An id that begins like a token is not sane: ids are logged, tokens never.
+    """
+    if raw is not None and _SANE_ID.fullmatch(raw) and not raw.startswith("eyJ"):
+        return raw
+    return os.urandom(8).hex()
+
+
+def timestamp(now: float) -> str:
+    """Seconds since 1970 as the contract writes instants: ISO 8601, UTC, milliseconds."""
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _shape(
+    dialect: Dialect, error: GateError, status: int, retry_after: int | None, request_id: str, now: float
+) -> Mapping[str, object]:
+    if dialect is Dialect.ANTHROPIC:
+        return _anthropic(error, status)
+    if dialect is Dialect.OPENAI:
+        return _openai(error, status)
+    code: dict[str, object] = {"code": error.code}
+    hints: dict[str, object] = {} if retry_after is None else {"retryAfter": retry_after}
+    hints |= _reason(error)
+    message = _message(error)
+    if dialect is Dialect.OLLAMA:
+        return {"error": message, "status": "error", **code, **hints}
+    return {
+        "status": "error",
+        "data": None,
+        "error": {**code, "message": message, **hints},
+        "meta": _meta(request_id, now),
+    }
+
+
+def _openai(error: GateError, status: int) -> Mapping[str, object]:
+    kind = _OPENAI_TYPES.get(status, _API_ERROR)
+    told = {"message": _message(error), "type": kind, "param": None, "code": error.code, **_reason(error)}
+    return {"error": told}
+
+
+def _anthropic(error: GateError, status: int) -> Mapping[str, object]:
+    told = {"type": _ANTHROPIC_TYPES.get(status, _API_ERROR), "message": _message(error)}
+    if error.reason is not None:  # the shape has no code of its own; a reason stands beside one
+        told |= {"code": error.code, "reason": error.reason}
+    return {"type": "error", "error": told}
+
+
+def _reason(error: GateError) -> dict[str, object]:
+    return {} if error.reason is None else {"reason": error.reason}
+
+
+def _message(error: GateError) -> str:
+    """What the client reads: one line, and nothing of our own faults."""
+    if status_of(error) == 500:
+        return errors.InternalError.default_message
+    return " ".join(error.message.split()) or error.default_message
+
+
+def _retry_after(error: GateError) -> int | None:
+    """Whole seconds, at least 1; None where there is nothing to wait for."""
+    wanted = error.retry_after_s
+    if wanted is None and status_of(error) == 503:
+        return next(
+            (_RETRY_AFTER[kind] for kind in type(error).__mro__ if kind in _RETRY_AFTER), RETRY_AFTER_S
+        )
+    if wanted is None:
+        return None
+    return ceil(min(wanted, _DAY_S)) if wanted > 0 else 1  # a provider's own number, so expect any
+
+
+def _meta(request_id: str, now: float) -> Mapping[str, str]:
+    return {"requestId": request_id, "timestamp": timestamp(now)}
+
+
+def _content_type(dialect: Dialect) -> str:
+    return "application/json; charset=utf-8" if dialect is Dialect.OLLAMA else "application/json"
+
+
+def _dump(value: object) -> bytes:
+    try:
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z)
+    except TypeError:  # text that came in as bytes beyond UTF-8: a path, a field's name
+        return orjson.dumps(_repaired(value), default=_plain, option=orjson.OPT_UTC_Z)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _utf8(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _repaired(value: object) -> object:
+    if isinstance(value, str):
+        return _utf8(value)
+    if isinstance(value, Mapping):
+        return {_utf8(str(key)): _repaired(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_repaired(item) for item in value]
+    return value

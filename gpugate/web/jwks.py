@@ -1,0 +1,214 @@
+"""An identity provider's public keys: fetched, kept and refreshed; must not know what a token says.
+
+Nothing runs in the background: keys are fetched when they are asked for, by one fetch that all who
+wait share. An outage of the provider is survived with the keys that are at hand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import aiohttp
+import orjson
+from attrs import define, field
+from jwt import PyJWK
+
+from gpugate.errors import ProviderUnavailable
+from gpugate.services.tasks import spawn
+
+PROVIDER_SILENT = "the identity provider cannot be asked right now"
+REFRESH_S = 600.0
+PAUSE_S = 10.0  # between two fetches, whoever asks: bogus tokens must not hammer the provider
+OUTAGE_S = 24 * 3600.0  # how long old keys are good for
+TIMEOUT_S = 5.0
+MAX_BYTES = 256 * 1024
+MAX_KEYS = 32  # real sets have two or three; each is tried on a token that names none
+
+Fetch = Callable[[], Awaitable[bytes]]
+
+_KINDS = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+# What a verifier needs; a set that shows private members by mistake is read as if it did not.
+_PUBLIC = ("kty", "n", "e", "crv", "x", "y")
+
+
+class FetchFailed(Exception):
+    """The keys could not be had; the message says why, without a URL."""
+
+
+@define
+class _Key:
+    """One member of the set, and what it became for each algorithm that asked."""
+
+    kid: str | None
+    members: Mapping[str, object]
+    made: dict[str, PyJWK | None] = field(factory=dict)
+
+    def for_algorithm(self, algorithm: str) -> PyJWK | None:
+        if algorithm not in self.made:
+            self.made[algorithm] = self._make(algorithm)
+        return self.made[algorithm]
+
+    def _make(self, algorithm: str) -> PyJWK | None:
+        if self.members.get("kty") != _KINDS.get(algorithm[:2]):
+            return None
+        if self.members.get("alg", algorithm) != algorithm:
+            return None
+        public = {name: self.members[name] for name in _PUBLIC if name in self.members}
+        try:
+            return PyJWK(public, algorithm)
+        except Exception:  # PyJWT and cryptography raise many kinds; one odd key must not cost the others
+            return None
+
+
+class Jwks:
+    """The keys of one JWKS document.
+
+    Args:
+        fetch: gets the document's bytes; raises FetchFailed, OSError or TimeoutError.
+        clock: seconds, monotonic.
+        told: hears once why fetching fails, and once (with None) that it works again.
+    """
+
+    pause_s = PAUSE_S
+
+    def __init__(
+        self,
+        fetch: Fetch,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        told: Callable[[str | None], None] | None = None,
+    ) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._told = told
+        self._keys: tuple[_Key, ...] | None = None
+        self._document = b""
+        self._changes = 0
+        self._good_at = 0.0
+        self._tried_at: float | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self.failing = False
+
+    async def ready(self) -> None:
+        """Have keys that are fresh, or as fresh as can be had.
+
+        Raises:
+            ProviderUnavailable: there are none, or they are a day old.
+        """
+        if self._keys is None or self._clock() - self._good_at >= REFRESH_S:
+            await self._look()
+        if self._keys is None or self._clock() - self._good_at >= OUTAGE_S:
+            raise ProviderUnavailable(PROVIDER_SILENT, retry_after_s=PAUSE_S)
+
+    def knows(self, kid: str | None) -> bool:
+        """Whether the set has a key of this name."""
+        return kid is not None and any(key.kid == kid for key in self._keys or ())
+
+    def find(self, kid: str | None, algorithm: str) -> Sequence[PyJWK]:
+        """The keys that may have signed a token with this `kid` (None: it names none)."""
+        keys = self._keys or ()
+        named = [key for key in keys if kid is None or key.kid == kid]
+        nameless = [key for key in keys if key.kid is None]
+        # In a set where keys have names, one without does not stand for all the others.
+        chosen = named or (nameless if len(nameless) == len(keys) else [])
+        return [made for key in chosen if (made := key.for_algorithm(algorithm)) is not None]
+
+    async def looked_again(self) -> bool:
+        """Fetch again, unless that was done a moment ago; True if the keys are others now."""
+        before = self._changes
+        await self._look()
+        return self._changes != before
+
+    async def aclose(self) -> None:
+        """Drop a fetch that is under way."""
+        if (looking := self._looking) is not None:
+            looking.cancel()
+            await asyncio.wait([looking])
+
+    async def _look(self) -> None:
+        if self._looking is None:
+            if self._tried_at is not None and self._clock() - self._tried_at < PAUSE_S:
+                return
+            self._tried_at = self._clock()
+            self._looking = spawn(self._look_once(), "jwks")
+        # Shielded: a client that hangs up takes itself away, not the others' fetch.
+        await asyncio.shield(self._looking)
+
+    async def _look_once(self) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                document = await self._fetch()
+            self._take(document)
+        except (FetchFailed, OSError) as error:
+            self._tell(str(error) or type(error).__name__)
+        else:
+            self._tell(None)
+        finally:
+            self._looking = None
+
+    def _take(self, document: bytes) -> None:
+        if self._keys is None or document != self._document:
+            self._keys = _keys_in(document)
+            self._document = document
+            self._changes += 1
+        self._good_at = self._clock()
+
+    def _tell(self, trouble: str | None) -> None:
+        was, self.failing = self.failing, trouble is not None
+        if self._told is not None and was != self.failing:
+            self._told(trouble)
+
+
+def http_fetch(session: aiohttp.ClientSession, url: str) -> Fetch:
+    """A fetch of `url` for `Jwks`: bounded in size, and no redirects, which could lead to plain http."""
+
+    async def fetch() -> bytes:
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        try:
+            async with session.get(url, headers=headers, allow_redirects=False) as answer:
+                if answer.status != 200:
+                    raise FetchFailed(f"the identity provider answered {answer.status}")
+                return await _bounded(answer.content)
+        except aiohttp.ClientError as error:
+            raise FetchFailed(f"the identity provider cannot be reached: {type(error).__name__}") from error
+
+    return fetch
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise FetchFailed("the identity provider's key set is too large")
+    return bytes(body)
+
+
+def _keys_in(document: bytes) -> tuple[_Key, ...]:
+    """The usable keys. An empty set is an answer: all were withdrawn."""
+    try:
+        parsed = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        raise FetchFailed("the identity provider's key set is no JSON") from None
+    members = parsed.get("keys") if isinstance(parsed, dict) else None
+    if not isinstance(members, list):
+        raise FetchFailed("the identity provider's answer is no key set")
+    usable = [member for member in members if isinstance(member, dict) and _signs(member)]
+    return tuple(_Key(kid=_kid_of(member), members=member) for member in usable[:MAX_KEYS])
+
+
+def _kid_of(member: Mapping[str, object]) -> str | None:
+    kid = member.get("kid")
+    return kid if isinstance(kid, str) else None
+
+
+def _signs(member: Mapping[str, object]) -> bool:
+    """Whether the key may be used on signatures, and is not a shared secret."""
+    operations = member.get("key_ops")
+    return (
+        member.get("use", "sig") == "sig"
+        and (not isinstance(operations, list) or "verify" in operations)
+        and member.get("kty") in _KINDS.values()
+    )
