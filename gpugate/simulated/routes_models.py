@@ -1,0 +1,105 @@
+"""Models in and out of a simulated Ollama over HTTP: pull, push, create, copy, delete, blobs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import orjson
+from aiohttp import web
+
+from gpugate.simulated import transfers
+from gpugate.simulated.calls import Call, Handler, answer
+from gpugate.simulated.dialects import JSON_PLAIN, NATIVE
+from gpugate.simulated.godecode import Body, Refused, decode
+from gpugate.simulated.outlet import EndedEarly
+
+if TYPE_CHECKING:
+    from gpugate.simulated.ollama import SimulatedOllama
+
+
+async def pull(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    request = decode(await call.body(), "PullRequest", transfers.PULL_TYPES)
+    name = transfers.check_pull(request)
+    return await _progress(call, request, transfers.pull(ollama.store, name, ollama.unpullable))
+
+
+async def push(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    request = decode(await call.body(), "PushRequest", transfers.PULL_TYPES)
+    return await _progress(call, request, transfers.push(ollama.store, transfers.check_push(request)))
+
+
+async def create(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    request = decode(await call.body(), "CreateRequest", transfers.CREATE_TYPES)
+    name = transfers.check_create(ollama.store, request)
+    return await _progress(call, request, transfers.create(ollama.store, name, request))
+
+
+async def copy(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    transfers.copy(ollama.store, decode(await call.body(), "CopyRequest", transfers.COPY_TYPES))
+    return answer(b"")
+
+
+async def delete(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    transfers.delete(ollama.store, decode(await call.body(), "DeleteRequest", transfers.DELETE_TYPES))
+    return answer(b"")
+
+
+async def blob_head(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    if transfers.check_digest(call.parameter) not in ollama.store.blobs:
+        raise Refused(404, f'blob "{call.parameter}" not found')
+    return answer(b"")
+
+
+async def blob_create(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    digest = transfers.check_digest(call.parameter)
+    if digest in ollama.store.blobs:
+        return answer(b"")
+    upload = transfers.Upload(digest)
+    async for chunk in call.request.content.iter_any():
+        upload.feed(chunk)
+        call.seen.body_size = upload.size
+    upload.finish(ollama.store)
+    return answer(b"", status=201)
+
+
+async def _progress(
+    call: Call, request: Body, steps: AsyncIterator[transfers.Progress]
+) -> web.StreamResponse:
+    if request.get("stream") is False:
+        return await _last_of(steps)
+    outlet = call.outlet(NATIVE.stream_type)
+    try:
+        async for step in steps:
+            await outlet.send(orjson.dumps(step) + b"\n")
+            await asyncio.sleep(0)
+        return await outlet.finish()
+    except (transfers.Failed, EndedEarly) as failed:
+        text = failed.text if isinstance(failed, EndedEarly) else str(failed)
+        if text is not None:
+            if not outlet.response.prepared:
+                return answer(orjson.dumps({"error": text}), JSON_PLAIN, 500)
+            await outlet.raw(NATIVE.failed(text))
+        return outlet.response
+
+
+async def _last_of(steps: AsyncIterator[transfers.Progress]) -> web.Response:
+    last: transfers.Progress = {}
+    try:
+        async for step in steps:
+            last = step
+    except transfers.Failed as failed:
+        return answer(orjson.dumps({"error": str(failed)}), JSON_PLAIN, 500)
+    return answer(orjson.dumps(last), JSON_PLAIN)
+
+
+HANDLERS: dict[str, Handler] = {
+    "pull": pull,
+    "push": push,
+    "create": create,
+    "copy": copy,
+    "delete": delete,
+    "blob_head": blob_head,
+    "blob_create": blob_create,
+}
