@@ -1,0 +1,1 @@
+"""What gpugate costs, measured beside its peers; knows the gateway only from outside."""

@@ -1,0 +1,100 @@
+"""`python -m benchmarks`: measures every goal and prints the table; knows the parts by name only."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.bench import Bench
+from benchmarks.board import Board
+from benchmarks.build import BUILD, native
+from benchmarks.parts import blob, gone, memory, ready, small, streams
+from benchmarks.processes import Processes, Unavailable, cores, raise_open_files
+from benchmarks.targets import Targets, make_token
+
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "small": small.run_part,
+    "streams": streams.run_part,
+    "gone": gone.run_part,
+    "blob": blob.run_part,
+    "memory": memory.run_part,
+    "ready": ready.run_part,
+}
+NEEDED_FILES = 6000
+
+
+def read_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="gpugate beside its peers")
+    parser.add_argument(
+        "--quick", action="store_true", help="a rough look in about 90 seconds (full: 8 minutes)"
+    )
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part only; may be repeated")
+    parser.add_argument("--peers-only", action="store_true", help="without gpugate")
+    parser.add_argument("--output", type=Path, metavar="F", help="also write the tables to this file")
+    parser.add_argument(
+        "--gpugate", metavar="COMMAND", help="the command to measure, such as another checkout's gpugate"
+    )
+    return parser.parse_args()
+
+
+def headline() -> str:
+    """Where and when this was measured."""
+    candidate, others = cores()
+    placed = (
+        "candidate, load and upstream share one core"
+        if candidate == others
+        else "candidate on one core, load and upstream on another"
+    )
+    return f"{time.strftime('%Y-%m-%d')}, Python {platform.python_version()}, {platform.machine()}, {placed}"
+
+
+def stop_politely(number: int, frame: FrameType | None) -> None:
+    """SIGTERM leaves through every `finally`, as Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+def measure(wanted: argparse.Namespace, processes: Processes, board: Board) -> None:
+    """Run the chosen parts."""
+    command = shlex.split(wanted.gpugate) if wanted.gpugate else [sys.executable, "-m", "gpugate"]
+    targets = Targets(processes, command, make_token())
+    bench = Bench(processes, targets, board, wanted.quick, wanted.peers_only)
+    for name in wanted.only or PARTS:
+        bench.say(f"{name}:")
+        bench.attempt(name, partial(PARTS[name], bench))
+
+
+def main() -> int:
+    """Measure, print, and say by the exit status whether every goal that was measured is reached."""
+    wanted = read_arguments()
+    signal.signal(signal.SIGTERM, stop_politely)
+    board = Board()
+    if raise_open_files() < NEEDED_FILES:
+        board.note(f"fewer than {NEEDED_FILES} open files are allowed: large runs may fail")
+    try:
+        native("upstream"), native("load")
+        with Processes(BUILD / "logs") as processes:
+            measure(wanted, processes, board)
+    except Unavailable as reason:
+        print(f"benchmarks: {reason}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted; everything is stopped", file=sys.stderr)
+        return 130
+    text = f"{headline()}{' (quick: rough)' if wanted.quick else ''}\n\n{board.text()}"
+    print(text)
+    if wanted.output:
+        wanted.output.write_text(text + "\n")
+    return 1 if board.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""Makes what the benchmark needs beside Python: two C programs and a virtual environment for one peer."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.processes import Unavailable
+
+HERE = Path(__file__).resolve().parent
+NATIVE = HERE / "native"
+BUILD = HERE / ".build"
+FASTAPI_PACKAGES = ("fastapi", "uvicorn[standard]", "httpx", "pyjwt")
+COMPILE_S = 120
+INSTALL_S = 240
+
+
+def native(name: str) -> str:
+    """The path of a C program, compiled if it is missing or old."""
+    target, sources = BUILD / name, [NATIVE / f"{name}.c", NATIVE / "wire.h"]
+    if target.exists() and all(target.stat().st_mtime > source.stat().st_mtime for source in sources):
+        return str(target)
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if not compiler:
+        raise Unavailable("benchmarks need a C compiler (cc, gcc or clang): none is on PATH")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    fresh = target.with_suffix(".new")  # replaced at once, so that two runs never see half a program
+    done = subprocess.run(
+        [compiler, "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(sources[0])],
+        capture_output=True,
+        text=True,
+        timeout=COMPILE_S,
+        check=False,
+    )
+    if done.returncode:
+        raise Unavailable(f"{name}.c does not compile: {done.stderr.strip().splitlines()[0]}")
+    fresh.replace(target)
+    return str(target)
+
+
+def fastapi_python() -> str:
+    """The interpreter of a virtual environment with FastAPI, uvicorn and httpx; made on first use."""
+    venv = BUILD / "venv"
+    python, stamp = venv / "bin" / "python", venv / ".complete"
+    if stamp.exists():
+        return str(python)
+    print(
+        "installing FastAPI, uvicorn and httpx for one of the peers (once) ...", file=sys.stderr, flush=True
+    )
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *FASTAPI_PACKAGES]
+    for argv in ([sys.executable, "-m", "venv", "--clear", str(venv)], pip):
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+        except subprocess.TimeoutExpired:
+            raise Unavailable("FastAPI could not be installed in time") from None
+        if done.returncode:
+            reason = (done.stderr or done.stdout).strip().splitlines()
+            raise Unavailable(f"FastAPI could not be installed: {reason[-1] if reason else 'pip failed'}")
+    stamp.touch()
+    return str(python)

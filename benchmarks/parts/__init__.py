@@ -1,0 +1,1 @@
+"""One module per question; each has `run(bench)`, which adds to the board."""

@@ -1,0 +1,245 @@
+"""Whom we measure: the upstream itself, nginx, two plain proxies, the gateway; knows how each is started."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jwt
+from attrs import define, frozen
+
+from benchmarks.build import BUILD, HERE, fastapi_python
+from benchmarks.client import Gate
+from benchmarks.load import TAGS, run
+from benchmarks.processes import Processes, Running, Unavailable, cores, until
+from benchmarks.upstream import Upstream
+
+START_S = 20.0
+SETTLE_S = 10.0
+SETTLE_LOOK_S = 0.05
+SETTLED_CPU = 0.03
+ROOT = HERE.parent
+SECRET = "benchmark-secret-of-enough-bytes-to-be-accepted"
+
+DIRECT, NGINX, NAIVE, FASTAPI = "direct", "nginx", "plain aiohttp", "FastAPI + httpx"
+UVLOOP, ASYNCIO = "gpugate, uvloop", "gpugate, asyncio"
+
+NGINX_CONF = """
+daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_rlimit_nofile 16384;
+events {{ worker_connections 8192; }}
+http {{
+  access_log off; client_max_body_size 0; keepalive_requests 1000000000; client_body_temp_path {dir}/body;
+  proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
+  upstream pod {{ server 127.0.0.1:{upstream}; keepalive 4096; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096;
+    if ($http_authorization != "Bearer {token}") {{ return 401; }}
+    location / {{
+      proxy_pass http://pod; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_set_header Authorization "";
+      proxy_buffering off; proxy_request_buffering off; proxy_read_timeout 3600s;
+    }}
+  }}
+}}
+"""
+
+GATEWAY_CONF = """
+[server]
+host = "127.0.0.1"
+port = {port}
+[auth]
+secret = "{secret}"
+[pod]
+provider = "bench"
+{pod}
+[queue]
+{queue}
+[state]
+dir = "{dir}/state"
+[providers.bench]
+url = "{url}"
+{bench}
+"""
+
+
+def make_token() -> str:
+    """A token with no scope claim: all is allowed, for a day."""
+    return jwt.encode({"sub": "bench", "exp": int(time.time()) + 86400}, SECRET, algorithm="HS256")
+
+
+def free_port() -> int:
+    """A port that nobody uses right now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@frozen
+class Target:
+    """Something that answers like the upstream, or is it."""
+
+    name: str
+    port: int
+    token: str
+    process: Running
+    upstream: Upstream
+
+    def settle(self) -> None:
+        """Wait until it does nothing any more, so that the next one is not slowed by it (bounded)."""
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline:
+            before = self.process.cpu_s()
+            time.sleep(SETTLE_LOOK_S)
+            idle = self.process is self.upstream.process
+            idle = idle or self.process.cpu_s() - before < SETTLED_CPU * SETTLE_LOOK_S
+            if idle and not self.upstream.stats().busy:
+                return
+
+
+@frozen
+class Pod:
+    """How a gateway's pod behaves; the defaults are a pod that runs already.
+
+    Attributes:
+        cold_start_ms: None: it runs when the gateway comes up; else the upstream is told at the start
+            to answer after so long.
+        told: whether the upstream is told; otherwise it stays cold until the benchmark says so.
+        defaults: leave every setting that can be left; else warm-up and queue are without practical limits.
+    """
+
+    cold_start_ms: int | None = None
+    told: bool = True
+    defaults: bool = False
+
+    def pod_lines(self) -> str:
+        return "" if self.defaults or self.cold_start_ms is None else 'warmup_timeout = "1h"'
+
+    def queue_lines(self) -> str:
+        return "" if self.defaults else 'max_waiting = 5000\nmax_wait = "1h"'
+
+    def bench_lines(self, upstream: Upstream) -> str:
+        if self.cold_start_ms is None:
+            return "running = true"
+        control = upstream.control_url if self.told else ""
+        return f'running = false\ncontrol = "{control}"\ncold_start_ms = {self.cold_start_ms}'
+
+
+@define
+class Targets:
+    """Starts targets, each as a process of its own on the candidate's core."""
+
+    processes: Processes
+    command: Sequence[str]
+    token: str
+    _count: int = 0
+
+    def start(self, name: str, upstream: Upstream) -> Target:
+        """Start the target of this name; Unavailable with a one-line reason."""
+        if name == DIRECT:
+            return Target(name, upstream.port, self.token, upstream.process, upstream)
+        starters: dict[str, Callable[[str, Upstream, int], Running]] = {
+            NGINX: self._nginx,
+            NAIVE: self._naive,
+            FASTAPI: self._fastapi,
+        }
+        if name not in starters:
+            return self.gateway(name, upstream, Pod())
+        port = free_port()
+        process = starters[name](name, upstream, port)
+        target = Target(name, port, self.token, process, upstream)
+        self._wait_for_answers(target)
+        return target
+
+    def gateway(self, name: str, upstream: Upstream, pod: Pod) -> Target:
+        """Start a gateway on the event loop of that name; with a pod that runs already, wait until READY."""
+        port, place = free_port(), self._place("gpugate")
+        config = place / "gpugate.toml"
+        config.write_text(
+            GATEWAY_CONF.format(
+                port=port,
+                secret=SECRET,
+                pod=pod.pod_lines(),
+                queue=pod.queue_lines(),
+                dir=place,
+                url=upstream.url,
+                bench=pod.bench_lines(upstream),
+            )
+        )
+        path = [HERE / "without_uvloop"] * (name == ASYNCIO) + [HERE / "fixed_pod", ROOT]
+        process = self._launch(
+            "gpugate",
+            [*self.command, "serve", "--config", str(config)],
+            {"PYTHONPATH": ":".join(map(str, path))},
+        )
+        target = Target(name, port, self.token, process, upstream)
+        gate = Gate(port, self.token)
+        try:
+            self._wait_for(target, gate.healthy)
+            if name == UVLOOP and not process.uses("uvloop"):
+                raise Unavailable("gpugate does not run on uvloop here (is it installed?)")
+            if pod.cold_start_ms is None:
+                gate.start()
+                self._wait_for(target, lambda: gate.status()["status"] == "READY")
+                self._wait_for_answers(target)
+        finally:
+            gate.close()
+        return target
+
+    def stop(self, *targets: Target) -> None:
+        """End these; the upstream that `direct` stands for lives on."""
+        self.processes.stop(*(one.process for one in targets if one.process is not one.upstream.process))
+
+    def _launch(self, name: str, argv: Sequence[str], env: dict[str, str] | None = None) -> Running:
+        candidate, _ = cores()
+        return self.processes.start(name, argv, candidate, env=env)
+
+    def _place(self, name: str) -> Path:
+        self._count += 1
+        place = BUILD / "run" / f"{self._count:03d}-{name}"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        return place
+
+    def _nginx(self, name: str, upstream: Upstream, port: int) -> Running:
+        binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+        if not binary:
+            raise Unavailable("nginx is not installed: nothing is compared with it")
+        place = self._place(name)
+        config = place / "nginx.conf"
+        config.write_text(NGINX_CONF.format(dir=place, port=port, upstream=upstream.port, token=self.token))
+        return self._launch(
+            name, [binary, "-c", str(config), "-p", str(place), "-e", str(place / "error.log")]
+        )
+
+    def _naive(self, name: str, upstream: Upstream, port: int) -> Running:
+        script = str(HERE / "peers" / "naive.py")
+        return self._launch(
+            "naive", [sys.executable, script, str(port), upstream.url], {"BENCH_SECRET": SECRET}
+        )
+
+    def _fastapi(self, name: str, upstream: Upstream, port: int) -> Running:
+        script = str(HERE / "peers" / "fastapi_proxy.py")
+        argv = [fastapi_python(), script, str(port), upstream.url]
+        return self._launch("fastapi", argv, {"BENCH_SECRET": SECRET})
+
+    def _wait_for_answers(self, target: Target) -> None:
+        def listening() -> bool:
+            with socket.socket() as sock:
+                return sock.connect_ex(("127.0.0.1", target.port)) == 0
+
+        self._wait_for(target, listening)
+        told = run(target.port, target.token, TAGS, conns=1, window_s=0.05, warmup_s=0.05)
+        if told.errors or not told.requests:
+            raise Unavailable(f"{target.name} does not answer as it should ({told.kinds or 'nothing came'})")
+
+    def _wait_for(self, target: Target, true: Callable[[], bool]) -> None:
+        def true_or_dead() -> bool:
+            return not target.process.alive() or true()
+
+        until(f"{target.name} did not come up", true_or_dead, START_S)
+        if not target.process.alive():
+            raise Unavailable(f"{target.name} ended: {target.process.last_words()}")
