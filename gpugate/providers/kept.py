@@ -27,6 +27,7 @@ _ME = uuid4().hex  # tells gateways apart where pids do not: two containers with
 _BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from keeping.process import main; main()"
 _ANSWER_S = 5.0  # a keeper answers in a millisecond; longer than this it is stuck
 _START_TRIES = 50  # against another start that has the lock; each waits 20 ms
+_keepers: list[int] = []  # started by this process and not yet buried
 
 
 class CommandNotFound(Misconfigured):
@@ -129,7 +130,7 @@ class _Link:
         self.sock.send(json.dumps(request).encode() + b"\n")  # a few bytes: never in part
         return self._number
 
-    async def answer(self, number: int, within_s: float = _ANSWER_S) -> State:
+    async def answer(self, number: int, within_s: float) -> State:
         """The answer to this request. OSError: the keeper is gone; TimeoutError among them: it is stuck."""
         async with asyncio.timeout(within_s):
             while True:
@@ -165,7 +166,6 @@ class KeptProcess:
         self._link: _Link | None = None
         self._turn = asyncio.Lock()
         self._rescue_after = 0.0
-        self._children: list[int] = []
 
     async def start(
         self,
@@ -227,12 +227,12 @@ class KeptProcess:
                 with contextlib.suppress(OSError):
                     self._link.tell("leave")
             self._drop_link()
-            self._reap()
+            _bury()
 
     # -- looking
 
     async def _look(self, what: str = "status") -> Kept | None:
-        self._reap()
+        _bury()
         if (answer := await self._ask(what)) is not None:
             return _kept_of(answer)
         try:
@@ -264,7 +264,7 @@ class KeptProcess:
                 return None
             assert self._link is not None
             try:
-                return await self._link.answer(self._link.tell(what))
+                return await self._link.answer(self._link.tell(what), _ANSWER_S)
             except TimeoutError as error:
                 self._drop_link()
                 raise Transient(f"the keeper of {self.name} does not answer") from error
@@ -338,7 +338,7 @@ class KeptProcess:
         try:
             with theirs:
                 actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), *quiet]
-                self._children.append(_spawn_process(arguments, actions))
+                _keepers.append(_spawn_process(arguments, actions))
             # Cancelled in here, nothing is started: half an order is none.
             await asyncio.get_running_loop().sock_sendall(ours, json.dumps(order).encode() + b"\n")
         except OSError as error:
@@ -370,13 +370,14 @@ class KeptProcess:
             raise Transient(f"{command[0]!r} {kept.how_it_ended}")
         return kept
 
-    def _reap(self) -> None:
-        """Bury keepers that have ended; they are our children."""
-        for pid in list(self._children):
-            with contextlib.suppress(ChildProcessError):  # somebody else did
-                if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                    continue
-            self._children.remove(pid)
+
+def _bury() -> None:
+    """Take leave of keepers that have ended: they are children of this process, and would be zombies."""
+    for pid in list(_keepers):
+        with contextlib.suppress(ChildProcessError):  # somebody else did
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                continue
+        _keepers.remove(pid)
 
 
 def _survey(state_file: str, state: State) -> tuple[bool, bool]:

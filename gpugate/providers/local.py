@@ -71,7 +71,7 @@ class LocalConfig:
 
 
 class Local(Provider):
-    """Runs `providers.local.command` for as long as this gateway or its next start wants it, plus 15 s at most.
+    """Runs `providers.local.command` while this gateway or its next start wants it, and 15 s more at most.
 
     Its process is a pod like any other: found again after a restart, stopped only when every process that it
     ever spawned is gone (contract section 7). It costs nothing, so no price is told.

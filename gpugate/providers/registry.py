@@ -101,8 +101,9 @@ def _installed(point: EntryPoint) -> Installed:
 
 def _about(point: EntryPoint, key: str) -> str:
     # A damaged installation may have lost its name or version; that must not hide the others.
-    metadata = point.dist.metadata if point.dist is not None else None
-    return (metadata.get(key) if metadata is not None else None) or "unknown"
+    if point.dist is None or key not in point.dist.metadata:
+        return "unknown"
+    return point.dist.metadata[key]
 
 
 def _order(plugin: Installed) -> tuple[str, str]:

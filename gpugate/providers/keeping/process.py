@@ -22,6 +22,8 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if os.getpid() != os.getsid(0):
         os.setsid()  # what ends the gateway's session or group must not end us
+    # What the gateway had inherited itself: whoever waits for the end of such a pipe must not wait for us.
+    os.closerange(3, min(os.sysconf("SC_OPEN_MAX"), 65536))
     first = _take_over_stdin()
     if (order := _read_order(first)) is None or (lock := _take_lock(order["lock"])) is None:
         _answer(first, {"error": "busy"})
