@@ -28,8 +28,8 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r\n")
-_SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,16}[ \t]*(?:;[^\r\n]*)?\r?")
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]*|[ \t]*)\r\n")
+_SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[^\r\n]*|[ \t]*)\r?")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _TAIL = 4  # bytes: the longest mark that anyone looks for is CRLF CRLF
 
