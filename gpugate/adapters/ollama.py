@@ -1,0 +1,113 @@
+"""The pod's own Ollama, as the gateway itself needs it; what clients ask goes through the relay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+import orjson
+from attrs import frozen
+
+from gpugate.ports.provider import Endpoint
+from gpugate.relay.tls import TlsPolicy, context
+
+CHECK_LIMIT_S = 5.0
+FETCH_LIMIT_S = 15.0
+LOAD_LIMIT_S = 600.0
+VERSION_PATH = "/api/version"
+LARGEST_ANSWER = 4 * 1024 * 1024
+
+_NOT_THERE = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+
+
+@frozen
+class OllamaPod:
+    """Small calls of the gateway's own to the pod; implements `ports.pod.Pod`.
+
+    Attributes:
+        health_path: `pod.health_path`; for Ollama's own a JSON object with a version is wanted, because
+            a provider's edge may answer for a pod that is not there (facts/providers.md 0.5).
+    """
+
+    session: aiohttp.ClientSession
+    health_path: str = VERSION_PATH
+
+    async def check(self, endpoint: Endpoint) -> str | None:
+        """Ask for health; None when healthy, else what was seen instead."""
+        try:
+            async with self._call("GET", endpoint, self.health_path, CHECK_LIMIT_S) as answer:
+                body = await answer.content.read(64 * 1024)
+                if answer.status != 200:
+                    return f"{self.health_path} answered {answer.status}"
+                return None if self.health_path != VERSION_PATH else _no_version(body)
+        except _NOT_THERE as error:
+            return _seen(error)
+
+    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+        """Load a model, as Ollama does on a request without a prompt (facts/ollama-and-clients.md 1.3)."""
+        path, body = ("/api/embed", {"model": model, "input": []}) if embeds else ("/api/generate", {})
+        asked = orjson.dumps({"model": model, "stream": False, **body})
+        try:
+            async with self._call("POST", endpoint, path, LOAD_LIMIT_S, asked) as answer:
+                await answer.content.read(64 * 1024)
+                return None if answer.status == 200 else f"{path} answered {answer.status}"
+        except _NOT_THERE as error:
+            return _seen(error)
+
+    async def fetch(self, endpoint: Endpoint, path: str) -> bytes | None:
+        """The body of a 200 answer to `GET path`; None for anything else."""
+        try:
+            async with self._call("GET", endpoint, path, FETCH_LIMIT_S) as answer:
+                body = await answer.content.read(LARGEST_ANSWER)
+                return body if answer.status == 200 and answer.content.at_eof() else None
+        except _NOT_THERE:
+            return None
+
+    def _call(
+        self, method: str, endpoint: Endpoint, path: str, limit_s: float, body: bytes | None = None
+    ) -> Any:
+        headers: Mapping[str, str] = endpoint.headers
+        if body is not None:
+            headers = {**headers, "Content-Type": "application/json"}
+        return self.session.request(
+            method,
+            endpoint.url.rstrip("/") + path,
+            data=body,
+            headers=headers,
+            ssl=_trust(endpoint),
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=limit_s),
+        )
+
+
+def _trust(endpoint: Endpoint) -> Any:
+    """aiohttp's word for the endpoint's TLS policy."""
+    policy = TlsPolicy.of(endpoint.tls)
+    if policy.fingerprint:
+        return aiohttp.Fingerprint(bytes.fromhex(policy.fingerprint))
+    return context(policy) if policy.ca_file or not policy.verify else True
+
+
+def _no_version(body: bytes) -> str | None:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return f"{VERSION_PATH} answered something that is no JSON"
+    if isinstance(answer, dict) and isinstance(answer.get("version"), str):
+        return None
+    return f"{VERSION_PATH} answered without a version"
+
+
+def _seen(error: BaseException) -> str:
+    """One short line; a library's own text may carry an address with a token in it."""
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return "the certificate is not trusted"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the name cannot be resolved"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return "no connection"
+    return f"the connection broke ({type(error).__name__})"

@@ -1,0 +1,37 @@
+"""One log line for each transition, session and trouble; a listener of the lifecycle, never of requests."""
+
+from __future__ import annotations
+
+import structlog
+
+from gpugate.observe.log import TransitionLog
+from gpugate.services.news import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
+
+_transition = TransitionLog()
+
+
+def log_news(news: News) -> None:
+    """Write the line that belongs to this news; queue changes have none."""
+    log = structlog.get_logger()
+    match news:
+        case Transition():
+            status = news.status.value if news.status is not None else None
+            _transition(
+                news.was, news.now, news.cause, news.run, {"status": status, "provider": news.provider}
+            )
+        case SessionBegan():
+            log.info("session began", provider=news.provider, run=news.run, cause=news.cause)
+        case SessionEnded():
+            seconds = round((news.at - news.began_at).total_seconds(), 3)
+            cost = None if news.cost is None else f"{news.cost:.4f}"
+            log.info(
+                "session ended",
+                provider=news.provider,
+                run=news.run,
+                cause=news.cause,
+                seconds=seconds,
+                cost=cost,
+            )
+        case ProviderTrouble():
+            write = log.error if news.alarm else log.warning
+            write("provider trouble", provider=news.provider, message=news.message, reason=news.reason)

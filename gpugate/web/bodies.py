@@ -1,0 +1,63 @@
+"""Reads a request's body whole, bounded in size and in silence; knows nothing of what is in it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from gpugate.errors import InvalidRequest, PayloadTooLarge
+
+SILENCE_S = 60.0
+"""Longest pause between two pieces of a body: who sends slower is cut off with a 400."""
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def allow_body(request: web.BaseRequest) -> None:
+    """Tell a client that asked first (`Expect: 100-continue`) to send; `web.Server` does not."""
+    if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
+        transport = request.transport
+        if transport is not None and not request.content.total_bytes:
+            transport.write(_CONTINUE)
+
+
+def refuse_too_large(request: web.BaseRequest, limit: int) -> None:
+    """Refuse by the announced length, before a byte is read.
+
+    Raises:
+        PayloadTooLarge: `Content-Length` is over `limit` bytes.
+    """
+    length = request.content_length
+    if length is not None and length > limit:
+        raise PayloadTooLarge(f"request body is larger than {limit} bytes (server.max_body)")
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """Return the whole body.
+
+    Raises:
+        PayloadTooLarge: it is over `limit` bytes.
+        InvalidRequest: it stopped coming, or its framing is broken.
+    """
+    content = request.content
+    if content.is_eof():
+        return content.read_nowait(-1) if content.total_bytes else b""
+    refuse_too_large(request, limit)
+    allow_body(request)
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        while not content.at_eof():
+            async with asyncio.timeout(SILENCE_S):
+                piece = await content.readany()
+            size += len(piece)
+            if size > limit:
+                raise PayloadTooLarge(f"request body is larger than {limit} bytes (server.max_body)")
+            pieces.append(piece)
+    except TimeoutError as error:
+        raise InvalidRequest("the request body stopped coming") from error
+    except (web.RequestPayloadError, HttpProcessingError, ValueError) as error:
+        raise InvalidRequest("the request body is malformed") from error
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,55 @@
+"""One HTTP call on its way through the gate: what was asked, by whom, and what the log line will say."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gpugate.web.auth import User
+from gpugate.web.dialects import Dialect
+
+
+class Call:
+    """What is known of one request while it is answered.
+
+    Attributes:
+        path: the raw path without query and without a path token; what may be logged.
+        query: what stood behind the question mark.
+        prefix: the path token's part of the path, a secret; empty without one.
+        extra_head: header lines that every answer to this call carries.
+        waited_ms: how long it waited for the pod, 0 if it did not.
+        run: the pod's run that served it, 0 if none.
+        sent: bytes written by the relay.
+    """
+
+    __slots__ = (
+        "dialect",
+        "extra_head",
+        "method",
+        "path",
+        "prefix",
+        "query",
+        "request",
+        "request_id",
+        "run",
+        "sent",
+        "user",
+        "waited_ms",
+    )
+
+    def __init__(self, request: web.BaseRequest, request_id: str, path: str, query: str, prefix: str) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.method = request.method
+        self.path = path
+        self.query = query
+        self.prefix = prefix
+        self.dialect = Dialect.ENVELOPE
+        self.user: User | None = None
+        self.extra_head = b""
+        self.waited_ms = 0
+        self.run = 0
+        self.sent = 0
+
+    def target(self, upstream_path: str) -> str:
+        """What to ask the pod for."""
+        return f"{upstream_path}?{self.query}" if self.query else upstream_path

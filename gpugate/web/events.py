@@ -1,0 +1,145 @@
+"""`GET /api/v1/gpu/events`: the pod's news as Server-Sent Events, resumable; one listener, many readers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse, sse_response
+from attrs import frozen
+
+from gpugate.services.news import News, ProviderTrouble, QueueChanged, SessionBegan, SessionEnded, Transition
+from gpugate.web.dialects import dump
+
+KEPT = 512
+"""Events that `Last-Event-ID` can go back to."""
+
+BEHIND = 1024
+"""Events a reader may lag before it is cut off, to come back with `Last-Event-ID`."""
+
+PING_S = 15.0
+
+
+@frozen
+class _Event:
+    number: int
+    kind: str
+    data: object
+
+
+class EventHub:
+    """Numbers the news and hands them to every reader."""
+
+    def __init__(self) -> None:
+        self._boot = os.urandom(4).hex()
+        self._number = 0
+        self._kept: deque[_Event] = deque(maxlen=KEPT)
+        self._readers: set[asyncio.Queue[_Event | None]] = set()
+
+    def hear(self, news: News) -> None:
+        """Take news from the lifecycle; never blocks."""
+        kind, data = _as_event(news)
+        self._number += 1
+        event = _Event(self._number, kind, data)
+        self._kept.append(event)
+        for reader in self._readers:
+            if reader.qsize() < BEHIND:
+                reader.put_nowait(event)
+            elif reader.qsize() == BEHIND:
+                reader.put_nowait(None)
+
+    def close(self) -> None:
+        """End every stream: the gateway goes down."""
+        for reader in self._readers:
+            reader.put_nowait(None)
+
+    async def serve(
+        self,
+        request: web.BaseRequest,
+        headers: dict[str, str],
+        present: Callable[[], Awaitable[object]],
+        last_id: str | None,
+    ) -> web.StreamResponse:
+        """Stream events until the client leaves; begins with `present()` unless `last_id` can be resumed."""
+        reader: asyncio.Queue[_Event | None] = asyncio.Queue()
+        missed = self._after(last_id)
+        self._readers.add(reader)
+        try:
+            now = await present() if missed is None else None
+            async with sse_response(
+                cast(web.Request, request),  # all it needs is a BaseRequest
+                ping_interval=PING_S,
+                sep="\n",
+                headers=headers,
+            ) as stream:
+                if missed is None:
+                    await self._send(stream, _Event(self._number, "state", now))
+                for event in missed or ():
+                    await self._send(stream, event)
+                while (event_or_end := await reader.get()) is not None:
+                    await self._send(stream, event_or_end)
+                return stream
+        finally:
+            self._readers.discard(reader)
+
+    async def _send(self, stream: EventSourceResponse, event: _Event) -> None:
+        data = dump(event.data).decode()
+        await stream.send(data, event=event.kind, id=f"{self._boot}-{event.number}")
+
+    def _after(self, last_id: str | None) -> list[_Event] | None:
+        """What came after this event; None when that cannot be told."""
+        boot, _, number = (last_id or "").partition("-")
+        if boot != self._boot or not number.isascii() or not number.isdigit():
+            return None
+        last = int(number)
+        oldest = self._kept[0].number if self._kept else self._number + 1
+        if last > self._number or last + 1 < oldest:
+            return None
+        return [event for event in self._kept if event.number > last]
+
+
+def _as_event(news: News) -> tuple[str, object]:
+    match news:
+        case Transition():
+            return "state", {
+                "status": news.status,
+                "was": news.was_status,
+                "provider": news.provider,
+                "run": news.run,
+                "step": news.now,
+                "cause": news.cause,
+                "at": news.at,
+            }
+        case QueueChanged():
+            return "queue", {"waiting": news.waiting, "in_flight": news.in_flight}
+        case SessionBegan():
+            return "session", {
+                "event": "began",
+                "provider": news.provider,
+                "pod_id": news.report.pod_id,
+                "run": news.run,
+                "cause": news.cause,
+                "at": news.at,
+            }
+        case SessionEnded():
+            return "session", {
+                "event": "ended",
+                "provider": news.provider,
+                "run": news.run,
+                "cause": news.cause,
+                "began_at": news.began_at,
+                "cost": news.cost,
+                "at": news.at,
+            }
+        case ProviderTrouble():
+            return "provider_error", {
+                "provider": news.provider,
+                "message": news.message,
+                "reason": news.reason,
+                "alarm": news.alarm,
+                "at": news.at,
+            }

@@ -1,0 +1,156 @@
+"""Brings a request to the pod and its answer back: lease, tries, and the words when an answer breaks.
+
+Knows when to try again (contract section 5); moves no byte itself (that is `gpugate.relay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import StreamReader, web
+
+from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken
+from gpugate.ports.provider import Endpoint
+from gpugate.relay import Answer, Cut, Epitaph, Outgoing, Pool, Relay, Relayed, Tapped, UpstreamGone
+from gpugate.services.lease import Lease, ServingPod
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.web.call import Call
+from gpugate.web.dialects import stream_error
+from gpugate.web.heartbeat import NDJSON, SSE, Heartbeat
+
+
+class Pools:
+    """The connections to the pod that serves; those of a run that is over are closed."""
+
+    def __init__(self) -> None:
+        self._run = 0
+        self._by_endpoint: dict[Endpoint, Pool] = {}
+
+    def of(self, pod: ServingPod, service: str = "ollama") -> Pool:
+        """The pool of one of the pod's services."""
+        if pod.run != self._run:
+            self.close()
+            self._run = pod.run
+        endpoint = pod.endpoints[service]
+        pool = self._by_endpoint.get(endpoint)
+        if pool is None or pool.closed:
+            pool = self._by_endpoint[endpoint] = Pool(endpoint)
+        return pool
+
+    def close(self) -> None:
+        """Let idle connections go; what runs goes on."""
+        for pool in self._by_endpoint.values():
+            pool.close()
+        self._by_endpoint.clear()
+
+
+class Forwarder:
+    """Forwards calls to the pod's Ollama."""
+
+    def __init__(self, lifecycle: Lifecycle, relay: Relay, pools: Pools) -> None:
+        self._lifecycle = lifecycle
+        self._relay = relay
+        self._pools = pools
+
+    async def leased(
+        self,
+        call: Call,
+        upstream_path: str,
+        body: bytes | StreamReader | None,
+        lease: Lease,
+        heartbeat: Heartbeat | None = None,
+    ) -> Relayed:
+        """Answer a call that holds (or waits for) a lease.
+
+        Raises:
+            GateError: refused while it waited, or the pod broke before the first byte.
+        """
+        tried = 0
+        run = 0
+        while True:
+            pod = lease.pod
+            if pod is None:
+                pod = await (lease.admitted() if heartbeat is None else heartbeat.hold(lease))
+            if pod.run != run:
+                run, tried = pod.run, 0
+            self._note(call, lease)
+            pool = self._pools.of(pod)
+            lease.on_lost = pool.abort
+            try:
+                return await self._once(call, pool, upstream_path, body, lease.begin, heartbeat)
+            except UpstreamGone as gone:
+                tried += 1
+                lease.on_lost = None
+                if tried < 2 and lease.pod is pod and not isinstance(body, StreamReader):
+                    continue
+                await self._lifecycle.examine(pod.run)
+                if lease.pod is pod:
+                    raise UpstreamBroken from gone
+                if isinstance(body, StreamReader) and lease.error is None:
+                    raise PodStopped("the pod was lost during the upload") from gone
+
+    async def plain(
+        self,
+        call: Call,
+        pod: ServingPod,
+        upstream_path: str,
+        body: bytes | None,
+        tap: Callable[[Tapped], None] | None = None,
+    ) -> Relayed:
+        """Answer a call that needs no lease: metadata of a pod that serves.
+
+        Raises:
+            UpstreamGone: no byte has left for the client.
+        """
+        return await self._once(call, self._pools.of(pod), upstream_path, body, None, None, tap)
+
+    async def _once(
+        self,
+        call: Call,
+        pool: Pool,
+        upstream_path: str,
+        body: bytes | StreamReader | None,
+        begin: Callable[[], None] | None,
+        heartbeat: Heartbeat | None,
+        tap: Callable[[Tapped], None] | None = None,
+    ) -> Relayed:
+        committed = heartbeat is not None and heartbeat.committed
+
+        def on_head(_status: int) -> None:
+            if begin is not None:
+                begin()
+
+        def epitaph(cut: Cut) -> Epitaph | None:
+            return last_words(call, cut)
+
+        answer = Answer(
+            extra_head=call.extra_head, on_head=on_head, epitaph=epitaph, tap=tap, committed=committed
+        )
+        outgoing = Outgoing(call.method, call.target(upstream_path), call.request.raw_headers, body)
+        try:
+            relayed = await self._relay.forward(call.request, pool, outgoing, answer)
+        except (ValueError, web.RequestPayloadError) as error:
+            raise InvalidRequest("the request's head or body is malformed") from error
+        call.sent = relayed.sent
+        return relayed
+
+    def _note(self, call: Call, lease: Lease) -> None:
+        pod = lease.pod
+        call.run = pod.run if pod is not None else 0
+        if lease.waited_s > 0 and not call.waited_ms:
+            call.waited_ms = max(1, round(lease.waited_s * 1000))
+            call.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % call.waited_ms
+
+
+def last_words(call: Call, cut: Cut) -> Epitaph | None:
+    """What a client is told when the pod is lost in mid-answer (contract 5, In mid-stream)."""
+    kind = cut.content_type.partition(";")[0].strip()
+    error = UpstreamBroken("the pod was lost in the middle of the answer")
+    if kind == NDJSON:
+        if not cut.ends_line:
+            return None
+        return Epitaph(stream_error(call.dialect, error, kind), clean_end=False)
+    if kind == SSE:
+        words = stream_error(call.dialect, error, kind, inside_event=not cut.ends_block)
+        return Epitaph(words, clean_end=True)
+    return None

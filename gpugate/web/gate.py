@@ -1,0 +1,201 @@
+"""The gate: every request comes through here once. Names it, checks its token, sends it on, logs one line.
+
+Knows the order of things (token before body, scope before route) and the shape of errors; what is
+answered stands in `ollama_api.py` and `gate_api.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Protocol
+
+from aiohttp import web
+
+from gpugate.errors import Forbidden, GateError, InternalError, MethodNotAllowed, PathNotFound
+from gpugate.relay import Relayed
+from gpugate.services.tasks import CrashListener
+from gpugate.web.auth import User, Verifier, bearer
+from gpugate.web.call import Call
+from gpugate.web.cors import Cors
+from gpugate.web.dialects import dialect_of, error_body, request_id
+from gpugate.web.gate_api import OwnRoutes
+from gpugate.web.ollama_api import OllamaApi
+from gpugate.web.surface import Kind, Route, classify, split_path_token
+
+LEFT = 499
+"""The status that a log line shows for a client that hung up."""
+
+
+class RequestLog(Protocol):
+    """Where the one line per request goes."""
+
+    def request(
+        self,
+        *,
+        request_id: str,
+        method: str,
+        path: str,
+        status: int,
+        user: str | None,
+        ms: float,
+        waited_ms: float | None,
+        run: int | None,
+        bytes_out: int | None,
+    ) -> None:
+        """Write the line."""
+
+
+class Gate:
+    """The handler of the server."""
+
+    def __init__(
+        self,
+        *,
+        verifier: Verifier,
+        ollama: OllamaApi,
+        own: OwnRoutes,
+        cors: Cors,
+        log: RequestLog,
+        path_tokens: bool,
+        on_crash: CrashListener,
+    ) -> None:
+        self._verifier = verifier
+        self._ollama = ollama
+        self._own: OwnRoutes = own
+        self._cors = cors
+        self._log = log
+        self._path_tokens = path_tokens
+        self._on_crash = on_crash
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; every error becomes an answer in the dialect of its path."""
+        began = time.perf_counter()
+        call = self._name(request)
+        status = LEFT
+        try:
+            response = await self._answer(call)
+            status = response.status
+        except GateError as error:
+            response = _refuse(call, error)
+            status = response.status
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:
+            self._on_crash(f"request {call.request_id}", error)
+            if request.writer.output_size:  # an answer has begun: nothing can be said any more
+                raise ConnectionResetError from error
+            response = _refuse(call, InternalError())
+            status = response.status
+        finally:
+            self._write_line(call, status, began)
+        if not isinstance(response, Relayed) and not response.prepared:
+            _add_head(call, response)
+        return response
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def _name(self, request: web.BaseRequest) -> Call:
+        """Split the target; a path token is taken out before anything can log it."""
+        headers = request.headers
+        path, _, query = _origin_form(request.raw_path).partition("?")
+        prefix = ""
+        if path.startswith("/k/") and self._path_tokens and (split := split_path_token(path)):
+            token, rest = split
+            prefix, path = f"/k/{token}", rest
+        call = Call(request, request_id(headers.get("X-Request-Id")), path, query, prefix)
+        call.dialect = dialect_of(path)
+        call.extra_head = b"X-Request-Id: " + call.request_id.encode("ascii") + b"\r\n"
+        if "Origin" in headers:
+            call.extra_head += self._cors.headers_for(headers["Origin"])
+        return call
+
+    async def _answer(self, call: Call) -> web.StreamResponse:
+        if call.method == "OPTIONS":
+            return self._preflight(call)
+        route = classify(call.method, call.path)
+        if route.kind is Kind.HEALTH:
+            return await self._ollama.answer(call, route)
+        if route.kind is Kind.OWN:
+            return await self._answer_own(call, route)
+        user = await self._authenticate(call)
+        if route.scope is not None and not user.may(route.scope):
+            raise Forbidden(f"the token's scope does not cover this (needed: {route.scope})")
+        return await self._ollama.answer(call, route)
+
+    async def _answer_own(self, call: Call, route: Route) -> web.StreamResponse:
+        methods = self._own.get(route.upstream_path)
+        own = methods.get(call.method) if methods is not None else None
+        if own is not None and own.public:
+            return await own.handler(call)
+        user = await self._authenticate(call)
+        if methods is None:
+            raise PathNotFound
+        if own is None:
+            raise MethodNotAllowed(f"method not allowed; use {', '.join(methods)}")
+        if own.scope is not None and not user.may(own.scope):
+            raise Forbidden(f"the token's scope does not cover this (needed: {own.scope})")
+        return await own.handler(call)
+
+    async def _authenticate(self, call: Call) -> User:
+        """Who asks; before any body is read."""
+        token = call.prefix[3:] if call.prefix else bearer(call.request.headers)
+        user = self._verifier.remembered(token)
+        if user is None:
+            user = await self._verifier.verify(token)
+        call.user = user
+        return user
+
+    def _preflight(self, call: Call) -> web.StreamResponse:
+        headers = call.request.headers
+        origin = headers.get("Origin")
+        if origin is None:
+            return web.Response(status=204)
+        status, answer = self._cors.preflight(
+            origin,
+            headers.get("Access-Control-Request-Headers"),
+            asked_private_network=headers.get("Access-Control-Request-Private-Network") == "true",
+        )
+        call.extra_head = call.extra_head.partition(b"\r\n")[0] + b"\r\n"
+        return web.Response(status=status, headers=answer)
+
+    # --- out ----------------------------------------------------------------------------------
+
+    def _write_line(self, call: Call, status: int, began: float) -> None:
+        self._log.request(
+            request_id=call.request_id,
+            method=call.method,
+            path=call.path,
+            status=status,
+            user=call.user.subject if call.user is not None else None,
+            ms=(time.perf_counter() - began) * 1000,
+            waited_ms=call.waited_ms or None,
+            run=call.run or None,
+            bytes_out=call.sent or None,
+        )
+
+
+def _origin_form(target: str) -> str:
+    """`http://host/path` as a proxy would send it, brought to `/path`."""
+    if target.startswith("/"):
+        return target
+    _, scheme, rest = target.partition("://")
+    if not scheme:
+        return target
+    _, slash, path = rest.partition("/")
+    return slash + path or "/"
+
+
+def _refuse(call: Call, error: GateError) -> web.Response:
+    status, body, headers = error_body(call.dialect, error, call.request_id, time.time())
+    response = web.Response(status=status, body=body, headers=headers)
+    if not call.request.content.is_eof():
+        response.force_close()  # its body was not read, and is not worth reading
+    return response
+
+
+def _add_head(call: Call, response: web.StreamResponse) -> None:
+    for line in call.extra_head.decode("ascii").split("\r\n"):
+        if line:
+            name, _, value = line.partition(": ")
+            response.headers.setdefault(name, value)

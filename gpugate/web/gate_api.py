@@ -1,0 +1,112 @@
+"""gpugate's own endpoints under /api/v1: health, status, start, stop, events. Thin: the lifecycle decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
+
+import attrs
+from aiohttp import web
+from attrs import frozen
+
+from gpugate.errors import InvalidRequest
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.status import PodStatus
+from gpugate.web.call import Call
+from gpugate.web.dialects import success
+from gpugate.web.events import EventHub
+
+Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+
+
+@frozen
+class OwnRoute:
+    """One of gpugate's own endpoints.
+
+    Attributes:
+        scope: what a token must cover; None for any valid token.
+        public: no token is asked for.
+    """
+
+    handler: Handler
+    scope: str | None = None
+    public: bool = False
+
+
+OwnRoutes = Mapping[str, Mapping[str, OwnRoute]]
+"""By path, then by method."""
+
+
+class GateApi:
+    """Health, status, start, stop and events."""
+
+    def __init__(self, lifecycle: Lifecycle, hub: EventHub) -> None:
+        self._lifecycle = lifecycle
+        self._hub = hub
+        self._version = version("gpugate")
+
+    def routes(self) -> OwnRoutes:
+        """The endpoints, for the gate's table."""
+        health = OwnRoute(self.health, public=True)
+        return {
+            "/api/v1/health": {"GET": health, "HEAD": health},
+            "/api/v1/gpu/status": {"GET": OwnRoute(self.status)},
+            "/api/v1/gpu/start": {"POST": OwnRoute(self.start, scope="pod")},
+            "/api/v1/gpu/stop": {"POST": OwnRoute(self.stop, scope="pod")},
+            "/api/v1/gpu": {"DELETE": OwnRoute(self.stop, scope="pod")},
+            "/api/v1/gpu/events": {"GET": OwnRoute(self.events)},
+        }
+
+    async def health(self, call: Call) -> web.StreamResponse:
+        """Never touches the pod."""
+        return _answer(call, {"status": "ok", "version": self._version, "pod": self._lifecycle.word})
+
+    async def status(self, call: Call) -> web.StreamResponse:
+        """What is known of the pod; unknown is null."""
+        return _answer(call, _shown(await self._lifecycle.status()))
+
+    async def start(self, call: Call) -> web.StreamResponse:
+        """Start by hand; idempotent."""
+        self._lifecycle.start()
+        return _answer(call, _shown(await self._lifecycle.status()), 202)
+
+    async def stop(self, call: Call) -> web.StreamResponse:
+        """Stop by hand; 409 while anybody waits or is answered, unless forced."""
+        self._lifecycle.stop(force=_flag(call, "force"))
+        return _answer(call, _shown(await self._lifecycle.status()), 202)
+
+    async def events(self, call: Call) -> web.StreamResponse:
+        """The pod's news, until the client leaves."""
+
+        async def present() -> object:
+            return _shown(await self._lifecycle.status())
+
+        headers = dict(line.split(": ", 1) for line in call.extra_head.decode().split("\r\n") if line)
+        last_id = call.request.headers.get("Last-Event-ID")
+        return await self._hub.serve(call.request, headers, present, last_id)
+
+
+def _answer(call: Call, data: object, status: int = 200) -> web.Response:
+    body = success(data, call.request_id, time.time())
+    return web.Response(status=status, body=body, content_type="application/json")
+
+
+def _shown(status: PodStatus) -> Mapping[str, object]:
+    """The status in the contract's words, seconds and money rounded for people."""
+    shown = attrs.asdict(status)
+    for name in ("uptime_seconds", "idle_seconds", "stops_in_seconds", "ready_in_seconds"):
+        if shown[name] is not None:
+            shown[name] = round(shown[name], 3)
+    if status.estimated_cost is not None:
+        shown["estimated_cost"] = round(status.estimated_cost, 6)
+    return shown
+
+
+def _flag(call: Call, name: str) -> bool:
+    value = call.request.query.get(name, "false").lower()
+    if value in ("true", "1", "yes", ""):
+        return True
+    if value in ("false", "0", "no"):
+        return False
+    raise InvalidRequest(f"{name}: must be true or false")

@@ -1,0 +1,92 @@
+"""Filler while a request is held, opt-in (`queue.heartbeat`): keeps middle boxes from cutting a silent wait.
+
+Costs the real status code: 200 is sent with the first filler, and a later failure comes as in
+mid-stream (contract section 5). Knows nothing of pods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import ClientConnectionResetError
+
+from gpugate.errors import GateError
+from gpugate.relay import Ending, Relayed
+from gpugate.services.lease import Lease, ServingPod
+from gpugate.web.call import Call
+from gpugate.web.dialects import Dialect, stream_error
+
+NDJSON = "application/x-ndjson"
+SSE = "text/event-stream"
+
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+def _chunk(payload: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+
+class Heartbeat:
+    """The filler of one held request.
+
+    Attributes:
+        committed: status 200 and the first filler have left.
+    """
+
+    def __init__(self, call: Call, interval_s: float, *, streams: bool) -> None:
+        self.committed = False
+        self._call = call
+        self._interval_s = interval_s
+        native = call.dialect in (Dialect.OLLAMA, Dialect.ENVELOPE)
+        if streams:
+            self._content_type = NDJSON if native else SSE
+        else:
+            self._content_type = "application/json; charset=utf-8" if native else "application/json"
+
+    async def hold(self, lease: Lease) -> ServingPod:
+        """Wait for the pod, beating.
+
+        Raises:
+            GateError: the request was refused.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._interval_s):
+                    return await lease.admitted()
+            except TimeoutError:
+                self._beat()
+
+    def fail(self, error: GateError) -> Relayed:
+        """End an answer of which only filler has left."""
+        call = self._call
+        words = stream_error(call.dialect, error, self._content_type, request_id=call.request_id)
+        clean = self._content_type == SSE
+        self._write(_chunk(words) + (_LAST_CHUNK if clean else b""))
+        if not clean and call.request.transport is not None:
+            call.request.transport.close()
+        ending = Ending.COMPLETE if clean else Ending.UPSTREAM_LOST
+        return Relayed(200, ending=ending, keep_alive=clean and call.request.keep_alive, sent=call.sent)
+
+    def _beat(self) -> None:
+        filler = b": waiting\n\n" if self._content_type == SSE else b" "
+        opening = b"" if self.committed else self._opening()
+        self.committed = True
+        self._write(opening + _chunk(filler))
+
+    def _opening(self) -> bytes:
+        kind = self._content_type.encode("ascii")
+        keep = b"" if self._call.request.keep_alive else b"Connection: close\r\n"
+        return (
+            b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nTransfer-Encoding: chunked\r\n"
+            b"Cache-Control: no-cache\r\n" + keep + self._call.extra_head + b"\r\n"
+        )
+
+    def _write(self, data: bytes) -> None:
+        transport = self._call.request.transport
+        if transport is None:
+            raise ClientConnectionResetError("the client is gone")
+        if not self._call.sent:
+            # aiohttp must never begin an answer of its own on this request
+            self._call.request.writer.output_size += len(data)
+        self._call.sent += len(data)
+        transport.write(data)

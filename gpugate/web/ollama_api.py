@@ -1,0 +1,183 @@
+"""Ollama's surface: what wakes the pod is held and forwarded, what does not is answered from what is known.
+
+Contract section 4. Decides by the route; bodies are only looked into where the pod is not READY.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from aiohttp import StreamReader, web
+
+from gpugate.errors import GateError, PathNotFound, PodStopped
+from gpugate.relay import Tapped, UpstreamGone
+from gpugate.services.catalog import Catalog, slot_of
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.web.bodies import allow_body, read_body
+from gpugate.web.call import Call
+from gpugate.web.forward import Forwarder
+from gpugate.web.heartbeat import Heartbeat
+from gpugate.web.refusals import JSON, Peek, Refused, peek, redirect, refusal, running, wrong_method
+from gpugate.web.surface import Kind, Route
+from gpugate.web.unload import names_unload, unload_answer
+
+_EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
+_CHANGES = frozenset({"pull", "create", "copy", "delete"})
+_OFF = "the pod is not running, and this does not wake it"
+
+
+class OllamaApi:
+    """Answers every path under `/`, `/api` and `/v1` that is not gpugate's own."""
+
+    def __init__(
+        self,
+        *,
+        lifecycle: Lifecycle,
+        forwarder: Forwarder,
+        catalog: Catalog,
+        max_body: int,
+        heartbeat_s: float,
+        changed: Callable[[], None],
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._forwarder = forwarder
+        self._catalog = catalog
+        self._max_body = max_body
+        self._heartbeat_s = heartbeat_s
+        self._changed = changed
+        self._answers: dict[Kind, Callable[[Call, Route], Awaitable[web.StreamResponse]]] = {
+            Kind.COMPUTE: self._compute,
+            Kind.ADMIN: self._admin,
+            Kind.METADATA: self._metadata,
+            Kind.UNKNOWN_GET: self._unknown,
+            Kind.HEALTH: self._running,
+            Kind.WRONG_METHOD: self._wrong_method,
+            Kind.REDIRECT: self._redirect,
+            Kind.NOT_OURS: self._nothing,
+            Kind.OWN: self._nothing,
+        }
+
+    async def answer(self, call: Call, route: Route) -> web.StreamResponse:
+        """Answer a call whose token has been judged.
+
+        Raises:
+            GateError: what the client is to be told instead.
+        """
+        return await self._answers[route.kind](call, route)
+
+    # --- what wakes ---------------------------------------------------------------------------
+
+    async def _compute(self, call: Call, route: Route) -> web.StreamResponse:
+        body = await read_body(call.request, self._max_body)
+        unloaded = names_unload(route.api, body)
+        if unloaded is not None:
+            return await self._unload(call, route, body, unloaded)
+        if self._lifecycle.serving is not None:
+            return await self._leased(call, route, body, None)
+        seen = peek(route, call.request.headers, body)
+        if seen.refused is not None:
+            return _plain(call, seen.refused)
+        return await self._leased(call, route, body, seen)
+
+    async def _unload(self, call: Call, route: Route, body: bytes, model: str) -> web.StreamResponse:
+        """Never wakes and never resets the idle clock; a pod that serves is really asked."""
+        pod = self._lifecycle.serving
+        if pod is not None:
+            try:
+                return await self._forwarder.plain(call, pod, route.upstream_path, body)
+            except UpstreamGone:
+                pass
+        answer = unload_answer(route.api or "generate", model, datetime.now(UTC))
+        return _plain(call, Refused(200, JSON, answer))
+
+    async def _leased(
+        self, call: Call, route: Route, body: bytes | StreamReader, seen: Peek | None
+    ) -> web.StreamResponse:
+        model = seen.model if seen is not None else None
+        heartbeat = self._beat(call, seen)
+        with self._lifecycle.request(model=model, embeds=route.api in _EMBEDS) as lease:
+            try:
+                return await self._forwarder.leased(call, route.upstream_path, body, lease, heartbeat)
+            except GateError as error:
+                if heartbeat is None or not heartbeat.committed:
+                    raise
+                return heartbeat.fail(error)
+
+    def _beat(self, call: Call, seen: Peek | None) -> Heartbeat | None:
+        if self._heartbeat_s <= 0 or seen is None or seen.stream is None or call.request.version < (1, 1):
+            return None
+        return Heartbeat(call, self._heartbeat_s, streams=seen.stream)
+
+    async def _admin(self, call: Call, route: Route) -> web.StreamResponse:
+        """What changes models on the pod's disk; blobs of many GB stream through."""
+        if route.streamed_body:
+            allow_body(call.request)
+            return await self._leased(call, route, call.request.content, None)
+        body = await read_body(call.request, self._max_body)
+        seen = None
+        if self._lifecycle.serving is None:
+            seen = peek(route, call.request.headers, body)
+            if seen.refused is not None:
+                return _plain(call, seen.refused)
+        try:
+            return await self._leased(call, route, body, seen)
+        finally:
+            if route.api in _CHANGES:
+                self._catalog.forget_after_change(peek(route, call.request.headers, body).model)
+
+    # --- what never wakes ---------------------------------------------------------------------
+
+    async def _metadata(self, call: Call, route: Route) -> web.StreamResponse:
+        body = await read_body(call.request, self._max_body)
+        path = route.upstream_path
+        pod = self._lifecycle.serving
+        if pod is not None:
+            slot = slot_of(call.method, path, body)
+
+            def remember(tapped: Tapped) -> None:
+                if slot is None or tapped.content_encoding:
+                    return
+                if self._catalog.remember(*slot, tapped.body):
+                    self._changed()
+
+            try:
+                return await self._forwarder.plain(call, pod, path, body, remember if slot else None)
+            except UpstreamGone:
+                pass  # the pod is in trouble: what is remembered is better than an error
+        if refused := refusal(route, call.request.headers, body):
+            return _plain(call, refused)
+        answered = self._catalog.answer(call.method, path, body)
+        if answered is None:
+            raise PodStopped(_OFF)
+        return _plain(call, Refused(answered.status, answered.content_type, answered.body))
+
+    async def _unknown(self, call: Call, route: Route) -> web.StreamResponse:
+        pod = self._lifecycle.serving
+        if pod is None:
+            raise PodStopped(_OFF)
+        body = await read_body(call.request, self._max_body)
+        try:
+            return await self._forwarder.plain(call, pod, route.upstream_path, body)
+        except UpstreamGone as gone:
+            raise PodStopped(_OFF) from gone
+
+    async def _running(self, call: Call, route: Route) -> web.StreamResponse:
+        return _plain(call, running())
+
+    async def _wrong_method(self, call: Call, route: Route) -> web.StreamResponse:
+        return _plain(call, wrong_method(route))
+
+    async def _redirect(self, call: Call, route: Route) -> web.StreamResponse:
+        return _plain(call, redirect(call.method, route, prefix=call.prefix, query=call.query))
+
+    async def _nothing(self, call: Call, route: Route) -> web.StreamResponse:
+        raise PathNotFound
+
+
+def _plain(call: Call, answer: Refused) -> web.Response:
+    """A whole answer in Ollama's own words; aiohttp leaves the body out for HEAD and keeps its length."""
+    response = web.Response(status=answer.status, body=answer.body)
+    response.headers["Content-Type"] = answer.content_type
+    response.headers.update(answer.headers)
+    return response

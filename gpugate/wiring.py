@@ -1,0 +1,264 @@
+"""The only place where the rooms meet: settings in, a running gateway out. Nothing is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from decimal import Decimal
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from gpugate.adapters.debts_file import DebtsFile
+from gpugate.adapters.ollama import OllamaPod
+from gpugate.core.policy import Pace, Policy
+from gpugate.core.vocabulary import Status
+from gpugate.observe.log import AccessLog, configure, log_crash
+from gpugate.observe.news import log_news
+from gpugate.ports.provider import Price, Provider
+from gpugate.providers import registry
+from gpugate.relay import Relay
+from gpugate.services.catalog import Catalog
+from gpugate.services.catalog_keeper import CatalogKeeper
+from gpugate.services.commands import NamedProvider
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.news import News, Transition
+from gpugate.settings import Settings, provider_config
+from gpugate.web.auth import Verifier
+from gpugate.web.cors import Cors
+from gpugate.web.events import EventHub
+from gpugate.web.forward import Forwarder, Pools
+from gpugate.web.gate import Gate
+from gpugate.web.gate_api import GateApi
+from gpugate.web.jwks import Jwks, http_fetch
+from gpugate.web.ollama_api import OllamaApi
+from gpugate.web.server import GuardedServer, listen, raise_file_limit
+
+CLEANUP_S = 2.0
+"""How long the server waits for its last handlers once the lifecycle has closed."""
+
+
+def serve(settings: Settings) -> int:
+    """Run the gateway until a signal ends it; return the exit status (0, or 1 with a stop not proved).
+
+    Raises:
+        OSError: the address is taken.
+        SettingsError: a provider is not installed, or its section is wrong.
+    """
+    raise_file_limit()
+    return _runner()(_serve(settings))
+
+
+def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
+    """uvloop's loop where it is installed (the extra `uvloop`), asyncio's otherwise."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run
+    return uvloop.run
+
+
+async def _serve(settings: Settings) -> int:
+    gateway = Gateway(settings)
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def on_signal() -> None:
+        if asked.is_set():
+            gateway.lifecycle.cut()
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await gateway.open()
+    try:
+        await asked.wait()
+    finally:
+        proved = await gateway.close()
+    return 0 if proved else 1
+
+
+class Gateway:
+    """A whole gateway on one loop.
+
+    Attributes:
+        port: where it listens, once open.
+        lifecycle: for tests and for signals.
+    """
+
+    lifecycle: Lifecycle
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.port = settings.server.port
+        self._stack = AsyncExitStack()
+        self._output = configure(
+            settings.log.format,  # type: ignore[arg-type]
+            settings.log.level,
+            secrets=[settings.auth.secret, settings.bot.token],
+        )
+        self._log = structlog.get_logger()
+        self._hub = EventHub()
+        self._state = Path(settings.state.dir)
+
+    async def open(self) -> None:
+        """Build, look at the providers, listen.
+
+        Raises:
+            OSError: the address is taken; nothing has been started then.
+            SettingsError: a provider is not installed, or its section is wrong.
+        """
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _open(self) -> None:
+        settings = self.settings
+        os.environ["GPUGATE_STATE_DIR"] = str(self._state)  # providers keep their own state there
+        session = await self._stack.enter_async_context(_session())
+        providers = [self._provider(name, session) for name in settings.pod.provider]
+        pod = OllamaPod(session, settings.pod.health_path)
+        catalog = Catalog(
+            settings.catalog.when_stopped,  # type: ignore[arg-type]
+            settings.catalog.models,
+            self._state / "catalog.json",
+            tell=self._warn,
+            refresh=lambda: self._keeper.refresh(),
+        )
+        self._keeper = CatalogKeeper(catalog, pod, log_crash)
+        self.lifecycle = Lifecycle(
+            providers=providers,
+            pod=pod,
+            policy=policy_of(settings, [named.provider for named in providers]),
+            debts=DebtsFile(self._state / "unproved-stops.json", self._warn),
+            fallback_price=_fallback_price(settings),
+            listeners=[log_news, self._hub.hear, self._hear],
+            on_crash=log_crash,
+        )
+        self._runner = web.ServerRunner(
+            GuardedServer(self._gate(session, catalog).handle), shutdown_timeout=CLEANUP_S
+        )
+        await self._runner.setup()
+        self._stack.push_async_callback(self._runner.cleanup)
+        self.port = await listen(self._runner, settings.server.host, settings.server.port)
+        await self.lifecycle.open()
+        gc.freeze()  # what is here now stays: the collector need not walk it again
+        self._log.info("listening", host=settings.server.host, port=self.port)
+
+    async def close(self) -> bool:
+        """Refuse newcomers, let running answers have their grace, stop the pod (or keep it), let all go.
+
+        Returns False when a stop could not be proved in time.
+        """
+        settings = self.settings.server
+        for site in list(self._runner.sites):
+            await site.stop()
+        proved = await self.lifecycle.close(keep=settings.on_exit == "keep", stop_wait_s=settings.stop_wait)
+        if not proved:
+            self._log.error("the pod may still be running: its stop is not proved", alarm=True)
+        self._hub.close()
+        await self._keeper.aclose()
+        await self._stack.aclose()
+        return proved
+
+    def _provider(self, name: str, session: aiohttp.ClientSession) -> NamedProvider:
+        kind = registry.find(name)
+        return NamedProvider(name, kind(provider_config(self.settings, name, kind.Config), session))
+
+    def _gate(self, session: aiohttp.ClientSession, catalog: Catalog) -> Gate:
+        settings = self.settings
+        jwks = Jwks(http_fetch(session, settings.auth.jwks_url)) if settings.auth.jwks_url else None
+        verifier = Verifier(
+            secret=settings.auth.secret,
+            algorithms=settings.auth.algorithms,
+            issuer=settings.auth.issuer,
+            audience=settings.auth.audience,
+            leeway_s=settings.auth.leeway,
+            require_exp=settings.auth.require_exp,
+            jwks=jwks,
+        )
+        ollama = OllamaApi(
+            lifecycle=self.lifecycle,
+            forwarder=Forwarder(self.lifecycle, Relay(), Pools()),
+            catalog=catalog,
+            max_body=settings.server.max_body,
+            heartbeat_s=settings.queue.heartbeat,
+            changed=self._keeper.changed,
+        )
+        return Gate(
+            verifier=verifier,
+            ollama=ollama,
+            own=GateApi(self.lifecycle, self._hub).routes(),
+            cors=Cors(settings.server.cors_origins),
+            log=AccessLog(self._output),
+            path_tokens=settings.auth.path_tokens,
+            on_crash=log_crash,
+        )
+
+    def _hear(self, news: News) -> None:
+        """A pod that becomes ready is asked for its catalogue, so that it is known when it sleeps."""
+        if (
+            isinstance(news, Transition)
+            and news.status is Status.READY
+            and self.lifecycle.serving is not None
+        ):
+            self._keeper.fetch(self.lifecycle.serving.endpoints["ollama"])
+
+    def _warn(self, text: str) -> None:
+        self._log.warning(text)
+
+
+def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
+    """The machine's numbers out of the settings and what the providers can."""
+    pod, queue = settings.pod, settings.queue
+    paces = tuple(
+        Pace(
+            name=name,
+            min_poll_s=provider.capabilities.min_poll_s,
+            min_probe_s=provider.capabilities.min_probe_s,
+        )
+        for name, provider in zip(pod.provider, providers, strict=True)
+    )
+    return Policy(
+        providers=paces,
+        idle_timeout_s=pod.idle_timeout,
+        start_attempts=pod.start_attempts,
+        start_backoff_s=pod.start_backoff,
+        start_timeout_s=pod.start_timeout,
+        capacity_wait_s=pod.capacity_wait,
+        warmup_timeout_s=pod.warmup_timeout,
+        health_interval_s=pod.health_interval,
+        reconcile_interval_s=pod.reconcile_interval,
+        stop_retry_s=pod.stop_retry,
+        preload=pod.preload,
+        max_session_s=pod.max_session,
+        retry_after_s=pod.retry_after,
+        max_waiting=queue.max_waiting,
+        max_wait_s=queue.max_wait,
+        drain_concurrency=queue.drain_concurrency,
+        shutdown_grace_s=settings.server.shutdown_grace,
+    )
+
+
+def _session() -> aiohttp.ClientSession:
+    """For the gateway's own calls; a CDN refuses clients without a User-Agent (facts/providers.md 0.8)."""
+    return aiohttp.ClientSession(
+        headers={"User-Agent": f"gpugate/{version('gpugate')}"},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=30),
+    )
+
+
+def _fallback_price(settings: Settings) -> Price:
+    rate = Decimal(str(settings.cost.hourly_rate))
+    return Price(rate or None, None, settings.cost.currency)
