@@ -15,7 +15,7 @@ from types import FrameType
 
 from benchmarks.bench import Bench
 from benchmarks.board import Board
-from benchmarks.build import BUILD, native
+from benchmarks.build import native, own_place
 from benchmarks.parts import blob, gone, memory, ready, small, streams
 from benchmarks.processes import Processes, Unavailable, cores, raise_open_files
 from benchmarks.targets import Targets, make_token
@@ -39,6 +39,7 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", action="append", choices=PARTS, help="this part only; may be repeated")
     parser.add_argument("--peers-only", action="store_true", help="without gpugate")
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if a goal is missed")
     parser.add_argument("--output", type=Path, metavar="F", help="also write the tables to this file")
     parser.add_argument(
         "--gpugate", metavar="COMMAND", help="the command to measure, such as another checkout's gpugate"
@@ -73,15 +74,18 @@ def measure(wanted: argparse.Namespace, processes: Processes, board: Board) -> N
 
 
 def main() -> int:
-    """Measure, print, and say by the exit status whether every goal that was measured is reached."""
+    """Measure and print; the exit status is 2 where nothing can be measured."""
     wanted = read_arguments()
+    if sys.platform != "linux":
+        print("benchmarks: they need Linux (epoll, /proc)", file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, stop_politely)
     board = Board()
     if raise_open_files() < NEEDED_FILES:
         board.note(f"fewer than {NEEDED_FILES} open files are allowed: large runs may fail")
     try:
         native("upstream"), native("load")
-        with Processes(BUILD / "logs") as processes:
+        with Processes(own_place()) as processes:
             measure(wanted, processes, board)
     except Unavailable as reason:
         print(f"benchmarks: {reason}", file=sys.stderr)
@@ -93,7 +97,7 @@ def main() -> int:
     print(text)
     if wanted.output:
         wanted.output.write_text(text + "\n")
-    return 1 if board.missed else 0
+    return 1 if wanted.strict and board.missed else 0
 
 
 if __name__ == "__main__":

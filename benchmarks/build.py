@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.processes import Unavailable
@@ -16,6 +17,18 @@ BUILD = HERE / ".build"
 FASTAPI_PACKAGES = ("fastapi", "uvicorn[standard]", "httpx", "pyjwt")
 COMPILE_S = 120
 INSTALL_S = 240
+
+
+def own_place() -> Path:
+    """A folder for this run's logs and configurations; those of runs that are over are removed."""
+    for old in BUILD.glob("run-*"):
+        with suppress(ValueError):
+            if not Path(f"/proc/{int(old.name.removeprefix('run-'))}").exists():
+                shutil.rmtree(old, ignore_errors=True)
+    place = BUILD / f"run-{os.getpid()}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    return place
 
 
 def native(name: str) -> str:

@@ -124,9 +124,9 @@ class Running:
 
 @define
 class Processes:
-    """Everything that was started; leaving the block ends it all."""
+    """Everything that was started, with its logs in the folder `place`; leaving the block ends it all."""
 
-    logs: Path
+    place: Path
     _started: list[Running] = field(factory=list)
     _count: int = 0
 
@@ -141,8 +141,7 @@ class Processes:
     ) -> Running:
         """Start `argv` on `cpus` in a group of its own, its output in a file (stdout too, unless taken)."""
         self._count += 1
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log = self.logs / f"{self._count:03d}-{name}.log"
+        log = self.place / f"{self._count:03d}-{name}.log"
         with log.open("wb") as out:
             popen = subprocess.Popen(
                 argv,

@@ -12,7 +12,7 @@ from pathlib import Path
 import jwt
 from attrs import define, frozen
 
-from benchmarks.build import BUILD, HERE, fastapi_python
+from benchmarks.build import HERE, fastapi_python
 from benchmarks.client import Gate
 from benchmarks.load import TAGS, run
 from benchmarks.processes import Processes, Running, Unavailable, cores, until
@@ -199,9 +199,8 @@ class Targets:
 
     def _place(self, name: str) -> Path:
         self._count += 1
-        place = BUILD / "run" / f"{self._count:03d}-{name}"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
+        place = self.processes.place / f"{self._count:03d}-{name}"
+        place.mkdir()
         return place
 
     def _nginx(self, name: str, upstream: Upstream, port: int) -> Running:

@@ -17,9 +17,9 @@ Runs = dict[str, list[Load]]
 
 def run_part(bench: Bench) -> None:
     """Measure and judge."""
-    window_s = bench.pick(1.5, 0.5)
+    window_s = bench.pick(1.2, 0.5)
     with bench.running(NAMES) as targets:
-        alone = _measure(bench, targets, TAGS, 1, bench.rounds(7, 3), window_s)
+        alone = _measure(bench, targets, TAGS, 1, bench.rounds(5, 3), window_s)
         many = _measure(bench, targets, TAGS, MANY, bench.rounds(5, 2), window_s)
         posts: Runs = {}
         if not bench.quick:
