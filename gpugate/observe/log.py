@@ -65,14 +65,14 @@ class Sink:
             self._torn = False
 
 
-def _putter(stream: IO[Any] | io.StringIO | None) -> Callable[[bytes], int | None]:
+def _putter(stream: IO[Any] | None) -> Callable[[bytes], int | None]:
     """How bytes get into a stream of any kind, past its buffers; 0 or None: it took nothing."""
     if stream is None:
         return lambda line: 0
-    binary = getattr(stream, "buffer", None)
-    if binary is None and isinstance(stream, io.StringIO):
-        return lambda line: stream.write(line.decode()) and len(line)
-    binary = binary or stream
+    if isinstance(stream, io.StringIO):
+        text = stream
+        return lambda line: text.write(line.decode()) and len(line)
+    binary = getattr(stream, "buffer", stream)
     put: Callable[[bytes], int | None] = getattr(binary, "raw", binary).write
     return put
 

@@ -217,9 +217,14 @@ def bearer(headers: Headers) -> str:
         raise InvalidToken
     scheme, _, token = values[0].partition(" ")
     token = token.strip(" ")
-    if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN or not token.isascii():
+    # Printable as well: neither a second word nor a tab is part of a token.
+    if scheme.lower() != "bearer" or not _plausible(token) or " " in token or not token.isprintable():
         raise InvalidToken
     return token
+
+
+def _plausible(token: str) -> bool:
+    return 0 < len(token) <= MAX_TOKEN and token.isascii()
 
 
 def _jws_for(secret: bytes) -> PyJWS:
@@ -240,8 +245,8 @@ def _header_of(token: str) -> Mapping[str, object]:
 
     The third part is not looked at: whatever is wrong with it, it is not the right signature.
     """
-    parts = token.split(".")
-    if len(token) > MAX_TOKEN or not token.isascii() or len(parts) != 3:
+    parts = token.split(".", 3) if _plausible(token) else []
+    if len(parts) != 3:
         raise InvalidToken
     _decoded(parts[1])
     return _claims_of(_decoded(parts[0]))

@@ -29,6 +29,7 @@ MAX_KEYS = 32  # real sets have two or three; each is tried on a token that name
 Fetch = Callable[[], Awaitable[bytes]]
 
 _KINDS = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+_CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "ES256K": "secp256k1"}
 # What a verifier needs; a set that shows private members by mistake is read as if it did not.
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y")
 
@@ -54,6 +55,8 @@ class _Key:
         if self.members.get("kty") != _KINDS.get(algorithm[:2]):
             return None
         if self.members.get("alg", algorithm) != algorithm:
+            return None
+        if self.members.get("crv") != _CURVES.get(algorithm, self.members.get("crv")):
             return None
         public = {name: self.members[name] for name in _PUBLIC if name in self.members}
         try:
