@@ -9,8 +9,6 @@ import asyncio
 import resource
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
-from weakref import WeakSet
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -40,7 +38,7 @@ class GuardedServer(web.Server):
             max_field_size=LONGEST_FIELD,
         )
         self._handler = handler
-        self._silent: WeakSet[Any] = WeakSet()
+        self._silent: set[RequestHandler] = set()
 
     def __call__(self) -> RequestHandler:
         connection = super().__call__()
