@@ -76,7 +76,7 @@ class Outlet:
         if isinstance(fault, BreakAfter):
             if not self.response.prepared:
                 await self.response.prepare(self._request)
-            await sever(self._request, reset=fault.reset)
+            await sever(self._request, self._seen, reset=fault.reset)
         elif isinstance(fault, HangAfter):
             await (fault.until or asyncio.Event()).wait()
         else:

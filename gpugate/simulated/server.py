@@ -40,6 +40,7 @@ class Seen:
         status: of the answer, once its head was sent.
         finished: the answer was sent to its end.
         cancelled: the client went away before that.
+        severed: a fault closed the connection.
         at: `time.monotonic()` of its arrival.
     """
 
@@ -52,6 +53,7 @@ class Seen:
     status: int | None = None
     finished: bool = False
     cancelled: bool = False
+    severed: bool = False
     at: float = field(factory=time.monotonic)
 
 
@@ -162,11 +164,12 @@ class Simulated:
             if not response.prepared:
                 await response.prepare(request)
             seen.status = response.status
-            await response.write_eof()
+            if not isinstance(response, web.WebSocketResponse):
+                await response.write_eof()
             seen.finished = True
             return response
         except (asyncio.CancelledError, ConnectionError):
-            seen.cancelled = True
+            seen.cancelled = not seen.severed
             raise
         finally:
             self._in_flight -= 1
@@ -177,7 +180,7 @@ class Simulated:
         if fault is not None:
             if isinstance(fault, Answer | CloseBeforeHead | Garbage | Hang):
                 await self.read_body(request, seen)
-            spoiled = await _instead(request, fault)
+            spoiled = await _instead(request, seen, fault)
             if spoiled is not None:
                 return spoiled
         response = await self.handle(request, seen, fault)
@@ -186,7 +189,7 @@ class Simulated:
         return response
 
 
-async def _instead(request: web.BaseRequest, fault: Fault) -> web.StreamResponse | None:
+async def _instead(request: web.BaseRequest, seen: Seen, fault: Fault) -> web.StreamResponse | None:
     """The answer that takes the real one's place, or None where the real one comes after all."""
     if isinstance(fault, Answer):
         response = web.Response(status=fault.status, body=fault.body, headers=dict(fault.headers))
@@ -198,11 +201,11 @@ async def _instead(request: web.BaseRequest, fault: Fault) -> web.StreamResponse
         return response
     if isinstance(fault, CloseBeforeHead):
         await asyncio.sleep(fault.delay_s)
-        await sever(request, reset=fault.reset)
+        await sever(request, seen, reset=fault.reset)
     if isinstance(fault, Garbage):
         if request.transport is not None:
             request.transport.write(fault.data)
-        await sever(request, reset=False)
+        await sever(request, seen, reset=False)
     if isinstance(fault, Hang):
         await (fault.until or asyncio.Event()).wait()
     if isinstance(fault, Slow):
@@ -210,9 +213,10 @@ async def _instead(request: web.BaseRequest, fault: Fault) -> web.StreamResponse
     return None
 
 
-async def sever(request: web.BaseRequest, *, reset: bool) -> None:
+async def sever(request: web.BaseRequest, seen: Seen, *, reset: bool) -> None:
     """Close the connection under an unfinished answer; ends in CancelledError, never returns."""
     transport = request.transport
+    seen.severed = True
     if transport is not None and not transport.is_closing():
         if reset:
             await asyncio.sleep(0.005)  # what was written leaves first: a reset drops what is still here
@@ -235,7 +239,7 @@ async def _spoiled(
     half = len(body) // 2 if fault.chunks else 0
     await response.write(body[:half])
     if isinstance(fault, BreakAfter):
-        await sever(request, reset=fault.reset)
+        await sever(request, seen, reset=fault.reset)
     else:
         await (fault.until or asyncio.Event()).wait()
     await response.write(body[half:])
