@@ -1,0 +1,275 @@
+"""What clients may know of the pod's models while it is off; never starts a pod, knows no HTTP server.
+
+With an empty model list Open WebUI refuses to chat, so nobody could wake the pod from it; so the last
+good answers are remembered, as raw bytes, also across restarts (facts/ollama-and-clients.md 3.4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import unquote
+
+import orjson
+from attrs import frozen
+
+from gpugate.services import catalog_bodies as bodies
+from gpugate.services.catalog_store import CatalogStore, Damaged
+
+Mode = Literal["remembered", "empty", "static"]
+
+MAX_BODY: Final = 4 << 20
+"""Bytes of one list, version or status: a list of ten thousand models."""
+MAX_SHOW: Final = 1 << 20
+"""Bytes of one remembered `show`; a verbose one with all its tokens is larger and is not kept."""
+MAX_SHOWS: Final = 256
+MAX_SHOWS_BYTES: Final = 16 << 20
+_MAX_QUESTION: Final = 64 * 1024
+
+_JSON = "application/json; charset=utf-8"
+_V1_JSON = "application/json"
+_KINDS: Mapping[str, str] = {
+    "/api/tags": "tags",
+    "/v1/models": "v1/models",
+    "/api/version": "version",
+    "/api/status": "status",
+    "/api/experimental/model-recommendations": "recommendations",
+}
+_DEFAULTS: Mapping[str, bytes] = {
+    "version": bodies.DEFAULT_VERSION,
+    "status": bodies.DEFAULT_STATUS,
+    "recommendations": bodies.DEFAULT_RECOMMENDATIONS,
+}
+_MODEL = "/v1/models/"
+
+
+@frozen
+class Answered:
+    """A whole answer; for HEAD its body only says how long it would be."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+def slot_of(method: str, upstream_path: str, body: bytes) -> tuple[str, str] | None:
+    """Return the (kind, key) under which a live 200 of this request is remembered; None: it is not.
+
+    Args:
+        method: HEAD has no body to remember.
+        upstream_path: as asked of the pod, without a query.
+        body: the request's; only `show` has one.
+    """
+    if method == "GET" and (kind := _KINDS.get(upstream_path)):
+        return kind, ""
+    if method == "POST" and upstream_path == "/api/show":
+        question = _question(body)
+        if question and set(question) <= {"model", "name", "verbose"} and (key := _show_key(question)):
+            return "show", key
+    return None
+
+
+def _question(body: bytes) -> bodies.Document | None:
+    return bodies.parse(body) if len(body) <= _MAX_QUESTION else None
+
+
+def _show_key(question: bodies.Document) -> str | None:
+    name = question.get("model") or question.get("name")
+    if not isinstance(name, str) or not name.strip():
+        return None
+    return f"{bodies.canonical(name)} verbose" if question.get("verbose") is True else bodies.canonical(name)
+
+
+class Catalog:
+    """The last good answers about models, in memory and in one file."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        models: tuple[str, ...],
+        store: Path,
+        *,
+        tell: Callable[[str], None] | None = None,
+        refresh: Callable[[], None] | None = None,
+    ) -> None:
+        """Read the file, if there is one: blocks shortly, so call it before serving.
+
+        Args:
+            mode: `catalog.when_stopped`.
+            models: `catalog.models`.
+            store: the file.
+            tell: hears warnings for people: a damaged file, a full disk (once until it is better).
+            refresh: called when the models on the pod changed, to fetch the lists again.
+        """
+        self._mode = mode
+        self._models = models
+        self._store = CatalogStore(store)
+        self._tell = tell if tell is not None else lambda _: None
+        self._refresh = refresh if refresh is not None else lambda: None
+        self._answers: dict[str, bytes] = {}
+        self._shows: dict[str, bytes] = {}
+        self._version = self._flushed = 0
+        self._may_be_empty = False
+        self._has_told = False
+        self._load()
+
+    def _load(self) -> None:
+        try:
+            sections = self._store.read()
+        except (Damaged, OSError) as error:
+            self._tell(f"the remembered catalogue is ignored: {_why(error)}")
+            return
+        for kind, body in sections.get("answers", {}).items():
+            self._may_be_empty = True  # an empty list in there was believed when it was written
+            self._take(kind, "", body)
+        for key, body in sections.get("shows", {}).items():
+            self._take("show", key, body)
+        self._may_be_empty = False
+        kept = len(self._answers) + len(self._shows)
+        if kept < sum(len(section) for section in sections.values()):
+            self._tell("parts of the remembered catalogue are damaged and were left out")
+
+    def remember(self, kind: str, key: str, body: bytes) -> bool:
+        """Keep the body of a live 200; return whether anything changed, so that a `flush` is due.
+
+        Cheap when the body is the one known already. What is no good answer of its kind is left out.
+
+        Args:
+            kind: and key, from `slot_of`.
+            key: "" but for `show`.
+            body: as it came, not content-encoded.
+        """
+        known = self._shows.get(key) if kind == "show" else self._answers.get(kind)
+        if known == body or not self._take(kind, key, body):
+            return False
+        self._version += 1
+        return True
+
+    def _take(self, kind: str, key: str, body: bytes) -> bool:
+        if kind not in bodies.KINDS or len(body) > (MAX_SHOW if kind == "show" else MAX_BODY):
+            return False
+        document = bodies.parse(body)
+        if document is None or not bodies.is_good(kind, document):
+            return False
+        if kind == "show":
+            self._take_show(key, body)
+            return True
+        if kind in ("tags", "v1/models") and not self._take_list(kind, document):
+            return False
+        self._answers.pop(kind, None)  # the newest stands last
+        self._answers[kind] = body
+        return True
+
+    def _take_list(self, kind: str, document: bodies.Document) -> bool:
+        names = {bodies.canonical(bodies.name_of(kind, e)) for e in bodies.entries_of(kind, document)}
+        if not names:
+            # Right after a start it often means that the pod's volume is not mounted: with an empty list
+            # nobody could wake the pod from Open WebUI any more.
+            return self._may_be_empty or not self._knows_models()
+        self._may_be_empty = False
+        for key in [key for key in self._shows if key.removesuffix(" verbose") not in names]:
+            del self._shows[key]
+        return True
+
+    def _knows_models(self) -> bool:
+        kinds = [kind for kind in ("tags", "v1/models") if kind in self._answers]
+        return bool(self._models) or any(bodies.entries_of(kind, self._document(kind)) for kind in kinds)
+
+    def _take_show(self, key: str, body: bytes) -> None:
+        self._shows.pop(key, None)
+        self._shows[key] = body
+        size = sum(map(len, self._shows.values()))
+        while len(self._shows) > MAX_SHOWS or size > MAX_SHOWS_BYTES:
+            size -= len(self._shows.pop(next(iter(self._shows))))
+
+    def forget_after_change(self, model: str | None = None) -> None:
+        """Hear that models were pulled, created, copied or deleted through the gateway.
+
+        What is known of `model` is forgotten, an empty list is believed again, and a refresh is asked for.
+        """
+        self._may_be_empty = True
+        if model is not None:
+            name = bodies.canonical(model)
+            dropped = [self._shows.pop(key, None) for key in (name, f"{name} verbose")]
+            self._version += any(dropped)
+        self._refresh()
+
+    async def flush(self) -> None:
+        """Write what changed to the file; a failure is told once, and memory goes on."""
+        if (version := self._version) == self._flushed:
+            return
+        sections = {"answers": dict(self._answers), "shows": dict(self._shows)}
+        try:
+            await asyncio.to_thread(self._store.write, version, sections)
+        except OSError as error:
+            if not self._has_told:
+                self._has_told = True
+                self._tell(f"the catalogue cannot be kept on disk: {_why(error)}")
+            return
+        self._flushed = max(self._flushed, version)
+        self._has_told = False
+
+    def answer(self, method: str, upstream_path: str, body: bytes = b"") -> Answered | None:
+        """Answer a metadata request while the pod is off; None: only the pod knows (503, never 404).
+
+        Args:
+            method: GET, HEAD, or POST for `show`.
+            upstream_path: of a route of kind `METADATA`, without a query.
+            body: the request's; only `show` has one.
+        """
+        if upstream_path == "/api/ps":
+            return Answered(200, _JSON, bodies.NOBODY_LOADED)
+        if upstream_path == "/api/show":
+            return self._show(body) if method == "POST" else None
+        if upstream_path.startswith(_MODEL):
+            return self._v1_model(unquote(upstream_path[len(_MODEL) :]))
+        kind = _KINDS.get(upstream_path)
+        if kind == "tags":
+            return Answered(200, _JSON, self._tags())
+        if kind == "v1/models":
+            return Answered(200, _V1_JSON, self._v1_models())
+        return Answered(200, _JSON, self._answers.get(kind, _DEFAULTS[kind])) if kind else None
+
+    def _tags(self) -> bytes:
+        if self._mode == "empty":
+            return bodies.NOBODY_LOADED
+        if self._mode == "remembered":
+            if "tags" in self._answers:
+                return self._answers["tags"]
+            if "v1/models" in self._answers:
+                entries = bodies.entries_of("v1/models", self._document("v1/models"))
+                return bodies.tags(bodies.name_of("v1/models", entry) for entry in entries)
+        return bodies.tags(self._models)
+
+    def _v1_models(self) -> bytes:
+        """Return the list itself if it is the newest known, else made from the newer `/api/tags`."""
+        lists = [kind for kind in self._answers if kind in ("tags", "v1/models")]
+        if self._mode == "remembered" and lists and lists[-1] == "v1/models":
+            return self._answers["v1/models"]
+        document = bodies.parse(self._tags()) or {}
+        return bodies.v1_models(bodies.entries_of("tags", document))
+
+    def _v1_model(self, name: str) -> Answered | None:
+        document = bodies.parse(self._v1_models()) or {}
+        for entry in bodies.entries_of("v1/models", document):
+            if bodies.canonical(bodies.name_of("v1/models", entry)) == bodies.canonical(name):
+                created = entry.get("created")
+                found = bodies.v1_model(name, created if isinstance(created, int) else 0)
+                return Answered(200, _V1_JSON, orjson.dumps(found) + b"\n")
+        return None
+
+    def _show(self, body: bytes) -> Answered | None:
+        question = _question(body)
+        key = _show_key(question) if question and self._mode != "empty" else None
+        known = self._shows.get(key) if key else None
+        return Answered(200, _JSON, known) if known is not None else None
+
+    def _document(self, kind: str) -> bodies.Document:
+        return bodies.parse(self._answers[kind]) or {}
+
+
+def _why(error: Exception) -> str:
+    """Say what failed without the path: a log line is read by others than the owner of the disk."""
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

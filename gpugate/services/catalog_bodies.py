@@ -1,0 +1,132 @@
+"""The bodies of Ollama's catalogue: whether one is worth keeping, and how to make one; no state, no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+import orjson
+
+_VERSION: Final = re.compile(r"v?[0-9]+(\.[0-9]+)*([-+].*)?")
+NOBODY_LOADED: Final = b'{"models":[]}'
+DEFAULT_VERSION: Final = b'{"version":"0.32.15"}'
+"""Until the pod's own is known: clients refuse what is too old or no number, and the routes served
+here are those of this version (facts/ollama-and-clients.md 1)."""
+DEFAULT_STATUS: Final = b'{"cloud":{"disabled":true,"source":"none"}}'
+DEFAULT_RECOMMENDATIONS: Final = b'{"recommendations":[]}'
+_LONG_AGO: Final = "1970-01-01T00:00:00Z"
+
+Document = Mapping[str, object]
+Entry = Mapping[str, object]
+
+
+def parse(body: bytes) -> Document | None:
+    """Return the JSON object in `body`, or None if it is something else."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _is_list(document: Document, name: str, key: str) -> bool:
+    entries = document.get(name)
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get(key), str) for entry in entries
+    )
+
+
+def _is_tags(document: Document) -> bool:
+    # {"models":null} and entries without a name give Open WebUI a 500 (facts/ollama-and-clients.md 3.3).
+    return _is_list(document, "models", "name")
+
+
+def _is_v1_models(document: Document) -> bool:
+    return _is_list({"data": [], **document}, "data", "id") or document.get("data", 0) is None
+
+
+def _is_version(document: Document) -> bool:
+    version = document.get("version")
+    return isinstance(version, str) and _VERSION.fullmatch(version) is not None
+
+
+_CHECKS: Mapping[str, Callable[[Document], bool]] = {
+    "tags": _is_tags,
+    "v1/models": _is_v1_models,
+    "version": _is_version,
+    "status": lambda document: isinstance(document.get("cloud"), dict),
+    "recommendations": lambda document: isinstance(document.get("recommendations"), list),
+    "show": lambda document: bool(document) and "error" not in document,
+}
+KINDS: Final = frozenset(_CHECKS)
+
+
+def is_good(kind: str, document: Document) -> bool:
+    """Say whether a body of this kind may be answered to clients later."""
+    return _CHECKS[kind](document)
+
+
+def entries_of(kind: str, document: Document) -> list[Entry]:
+    """Return the entries of a good "tags" or "v1/models" body."""
+    entries = document.get("models" if kind == "tags" else "data")
+    return entries if isinstance(entries, list) else []
+
+
+def name_of(kind: str, entry: Entry) -> str:
+    """Return the model's name in an entry of "tags" or "v1/models"."""
+    return str(entry["name" if kind == "tags" else "id"])
+
+
+def canonical(name: str) -> str:
+    """Return the one spelling of a model's name: Ollama ignores case, and these parts when left out."""
+    name = name.strip().lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
+def tags(names: Iterable[str]) -> bytes:
+    """Return a `/api/tags` body for models of which only the names are known."""
+    return orjson.dumps({"models": [_tag(name) for name in names]})
+
+
+def _tag(name: str) -> dict[str, object]:
+    details = {
+        "parent_model": "",
+        "format": "gguf",
+        "family": "",
+        "families": [],
+        "parameter_size": "",
+        "quantization_level": "",
+    }
+    # The command line slices digests and dies of one that is shorter (facts/ollama-and-clients.md 2).
+    digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": _LONG_AGO,
+        "size": 0,
+        "digest": digest,
+        "details": details,
+    }
+
+
+def v1_models(tag_entries: Iterable[Entry]) -> bytes:
+    """Return the `/v1/models` body that Ollama would make of these `/api/tags` entries."""
+    data = [v1_model(name_of("tags", entry), _unix(entry.get("modified_at"))) for entry in tag_entries]
+    return orjson.dumps({"object": "list", "data": data}) + b"\n"
+
+
+def v1_model(name: str, created: int) -> dict[str, object]:
+    """Return one entry of `/v1/models`, which is also the answer of `/v1/models/{name}`."""
+    parts = name.split("/")
+    owner = parts[-2] if len(parts) > 1 else "library"
+    return {"id": name, "object": "model", "created": created, "owned_by": owner}
+
+
+def _unix(instant: object) -> int:
+    try:
+        return int(datetime.fromisoformat(str(instant)).timestamp())
+    except (ValueError, OverflowError):
+        return 0

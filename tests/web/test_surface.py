@@ -1,0 +1,309 @@
+"""gpugate/web/surface.py: what a method and a path mean."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpugate.web.surface import Kind, Route, classify, split_path_token
+
+COMPUTE = [
+    ("/api/generate", "generate"),
+    ("/api/chat", "chat"),
+    ("/api/embed", "embed"),
+    ("/api/embeddings", "embeddings"),
+    ("/v1/chat/completions", "v1/chat/completions"),
+    ("/v1/completions", "v1/completions"),
+    ("/v1/embeddings", "v1/embeddings"),
+    ("/v1/responses", "v1/responses"),
+    ("/v1/messages", "v1/messages"),
+    ("/v1/audio/transcriptions", "v1/audio/transcriptions"),
+    ("/v1/images/generations", None),
+    ("/v1/systemone", None),
+    ("/v1/messages/count_tokens", None),
+    ("/api/anything/new", None),
+    ("/api/me", None),
+]
+METADATA = [
+    ("GET", "/api/version", "version"),
+    ("HEAD", "/api/version", "version"),
+    ("GET", "/api/tags", "tags"),
+    ("HEAD", "/api/tags", "tags"),
+    ("GET", "/api/ps", "ps"),
+    ("GET", "/api/status", "status"),
+    ("POST", "/api/show", "show"),
+    ("GET", "/v1/models", "v1/models"),
+    ("GET", "/v1/models/llava", "v1/model"),
+    ("GET", "/v1/models/hf.co/user/model", "v1/model"),
+    ("GET", "/v1/models/hf.co%2Fuser%2Fmodel", "v1/model"),
+    ("GET", "/api/experimental/model-recommendations", "recommendations"),
+]
+ADMIN = [
+    ("POST", "/api/pull"),
+    ("POST", "/api/push"),
+    ("POST", "/api/create"),
+    ("POST", "/api/copy"),
+    ("DELETE", "/api/delete"),
+    ("POST", "/api/blobs/sha256:ab"),
+    ("HEAD", "/api/blobs/sha256:ab"),
+    ("POST", "/api/blobs/sha256:ab/more"),
+]
+
+
+@pytest.mark.parametrize(("path", "api"), COMPUTE)
+def test_a_post_that_computes_wakes(path: str, api: str | None) -> None:
+    """Every POST under /api and /v1 that is not metadata wakes the pod, known or not."""
+    assert Route(Kind.COMPUTE, path, "chat", api) == classify("POST", path)
+    assert classify("POST", path).wakes
+
+
+@pytest.mark.parametrize(("method", "path", "api"), METADATA)
+def test_metadata(method: str, path: str, api: str) -> None:
+    """Metadata never wakes and needs the scope of Ollama's paths."""
+    assert Route(Kind.METADATA, path, "chat", api) == classify(method, path)
+    assert not classify(method, path).wakes
+
+
+@pytest.mark.parametrize(("method", "path"), ADMIN)
+def test_changing_models(method: str, path: str) -> None:
+    """Pull, push, create, copy, delete and blobs need `admin` and the pod."""
+    route = classify(method, path)
+    assert (Kind.ADMIN, "admin", path) == (route.kind, route.scope, route.upstream_path)
+    assert route.wakes
+    assert (method == "POST" and "blobs" in path) == route.streamed_body
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_root(method: str) -> None:
+    """`GET|HEAD /` is the health text, the only route without a token here."""
+    assert Route(Kind.HEALTH, "/") == classify(method, "/")
+
+
+@pytest.mark.parametrize("name", ["chat", "generate"])
+def test_the_aliases(name: str) -> None:
+    """`POST /api/v1/chat` is `/api/chat`, upstream path included; the rest of /api/v1 is ours."""
+    assert classify("POST", f"/api/{name}") == classify("POST", f"/api/v1/{name}")
+    assert classify("GET", f"/api/v1/{name}").kind is Kind.WRONG_METHOD
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "own"),
+    [
+        ("GET", "/api/v1/health", "/api/v1/health"),
+        ("GET", "/api/v1/%68ealth", "/api/v1/health"),
+        ("POST", "/api/v1/gpu/start", "/api/v1/gpu/start"),
+        ("DELETE", "/api/v1/gpu", "/api/v1/gpu"),
+        ("GET", "/api/v1", "/api/v1"),
+        ("POST", "/api/v1/chat/more", "/api/v1/chat/more"),
+    ],
+)
+def test_own_paths(method: str, path: str, own: str) -> None:
+    """gpugate's own paths are handed on decoded."""
+    assert Route(Kind.OWN, own) == classify(method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/api/chat", ("POST",)),
+        ("HEAD", "/api/generate", ("POST",)),
+        ("GET", "/v1/chat/completions", ("POST",)),
+        ("POST", "/api/tags", ("GET", "HEAD")),
+        ("HEAD", "/api/ps", ("GET",)),
+        ("GET", "/api/show", ("POST",)),
+        ("GET", "/api/pull", ("POST",)),
+        ("POST", "/api/delete", ("DELETE",)),
+        ("GET", "/api/blobs/sha256:ab", ("POST", "HEAD")),
+        ("DELETE", "/v1/models/x", ("GET",)),
+        ("POST", "/v1/models/x", ("GET",)),
+        ("POST", "/", ("GET", "HEAD")),
+        ("OPTIONS", "/api/chat", ("POST",)),
+        ("OPTIONS", "/api/unknown", ()),
+        ("TRACE", "/api/unknown", ()),
+        ("post", "/api/chat", ("POST",)),
+    ],
+)
+def test_a_wrong_method(method: str, path: str, allow: tuple[str, ...]) -> None:
+    """What Ollama's router refuses wakes nothing and says what is allowed."""
+    route = classify(method, path)
+    assert (Kind.WRONG_METHOD, allow, False) == (route.kind, route.allow, route.wakes)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/unknown"),
+        ("HEAD", "/v1/files"),
+        ("PUT", "/v1/files/x"),
+        ("DELETE", "/api/user/keys/x"),
+        ("GET", "/api"),
+        ("POST", "/api"),
+        ("POST", "/v1/"),
+    ],
+)
+def test_unknown_and_no_post(method: str, path: str) -> None:
+    """What is not known and no POST never wakes; a bare prefix is nothing to wake for either."""
+    assert classify(method, path).kind is Kind.UNKNOWN_GET
+
+
+@pytest.mark.parametrize("path", ["/api/blobs", "/api/blobs/"])
+def test_blobs_without_a_digest(path: str) -> None:
+    """Whatever is said about blobs needs `admin`."""
+    route = classify("POST", path)
+    assert (Kind.UNKNOWN_GET, "admin") == (route.kind, route.scope)  # noqa: SIM300
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/apifoo",
+        "/v2/x",
+        "/API/chat",
+        "/metrics",
+        "",
+        "*",
+        "http://host/api/chat",
+        "api/chat",
+        "/api/chat#x",
+        "/api/%zz",
+        "/api/ chat",
+        "/api/\xff",
+        "/api/%ff",
+        "/api/chat%00",
+        "/api/x%0d%0aHost:%20y",
+        "/api/..\\pull",
+        "/api/%5c..%5cpull",
+        "/api/%252e%252e/pull",
+        "/k/token/api/chat",
+        "/api/../k/x",
+    ],
+)
+def test_nothing_is_there(path: str) -> None:
+    """Other paths, and spellings that no client means, are a 404 and never reach a pod."""
+    assert classify("POST", path).kind is Kind.NOT_OURS
+
+
+@pytest.mark.parametrize(
+    ("path", "upstream"),
+    [
+        ("/api/%63hat", "/api/chat"),
+        ("/%61pi/pull", "/api/pull"),
+        ("/api%2Fpull", "/api/pull"),
+        ("/api/pull?x=/api/tags", "/api/pull"),
+    ],
+)
+def test_an_encoded_known_path(path: str, upstream: str) -> None:
+    """Ollama decodes once before it routes: so do we, and the pod is asked for the plain path."""
+    assert classify("POST", upstream) == classify("POST", path)
+    assert upstream == classify("POST", path).upstream_path
+
+
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/api/chat/", "/api/chat"),
+        ("/api/tags/", "/api/tags"),
+        ("//api/pull", "/api/pull"),
+        ("/api//pull", "/api/pull"),
+        ("/api/../api/pull", "/api/pull"),
+        ("/api/./chat", "/api/chat"),
+        ("/api/%2e%2e/api/pull", "/api/pull"),
+        ("/api/v1/../pull", "/api/pull"),
+        ("/api/blobs/a%2f..%2fb", "/api/blobs/b"),
+        ("/api/blobs/sha256:ab/", "/api/blobs/sha256:ab"),
+        ("/v1/models/x/", "/v1/models/x"),
+        ("/..", "/"),
+    ],
+)
+def test_another_spelling(path: str, location: str) -> None:
+    """Slashes and dot segments are redirected as Ollama does it, before anything wakes."""
+    assert Route(Kind.REDIRECT, location) == classify("POST", path)
+
+
+PIECES = st.sampled_from(
+    [
+        "/",
+        "api",
+        "v1",
+        "chat",
+        "pull",
+        "tags",
+        "show",
+        "blobs",
+        "models",
+        "k",
+        ".",
+        "..",
+        "%2e",
+        "%2f",
+        "%63hat",
+        "//",
+        "\\",
+        "?",
+        "#",
+        "%",
+        "%25",
+        ":",
+        "x",
+        "é",
+        "\x00",
+    ]
+)
+PATHS = st.lists(PIECES, max_size=8).map("/".join) | st.lists(PIECES, max_size=8).map("".join) | st.text()
+METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get", ""])
+
+
+@given(METHODS, PATHS)
+def test_any_path(method: str, path: str) -> None:
+    """No spelling raises, and what goes upstream means there what it was judged as here."""
+    route = classify(method, path)
+    if route.kind in (Kind.COMPUTE, Kind.METADATA, Kind.ADMIN, Kind.UNKNOWN_GET):
+        again = classify(method, route.upstream_path)
+        assert (route.kind, route.scope) == (again.kind, again.scope)
+        assert route.upstream_path.isascii()
+        assert route.upstream_path.startswith(("/api", "/v1"))
+    if route.kind is Kind.REDIRECT:
+        assert classify(method, route.upstream_path).kind is not Kind.NOT_OURS
+
+
+@given(METHODS, PATHS)
+def test_any_redirect(method: str, path: str) -> None:
+    """A redirect stays on this host and comes to rest after at most one more."""
+    route = classify(method, path)
+    for _ in range(2):
+        if route.kind is Kind.REDIRECT:
+            assert route.upstream_path[:1] == "/" != route.upstream_path[1:2]
+            route = classify(method, route.upstream_path)
+    assert route.kind is not Kind.REDIRECT
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("/k/abc.d-e_f/api/chat", ("abc.d-e_f", "/api/chat")),
+        ("/k/abc/v1/models", ("abc", "/v1/models")),
+        ("/k/abc/", ("abc", "/")),
+        ("/k/abc", ("abc", "/")),
+        ("/k/abc//api/tags", ("abc", "/api/tags")),
+        ("/k/abc/api/../v1/x", ("abc", "/api/../v1/x")),
+        ("/k/abc/metrics", None),
+        ("/k/abc/apix", None),
+        ("/k//api/chat", None),
+        ("/k/", None),
+        ("/k", None),
+        ("/k/a%20b/api/chat", None),
+        ("/api/chat", None),
+        ("/k/" + "a" * 20_000 + "/api/chat", None),
+    ],
+)
+def test_a_token_in_the_path(path: str, split: tuple[str, str] | None) -> None:
+    """Only a token with Ollama's paths behind it is split off."""
+    assert split == split_path_token(path)
+
+
+@given(st.text() | PATHS.map("/k/a/".__add__))
+def test_any_token_path(path: str) -> None:
+    """Splitting never raises, and what is behind is a path."""
+    split = split_path_token(path)
+    assert split is None or (split[0] and split[1].startswith("/"))
