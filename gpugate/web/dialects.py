@@ -1,4 +1,4 @@
-"""How errors look on each surface: pure, from an error to bytes; knows neither sockets nor the pod.
+"""How errors look on each surface: from an error to bytes; knows neither sockets nor the pod.
 
 The surface that the client called picks the shape (contract section 5), since each client reads
 its own: Ollama's want a string under `error`, OpenAI's an object, Anthropic's a typed one, and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -112,7 +113,7 @@ def error_body(
         WWW-Authenticate and x-should-retry.
     """
     status, retry_after = status_of(error), _retry_after(error)
-    body = _dump(_shape(dialect, error, status, retry_after, request_id, now))
+    body = dump(_shape(dialect, error, status, retry_after, request_id, now))
     headers = [("Content-Type", _content_type(dialect)), ("X-Gpugate-Code", error.code)]
     if retry_after is not None:
         headers.append(("Retry-After", str(retry_after)))
@@ -125,7 +126,7 @@ def error_body(
 
 def success(data: object, request_id: str, now: float) -> bytes:
     """The envelope around `data`: anything JSON, Decimals (as numbers) and datetimes (as ISO 8601, Z)."""
-    return _dump({"status": "success", "data": data, "error": None, "meta": _meta(request_id, now)})
+    return dump({"status": "success", "data": data, "error": None, "meta": _meta(request_id, now)})
 
 
 def stream_error(
@@ -134,8 +135,8 @@ def stream_error(
     content_type: str,
     *,
     inside_event: bool = False,
-    now: float = 0.0,
     request_id: str = "",
+    now: float | None = None,
 ) -> bytes:
     """What ends a stream whose status is already sent (contract section 5, in mid-stream).
 
@@ -144,18 +145,19 @@ def stream_error(
         error: why the stream ends.
         content_type: of the response that was begun; a plain JSON answer gets the whole error object.
         inside_event: for Server-Sent Events, whether an event was begun: a blank line ends it first.
-        now: seconds since 1970, for the envelope alone.
         request_id: for the envelope alone.
+        now: for the envelope alone: seconds since 1970, None for the present.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/x-ndjson":
-        return _dump({"error": _message(error)}) + b"\n"
+        return dump({"error": _message(error)}) + b"\n"
     status = status_of(error)
     if kind != "text/event-stream":
-        return _dump(_shape(dialect, error, status, _retry_after(error), request_id, now))
+        now = time.time() if now is None else now
+        return dump(_shape(dialect, error, status, _retry_after(error), request_id, now))
     name = b"event: error\n" if dialect is Dialect.ANTHROPIC else b""
     event = _anthropic(error, status) if dialect is Dialect.ANTHROPIC else _openai(error, status)
-    return (b"\n\n" if inside_event else b"") + name + b"data: " + _dump(event) + b"\n\n"
+    return (b"\n\n" if inside_event else b"") + name + b"data: " + dump(event) + b"\n\n"
 
 
 def request_id(raw: str | None) -> str:
@@ -238,7 +240,8 @@ def _content_type(dialect: Dialect) -> str:
     return "application/json; charset=utf-8" if dialect is Dialect.OLLAMA else "application/json"
 
 
-def _dump(value: object) -> bytes:
+def dump(value: object) -> bytes:
+    """JSON, with Decimals as numbers and instants in UTC; text that is no UTF-8 is escaped."""
     try:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z)
     except TypeError:  # text that came in as bytes beyond UTF-8: a path, a field's name

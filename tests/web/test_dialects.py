@@ -292,6 +292,12 @@ class TestMidStream:
 
         assert body(dialect, error) == json.loads(sent)
 
+    def test_no_instant_given(self) -> None:
+        """The envelope of a held answer is of today."""
+        sent = json.loads(stream_error(Dialect.ENVELOPE, errors.QueueTimeout(), "application/json"))
+
+        assert sent["meta"]["timestamp"] > "2026"
+
 
 class TestEnvelope:
     def test_success(self) -> None:
