@@ -82,6 +82,17 @@ class TestStart:
 
         assert {kept.pid} == sleeper.pids
 
+    async def test_cancelled_before_the_keeper_is_up(self, keep, sleeper):
+        """Whatever was asked meanwhile is answered by it later."""
+        pod = keep()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.005):
+                await pod.start(sleeper.command.split())
+
+        await pod.start(sleeper.command.split())
+
+        assert 1 == len(sleeper.pids)
+
     async def test_no_such_command(self, keep):
         """A command that is not there is said so, and nothing is left of the attempt."""
         pod = keep()
@@ -210,9 +221,9 @@ class TestInspect:
 
     async def test_a_keeper_that_is_stuck(self, keep, monkeypatch, sleeper, tmp_path):
         """A keeper that does not answer is "could not look", not "stopped"; when it goes on, all is well."""
-        monkeypatch.setattr("gpugate.providers.kept._ANSWER_S", 0.1)
         pod = keep()
         started = await pod.start(sleeper.command.split())
+        monkeypatch.setattr("gpugate.providers.kept._ANSWER_S", 0.1)
         keeper = json.loads((tmp_path / "processes" / "pod.json").read_text())["keeper"]
         os.kill(keeper, signal.SIGSTOP)
 
@@ -220,6 +231,7 @@ class TestInspect:
             await pod.inspect()
 
         os.kill(keeper, signal.SIGCONT)
+        monkeypatch.undo()
         async with asyncio.timeout(5):
             while (found := await _look(pod)) is None:
                 await asyncio.sleep(0.01)

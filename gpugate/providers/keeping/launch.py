@@ -57,15 +57,8 @@ def _become(command: Sequence[str], env: Mapping[str, str], said: int, failing: 
         if os.getppid() != keeper:  # it died before the line above could matter
             os._exit(127)
         signal.set_wakeup_fd(-1)
-        # Python ignores some signals, the keeper others, and an exec passes that on.
-        for number in (
-            signal.SIGTERM,
-            signal.SIGCHLD,
-            signal.SIGINT,
-            signal.SIGHUP,
-            signal.SIGPIPE,
-            signal.SIGXFSZ,
-        ):
+        # Python ignores some signals, the keeper others, a background shell more; an exec passes that on.
+        for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.dup2(said, 1)

@@ -46,10 +46,12 @@ def _take_over_stdin() -> socket.socket:
 
 
 def _read_order(first: socket.socket) -> State | None:
-    with first.makefile("rb") as file:
-        line = file.readline()
-    if not line.endswith(b"\n"):  # the gateway died over it
-        return None
+    line = b""
+    while not line.endswith(b"\n"):
+        seen = first.recv(65536, socket.MSG_PEEK)  # what comes behind the order is the keeper's to read
+        if not seen:  # the gateway died over it
+            return None
+        line += first.recv(seen.find(b"\n") + 1 or len(seen))
     order: State = json.loads(line)
     return order
 

@@ -25,7 +25,7 @@ async def test_a_command_inherits_nothing_odd(keep, tmp_path):
     assert "/dev/null" == files[0]
     assert 4 == len(files)  # the fourth is what ls reads
     assert 0 == int(words["SigBlk:"], 16)
-    assert 0 == int(words["SigIgn:"], 16)
+    assert 0 == int(words["SigIgn:"], 16) & 0x7FFF_FFFF  # 32 and 33 are the C library's own
     assert os.getcwd() == Path(f"{out}.pwd").read_text().strip()
 
 
