@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os.path
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from gpugate.settings.schema import Bot, Settings
 
 Finding = tuple[str, str]  # dotted key, problem
+
+_SECRET_BYTES = {"HS384": 48, "HS512": 64}  # RFC 7518 3.2: a key as long as the hash
 
 NO_SECRET = (
     "is empty, and so is auth.jwks_url: anybody could use your GPU. Make one with: "
@@ -25,6 +28,9 @@ def contradictions(settings: Settings) -> Iterator[Finding]:
     foreign = [name for name in auth.algorithms if not name.startswith("HS")]
     if foreign and not auth.jwks_url:
         yield "auth.algorithms", f"{foreign[0]} needs the keys of an identity provider: set auth.jwks_url"
+    for name in auth.algorithms if auth.secret else ():
+        if len(auth.secret.encode()) < _SECRET_BYTES.get(name, 0):
+            yield "auth.secret", f"must be at least {_SECRET_BYTES[name]} bytes long for {name}"
     stray = [str(chat) for chat in settings.bot.news if chat not in settings.bot.allowed_chats]
     if stray:
         yield "bot.news", f"{', '.join(stray)} is not among bot.allowed_chats"
@@ -54,6 +60,8 @@ def lacks(settings: Settings) -> Iterator[Finding]:
 
 
 def _bot_lacks(bot: Bot) -> Iterator[Finding]:
+    if find_spec("aiogram") is None:  # looked for, not imported: that takes 3 s
+        yield "bot.enabled", "needs the extra: pip install 'gpugate[telegram]'"
     if not bot.token:
         yield "bot.token", "is needed while bot.enabled is true: @BotFather gives it"
     if bot.mode == "webhook":

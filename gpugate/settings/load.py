@@ -10,7 +10,7 @@ import attrs
 
 from gpugate.errors import SettingsError
 from gpugate.settings import crosschecks
-from gpugate.settings.given import Given, complaint, nearest, shown, variable
+from gpugate.settings.given import Given, nearest, shown, variable
 from gpugate.settings.schema import DEFAULT_SOURCE, SECTIONS, Settings
 from gpugate.settings.section import Reader, Section
 from gpugate.settings.sources import (
@@ -191,9 +191,10 @@ def _with_state_dir(settings: Settings, env: Mapping[str, str]) -> Settings:
 def _check_across(reader: Reader, raw: Raw, settings: Settings, *, complete: bool) -> None:
     findings = [*crosschecks.contradictions(settings), *(crosschecks.lacks(settings) if complete else ())]
     for key, problem in findings:
-        if key not in reader.faulty:  # it has been complained about, and a default stands in its place
-            section, _, last = key.partition(".")
-            given = raw.get(section, {})
+        section, _, last = key.partition(".")
+        given = raw.get(section, {})
+        # what has been complained about has a default in its place, which would be blamed for nothing
+        if not {key, section} & reader.faulty:
             reader.complain(given.get(last) if isinstance(given, dict) else None, key, problem)
 
 
@@ -204,11 +205,9 @@ def _check_providers(
         try:
             config_class = config_of(name)
         except SettingsError as error:
-            given = raw["pod"]["provider"]
-            reader.complaints += [
-                line if "pod.provider" in line else complaint(given, "pod.provider", line, hint=False)
-                for line in error.complaints
-            ]
+            for line in error.complaints:
+                problem = line.removeprefix("pod.provider: ")
+                reader.complain(raw["pod"]["provider"], "pod.provider", problem, hint=False)
         else:
             # also without a section: a key may be needed
             _provider_section(reader, name, config_class, sections.get(name, {}))

@@ -67,7 +67,7 @@ def _money(help: str) -> Any:  # noqa: A002
 
 def _file(help: str) -> Any:  # noqa: A002
     """Declare a key that is a path, relative to the configuration's folder; empty for none."""
-    return _key("", help, kind="path")
+    return _key("", help, that(lambda path: "\0" not in path, "must be a path"), kind="path")
 
 
 def _long_enough(secret: str) -> bool:
@@ -164,10 +164,7 @@ class Pod:
         (),
         'required: "runpod", "vastai", "local" or "demo"; or a list, tried in this order',
         that(_no_duplicates, "must name each provider once"),
-        each(
-            re.compile(r"[a-z0-9][a-z0-9_.-]*").fullmatch,
-            "must be a provider's name (see `gpugate providers`)",
-        ),
+        each(_a_name, "must be a provider's name (see `gpugate providers`)"),
         kind="names",
         text="",
     )

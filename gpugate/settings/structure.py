@@ -182,7 +182,9 @@ def _in_brief(hidden: bool) -> Any:
 
 
 def _strict(wanted: type, words: str) -> Any:
-    def hook(raw: object, _kind: Any) -> Any:
+    def hook(raw: object, kind: Any) -> Any:
+        if _is_enum(kind):  # a StrEnum is a str to cattrs, too
+            return _enum(raw, kind)
         if type(raw) is not wanted:
             raise Impossible(f"must be {words}", raw)
         return raw
@@ -241,6 +243,10 @@ def _is_literal(kind: Any) -> bool:
     return origin is Literal
 
 
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Enum)
+
+
 def _is_mapping(kind: Any) -> bool:
     origin = get_origin(kind) or kind
     return isinstance(origin, type) and issubclass(origin, Mapping)
@@ -269,18 +275,22 @@ def _mappings(kind: Any, converter: Converter) -> Any:
     return hook
 
 
+_HOOKS = {
+    str: _strict(str, "text"),
+    int: _strict(int, "a whole number"),
+    bool: _strict(bool, "true or false"),
+    float: _number,
+    Decimal: _decimal,
+    Path: _path,
+}
+
+
 def _converter() -> Converter:
     converter = Converter(forbid_extra_keys=True)
-    converter.register_structure_hook(str, _strict(str, "text"))
-    converter.register_structure_hook(int, _strict(int, "a whole number"))
-    converter.register_structure_hook(bool, _strict(bool, "true or false"))
-    converter.register_structure_hook(float, _number)
-    converter.register_structure_hook(Decimal, _decimal)
-    converter.register_structure_hook(Path, _path)
+    for kind, hook in _HOOKS.items():
+        converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_func(_is_literal, _literal)
-    converter.register_structure_hook_func(
-        lambda kind: isinstance(kind, type) and issubclass(kind, Enum), _enum
-    )
+    converter.register_structure_hook_func(_is_enum, _enum)
     converter.register_structure_hook_factory(_is_sequence, _sequences)
     converter.register_structure_hook_factory(_is_mapping, _mappings)
     return converter

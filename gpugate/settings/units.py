@@ -80,8 +80,10 @@ def _seconds(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if not isinstance(value, str):
-        # an int too large for a float is no duration either
-        return float(value) if abs(value) <= 1e300 or not math.isfinite(value) else math.inf
+        try:
+            return float(value)
+        except OverflowError:  # an int that no float holds
+            return math.inf
     found = _PLAIN.fullmatch(value)
     return float(found[1]) if found else _in_units(value)
 

@@ -1,0 +1,130 @@
+"""`gpugate demo`: the gateway on a simulated pod, and the words to try it with; needs no configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from argparse import Namespace
+from pathlib import Path
+
+import attrs
+
+from gpugate.cli.configured import config_of
+from gpugate.cli.failures import Failure
+from gpugate.cli.serving import listening_problem, run
+from gpugate.cli.tokens import signed
+from gpugate.cli.urls import url_of
+from gpugate.settings import Given, Settings, duration, load_settings, show_duration
+
+_TOKEN_LIFE_S = 30 * 86_400.0  # as long as `token issue` says
+_COLD_START_S = 6.0  # contract section 3, [providers.demo]
+_MODEL = "llama3.2:3b"
+
+_WORDS = """\
+gpugate demo at {url}, in front of a SIMULATED pod: no GPU, no model and no bill.
+Its answers are canned text. The pod is off now; the first request waits about {cold_start} while it starts.
+
+A token for this demo, good for 30 days:
+  {token}
+
+Try it:
+  {curl}
+
+Open WebUI, Admin Panel > Settings > Connections > Ollama API:
+  URL  {url}
+  Key  the token above
+or as environment: OLLAMA_BASE_URL={url} OLLAMA_API_CONFIGS='{{"0": {{"key": "<the token>"}}}}'
+
+Ctrl-C ends it, the simulated pod included.
+"""
+
+
+def demo(args: Namespace) -> int:
+    """Run the gateway on the simulated pod; print a token and how to use it first."""
+    settings = _with_free_port(_settings(args))
+    token = signed(settings, "demo", None, _TOKEN_LIFE_S)
+    print(_words(settings, token, _cold_start(settings)), flush=True)
+    return run(settings)
+
+
+def _settings(args: Namespace) -> Settings:
+    """Return the demo's settings: built here; only variables, flags and a --config that was named count."""
+    path = Path(args.config) if args.config else None
+    overrides: dict[str, object] = {"pod.provider": ("demo",)}
+    if args.port is not None:
+        overrides["server.port"] = Given(args.port, "--port", untyped=True)
+    if args.cold_start is not None:
+        overrides["providers.demo.cold_start"] = Given(args.cold_start, "--cold-start", untyped=True)
+    draft = load_settings(path, os.environ, overrides=overrides, complete=False)
+    if not draft.auth.secret:
+        overrides["auth.secret"] = demo_secret(Path(draft.state.dir))
+    return load_settings(path, os.environ, overrides=overrides, config_of=config_of)
+
+
+def _cold_start(settings: Settings) -> float:
+    given = settings.providers.get("demo", {}).get("cold_start", _COLD_START_S)
+    return duration(given.value if isinstance(given, Given) else given)
+
+
+def _with_free_port(settings: Settings) -> Settings:
+    """Return settings whose port can be listened on, so that no word is printed for nothing.
+
+    Port 0 becomes a free one here: the words must name it.
+    """
+    server = settings.server
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((server.host, server.port))
+            # bind alone succeeds, with SO_REUSEADDR, beside another one that is bound and does not listen yet
+            probe.listen(1)
+        except OSError as error:
+            raise Failure(listening_problem(error, settings) or str(error)) from error
+        port: int = probe.getsockname()[1]
+    return attrs.evolve(settings, server=attrs.evolve(server, port=port))
+
+
+def demo_secret(state_dir: Path) -> str:
+    """Return the demo's secret, kept in `<state dir>/demo-secret` for the owner's eyes only.
+
+    Raises:
+        Failure: it can be neither read nor written.
+    """
+    path = state_dir / "demo-secret"
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            _write_once(path, secrets.token_hex(32))
+        path.chmod(0o600)
+        secret = path.read_text().strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise Failure(f"the demo's secret {path} cannot be kept: {reason}") from error
+    if len(secret) < 32:
+        raise Failure(f"{path} is damaged: delete it, and the demo makes a new one")
+    return secret
+
+
+def _write_once(path: Path, secret: str) -> None:
+    """Write a file in one step; if another demo was faster, its secret stays."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secret + "\n")
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _words(settings: Settings, token: str, cold_start_s: float) -> str:
+    url = url_of(settings)
+    body = json.dumps({"model": _MODEL, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})
+    curl = f"curl -N {url}/api/chat -H 'Authorization: Bearer {token}' -d '{body}'"
+    return _WORDS.format(url=url, token=token, curl=curl, cold_start=show_duration(cold_start_s))

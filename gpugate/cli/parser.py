@@ -1,0 +1,125 @@
+"""What can be typed: commands and their flags; does nothing of it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NoReturn
+
+_ABOUT = "A drop-in Ollama endpoint that is always on, in front of a GPU pod that is not."
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose every complaint is one line (contract section 2)."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+def gpugate_version() -> str:
+    """Return the installed version; "unknown" in a tree that is not installed."""
+    try:
+        return version("gpugate")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class _Version(argparse.Action):
+    """--version, looked up only when it is asked for: the look-up costs as much as all else here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.exit(0, f"gpugate {gpugate_version()}\n")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return what was typed; end the process with status 2 and one line if it cannot be meant."""
+    args = _parser().parse_args(argv)
+    args.config = getattr(args, "config", None)
+    return args
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="gpugate", description=_ABOUT)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    _add_config(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_serving(commands)
+    _add_configuring(commands)
+    _add_remote(commands)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    # SUPPRESS: a default here would undo a --config that stood before the command
+    help_text = "default: ./gpugate.toml, then $XDG_CONFIG_HOME/gpugate/gpugate.toml"
+    parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=help_text)
+
+
+def _add(commands: Any, name: str, run: str, about: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=about, description=about)
+    parser.set_defaults(run=f"gpugate.cli.{run}")
+    _add_config(parser)
+    return parser
+
+
+def _add_serving(commands: Any) -> None:
+    serve = _add(commands, "serve", "serving:serve", "run the gateway")
+    serve.add_argument("--host", help="server.host")
+    serve.add_argument("--port", help="server.port")
+    serve.add_argument("--provider", metavar="NAME", help="pod.provider; several with commas")
+    demo = _add(commands, "demo", "demo:demo", "run the gateway with a simulated pod: no account, no GPU")
+    demo.add_argument("--port", help="default 11434; 0 for any free one")
+    demo.add_argument("--cold-start", metavar="TIME", help="how long the pod takes to start, default 6s")
+
+
+def _add_configuring(commands: Any) -> None:
+    init = _add(commands, "init", "configuring:init", "write a commented configuration")
+    init.add_argument("file", metavar="FILE", nargs="?", help="default ./gpugate.toml")
+    init.add_argument("--force", action="store_true", help="overwrite it")
+    check = _add(commands, "check", "configuring:check", "validate the configuration")
+    check.add_argument(
+        "--live", action="store_true", help="also ask provider, pod and local Ollama, read-only"
+    )
+    token = commands.add_parser("token", help="tokens for clients", description="Tokens for clients.")
+    tokens = token.add_subparsers(
+        dest="token_command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
+    issue = _add(tokens, "issue", "tokens:issue", "print a token signed with auth.secret")
+    issue.add_argument("--subject", required=True, help="who it is for")
+    issue.add_argument("--scope", metavar="WORDS", help='such as "chat pod"; without: all')
+    issue.add_argument("--expires", metavar="TIME", default="30d", help="default 30d")
+    providers = _add(commands, "providers", "configuring:providers", "list the installed providers")
+    providers.add_argument("--json", action="store_true", help="for machines")
+
+
+def _add_remote(commands: Any) -> None:
+    for name, about in (
+        ("status", "what the pod of a running gateway is doing"),
+        ("start", "start the pod"),
+        ("stop", "stop the pod"),
+        ("costs", "what was spent"),
+        ("events", "watch what happens, line by line"),
+    ):
+        parser = _add(commands, name, f"remote:{name}", f"{about} (GPUGATE_URL, GPUGATE_TOKEN)")
+        formats = parser.add_mutually_exclusive_group()
+        formats.add_argument("--json", action="store_true", help="for machines")
+        if name == "stop":
+            parser.add_argument(
+                "--force", action="store_true", help="even with requests in flight or waiting"
+            )
+        if name == "costs":
+            parser.add_argument("--month", type=_month, metavar="YYYY-MM", help="default: this month")
+            formats.add_argument(
+                "--csv", action="store_true", help="every session as CSV; of --month, or all"
+            )
+
+
+def _month(text: str) -> str:
+    if not re.fullmatch(r"[0-9]{4}-(0[1-9]|1[0-2])", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no month such as 2026-11")
+    return text

@@ -1,0 +1,50 @@
+"""`gpugate serve`: settings in, the gateway's exit status out; knows nothing of how it is built."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from argparse import Namespace
+
+from gpugate.cli.configured import settings_for_serving
+from gpugate.cli.failures import Failure
+from gpugate.settings import Given, Settings
+
+_FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provider"}
+
+
+def serve(args: Namespace) -> int:
+    """Run the gateway until it is told to stop; return its exit status."""
+    overrides = {
+        key: Given(getattr(args, flag), f"--{flag}", untyped=True)
+        for flag, key in _FLAGS.items()
+        if getattr(args, flag) is not None
+    }
+    return run(settings_for_serving(args, overrides))
+
+
+def run(settings: Settings) -> int:
+    """Run a gateway; raise Failure, one line, where it cannot listen."""
+    from gpugate import wiring
+
+    try:
+        return wiring.serve(settings)
+    except OSError as error:
+        if problem := listening_problem(error, settings):
+            raise Failure(problem) from error
+        raise
+
+
+def listening_problem(error: OSError, settings: Settings) -> str | None:
+    """Return what keeps the gateway from listening, or None for an error of another kind."""
+    host, port = settings.server.host, settings.server.port
+    if isinstance(error, socket.gaierror):
+        return f"server.host: there is no address for {host!r}"
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"port {port} on {host} is already in use: stop what listens there or use another (--port)"
+        case errno.EADDRNOTAVAIL:
+            return f"server.host: {host} is no address of this machine"
+        case errno.EACCES if error.filename is None:
+            return f"port {port} on {host} may not be used: ports below 1024 are for root"
+    return None

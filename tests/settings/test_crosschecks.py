@@ -1,0 +1,85 @@
+"""Keys that need or contradict each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpugate.settings import crosschecks, load_settings
+
+from .support import env_complaints, load
+
+BOT = {
+    "GPUGATE_BOT__ENABLED": "true",
+    "GPUGATE_BOT__TOKEN": "123456:ABC-DEF",
+    "GPUGATE_BOT__SECRET_TOKEN": "abc_DEF-123",
+    "GPUGATE_BOT__PUBLIC_URL": "https://gate.example",
+}
+
+
+def keys(env: dict[str, str]) -> list[str]:
+    """Return the keys that are complained about."""
+    return [line.split(": ")[1] for line in env_complaints(env)]
+
+
+def test_an_identity_provider_instead_of_a_secret() -> None:
+    """jwks_url alone is enough, also with the default algorithms."""
+    load({"GPUGATE_AUTH__SECRET": "", "GPUGATE_AUTH__JWKS_URL": "https://id.example/keys"})
+
+
+def test_an_identity_providers_algorithm_without_one() -> None:
+    """RS256 with nothing but a secret would let nobody in."""
+    assert ["auth.algorithms"] == keys({"GPUGATE_AUTH__ALGORITHMS": "HS256,RS256"})
+
+
+def test_a_longer_hash_wants_a_longer_secret() -> None:
+    """HS512 needs 64 bytes (RFC 7518)."""
+    env = {"GPUGATE_AUTH__ALGORITHMS": "HS512"}
+
+    assert ["auth.secret"] == keys(env)
+    assert [] == keys({**env, "GPUGATE_AUTH__SECRET": "x" * 64})
+
+
+def test_a_whole_bot() -> None:
+    """With all it needs there is no complaint."""
+    assert [] == keys(BOT)
+
+
+@pytest.mark.parametrize("lacking", ["TOKEN", "SECRET_TOKEN", "PUBLIC_URL"])
+def test_a_bot_that_lacks_something(lacking: str) -> None:
+    """A webhook needs its token, its secret and an address; each is named."""
+    assert [f"bot.{lacking.lower()}"] == keys({**BOT, f"GPUGATE_BOT__{lacking}": ""})
+
+
+def test_a_polling_bot() -> None:
+    """Polling needs the token alone."""
+    env = {"GPUGATE_BOT__ENABLED": "yes", "GPUGATE_BOT__MODE": "polling"}
+
+    assert ["bot.token"] == keys(env)
+    assert [] == keys({**env, "GPUGATE_BOT__TOKEN": "1:x"})
+
+
+def test_a_bot_that_is_off() -> None:
+    """Then nothing of it is needed."""
+    load({"GPUGATE_BOT__ENABLED": "0"})
+
+
+def test_a_bot_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra that is missing is named before the gateway runs into it."""
+    monkeypatch.setattr(crosschecks, "find_spec", lambda name: None)
+
+    (line,) = env_complaints(BOT)
+
+    assert "bot.enabled: needs the extra: pip install 'gpugate[telegram]'" in line
+
+
+def test_news_for_a_stranger() -> None:
+    """News go to allowed chats only."""
+    assert ["bot.news"] == keys({"GPUGATE_BOT__NEWS": "1,2", "GPUGATE_BOT__ALLOWED_CHATS": "1"})
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a home folder the state folder must be named."""
+    monkeypatch.setattr("gpugate.settings.load.default_state_dir", lambda env: None)
+
+    assert ["state.dir"] == keys({})
+    assert "" == load_settings(None, {}, complete=False).state.dir
