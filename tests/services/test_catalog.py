@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.services import catalog as catalog_module
@@ -372,6 +372,7 @@ ACTS = st.one_of(
 )
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.sampled_from(["remembered", "empty", "static"]), st.lists(ACTS, max_size=12))
 def test_any_life(
     tmp_path_factory: pytest.TempPathFactory, mode: Mode, acts: list[tuple[str, str, bytes]]

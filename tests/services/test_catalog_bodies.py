@@ -6,7 +6,7 @@ import re
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.services import catalog_bodies as bodies
@@ -93,6 +93,7 @@ def test_made_v1_models() -> None:
     assert made["object"] == "list"
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(bodies.KINDS)), st.dictionaries(st.text(max_size=8), st.integers() | st.none()))
 def test_any_object(kind: str, document: dict[str, object]) -> None:
     """Judging never raises."""

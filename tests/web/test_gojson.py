@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.web import gojson
@@ -161,6 +161,7 @@ def test_no_duration(text: str, complaint: str) -> None:
     assert complaint == str(refused.value)
 
 
+@settings(deadline=None)
 @given(
     st.binary(max_size=200)
     | st.text(alphabet='{}[]",:\\ \n0eE.-+truefalsn\x00é', max_size=60).map(str.encode)
@@ -176,6 +177,7 @@ def test_any_body(body: bytes) -> None:
     json.dumps(value)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789.+-hmsnuµ ", max_size=12) | st.text())
 def test_any_duration(text: str) -> None:
     """A duration is a number of nanoseconds or a complaint."""

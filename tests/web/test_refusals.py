@@ -7,7 +7,7 @@ import re
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
@@ -286,6 +286,7 @@ def _dump(value: object) -> bytes:
     return json.dumps(value).encode()  # unlike orjson it also writes NaN, lone surrogates, huge numbers
 
 
+@settings(deadline=None)
 @given(PATHS, st.dictionaries(KEYS, JSON, max_size=6).map(_dump) | JSON.map(_dump) | st.binary(max_size=60))
 def test_any_body(path: str, body: bytes) -> None:
     """Looking at a body never raises, and a refusal is JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.web.surface import Kind, Route, classify, split_path_token
@@ -254,6 +254,7 @@ PATHS = st.lists(PIECES, max_size=8).map("/".join) | st.lists(PIECES, max_size=8
 METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "get", ""])
 
 
+@settings(deadline=None)
 @given(METHODS, PATHS)
 def test_any_path(method: str, path: str) -> None:
     """No spelling raises, and what goes upstream means there what it was judged as here."""
@@ -267,6 +268,7 @@ def test_any_path(method: str, path: str) -> None:
         assert classify(method, route.upstream_path).kind is not Kind.NOT_OURS
 
 
+@settings(deadline=None)
 @given(METHODS, PATHS)
 def test_any_redirect(method: str, path: str) -> None:
     """A redirect stays on this host and comes to rest after at most one more."""
@@ -302,6 +304,7 @@ def test_a_token_in_the_path(path: str, split: tuple[str, str] | None) -> None:
     assert split == split_path_token(path)
 
 
+@settings(deadline=None)
 @given(st.text() | PATHS.map("/k/a/".__add__))
 def test_any_token_path(path: str) -> None:
     """Splitting never raises, and what is behind is a path."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.web.unload import is_unload, may_be_unload, names_unload, unload_answer
@@ -105,6 +105,7 @@ def test_the_answer_of_chat() -> None:
     assert expected == unload_answer("chat", "llava", now)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["chat", "generate", None]), st.binary(max_size=80).map(b'{"keep_alive":0,'.__add__))
 def test_any_body(api: str | None, body: bytes) -> None:
     """Looking never raises."""
