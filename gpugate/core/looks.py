@@ -26,11 +26,16 @@ class Looks:
     @property
     def next_due(self) -> float:
         """The earliest look that is not out yet."""
-        return min(slot.due for slot in self.slots)
+        return min(inf if slot.op is not None else slot.due for slot in self.slots)
 
     def schedule(self, provider: int, at: float) -> None:
         """Look at this provider at `at`, or when the look that is out has come back."""
         self.slots[provider].due = at
+
+    def follow_up(self, provider: int, at: float) -> None:
+        """Look again at `at`, or sooner if that was asked for while the last look was out."""
+        slot = self.slots[provider]
+        slot.due = min(slot.due, at)
 
     def forget(self, provider: int) -> None:
         """Drop the look that is out and plan none: what it says would be older than our command."""

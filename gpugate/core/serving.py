@@ -79,17 +79,6 @@ class ServingRows(StartingRows):
             return evolve(was, endpoints=event.report.endpoints)
         return was
 
-    def _lose_pod(self, was: Ready | Draining, event: Looked, now: float) -> State:
-        phase = event.report.phase
-        self._complain(was.provider, event.report.detail or f"the pod is {phase} behind our back")
-        self._lose_leases(now)
-        if phase in PROOF:
-            self._close_session(was.provider, "lost")
-            self.looks.schedule(was.provider, now + self.policy.watch_pause_s(was.provider))
-        else:
-            self._order_stop(was.provider, "lost", now)
-        return self._rest(now)
-
     @transition
     def _hear_trouble(self, was: Ready, event: Troubled, now: float) -> Ready:
         """An exchange broke: look at the provider and at the pod's health, now."""
@@ -123,6 +112,7 @@ class ServingRows(StartingRows):
             began_at=now,
             probe=None,
             probe_at=now + self.policy.probe_pause_s(was.provider, 0.0),
+            served=True,
         )
 
     # --- draining and stopping ----------------------------------------------------------------
@@ -238,8 +228,22 @@ class ServingRows(StartingRows):
         return was
 
     @transition
+    def _close_unknown(self, was: Unknown, event: CloseWanted, now: float) -> Stopping | Closed:
+        """What was found is stopped; where nothing is known yet, one good try is made."""
+        self._shut_door(event)
+        if event.keep:
+            return Closed()
+        for provider in range(len(self.policy.providers)):
+            seen = was.seen.get(provider)
+            if not isinstance(seen, Looked):
+                self._order_stop(provider, "shutdown", now, firm=False)
+            elif seen.report.phase not in PROOF:
+                self._order_stop(provider, "shutdown", now)
+        return Stopping() if self.stops.orders else Closed()
+
+    @transition
     def _close_resting(
-        self, was: Unknown | Stopped | Stopping | Closed, event: CloseWanted, now: float
+        self, was: Stopped | Stopping | Closed, event: CloseWanted, now: float
     ) -> Stopping | Closed:
         """Nothing runs, as far as is known; a stop that is not proved goes on."""
         self._shut_door(event)

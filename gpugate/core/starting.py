@@ -11,6 +11,7 @@ from gpugate.core.vocabulary import (
     Asking,
     Closed,
     Demanded,
+    Draining,
     Look,
     Looked,
     LookFailed,
@@ -106,11 +107,20 @@ class StartingRows(Engine):
         """A pod that runs although nobody here started it is adopted (contract 7)."""
         if event.report.phase in PROOF or event.report.phase is Phase.UNREACHABLE:
             return was
+        if self.closing:
+            return self._leave_found(was, event, now)
         return self._take_over({event.provider: event}, now)
+
+    def _leave_found(self, was: Stopped | Stopping, event: Looked, now: float) -> State:
+        """Going down: what runs is stopped with the rest, or left where it is."""
+        if not self.keep:
+            self._order_stop(event.provider, "shutdown", now)
+        return was
 
     def _adopt(self, event: Looked, now: float) -> State:
         self._new_run()
-        self._open_session(event.provider, "adopted", event.report, event.up_s, now)
+        if event.report.phase is not Phase.QUEUED:
+            self._open_session(event.provider, self.run, "adopted", event.report, event.up_s, now)
         was = Asking(
             run=self.run,
             provider=event.provider,
@@ -119,7 +129,7 @@ class StartingRows(Engine):
             since=now,
             capacity_until=now + self.policy.capacity_wait_s,
         )
-        return self._accepted(was, event.report, now)
+        return self._accepted(was, event.report, event.up_s, now)
 
     def _rest(self, now: float) -> State:
         if self.stops.orders and not self._demanded:
@@ -152,7 +162,7 @@ class StartingRows(Engine):
         for provider in range(first, len(self.policy.providers)):
             order = self.stops.orders.get(provider)
             if order is None or order.failed:  # not known to stop, so wanted again: start is idempotent
-                self.stops.orders.pop(provider, None)
+                self.stops.give_up(provider)
                 return self._ask(provider, 1, now, now, now + self.policy.capacity_wait_s)
             if order.sent < 2 or len(self.policy.providers) == 1:
                 return Stopping()
@@ -162,6 +172,7 @@ class StartingRows(Engine):
         op = self._next_op()
         self.looks.forget(provider)
         self._effects.append(StartPod(op, provider))
+        self._asked_op, self._asked = op, (provider, self.run)
         return Asking(
             run=self.run,
             provider=provider,
@@ -173,11 +184,12 @@ class StartingRows(Engine):
 
     @transition
     def _take_yes(self, was: Asking, event: StartAccepted, now: float) -> State:
-        """The provider took the start: from here on it may cost money."""
+        """The provider took the start: from here on it costs money, unless it is queued there."""
         if event.op != was.op:
             return was
-        self._open_session(was.provider, self._cause(), event.report, event.up_s, now)
-        return self._accepted(was, event.report, now)
+        if event.report.phase is not Phase.QUEUED:
+            self._open_session(was.provider, was.run, self._cause(), event.report, event.up_s, now)
+        return self._accepted(was, event.report, event.up_s, now)
 
     @transition
     def _take_no(self, was: Asking, event: StartRefused, now: float) -> State:
@@ -185,8 +197,10 @@ class StartingRows(Engine):
         return was if event.op != was.op else self._failed(was, event.error, now)
 
     @transition
-    def _try_again(self, was: Pausing, event: TimePassed, now: float) -> Asking | Settling:
-        """The pause is over; where the last outcome is unsure, look first, so as never to start twice."""
+    def _try_again(self, was: Pausing, event: TimePassed, now: float) -> State:
+        """The pause is over: again, after a look where the last outcome is unsure; if still wanted."""
+        if not self._demanded:
+            return self._abandon(was, now)
         if not was.unsure:
             return self._ask(was.provider, was.attempt, now, was.since, was.capacity_until)
         op = self._next_op()
@@ -206,11 +220,18 @@ class StartingRows(Engine):
         if event.op != was.op:
             return was
         if isinstance(event, Looked) and event.report.phase in ON_ITS_WAY:
-            self._open_session(was.provider, self._cause(), event.report, event.up_s, now)
-            return self._accepted(was, event.report, now)
+            return self._accepted(was, event.report, event.up_s, now)
+        if not self._demanded:
+            return self._abandon(was, now)
         return self._ask(was.provider, was.attempt, now, was.since, was.capacity_until)
 
-    def _accepted(self, was: Asking | Settling, report: PodReport, now: float) -> State:
+    def _abandon(self, was: Pausing | Settling, now: float) -> State:
+        """Nobody wants it any more: no further attempt, and what the last one may have left is stopped."""
+        unsure = isinstance(was, Settling) or was.unsure or not self._is_clean(was.provider, was.attempt)
+        self._order_stop(was.provider, "start_failed", now, firm=unsure)
+        return self._rest(now)
+
+    def _accepted(self, was: Asking | Settling, report: PodReport, up_s: float, now: float) -> State:
         self.looks.schedule(was.provider, now + self.policy.look_pause_s(was.provider, 0.0))
         state = Provisioning(
             run=was.run,
@@ -220,10 +241,10 @@ class StartingRows(Engine):
             since=was.since,
             capacity_until=was.capacity_until,
         )
-        return self._progress(state, report, now)
+        return self._progress(state, report, up_s, now)
 
     def _cause(self) -> str:
-        return "request" if self.backlog.waiting else "hand"
+        return "hand" if self.start_wanted and not self.backlog.waiting else "request"
 
     # --- failing ------------------------------------------------------------------------------
 
@@ -248,7 +269,7 @@ class StartingRows(Engine):
             retry_at=now + self.policy.backoff_s(was.attempt, self._chance()),
             unsure=True,
             since=was.since,
-            capacity_until=now + self.policy.capacity_wait_s,
+            capacity_until=getattr(was, "capacity_until", now + self.policy.capacity_wait_s),
         )
 
     def _keep_rate(self, was: Asking, error: RateLimited, now: float) -> State:
@@ -262,7 +283,7 @@ class StartingRows(Engine):
     def _wait_for_capacity(self, was: Asking, error: NoCapacity, now: float) -> State:
         self._complain(was.provider, error.message, error)
         if error.queued:
-            return self._accepted(was, PodReport(Phase.QUEUED), now)
+            return self._accepted(was, PodReport(Phase.QUEUED), 0.0, now)
         return self._pause(was, min(now + self.policy.capacity_pause_s, was.capacity_until))
 
     @staticmethod
@@ -279,7 +300,7 @@ class StartingRows(Engine):
 
     def _leave_provider(self, was: Asking | STARTED, error: ProviderError, now: float) -> State:
         """This provider will not do: stop what may run there, and go to the next (contract 7)."""
-        clean = was.provider not in self.sessions and was.attempt == 1
+        clean = self._is_clean(was.provider, was.attempt)
         refused = not isinstance(error, Transient | Ambiguous | Conflict) and type(error) is not ProviderError
         queued = isinstance(error, NoCapacity) and error.queued
         self._complain(was.provider, error.message, error)
@@ -289,6 +310,10 @@ class StartingRows(Engine):
         if not self._demanded:
             return self._rest(now)
         return self._start_from(was.provider + 1, now)
+
+    def _is_clean(self, provider: int, attempt: int) -> bool:
+        """Nothing that we did can have left a pod running there."""
+        return attempt == 1 and provider not in self.sessions and provider not in self.stops.doubts
 
     def _give_up(self, now: float) -> State:
         self.start_wanted = False
@@ -311,9 +336,11 @@ class StartingRows(Engine):
     @transition
     def _watch_start(self, was: Provisioning, event: Looked, now: float) -> State:
         """Running with an address: warm it. Stopped, failed, gone or queued too long: it failed."""
-        return was if event.provider != was.provider else self._progress(was, event.report, now)
+        return was if event.provider != was.provider else self._progress(was, event.report, event.up_s, now)
 
-    def _progress(self, was: Provisioning, report: PodReport, now: float) -> State:
+    def _progress(self, was: Provisioning, report: PodReport, up_s: float, now: float) -> State:
+        if report.phase in ON_ITS_WAY and report.phase is not Phase.QUEUED:
+            self._open_session(was.provider, was.run, self._cause(), report, up_s, now)
         if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
             return Warming(
                 run=was.run,
@@ -328,6 +355,8 @@ class StartingRows(Engine):
         if report.phase is Phase.QUEUED and now >= was.capacity_until:
             error = NoCapacity(report.detail or "no GPU is free, the start is queued", queued=True)
             return self._leave_provider(was, error, now)
+        if report.phase is Phase.QUEUED:
+            return evolve(was, accepted_at=now)  # its time to start begins when it leaves the queue
         if report.phase is Phase.STOPPED and now - was.accepted_at < self.policy.health_interval_s:
             return was  # a read may lag behind the start it should show (facts/providers.md B5)
         return self._check_alive(was, report, now)
@@ -353,7 +382,21 @@ class StartingRows(Engine):
             return was
         if event.report.phase is Phase.RUNNING and "ollama" in event.report.endpoints:
             return evolve(was, endpoints=event.report.endpoints)
+        if was.served and event.report.phase in PROOF | {Phase.FAILED}:
+            return self._lose_pod(was, event, now)
         return self._check_alive(was, event.report, now)
+
+    def _lose_pod(self, was: Warming | Preloading | Ready | Draining, event: Looked, now: float) -> State:
+        """A pod that served is gone: who has no answer yet waits for a new start (contract 7)."""
+        phase = event.report.phase
+        self._complain(was.provider, event.report.detail or f"the pod is {phase} behind our back")
+        self._lose_leases(now)
+        if phase in PROOF:
+            self._close_session(was.provider, "lost")
+            self.looks.schedule(was.provider, now + self.policy.watch_pause_s(was.provider))
+        else:
+            self._order_stop(was.provider, "lost", now)
+        return self._rest(now)
 
     @transition
     def _mind_warming(self, was: Warming, event: TimePassed, now: float) -> State:
@@ -385,6 +428,7 @@ class StartingRows(Engine):
             since=was.since,
             op=op,
             give_up_at=now + self.policy.preload_limit_s,
+            served=was.served,
         )
 
     def _to_preload(self) -> tuple[str, bool] | None:

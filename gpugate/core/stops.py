@@ -44,10 +44,15 @@ class StopOrder:
 
 @define
 class Stops:
-    """The open stops, one per provider."""
+    """The open stops, one per provider.
+
+    Attributes:
+        doubts: where a firm stop was given up unproved because the pod is wanted again.
+    """
 
     policy: Policy
     orders: dict[int, StopOrder] = field(factory=dict)
+    doubts: set[int] = field(factory=set)
 
     @property
     def next_due(self) -> float:
@@ -66,6 +71,12 @@ class Stops:
             self.orders[provider] = StopOrder(provider=provider, cause=cause, firm=firm, since=now)
         elif firm:
             known.firm = True
+
+    def give_up(self, provider: int) -> None:
+        """The pod is wanted again before its stop is proved: forget the order, not the doubt."""
+        order = self.orders.pop(provider, None)
+        if order is not None and order.firm:
+            self.doubts.add(provider)
 
     def take_due(self, now: float) -> list[StopOrder]:
         """The stops to be sent now."""
@@ -98,6 +109,7 @@ class Stops:
             self._be_patient(order, seen.phase, now)
         if settled:
             del self.orders[order.provider]
+            self.doubts.discard(order.provider)
         return settled
 
     def _be_patient(self, order: StopOrder, phase: Phase, now: float) -> None:

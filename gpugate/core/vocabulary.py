@@ -92,7 +92,10 @@ class Provisioning:
 
 @frozen(kw_only=True)
 class Warming:
-    """The pod runs; its Ollama does not answer yet. `probe` is the check that is out, if one is."""
+    """The pod runs; its Ollama does not answer (yet).
+
+    `probe` is the check that is out, if one is; `served` if it was READY before and fell ill.
+    """
 
     run: int
     provider: int
@@ -102,6 +105,7 @@ class Warming:
     began_at: float
     probe: int | None
     probe_at: float
+    served: bool = False
 
 
 @frozen(kw_only=True)
@@ -115,6 +119,7 @@ class Preloading:
     since: float
     op: int
     give_up_at: float
+    served: bool = False
 
 
 @frozen(kw_only=True)
