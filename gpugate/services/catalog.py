@@ -142,10 +142,13 @@ class Catalog:
             body: as it came, not content-encoded.
         """
         known = self._shows.get(key) if kind == "show" else self._answers.get(kind)
-        if known == body or not self._take(kind, key, body):
+        if known == body:
+            if self._may_be_empty and kind in ("tags", "v1/models"):
+                self._may_be_empty = not bodies.entries_of(kind, self._document(kind))
             return False
-        self._version += 1
-        return True
+        taken = self._take(kind, key, body)
+        self._version += taken
+        return taken
 
     def _take(self, kind: str, key: str, body: bytes) -> bool:
         if kind not in bodies.KINDS or len(body) > (MAX_SHOW if kind == "show" else MAX_BODY):

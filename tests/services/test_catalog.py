@@ -224,6 +224,15 @@ async def test_an_empty_list_after_a_deletion(store: Path) -> None:
     assert Told() == told
 
 
+def test_an_empty_list_long_after_a_change(store: Path) -> None:
+    """Once a list with models was seen after the change, even the same one, an empty list is odd again."""
+    catalog = new(store)
+    catalog.remember("tags", "", TAGS)
+    catalog.forget_after_change("llava")
+    catalog.remember("tags", "", TAGS)
+    assert not catalog.remember("tags", "", EMPTY)
+
+
 def test_a_change_asks_for_a_refresh(store: Path) -> None:
     """The lists are fetched again, and what was known of the changed model is gone."""
     asked = []
