@@ -123,7 +123,18 @@ def configure(
 
 
 class AccessLog:
-    """One line for each request, when it has ended."""
+    """One line for each request, when it has ended.
+
+    Its fields:
+        request_id: a sane one, see `web.dialects.request_id`.
+        path: as the client sent it; its query is left out, and what looks like a secret.
+        status: that was sent; 499 if the client left before there was one.
+        user: the token's subject, None without a token.
+        ms: from the request's first line to the last byte.
+        waited_ms: how long it was held for the pod; None if it was not.
+        run: the pod's run that served it.
+        bytes_out: of the body, where known.
+    """
 
     def __init__(self, output: Output) -> None:
         self._write = output.sink.write
@@ -145,19 +156,7 @@ class AccessLog:
         run: int | None = None,
         bytes_out: int | None = None,
     ) -> None:
-        """Write the line.
-
-        Args:
-            request_id: a sane one, see `web.dialects.request_id`.
-            method: of the request.
-            path: as the client sent it; its query is left out, and what looks like a secret.
-            status: that was sent; 499 if the client left before there was one.
-            user: the token's subject, None without a token.
-            ms: from the request's first line to the last byte.
-            waited_ms: how long it was held for the pod; None if it was not.
-            run: the pod's run that served it.
-            bytes_out: of the body, where known.
-        """
+        """Write the line; the arguments are explained above."""
         if not self.enabled:
             return
         line: dict[str, object] = {
