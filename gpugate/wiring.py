@@ -92,12 +92,17 @@ class Gateway:
     Attributes:
         port: where it listens, once open.
         lifecycle: for tests and for signals.
+
+    Args:
+        settings: the whole configuration.
+        find: the class of a provider's name; tests bring their own.
     """
 
     lifecycle: Lifecycle
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, find: Callable[[str], type[Provider]] = registry.find) -> None:
         self.settings = settings
+        self._find = find
         self.port = settings.server.port
         self._stack = AsyncExitStack()
         self._output = configure(
@@ -172,7 +177,7 @@ class Gateway:
         return proved
 
     def _provider(self, name: str, session: aiohttp.ClientSession) -> NamedProvider:
-        kind = registry.find(name)
+        kind = self._find(name)
         return NamedProvider(name, kind(provider_config(self.settings, name, kind.Config), session))
 
     def _gate(self, session: aiohttp.ClientSession, catalog: Catalog) -> Gate:
