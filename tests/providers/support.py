@@ -12,8 +12,8 @@ from pathlib import Path
 
 from gpugate.providers.kept import KeptProcess, Timing
 
-QUICK = Timing(settle_s=0.1, grace_s=0.3, orphan_kill_s=0.4, stop_kill_s=0.4)
-PATIENT = Timing(settle_s=0.1, grace_s=30, orphan_kill_s=30, stop_kill_s=30)
+QUICK = Timing(settle_s=0.05, grace_s=0.2, orphan_kill_s=0.2, stop_kill_s=0.2)
+PATIENT = Timing(settle_s=0.05, grace_s=30, orphan_kill_s=30, stop_kill_s=30)
 
 
 class Sleeper:

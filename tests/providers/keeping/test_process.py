@@ -9,11 +9,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from attrs import evolve
 
 from gpugate.providers.kept import KeptStatus
 
-from ..support import PATIENT, QUICK, gone, until  # noqa: TID252
+from ..support import QUICK, gone, until  # noqa: TID252
 
 FAMILY = "trap '' TERM; {0} & setsid {0} & wait"
 
@@ -128,7 +127,7 @@ class TestKilled:
 
 async def test_signals_for_the_gateways_terminal(gateway, sleeper):
     """Control-C and a closed terminal end the gateway's group; the keeper is not of it."""
-    first = gateway(*sleeper.command.split(), timing=evolve(PATIENT, grace_s=0.5))
+    first = gateway(*sleeper.command.split(), timing=QUICK)
 
     assert os.getsid(first.kept_pid) == first.kept_pid
     assert os.getsid(first.kept_pid) != os.getsid(first.process.pid)
