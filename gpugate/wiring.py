@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import attrs
 import structlog
 from aiohttp import web
 
@@ -96,19 +97,25 @@ class Gateway:
     Args:
         settings: the whole configuration.
         find: the class of a provider's name; tests bring their own.
+
+    Raises:
+        SettingsError: a provider is not installed, or its section is wrong.
     """
 
     lifecycle: Lifecycle
 
     def __init__(self, settings: Settings, find: Callable[[str], type[Provider]] = registry.find) -> None:
         self.settings = settings
-        self._find = find
         self.port = settings.server.port
         self._stack = AsyncExitStack()
+        self._kinds = {name: find(name) for name in settings.pod.provider}
+        self._configs = {
+            name: provider_config(settings, name, kind.Config) for name, kind in self._kinds.items()
+        }
         self._output = configure(
             settings.log.format,  # type: ignore[arg-type]
             settings.log.level,
-            secrets=[settings.auth.secret, settings.bot.token],
+            secrets=_secrets(settings.auth, settings.bot, *self._configs.values()),
         )
         self._log = structlog.get_logger()
         self._hub = EventHub()
@@ -119,7 +126,6 @@ class Gateway:
 
         Raises:
             OSError: the address is taken; nothing has been started then.
-            SettingsError: a provider is not installed, or its section is wrong.
         """
         try:
             await self._open()
@@ -131,7 +137,9 @@ class Gateway:
         settings = self.settings
         os.environ["GPUGATE_STATE_DIR"] = str(self._state)  # providers keep their own state there
         session = await self._stack.enter_async_context(_session())
-        providers = [self._provider(name, session) for name in settings.pod.provider]
+        providers = [
+            NamedProvider(name, kind(self._configs[name], session)) for name, kind in self._kinds.items()
+        ]
         pod = OllamaPod(session, settings.pod.health_path)
         catalog = Catalog(
             settings.catalog.when_stopped,  # type: ignore[arg-type]
@@ -176,13 +184,9 @@ class Gateway:
         await self._stack.aclose()
         return proved
 
-    def _provider(self, name: str, session: aiohttp.ClientSession) -> NamedProvider:
-        kind = self._find(name)
-        return NamedProvider(name, kind(provider_config(self.settings, name, kind.Config), session))
-
     def _gate(self, session: aiohttp.ClientSession, catalog: Catalog) -> Gate:
         settings = self.settings
-        jwks = Jwks(http_fetch(session, settings.auth.jwks_url)) if settings.auth.jwks_url else None
+        jwks = self._jwks(session) if settings.auth.jwks_url else None
         verifier = Verifier(
             secret=settings.auth.secret,
             algorithms=settings.auth.algorithms,
@@ -209,6 +213,14 @@ class Gateway:
             path_tokens=settings.auth.path_tokens,
             on_crash=log_crash,
         )
+
+    def _jwks(self, session: aiohttp.ClientSession) -> Jwks:
+        def told(trouble: str | None) -> None:
+            self._warn(f"the identity provider: {trouble or 'answers again'}")
+
+        jwks = Jwks(http_fetch(session, self.settings.auth.jwks_url), told=told)
+        self._stack.push_async_callback(jwks.aclose)
+        return jwks
 
     def _hear(self, news: News) -> None:
         """A pod that becomes ready is asked for its catalogue, so that it is known when it sleeps."""
@@ -253,6 +265,16 @@ def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
         drain_concurrency=queue.drain_concurrency,
         shutdown_grace_s=settings.server.shutdown_grace,
     )
+
+
+def _secrets(*configs: object) -> list[str]:
+    """Every secret of these attrs objects (fields that have no repr), for the log to leave out."""
+    return [
+        value
+        for config in configs
+        for attribute in attrs.fields(type(config))
+        if not attribute.repr and isinstance(value := getattr(config, attribute.name), str) and value
+    ]
 
 
 def _session() -> aiohttp.ClientSession:
