@@ -267,7 +267,7 @@ def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
     )
 
 
-def _secrets(*configs: object) -> list[str]:
+def _secrets(*configs: attrs.AttrsInstance) -> list[str]:
     """Every secret of these attrs objects (fields that have no repr), for the log to leave out."""
     return [
         value

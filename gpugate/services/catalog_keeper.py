@@ -1,4 +1,4 @@
-"""Keeps the catalogue fresh and on disk: asks a pod that became ready, writes what changed; owns the tasks."""
+"""Keeps the catalogue fresh and on disk, in tasks of its own; what the answers mean is not its business."""
 
 from __future__ import annotations
 

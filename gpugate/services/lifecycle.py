@@ -106,6 +106,7 @@ class Lifecycle:
     ) -> None:
         self.serving: ServingPod | None = None
         self._providers = tuple(providers)
+        self._policy = policy
         self._debts = debts
         self._listeners = tuple(listeners)
         self._on_crash = on_crash
@@ -162,9 +163,12 @@ class Lifecycle:
     def request(self, *, model: str | None = None, embeds: bool = False) -> Lease:
         """File a request; its lease is admitted at once when the pod serves and nobody waits."""
         self._last_ticket += 1
-        lease = Lease(self, self._last_ticket, self._loop.time())
-        self._leases[lease.number] = lease
-        self._feed(Arrived(lease.number, model, embeds))
+        number, now = self._last_ticket, self._loop.time()
+        lease = self._leases[number] = Lease(self, number, now)
+        if self.serving is not None and self._machine.admit_at_once(number, model, embeds):
+            lease.admit(self.serving, now)
+        else:
+            self._feed(Arrived(number, model, embeds))
         return lease
 
     def begun(self, lease: Lease) -> None:
@@ -173,8 +177,13 @@ class Lifecycle:
 
     def left(self, lease: Lease) -> None:
         """This lease is over."""
-        if self._leases.pop(lease.number, None) is not None:
+        if self._leases.pop(lease.number, None) is None:
+            return
+        now = self._loop.time()
+        if not self._machine.give_back_at_once(lease.number, now):
             self._feed(Left(lease.number))
+        elif self._armed > now + self._policy.idle_timeout_s:
+            self._arm(self._machine.wake_at)
 
     async def examine(self, run: int) -> None:
         """An exchange with this run's pod broke before its first byte: look whether the pod lives.
@@ -243,16 +252,17 @@ class Lifecycle:
             last_error=machine.last_error,
         )
 
-    def _provider_name(self) -> str | None:
+    def _provider_name(self) -> str:
+        """Of the pod that is meant: the one that lives or is being stopped, else the next to be started."""
         provider = getattr(self._machine.state, "provider", None)
         if provider is None:
-            provider = next(iter(self._machine.stops.orders), None)
-        return None if provider is None else self._providers[provider].name
+            provider = next(iter(self._machine.stops.orders), 0)
+        return self._providers[provider].name
 
     def _stretch(self) -> PaidStretch | None:
         """The session of the pod that is meant; after a failover the one that serves."""
         stretches = self._record.stretches
-        return stretches.get(self._provider_name() or "") or next(iter(stretches.values()), None)
+        return stretches.get(self._provider_name()) or next(iter(stretches.values()), None)
 
     def _ready_in(self, now: float) -> float | None:
         began: float | None = getattr(self._machine.state, "since", None)
