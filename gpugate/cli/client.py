@@ -81,9 +81,8 @@ class Gateway:
             connection.close()
             raise self._lost(error) from None
         if response.status >= 300:
-            failure = self._refused(response)
-            connection.close()
-            raise failure
+            with response:
+                raise self._refused(response)
         return response
 
     def _data(self, method: str, path: str) -> Any:

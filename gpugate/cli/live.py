@@ -118,8 +118,9 @@ async def _get(
 
 
 def _kind(error: BaseException) -> str:
-    inner = getattr(error, "os_error", None)
-    return (inner.strerror or type(inner).__name__) if isinstance(inner, OSError) else type(error).__name__
+    inner = getattr(error, "os_error", error)
+    number = inner.errno if isinstance(inner, OSError) else None
+    return os.strerror(number) if number else type(error).__name__
 
 
 def _tls(policy: str) -> ssl.SSLContext | aiohttp.Fingerprint | bool:

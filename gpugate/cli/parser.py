@@ -33,7 +33,8 @@ class _Version(argparse.Action):
     """--version, looked up only when it is asked for: the look-up costs as much as all else here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.exit(0, f"gpugate {gpugate_version()}\n")
+        print(f"gpugate {gpugate_version()}")
+        parser.exit(0)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

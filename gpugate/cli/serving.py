@@ -25,10 +25,10 @@ def serve(args: Namespace) -> int:
 
 def run(settings: Settings) -> int:
     """Run a gateway; raise Failure, one line, where it cannot listen."""
-    from gpugate import wiring
+    from gpugate.wiring import serve as run_gateway  # it imports everything: only now
 
     try:
-        return wiring.serve(settings)
+        return run_gateway(settings)
     except OSError as error:
         if problem := listening_problem(error, settings):
             raise Failure(problem) from error

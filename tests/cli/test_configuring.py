@@ -1,0 +1,206 @@
+"""`gpugate init`, `check` and `providers`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+
+from gpugate.cli import main
+from gpugate.settings import commented_config
+
+from .support import SECRET, Shell, install_plugin
+
+
+def test_init(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A configuration is written for its owner's eyes only."""
+    assert 0 == main(["init"])
+
+    path = bare / "gpugate.toml"
+    assert commented_config() == path.read_text()
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert "wrote gpugate.toml" in capsys.readouterr().out
+
+
+def test_init_over_another(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is there stays, unless --force is said; then the new one is the owner's alone as well."""
+    path = bare / "mine.toml"
+    path.write_text("mine")
+    path.chmod(0o644)
+
+    assert 1 == main(["init", "mine.toml"])
+    assert "mine" == path.read_text()
+    assert [
+        "gpugate: mine.toml exists already; --force overwrites it"
+    ] == capsys.readouterr().err.splitlines()
+
+    assert 0 == main(["init", "--force", "--config", "mine.toml"])
+    assert commented_config() == path.read_text()
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert ["mine.toml"] == os.listdir(bare)
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("name", ["none/gpugate.toml", "folder"])
+def test_init_where_it_cannot(
+    bare: Path, capsys: pytest.CaptureFixture[str], name: str, force: list[str]
+) -> None:
+    """A folder that is missing, or in the way, is one line and status 1."""
+    (bare / "folder").mkdir()
+
+    assert 1 == main(["init", name, *force])
+    assert 1 == len(capsys.readouterr().err.splitlines())
+    assert ["folder"] == os.listdir(bare)
+
+
+def test_init_of_two(bare: Path) -> None:
+    """Two different names cannot both be meant."""
+    assert 2 == main(["init", "a.toml", "--config", "b.toml"])
+
+
+def test_what_init_writes_is_good(shell: Shell) -> None:
+    """Once a secret and a provider are given, `check` accepts it; before, it names the two."""
+    shell.run("init")
+    path = shell.folder / "gpugate.toml"
+
+    before = shell.run("check")
+    path.write_text(
+        path.read_text()
+        .replace('secret = ""', f'secret = "{SECRET}"', 1)
+        .replace('provider = ""', 'provider = "parked"', 1)
+    )
+    after = shell.run("check")
+
+    assert ["gpugate.toml: auth.secret", "gpugate.toml: pod.provider"] == [
+        ": ".join(line.split(": ")[:2]) for line in before.complaints
+    ]
+    assert (2, 0, "") == (before.status, after.status, after.err)
+    assert after.out.startswith("ok: gpugate.toml\n")
+    assert SECRET not in after.out
+
+
+def test_check_of_a_plugins_section(shell: Shell) -> None:
+    """The selected plugin's section is judged too, as strictly, and its secret is not shown."""
+    shell.configure("[providers.parked]\napi_kee = 'hidden'\n[providers.other]\nanything = 1\n")
+
+    ended = shell.run(
+        "check", GPUGATE_PROVIDERS__PARKED__PHASE="5", GPUGATE_PROVIDERS__PARKED__API_KEY_FILE="no"
+    )
+
+    assert 2 == ended.status
+    assert [
+        "gpugate.toml: providers.parked.api_kee: unknown key; did you mean providers.parked.api_key?",
+        "GPUGATE_PROVIDERS__PARKED__API_KEY_FILE: providers.parked.api_key_file: "
+        "cannot be read: No such file or directory",
+    ] == ended.complaints
+
+
+def test_check_live(shell: Shell) -> None:
+    """A pod that is off is fine."""
+    shell.configure()
+
+    ended = shell.run("check", "--live")
+
+    assert (0, "") == (ended.status, ended.err)
+    assert "provider parked: pod p1 is stopped" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("raises = 'AuthFailed'", "gpugate: provider parked: said the provider"),
+        ("raises = 'bug'\napi_key = 'hidden'", "gpugate: provider parked: the plugin failed with KeyError"),
+        ("phase = 'gone'", "gpugate: provider parked: pod p1 is gone"),
+    ],
+)
+def test_check_live_of_a_provider_that_is_not_well(shell: Shell, section: str, line: str) -> None:
+    """What the provider says is one line and status 1."""
+    shell.configure(f"[providers.parked]\n{section}\n")
+
+    ended = shell.run("check", "--live")
+
+    assert (1, [line]) == (ended.status, ended.complaints)
+
+
+def test_check_live_of_a_running_pod(shell: Shell, fake_gateway: object) -> None:
+    """A running pod's Ollama is asked; one that does not answer is told."""
+    url = fake_gateway.url  # type: ignore[attr-defined]
+    shell.configure(f"[providers.parked]\nphase = 'running'\nollama = '{url}'\n")
+    unwell = shell.run("check", "--live")
+    fake_gateway.answer("/api/version", '{"version":"0.30"}')  # type: ignore[attr-defined]
+    well = shell.run("check", "--live")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        away = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        gone = shell.run("check", "--live", GPUGATE_PROVIDERS__PARKED__OLLAMA=away)
+
+    assert (1, ["gpugate: pod: its Ollama is not healthy: 404"]) == (unwell.status, unwell.complaints)
+    assert (0, "") == (well.status, well.err)
+    assert (1, ["gpugate: pod: its Ollama is not healthy: Connection refused"]) == (
+        gone.status,
+        gone.complaints,
+    )
+
+
+def test_check_live_of_the_local_ollama(shell: Shell, fake_gateway: object) -> None:
+    """With the bot on, the local Ollama is asked for the bot's model."""
+    env = {
+        "GPUGATE_BOT__ENABLED": "true",
+        "GPUGATE_BOT__MODE": "polling",
+        "GPUGATE_BOT__TOKEN": "1:x",
+        "GPUGATE_BOT__OLLAMA_URL": fake_gateway.url,  # type: ignore[attr-defined]
+    }
+    shell.configure()
+    off = shell.run("check", "--live", **env)
+    fake_gateway.answer("/api/tags", '{"models":[{"name":"phi3:mini"}]}')  # type: ignore[attr-defined]
+    there = shell.run("check", "--live", **env)
+    lacking = shell.run("check", "--live", GPUGATE_BOT__INTENT_MODEL="tinyllama", **env)
+
+    assert (1, ["gpugate: bot.ollama_url: the local Ollama does not answer: 404"]) == (
+        off.status,
+        off.complaints,
+    )
+    assert (0, "") == (there.status, there.err)
+    assert (1, ["gpugate: bot.intent_model: the local Ollama does not have tinyllama (ollama pull)"]) == (
+        lacking.status,
+        lacking.complaints,
+    )
+
+
+def test_providers(shell: Shell) -> None:
+    """Name, distribution, version and capabilities, for people and for machines."""
+    text, machine = shell.run("providers"), shell.run("providers", "--json")
+
+    (row,) = [row for row in json.loads(machine.out) if row["name"] == "parked"]
+    assert ("gpugate-parked", "1.2") == (row["distribution"], row["version"])
+    assert (True, False, 2.0) == tuple(
+        row["capabilities"][key] for key in ("resume", "stable_urls", "min_poll_s")
+    )
+    (line,) = [line for line in text.out.splitlines() if line.startswith("parked")]
+    assert "gpugate-parked 1.2" in line
+    assert "resume" in line
+    assert "min_poll_s=2" in line
+
+
+def test_a_broken_plugin(tmp_path: Path, shell: Shell) -> None:
+    """It is listed with its error and does no harm to the others."""
+    broken = install_plugin(tmp_path / "broken", "nowhere:Nothing")
+    (broken / "gpugate_parked-1.2.dist-info").rename(broken / "gpugate_broken-0.1.dist-info")
+    about = broken / "gpugate_broken-0.1.dist-info"
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: gpugate-broken\nVersion: 0.1\n")
+    (about / "entry_points.txt").write_text("[gpugate.providers]\nbroken = nowhere:Nothing\n")
+    path = f"{shell.env['PYTHONPATH']}{os.pathsep}{broken}"
+    shell.configure()
+
+    ended = shell.run("providers", "--json", PYTHONPATH=path)
+    check = shell.run("check", PYTHONPATH=path)
+
+    rows = {row["name"]: row for row in json.loads(ended.out)}
+    assert None is rows["broken"]["capabilities"]
+    assert "ModuleNotFoundError" in rows["broken"]["error"]
+    assert rows["parked"]["capabilities"]
+    assert (0, 0) == (ended.status, check.status)

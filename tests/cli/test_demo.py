@@ -1,0 +1,157 @@
+"""`gpugate demo`: its settings, its secret and its words, on a gateway that is not real."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jwt
+import pytest
+
+from gpugate.cli import main
+from gpugate.cli.demo import demo_secret
+from gpugate.cli.failures import Failure
+from gpugate.settings import Settings, provider_config
+
+from .test_main import fake_wiring
+
+
+@attrs.frozen
+class DemoConfig:
+    """As `[providers.demo]` is in the contract."""
+
+    cold_start: float = 6.0
+    tokens_per_second: float = 25.0
+
+
+@pytest.fixture
+def run(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Run the demo; return its status, the settings that the gateway got, and what was printed."""
+    seen: list[Settings] = []
+    monkeypatch.setattr("gpugate.cli.demo.config_of", lambda name: DemoConfig)
+    fake_wiring(monkeypatch, lambda settings: seen.append(settings) or 0)
+
+    def run(*args: str) -> tuple[int, Settings | None, str, str]:
+        seen.clear()
+        status = main(["demo", *args])
+        out, err = capsys.readouterr()
+        return status, seen[0] if seen else None, out, err
+
+    return run
+
+
+def test_a_demo(run: Callable[..., Any]) -> None:
+    """Without anything: loopback, the simulated pod, and words to try it with."""
+    status, settings, out, err = run("--port", "0", "--cold-start", "250ms")
+
+    assert (0, "") == (status, err)
+    assert ("127.0.0.1", ("demo",)) == (settings.server.host, settings.pod.provider)
+    assert 0.25 == provider_config(settings, "demo", DemoConfig).cold_start
+    assert "SIMULATED" in out
+    assert "250ms" in out
+    assert out.count(f"http://127.0.0.1:{settings.server.port}") >= 3
+    (token,) = set(re.findall(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", out))
+    assert "demo" == jwt.decode(token, settings.auth.secret, algorithms=["HS256"])["sub"]
+    assert settings.auth.secret not in out
+
+
+def test_the_line_to_paste(run: Callable[..., Any]) -> None:
+    """A shell reads the curl line as it is meant."""
+    _, settings, out, _ = run("--port", "0")
+
+    (line,) = [line for line in out.splitlines() if line.strip().startswith("curl ")]
+    words = shlex.split(line)
+    assert ["curl", "-N", f"http://127.0.0.1:{settings.server.port}/api/chat", "-H"] == words[:4]
+    assert words[4].startswith("Authorization: Bearer eyJ")
+    assert '"model": "llama3.2:3b"' in words[6]
+
+
+def test_the_secret_stays(run: Callable[..., Any], bare: Path) -> None:
+    """A second demo accepts the first one's token; the secret is for its owner's eyes only."""
+    first, second = run("--port", "0")[1], run("--port", "0")[1]
+
+    path = bare.parent / "home/.local/state/gpugate/demo-secret"
+    assert first.auth.secret == second.auth.secret == path.read_text().strip()
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+    assert 0o700 == stat.S_IMODE(path.parent.stat().st_mode)
+    assert ["demo-secret"] == [entry.name for entry in path.parent.iterdir()]
+
+
+def test_a_configuration_beside_it(
+    run: Callable[..., Any], bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ./gpugate.toml, a real one maybe, does not count; variables and a named file do."""
+    (bare / "gpugate.toml").write_text("[pod]\nprovider = 'runpod'\nnonsense = 1\n")
+    (bare / "named.toml").write_text("[pod]\nprovider = 'runpod'\nidle_timeout = '20s'\n")
+    monkeypatch.setenv("GPUGATE_SERVER__PORT", "0")
+    monkeypatch.setenv("GPUGATE_QUEUE__MAX_WAITING", "7")
+
+    _, settings, _, _ = run("--config", "named.toml")
+
+    assert (("demo",), 20.0, 7) == (
+        settings.pod.provider,
+        settings.pod.idle_timeout,
+        settings.queue.max_waiting,
+    )
+
+
+def test_a_taken_port(run: Callable[..., Any]) -> None:
+    """That is one line and status 1, before any word to paste."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, settings, out, err = run("--port", str(port))
+
+    assert (1, None, "") == (status, settings, out)
+    (line,) = err.splitlines()
+    assert line.startswith(f"gpugate: port {port} on 127.0.0.1 is already in use")
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (("--port", "99999"), "--port: server.port: must be from 0 to 65535, is 99999"),
+        (("--cold-start", "soon"), "--cold-start: providers.demo.cold_start: must be a number"),
+    ],
+)
+def test_a_flag_that_is_wrong(run: Callable[..., Any], args: tuple[str, ...], line: str) -> None:
+    """That is status 2 and names the flag."""
+    status, _, out, err = run(*args)
+
+    assert (2, "") == (status, out)
+    assert err.startswith(line)
+
+
+def test_a_state_folder_that_cannot_be(run: Callable[..., Any], bare: Path) -> None:
+    """A file where the state folder should be is one line."""
+    (bare.parent / "home").write_text("in the way")
+
+    status, _, out, err = run("--port", "0")
+
+    assert (1, "", 1) == (status, out, len(err.splitlines()))
+    assert "cannot be kept" in err
+
+
+def test_a_damaged_secret(tmp_path: Path) -> None:
+    """A secret that is cut short is not used."""
+    (tmp_path / "demo-secret").write_text("short")
+
+    with pytest.raises(Failure, match="is damaged"):
+        demo_secret(tmp_path)
+
+
+def test_a_secret_that_others_could_read(tmp_path: Path) -> None:
+    """Its mode is put right."""
+    path = tmp_path / "demo-secret"
+    path.write_text("x" * 64)
+    path.chmod(0o644)
+
+    assert "x" * 64 == demo_secret(tmp_path)
+    assert 0o600 == stat.S_IMODE(path.stat().st_mode)

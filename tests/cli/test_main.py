@@ -1,0 +1,286 @@
+"""The command line as a user runs it: exit statuses, one line a mistake, signals and pipes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gpugate import cli
+from gpugate.errors import PodBusy, SettingsError
+
+from .support import SECRET, Shell
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "the following arguments are required: COMMAND"),
+        (("nonsense",), "invalid choice"),
+        (("serve", "--prot", "1"), "unrecognized arguments: --prot"),
+        (("token",), "the following arguments are required"),
+        (("token", "issue"), "required: --subject"),
+        (("costs", "--month", "2026-13"), "'2026-13' is no month"),
+        (("costs", "--csv", "--json"), "not allowed with"),
+    ],
+)
+def test_wrong_usage(args: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What cannot be meant is status 2 and one line."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(args)
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert 2 == ended.value.code
+    assert words in line
+
+
+def test_no_configuration(shell: Shell) -> None:
+    """`serve` without anything is status 2, and says how to get on."""
+    ended = shell.run("serve")
+
+    assert (2, "") == (ended.status, ended.out)
+    assert ["auth.secret", "pod.provider"] == [line.split(": ")[1] for line in ended.complaints]
+    assert "gpugate demo" in ended.err
+    assert "gpugate init" in ended.err
+
+
+def test_a_flag_that_is_wrong(shell: Shell) -> None:
+    """A flag's value is judged as the file's is."""
+    shell.configure()
+
+    ended = shell.run("serve", "--port", "http", "--provider", "Parked,parked")
+
+    assert 2 == ended.status
+    assert [
+        '--port: server.port: must be a whole number, is "http"',
+        '--provider: pod.provider: must name each provider once, is "Parked,parked"',
+    ] == ended.complaints
+
+
+def test_a_provider_that_is_not_installed(shell: Shell) -> None:
+    """An unknown provider is status 2, and what is installed is listed."""
+    shell.configure()
+
+    ended = shell.run("serve", "--provider", "skynet")
+
+    assert 2 == ended.status
+    (line,) = ended.complaints
+    assert line.startswith("--provider: pod.provider: no provider 'skynet' is installed; there are: ")
+    assert "parked (gpugate-parked 1.2)" in line
+
+
+def test_a_configuration_that_is_named(shell: Shell) -> None:
+    """--config works before and behind the command; a missing file is status 2."""
+    path = shell.configure()
+    path.rename(shell.folder / "other.toml")
+
+    ends = [
+        shell.run("--config", "other.toml", "check"),
+        shell.run("check", "--config", "other.toml"),
+        shell.run("check", "--config", "none.toml"),
+    ]
+
+    assert [0, 0, 2] == [ended.status for ended in ends]
+    assert ["none.toml: cannot be read: No such file or directory"] == ends[2].complaints
+
+
+def test_version_and_help(shell: Shell) -> None:
+    """Both are status 0, and help names every command."""
+    version, text = shell.run("--version"), shell.run("--help")
+
+    assert (0, 0) == (version.status, text.status)
+    assert version.out.startswith("gpugate ")
+    commands = ["serve", "demo", "init", "check", "token", "providers"]
+    commands += ["status", "start", "stop", "costs", "events"]
+    assert all(command in text.out for command in commands)
+
+
+def test_a_reader_that_has_read_enough(shell: Shell) -> None:
+    """A closed pipe is no mistake: no traceback, nothing on standard error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpugate", "providers"],
+            cwd=shell.folder,
+            env=dict(shell.env),
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+
+    assert (0, b"") == (done.returncode, done.stderr)
+
+
+def test_a_full_disk(shell: Shell) -> None:
+    """What cannot be written is status 1 and one line."""
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpugate", "providers"],
+            cwd=shell.folder,
+            env=dict(shell.env),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
+        )
+
+    assert (1, b"gpugate: No space left on device\n") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_lasts(shell: Shell, number: int) -> None:
+    """`events` ends well at SIGTERM and SIGINT, without a word."""
+    with _hanging_gateway() as url:
+        process = shell.start("events", GPUGATE_URL=url, GPUGATE_TOKEN="t")
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=10)
+
+    assert ("state status=READY\n", "", "", 0) == (first, out, err, process.returncode)
+
+
+@contextmanager
+def _hanging_gateway() -> Iterator[str]:
+    """Run a gateway that sends one event, and then nothing for as long as the test wants."""
+    over = Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'event: state\r\ndata: {"status":"READY","last_error":null}\r\n\r\n')
+            over.wait(20)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        over.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def fake_wiring(monkeypatch: pytest.MonkeyPatch, serve: Any) -> None:
+    """Put a gateway that does as `serve` in the place of the real one."""
+    module = ModuleType("gpugate.wiring")
+    module.serve = serve  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gpugate.wiring", module)
+
+
+@pytest.fixture
+def served(bare: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A configuration that is good enough for a gateway which is not real."""
+    monkeypatch.setenv("GPUGATE_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("GPUGATE_POD__PROVIDER", "parked")
+    monkeypatch.setattr("gpugate.cli.configured.config_of", None)
+    return bare
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_gateways_own_status(served: Path, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """What the gateway ends with is the status: 1 for a stop that was not proved."""
+    seen = []
+
+    def serve(settings: Any) -> int:
+        seen.append((settings.server.host, settings.server.port, settings.pod.provider))
+        return status
+
+    fake_wiring(monkeypatch, serve)
+
+    assert status == cli.main(["serve", "--port", "4711", "--host", "127.0.0.9", "--provider", "a,b"])
+    assert [("127.0.0.9", 4711, ("a", "b"))] == seen
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (OSError(errno.EADDRINUSE, "in use"), 1, "port 11434 on 127.0.0.1 is already in use"),
+        (OSError(errno.EADDRNOTAVAIL, "x"), 1, "server.host: 127.0.0.1 is no address of this machine"),
+        (PermissionError(errno.EACCES, "x"), 1, "ports below 1024"),
+        (PermissionError(errno.EACCES, "Permission denied", "/state"), 1, "Permission denied: /state"),
+        (OSError("no number"), 1, "gpugate: unforeseen OSError at test_main.py:"),
+        (SettingsError(["gpugate.toml: a.b: c"]), 2, "gpugate.toml: a.b: c"),
+        (PodBusy(), 1, "requests are in flight or waiting"),
+        (KeyError("hidden-token"), 1, "gpugate: unforeseen KeyError at test_main.py:"),
+        (KeyboardInterrupt(), 0, None),
+        (BrokenPipeError(), 0, None),
+    ],
+)
+def test_a_gateway_that_fails(
+    served: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    status: int,
+    words: str | None,
+) -> None:
+    """Whatever comes out of the gateway is one line and a status, without a traceback or a secret."""
+
+    def serve(settings: Any) -> int:
+        raise error
+
+    fake_wiring(monkeypatch, serve)
+
+    assert status == cli.main(["serve"])
+    err = capsys.readouterr().err
+    assert (0 if words is None else 1) == len(err.splitlines())
+    assert (words or "") in err
+    assert "hidden-token" not in err
+
+
+def test_who_wants_the_traceback(
+    served: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GPUGATE_TRACEBACK=1 shows where a bug is."""
+    fake_wiring(monkeypatch, lambda settings: {}["x"])
+    monkeypatch.setenv("GPUGATE_TRACEBACK", "1")
+
+    cli.main(["serve"])
+
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_is_imported(shell: Shell) -> None:
+    """Asking for help or a status brings none of the heavy libraries."""
+    heavy = ["aiohttp", "aiogram", "jwt", "cryptography", "structlog", "asyncio", "pydantic", "uvloop"]
+    code = f"""
+import sys
+from gpugate import cli
+assert cli.main(["status"]) == 1
+print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=shell.folder,
+        env={**shell.env, "GPUGATE_URL": "http://127.0.0.1:9", "GPUGATE_TOKEN": "t"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert ("[]\n", 0) == (done.stdout, done.returncode)

@@ -1,0 +1,230 @@
+"""`gpugate status`, `start`, `stop`, `costs` and `events` against a gateway on a real socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from gpugate.cli import main
+from gpugate.cli.remote import parse_events
+from gpugate.cli.urls import url_of
+from gpugate.settings import Server, Settings
+
+from .support import SECRET
+
+STATUS = {"status": "READY", "provider": "demo", "waiting": 0, "last_error": None, "hourly_rate": 0.44}
+SUMMARY = {
+    "month": "2026-11",
+    "sessionCount": 2,
+    "totalHours": 1.5,
+    "estimatedTotal": 0.66,
+    "currency": "USD",
+    "byProvider": [{"provider": "runpod", "sessionCount": 2, "hours": 1.5, "cost": 0.66}],
+    "byDay": [],
+    "byUser": [{"user": "me", "hours": 1.5, "cost": 0.66}],
+}
+
+
+@pytest.fixture
+def gateway(bare: Path, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A gateway that GPUGATE_URL and GPUGATE_TOKEN name."""
+    monkeypatch.setenv("GPUGATE_TOKEN", "t0ken\n")
+    return fake_gateway
+
+
+def envelope(data: object) -> str:
+    """Wrap an answer as the gateway does."""
+    return json.dumps({"status": "success", "data": data, "error": None, "meta": {}})
+
+
+def refusal(code: str, message: str) -> str:
+    """Wrap an error as the gateway does."""
+    return json.dumps({"status": "error", "data": None, "error": {"code": code, "message": message}})
+
+
+@pytest.mark.parametrize(
+    ("args", "method", "path"),
+    [
+        (["status"], "GET", "/api/v1/gpu/status"),
+        (["start"], "POST", "/api/v1/gpu/start"),
+        (["stop"], "POST", "/api/v1/gpu/stop"),
+        (["stop", "--force"], "POST", "/api/v1/gpu/stop?force=true"),
+    ],
+)
+def test_the_pod(
+    gateway: Any, capsys: pytest.CaptureFixture[str], args: list[str], method: str, path: str
+) -> None:
+    """The status comes as lines for people and as JSON for machines; lines leave out what is unknown."""
+    gateway.answer(path, envelope(STATUS), 202)
+
+    assert (0, 0) == (main(args), main([*args, "--json"]))
+
+    lines, _, machine = capsys.readouterr().out.rpartition("{")
+    assert "status: READY\nprovider: demo\nwaiting: 0\nhourly_rate: 0.44\n" == lines
+    assert STATUS == json.loads("{" + machine)
+    assert [(method, path, "Bearer t0ken")] * 2 == gateway.asked
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "line"),
+    [
+        (409, refusal("POD_BUSY", "2 requests"), "gpugate: POD_BUSY: 2 requests (gpugate stop --force)"),
+        (401, refusal("TOKEN_EXPIRED", "token has expired"), "gpugate: TOKEN_EXPIRED: token has expired"),
+        (502, "<html>", "answers with status 502, and not as gpugate does"),
+        (302, "", "answers with status 302, and not as gpugate does"),
+        (200, "Ollama is running", "does not answer as gpugate does"),
+        (200, "[]", "does not answer as gpugate does"),
+        (503, refusal("X", "a\nb\x1b[31m"), "gpugate: X: a b"),
+    ],
+)
+def test_a_refusal(
+    gateway: Any, capsys: pytest.CaptureFixture[str], status: int, body: str, line: str
+) -> None:
+    """Whatever the gateway refuses, or whoever answers in its place, is one line and status 1."""
+    gateway.answer("/api/v1/gpu/stop", body, status)
+
+    assert 1 == main(["stop"])
+    captured = capsys.readouterr()
+    assert ("", 1) == (captured.out, len(captured.err.splitlines()))
+    assert line in captured.err
+
+
+def test_no_gateway(bare: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused connection is one line that names the address."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setenv("GPUGATE_URL", url)
+
+        assert 1 == main(["status"])
+
+    assert [f"gpugate: no gateway at {url}: Connection refused"] == capsys.readouterr().err.splitlines()
+
+
+def test_a_gateway_that_hangs_up(bare: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """No answer is one line too."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("GPUGATE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread = threading.Thread(target=lambda: server.accept()[0].close())
+        thread.start()
+
+        assert 1 == main(["status"])
+        thread.join()
+
+    assert 1 == len(capsys.readouterr().err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GPUGATE_URL", "gate.example"), ("GPUGATE_TOKEN", "to ken"), ("GPUGATE_TOKEN", "tökén")],
+)
+def test_a_variable_that_is_wrong(
+    gateway: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """That is status 2 and names the variable, not its value."""
+    monkeypatch.setenv(name, value)
+
+    assert 2 == main(["status"])
+    err = capsys.readouterr().err
+    assert err.startswith(f"gpugate: {name}: ")
+    assert value not in err
+
+
+def test_a_token_of_its_own(
+    bare: Path, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without GPUGATE_TOKEN a short-lived one is signed with the secret, if there is one."""
+    fake_gateway.answer("/api/v1/gpu/status", envelope(STATUS))
+    assert 0 == main(["status"])
+    monkeypatch.setenv("GPUGATE_AUTH__SECRET", SECRET)
+    assert 0 == main(["status"])
+
+    (_, _, none), (_, _, own) = fake_gateway.asked
+    claims = jwt.decode(own.removeprefix("Bearer "), SECRET, algorithms=["HS256"])
+    assert None is none
+    assert ("gpugate-cli", 300) == (claims["sub"], claims["exp"] - claims["iat"])
+
+
+def test_no_token_at_all(bare: Path, fake_gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A 401 without a token says what to do."""
+    fake_gateway.answer("/api/v1/gpu/status", refusal("INVALID_TOKEN", "token is missing or malformed"), 401)
+
+    assert 1 == main(["status"])
+    assert "set GPUGATE_TOKEN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "url"),
+    [
+        ("127.0.0.1", 11434, "http://127.0.0.1:11434"),
+        ("0.0.0.0", 80, "http://127.0.0.1:80"),
+        ("::", 11434, "http://[::1]:11434"),
+        ("gate.example", 0, "http://gate.example:11434"),
+    ],
+)
+def test_where_the_configured_gateway_is(host: str, port: int, url: str) -> None:
+    """One that listens everywhere is reached on loopback."""
+    assert url == url_of(Settings(server=Server(host=host, port=port)))
+
+
+def test_costs(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A month's sums for people, the same data for machines."""
+    gateway.answer("/api/v1/cost/summary?month=2026-11", envelope(SUMMARY))
+    gateway.answer("/api/v1/cost/summary", envelope(SUMMARY))
+
+    assert 0 == main(["costs", "--month", "2026-11"])
+    assert [
+        "2026-11: 2 sessions, 1.50 hours, 0.66 USD",
+        "  runpod: 1.50 hours, 0.66 USD",
+        "  me: 1.50 hours, 0.66 USD",
+    ] == capsys.readouterr().out.splitlines()
+
+    assert 0 == main(["costs", "--json"])
+    assert SUMMARY == json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("args", "query"),
+    [
+        ([], ""),
+        (["--month", "2026-11"], "&from=2026-11-01&to=2026-12-01"),
+        (["--month", "2026-12"], "&from=2026-12-01&to=2027-01-01"),
+    ],
+)
+def test_costs_as_csv(gateway: Any, capsys: pytest.CaptureFixture[str], args: list[str], query: str) -> None:
+    """The sessions come as the gateway sends them, a month's or all."""
+    gateway.answer(f"/api/v1/cost/sessions?format=csv{query}", "id,cost\r\n1,0.66\r\n", kind="text/csv")
+
+    assert 0 == main(["costs", "--csv", *args])
+    assert "id,cost\n1,0.66\n" == capsys.readouterr().out.replace("\r\n", "\n")
+
+
+def test_events(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line an event, until the gateway ends the stream."""
+    stream = (
+        'id: 1\r\nevent: state\r\ndata: {"status":"READY","last_error":null,"a":[1]}\r\n\r\n'
+        ": ping\r\n\r\nid: 2\r\nevent: queue\r\ndata: plain\r\n\r\ndata: unfinished"
+    )
+    gateway.answer("/api/v1/gpu/events", stream, kind="text/event-stream")
+
+    assert 0 == main(["events"])
+    assert ["state status=READY a=[1]", "queue plain"] == capsys.readouterr().out.splitlines()
+
+    assert 0 == main(["events", "--json"])
+    assert [
+        {"event": "state", "id": "1", "data": {"status": "READY", "last_error": None, "a": [1]}},
+        {"event": "queue", "id": "2", "data": "plain"},
+    ] == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_an_event_of_several_lines() -> None:
+    """Data lines belong together, and an event without a name is a message."""
+    events = list(parse_events(["data: a", "data:b", "retry: 5", ":x", "", "event: e", ""]))
+
+    assert [{"event": "message", "id": None, "data": "a\nb"}] == events
