@@ -35,6 +35,7 @@ Try it:
 Open WebUI, Admin Panel > Settings > Connections > Ollama API:
   URL  {url}
   Key  the token above
+(in a container: give it --network=host, for the gateway listens on this machine only)
 or as environment: OLLAMA_BASE_URL={url} OLLAMA_API_CONFIGS='{{"0": {{"key": "<the token>"}}}}'
 
 Ctrl-C ends it, the simulated pod included.

@@ -49,7 +49,10 @@ def shown(value: object) -> str:
     elif isinstance(value, dict):
         text = "a table"
     else:
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        try:
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        except ValueError:  # Python writes no integer of more than 4,300 digits
+            text = "a huge number"
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
 
 

@@ -148,6 +148,7 @@ def test_an_unknown_section_of_a_variable() -> None:
         ("[auth]\njwks_url = 'keys.example'", "must be a URL with https:// or http://"),
         ("[server]\nport = 65536", "must be from 0 to 65535, is 65536"),
         ("[server]\nport = -1", "must be from 0 to 65535, is -1"),
+        ("[server]\nport = 0x1" + "0" * 4000, "must be from 0 to 65535, is a huge number"),
         ("[server]\nhost = ''", "must not be empty"),
         ("[server]\nmax_body = '64'\nport = 1979-05-27", "must be a whole number"),
         ("[server]\nmax_body = 0", "must be more than 0, is 0"),
