@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from gpugate.web.auth import User
-from gpugate.web.dialects import Dialect
+from gpugate.web.dialects import Dialect, dialect_of
 
 
 class Call:
@@ -22,7 +22,6 @@ class Call:
     """
 
     __slots__ = (
-        "dialect",
         "extra_head",
         "method",
         "path",
@@ -43,12 +42,16 @@ class Call:
         self.path = path
         self.query = query
         self.prefix = prefix
-        self.dialect = Dialect.ENVELOPE
         self.user: User | None = None
         self.extra_head = b""
         self.waited_ms = 0
         self.run = 0
         self.sent = 0
+
+    @property
+    def dialect(self) -> Dialect:
+        """The shape of its errors; asked for only where something went wrong."""
+        return dialect_of(self.path)
 
     def target(self, upstream_path: str) -> str:
         """What to ask the pod for."""

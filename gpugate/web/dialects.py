@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum
+from itertools import count
 from math import ceil
 
 import orjson
@@ -75,6 +76,8 @@ _ANTHROPIC_TYPES = {
 }
 _API_ERROR = "api_error"
 
+_BOOT = os.urandom(4).hex()
+_COUNT = count(1)
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
@@ -161,13 +164,13 @@ def stream_error(
 
 
 def request_id(raw: str | None) -> str:
-    """The client's id if it is a sane one, else a new one of 16 hex digits.
+    """The client's id if it is a sane one, else a new one of 16 hex digits: this process, and a count.
 
     An id that begins like a token is not sane: ids are logged, tokens never.
     """
     if raw is not None and _SANE_ID.fullmatch(raw) and not raw.startswith("eyJ"):
         return raw
-    return os.urandom(8).hex()
+    return f"{_BOOT}{next(_COUNT) & 0xFFFFFFFF:08x}"
 
 
 def timestamp(now: float) -> str:

@@ -5,12 +5,11 @@ Knows when to try again (contract section 5); moves no byte itself (that is `gpu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import StreamReader, web
 
 from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken
-from gpugate.ports.provider import Endpoint
 from gpugate.relay import Answer, Cut, Epitaph, Outgoing, Pool, Relay, Relayed, Tapped, UpstreamGone
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.lifecycle import Lifecycle
@@ -23,25 +22,28 @@ class Pools:
     """The connections to the pod that serves; those of a run that is over are closed."""
 
     def __init__(self) -> None:
-        self._run = 0
-        self._by_endpoint: dict[Endpoint, Pool] = {}
+        self._pod: ServingPod | None = None
+        self._by_service: dict[str, Pool] = {}
 
     def of(self, pod: ServingPod, service: str = "ollama") -> Pool:
         """The pool of one of the pod's services."""
-        if pod.run != self._run:
-            self.close()
-            self._run = pod.run
-        endpoint = pod.endpoints[service]
-        pool = self._by_endpoint.get(endpoint)
+        if pod is not self._pod:
+            self._move_to(pod)
+        pool = self._by_service.get(service)
         if pool is None or pool.closed:
-            pool = self._by_endpoint[endpoint] = Pool(endpoint)
+            pool = self._by_service[service] = Pool(pod.endpoints[service])
         return pool
+
+    def _move_to(self, pod: ServingPod) -> None:
+        """Another run, or other addresses: connections to the old ones are of no use."""
+        self.close()
+        self._pod = pod
 
     def close(self) -> None:
         """Let idle connections go; what runs goes on."""
-        for pool in self._by_endpoint.values():
+        for pool in self._by_service.values():
             pool.close()
-        self._by_endpoint.clear()
+        self._by_service.clear()
 
 
 class Forwarder:
@@ -89,20 +91,20 @@ class Forwarder:
                 if isinstance(body, StreamReader) and lease.error is None:
                     raise PodStopped("the pod was lost during the upload") from gone
 
-    async def plain(
+    def plain(
         self,
         call: Call,
         pod: ServingPod,
         upstream_path: str,
         body: bytes | None,
         tap: Callable[[Tapped], None] | None = None,
-    ) -> Relayed:
+    ) -> Awaitable[Relayed]:
         """Answer a call that needs no lease: metadata of a pod that serves.
 
         Raises:
             UpstreamGone: no byte has left for the client.
         """
-        return await self._once(call, self._pools.of(pod), upstream_path, body, None, None, tap)
+        return self._once(call, self._pools.of(pod), upstream_path, body, None, None, tap)
 
     async def _once(
         self,

@@ -18,7 +18,7 @@ from gpugate.services.tasks import CrashListener
 from gpugate.web.auth import User, Verifier, bearer
 from gpugate.web.call import Call
 from gpugate.web.cors import Cors
-from gpugate.web.dialects import dialect_of, error_body, request_id
+from gpugate.web.dialects import error_body, request_id
 from gpugate.web.gate_api import OwnRoutes
 from gpugate.web.ollama_api import OllamaApi
 from gpugate.web.surface import Kind, Route, classify, split_path_token
@@ -104,31 +104,29 @@ class Gate:
             token, rest = split
             prefix, path = f"/k/{token}", rest
         call = Call(request, request_id(headers.get("X-Request-Id")), path, query, prefix)
-        call.dialect = dialect_of(path)
         call.extra_head = b"X-Request-Id: " + call.request_id.encode("ascii") + b"\r\n"
         if "Origin" in headers:
             call.extra_head += self._cors.headers_for(headers["Origin"])
         return call
 
     async def _answer(self, call: Call) -> web.StreamResponse:
-        if call.method == "OPTIONS":
-            return self._preflight(call)
         route = classify(call.method, call.path)
-        if route.kind is Kind.HEALTH:
-            return await self._ollama.answer(call, route)
-        if route.kind is Kind.OWN:
+        if route.kind is Kind.OWN or call.method == "OPTIONS":
             return await self._answer_own(call, route)
-        user = await self._authenticate(call)
-        if route.scope is not None and not user.may(route.scope):
-            raise Forbidden(f"the token's scope does not cover this (needed: {route.scope})")
+        if route.kind is not Kind.HEALTH:
+            user = self._remembered(call) or await self._verified(call)
+            if route.scope is not None and not user.may(route.scope):
+                raise Forbidden(f"the token's scope does not cover this (needed: {route.scope})")
         return await self._ollama.answer(call, route)
 
     async def _answer_own(self, call: Call, route: Route) -> web.StreamResponse:
+        if call.method == "OPTIONS":
+            return self._preflight(call)
         methods = self._own.get(route.upstream_path)
         own = methods.get(call.method) if methods is not None else None
         if own is not None and own.public:
             return await own.handler(call)
-        user = await self._authenticate(call)
+        user = self._remembered(call) or await self._verified(call)
         if methods is None:
             raise PathNotFound
         if own is None:
@@ -137,14 +135,14 @@ class Gate:
             raise Forbidden(f"the token's scope does not cover this (needed: {own.scope})")
         return await own.handler(call)
 
-    async def _authenticate(self, call: Call) -> User:
-        """Who asks; before any body is read."""
-        token = call.prefix[3:] if call.prefix else bearer(call.request.headers)
-        user = self._verifier.remembered(token)
-        if user is None:
-            user = await self._verifier.verify(token)
-        call.user = user
-        return user
+    def _remembered(self, call: Call) -> User | None:
+        """Who asks, if the token was seen before; before any body is read."""
+        call.user = self._verifier.remembered(_token(call))
+        return call.user
+
+    async def _verified(self, call: Call) -> User:
+        call.user = await self._verifier.verify(_token(call))
+        return call.user
 
     def _preflight(self, call: Call) -> web.StreamResponse:
         headers = call.request.headers
@@ -173,6 +171,10 @@ class Gate:
             run=call.run or None,
             bytes_out=call.sent or None,
         )
+
+
+def _token(call: Call) -> str:
+    return call.prefix[3:] if call.prefix else bearer(call.request.headers)
 
 
 def _origin_form(target: str) -> str:

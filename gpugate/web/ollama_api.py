@@ -58,13 +58,13 @@ class OllamaApi:
             Kind.OWN: self._nothing,
         }
 
-    async def answer(self, call: Call, route: Route) -> web.StreamResponse:
+    def answer(self, call: Call, route: Route) -> Awaitable[web.StreamResponse]:
         """Answer a call whose token has been judged.
 
         Raises:
             GateError: what the client is to be told instead.
         """
-        return await self._answers[route.kind](call, route)
+        return self._answers[route.kind](call, route)
 
     # --- what wakes ---------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class GuardedServer(web.Server):
 
     def __init__(self, handler: Handler) -> None:
         super().__init__(
-            self._heard,
+            handler,
             handler_cancellation=True,
             auto_decompress=False,
             access_log=None,
@@ -37,23 +37,17 @@ class GuardedServer(web.Server):
             max_line_size=LONGEST_LINE,
             max_field_size=LONGEST_FIELD,
         )
-        self._handler = handler
-        self._silent: set[RequestHandler] = set()
 
     def __call__(self) -> RequestHandler:
         connection = super().__call__()
-        self._silent.add(connection)
-        asyncio.get_running_loop().call_later(HEAD_LIMIT_S, self._expect, connection)
+        asyncio.get_running_loop().call_later(HEAD_LIMIT_S, _expect_request, connection)
         return connection
 
-    async def _heard(self, request: web.BaseRequest) -> web.StreamResponse:
-        self._silent.discard(request.protocol)
-        return await self._handler(request)
 
-    def _expect(self, connection: RequestHandler) -> None:
-        if connection in self._silent:
-            self._silent.discard(connection)
-            connection.force_close()
+def _expect_request(connection: RequestHandler) -> None:
+    # No public attribute says so, and counting in the handler would cost every request.
+    if not connection._request_count:
+        connection.force_close()
 
 
 async def listen(runner: web.ServerRunner, host: str, port: int) -> int:
