@@ -317,7 +317,7 @@ class Engine:
 
     def _send_stop(self, order: StopOrder, now: float) -> None:
         op = self._next_op()
-        self.stops.sent(order, op, now)
+        self.stops.sent(order, op)
         self.looks.forget(order.provider)
         self._effects.append(StopPod(op, order.provider))
         if order.sent > 1:
@@ -325,7 +325,7 @@ class Engine:
             self._complain(order.provider, said, alarm=True)
 
     def _stop_answered(self, op: int, error: ProviderError | None, now: float) -> None:
-        order = self.stops.answered(op, error)
+        order = self.stops.answered(op, error, now)
         if order is None:
             return
         if error is not None:

@@ -150,6 +150,8 @@ class StartingRows(Engine):
         return self._begin(now)
 
     def _begin(self, now: float) -> State:
+        if self._next_free(0) is None:
+            return Stopping()
         self._new_run()
         return self._start_from(0, now)
 
@@ -159,14 +161,27 @@ class StartingRows(Engine):
 
     def _start_from(self, first: int, now: float) -> State:
         """Ask the next provider whose pod is not being stopped; wait where such a stop is fresh."""
+        provider = self._next_free(first)
+        if provider is not None:
+            self.stops.give_up(provider)
+            return self._ask(provider, 1, now, now, now + self.policy.capacity_wait_s)
+        rest = range(first, len(self.policy.providers))
+        return self._give_up(now) if self._failures and all(map(self._is_stuck, rest)) else Stopping()
+
+    def _next_free(self, first: int) -> int | None:
+        """The next provider that can be asked; None if a fresh stop comes before, or none is left."""
         for provider in range(first, len(self.policy.providers)):
             order = self.stops.orders.get(provider)
             if order is None or order.failed:  # not known to stop, so wanted again: start is idempotent
-                self.stops.give_up(provider)
-                return self._ask(provider, 1, now, now, now + self.policy.capacity_wait_s)
-            if order.sent < 2 or len(self.policy.providers) == 1:
-                return Stopping()
-        return self._give_up(now) if self._failures else Stopping()
+                return provider
+            if not self._is_stuck(provider):
+                return None
+        return None
+
+    def _is_stuck(self, provider: int) -> bool:
+        """Its stop was sent twice without proof, and there are others to ask."""
+        order = self.stops.orders.get(provider)
+        return order is not None and order.sent >= 2 and len(self.policy.providers) > 1
 
     def _ask(self, provider: int, attempt: int, now: float, since: float, capacity_until: float) -> Asking:
         op = self._next_op()

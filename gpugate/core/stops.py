@@ -82,16 +82,19 @@ class Stops:
         """The stops to be sent now."""
         return [order for order in self.orders.values() if order.due <= now]
 
-    def sent(self, order: StopOrder, op: int, now: float) -> None:
+    def sent(self, order: StopOrder, op: int) -> None:
         """The stop went out."""
         order.op, order.sent = op, order.sent + 1
-        order.send_at = now + self.policy.stop_pause_s(order.sent)
 
-    def answered(self, op: int, error: ProviderError | None) -> StopOrder | None:
-        """The order this answer belongs to, noted; None for a stale answer."""
+    def answered(self, op: int, error: ProviderError | None, now: float) -> StopOrder | None:
+        """The order this answer belongs to, noted; None for a stale answer.
+
+        The pause until the stop is sent again begins now: a look comes first, however slow the answer was.
+        """
         for order in self.orders.values():
             if order.op == op:
                 order.op, order.failed = None, error is not None
+                order.send_at = now + self.policy.stop_pause_s(order.sent)
                 if isinstance(error, NotFound):  # nothing there: the look will prove it
                     order.failed = False
                 return order

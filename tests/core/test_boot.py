@@ -115,8 +115,8 @@ def test_an_unproved_stop_is_inherited() -> None:
     """A stop that the last gateway could not prove goes on, at boot, before anything is adopted."""
     play = Play(policy(), owed=frozenset({0})).sees(0, RUNNING)
     play.at(0, Opened(), gives=["stop 0"], state=Stopping)
-    play.at(1, Obeyed()).at(4.9, gives=[]).at(5, gives=["stop 0"], state=Stopping)
-    play.sees(0, STOPPED).at(6, Obeyed()).at(7, gives=[], state=Stopped)
+    play.at(1, Obeyed()).at(5.9, gives=[]).at(6, gives=["stop 0"], state=Stopping)
+    play.sees(0, STOPPED).at(7, Obeyed(), gives=[], state=Stopped)
 
 
 def test_an_unproved_stop_at_one_of_two_providers_is_inherited() -> None:

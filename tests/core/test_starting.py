@@ -312,7 +312,7 @@ def test_the_only_client_hangs_up_while_it_waits_for_capacity() -> None:
 
 def test_the_only_client_hangs_up_before_the_refusal() -> None:
     """The start that is out fails: no further attempt."""
-    play = cold(Play(policy())).at(0, Arrived(1)).at(1, Left(1)).at(2, Refused(Transient()), gives=["stop 0"])
+    cold(Play(policy())).at(0, Arrived(1)).at(1, Left(1)).at(2, Refused(Transient()), gives=["stop 0"])
 
 
 def test_the_only_client_hangs_up_before_the_doubt_is_settled() -> None:
@@ -390,5 +390,6 @@ def test_the_losers_stop_is_refused_while_the_next_one_serves() -> None:
     """It is sent again for ever, with an alarm, beside the pod that serves."""
     play = cold(Play(policy(2, start_timeout_s=60))).sees(0, STARTING).at(0, Arrived(1)).at(1, Accepted())
     play.at(61).at(62, Accepted(1, RUNNING), Balked(Transient("down"), 0), state=Ready)
-    play.at(66, gives=["stop 0"]).at(66, Balked(Transient("down"), 0)).at(76, gives=["stop 0"], state=Ready)
+    play.sees(1, RUNNING).at(67, gives=["stop 0"]).at(67, Balked(Transient("down"), 0)).at(76.9, gives=[])
+    play.at(77, gives=["stop 0"], state=Ready)
     assert play.machine.stops.owed == {0}
