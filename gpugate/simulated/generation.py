@@ -127,9 +127,8 @@ class Generation:
         return _with_text(last, "".join(parts))
 
     async def _keep_pace(self, since_ns: int, count: int) -> None:
-        if self._pause_s:
-            due_s = (count + 1) * self._pause_s - (time.monotonic_ns() - since_ns) / 1e9
-            await asyncio.sleep(max(0.0, due_s))
+        due_s = (count + 1) * self._pause_s - (time.monotonic_ns() - since_ns) / 1e9
+        await asyncio.sleep(max(0.0, due_s))  # without a pace too: an endless reply must not hold the loop
 
     def _model(self, api: Api, request: Body) -> tuple[Model, str]:
         name = str(request.get("model", ""))

@@ -55,6 +55,7 @@ class Seen:
     cancelled: bool = False
     severed: bool = False
     at: float = field(factory=time.monotonic)
+    _whole: bytes | None = field(default=None, repr=False)
 
 
 Handler = Callable[[web.BaseRequest, Seen, Fault | None], Awaitable[web.StreamResponse]]
@@ -142,8 +143,10 @@ class Simulated:
         raise NotImplementedError
 
     async def read_body(self, request: web.BaseRequest, seen: Seen) -> bytes:
-        """Read the whole body and record it."""
-        body = await request.content.read()
+        """Read the whole body and record it; read once, it can be had again until the answer is out."""
+        if seen._whole is not None:
+            return seen._whole
+        body = seen._whole = await request.content.read()
         seen.body_size = len(body)
         if len(body) <= self._keep_bodies:
             seen.body = body
@@ -172,6 +175,7 @@ class Simulated:
             seen.cancelled = not seen.severed
             raise
         finally:
+            seen._whole = None
             self._in_flight -= 1
             self.notify()
 
