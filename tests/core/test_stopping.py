@@ -159,8 +159,6 @@ def test_a_forced_stop() -> None:
     play.at(3, StopWanted(True), gives=["reply accepted", "cut 1", "refuse 2 POD_STOPPED", "stop 0"])
     play.at(4, Left(1), Left(2), gives=[]).sees(0, STOPPED)
     play.at(5, Obeyed(), gives=["session 0 closes: forced"])
-        5, Obeyed(), gives=["session 0 closes: forced"]
-    )
 
 
 def test_a_forced_stop_while_the_pod_starts() -> None:
