@@ -53,6 +53,7 @@ class _Socket:
         self.metadata = False
 
     def put(self, event: str, data: dict[str, Any]) -> None:
+        """Queue one event; a reader that is too far behind misses it."""
         message = self._preview(data) if event == "preview" else json.dumps({"type": event, "data": data})
         if not self.events.full():
             self.events.put_nowait(message)

@@ -76,6 +76,7 @@ class _Check:
     _valid: dict[str, bool] = field(factory=dict)
 
     def all(self, ends: list[str]) -> Verdict:
+        """Judge every output node with all that is above it."""
         good = tuple(end for end in ends if self._node(end, ()))
         errors: dict[str, Any] = {}
         for end in ends:

@@ -17,22 +17,27 @@ if TYPE_CHECKING:
 
 
 async def root(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """GET, HEAD /."""
     return answer(b"Ollama is running", TEXT)
 
 
 async def version(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """GET, HEAD /api/version."""
     return answer(orjson.dumps({"version": ollama.version}))
 
 
 async def status(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """GET /api/status: no cloud here."""
     return answer(orjson.dumps({"cloud": {"disabled": True, "source": "env"}}))
 
 
 async def recommendations(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """GET /api/experimental/model-recommendations: none."""
     return answer(orjson.dumps({"recommendations": []}))
 
 
 async def account(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """What needs an account at ollama.com: there is none."""
     await call.body()
     return answer(
         orjson.dumps({"error": "unauthorized", "signin_url": "https://ollama.com/connect"}), status=401
@@ -40,14 +45,17 @@ async def account(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
 
 
 async def tags(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """GET, HEAD /api/tags."""
     return answer(orjson.dumps(catalogue.tags(ollama.store)))
 
 
 async def ps(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """GET /api/ps."""
     return answer(orjson.dumps(catalogue.running(ollama.store)))
 
 
 async def show(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/show."""
     request = decode(await call.body(), "ShowRequest", {"model": "string", "name": "string"})
     name = transfers.name_of(request)
     if not name:
@@ -59,10 +67,12 @@ async def show(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
 
 
 async def openai_models(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """GET /v1/models."""
     return answer(orjson.dumps(catalogue.openai_models(ollama.store)) + b"\n", JSON_PLAIN)
 
 
 async def openai_model(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """GET /v1/models/{name}."""
     model = ollama.store.find(call.parameter)
     if model is None:
         return refuse(OpenAiChat("", 0), Refused(404, f"model '{call.parameter}' not found"))

@@ -20,39 +20,46 @@ if TYPE_CHECKING:
 
 
 async def pull(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/pull."""
     request = decode(await call.body(), "PullRequest", transfers.PULL_TYPES)
     name = transfers.check_pull(request)
     return await _progress(call, request, transfers.pull(ollama.store, name, ollama.unpullable))
 
 
 async def push(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/push."""
     request = decode(await call.body(), "PushRequest", transfers.PULL_TYPES)
     return await _progress(call, request, transfers.push(ollama.store, transfers.check_push(request)))
 
 
 async def create(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/create."""
     request = decode(await call.body(), "CreateRequest", transfers.CREATE_TYPES)
     name = transfers.check_create(ollama.store, request)
     return await _progress(call, request, transfers.create(ollama.store, name, request))
 
 
 async def copy(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/copy."""
     transfers.copy(ollama.store, decode(await call.body(), "CopyRequest", transfers.COPY_TYPES))
     return answer(b"")
 
 
 async def delete(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """DELETE /api/delete."""
     transfers.delete(ollama.store, decode(await call.body(), "DeleteRequest", transfers.DELETE_TYPES))
     return answer(b"")
 
 
 async def blob_head(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """HEAD /api/blobs/{digest}."""
     if transfers.check_digest(call.parameter) not in ollama.store.blobs:
         raise Refused(404, f'blob "{call.parameter}" not found')
     return answer(b"")
 
 
 async def blob_create(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/blobs/{digest}: 201 for a new one, 200 for one that is there."""
     digest = transfers.check_digest(call.parameter)
     if digest in ollama.store.blobs:
         return answer(b"")

@@ -23,24 +23,29 @@ if TYPE_CHECKING:
 
 
 async def chat(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/chat: streams unless told otherwise."""
     request = decode(await call.body(), "ChatRequest", CHAT_TYPES)
     return await _generate_in(ollama, call, NATIVE, "chat", request, request.get("stream", True))
 
 
 async def generate(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/generate: streams unless told otherwise."""
     request = decode(await call.body(), "GenerateRequest", GENERATE_TYPES)
     return await _generate_in(ollama, call, NATIVE, "generate", request, request.get("stream", True))
 
 
 async def openai_chat(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /v1/chat/completions."""
     return await _translated(ollama, call, translate.chat, OpenAiChat, "chat")
 
 
 async def openai_completions(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /v1/completions."""
     return await _translated(ollama, call, translate.completion, OpenAiCompletions, "generate")
 
 
 async def responses(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /v1/responses."""
     body = await call.body()
     try:
         if call.request.headers.get("Content-Encoding") == "zstd":
@@ -53,6 +58,7 @@ async def responses(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
 
 
 async def messages(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /v1/messages."""
     body = await call.body()
     try:
         asked, native = translate.messages(body)
@@ -63,6 +69,7 @@ async def messages(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
 
 
 async def transcriptions(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /v1/audio/transcriptions: multipart in, JSON or plain text out."""
     body = await call.body()
     if b'name="file"' not in body:
         return refuse(OpenAiChat("", 0), Refused(400, "file is required"))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 async def embed(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/embed."""
     request = decode(await call.body(), "EmbedRequest", embedding.EMBED_TYPES)
     vectors, tokens = embedding.many(embedding.model_of(ollama.store, request), request, ollama.seed)
     found: dict[str, Any] = {"model": request["model"], "embeddings": vectors}
@@ -25,6 +26,7 @@ async def embed(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
 
 
 async def embeddings(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /api/embeddings, the older one."""
     request = decode(await call.body(), "EmbeddingRequest", embedding.EMBEDDINGS_TYPES)
     model = embedding.model_of(ollama.store, request)
     prompt = str(request.get("prompt", ""))
@@ -33,6 +35,7 @@ async def embeddings(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
 
 
 async def openai_embeddings(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
+    """POST /v1/embeddings."""
     body = await call.body()
     try:
         request = decode(body, "EmbedRequest", embedding.OPENAI_TYPES, empty="EOF")
