@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
+from functools import partial
 
 from benchmarks.bench import GATEWAYS, Bench, Measured, interleaved, per_round
 from benchmarks.board import Table, median, number
@@ -27,12 +28,11 @@ def run_part(bench: Bench) -> None:
         for target in interleaved(targets, rounds):
             before = target.process.rss_bytes()
             target.process.forget_peak()
-            done = upload(target.port, target.token, size)
+            done = bench.measure(target, partial(upload, target.port, target.token, size))
             if done.errors or done.upload_mb_s <= 0:
                 bench.board.note(f"blob upload, {target.name}: {done.kinds or 'did not end in time'}")
             speed[target.name].append(max(done.upload_mb_s, 0.0))
             growth[target.name].append((target.process.peak_bytes() - before) / MIB)
-            target.settle()
     ratios = [median(per_round(speed, name, NGINX, operator.truediv)) for name in GATEWAYS]
     most = [max(growth[name], default=None) for name in GATEWAYS]
     bench.board.at_least("blob of 300 MB, speed of nginx's", "×", 1, *ratios)

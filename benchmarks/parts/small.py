@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
+from functools import partial
 
 from benchmarks.bench import GATEWAYS, Bench, Measured, interleaved, per_round
 from benchmarks.board import Table, median, number
@@ -37,11 +38,13 @@ def _measure(
     runs: Runs = defaultdict(list)
     for target in interleaved(targets, rounds):
         pids = target.process.pids()
-        done = run(target.port, target.token, request, conns=conns, window_s=window_s, pids=pids)
+        done = bench.measure(
+            target,
+            partial(run, target.port, target.token, request, conns=conns, window_s=window_s, pids=pids),
+        )
         if done.errors:
             bench.board.note(f"small requests, {target.name}: {done.kinds}")
         runs[target.name].append(done)
-        target.settle()
     return runs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
+from functools import partial
 
 from benchmarks.bench import GATEWAYS, Bench, Measured, interleaved, per_round
 from benchmarks.board import Table, median, number
@@ -36,7 +37,8 @@ def _measure(bench: Bench, targets: list[Target], size: int) -> Runs:
     bench.say(f"  {size} streams, {rounds} rounds")
     runs: Runs = defaultdict(list)
     for target in interleaved(targets, rounds):
-        done = run(
+        action = partial(
+            run,
             target.port,
             target.token,
             chat(LINES, GAP_MS),
@@ -47,10 +49,10 @@ def _measure(bench: Bench, targets: list[Target], size: int) -> Runs:
             warmup_s=bench.pick(STREAM_S, STREAM_S / 2) + 0.3,
             pids=target.process.pids(),
         )
+        done = bench.measure(target, action)
         if done.errors:
             bench.board.note(f"{size} streams, {target.name}: {done.kinds}")
         runs[target.name].append(done)
-        target.settle()
     return runs
 
 
