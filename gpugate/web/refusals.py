@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
+from html import escape
 
 from attrs import frozen
 
@@ -330,4 +331,8 @@ def redirect(method: str, route: Route, *, prefix: str = "", query: str = "") ->
         query: of the request, without the question mark.
     """
     location = prefix + route.upstream_path + (f"?{query}" if query else "")
-    return Refused(301 if method == "GET" else 307, "text/plain", b"", (("Location", location),))
+    headers = (("Location", location),)
+    if method != "GET":
+        return Refused(307, "text/plain", b"", headers)
+    page = f'<a href="{escape(location)}">Moved Permanently</a>.\n\n'  # what Go's http.Redirect writes
+    return Refused(301, "text/html; charset=utf-8", page.encode(), headers)
