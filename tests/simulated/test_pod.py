@@ -34,30 +34,50 @@ async def look(session, url):
         return "refused"
 
 
+class SteppedPod(Pod):
+    """Goes on to the next stage when the test says so; remembers the moments it would have waited for."""
+
+    def __init__(self, plan):
+        super().__init__(plan)
+        self.steps = asyncio.Semaphore(0)
+        self.moments = []
+
+    async def _until(self, moment):
+        self.moments.append(moment)
+        await self.steps.acquire()
+
+
 async def test_the_stages(session):
     """Provisioning, then running without and with an edge that answers 404, then ready."""
-    ports = free_ports(3)
-    pod = Pod(plan(0.25, ports))
+    pod = SteppedPod(plan(10.0, free_ports(3)))
     await pod.start()
     booting = asyncio.ensure_future(pod.boot())
     seen = []
     async with asyncio.timeout(5):
-        while not seen or seen[-1] != ("ready", 200, 200):
-            async with session.get(pod.url + "/status") as response:
-                told = await response.json()
-            stage = told["stage"]
-            services = [pod.ollama.url + "/api/version", pod.comfyui.url + "/system_stats"]
-            now = (stage, *[await look(session, url) for url in services])
-            if stage == pod.stage and (not seen or seen[-1] != now):
-                seen.append(now)
-            await asyncio.sleep(0.01)
-    await booting
+        for waits in range(1, 4):
+            while len(pod.moments) < waits:
+                await asyncio.sleep(0)
+            seen.append(await stage_of(session, pod))
+            pod.steps.release()
+        await booting
+        seen.append(await stage_of(session, pod))
     await pod.halt()
 
-    assert ("provisioning", "refused", "refused") == seen[0]
-    assert ("running", "refused", "refused") in seen
-    assert ("running", 404, 404) in seen
-    assert seen.index(("running", "refused", "refused")) < seen.index(("running", 404, 404))
+    assert [
+        ("provisioning", "refused", "refused"),
+        ("running", "refused", "refused"),
+        ("running", 404, 404),
+        ("ready", 200, 200),
+    ] == seen
+    assert pytest.approx([3.0, 6.0]) == [moment - pod.moments[0] for moment in pod.moments[1:]]
+
+
+async def stage_of(session, pod):
+    """What the pod tells of itself, and what its services answer."""
+    async with session.get(pod.url + "/status") as response:
+        stage = (await response.json())["stage"]
+    services = [pod.ollama.url + "/api/version", pod.comfyui.url + "/system_stats"]
+    return (stage, *[await look(session, url) for url in services])
 
 
 async def test_time_that_has_passed_counts():
