@@ -29,7 +29,7 @@ DIRECT, NGINX, NAIVE, FASTAPI = "direct", "nginx", "plain aiohttp", "FastAPI + h
 UVLOOP, ASYNCIO = "gpugate, uvloop", "gpugate, asyncio"
 
 NGINX_CONF = """
-daemon off; worker_processes 1; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_rlimit_nofile 16384;
+daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
   access_log off; client_max_body_size 0; keepalive_requests 1000000000; client_body_temp_path {dir}/body;
