@@ -1,0 +1,459 @@
+"""Random lives of a pod: whatever happens in whatever order, what has to hold at every moment holds.
+
+The machine plays against a small world that keeps its own books: which tickets were sent in, which
+commands are out, where a pod really runs. Time is the machine's own: nothing later than `wake_at`
+happens before the machine was told that it has come.
+"""
+
+from __future__ import annotations
+
+import os
+from math import inf, isfinite
+from typing import Any
+
+from attrs import define, field
+from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Stage
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from gpugate.core.machine import PodMachine
+from gpugate.core.policy import Pace, Policy
+from gpugate.core.vocabulary import (
+    Admit,
+    Arrived,
+    Begun,
+    Closed,
+    CloseWanted,
+    Cut,
+    CutWanted,
+    Draining,
+    Effect,
+    Event,
+    Left,
+    Look,
+    Looked,
+    LookFailed,
+    Opened,
+    Owe,
+    Preload,
+    Preloaded,
+    Probe,
+    Probed,
+    Ready,
+    Refuse,
+    Requeue,
+    SessionClosed,
+    SessionOpened,
+    StartAccepted,
+    StartPod,
+    StartRefused,
+    StartWanted,
+    StopAccepted,
+    Stopped,
+    Stopping,
+    StopPod,
+    StopRefused,
+    StopWanted,
+    TimePassed,
+    Troubled,
+    Unknown,
+    Warming,
+)
+from gpugate.errors import (
+    Ambiguous,
+    AuthFailed,
+    Conflict,
+    NoCapacity,
+    NoFunds,
+    NotFound,
+    ProviderError,
+    RateLimited,
+    Transient,
+)
+from gpugate.ports.provider import Endpoint, Phase, PodReport
+
+ERRORS: tuple[ProviderError, ...] = (
+    Transient(),
+    Ambiguous(),
+    Conflict(),
+    RateLimited(7),
+    RateLimited(),
+    NoCapacity(),
+    NoCapacity(queued=True),
+    NoFunds(),
+    AuthFailed(),
+    NotFound(),
+)
+HERE = {"ollama": Endpoint("http://127.0.0.1:1")}
+PROOF = (Phase.STOPPED, Phase.GONE)
+COMMANDS = (StartPod, StopPod, Look)
+
+
+@define
+class World:
+    """What is true at one provider, and which commands are out there, in order."""
+
+    phase: Phase = Phase.STOPPED
+    line: list[Any] = field(factory=list)
+
+    def report(self) -> PodReport:
+        return PodReport(self.phase, "pod-1", HERE if self.phase is Phase.RUNNING else {})
+
+
+class Lives(RuleBasedStateMachine):
+    """Arrivals, ends, answers in order or late or wrong, lost pods, waits, and people who press buttons."""
+
+    count = 1
+
+    @initialize(
+        preload=st.sampled_from(["requested", "none", "qwen3"]),
+        drain=st.sampled_from([1, 2]),
+        capacity=st.sampled_from([0.0, 40.0]),
+        session=st.sampled_from([0.0, 200.0]),
+        owed=st.sets(st.integers(0, 0)),
+        phases=st.lists(st.sampled_from(list(Phase)), min_size=2, max_size=2),
+    )
+    def come_up(
+        self,
+        preload: str,
+        drain: int,
+        capacity: float,
+        session: float,
+        owed: set[int],
+        phases: list[Phase],
+    ) -> None:
+        names = ("alpha", "beta")[: self.count]
+        self.policy = Policy(
+            providers=tuple(Pace(name=name, min_poll_s=1.0, min_probe_s=1.0) for name in names),
+            preload=preload,
+            drain_concurrency=drain,
+            capacity_wait_s=capacity,
+            max_session_s=session,
+            max_waiting=5,
+            max_wait_s=90.0,
+            idle_timeout_s=60.0,
+            start_timeout_s=120.0,
+            warmup_timeout_s=50.0,
+        )
+        self.machine = PodMachine(self.policy, lambda: 0.5, frozenset(owed))
+        self.worlds = [World(phase) for phase in phases[: self.count]]
+        self.errands: list[Probe | Preload] = []
+        self.old: list[Event] = []
+        self.now = 0.0
+        self.tickets = 0
+        self.places: dict[int, str] = {}
+        self.begun: set[int] = set()
+        self.sessions: set[int] = set()
+        self.owed = frozenset(owed)
+        self.feed(Opened())
+
+    # --- the world ----------------------------------------------------------------------------
+
+    def feed(self, event: Event) -> list[Effect]:
+        before = self.machine.backlog
+        first = [ticket.number for ticket in before.waiting]
+        effects = self.machine.handle(event, self.now)
+        for effect in effects:
+            self.carry_out(effect, first)
+        if self.machine.wake_at < inf:
+            assert self.machine.wake_at >= self.now, "an alarm lies in the past"
+        return effects
+
+    def carry_out(self, effect: Effect, first: list[int]) -> None:
+        match effect:
+            case StartPod() | StopPod() | Look():
+                line = self.worlds[effect.provider].line
+                if isinstance(effect, StartPod):
+                    assert not any(isinstance(out, StartPod) for out in line), "two starts are out"
+                line.append(effect)
+            case Probe() | Preload():
+                self.errands.append(effect)
+            case Admit(ticket, run):
+                assert self.places[ticket] == "waits"
+                assert isinstance(self.machine.state, Ready)
+                assert run == self.machine.state.run
+                waiting = [number for number, place in self.places.items() if place == "waits"]
+                assert ticket == min(waiting), "somebody was overtaken"
+                self.places[ticket] = "leased"
+            case Refuse(ticket, _):
+                assert self.places[ticket] in ("waits", "leased")
+                assert ticket not in self.begun, "an answer that has begun cannot be refused"
+                self.places[ticket] = "over"
+            case Requeue(ticket):
+                assert self.places[ticket] == "leased"
+                assert ticket not in self.begun
+                self.places[ticket] = "waits"
+            case Cut(ticket):
+                assert self.places[ticket] == "leased"
+                assert ticket in self.begun
+                self.places[ticket] = "over"
+            case SessionOpened(provider=provider):
+                assert provider not in self.sessions
+                self.sessions.add(provider)
+            case SessionClosed(provider=provider):
+                self.sessions.remove(provider)
+            case Owe(providers):
+                self.owed = providers
+
+    def answer(self, provider: int, error: ProviderError | None, phase: Phase | None) -> None:
+        """The oldest command that is out at this provider gets its answer."""
+        world = self.worlds[provider]
+        order = world.line.pop(0)
+        event: Event
+        match order:
+            case StartPod(op=op):
+                if error is None or isinstance(error, Ambiguous):
+                    world.phase = phase or Phase.STARTING
+                elif isinstance(error, NoCapacity) and error.queued:
+                    world.phase = Phase.QUEUED
+                event = StartRefused(op, error) if error else StartAccepted(op, world.report())
+            case StopPod(op=op):
+                if error is None:
+                    world.phase = phase or Phase.STOPPED
+                event = StopRefused(op, error) if error else StopAccepted(op)
+            case Look(op=op):
+                event = LookFailed(op, provider, error) if error else Looked(op, provider, world.report())
+        self.feed(event)
+        self.old.append(event)
+
+    # --- rules: people ------------------------------------------------------------------------
+
+    @rule(model=st.sampled_from([None, "llama3"]))
+    def arrive(self, model: str | None) -> None:
+        self.tickets += 1
+        self.places[self.tickets] = "waits"
+        self.feed(Arrived(self.tickets, model))
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.integers(1, self.tickets))
+        if self.places[ticket] != "over":
+            self.places[ticket] = "over"
+            self.feed(Left(ticket))
+
+    @precondition(lambda self: self.machine.backlog.leases)
+    @rule(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(sorted(self.machine.backlog.leases)))
+        self.begun.add(ticket)
+        assert self.feed(Begun(ticket)) == []
+
+    @rule()
+    def start_by_hand(self) -> None:
+        self.feed(StartWanted())
+
+    @rule(force=st.booleans())
+    def stop_by_hand(self, force: bool) -> None:
+        busy = self.machine.backlog.busy
+        before = self.machine.state
+        self.feed(StopWanted(force))
+        if busy and not force and not isinstance(before, Closed):
+            assert type(self.machine.state) is type(before)
+
+    @precondition(lambda self: self.tickets > 3)
+    @rule(keep=st.booleans())
+    def close(self, keep: bool) -> None:
+        self.feed(CloseWanted(self.machine.keep if self.machine.closing else keep))
+
+    @precondition(lambda self: self.machine.closing)
+    @rule()
+    def cut(self) -> None:
+        self.feed(CutWanted())
+
+    # --- rules: the world ---------------------------------------------------------------------
+
+    @rule(
+        data=st.data(), well=st.booleans(), error=st.sampled_from(ERRORS), phase=st.sampled_from(list(Phase))
+    )
+    def answer_command(self, data: st.DataObject, well: bool, error: ProviderError, phase: Phase) -> None:
+        busy = [index for index, world in enumerate(self.worlds) if world.line]
+        if busy:
+            provider = data.draw(st.sampled_from(busy))
+            self.answer(provider, None if well else error, phase if data.draw(st.booleans()) else None)
+
+    @rule()
+    def answer_well(self) -> None:
+        for provider, world in enumerate(self.worlds):
+            for _ in range(len(world.line)):
+                self.answer(provider, None, None)
+
+    @precondition(lambda self: self.errands)
+    @rule(healthy=st.booleans(), data=st.data())
+    def answer_errand(self, healthy: bool, data: st.DataObject) -> None:
+        errand = self.errands.pop(data.draw(st.integers(0, len(self.errands) - 1)))
+        event = Probed(errand.op, healthy) if isinstance(errand, Probe) else Preloaded(errand.op)
+        self.feed(event)
+        self.old.append(event)
+
+    @precondition(lambda self: self.old)
+    @rule(data=st.data())
+    def answer_again(self, data: st.DataObject) -> None:
+        """A stale answer changes nothing."""
+        event = data.draw(st.sampled_from(self.old[-20:]))
+        before = self.machine.state, self.machine.wake_at, dict(self.machine.stops.orders)
+        if self.machine.wake_at > self.now:
+            assert self.feed(event) == []
+            assert before == (self.machine.state, self.machine.wake_at, self.machine.stops.orders)
+
+    @rule(phase=st.sampled_from(list(Phase)), data=st.data())
+    def pod_changes(self, phase: Phase, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.worlds)).phase = phase
+
+    @rule()
+    def pods_come_up(self) -> None:
+        for world in self.worlds:
+            if world.phase in (Phase.STARTING, Phase.PROVISIONING, Phase.QUEUED):
+                world.phase = Phase.RUNNING
+
+    @rule(behind=st.integers(0, 1))
+    def trouble(self, behind: int) -> None:
+        self.feed(Troubled(self.machine.run - behind))
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 12.0, 45.0, 100.0]))
+    def wait(self, seconds: float) -> None:
+        end = self.now + seconds
+        while self.machine.wake_at <= end:
+            self.now = max(self.now, self.machine.wake_at)
+            self.feed(TimePassed())
+            assert self.machine.wake_at > self.now, "the clock stands still"
+        self.now = end
+
+    # --- what holds at every moment -----------------------------------------------------------
+
+    @invariant()
+    def nobody_is_lost(self) -> None:
+        backlog = self.machine.backlog
+        waiting = [ticket.number for ticket in backlog.waiting]
+        assert waiting == sorted({n for n, place in self.places.items() if place == "waits"})
+        assert set(backlog.leases) == {n for n, place in self.places.items() if place == "leased"}
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        backlog = self.machine.backlog
+        assert backlog.draining == sum(lease.drained for lease in backlog.leases.values())
+        assert backlog.draining <= self.policy.drain_concurrency
+        assert set(self.machine.sessions) == self.sessions
+        if not self.machine.closing or not self.machine.keep:
+            assert self.owed == self.machine.stops.owed
+
+    @invariant()
+    def no_idle_clock_under_a_lease(self) -> None:
+        if self.machine.backlog.leases:
+            assert self.machine.backlog.quiet_since is None
+            assert self.machine.idle_at == inf
+        if isinstance(self.machine.state, Ready) and not self.machine.backlog.busy:
+            assert isfinite(self.machine.idle_at)
+
+    @invariant()
+    def leases_need_a_pod(self) -> None:
+        state = self.machine.state
+        if self.machine.backlog.leases:
+            assert isinstance(state, Ready | Draining | Warming) or type(state).__name__ == "Preloading"
+            assert {lease.run for lease in self.machine.backlog.leases.values()} == {state.run}
+
+    @invariant()
+    def who_can_go_goes(self) -> None:
+        backlog = self.machine.backlog
+        if isinstance(self.machine.state, Ready) and backlog.waiting:
+            assert backlog.draining == self.policy.drain_concurrency
+
+    @invariant()
+    def someone_will_call(self) -> None:
+        machine = self.machine
+        out = any(world.line for world in self.worlds) or self.errands
+        if not isinstance(machine.state, Closed):
+            assert out or machine.backlog.leases or isfinite(machine.wake_at)
+        if machine.backlog.waiting:
+            assert isfinite(machine.wake_at)
+        if isinstance(machine.state, Stopping | Unknown):
+            assert any(world.line for world in self.worlds) or isfinite(machine.wake_at)
+
+    @invariant()
+    def a_warming_pod_is_checked(self) -> None:
+        state = self.machine.state
+        if isinstance(state, Warming):
+            assert state.probe is not None or isfinite(state.probe_at)
+
+    @invariant()
+    def a_session_has_a_reason(self) -> None:
+        """What is billed serves, starts, drains, or is being stopped."""
+        state, stops = self.machine.state, self.machine.stops.orders
+        for provider in self.sessions:
+            meant = getattr(state, "provider", None) == provider
+            assert meant or provider in stops or (isinstance(state, Closed) and self.machine.keep)
+
+    @invariant()
+    def the_states_are_honest(self) -> None:
+        state = self.machine.state
+        if isinstance(state, Stopped):
+            assert not self.machine.stops.orders
+            assert not self.machine.backlog.waiting
+        if isinstance(state, Stopping):
+            assert self.machine.stops.orders
+        if isinstance(state, Ready | Draining | Warming):
+            assert state.provider in self.sessions
+            assert state.provider not in self.machine.stops.orders
+        if isinstance(state, Closed):
+            assert not self.machine.backlog.busy
+            assert self.machine.keep or not self.machine.stops.orders
+
+    def teardown(self) -> None:
+        """A good provider brings all to rest."""
+        if not hasattr(self, "machine"):
+            return
+        end = self.now + 3000.0
+        while self.now < end:
+            self.calm_down()
+            self.now = max(self.now, min(self.machine.wake_at, end))
+            if self.now < end:
+                self.feed(TimePassed())
+        assert isinstance(self.machine.state, Stopped | Ready | Closed), self.machine.state
+        assert "waits" not in self.places.values()
+        assert self.machine.keep or isinstance(self.machine.state, Ready) or not self.sessions
+
+    def calm_down(self) -> None:
+        """Everything that is out is answered well, and every request ends."""
+        for _ in range(100):
+            for provider, world in enumerate(self.worlds):
+                if world.phase not in (Phase.RUNNING, Phase.STOPPED):
+                    world.phase = Phase.RUNNING if world.phase in _COMING else Phase.STOPPED
+                while world.line:
+                    self.answer(provider, None, None)
+            while self.errands:
+                errand = self.errands.pop()
+                self.feed(Probed(errand.op, True) if isinstance(errand, Probe) else Preloaded(errand.op))
+            for ticket in sorted(self.machine.backlog.leases):
+                self.places[ticket] = "over"
+                self.feed(Left(ticket))
+            if not any(world.line for world in self.worlds) and not self.errands:
+                return
+        raise AssertionError("it never comes to rest")
+
+
+_COMING = (Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING)
+
+
+class LivesOfTwo(Lives):
+    """The same with a list of two providers."""
+
+    count = 2
+
+
+# GPUGATE_LIVES=5000: a long random run; GPUGATE_SHRINK=1: look for the shortest life that fails.
+_many = int(os.environ.get("GPUGATE_LIVES", "60"))
+_profile = settings(
+    max_examples=_many,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize="GPUGATE_LIVES" not in os.environ,
+    phases=(Stage.generate, Stage.shrink) if "GPUGATE_SHRINK" in os.environ else (Stage.generate,),
+    database=None,
+)
+
+TestOneProvider = Lives.TestCase
+TestOneProvider.settings = _profile
+TestTwoProviders = LivesOfTwo.TestCase
+TestTwoProviders.settings = _profile
