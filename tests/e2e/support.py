@@ -119,7 +119,7 @@ class House:
         base = self.url if url is None else url
         async with self.http.request(method, base + path, allow_redirects=False, **more) as response:
             answer = Answer(response.status, response.headers, b"")
-            if method == "HEAD":  # aiohttp would iterate over nothing for ever
+            if response.content.at_eof():  # aiohttp would iterate over nothing for ever
                 return answer
             try:
                 async for chunk, _ in response.content.iter_chunks():

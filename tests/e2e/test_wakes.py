@@ -1,0 +1,350 @@
+"""What wakes the pod and what never does (contract section 4), over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from gpugate.simulated.faults import HangAfter
+from gpugate.testing.fakes import FakeCloud
+
+from .support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house
+
+NEVER = [
+    ("GET", "/", None),
+    ("HEAD", "/", None),
+    ("GET", "/api/version", None),
+    ("HEAD", "/api/version", None),
+    ("GET", "/api/tags", None),
+    ("HEAD", "/api/tags", None),
+    ("GET", "/api/ps", None),
+    ("GET", "/api/status", None),
+    ("POST", "/api/show", {"model": MODEL}),
+    ("POST", "/api/show", {"model": "nothing"}),
+    ("GET", "/v1/models", None),
+    ("GET", f"/v1/models/{MODEL}", None),
+    ("GET", "/v1/models/nothing", None),
+    ("POST", "/api/generate", {"model": MODEL, "keep_alive": 0}),
+    ("POST", "/api/generate", {"model": MODEL, "keep_alive": "0s", "prompt": ""}),
+    ("POST", "/api/chat", {"model": MODEL, "keep_alive": 0, "messages": []}),
+    ("POST", "/api/v1/generate", {"model": MODEL, "keep_alive": 0}),
+    ("GET", "/api/unknown", None),
+    ("HEAD", "/v1/unknown", None),
+    ("GET", "/api/v1/health", None),
+    ("GET", "/api/v1/gpu/status", None),
+    ("GET", "/api/v1/nothing", None),
+    ("POST", "/api/v1/nothing", {}),
+    ("GET", "/dashboard", None),
+    ("GET", "/metrics", None),
+    ("POST", "/elsewhere", {}),
+    ("GET", "/favicon.ico", None),
+    ("OPTIONS", "/api/chat", None),
+    ("OPTIONS", "/v1/chat/completions", None),
+    ("GET", "/api/chat", None),
+    ("DELETE", "/api/generate", None),
+    ("GET", "/v1/chat/completions", None),
+    ("GET", "/api/tags/", None),
+    ("POST", "/api/chat", {"messages": []}),
+    ("POST", "/api/chat", [1]),
+    ("POST", "/api/generate", {}),
+    ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+    ("POST", "/v1/messages", {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}),
+    ("POST", "/api/embed", {"input": "x"}),
+]
+WAKES = [
+    ("POST", "/api/generate", GENERATE),
+    ("POST", "/api/generate", {"model": MODEL}),
+    ("POST", "/api/chat", CHAT),
+    ("POST", "/api/chat", {**CHAT, "keep_alive": 0}),
+    ("POST", "/api/chat", {"model": MODEL}),
+    ("POST", "/api/embed", {"model": MODEL, "input": "x"}),
+    ("POST", "/api/embeddings", {"model": MODEL, "prompt": "x"}),
+    ("POST", "/v1/chat/completions", CHAT),
+    ("POST", "/v1/completions", GENERATE),
+    ("POST", "/v1/embeddings", {"model": MODEL, "input": "x"}),
+    ("POST", "/v1/responses", {"model": MODEL, "input": "x"}),
+    ("POST", "/v1/messages", {**CHAT, "max_tokens": 9}),
+    ("POST", "/v1/brand/new", {}),
+    ("POST", "/api/brand-new", {}),
+    ("POST", "/api/v1/chat", CHAT),
+    ("POST", "/api/v1/generate", GENERATE),
+    ("POST", "/api/pull", {"model": "tiny"}),
+    ("POST", "/api/create", {"model": "mine", "from": MODEL}),
+    ("POST", "/api/copy", {"source": MODEL, "destination": "mine"}),
+    ("DELETE", "/api/delete", {"model": MODEL}),
+    ("HEAD", "/api/blobs/sha256:" + "0" * 64, None),
+    ("POST", "/api/v1/gpu/start", None),
+]
+
+
+def named(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+@pytest.mark.parametrize(("method", "path", "body"), NEVER, ids=named)
+async def test_never_wakes(house: House, method, path, body):
+    """Answered at once, and no start is asked for."""
+    answer = await house.ask(method, path, json=body)
+    assert answer.headers["X-Request-Id"]
+    assert 0 == house.cloud.starts
+    assert 0 == house.cloud.calls.count("start")
+    assert 0 == len(house.ollama.seen)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"), [row for row in NEVER if not row[1].startswith("/api/v1/gpu")], ids=named
+)
+async def test_never_resets_the_idle_clock(opened, method, path, body):
+    """On a pod that serves, the idle time goes on."""
+    house = await opened()
+    await house.warm()
+    await house.chat()
+    await asyncio.sleep(0.02)
+    before = house.idle_for()
+    await house.ask(method, path, json=body)
+    after = house.idle_for()
+    refused = method == "POST" and path in ("/api/chat", "/api/generate", "/api/embed") and "keep_alive" not in body
+    if not refused and not path.startswith("/v1/chat") and not path.startswith("/v1/messages"):
+        assert before < after  # a pod that serves judges bodies itself, which is a use of it
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WAKES, ids=named)
+async def test_wakes(house: House, method, path, body):
+    """The pod is started once and answers."""
+    answer = await house.ask(method, path, json=body)
+    assert answer.status < 500, answer.body
+    assert 1 == house.cloud.starts
+
+
+async def test_metadata_without_a_pod_does_not_keep_it(opened):
+    """Polling of the lists and of the status does not put the idle stop off."""
+    house = await opened(pod__idle_timeout=0.4)
+    await house.warm()
+
+    async def poll() -> None:
+        while house.gateway.lifecycle.word != "STOPPED":
+            for path in ("/api/tags", "/api/ps", "/api/version", "/api/v1/gpu/status", "/api/v1/health"):
+                await house.ask("GET", path)
+            await house.ask("POST", "/api/generate", json={"model": MODEL, "keep_alive": 0})
+            await asyncio.sleep(0.02)
+
+    async with asyncio.timeout(3):
+        await poll()
+    assert 1 == house.cloud.starts
+
+
+class TestWhileOff:
+    async def test_ps(self, house: House):
+        """Nothing is loaded."""
+        answer = await house.ask("GET", "/api/ps")
+        assert (200, {"models": []}) == (answer.status, answer.json)
+
+    async def test_show_of_an_unknown_model(self, house: House):
+        """503, never 404: a client would pull the model."""
+        answer = await house.ask("POST", "/api/show", json={"model": "nothing"})
+        assert (503, str) == (answer.status, type(answer.json["error"]))
+        assert 1 <= int(answer.headers["Retry-After"])
+
+    @pytest.mark.parametrize("path", ["/api/unknown", "/v1/unknown", "/v1/models/nothing", "/api/blobs"])
+    async def test_unknown_get(self, house: House, path):
+        """503 in the dialect of the path."""
+        answer = await house.ask("GET", path)
+        assert 503 == answer.status
+        error = answer.json["error"]
+        assert (error if path.startswith("/api") else error["message"]).startswith("the pod is not running")
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/api/generate", {"model": MODEL, "keep_alive": 0}),
+            ("/api/chat", {"model": MODEL, "keep_alive": "0", "messages": []}),
+        ],
+    )
+    async def test_unload(self, house: House, path, body):
+        """As Ollama answers it."""
+        cold = await house.ask("POST", path, json=body)
+        direct = await house.ask("POST", path, url=house.ollama.url, json=body)
+        assert (direct.status, direct.headers["Content-Type"]) == (cold.status, cold.headers["Content-Type"])
+        assert {**direct.json, "created_at": ""} == {**cold.json, "created_at": ""}
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/api/chat", b"{"),
+            ("/api/chat", b""),
+            ("/api/chat", b"[1]"),
+            ("/api/chat", b'{"model":""}'),
+            ("/api/chat", b'{"model":5}'),
+            ("/api/generate", b'"text"'),
+            ("/api/generate", b"{}"),
+            ("/v1/chat/completions", b"{}"),
+            ("/v1/completions", b"{"),
+            ("/v1/embeddings", b"{}"),
+            ("/v1/messages", b"{}"),
+            ("/v1/messages", b'{"model":"x"}'),
+            ("/api/pull", b"{}"),
+            ("/api/show", b"{}"),
+            ("/api/copy", b"{}"),
+        ],
+        ids=named,
+    )
+    async def test_what_ollama_refuses_unseen(self, house: House, path, body):
+        """Refused in its words, and nothing wakes."""
+        cold = await house.ask("POST", path, data=body)
+        assert 0 == house.cloud.calls.count("start")
+        direct = await house.ask("POST", path, url=house.ollama.url, data=body)
+        kinds = [answer.headers["Content-Type"].partition(";")[0] for answer in (direct, cold)]
+        assert (direct.status, kinds[0]) == (cold.status, kinds[1])
+        assert without_id(direct.json) == without_id(cold.json)
+
+    async def test_wrong_method(self, house: House):
+        """405 as the pod's router says it."""
+        cold = await house.ask("GET", "/api/chat")
+        direct = await house.ask("GET", "/api/chat", url=house.ollama.url)
+        assert (direct.status, direct.body) == (cold.status, cold.body)
+
+
+def without_id(body):
+    return {name: value for name, value in body.items() if name != "request_id"}
+
+
+class TestRemembered:
+    LISTS = ("/api/tags", "/v1/models", "/api/version", "/api/status")
+
+    async def test_across_a_restart(self, tmp_path, ollama, cloud):
+        """A new gateway whose pod never ran answers with what the last one saw."""
+        async with open_house(tmp_path, ollama, cloud) as house:
+            await house.warm()
+            await house.until(lambda: house.gateway._keeper._fetching.done())
+            live = [await house.ask("GET", path) for path in self.LISTS]
+            shown = await house.ask("POST", "/api/show", json={"model": MODEL})
+        async with open_house(tmp_path, ollama, FakeCloud()) as house:
+            again = [await house.ask("GET", path) for path in self.LISTS]
+            assert [a.body for a in live] == [a.body for a in again]
+            assert [a.headers["Content-Type"] for a in live] == [a.headers["Content-Type"] for a in again]
+            assert shown.body == (await house.ask("POST", "/api/show", json={"model": MODEL})).body
+            head = await house.ask("HEAD", "/api/tags")
+            assert str(len(live[0].body)) == head.headers["Content-Length"]
+            one = await house.ask("GET", f"/v1/models/{MODEL}")
+            assert MODEL == one.json["id"]
+            assert 0 == house.cloud.starts
+
+    async def test_after_a_crash(self, tmp_path, ollama, cloud):
+        """On disk soon after it was seen, not only at a clean exit."""
+        async with open_house(tmp_path, ollama, cloud) as house:
+            await house.warm()
+            await house.until(lambda: (tmp_path / "catalog.json").exists())
+            assert MODEL in (tmp_path / "catalog.json").read_text()
+
+    async def test_before_the_first_answer(self, opened):
+        """`catalog.models` fills the gap, in a shape that clients digest."""
+        house = await opened(catalog__models=("qwen3:8b",))
+        await house.off()
+        (model,) = (await house.ask("GET", "/api/tags")).json["models"]
+        assert ("qwen3:8b", "qwen3:8b", 64) == (model["name"], model["model"], len(model["digest"]))
+        assert ["qwen3:8b"] == [m["id"] for m in (await house.ask("GET", "/v1/models")).json["data"]]
+
+    async def test_empty(self, opened):
+        """`when_stopped = "empty"`: empty lists, also after the models were seen."""
+        house = await opened(catalog__when_stopped="empty")
+        await house.warm()
+        await house.ask("GET", "/api/tags")
+        await house.stop()
+        assert {"models": []} == (await house.ask("GET", "/api/tags")).json
+
+    async def test_static(self, opened):
+        """`when_stopped = "static"`: the configured names and no other."""
+        house = await opened(catalog__when_stopped="static", catalog__models=("one", "two"))
+        await house.warm()
+        await house.ask("GET", "/api/tags")
+        await house.stop()
+        names = [model["name"] for model in (await house.ask("GET", "/api/tags")).json["models"]]
+        assert ["one", "two"] == [name.removesuffix(":latest") for name in names]
+
+    async def test_pod_in_trouble(self, house: House):
+        """The list is answered while the pod's Ollama is away, from memory."""
+        await house.warm()
+        live = (await house.ask("GET", "/api/tags")).body
+        await house.ollama.stop()
+        assert live == (await house.ask("GET", "/api/tags")).body
+
+
+class TestIdle:
+    async def test_stops_after_the_last_answer(self, opened):
+        """The clock begins at the end of an answer, however long that took."""
+        house = await opened(pod__idle_timeout=0.3)
+        go_on = asyncio.Event()
+        house.ollama.faults.add("/api/chat", HangAfter(1, until=go_on))
+        asyncio.get_running_loop().call_later(0.5, go_on.set)
+        answer = await house.chat()
+        assert answer.lines[-1]["done"]
+        assert "READY" == house.gateway.lifecycle.word
+        await house.off()
+        assert 1 == house.cloud.starts
+
+    async def test_status_while_in_flight(self, house: House):
+        """`stops_in_seconds` and `idle_seconds` are null while anybody is answered."""
+        await house.warm()
+        await house.chat()
+        seen = await house.status()
+        assert 0 < seen["stops_in_seconds"] <= 900
+        assert 0 <= seen["idle_seconds"] < 5
+        go_on = asyncio.Event()
+        house.ollama.faults.add("/api/chat", HangAfter(1, until=go_on))
+        async with house.call("POST", "/api/chat", data=chat_body()) as response:
+            await response.content.readany()
+            seen = await house.status()
+            assert (None, None, 1) == (seen["stops_in_seconds"], seen["idle_seconds"], seen["in_flight"])
+            go_on.set()
+            await response.read()
+
+
+class TestPreflight:
+    async def test_allowed_origin(self, opened):
+        """Answered here, without a token."""
+        house = await opened(server__cors_origins=("https://chat.example",))
+        headers = {
+            "Origin": "https://chat.example",
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization, x-stainless-os",
+        }
+        answer = await house.ask("OPTIONS", "/v1/chat/completions", headers=headers)
+        assert 204 == answer.status
+        assert "https://chat.example" == answer.headers["Access-Control-Allow-Origin"]
+        assert "x-stainless-os" in answer.headers["Access-Control-Allow-Headers"]
+        assert answer.headers["X-Request-Id"]
+        assert 0 == house.cloud.starts
+
+    async def test_strange_origin(self, house: House):
+        """403, as Ollama does."""
+        answer = await house.ask("OPTIONS", "/api/chat", headers={"Origin": "https://evil.example"})
+        assert 403 == answer.status
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
+    async def test_answers_carry_the_origin(self, opened):
+        """Proxied answers, our own and errors alike."""
+        house = await opened(server__cors_origins=("https://chat.example",))
+        await house.warm()
+        origin = {"Origin": "https://chat.example"}
+        for method, path, headers in (
+            ("POST", "/api/chat", bearer()),
+            ("GET", "/api/v1/gpu/status", bearer()),
+            ("GET", "/api/tags", bearer()),
+            ("GET", "/api/tags", {}),
+            ("GET", "/", {}),
+        ):
+            answer = await house.ask(method, path, headers={**headers, **origin}, data=chat_body())
+            assert ["https://chat.example"] == answer.headers.getall("Access-Control-Allow-Origin"), path
+
+
+async def test_open_webui_new_chat(house: House):
+    """What Open WebUI sends for a new chat: title and answer at once, then the list and ps. One start."""
+    title = house.chat(stream=False)
+    answer = house.chat()
+    got = await asyncio.gather(title, answer)
+    assert [200, 200] == [a.status for a in got]
+    assert 1 == house.cloud.starts
+    tags = (await house.ask("GET", "/api/tags")).json
+    assert MODEL in json.dumps(tags)
