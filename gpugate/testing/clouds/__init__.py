@@ -1,0 +1,54 @@
+"""Simulated clouds, shipped for tests of gpugate and of provider plugins: they answer, they bill, they fail.
+
+They imitate what the clouds' APIs were found to do (facts/providers.md), over real sockets on 127.0.0.1
+and in virtual time if wanted (`jumping.run`).
+"""
+
+from gpugate.testing.clouds.clocks import Clock, LoopClock, ManualClock
+from gpugate.testing.clouds.cloud import API_KEY, Asked, Cloud, Operation
+from gpugate.testing.clouds.faults import (
+    BalanceZero,
+    Capacity,
+    Fault,
+    Faults,
+    Garbage,
+    Hang,
+    Html1010,
+    Http,
+    Locked,
+    LostResponse,
+    RateLimit,
+    Reset,
+    Stale,
+)
+from gpugate.testing.clouds.pods import Delays, SimPod, Stretch
+from gpugate.testing.clouds.runpod import RunPodSim
+from gpugate.testing.clouds.runpod_words import Gpu
+
+__all__ = [
+    "API_KEY",
+    "Asked",
+    "BalanceZero",
+    "Capacity",
+    "Clock",
+    "Cloud",
+    "Delays",
+    "Fault",
+    "Faults",
+    "Garbage",
+    "Gpu",
+    "Hang",
+    "Html1010",
+    "Http",
+    "Locked",
+    "LoopClock",
+    "LostResponse",
+    "ManualClock",
+    "Operation",
+    "RateLimit",
+    "Reset",
+    "RunPodSim",
+    "SimPod",
+    "Stale",
+    "Stretch",
+]
