@@ -155,7 +155,7 @@ class Engine:
             self._leave(event.ticket, now)  # type: ignore[union-attr]
         elif kind is not TimePassed:
             self._hear(event, now)
-        if kind is TimePassed or type(self.state) is not Ready or self._urgent:
+        if kind is not Left or type(self.state) is not Ready or self._urgent:
             self._keep_up(now)
         return effects
 

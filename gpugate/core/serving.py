@@ -130,7 +130,7 @@ class ServingRows(StartingRows):
         """The last answer ended, or had its time."""
         self._cut_leases(_stopped_by_hand if not self.closing else _going_down, now)
         if self.closing and self.keep:
-            return Closed()
+            return self._shut()
         return self._stop(was.provider, was.cause, now)
 
     def _stop(self, provider: int, cause: str, now: float) -> Stopping:
@@ -219,7 +219,7 @@ class ServingRows(StartingRows):
             return Draining(
                 run=was.run, provider=was.provider, endpoints=was.endpoints, until=until, cause="shutdown"
             )
-        return Closed() if event.keep else self._stop(was.provider, "shutdown", now)
+        return self._shut() if event.keep else self._stop(was.provider, "shutdown", now)
 
     @transition
     def _close_draining(self, was: Draining, event: CloseWanted, now: float) -> Draining:
@@ -232,14 +232,14 @@ class ServingRows(StartingRows):
         """What was found is stopped; where nothing is known yet, one good try is made."""
         self._shut_door(event)
         if event.keep:
-            return Closed()
+            return self._shut()
         for provider in range(len(self.policy.providers)):
             seen = was.seen.get(provider)
             if not isinstance(seen, Looked):
                 self._order_stop(provider, "shutdown", now, firm=False)
             elif seen.report.phase not in PROOF:
                 self._order_stop(provider, "shutdown", now)
-        return Stopping() if self.stops.orders else Closed()
+        return self._shut()
 
     @transition
     def _close_resting(
@@ -247,6 +247,10 @@ class ServingRows(StartingRows):
     ) -> Stopping | Closed:
         """Nothing runs, as far as is known; a stop that is not proved goes on."""
         self._shut_door(event)
+        return self._shut()
+
+    def _shut(self) -> Stopping | Closed:
+        """Nothing more to do, unless a stop elsewhere is not proved yet."""
         return Stopping() if self.stops.orders else Closed()
 
     def _shut_door(self, event: CloseWanted) -> None:

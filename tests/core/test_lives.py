@@ -382,7 +382,7 @@ class Lives(RuleBasedStateMachine):
         state, stops = self.machine.state, self.machine.stops.orders
         for provider in self.sessions:
             meant = getattr(state, "provider", None) == provider
-            assert meant or provider in stops or (isinstance(state, Closed) and self.machine.keep)
+            assert meant or provider in stops or self.machine.keep
 
     @invariant()
     def the_states_are_honest(self) -> None:
@@ -397,7 +397,7 @@ class Lives(RuleBasedStateMachine):
             assert state.provider not in self.machine.stops.orders
         if isinstance(state, Closed):
             assert not self.machine.backlog.busy
-            assert self.machine.keep or not self.machine.stops.orders
+            assert not self.machine.stops.orders
 
     def teardown(self) -> None:
         """A good provider brings all to rest."""

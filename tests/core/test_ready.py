@@ -198,14 +198,14 @@ def test_an_address_changes_while_the_pod_serves() -> None:
 def test_an_exchange_breaks_and_the_pod_is_well() -> None:
     """One look and one health check; nothing else happens."""
     play = ready(Play(policy(), hidden=())).at(20, Arrived(2), gives=None)
-    play.at(20, Troubled(1), gives=["probe"]).at(20, gives=["look 0"], state=Ready)
+    play.at(20, Troubled(1), gives=["probe", "look 0"], state=Ready)
     play.at(49, gives=[], state=Ready)
 
 
 def test_an_exchange_breaks_and_the_pod_is_gone() -> None:
     """The look that follows at once finds it out, and the request goes back."""
-    play = ready(Play(policy())).feels(None).at(20, Arrived(2)).sees(0, STOPPED).at(20, Troubled(1))
-    play.at(20, gives=["requeue 2", "session 0 closes: lost", "start 0"])
+    play = ready(Play(policy())).feels(None).at(20, Arrived(2)).sees(0, STOPPED)
+    play.at(20, Troubled(1), gives=["requeue 2", "session 0 closes: lost", "start 0"])
 
 
 def test_the_health_check_is_faster_than_the_look() -> None:

@@ -243,6 +243,13 @@ def test_the_pod_is_kept() -> None:
     ready(Play(policy())).at(1, CloseWanted(True), gives=[], state=Closed)
 
 
+def test_the_pod_is_kept_and_another_is_still_being_stopped() -> None:
+    """What was to be stopped elsewhere is proved first."""
+    play = Play(policy(2)).sees(0, RUNNING).sees(1, RUNNING).at(0, Opened(), state=Ready)
+    play.at(1, CloseWanted(True), gives=[], state=Stopping).sees(1, STOPPED)
+    play.at(2, Obeyed(1), gives=[], state=Closed)
+
+
 def test_the_pod_is_kept_after_the_last_answer() -> None:
     """The grace is the same."""
     play = ready(Play(policy())).at(1, Arrived(1)).at(2, CloseWanted(True), gives=[], state=Draining)
