@@ -31,6 +31,7 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]*|[ \t]*)\r\n")
 _SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[^\r\n]*|[ \t]*)\r?")
 _TELLS_END = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _NOTHING: frozenset[bytes] = frozenset()
+_OFTEN_SEEN = 2048  # bytes: heads up to here are remembered, as a server's differ by little but the second
 _TAIL = 4  # bytes: the longest mark that anyone looks for is CRLF CRLF
 
 
@@ -63,7 +64,7 @@ class Head(NamedTuple):
 
     status: int
     line: bytes
-    fields: list[tuple[bytes, bytes]]
+    fields: tuple[tuple[bytes, bytes], ...]
     nominated: frozenset[bytes]
     body: Body
     length: int
@@ -147,6 +148,14 @@ def parse_head(block: bytes, method: str, rest: bytes) -> Head:
     Raises:
         BadAnswer: it is malformed, or its body's end is told in two ways.
     """
+    parsed = _parsed if len(block) <= _OFTEN_SEEN else _parsed.__wrapped__
+    return Head(*parsed(block, method), rest)
+
+
+@lru_cache(maxsize=256)
+def _parsed(
+    block: bytes, method: str
+) -> tuple[int, bytes, tuple[tuple[bytes, bytes], ...], frozenset[bytes], Body, int, bool]:
     lines = block.split(b"\r\n")
     if not (block.count(b"\n") == block.count(b"\r") == len(lines) - 1) or b"\0" in block:
         raise BadAnswer("a lone CR, LF or NUL in the head")
@@ -156,7 +165,7 @@ def parse_head(block: bytes, method: str, rest: bytes) -> Head:
     body, length = _body_of(status, method, minor, framing)
     nominated = tokens(framing[b"connection"]) if b"connection" in framing else _NOTHING
     keep = minor == b"1" and body is not Body.UNTIL_CLOSE and b"close" not in nominated
-    return Head(status, line, fields, nominated, body, length, keep, rest)
+    return status, line, tuple(fields), nominated, body, length, keep
 
 
 def as_chunk(payload: bytes) -> bytes:

@@ -28,6 +28,10 @@ _NOT_UP = _ONE_HOP | {
     b"transfer-encoding",
 }
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
+_OFTEN_SEEN = 2048  # bytes
+_KEPT_HEADS = 256
+_UNFRAMED = frozenset({b"transfer-encoding", b"trailer"})
+_NOTHING: frozenset[bytes] = frozenset()
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
 _DEFAULT_PORT = {"http": 80, "https": 443}
@@ -100,6 +104,7 @@ class RequestHeads:
         if b"host" not in self._taken:
             lines.insert(0, b"Host: " + address.authority)
         self._own = _joined(lines)
+        self._written: dict[object, bytes] = {}
 
     def write(
         self,
@@ -120,6 +125,24 @@ class RequestHeads:
         Raises:
             ValueError: method, target or a header could break out of its line.
         """
+        key = (method, target, headers, length, drop) if isinstance(headers, tuple) else None
+        if key is not None and (known := self._written.get(key)) is not None:
+            return known
+        head = self._write(method, target, headers, length, drop)
+        if key is not None and len(head) <= _OFTEN_SEEN:
+            if len(self._written) >= _KEPT_HEADS:
+                self._written.clear()
+            self._written[key] = head
+        return head
+
+    def _write(
+        self,
+        method: str,
+        target: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        length: int | None,
+        drop: frozenset[bytes],
+    ) -> bytes:
         path = target.encode("utf-8", "surrogateescape")
         if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(path):
             raise ValueError("the request line is malformed")
@@ -173,12 +196,21 @@ def response_head(head: Head, *, extra: bytes, close: bool, unframed: bool) -> b
         close: say that the connection will be closed.
         unframed: the body goes out without its chunks (to a client that speaks HTTP/1.0).
     """
-    drop = head.nominated - _FRAMING
-    if extra:
-        drop |= {line.partition(b":")[0].lower() for line in extra.split(b"\r\n")}
-    if unframed and head.body is Body.CHUNKED:
-        drop |= {b"transfer-encoding", b"trailer"}
-    lines = [head.line]
-    lines += [line for name, line in head.fields if _goes_down(name) and name not in drop]
-    out = b"\r\n".join(lines) + b"\r\n" + extra
+    taken = frozenset([line.partition(b":")[0].lower() for line in extra.split(b"\r\n")])
+    drop = _UNFRAMED if unframed and head.body is Body.CHUNKED else _NOTHING
+    out = _kept(head.line, head.fields, head.nominated, taken, drop) + extra
     return out + b"Connection: close\r\n\r\n" if close else out + b"\r\n"
+
+
+@lru_cache(maxsize=256)
+def _kept(
+    line: bytes,
+    fields: tuple[tuple[bytes, bytes], ...],
+    nominated: frozenset[bytes],
+    taken: frozenset[bytes],
+    drop: frozenset[bytes],
+) -> bytes:
+    """The status line and the headers that cross; answers in one second differ by nothing here."""
+    drop |= taken | (nominated - _FRAMING)
+    lines = [line, *(field for name, field in fields if _goes_down(name) and name not in drop)]
+    return b"\r\n".join(lines) + b"\r\n"
