@@ -1,0 +1,259 @@
+"""Mode "ephemeral": rents an instance for each run and destroys it; what is ours is known by its label.
+
+What must never happen: two instances because the answer to a create was lost, or one that nobody
+remembers. So nothing is created while an earlier create may still show up, every instance with our label
+is ours, also after a restart, and `stop` destroys them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Sequence
+from math import inf
+
+from attrs import define, field
+
+from gpugate import Ambiguous, NoCapacity, Phase, PodReport, ProviderError, RateLimited
+from gpugate_vastai.answers import Object
+from gpugate_vastai.api import CREATE_INTERVAL_S, LIST, Created, OfferTaken, VastApi
+from gpugate_vastai.offers import create_body, fitting, search_body
+from gpugate_vastai.reading import Reader, Run
+from gpugate_vastai.settings import VastConfig
+
+VISIBLE_S = 30.0
+"""Reads lag behind creates (facts/providers.md B5): so long an instance that is not listed may exist."""
+OFFERS_S = 60.0
+"""How long found offers are good for another try: searches have a daily quota."""
+EXCLUDED_S = 3600.0
+"""How long a machine is left alone after an instance failed there."""
+SLOW_S = 300.0
+"""An instance that is destroyed after so long without having run has failed."""
+ENDING_S = 60.0
+"""What is still listed so long after it was destroyed was not destroyed."""
+
+_ON_ITS_WAY = (Phase.RUNNING, Phase.STARTING, Phase.PROVISIONING)
+_RANK = (*_ON_ITS_WAY, Phase.UNREACHABLE, Phase.FAILED, Phase.STOPPING)
+
+
+@define
+class Instance:
+    """One of ours as the list shows it."""
+
+    number: int
+    row: Object = field(repr=False)
+    report: PodReport
+
+
+@define
+class Doubt:
+    """A create whose answer is not known: under this label an instance may appear until `until`."""
+
+    label: str
+    until: float = inf
+
+
+class EphemeralInstance:
+    """Rents, finds again and destroys the instances labelled `gpugate-<name>-<random>`."""
+
+    def __init__(self, config: VastConfig, api: VastApi, reader: Reader) -> None:
+        self._config = config
+        self._api = api
+        self._reader = reader
+        self._ours = re.compile(rf"gpugate-{re.escape(config.name)}-[0-9a-f]{{8}}")
+        self._runs: dict[int, Run] = {}
+        self._unseen: dict[int, float] = {}  # rented and not listed yet: by number, since when
+        self._destroyed: dict[int, float] = {}  # told to end, and when
+        self._doubt: Doubt | None = None
+        self._excluded: dict[object, float] = {}  # machines, until when
+        self._offers: list[Object] = []
+        self._offers_at = -inf
+        self._created_at = -inf
+        self._listed: tuple[float, Sequence[Object]] = (-inf, ())
+
+    async def start(self) -> PodReport:
+        """Take what is on its way already; else clear what is left of earlier runs, and rent.
+
+        Raises:
+            NoCapacity: no offer fits.
+            Ambiguous: it is not known whether an instance was rented; the list will tell.
+        """
+        ours = await self._list(fresh=False)
+        if (report := self._on_its_way(ours)) is not None:
+            return report
+        for left in ours:
+            if left.number not in self._destroyed:
+                await self._destroy(left.number, left)
+        return await self._rent()
+
+    async def stop(self) -> PodReport:
+        """Destroy one of ours, what bills most first; sent again until the list shows none.
+
+        One per call, because Vast.ai takes one in 3 s (facts/providers.md B1).
+        """
+        ours = await self._list()
+        if ours:
+            await self._destroy(ours[0].number, ours[0])
+        elif self._unseen:
+            await self._destroy(next(iter(self._unseen)))
+        elif self._doubt is None:
+            return self._nothing()
+        return PodReport(Phase.STOPPING, str(ours[0].number) if ours else None, detail="being destroyed")
+
+    async def inspect(self) -> PodReport:
+        """Read the list: the one that is most alive is our pod, another one is mentioned."""
+        ours = await self._list()
+        if (report := self._on_its_way(ours)) is None:
+            return ours[0].report if ours else self._nothing()
+        return report
+
+    # --- what there is ----------------------------------------------------------------------------
+
+    async def _list(self, *, fresh: bool = True) -> list[Instance]:
+        """Ours, what bills most first. `fresh=False`: what was read just now is good enough."""
+        at, rows = self._listed
+        if fresh or self._now() - at >= LIST.interval_s:
+            rows = await self._api.list_all()
+            self._listed = (self._now(), rows)
+        ours = [self._instance(row) for row in rows if self._is_ours(row)]
+        self._note(ours)
+        ours = [instance for instance in ours if instance.report.phase is not Phase.GONE]
+        return sorted(ours, key=lambda instance: _RANK.index(instance.report.phase))
+
+    def _is_ours(self, row: Object) -> bool:
+        label, number = row.get("label"), row.get("id")
+        return isinstance(number, int) and isinstance(label, str) and bool(self._ours.fullmatch(label))
+
+    def _instance(self, row: Object) -> Instance:
+        number: int = row["id"]
+        run = self._runs.setdefault(number, Run(fresh=True))
+        report = self._reader.report(row, run, self._now())
+        if report.phase in (
+            Phase.STOPPED,
+            Phase.QUEUED,
+        ):  # ours never rest: this one was to run, or to be gone
+            report = PodReport(Phase.FAILED, report.pod_id, detail=f"left over: {report.detail}")
+        if self._now() - self._destroyed.get(number, -inf) >= ENDING_S:
+            self._destroyed.pop(number, None)
+        if number in self._destroyed and report.phase is not Phase.GONE:
+            report = PodReport(Phase.STOPPING, report.pod_id, price=report.price, detail="being destroyed")
+        return Instance(number, row, report)
+
+    def _note(self, ours: Sequence[Instance]) -> None:
+        """Settle what the list settles: instances that were awaited, and those that had time to appear."""
+        now = self._now()
+        listed = {instance.number for instance in ours}
+        labels = {instance.row["label"] for instance in ours}
+        self._unseen = {n: at for n, at in self._unseen.items() if n not in listed and now - at < VISIBLE_S}
+        if self._doubt is not None and (self._doubt.label in labels or now >= self._doubt.until):
+            self._doubt = None
+        self._destroyed = {n: at for n, at in self._destroyed.items() if n in listed or n in self._unseen}
+        self._runs = {n: run for n, run in self._runs.items() if n in listed or n in self._unseen}
+
+    def _on_its_way(self, ours: Sequence[Instance]) -> PodReport | None:
+        """The pod that runs or will: listed, rented and not listed yet, or perhaps rented."""
+        alive = [instance for instance in ours if instance.report.phase in _ON_ITS_WAY]
+        if alive:
+            return _mentioning(alive[0].report, alive[1:])
+        for number in self._unseen.keys() - self._destroyed.keys():
+            return PodReport(Phase.PROVISIONING, str(number), detail="rented, not listed yet")
+        if self._doubt is not None:
+            return PodReport(Phase.PROVISIONING, detail="a create's answer was lost; it may yet appear")
+        return None
+
+    @staticmethod
+    def _nothing() -> PodReport:
+        return PodReport(Phase.STOPPED, detail="no instance is rented")
+
+    # --- renting ------------------------------------------------------------------------------------
+
+    async def _rent(self) -> PodReport:
+        wait_s = self._created_at + CREATE_INTERVAL_S - self._now()
+        if wait_s > 0:
+            raise RateLimited("Vast.ai takes one create in 4.5 s", wait_s)
+        offer = await self._next_offer()
+        made = await self._create(offer)
+        number = made.instance_id
+        assert number is not None
+        self._listed = (-inf, ())
+        self._unseen[number] = self._now()
+        if made.error is not None:
+            self._exclude(offer)
+            await self._destroy(number)  # should this fail, its label gives it away to the next start or stop
+            raise made.error
+        self._runs[number] = Run(asked_at=self._now(), accepted=True, fresh=True)
+        return PodReport(Phase.PROVISIONING, str(number), detail="rented")
+
+    async def _next_offer(self) -> Object:
+        """The cheapest that was not tried yet."""
+        now = self._now()
+        self._excluded = {machine: until for machine, until in self._excluded.items() if now < until}
+        if now - self._offers_at >= OFFERS_S or not self._offers:
+            self._offers = list(await self._api.search(search_body(self._config)))
+            self._offers_at = self._now()
+        self._offers = fitting(self._offers, self._config, self._excluded)
+        if not self._offers:
+            raise NoCapacity("Vast.ai offers nothing that fits; relax max_price, gpus or the min_ keys")
+        return self._offers.pop(0)
+
+    async def _create(self, offer: Object) -> Created:
+        """One create. Until its answer is understood, an instance may exist under its label."""
+        label = f"gpugate-{self._config.name}-{secrets.token_hex(4)}"
+        self._doubt = Doubt(label)
+        self._created_at = self._now()
+        try:
+            made = await self._api.create(offer["id"], create_body(self._config, label))
+        except OfferTaken:
+            self._exclude(offer)
+            self._doubt = None
+            raise
+        except (Ambiguous, asyncio.CancelledError):
+            self._doubt.until = self._now() + VISIBLE_S
+            raise
+        except ProviderError:  # a plain no
+            self._doubt = None
+            raise
+        self._doubt = None
+        return made
+
+    def _exclude(self, row: Object) -> None:
+        if (machine := row.get("machine_id")) is not None:
+            self._excluded[machine] = self._now() + EXCLUDED_S
+
+    # --- destroying ---------------------------------------------------------------------------------
+
+    async def _destroy(self, number: int, instance: Instance | None = None) -> None:
+        """Ask for the end of one; a machine on which it failed is left alone for an hour."""
+        if instance is not None and self._has_failed(instance):
+            self._exclude(instance.row)
+        self._listed = (-inf, ())
+        await self._api.destroy(number)
+        self._destroyed[number] = self._now()
+
+    def _has_failed(self, instance: Instance) -> bool:
+        if instance.report.phase in (Phase.FAILED, Phase.UNREACHABLE):
+            return True
+        run = self._runs.get(instance.number, Run())
+        slow = run.asked_at is not None and not run.younger_than(SLOW_S, self._now())
+        return slow and instance.report.phase in (Phase.STARTING, Phase.PROVISIONING)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _mentioning(report: PodReport, others: Sequence[Instance]) -> PodReport:
+    """Another instance of ours bills as well; the next stop destroys it."""
+    if not others:
+        return report
+    numbers = ", ".join(str(other.number) for other in others)
+    return PodReport(
+        report.phase,
+        report.pod_id,
+        report.endpoints,
+        report.price,
+        report.gpu,
+        report.started_at,
+        f"also rented, and billed: {numbers}",
+    )

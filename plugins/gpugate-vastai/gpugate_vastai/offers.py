@@ -1,0 +1,69 @@
+"""Ephemeral mode's two requests, and which offer is taken (facts/providers.md B4, B5); pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from decimal import Decimal
+from typing import Any
+
+from gpugate_vastai.answers import Object
+from gpugate_vastai.settings import GB, VastConfig
+
+MOST_OFFERS = 20
+
+
+def search_body(config: VastConfig) -> dict[str, Any]:
+    """Vast.ai's filters: memory in MB, disk in GB, cheapest first."""
+    wanted: dict[str, Any] = {
+        "rentable": {"eq": True},
+        "rented": {"eq": False},
+        "external": {"eq": False},
+        "num_gpus": {"eq": config.gpu_count},
+        "gpu_ram": {"gte": config.gpu_ram // 10**6},
+        "reliability": {"gte": config.min_reliability},
+        "direct_port_count": {"gte": 2},
+        "dph_total": {"lte": config.max_price},
+        "inet_down": {"gte": config.min_download},
+        "duration": {"gte": config.min_duration},
+        "type": "on-demand",
+        "order": [["dph_total", "asc"]],
+        "allocated_storage": _disk_gb(config),
+        "limit": MOST_OFFERS,
+    }
+    if config.verified:
+        wanted["verified"] = {"eq": True}
+    if config.gpus:
+        wanted["gpu_name"] = {"in": list(config.gpus)}
+    return {**wanted, **config.filters}
+
+
+def create_body(config: VastConfig, label: str) -> dict[str, Any]:
+    """What is to run; without a GPU nothing shall be created, so nothing waits and bills its disk."""
+    ports = {f"-p {port}:{port}": "1" for port in (config.ollama_port, config.comfyui_port)}
+    body: dict[str, Any] = {
+        "label": label,
+        "disk": _disk_gb(config),
+        "env": {"OLLAMA_HOST": f"0.0.0.0:{config.ollama_port}", **config.env, **ports},
+        "target_state": "running",
+        "cancel_unavail": True,
+    }
+    if config.template:
+        return {**body, "template_hash_id": config.template}
+    return {**body, "image": config.image, "runtype": "args"}  # "args" keeps the image's own entry point
+
+
+def fitting(offers: Sequence[Object], config: VastConfig, excluded: Container[object]) -> list[Object]:
+    """The offers that may be taken; the price is checked here too, because it is the user's money."""
+    dearest = Decimal(str(config.max_price))
+    return [
+        offer
+        for offer in offers
+        if isinstance(offer.get("id"), int)
+        and isinstance(price := offer.get("dph_total"), int | Decimal)
+        and price <= dearest
+        and offer.get("machine_id") not in excluded
+    ]
+
+
+def _disk_gb(config: VastConfig) -> int:
+    return -(-config.disk // GB)

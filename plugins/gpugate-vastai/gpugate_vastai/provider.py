@@ -1,0 +1,62 @@
+"""The provider class: picks the mode and hands each of the port's calls to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from gpugate import Capabilities, PodReport, Provider
+from gpugate_vastai.api import VastApi
+from gpugate_vastai.ephemeral import EphemeralInstance
+from gpugate_vastai.fixed import FixedInstance
+from gpugate_vastai.reading import Reader
+from gpugate_vastai.settings import VastConfig
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class VastAi(Provider):
+    """An instance at Vast.ai: one of the user's (mode "fixed"), or a new one for each run ("ephemeral").
+
+    Its address and ports change with every start, so they are read from the API every time.
+    """
+
+    Config = VastConfig
+    capabilities = Capabilities(
+        resume=True,
+        ephemeral=True,
+        stable_urls=False,
+        stop_keeps_disk=True,
+        queue_on_capacity=True,
+        min_poll_s=5.0,  # facts/providers.md B1
+    )
+    config: VastConfig
+
+    def __init__(
+        self, config: VastConfig, session: ClientSession, wall: Callable[[], datetime] = _now
+    ) -> None:
+        super().__init__(config, session)
+        api, reader = VastApi(config, session), Reader(config, wall)
+        self._instance: FixedInstance | EphemeralInstance = (
+            EphemeralInstance(config, api, reader)
+            if config.mode == "ephemeral"
+            else FixedInstance(config.instance_id, api, reader)
+        )
+
+    async def start(self) -> PodReport:
+        """Ask for the instance to run, or rent one; `NoCapacity(queued=True)` if the start waits there."""
+        return await self._instance.start()
+
+    async def stop(self) -> PodReport:
+        """Ask for the stop, a queued start included; in ephemeral mode destroy what is ours."""
+        return await self._instance.stop()
+
+    async def inspect(self) -> PodReport:
+        """Read state, addresses and price."""
+        return await self._instance.inspect()
