@@ -1,0 +1,226 @@
+"""Pods that live for one session: created when wanted, deleted at the end, found again by their names.
+
+RunPod keeps the only record of them. Every pod of this gateway is called `gpugate-<instance>-<8 hex
+digits>`, so a lost answer, a crash or a restart leaves nothing that a list would not show.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from attrs import frozen
+
+from gpugate import (
+    Ambiguous,
+    AuthFailed,
+    Misconfigured,
+    NoCapacity,
+    NotFound,
+    Phase,
+    PodReport,
+    ProviderError,
+    RateLimited,
+    Transient,
+)
+from gpugate_runpod.api import Api
+from gpugate_runpod.pods import ON, Reader, Shown, Stock
+from gpugate_runpod.settings import RunPodConfig
+
+SETTLE_S = 10.0
+"""How long after an unanswered create its pod may still turn up; also how long a list may lag."""
+MOST_CANDIDATES = 8
+"""Creates in one start: gpugate gives a start two minutes, and one call may take `timeout`."""
+DEFAULT_DISK_GB = 30
+_BEST_FIRST = ("RUNNING", "STARTING", "PROVISIONING", "ERROR", "EXITED")
+
+
+@frozen
+class Candidate:
+    """Where a pod could be made."""
+
+    gpu: str
+    data_center: str | None
+
+
+class EphemeralPods:
+    """This gateway's pods; at most one is wanted at a time."""
+
+    def __init__(self, config: RunPodConfig, api: Api) -> None:
+        self._config = config
+        self._api = api
+        self._reader = Reader(config)
+        self._ours = re.compile(rf"gpugate-{re.escape(config.instance)}-[0-9a-f]{{8}}")
+        self._made: Shown | None = None
+        self._made_at = 0.0
+        self._unsure_until = 0.0
+
+    async def start(self) -> PodReport:
+        """Take the pod that is there, else create one at the first candidate that has room.
+
+        Raises: NoCapacity, nowhere is room; Ambiguous, a create was not answered; RateLimited, it is too
+        early to tell whether such a pod was made, so that none is made twice.
+        """
+        pods = await self._owned()
+        alive = [shown for shown in pods if shown.status in ON]
+        if alive:
+            await self._delete_all(alive[1:])
+            return self._report(alive[0], ())
+        if (wait := self._unsure_until - self._now()) > 0:
+            raise RateLimited("a create was not answered; waiting whether its pod turns up", wait)
+        return await self._create_somewhere()
+
+    async def stop(self) -> PodReport:
+        """Delete every pod of ours, a second one and what somebody only stopped included."""
+        pods = await self._owned()
+        await self._delete_all(pods)
+        self._made = None
+        phase = Phase.STOPPING if pods else Phase.STOPPED
+        return PodReport(phase, pod_id=pods[0].id if pods else None)
+
+    async def inspect(self) -> PodReport:
+        """Look for our pod. Raises: Transient, an unanswered create may still turn out to have made one."""
+        pods = await self._owned()
+        if pods:
+            return self._report(pods[0], pods[1:])
+        if self._now() < self._unsure_until:
+            raise Transient("a create was not answered; too early to say that there is no pod")
+        return PodReport(Phase.STOPPED, detail="no pod")
+
+    # --- what is ours ---------------------------------------------------------------------------
+
+    async def _owned(self) -> list[Shown]:
+        """Our pods that exist, the best first; one made just now counts even if no list has it yet."""
+        listed = [shown for shown in await self._api.list_pods() if self._ours.fullmatch(shown.name)]
+        pods = [shown for shown in listed if shown.status != "TERMINATED"]
+        if pods:
+            self._unsure_until = 0.0  # whatever was asked last has turned up
+        made = self._made
+        if (
+            made is not None
+            and all(shown.id != made.id for shown in listed)
+            and self._now() < self._made_at + SETTLE_S
+        ):
+            pods.append(made)
+        return sorted(pods, key=self._rank)
+
+    def _rank(self, shown: Shown) -> tuple[int, bool, str]:
+        status = shown.status
+        place = _BEST_FIRST.index(status) if status in _BEST_FIRST else len(_BEST_FIRST)
+        return place, self._made is None or shown.id != self._made.id, shown.id
+
+    def _report(self, shown: Shown, others: Iterable[Shown]) -> PodReport:
+        more = ", ".join(other.id for other in others)
+        note = f"more pods of this gateway exist and are billed: {more}" if more else ""
+        if shown.status in ("EXITED", "ERROR"):
+            # Its disk is billed until it is deleted, so it must not pass for a proved stop.
+            words = f"the pod is {shown.status} and has to be deleted"
+            return PodReport(Phase.FAILED, pod_id=shown.id, detail="; ".join(filter(None, [words, note])))
+        return self._reader.report(shown, self._now(), detail=note)
+
+    async def _delete_all(self, pods: Iterable[Shown]) -> None:
+        """Delete each, whatever happens to the others; then raise the first error there was."""
+        failed: ProviderError | None = None
+        for shown in pods:
+            try:
+                await self._api.delete(shown.id)
+            except NotFound:
+                continue
+            except ProviderError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
+
+    # --- making one ---------------------------------------------------------------------------
+
+    async def _create_somewhere(self) -> PodReport:
+        """Ask candidate after candidate: RunPod does not look for room by itself (facts/providers.md A4)."""
+        config = self._config
+        stock = await self._api.gpus(config.gpu_count, config.cloud.upper())
+        refusals: list[ProviderError] = []
+        for candidate in islice(self._candidates(stock), MOST_CANDIDATES):
+            try:
+                shown = await self._create(candidate)
+            except (NoCapacity, Misconfigured, AuthFailed) as error:
+                # 400 is both "no room" and "not possible there", 403 is "not there for you": ask the next
+                refusals.append(error)
+                continue
+            if (why := self._reader.unreachable_port(shown)) is not None:
+                raise Misconfigured(why)
+            return self._report(shown, ())
+        raise self._nowhere(refusals, stock)
+
+    def _nowhere(self, refusals: list[ProviderError], stock: list[Stock]) -> ProviderError:
+        """ "No room" if anybody said so, since waiting helps then; else the last refusal."""
+        full = [error for error in refusals if isinstance(error, NoCapacity)]
+        if refusals:
+            return (full or refusals)[-1]
+        known = {line.id for line in stock}
+        if not known.intersection(self._config.gpus):
+            names = ", ".join(self._config.gpus)
+            return Misconfigured(f"RunPod has no GPU of the name {names} (providers.runpod.gpus)")
+        dear = ", or costs more than providers.runpod.max_price" if self._config.max_price else ""
+        return NoCapacity(f"none of {', '.join(self._config.gpus)} is free{dear}")
+
+    async def _create(self, candidate: Candidate) -> Shown:
+        self._unsure_until = self._now() + self._config.timeout + SETTLE_S  # holds if this is cancelled
+        try:
+            shown = await self._api.create(self._body(candidate))
+        except ProviderError as error:
+            self._unsure_until = self._now() + SETTLE_S if isinstance(error, Ambiguous) else 0.0
+            raise
+        self._unsure_until = 0.0
+        self._made, self._made_at = shown, self._now()
+        return shown
+
+    def _candidates(self, stock: list[Stock]) -> Iterator[Candidate]:
+        """GPUs in the configured order, each in the data centres in their order."""
+        by_id = {line.id: line for line in stock}
+        for gpu in self._config.gpus:
+            line = by_id.get(gpu)
+            if line is None or not line.available or self._too_dear(line):
+                continue
+            if not self._config.data_centers:
+                yield Candidate(gpu, None)
+            for place in self._config.data_centers:
+                if not line.data_centers or place in line.data_centers:
+                    yield Candidate(gpu, place)
+
+    def _too_dear(self, line: Stock) -> bool:
+        limit = self._config.max_price
+        if not limit:
+            return False
+        return line.price is None or float(line.price) * self._config.gpu_count > limit
+
+    def _body(self, candidate: Candidate) -> dict[str, Any]:
+        """Facts/providers.md A4; RunPod refuses fields that it does not know."""
+        config = self._config
+        gpu: dict[str, Any] = {"id": candidate.gpu, "count": config.gpu_count}
+        if config.min_cuda:
+            gpu["minCudaVersion"] = config.min_cuda
+        body: dict[str, Any] = {
+            "name": f"gpugate-{config.instance}-{secrets.token_hex(4)}",
+            "cloud": config.cloud.upper(),
+            "gpu": gpu,
+            "ports": [f"{config.ollama_port}/http", f"{config.comfyui_port}/http"],
+            "env": dict(config.env),
+        }
+        if config.template_id:
+            body["templateId"] = config.template_id
+        if config.image:
+            body["image"] = config.image
+        if config.disk or not config.template_id:
+            body["disk"] = config.disk or DEFAULT_DISK_GB
+        if candidate.data_center is not None:
+            body["dataCenterIds"] = [candidate.data_center]
+        if config.volume_id:
+            body["mounts"] = {"network": [{"volumeId": config.volume_id, "path": config.volume_path}]}
+        return body
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

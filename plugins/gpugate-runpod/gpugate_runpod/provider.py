@@ -1,0 +1,62 @@
+"""The plugin's face: RunPod as gpugate's provider port has it, in one of two modes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from attrs import evolve
+
+from gpugate import Capabilities, PodReport, Provider
+from gpugate_runpod.api import Api
+from gpugate_runpod.ephemeral import EphemeralPods
+from gpugate_runpod.fixed import FixedPod
+from gpugate_runpod.settings import RunPodConfig
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+FIRST_BYTE_LIMIT_S = 100.0
+"""RunPod's proxy cuts a request that is silent for so long, with a 524 (facts/providers.md A7)."""
+MIN_POLL_S = 2.0
+"""30 looks a minute at most, half of what the documented limit of 60 lets pass (facts/providers.md A3)."""
+MIN_PROBE_S = 0.25
+"""Health checks go through RunPod's edge, which others share."""
+
+
+class RunPod(Provider):
+    """RunPod through REST v2; `[providers.runpod]` says which pod, or what to make pods from."""
+
+    Config = RunPodConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        resume=True,
+        ephemeral=True,
+        stable_urls=True,
+        stop_keeps_disk=True,
+        min_poll_s=MIN_POLL_S,
+        min_probe_s=MIN_PROBE_S,
+        first_byte_limit_s=FIRST_BYTE_LIMIT_S,
+    )
+
+    def __init__(self, config: RunPodConfig, session: ClientSession) -> None:
+        super().__init__(config, session)
+        api = Api(config, session)
+        self._pods: FixedPod | EphemeralPods
+        if config.mode == "ephemeral":
+            self._pods = EphemeralPods(config, api)
+            self.capabilities = evolve(  # type: ignore[misc]  # of this one, narrower than the class's
+                self.capabilities, resume=False, stable_urls=False, stop_keeps_disk=bool(config.volume_id)
+            )
+        else:
+            self._pods = FixedPod(config, api)
+
+    async def start(self) -> PodReport:
+        """Start the pod, or create one; see the port for what is promised and raised."""
+        return await self._pods.start()
+
+    async def stop(self) -> PodReport:
+        """Stop the pod, or delete every pod of ours."""
+        return await self._pods.stop()
+
+    async def inspect(self) -> PodReport:
+        """Look at the pod."""
+        return await self._pods.inspect()

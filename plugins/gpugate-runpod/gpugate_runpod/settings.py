@@ -1,0 +1,141 @@
+"""`[providers.runpod]`: every key, its default and what it must look like; asks nobody anything."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from attrs import Attribute, field, frozen
+
+NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
+POD_ID = re.compile(r"[A-Za-z0-9_-]*")
+
+
+def _is_api(_: object, __: Attribute[str], value: str) -> None:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as https://api.runpod.io/v2")
+    if parts.hostname == "rest.runpod.io" or parts.path.rstrip("/").endswith("/v1"):
+        raise ValueError("REST v1 is retired; use https://api.runpod.io/v2")
+
+
+def _is_pattern(_: object, __: Attribute[str], value: str) -> None:
+    try:
+        parts = urlsplit(value.format(pod_id="pod", port=1))
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError("may hold {pod_id} and {port}, and no other braces") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL such as https://{pod_id}-{port}.proxy.runpod.net")
+
+
+def _is_port(_: object, __: Attribute[int], value: int) -> None:
+    if not 0 < value < 65536:
+        raise ValueError("must be a port, 1 to 65535")
+
+
+def _is_key(_: object, __: Attribute[str], value: str) -> None:
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("must be an API key: no spaces, no line breaks")
+
+
+def _is_pod_id(_: object, __: Attribute[str], value: str) -> None:
+    if not POD_ID.fullmatch(value):
+        raise ValueError("must be a pod's id, such as k3x9v2m7q1, as RunPod shows it under the pod's name")
+
+
+def _is_name(_: object, __: Attribute[str], value: str) -> None:
+    if not NAME.fullmatch(value):
+        raise ValueError("must be 1 to 32 of a-z, 0-9 and -, such as home")
+
+
+def _is_positive(_: object, __: Attribute[Any], value: float) -> None:
+    if not value > 0:
+        raise ValueError("must be more than 0")
+
+
+def _is_not_negative(_: object, __: Attribute[Any], value: float) -> None:
+    if value < 0:
+        raise ValueError("must not be negative")
+
+
+def _is_path(_: object, __: Attribute[str], value: str) -> None:
+    if not value.startswith("/"):
+        raise ValueError("must be an absolute path, such as /workspace")
+
+
+@frozen
+class RunPodConfig:
+    """`[providers.runpod]` (contract section 3; from `mode` on for ephemeral pods, see the README).
+
+    Attributes:
+        api_key: of RunPod, with read and write access to pods.
+        pod_id: the pod to be started and stopped, in fixed mode.
+        api_base: of REST v2.
+        proxy_url: where a port of a pod is reached.
+        ollama_port, comfyui_port: inside the pod, exposed as HTTP.
+        timeout: of one API call, in seconds.
+        mode: "fixed", or "ephemeral": a pod is created for each session and deleted after it.
+        instance: tells this gateway's pods from another's: they are named gpugate-<instance>-<8 hex digits>.
+        template_id, image: what a pod is made from; with both, the image instead of the template's.
+        gpus: GPU ids as RunPod's catalogue has them, best first.
+        gpu_count: per pod.
+        min_cuda: lowest CUDA version of the host, such as "12.4"; empty: any.
+        data_centers: best first; empty: any.
+        cloud: "secure" or "community".
+        max_price: most USD per hour that a pod may cost; 0: no limit.
+        disk: container disk in GB; 0: the template's, or 30.
+        volume_id, volume_path: a network volume, and where the pod has it.
+        env: of the pod, over the template's.
+    """
+
+    api_key: str = field(default="", repr=False, validator=_is_key)
+    pod_id: str = field(default="", validator=_is_pod_id)
+    api_base: str = field(default="https://api.runpod.io/v2", validator=_is_api)
+    proxy_url: str = field(default="https://{pod_id}-{port}.proxy.runpod.net", validator=_is_pattern)
+    ollama_port: int = field(default=11434, validator=_is_port)
+    comfyui_port: int = field(default=8188, validator=_is_port)
+    timeout: float = field(default=10.0, validator=_is_positive)
+    mode: Literal["fixed", "ephemeral"] = "fixed"
+    instance: str = field(default="main", validator=_is_name)
+    template_id: str = ""
+    image: str = ""
+    gpus: list[str] = field(factory=list)
+    gpu_count: int = field(default=1, validator=_is_positive)
+    min_cuda: str = ""
+    data_centers: list[str] = field(factory=list)
+    cloud: Literal["secure", "community"] = "secure"
+    max_price: float = field(default=0.0, validator=_is_not_negative)
+    disk: int = field(default=0, validator=_is_not_negative)
+    volume_id: str = ""
+    volume_path: str = field(default="/workspace", validator=_is_path)
+    env: Mapping[str, str] = field(factory=dict, repr=False, hash=False)
+
+    def __attrs_post_init__(self) -> None:
+        """Raises ValueError: a key is missing, or two do not go together."""
+        if not self.api_key:
+            raise ValueError("api_key is missing: make one at RunPod under Settings, API Keys")
+        if self.mode == "fixed":
+            if not self.pod_id:
+                raise ValueError('pod_id is missing: name a pod, or set mode = "ephemeral"')
+            return
+        if self.pod_id:
+            raise ValueError("pod_id is of no use with mode = 'ephemeral': pods are made and deleted")
+        if not (self.template_id or self.image):
+            raise ValueError("image or template_id is missing: what is a pod to be made from?")
+        if not self.gpus:
+            raise ValueError("gpus is missing: name at least one, such as 'NVIDIA GeForce RTX 4090'")
+        if self.volume_id and self.cloud != "secure":
+            raise ValueError("volume_id needs cloud = 'secure': network volumes exist only there")
+
+    def url(self, pod_id: str, port: int) -> str:
+        """Where this port of this pod is reached."""
+        return self.proxy_url.format(pod_id=pod_id, port=port)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown, longest first."""
+        short = 4  # "1" or "true" as a variable's value is no secret, and would blot out half a message
+        values = [self.api_key, *(value for value in self.env.values() if len(value) >= short)]
+        return tuple(sorted(filter(None, values), key=len, reverse=True))
