@@ -91,8 +91,9 @@ class Relayed(web.StreamResponse):
 class _Upload:
     """A request's body on its way up, interruptible between its pieces."""
 
-    def __init__(self, outgoing: Outgoing) -> None:
+    def __init__(self, outgoing: Outgoing, stall_s: float | None = None) -> None:
         self._body = body = outgoing.body
+        self._stall_s = stall_s
         self.at_once = b""
         self.length: int | None = -1
         self.done = True
@@ -111,6 +112,7 @@ class _Upload:
 
         Raises:
             ValueError: a streamed body is not as long as its Content-Length.
+            TimeoutError: the client sends nothing more of it.
             aiohttp.web.RequestPayloadError: the client's framing of it is broken.
         """
         while not upstream.closed:
@@ -133,7 +135,9 @@ class _Upload:
 
     async def _next(self) -> bytes:
         if isinstance(self._body, StreamReader):
-            return await self._body.readany()
+            # Also the only way to hear of broken chunks: aiohttp then leaves its reader waiting.
+            async with asyncio.timeout(self._stall_s):
+                return await self._body.readany()
         start, self._at = self._at, self._at + _PIECE
         return (self._body or b"")[start : self._at]
 
@@ -143,7 +147,8 @@ class Relay:
     """Forwards requests.
 
     Attributes:
-        stall_s: a client that takes no byte of its answer for so long is given up.
+        stall_s: a client that takes no byte of its answer, or sends none of its streamed body, for so long
+            is given up.
     """
 
     stall_s: float = 120.0
@@ -162,6 +167,7 @@ class Relay:
             UpstreamGone: no byte of an answer has left for the client; whether to try again is the caller's
                 decision. A streamed body may have been read in part.
             ValueError: a malformed request (see `RequestHeads.write`), or a streamed body of a wrong length.
+            TimeoutError: the client has not sent a byte of a streamed body for `stall_s`.
             aiohttp.web.RequestPayloadError: the client's framing of a streamed body is broken.
             aiohttp.ClientConnectionResetError: the client is gone already.
             asyncio.CancelledError: the client hung up; the upstream's connection is closed.
@@ -184,7 +190,11 @@ class Relay:
             except UpstreamGone as gone:
                 if gone.heard:
                     raise
-        return await run.over(await pool.connect())
+        try:
+            return await run.over(await pool.connect())
+        except UpstreamGone as gone:
+            gone.again = upstream is not None
+            raise
 
 
 @frozen
@@ -199,7 +209,7 @@ class _Run:
     stall_s: float
 
     async def over(self, upstream: Upstream) -> Relayed:
-        upload = _Upload(self.outgoing)
+        upload = _Upload(self.outgoing, self.stall_s)
         exchange = Exchange(self.request, self.client, self.outgoing.method, self.answer)
         exchange.uploading = not upload.done
         exchange.begin(upstream)

@@ -33,6 +33,7 @@ class UpstreamGone(Exception):
         connecting: no connection was made, so the upstream has not seen the request.
         reused: it broke on a connection that had served before.
         heard: it had said something already.
+        again: a stale connection had broken over this request before, so that it was sent twice.
     """
 
     def __init__(self, why: Why, *, reused: bool = False, heard: bool = False) -> None:
@@ -40,6 +41,7 @@ class UpstreamGone(Exception):
         self.connecting = why in ("connect", "tls", "timeout")
         self.reused = reused
         self.heard = heard
+        self.again = False
         super().__init__(f"upstream: {why}")
 
 

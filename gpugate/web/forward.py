@@ -81,7 +81,7 @@ class Forwarder:
             try:
                 return await self._once(call, pool, upstream_path, body, lease.begin, heartbeat)
             except UpstreamGone as gone:
-                tried += 1
+                tried += 2 if gone.again else 1
                 lease.on_lost = None
                 if tried < 2 and lease.pod is pod and not isinstance(body, StreamReader):
                     continue
