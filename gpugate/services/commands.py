@@ -29,6 +29,9 @@ from gpugate.services.tasks import CrashListener, spawn
 CALL_LIMIT_S = 120.0
 """Longest a provider may take over one call; plugins have shorter limits of their own."""
 
+CLOSE_LIMIT_S = 5.0
+"""Longest a plugin may hold up the end of the gateway."""
+
 Order = StartPod | StopPod | Look
 
 
@@ -63,8 +66,9 @@ class CommandLine:
     async def aclose(self) -> None:
         """Drop what has not been sent, and let the provider go."""
         self._worker.cancel()
-        await asyncio.gather(self._worker, return_exceptions=True)
-        await self._named.provider.aclose()
+        await asyncio.wait([self._worker], timeout=CLOSE_LIMIT_S)
+        async with asyncio.timeout(CLOSE_LIMIT_S):
+            await self._named.provider.aclose()
 
     async def _work(self) -> None:
         while True:
@@ -97,6 +101,10 @@ class CommandLine:
             return error
         except TimeoutError:
             return Ambiguous(f"no answer within {CALL_LIMIT_S:g} s")
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return Ambiguous("the plugin cancelled its own call")
         except Exception as error:  # a plugin's bug must not end the lifecycle
             return Transient(f"the plugin failed with {type(error).__name__}")
         if isinstance(report, PodReport):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from gpugate.core.vocabulary import Event, Preload, Preloaded, Probe, Probed
@@ -57,8 +58,11 @@ class Errands:
                 detail = await self._pod.check(order.endpoint)
         except TimeoutError:
             detail = f"no answer within {self._limit_s:g} s"
+        except Exception as error:  # an answer that nobody foresaw is no health
+            detail = f"the check failed with {type(error).__name__}"
         self._tell(Probed(order.op, detail is None, detail or ""))
 
     async def _preload(self, order: Preload) -> None:
-        await self._pod.preload(order.endpoint, order.model, order.embeds)
+        with suppress(Exception):  # a preload never fails a start
+            await self._pod.preload(order.endpoint, order.model, order.embeds)
         self._tell(Preloaded(order.op))

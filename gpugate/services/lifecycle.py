@@ -19,6 +19,7 @@ from gpugate.core.vocabulary import (
     STATUS,
     Admit,
     Arrived,
+    Asking,
     Begun,
     Closed,
     CloseWanted,
@@ -119,7 +120,7 @@ class Lifecycle:
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
         self._errands = Errands(pod, self._feed, policy.health_interval_s, on_crash)
-        self._examiners: list[asyncio.Future[None]] = []
+        self._examiners: dict[asyncio.Future[None], int] = {}
         self._closed = asyncio.Event()
         self._drained = asyncio.Event()
         self._reply: GateError | None = None
@@ -148,10 +149,10 @@ class Lifecycle:
             async with asyncio.timeout(stop_wait_s):
                 await self._closed.wait()
         proved = self._closed.is_set()
-        if self._timer is not None:
-            self._timer.cancel()
         await self._errands.aclose()
         await asyncio.gather(*(line.aclose() for line in self._lines), return_exceptions=True)
+        self._arm(inf)
+        self._armed = -inf  # nothing is ever due again
         return proved
 
     def cut(self) -> None:
@@ -191,11 +192,27 @@ class Lifecycle:
         Returns when the provider was looked at; a lease that lost its pod has been requeued by then.
         """
         self._feed(Troubled(run))
-        if not isinstance(self._machine.state, Ready) or self._machine.state.run != run:
+        if not self._still_has(run):
             return
         looked: asyncio.Future[None] = self._loop.create_future()
-        self._examiners.append(looked)
+        self._examiners[looked] = run
         await asyncio.wait([looked], timeout=EXAMINE_LIMIT_S)
+        self._examiners.pop(looked, None)
+
+    def _still_has(self, run: int) -> bool:
+        """This run's pod serves, or is ill and may serve again."""
+        state = self._machine.state
+        return isinstance(state, Ready | Warming | Preloading | Draining) and state.run == run
+
+    def _settle_examiners(self, event: Event) -> None:
+        """Tell those who wait for a look that no older look is meant: the pod is lost, or lives."""
+        state = self._machine.state
+        provider = getattr(state, "provider", -1)
+        seen = isinstance(event, Looked | LookFailed) and event.provider == provider
+        seen = seen and self._machine.looks.slots[provider].op is None  # else a fresher one is out
+        for examiner, run in self._examiners.items():
+            if not examiner.done() and (seen or not self._still_has(run)):
+                examiner.set_result(None)
 
     # --- by hand ------------------------------------------------------------------------------
 
@@ -289,6 +306,8 @@ class Lifecycle:
             self._tell(QueueChanged(waiting=self._waiting_told, in_flight=len(machine.backlog.leases)))
         if isinstance(event, Looked | LookFailed):
             self._seen(event)
+        if self._examiners:
+            self._settle_examiners(event)
 
     def _arm(self, at: float) -> None:
         """One timer; an older, later one is replaced, an earlier one fires for nothing and rearms."""
@@ -310,10 +329,6 @@ class Lifecycle:
             self._providers
         ):
             self._settle_known()
-        examiners, self._examiners = self._examiners, []
-        for examiner in examiners:
-            if not examiner.done():
-                examiner.set_result(None)
 
     def _settle_known(self) -> None:
         if not self._known.done():
@@ -343,7 +358,7 @@ class Lifecycle:
             self._settle_known()
         if isinstance(state, Ready) and isinstance(was, Warming | Preloading):
             self._record.last_start_s = now - was.since
-        if isinstance(state, Ready | Stopping | Stopped | Pausing | Closed):
+        if isinstance(state, Ready | Stopping | Stopped | Asking | Pausing | Closed):
             self._errands.drop()
         if STATUS[type(was)] is not STATUS[type(state)]:
             self._record.since = self._wall()

@@ -1,0 +1,90 @@
+"""A lifecycle over fake clouds, and the few things that every story about it needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from attrs import define, field
+
+from gpugate.core.policy import Pace, Policy
+from gpugate.ports.provider import Price, Provider
+from gpugate.services.commands import NamedProvider
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.news import News, SessionBegan, SessionEnded, Transition
+from gpugate.testing import virtual_time
+from gpugate.testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
+
+NAMES = ("alpha", "beta")
+
+
+@define
+class Stage:
+    """One or two clouds, one pod behind them, and what listeners heard."""
+
+    clouds: list[FakeCloud]
+    numbers: dict[str, Any] = field(factory=dict)
+    warm_s: float = 0.0
+    load_s: float = 0.0
+    debts: FakeDebts = field(factory=FakeDebts)
+    news: list[News] = field(factory=list)
+    crashes: list[str] = field(factory=list)
+    wrap: Callable[[FakeProvider], Provider] = lambda provider: provider
+    pod_class: type[FakePod] = FakePod
+    pod: FakePod = field(init=False)
+    lifecycle: Lifecycle = field(init=False)
+
+    async def __aenter__(self) -> Stage:
+        self.pod = self.pod_class(self.clouds[0], self.warm_s, self.load_s)
+        names = NAMES[: len(self.clouds)]
+        self.lifecycle = Lifecycle(
+            providers=[
+                NamedProvider(name, self.wrap(FakeProvider(cloud)))
+                for name, cloud in zip(names, self.clouds, strict=True)
+            ],
+            pod=self.pod,
+            policy=Policy(providers=tuple(Pace(name=name) for name in names), **self.numbers),
+            debts=self.debts,
+            fallback_price=Price(),
+            listeners=[self.news.append],
+            on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
+            chance=lambda: 0.5,
+        )
+        await self.lifecycle.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.lifecycle.close(keep=True, stop_wait_s=0)
+        assert self.crashes == []
+
+    @property
+    def cloud(self) -> FakeCloud:
+        """The first one."""
+        return self.clouds[0]
+
+    async def ask(self, takes_s: float = 0.0, *, begin: bool = True, model: str | None = None) -> int:
+        """One request, from its arrival to its end; returns the run it was answered by."""
+        with self.lifecycle.request(model=model) as lease:
+            pod = await lease.admitted()
+            if begin:
+                lease.begin()
+            await asyncio.sleep(takes_s)
+            return pod.run
+
+    def states(self) -> list[str]:
+        """Where the pod's life has been."""
+        return [news.now for news in self.news if isinstance(news, Transition)]
+
+    def sessions(self) -> list[str]:
+        """What the ledger hears."""
+        return [
+            f"{news.provider} {'opens' if isinstance(news, SessionBegan) else 'closes'}: {news.cause}"
+            for news in self.news
+            if isinstance(news, SessionBegan | SessionEnded)
+        ]
+
+
+def play(story: Coroutine[Any, Any, None]) -> None:
+    """Tell a story in virtual time."""
+    virtual_time.run(story)

@@ -1,0 +1,367 @@
+"""Plugins, pods and listeners that misbehave, clients that vanish: the lifecycle lives, and tells."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gpugate.core.vocabulary import Status
+from gpugate.errors import (
+    PodBusy,
+    PodStartFailed,
+    ProviderUnavailable,
+    ShuttingDown,
+    Transient,
+    WarmupTimeout,
+)
+from gpugate.ports.provider import Endpoint, Phase, PodReport, Provider
+from gpugate.services.news import News
+from gpugate.testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
+
+from .support import Stage, play
+
+
+class Broken(FakeProvider):
+    """A plugin whose start does what `act` does."""
+
+    def __init__(self, provider: FakeProvider, act: Any) -> None:
+        super().__init__(provider.cloud)
+        self.act = act
+
+    async def start(self) -> PodReport:
+        self.cloud.calls.append("start")
+        answer: PodReport = await self.act()
+        return answer
+
+
+async def raise_value_error() -> None:
+    raise ValueError("a bug, and a secret")
+
+
+async def return_none() -> None:
+    return None
+
+
+async def raise_timeout() -> None:
+    raise TimeoutError
+
+
+async def cancel_itself() -> None:
+    raise asyncio.CancelledError
+
+
+async def hang() -> None:
+    await asyncio.sleep(1e9)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (raise_value_error, "the plugin failed with ValueError"),
+        (return_none, "the plugin returned NoneType, not a PodReport"),
+        (raise_timeout, "no answer within 120 s"),
+        (cancel_itself, "the plugin cancelled its own call"),
+        (hang, "no answer within 120 s"),
+    ],
+)
+def test_a_plugin_with_a_bug(act: Any, said: str) -> None:
+    """It is one more failure to start, in words without its details, and the lifecycle goes on."""
+
+    async def story() -> None:
+        def wrap(provider: FakeProvider) -> Provider:
+            return Broken(provider, act)
+
+        async with Stage([FakeCloud()], {"start_attempts": 2}, wrap=wrap) as stage:
+            with pytest.raises(PodStartFailed) as caught:
+                await stage.ask()
+            assert caught.value.message == f"pod could not be started: alpha: {said}"
+            assert stage.cloud.calls.count("start") == 2
+            await asyncio.sleep(10)
+            assert stage.lifecycle.word is Status.STOPPED
+
+    play(story())
+
+
+def test_a_listener_that_raises() -> None:
+    """It is heard of, the other listeners are told, and the pod's life goes on."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            complaints: list[str] = []
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+
+            def deaf(news: News) -> None:
+                raise RuntimeError("a listener's bug")
+
+            stage.lifecycle._listeners = (deaf, stage.news.append)
+            assert await stage.ask() == 1
+            assert set(complaints) == {"a listener failed"}
+            assert stage.states()[-1] == "Ready"
+
+    play(story())
+
+
+class Moody(FakePod):
+    """Its first check meets a bug."""
+
+    async def check(self, endpoint: Endpoint) -> str | None:
+        healthy = await super().check(endpoint)
+        if self.checks == 1:
+            raise ValueError("a bug")
+        return healthy
+
+
+class Silent(FakePod):
+    """Its checks never answer."""
+
+    async def check(self, endpoint: Endpoint) -> str | None:
+        await asyncio.sleep(1e9)
+        return None
+
+
+class Unloadable(FakePod):
+    """Its preload meets a bug."""
+
+    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+        raise ValueError("a bug")
+
+
+def test_a_health_check_that_raises() -> None:
+    """It is no health, and the next one counts."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()], pod_class=Moody) as stage:
+            assert await stage.ask() == 1
+            assert stage.cloud.now < 5
+
+    play(story())
+
+
+def test_a_health_check_that_hangs() -> None:
+    """Each is bounded by `health_interval`, the whole by `warmup_timeout`."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()], pod_class=Silent) as stage:
+            with pytest.raises(WarmupTimeout):
+                await stage.ask()
+            assert stage.cloud.now == pytest.approx(180, abs=1)
+
+    play(story())
+
+
+@pytest.mark.parametrize(("pod_class", "load_s", "ends"), [(Unloadable, 0, 1), (FakePod, 1e6, 300)])
+def test_a_preload_that_raises_or_hangs(pod_class: type[FakePod], load_s: float, ends: float) -> None:
+    """A preload never fails a start."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()], load_s=load_s, pod_class=pod_class) as stage:
+            assert await stage.ask(model="llama3") == 1
+            assert stage.cloud.now == pytest.approx(ends, abs=2)
+
+    play(story())
+
+
+def test_clients_that_vanish_while_they_wait() -> None:
+    """Their tickets leave the queue; the one that stayed is answered."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud(boot_s=60)]) as stage:
+            asking = [asyncio.ensure_future(stage.ask()) for _ in range(3)]
+            await asyncio.sleep(10)
+            asking[0].cancel()
+            asking[2].cancel()
+            assert await asking[1] == 1
+            status = await stage.lifecycle.status()
+            assert (status.waiting, status.in_flight) == (0, 0)
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    play(story())
+
+
+def test_a_lease_is_given_back_twice() -> None:
+    """The second time is harmless, also when somebody else has the pod by then."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            with stage.lifecycle.request() as lease:
+                await lease.admitted()
+                lease.close()
+                with stage.lifecycle.request() as other:
+                    await other.admitted()
+                    lease.close()
+                    assert (await stage.lifecycle.status()).in_flight == 1
+
+    play(story())
+
+
+def test_a_client_that_is_cancelled_in_the_moment_of_admission() -> None:
+    """Its lease is given back, and the next one goes."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            first = asyncio.ensure_future(stage.ask(1000))
+            second = asyncio.ensure_future(stage.ask())
+            await asyncio.sleep(50)
+            first.cancel()
+            assert await second == 1
+            await asyncio.gather(first, return_exceptions=True)
+
+    play(story())
+
+
+def test_a_stop_by_hand_while_somebody_waits() -> None:
+    """PodBusy."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud(boot_s=60)]) as stage:
+            asking = asyncio.ensure_future(stage.ask())
+            await asyncio.sleep(1)
+            with pytest.raises(PodBusy):
+                stage.lifecycle.stop()
+            assert await asking == 1
+
+    play(story())
+
+
+def test_the_provider_cannot_be_asked_at_boot() -> None:
+    """A status cannot be had, and that is said; a status that is known is given at once."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            stage.cloud.fail("inspect", *(Transient("no route") for _ in range(3)))
+            with pytest.raises(ProviderUnavailable, match="no route"):
+                await stage.lifecycle.status()
+            await asyncio.sleep(30)
+            assert (await stage.lifecycle.status()).status is Status.STOPPED
+
+    play(story())
+
+
+def test_examining_a_pod_that_lives() -> None:
+    """It takes one look and no longer; the lease stays."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            with stage.lifecycle.request() as lease:
+                pod = await lease.admitted()
+                looks = stage.cloud.calls.count("inspect")
+                await stage.lifecycle.examine(pod.run)
+                assert lease.pod is pod
+                assert stage.cloud.calls.count("inspect") == looks + 1
+                await stage.lifecycle.examine(pod.run + 7)
+
+    play(story())
+
+
+def test_examining_a_pod_at_a_provider_that_hangs() -> None:
+    """Nobody waits longer than the limit."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            with stage.lifecycle.request() as lease:
+                pod = await lease.admitted()
+                stage.cloud.fail("inspect", Hang(100))
+                before = stage.cloud.now
+                await stage.lifecycle.examine(pod.run)
+                assert stage.cloud.now - before == pytest.approx(15)
+
+    play(story())
+
+
+def test_a_forced_stop_ends_an_examination() -> None:
+    """There is nothing to look for any more."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            with stage.lifecycle.request() as lease:
+                pod = await lease.admitted()
+                stage.cloud.fail("inspect", Hang(100))
+                examining = asyncio.ensure_future(stage.lifecycle.examine(pod.run))
+                await asyncio.sleep(1)
+                stage.lifecycle.stop(force=True)
+                before = stage.cloud.now
+                await examining
+                assert stage.cloud.now - before < 0.1
+                assert lease.error is not None
+
+    play(story())
+
+
+# --- going down -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.5, 15.0, 45.0, 75.0, 130.0, 400.0])
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_gateway_goes_down_at_any_moment(after_s: float, keep: bool) -> None:
+    """While it knows nothing, starts, warms, serves, stops or rests: it ends, and stops what it has to."""
+
+    async def story() -> None:
+        clouds = [FakeCloud(boot_s=30, stop_s=60)]
+        async with Stage(clouds, {"idle_timeout_s": 30}, warm_s=30) as stage:
+            asking = asyncio.ensure_future(stage.ask(10))
+            await asyncio.sleep(after_s)
+            assert await stage.lifecycle.close(keep=keep, stop_wait_s=300) is True
+            if not keep:
+                assert stage.cloud.phase is Phase.STOPPED
+            await asyncio.gather(asking, return_exceptions=True)
+            if not asking.cancelled() and (error := asking.exception()) is not None:
+                assert isinstance(error, ShuttingDown)
+            billed = stage.cloud.total_billed_s
+            await asyncio.sleep(1000)
+            assert keep or stage.cloud.total_billed_s == billed
+
+    play(story())
+
+
+def test_the_stop_is_not_proved_in_time() -> None:
+    """False, after `stop_wait` and no later; the debt is written down for the next gateway."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud(ignore_stops=99)]) as stage:
+            await stage.ask()
+            before = stage.cloud.now
+            assert await stage.lifecycle.close(keep=False, stop_wait_s=60) is False
+            assert stage.cloud.now - before == pytest.approx(60)
+            assert stage.debts.names == {"alpha"}
+
+    play(story())
+
+
+def test_a_second_signal() -> None:
+    """What still runs is cut at once."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            with stage.lifecycle.request() as lease:
+                await lease.admitted()
+                lease.begin()
+                cut: list[bool] = []
+                lease.on_lost = lambda: cut.append(True)
+                closing = asyncio.ensure_future(stage.lifecycle.close(keep=False, stop_wait_s=60))
+                await asyncio.sleep(1)
+                assert cut == []
+                stage.lifecycle.cut()
+                assert cut == [True]
+                assert await closing is True
+                assert stage.cloud.now < 10
+
+    play(story())
+
+
+def test_a_plugin_that_will_not_close() -> None:
+    """It holds up the end for seconds, not for ever."""
+
+    class Clinging(FakeProvider):
+        async def aclose(self) -> None:
+            await asyncio.sleep(1e9)
+
+    async def story() -> None:
+        async with Stage([FakeCloud()], wrap=lambda provider: Clinging(provider.cloud)) as stage:
+            before = stage.cloud.now
+            assert await stage.lifecycle.close(keep=False, stop_wait_s=60) is True
+            assert stage.cloud.now - before < 15
+
+    play(story())
