@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
@@ -122,6 +122,7 @@ class Gateway:
     pool: Pool
     port: int = 0
     ended: list[Relayed | BaseException] = field(factory=list)
+    server: web.Server | None = None
     _clients: list[Wire] = field(factory=list)
     _news: asyncio.Event = field(factory=asyncio.Event)
 
@@ -137,11 +138,24 @@ class Gateway:
                 await self._news.wait()
         return self.ended[number - 1]
 
-    async def client(self) -> Wire:
+    async def client(self, receive_buffer: int | None = None) -> Wire:
         """Connect to it; the connection is closed with the gateway, if not before."""
-        wire = Wire(*await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 22))
+        sock = socket.socket()
+        sock.setblocking(False)
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.port))
+        wire = Wire(*await asyncio.open_connection(sock=sock, limit=1 << 22))
         self._clients.append(wire)
         return wire
+
+    def cut_handlers(self) -> None:
+        """Do what aiohttp does to handlers that outlast a shutdown."""
+        assert self.server is not None
+        for connection in self.server.connections:
+            assert connection._task_handler is not None
+            connection._task_handler.cancel()
+            connection.force_close()
 
     def close(self) -> None:
         self.pool.abort()
@@ -159,6 +173,8 @@ async def gateway(
     committed_head: bytes = b"",
     target: str | None = None,
     linger_s: float = 0.2,
+    lengths: Sequence[int] = (),
+    send_buffer: int | None = None,
 ) -> AsyncIterator[Gateway]:
     """Forward everything; bodies are streamed for /stream..., and read before otherwise."""
     relay = relay or Relay()
@@ -172,10 +188,13 @@ async def gateway(
             if committed_head:
                 assert request.transport is not None
                 request.transport.write(committed_head)
+            headers = request.raw_headers
+            if lengths:  # tell one after the other instead of the client's
+                headers = [(b"Content-Length", b"%d" % lengths[len(gate.ended)])]
             outgoing = Outgoing(
                 request.method,
                 request.path_qs if target is None else target,
-                request.raw_headers,
+                headers,
                 body,
             )
             relayed = await relay.forward(request, gate.pool, outgoing, answer())
@@ -191,11 +210,14 @@ async def gateway(
     server = web.Server(
         handle, handler_cancellation=True, auto_decompress=False, access_log=None, lingering_time=linger_s
     )
+    gate.server = server
     runner = web.ServerRunner(server, shutdown_timeout=0.2)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    gate.port = site._server.sockets[0].getsockname()[1]
+    sock = socket.create_server(("127.0.0.1", 0), backlog=128)
+    if send_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    await web.SockSite(runner, sock).start()
+    gate.port = sock.getsockname()[1]
     try:
         yield gate
     finally:
@@ -240,5 +262,20 @@ def once(answer: bytes, *, close: bool = False) -> Script:
             await wire.send(answer)
             if close:
                 return
+
+    return script
+
+
+def as_script(answer: bytes, then: str = "close") -> Script:
+    """Answer one request without a body with these bytes, then "close", "reset" or "stay"."""
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer)
+        if then == "reset":
+            await asyncio.sleep(0.02)  # a reset must not overtake the bytes before it
+            wire.reset()
+        elif then == "stay":
+            await wire.gone()
 
     return script
