@@ -159,8 +159,9 @@ class VastApi:
 
     def _error_of(self, call: Call, answer: Answer) -> ProviderError | None:
         error = error_of(answer, call.interval_s)
-        if error is not None and self._config.api_key in error.message:
-            error.message = error.message.replace(self._config.api_key, "…")
+        if error is not None:  # an API may quote what it was sent
+            for secret in self._config.secrets:
+                error.message = error.message.replace(secret, "…")
             error.args = (error.message,)
         return error
 

@@ -55,13 +55,13 @@ class Doubt:
 
 
 class EphemeralInstance:
-    """Rents, finds again and destroys the instances labelled `gpugate-<name>-<random>`."""
+    """Rents, finds again and destroys the instances labelled `gpugate-<instance>-<random>`."""
 
     def __init__(self, config: VastConfig, api: VastApi, reader: Reader) -> None:
         self._config = config
         self._api = api
         self._reader = reader
-        self._ours = re.compile(rf"gpugate-{re.escape(config.name)}-[0-9a-f]{{8}}")
+        self._ours = re.compile(rf"gpugate-{re.escape(config.instance)}-[0-9a-f]{{8}}")
         self._runs: dict[int, Run] = {}
         self._unseen: dict[int, float] = {}  # rented and not listed yet: by number, since when
         self._destroyed: dict[int, float] = {}  # told to end, and when
@@ -199,7 +199,7 @@ class EphemeralInstance:
 
     async def _create(self, offer: Object) -> Created:
         """One create. Until its answer is understood, an instance may exist under its label."""
-        label = f"gpugate-{self._config.name}-{secrets.token_hex(4)}"
+        label = f"gpugate-{self._config.instance}-{secrets.token_hex(4)}"
         self._doubt = Doubt(label)
         self._created_at = self._now()
         try:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from gpugate_vastai.answers import Object
-from gpugate_vastai.settings import GB, VastConfig
+from gpugate_vastai.settings import VastConfig
 
 MOST_OFFERS = 20
 
@@ -19,7 +19,7 @@ def search_body(config: VastConfig) -> dict[str, Any]:
         "rented": {"eq": False},
         "external": {"eq": False},
         "num_gpus": {"eq": config.gpu_count},
-        "gpu_ram": {"gte": config.gpu_ram // 10**6},
+        "gpu_ram": {"gte": config.gpu_ram * 1000},
         "reliability": {"gte": config.min_reliability},
         "direct_port_count": {"gte": 2},
         "dph_total": {"lte": config.max_price},
@@ -27,7 +27,7 @@ def search_body(config: VastConfig) -> dict[str, Any]:
         "duration": {"gte": config.min_duration},
         "type": "on-demand",
         "order": [["dph_total", "asc"]],
-        "allocated_storage": _disk_gb(config),
+        "allocated_storage": config.disk,
         "limit": MOST_OFFERS,
     }
     if config.verified:
@@ -42,13 +42,13 @@ def create_body(config: VastConfig, label: str) -> dict[str, Any]:
     ports = {f"-p {port}:{port}": "1" for port in (config.ollama_port, config.comfyui_port)}
     body: dict[str, Any] = {
         "label": label,
-        "disk": _disk_gb(config),
+        "disk": config.disk,
         "env": {"OLLAMA_HOST": f"0.0.0.0:{config.ollama_port}", **config.env, **ports},
         "target_state": "running",
         "cancel_unavail": True,
     }
-    if config.template:
-        return {**body, "template_hash_id": config.template}
+    if config.template_id:
+        return {**body, "template_hash_id": config.template_id}
     return {**body, "image": config.image, "runtype": "args"}  # "args" keeps the image's own entry point
 
 
@@ -63,7 +63,3 @@ def fitting(offers: Sequence[Object], config: VastConfig, excluded: Container[ob
         and price <= dearest
         and offer.get("machine_id") not in excluded
     ]
-
-
-def _disk_gb(config: VastConfig) -> int:
-    return -(-config.disk // GB)

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen
 
-GB = 10**9
 Check = Callable[[Any, "Attribute[Any]", Any], None]
 
 
@@ -44,8 +43,8 @@ def _are_headers(_: object, attribute: Attribute[dict[str, str]], value: dict[st
 
 
 def _is_name(_: object, attribute: Attribute[str], value: str) -> None:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", value):
-        raise ValueError("must be 1 to 32 lower-case letters, digits and hyphens")
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", value):
+        raise ValueError("must be 1 to 32 of a-z, 0-9 and -, such as home")
 
 
 def _between(least: float, most: float, words: str) -> Check:
@@ -57,10 +56,7 @@ def _between(least: float, most: float, words: str) -> Check:
 
 
 _is_port = _between(1, 65535, "a port, 1 to 65535")
-
-
-def _size(default: int) -> Any:
-    return field(default=default, validator=_between(GB, 10**15, 'at least 1 GB, such as "60GB"'))
+_are_gb = _between(1, 100_000, "a number of GB")
 
 
 @frozen
@@ -74,12 +70,12 @@ class VastConfig:
         headers: sent to the pod's services, such as a template's own token.
         tls: what certificate the pod shows, where scheme is "https": as in `Endpoint.tls`.
         mode: "fixed" starts and stops an instance; "ephemeral" rents one and destroys it.
-        name: of this gateway in the labels of what it rents; no other gateway of the account may have it.
-        image, template: what runs; a template's hash beats the image.
+        instance: tells what this gateway rents from another's: labels are gpugate-<instance>-<8 hex digits>.
+        image, template_id: what runs; a template's hash beats the image.
         env: environment of the container; the ports are added.
-        disk: of the instance, in bytes, fixed for its life.
+        disk: of the instance, in GB, fixed for its life.
         gpus: names as Vast.ai spells them; empty: any.
-        gpu_ram: of each GPU at least, in bytes.
+        gpu_ram: of each GPU at least, in GB.
         max_price: per hour, disk included; needed in ephemeral mode.
         min_reliability, min_download, min_duration: of the host; in 0..1, Mbit/s, seconds.
         verified: only hosts that Vast.ai has verified.
@@ -96,14 +92,14 @@ class VastConfig:
     headers: dict[str, str] = field(factory=dict, repr=False, validator=_are_headers)
     tls: str = field(default="system", validator=_is_tls)
     mode: Literal["fixed", "ephemeral"] = "fixed"
-    name: str = field(default="main", validator=_is_name)
+    instance: str = field(default="main", validator=_is_name)
     image: str = "ollama/ollama:latest"
-    template: str = ""
+    template_id: str = ""
     env: dict[str, str] = field(factory=dict, repr=False)
-    disk: int = _size(60 * GB)
+    disk: int = field(default=60, validator=_are_gb)
     gpus: list[str] = field(factory=list)
     gpu_count: int = field(default=1, validator=_between(1, 64, "1 to 64"))
-    gpu_ram: int = _size(16 * GB)
+    gpu_ram: int = field(default=16, validator=_are_gb)
     max_price: float = field(default=0.0, validator=_between(0, 1000, "a price per hour"))
     min_reliability: float = field(default=0.98, validator=_between(0, 1, "between 0 and 1"))
     min_download: float = field(default=200.0, validator=_between(0, 10**6, "in Mbit/s"))
@@ -118,5 +114,12 @@ class VastConfig:
             raise ValueError('instance_id is for mode = "fixed"; ephemeral mode rents instances of its own')
         if self.mode == "ephemeral" and not self.max_price:
             raise ValueError("max_price is missing: the most that a rented instance may cost per hour")
-        if self.mode == "ephemeral" and not (self.image or self.template):
-            raise ValueError("image is missing (or template)")
+        if self.mode == "ephemeral" and not (self.image or self.template_id):
+            raise ValueError("image or template_id is missing: what is to run?")
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown, longest first."""
+        short = 4  # "1" or "true" as a variable's value is no secret, and would blot out half a message
+        shared = [value for value in (*self.env.values(), *self.headers.values()) if len(value) >= short]
+        return tuple(sorted([self.api_key, *shared], key=len, reverse=True))
