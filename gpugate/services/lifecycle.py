@@ -64,6 +64,7 @@ from gpugate.ports.pod import Pod
 from gpugate.ports.provider import Price
 from gpugate.services.commands import CommandLine, NamedProvider
 from gpugate.services.errands import Errands
+from gpugate.services.examination import Examination, Finding
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.news import (
     Listener,
@@ -76,9 +77,6 @@ from gpugate.services.news import (
 )
 from gpugate.services.status import PaidStretch, PodStatus, Record
 from gpugate.services.tasks import CrashListener
-
-EXAMINE_LIMIT_S = 15.0
-"""Longest a broken exchange waits to learn whether the pod still lives."""
 
 
 def _now() -> datetime:
@@ -120,7 +118,7 @@ class Lifecycle:
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
         self._errands = Errands(pod, self._feed, policy.health_interval_s, on_crash)
-        self._examiners: dict[asyncio.Future[None], int] = {}
+        self._examinations: set[Examination] = set()
         self._closed = asyncio.Event()
         self._drained = asyncio.Event()
         self._reply: GateError | None = None
@@ -186,33 +184,26 @@ class Lifecycle:
         elif self._armed > now + self._policy.idle_timeout_s:
             self._arm(self._machine.wake_at)
 
-    async def examine(self, run: int) -> None:
-        """An exchange with this run's pod broke before its first byte: look whether the pod lives.
+    async def examine(self, run: int) -> Finding:
+        """An exchange with this run's pod broke before its first byte: find out whether the pod lives.
 
-        Returns when the provider was looked at; a lease that lost its pod has been requeued by then.
+        A lease that lost its pod has been requeued (or refused) by the time that this returns.
         """
-        self._feed(Troubled(run))
-        if not self._still_has(run):
-            return
-        looked: asyncio.Future[None] = self._loop.create_future()
-        self._examiners[looked] = run
-        await asyncio.wait([looked], timeout=EXAMINE_LIMIT_S)
-        self._examiners.pop(looked, None)
+        examination = Examination(run)
+        self._examinations.add(examination)
+        try:
+            self._feed(Troubled(run))
+            examination.judge(self._machine.state, looked=False)
+            return await examination.result(self._policy.health_interval_s)
+        finally:
+            self._examinations.discard(examination)
 
-    def _still_has(self, run: int) -> bool:
-        """This run's pod serves, or is ill and may serve again."""
-        state = self._machine.state
-        return isinstance(state, Ready | Warming | Preloading | Draining) and state.run == run
-
-    def _settle_examiners(self, event: Event) -> None:
-        """Tell those who wait for a look that no older look is meant: the pod is lost, or lives."""
-        state = self._machine.state
-        provider = getattr(state, "provider", -1)
+    def _judge_examinations(self, event: Event) -> None:
+        provider = getattr(self._machine.state, "provider", -1)
         seen = isinstance(event, Looked | LookFailed) and event.provider == provider
-        seen = seen and self._machine.looks.slots[provider].op is None  # else a fresher one is out
-        for examiner, run in self._examiners.items():
-            if not examiner.done() and (seen or not self._still_has(run)):
-                examiner.set_result(None)
+        fresh = seen and self._machine.looks.slots[provider].op is None  # else a fresher one is out
+        for examination in self._examinations:
+            examination.judge(self._machine.state, looked=fresh)
 
     # --- by hand ------------------------------------------------------------------------------
 
@@ -306,8 +297,8 @@ class Lifecycle:
             self._tell(QueueChanged(waiting=self._waiting_told, in_flight=len(machine.backlog.leases)))
         if isinstance(event, Looked | LookFailed):
             self._seen(event)
-        if self._examiners:
-            self._settle_examiners(event)
+        if self._examinations:
+            self._judge_examinations(event)
 
     def _arm(self, at: float) -> None:
         """One timer; an older, later one is replaced, an earlier one fires for nothing and rearms."""

@@ -11,6 +11,7 @@ from aiohttp import StreamReader, web
 
 from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken
 from gpugate.relay import Answer, Cut, Epitaph, Outgoing, Pool, Relay, Relayed, Tapped, UpstreamGone
+from gpugate.services.examination import Finding
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.call import Call
@@ -67,8 +68,7 @@ class Forwarder:
         Raises:
             GateError: refused while it waited, or the pod broke before the first byte.
         """
-        tried = 0
-        run = 0
+        tried, run, recovered = 0, 0, False
         while True:
             pod = lease.pod
             if pod is None:
@@ -85,7 +85,10 @@ class Forwarder:
                 lease.on_lost = None
                 if tried < 2 and lease.pod is pod and not isinstance(body, StreamReader):
                     continue
-                await self._lifecycle.examine(pod.run)
+                finding = await self._lifecycle.examine(pod.run)
+                if finding is Finding.RECOVERED and lease.pod is pod and not recovered:
+                    recovered, tried = True, 1
+                    continue
                 if lease.pod is pod:
                     raise UpstreamBroken from gone
                 if isinstance(body, StreamReader) and lease.error is None:
@@ -133,6 +136,8 @@ class Forwarder:
             relayed = await self._relay.forward(call.request, pool, outgoing, answer)
         except (ValueError, web.RequestPayloadError) as error:
             raise InvalidRequest("the request's head or body is malformed") from error
+        except TimeoutError as error:
+            raise InvalidRequest("the request body stopped coming") from error
         call.sent = relayed.sent
         return relayed
 

@@ -266,7 +266,7 @@ def test_examining_a_pod_at_a_provider_that_hangs() -> None:
                 stage.cloud.fail("inspect", Hang(100))
                 before = stage.cloud.now
                 await stage.lifecycle.examine(pod.run)
-                assert stage.cloud.now - before == pytest.approx(15)
+                assert stage.cloud.now - before == pytest.approx(5)
 
     play(story())
 
