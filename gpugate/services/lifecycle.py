@@ -79,6 +79,10 @@ from gpugate.services.status import PaidStretch, PodStatus, Record
 from gpugate.services.tasks import CrashListener
 
 
+FLIGHT_PAUSE_S = 0.25
+"""How long changes of what is in flight are gathered before they are told."""
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -122,7 +126,8 @@ class Lifecycle:
         self._closed = asyncio.Event()
         self._drained = asyncio.Event()
         self._reply: GateError | None = None
-        self._waiting_told = 0
+        self._queue_told = (0, 0)
+        self._flight_timer: asyncio.TimerHandle | None = None
         self._record = Record(wall, fallback_price)
 
     # --- life ---------------------------------------------------------------------------------
@@ -147,6 +152,8 @@ class Lifecycle:
             async with asyncio.timeout(stop_wait_s):
                 await self._closed.wait()
         proved = self._closed.is_set()
+        if self._flight_timer is not None:
+            self._flight_timer.cancel()
         await self._errands.aclose()
         await asyncio.gather(*(line.aclose() for line in self._lines), return_exceptions=True)
         self._arm(inf)
@@ -166,6 +173,8 @@ class Lifecycle:
         lease = self._leases[number] = Lease(self, number, now)
         if self.serving is not None and self._machine.admit_at_once(number, model, embeds):
             lease.admit(self.serving, now)
+            if self._flight_timer is None:
+                self._tell_flight_soon()
         else:
             self._feed(Arrived(number, model, embeds))
         return lease
@@ -181,8 +190,11 @@ class Lifecycle:
         now = self._loop.time()
         if not self._machine.give_back_at_once(lease.number, now):
             self._feed(Left(lease.number))
-        elif self._armed > now + self._policy.idle_timeout_s:
+            return
+        if self._armed > now + self._policy.idle_timeout_s:
             self._arm(self._machine.wake_at)
+        if self._flight_timer is None:
+            self._tell_flight_soon()
 
     async def examine(self, run: int) -> Finding:
         """An exchange with this run's pod broke before its first byte: find out whether the pod lives.
@@ -292,13 +304,27 @@ class Lifecycle:
             self._carry_out(effect, now)
         if machine.wake_at < self._armed:
             self._arm(machine.wake_at)
-        if len(machine.backlog.waiting) != self._waiting_told:
-            self._waiting_told = len(machine.backlog.waiting)
-            self._tell(QueueChanged(waiting=self._waiting_told, in_flight=len(machine.backlog.leases)))
+        if len(machine.backlog.waiting) != self._queue_told[0]:
+            self._tell_queue()
         if isinstance(event, Looked | LookFailed):
             self._seen(event)
         if self._examinations:
             self._judge_examinations(event)
+
+    def _tell_flight_soon(self) -> None:
+        """Warm requests come and go too fast to tell of each: tell what is in flight a little later."""
+        self._flight_timer = self._loop.call_later(FLIGHT_PAUSE_S, self._tell_flight)
+
+    def _tell_flight(self) -> None:
+        self._flight_timer = None
+        self._tell_queue()
+
+    def _tell_queue(self) -> None:
+        backlog = self._machine.backlog
+        counts = len(backlog.waiting), len(backlog.leases)
+        if counts != self._queue_told:
+            self._queue_told = counts
+            self._tell(QueueChanged(waiting=counts[0], in_flight=counts[1]))
 
     def _arm(self, at: float) -> None:
         """One timer; an older, later one is replaced, an earlier one fires for nothing and rearms."""

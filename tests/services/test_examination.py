@@ -27,7 +27,7 @@ def test_the_pod_lives() -> None:
 
 
 def test_a_provider_that_goes_on_saying_running() -> None:
-    """A dead pod that the provider shows as running for a second is lost all the same: its request waits again."""
+    """A dead pod that the provider shows as running for a second is lost: its request waits again."""
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
