@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 from gpugate.testing.virtual_time import Stuck
 
 Result = TypeVar("Result")
-GRACE_S = 0.0005
+GRACE_S = 0.0002
 """How long, in real seconds, nothing must arrive before the clock jumps: loopback takes microseconds."""
 STUCK_S = 2.0
 """Real seconds of silence without any timer after which the wait is an error."""
 
 
-class _PatientSelector(selectors.DefaultSelector):
+class _PatientSelector(selectors.SelectSelector):  # epoll would round the grace up to a millisecond
     """Instead of sleeping until the next timer, makes sure that nothing is on its way and moves there."""
 
     now = 0.0

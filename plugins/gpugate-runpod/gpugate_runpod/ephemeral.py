@@ -58,6 +58,7 @@ class EphemeralPods:
         self._made: Shown | None = None
         self._made_at = 0.0
         self._unsure_until = 0.0
+        self._was_on = False
 
     async def start(self) -> PodReport:
         """Take the pod that is there, else create one at the first candidate that has room.
@@ -78,15 +79,22 @@ class EphemeralPods:
         """Delete every pod of ours, a second one and what somebody only stopped included."""
         pods = await self._owned()
         await self._delete_all(pods)
-        self._made = None
+        self._made, self._was_on = None, False
         phase = Phase.STOPPING if pods else Phase.STOPPED
         return PodReport(phase, pod_id=pods[0].id if pods else None)
 
     async def inspect(self) -> PodReport:
-        """Look for our pod. Raises: Transient, an unanswered create may still turn out to have made one."""
+        """Look for our pod.
+
+        Raises: Transient, it is too early to say that there is none: an unanswered create may have made
+        one, or the one that was on is missing for the first time, which may be a list's slip.
+        """
         pods = await self._owned()
+        was_on, self._was_on = self._was_on, bool(pods) and pods[0].status in ON
         if pods:
             return self._report(pods[0], pods[1:])
+        if was_on:
+            raise Transient("the pod is in no list any more, but was on a moment ago")
         if self._now() < self._unsure_until:
             raise Transient("a create was not answered; too early to say that there is no pod")
         return PodReport(Phase.STOPPED, detail="no pod")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gpugate import Ambiguous, Conflict, Misconfigured, NotFound, Phase, PodReport
+from gpugate import Ambiguous, Conflict, Misconfigured, NotFound, Phase, PodReport, Transient
 from gpugate_runpod.api import Api
 from gpugate_runpod.pods import ON, Reader, Shown
 from gpugate_runpod.settings import RunPodConfig
@@ -19,6 +19,7 @@ class FixedPod:
         self._id = config.pod_id
         self._api = api
         self._reader = Reader(config)
+        self._was_on = False
 
     async def start(self) -> PodReport:
         """Ask for it; a pod that is on already is fine (RunPod answers 409, so it is looked at)."""
@@ -39,7 +40,7 @@ class FixedPod:
         try:
             shown = await self._api.act(self._id, "stop")
         except NotFound as error:
-            return self._gone(error)
+            return self._gone(error)  # no proof yet: gpugate looks
         except Conflict as refused:
             shown = await self._look()
             if shown.status not in OFF:
@@ -47,16 +48,20 @@ class FixedPod:
         return self._report(shown)
 
     async def inspect(self) -> PodReport:
-        """Look."""
+        """Look. Raises: Transient, a pod that was on is missing for the first time: once may be a slip."""
         try:
             return self._report(await self._look())
         except NotFound as error:
+            if self._was_on:
+                self._was_on = False
+                raise Transient(f"{error.message}, but pod {self._id} was on a moment ago") from error
             return self._gone(error)
 
     async def _look(self) -> Shown:
         return await self._api.get(self._id)
 
     def _report(self, shown: Shown) -> PodReport:
+        self._was_on = shown.status in ON
         return self._reader.report(shown, asyncio.get_running_loop().time())
 
     def _gone(self, error: NotFound) -> PodReport:

@@ -167,7 +167,7 @@ def play(scenario: Callable[..., Coroutine[Any, Any, None]], settings: dict[str,
     async def main() -> None:
         async with open_house(settings, **more) as house:
             await scenario(house)
-        assert [] == house.cloud.violations
+        assert house.cloud.violations == []
         told = " ".join([*map(str, house.news), *heard, repr(house.provider.config)])
         assert house.cloud.api_key not in told
         assert SECRET_ENV not in told
