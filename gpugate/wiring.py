@@ -158,8 +158,9 @@ class Gateway:
             listeners=[log_news, self._hub.hear, self._hear],
             on_crash=log_crash,
         )
+        gate = self._gate(session, catalog)
         self._runner = web.ServerRunner(
-            GuardedServer(self._gate(session, catalog).handle), shutdown_timeout=CLEANUP_S
+            GuardedServer(gate.handle, gate.malformed), shutdown_timeout=CLEANUP_S
         )
         await self._runner.setup()
         self._stack.push_async_callback(self._runner.cleanup)

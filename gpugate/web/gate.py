@@ -12,7 +12,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from gpugate.errors import Forbidden, GateError, InternalError, MethodNotAllowed, PathNotFound
+from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
 from gpugate.relay import Relayed
 from gpugate.services.tasks import CrashListener
 from gpugate.web.auth import User, Verifier, bearer
@@ -91,6 +91,14 @@ class Gate:
             self._write_line(call, status, began)
         if not isinstance(response, Relayed) and not response.prepared:
             _add_head(call, response)
+        return response
+
+    def malformed(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer what is no HTTP; nothing of it is shown or logged, since it may be anything."""
+        call = Call(request, request_id(None), "", "", "")
+        response = _refuse(call, InvalidRequest("the request is malformed"))
+        response.headers["X-Request-Id"] = call.request_id
+        self._write_line(call, response.status, time.perf_counter())
         return response
 
     # --- in -----------------------------------------------------------------------------------
@@ -191,8 +199,8 @@ def _origin_form(target: str) -> str:
 def _refuse(call: Call, error: GateError) -> web.Response:
     status, body, headers = error_body(call.dialect, error, call.request_id, time.time())
     response = web.Response(status=status, body=body, headers=headers)
-    if not call.request.content.is_eof():
-        response.force_close()  # its body was not read, and is not worth reading
+    if not call.request.content.is_eof() or call.method == "CONNECT":
+        response.force_close()  # what follows was not read, and is not worth reading
     return response
 
 

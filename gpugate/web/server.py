@@ -9,6 +9,7 @@ import asyncio
 import resource
 import socket
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -22,12 +23,48 @@ LONGEST_LINE = 16 * 1024
 LONGEST_FIELD = 32 * 1024
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Malformed = Callable[[web.BaseRequest], web.StreamResponse]
+
+
+class _Connection(RequestHandler):
+    """aiohttp's, with another answer to what is no HTTP.
+
+    Its own would show the offending bytes to the client and the log: after a wrong Content-Length they
+    are the rest of somebody's prompt, and a malformed header may be the one with the token.
+    """
+
+    __slots__ = ("_malformed",)
+
+    def __init__(
+        self, server: web.Server, *, loop: asyncio.AbstractEventLoop, malformed: Malformed, **options: Any
+    ) -> None:
+        super().__init__(server, loop=loop, **options)
+        self._malformed = malformed
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what could not be parsed; see `RequestHandler`."""
+        if status != 400:
+            return super().handle_error(request, status, exc, message)
+        response = self._malformed(request)
+        response.force_close()
+        return response
 
 
 class GuardedServer(web.Server):
-    """`web.Server` that drops connections whose first request does not come."""
+    """`web.Server` that drops connections whose first request does not come.
 
-    def __init__(self, handler: Handler) -> None:
+    Args:
+        handler: answers requests.
+        malformed: answers what is none; must not look into it.
+    """
+
+    def __init__(self, handler: Handler, malformed: Malformed) -> None:
         super().__init__(
             handler,
             handler_cancellation=True,
@@ -37,9 +74,10 @@ class GuardedServer(web.Server):
             max_line_size=LONGEST_LINE,
             max_field_size=LONGEST_FIELD,
         )
+        self._malformed = malformed
 
     def __call__(self) -> RequestHandler:
-        connection = super().__call__()
+        connection = _Connection(self, loop=self._loop, malformed=self._malformed, **self._kwargs)
         asyncio.get_running_loop().call_later(HEAD_LIMIT_S, _expect_request, connection)
         return connection
 

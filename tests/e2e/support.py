@@ -258,7 +258,12 @@ async def wire_to(port: int) -> AsyncIterator[Wire]:
 
 
 def request(
-    method: str, path: str, body: bytes = b"", *, headers: Mapping[str, str] | None = None, version: str = "1.1"
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    headers: Mapping[str, str] | None = None,
+    version: str = "1.1",
 ) -> bytes:
     """A request's bytes, with a good token unless `headers` are given."""
     sent = {"Host": "gate", **(bearer() if headers is None else headers)}

@@ -25,7 +25,10 @@ POSTS = [
     ("/api/embed", {"model": "nomic-embed-text", "input": ["a"]}),
     ("/api/chat", {"model": "nothing", "messages": [{"role": "user", "content": "hi"}]}),
     ("/v1/embeddings", {"model": "nomic-embed-text", "input": "a"}),
-    ("/v1/chat/completions", {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}),
+    (
+        "/v1/chat/completions",
+        {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True},
+    ),
     ("/v1/messages", {"model": MODEL, "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}),
     ("/api/show", {"model": MODEL}),
     ("/api/show", {"model": "nothing"}),
@@ -93,7 +96,9 @@ async def test_posts_warm(house: House, path, body):
     assert steady(direct.body) == steady(gate.body)
 
 
-@pytest.mark.parametrize(("path", "body"), POSTS[:9], ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("path", "body"), POSTS[:9], ids=lambda value: value if isinstance(value, str) else ""
+)
 async def test_posts_cold(house: House, path, body):
     """The same when the pod was off."""
     direct = await house.ask("POST", path, url=house.ollama.url, json=body)
@@ -358,13 +363,14 @@ class TestLostInTheMiddle:
         assert answer.whole
         assert b"[DONE]" not in answer.body
         event = answer.body.split(b"\n\n")[-2]
-        assert {"message", "type", "param", "code"} == set(
-            json.loads(event.removeprefix(b"data: "))["error"]
-        )
+        assert {"message", "type", "param", "code"} == set(json.loads(event.removeprefix(b"data: "))["error"])
 
     async def test_sse_inside_an_event(self, pod: Pod, house: House):
         """A blank line first, so that the error is an event of its own."""
-        pod.script = [HEAD.replace(b"application/x-ndjson", b"text/event-stream") + chunk(b'data: {"a"'), None]
+        pod.script = [
+            HEAD.replace(b"application/x-ndjson", b"text/event-stream") + chunk(b'data: {"a"'),
+            None,
+        ]
         await house.warm()
         answer = await house.chat("/v1/chat/completions", stream=True)
         assert answer.whole

@@ -203,7 +203,9 @@ class TestFailedStarts:
     async def test_edge_that_answers_for_the_pod(self, house: House):
         """A provider's 404 and 502 are not the pod's Ollama."""
         up = asyncio.Event()
-        house.ollama.faults.add("/api/version", NotReady(up, 200, b"<html>soon</html>", "text/html"), times=None)
+        house.ollama.faults.add(
+            "/api/version", NotReady(up, 200, b"<html>soon</html>", "text/html"), times=None
+        )
         asyncio.get_running_loop().call_later(0.15, up.set)
         answer = await house.chat()
         assert 200 == answer.status

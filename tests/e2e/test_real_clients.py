@@ -208,9 +208,7 @@ class TestOpenAi:
         """502 with the code, where the pod lives and its service does not."""
         await house_on_both.warm()
         house_on_both.ollama.faults.add("/v1/chat/completions", CloseBeforeHead(), times=None)
-        async with AsyncOpenAI(
-            base_url=house_on_both.url + "/v1", api_key=token(), max_retries=0
-        ) as client:
+        async with AsyncOpenAI(base_url=house_on_both.url + "/v1", api_key=token(), max_retries=0) as client:
             with pytest.raises(openai.InternalServerError) as caught:
                 await client.chat.completions.create(model=MODEL, messages=HI)
         assert (502, "UPSTREAM_ERROR") == (caught.value.status_code, caught.value.code)

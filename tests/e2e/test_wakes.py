@@ -105,7 +105,9 @@ async def test_never_resets_the_idle_clock(opened, method, path, body):
     before = house.idle_for()
     await house.ask(method, path, json=body)
     after = house.idle_for()
-    refused = method == "POST" and path in ("/api/chat", "/api/generate", "/api/embed") and "keep_alive" not in body
+    refused = (
+        method == "POST" and path in ("/api/chat", "/api/generate", "/api/embed") and "keep_alive" not in body
+    )
     if not refused and not path.startswith("/v1/chat") and not path.startswith("/v1/messages"):
         assert before < after  # a pod that serves judges bodies itself, which is a use of it
 

@@ -1,0 +1,347 @@
+"""Bodies on their way in: bounded, streamed or refused; and all that is no proper HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from hashlib import sha256
+
+import pytest
+
+from gpugate.web import bodies, server
+
+from .support import MODEL, House, chat_body, request, wire_to
+
+MIB = 1024 * 1024
+BLOB = "/api/blobs/sha256:" + "ab" * 32
+
+
+def chunked(*pieces: bytes) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+async def assert_alive(house: House) -> None:
+    """The gateway answers, and nothing is left over."""
+    assert 200 == (await house.ask("GET", "/api/v1/health")).status
+    assert 200 == (await house.chat()).status
+    await house.until(lambda: house.in_flight == 0)
+
+
+class TestSize:
+    async def test_told_too_large(self, opened):
+        """413 by Content-Length alone, in the dialect, before a byte of it is asked for."""
+        house = await opened(server__max_body=1000)
+        for path, shape in (("/api/chat", str), ("/v1/chat/completions", dict), ("/v1/messages", dict)):
+            async with wire_to(house.port) as wire:
+                head = {**house.auth, "Content-Length": "1001", "Expect": "100-continue"}
+                wire.send(request("POST", path, headers=head))
+                status, body = await wire.answer()
+            assert 413 == status
+            assert shape is type(json.loads(body)["error"])
+        assert 0 == house.cloud.starts
+
+    async def test_chunked_too_large(self, opened):
+        """413 as soon as it is too much."""
+        house = await opened(server__max_body=1000)
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", "/api/chat", headers={**house.auth, "Transfer-Encoding": "chunked"}))
+            wire.send(b"200\r\n" + b"x" * 512 + b"\r\n200\r\n" + b"x" * 512 + b"\r\n")
+            status, body = await wire.answer()
+        assert (413, "PAYLOAD_TOO_LARGE") == (status, json.loads(body)["code"])
+
+    async def test_just_fits(self, opened):
+        """`max_body` bytes are not too many, told or chunked."""
+        body = chat_body()
+        house = await opened(server__max_body=len(body))
+        assert 200 == (await house.ask("POST", "/api/chat", data=body)).status
+        async with wire_to(house.port) as wire:
+            head = {**house.auth, "Transfer-Encoding": "chunked"}
+            wire.send(request("POST", "/api/chat", headers=head) + chunked(body[:7], body[7:]))
+            assert b" 200 " in (await wire.head()).split(b"\r\n")[0]
+
+    async def test_whole_before_it_waits(self, house: House):
+        """A held body reaches the pod as it was sent, whatever its framing was."""
+        body = json.dumps({"model": MODEL, "prompt": "x" * 300_000}).encode()
+        async with wire_to(house.port) as wire:
+            head = {**house.auth, "Transfer-Encoding": "chunked"}
+            wire.send(
+                request("POST", "/api/generate", headers=head) + chunked(body[:100_001], body[100_001:])
+            )
+            assert b" 200 " in (await wire.head()).split(b"\r\n")[0]
+        seen = [call for call in house.ollama.calls("/api/generate") if call.body_size == len(body)]
+        assert [body] == [call.body for call in seen]
+
+    async def test_waits_from_the_end_of_its_body(self, house: House):
+        """A start is asked for once the body is there, not before."""
+        body = chat_body()
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", "/api/chat", body)[: -len(body)])
+            await asyncio.sleep(0.05)
+            assert 0 == house.cloud.starts
+            wire.send(body)
+            assert b" 200 " in (await wire.head()).split(b"\r\n")[0]
+
+    async def test_expect_100(self, house: House):
+        """A client that asks first is told to go on, once, cold and warm."""
+        body = chat_body()
+        for _ in ("cold", "warm"):
+            async with wire_to(house.port) as wire:
+                head = {**house.auth, "Expect": "100-continue", "Content-Length": str(len(body))}
+                wire.send(request("POST", "/api/chat", headers=head))
+                assert b"HTTP/1.1 100 Continue\r\n\r\n" == await wire.head()
+                wire.send(body)
+                assert (await wire.head()).startswith(b"HTTP/1.1 200 ")
+
+    async def test_body_that_stops_coming(self, house: House, monkeypatch):
+        """400, and the connection is closed."""
+        monkeypatch.setattr(bodies, "SILENCE_S", 0.1)
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", "/api/chat", headers={**house.auth, "Content-Length": "100"}) + b"{")
+            status, body = await wire.answer()
+            assert (400, "INVALID_REQUEST") == (status, json.loads(body)["code"])
+        await assert_alive(house)
+
+
+class TestBlobs:
+    @pytest.mark.parametrize("temperature", ["cold", "warm"])
+    async def test_upload(self, house: House, temperature):
+        """More than `max_body` streams through, after 100 Continue, with flat memory."""
+        if temperature == "warm":
+            await house.warm()
+        piece = os.urandom(MIB)
+        digest = sha256()
+
+        async def content():
+            for _ in range(65):
+                digest.update(piece)
+                yield piece
+
+        for _ in range(65):
+            digest.update(piece)
+        name, digest = digest.hexdigest(), sha256()
+        answer = await house.ask("POST", f"/api/blobs/sha256:{name}", data=content(), expect100=True)
+        assert 201 == answer.status, answer.body
+        (seen,) = [call for call in house.ollama.calls(f"/api/blobs/sha256:{name}") if call.method == "POST"]
+        assert 65 * MIB == seen.body_size
+        assert 200 == (await house.ask("HEAD", f"/api/blobs/sha256:{name}")).status
+
+    async def test_no_byte_before_the_pod_is_there(self, house: House):
+        """While it waits, the gateway takes no more than a little of the upload."""
+        house.cloud.boot_s = 0.3
+        async with wire_to(house.port) as wire:
+            head = {**house.auth, "Content-Length": str(200 * MIB)}
+            wire.send(request("POST", BLOB, headers=head))
+            await house.waiting(1)
+            taken = 0
+            with pytest.raises(TimeoutError):
+                while True:
+                    wire.send(bytes(MIB))
+                    async with asyncio.timeout(0.1):
+                        await wire.writer.drain()
+                    taken += 1
+            assert taken < 40
+
+    async def test_refused_by_the_pod_early(self, house: House):
+        """An answer in the middle of the upload reaches the client, and the connection ends."""
+        await house.warm()
+        async with wire_to(house.port) as wire:
+            head = {**house.auth, "Content-Length": str(100)}
+            wire.send(request("POST", "/api/blobs/nonsense", headers=head) + b"x" * 100)
+            status, _ = await wire.answer()
+        assert 400 <= status < 500
+
+    async def test_pod_lost_in_mid_upload(self, house: House):
+        """An error, no hang, no second half sent as if it were the whole."""
+        await house.warm()
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", BLOB, headers={**house.auth, "Content-Length": str(8 * MIB)}))
+            wire.send(bytes(MIB))
+            await house.ollama.until(lambda: len(house.ollama.calls(BLOB)) == 1)
+            for connection in list(house.ollama._web.connections):
+                connection.transport.abort()
+            status, body = await wire.answer()
+        assert status in (502, 503), body
+
+    async def test_client_gone_in_mid_upload(self, house: House):
+        """The pod hears of it at once."""
+        await house.warm()
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", BLOB, headers={**house.auth, "Content-Length": str(8 * MIB)}))
+            wire.send(bytes(MIB))
+            await house.ollama.until(lambda: len(house.ollama.calls(BLOB)) == 1)
+            wire.abort()
+            await house.ollama.until(lambda: house.ollama.in_flight == 0)
+        await house.until(lambda: house.in_flight == 0)
+
+
+MALFORMED = {
+    "words": b"hello world\r\n\r\n",
+    "binary": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40) + b"\r\n\r\n",
+    "version": b"GET / HTTP/9.9\r\nHost: x\r\n\r\n",
+    "header": b"GET / HTTP/1.1\r\nHost: x\r\nmarker-in-a-bad-line\r\n\r\n",
+    "space": b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+    "nul": b"GET / HTTP/1.1\r\nHost: x\x00\r\n\r\n",
+    "lengths": b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef",
+    "negative": b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n",
+    "both": b"POST /api/chat HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "coding": b"POST /api/chat HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, foo\r\n\r\n",
+    "line": b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "field": b"GET / HTTP/1.1\r\nHost: x\r\nX-Big: " + b"x" * 70_000 + b"\r\n\r\n",
+    "fields": b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 5000 + b"\r\n",
+    "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "connect": b"CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+}
+
+
+class TestMalformed:
+    @pytest.mark.parametrize("name", MALFORMED)
+    async def test_no_http(self, house_on_both: House, name, capfd):
+        """A 4xx and the end of the connection; nothing wakes, and none of it is logged."""
+        house = house_on_both
+        async with wire_to(house.port) as wire:
+            wire.send(MALFORMED[name])
+            head, _, body = (await wire.rest()).partition(b"\r\n\r\n")
+        assert head.split(b" ")[1].startswith(b"4"), head
+        assert b"x-request-id: " in head.lower()
+        assert b"marker" not in body
+        await assert_alive(house)
+        assert "marker" not in capfd.readouterr().err
+
+    async def test_garbage_behind_a_request(self, house: House, capfd):
+        """What came before is answered; what follows gets a 400 and the end."""
+        async with wire_to(house.port) as wire:
+            wire.send(request("GET", "/api/version"))
+            assert 200 == (await wire.answer())[0]
+            wire.send(b"marker garbage\r\n\r\n")
+            assert b" 400 " in await wire.rest()
+        await assert_alive(house)
+        assert "marker" not in capfd.readouterr().err
+
+    async def test_longer_than_its_length(self, house: House, capfd):
+        """The rest of a prompt is no request, and nobody ever sees it in a log."""
+        async with wire_to(house.port) as wire:
+            body = chat_body()
+            wire.send(request("POST", "/api/chat", body) + b'marker-prompt"}\r\n\r\n')
+            await wire.rest()
+        await assert_alive(house)
+        assert "marker" not in capfd.readouterr().err
+
+    async def test_broken_chunk(self, house: House):
+        """A body whose framing breaks: an answer or an end, and nothing wakes."""
+        async with wire_to(house.port) as wire:
+            head = {**house.auth, "Transfer-Encoding": "chunked"}
+            wire.send(request("POST", "/api/chat", headers=head) + b"5\r\nabcde\r\nZZ\r\n")
+            data = await wire.rest()
+        assert data == b"" or b" 400 " in data
+        assert 0 == house.cloud.starts
+        await assert_alive(house)
+
+    async def test_broken_chunk_of_a_blob(self, house: House):
+        """The pod's connection is cut, not ended as if the blob were whole."""
+        await house.warm()
+        async with wire_to(house.port) as wire:
+            head = {**house.auth, "Transfer-Encoding": "chunked"}
+            wire.send(request("POST", BLOB, headers=head) + b"5\r\nabcde\r\n")
+            await house.ollama.until(lambda: len(house.ollama.calls(BLOB)) == 1)
+            wire.send(b"ZZ\r\n")
+            await asyncio.sleep(0.05)
+            wire.abort()
+            await house.ollama.until(lambda: house.ollama.in_flight == 0)
+        assert not house.ollama.calls(BLOB)[0].finished
+        await assert_alive(house)
+
+    async def test_upgrade(self, house: House):
+        """An offer of HTTP/2 or WebSocket is not taken up; the request is answered as it is."""
+        for protocol in ("h2c", "websocket"):
+            head = {**house.auth, "Connection": "Upgrade", "Upgrade": protocol}
+            answer = await house.ask("POST", "/api/chat", headers=head, data=chat_body())
+            assert 200 == answer.status
+
+    async def test_absolute_target(self, house: House):
+        """As a proxy's client writes it: the path counts, the host does not."""
+        async with wire_to(house.port) as wire:
+            wire.send(request("GET", "http://somewhere.example/api/version"))
+            assert 200 == (await wire.answer())[0]
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/api/../api/chat",
+            "//api/chat",
+            "/api//chat",
+            "/%61pi/chat",
+            "/api/chat%00",
+            "/api/chat%2f",
+            "/./",
+        ],
+    )
+    async def test_odd_spellings_get_round_nothing(self, house: House, path):
+        """No spelling goes without a token, and none reaches the pod as another path."""
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", path, chat_body(), headers={"Host": "x"}))
+            head = await wire.head()
+        assert head.split(b" ")[1] == b"401"
+        assert 0 == house.cloud.starts
+
+
+class TestSlowClients:
+    async def test_head_that_does_not_come(self, opened, monkeypatch):
+        """A connection without a request is closed."""
+        monkeypatch.setattr(server, "HEAD_LIMIT_S", 0.1)
+        house = await opened()
+        async with wire_to(house.port) as silent, wire_to(house.port) as dripping:
+            dripping.send(b"GET / HTTP/1.1\r\nX: ")
+            assert b"" == await silent.rest()
+            assert b"" == await dripping.rest()
+        await assert_alive(house)
+
+    async def test_many_silent_connections(self, opened, monkeypatch):
+        """Others are served meanwhile."""
+        monkeypatch.setattr(server, "HEAD_LIMIT_S", 0.3)
+        house = await opened()
+        silent = [await asyncio.open_connection("127.0.0.1", house.port) for _ in range(200)]
+        await assert_alive(house)
+        for reader, writer in silent:
+            assert b"" == await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+
+    async def test_half_closed_after_a_request(self, house: House):
+        """A client that says goodbye with its request: an answer or an end, never a leak."""
+        await house.warm()
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", "/api/chat", chat_body()))
+            wire.writer.write_eof()
+            await wire.rest()
+        await assert_alive(house)
+
+
+class TestBadLuck:
+    async def test_name_that_does_not_resolve(self, opened, cloud):
+        """Never healthy: WARMUP_TIMEOUT, and the pod is stopped."""
+        cloud.url = "http://no-such-host.invalid:1234"
+        house = await opened(pod__warmup_timeout=0.2)
+        answer = await house.chat()
+        assert (503, "WARMUP_TIMEOUT") == (answer.status, answer.json["code"])
+        await house.off()
+
+    async def test_nobody_listens(self, opened, cloud):
+        """The same for a port that refuses."""
+        cloud.url = "http://127.0.0.1:9"
+        house = await opened(pod__warmup_timeout=0.2)
+        assert "WARMUP_TIMEOUT" == (await house.chat()).json["code"]
+
+    async def test_state_directory_that_cannot_be_written(self, opened):
+        """Everything works; only nothing is remembered on disk."""
+        house = await opened(state__dir="/proc/nothing-can-be-made-here")
+        assert 200 == (await house.chat()).status
+        live = (await house.ask("GET", "/api/tags")).body
+        await house.stop()
+        assert live == (await house.ask("GET", "/api/tags")).body
+
+    async def test_damaged_state(self, tmp_path, opened):
+        """Files that make no sense count as empty."""
+        (tmp_path / "catalog.json").write_bytes(b"\x00{")
+        (tmp_path / "unproved-stops.json").write_bytes(b"[[[")
+        house = await opened()
+        assert 200 == (await house.chat()).status
