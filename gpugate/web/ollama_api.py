@@ -73,10 +73,11 @@ class OllamaApi:
         unloaded = names_unload(route.api, body)
         if unloaded is not None:
             return await self._unload(call, route, body, unloaded)
-        if self._lifecycle.serving is not None:
+        serves = self._lifecycle.serving is not None
+        if serves and not self._heartbeat_s:
             return await self._leased(call, route, body, None)
         seen = peek(route, call.request.headers, body)
-        if seen.refused is not None:
+        if seen.refused is not None and not serves:
             return _plain(call, seen.refused)
         return await self._leased(call, route, body, seen)
 

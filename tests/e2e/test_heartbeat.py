@@ -1,0 +1,212 @@
+"""`queue.heartbeat`: filler while a request is held, and how failures look behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import openai
+import pytest
+from ollama import AsyncClient, ResponseError
+from openai import AsyncOpenAI
+
+from gpugate.errors import NoCapacity
+from gpugate.simulated.faults import BreakAfter, CloseBeforeHead, HangAfter
+
+from .support import MODEL, House, bearer, chat_body, request, token, wire_to
+
+HI = [{"role": "user", "content": "hi"}]
+TEXT = " word0 word1 word2 word3 word4"
+KINDS = {
+    "ndjson": ("/api/chat", True, "application/x-ndjson", b" "),
+    "json": ("/api/chat", False, "application/json; charset=utf-8", b" "),
+    "sse": ("/v1/chat/completions", True, "text/event-stream", b": waiting\n\n"),
+    "openai json": ("/v1/chat/completions", False, "application/json", b" "),
+    "messages": ("/v1/messages", True, "text/event-stream", b": waiting\n\n"),
+    "alias": ("/api/v1/chat", True, "application/x-ndjson", b" "),
+}
+
+
+@pytest.fixture
+async def beating(opened, cloud) -> House:
+    """A gateway that beats every 30 ms, and a cold start of 150 ms."""
+    cloud.boot_s = 0.15
+    house = await opened(queue__heartbeat=0.03)
+    await house.off()
+    return house
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_filler_then_the_answer(beating: House, kind):
+    """200 at once, filler, then the pod's own body."""
+    path, stream, content_type, filler = KINDS[kind]
+    upstream = "/api/chat" if path == "/api/v1/chat" else path
+    answer = await beating.chat(path, stream=stream, max_tokens=9)
+    assert (200, content_type) == (answer.status, answer.headers["Content-Type"])
+    assert answer.whole
+    assert answer.body.startswith(filler * 2)
+    body = answer.body
+    while body.startswith(filler):
+        body = body.removeprefix(filler)
+    assert b"word0" in body
+    assert answer.headers["X-Request-Id"]
+    if not stream:
+        assert json.loads(answer.body)
+    (seen,) = beating.ollama.calls(upstream)
+    assert "Accept-Encoding" not in seen.headers
+
+
+async def test_warm_answers_are_untouched(beating: House):
+    """No filler where nobody is held."""
+    await beating.warm()
+    answer = await beating.chat()
+    assert answer.body.startswith(b"{")
+
+
+async def test_quick_starts_are_untouched(opened):
+    """Nothing is committed before the first beat: the real status code is kept."""
+    house = await opened(queue__heartbeat=5)
+    house.cloud.fail("start", NoCapacity("none free"))
+    assert 503 == (await house.chat()).status
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_failure_behind_filler(beating: House, kind):
+    """The error follows the filler directly; only SSE ends cleanly."""
+    path, stream, content_type, filler = KINDS[kind]
+    ask = asyncio.ensure_future(beating.chat(path, stream=stream, max_tokens=9))
+    await beating.waiting(1)
+    await asyncio.sleep(0.08)
+    await beating.ask("POST", "/api/v1/gpu/stop?force=true")
+    answer = await asyncio.wait_for(ask, 5)
+    sse = content_type == "text/event-stream"
+    assert (200, sse) == (answer.status, answer.whole)
+    body = answer.body
+    while body.startswith(filler):
+        body = body.removeprefix(filler)
+    if sse:
+        event = body.removeprefix(b"event: error\n") if path == "/v1/messages" else body
+        assert path != "/v1/messages" or body.startswith(b"event: error\n")
+        told = json.loads(event.removeprefix(b"data: "))
+        assert told["error"]["message"]
+        assert b"[DONE]" not in body
+    else:
+        told = json.loads(body)
+        assert told["error"]
+        assert not (content_type.startswith("application/x-ndjson") and not isinstance(told["error"], str))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_pods_error_behind_filler(beating: House, stream):
+    """The pod's own 404 comes as a body: its status is spent."""
+    answer = await beating.chat(model="nothing", stream=stream)
+    assert 200 == answer.status
+    assert "model 'nothing' not found" == json.loads(answer.body)["error"]
+
+
+@pytest.mark.parametrize("fault", [BreakAfter(2), BreakAfter(2, reset=True)])
+async def test_pod_lost_behind_filler(beating: House, fault):
+    """As in mid-stream: a last line, and no end."""
+    beating.ollama.faults.add("/api/chat", fault)
+    answer = await beating.chat()
+    assert not answer.whole
+    assert isinstance(json.loads(answer.body.splitlines()[-1])["error"], str)
+
+
+async def test_service_broken_behind_filler(beating: House):
+    """No byte of the pod's ever came: the error object follows the filler."""
+    beating.ollama.faults.add("/api/chat", CloseBeforeHead(), times=None)
+    answer = await beating.chat()
+    assert not answer.whole
+    assert "error" in json.loads(answer.body)
+
+
+async def test_held_behind_another_answer(beating: House):
+    """Who waits for the drain of a pod that serves is held too, and gets filler."""
+    go_on = asyncio.Event()
+    beating.ollama.faults.add("/api/chat", HangAfter(1, until=go_on))
+    first = asyncio.ensure_future(beating.chat())
+    await beating.waiting(1)
+    second = asyncio.ensure_future(beating.chat())
+    await beating.waiting(2)
+    await beating.until(lambda: beating.in_flight == 1)
+    third = asyncio.ensure_future(beating.chat())
+    await beating.waiting(2)
+    await asyncio.sleep(0.1)
+    go_on.set()
+    answers = await asyncio.gather(first, second, third)
+    assert [True] * 3 == [answer.whole for answer in answers]
+    assert answers[2].body.startswith(b"  ")
+
+
+async def test_lost_pod_then_filler(beating: House):
+    """A request that goes back to the queue is held again, with filler."""
+    await beating.warm()
+    beating.ollama.faults.add("/api/chat", CloseBeforeHead(), times=2)
+    beating.cloud.turn_off(at_once=True)
+    answer = await beating.chat()
+    assert 2 == beating.cloud.starts
+    assert answer.body.startswith(b"  ")
+    assert answer.whole
+
+
+async def test_hang_up_while_beating(beating: House):
+    """Leaves the queue at once."""
+    async with wire_to(beating.port) as wire:
+        wire.send(request("POST", "/api/chat", chat_body()))
+        await wire.head()
+        wire.abort()
+        await beating.waiting(0)
+    assert 200 == (await beating.chat()).status
+
+
+async def test_next_request_on_the_same_connection(beating: House):
+    """The connection is good after a committed answer."""
+    async with wire_to(beating.port) as wire:
+        wire.send(request("POST", "/api/chat", chat_body()))
+        await wire.head()
+        await wire.reader.readuntil(b"0\r\n\r\n")
+        wire.send(request("GET", "/api/version"))
+        assert 200 == (await wire.answer())[0]
+
+
+async def test_http_1_0(beating: House):
+    """No chunks, so no filler: the plain answer."""
+    async with wire_to(beating.port) as wire:
+        wire.send(request("POST", "/api/chat", chat_body(), version="1.0"))
+        head, _, body = (await wire.rest()).partition(b"\r\n\r\n")
+    assert b" 200 " in head.split(b"\r\n")[0]
+    assert body.startswith(b"{")
+
+
+class TestRealClients:
+    async def test_ollama(self, beating: House):
+        """Streamed and not, answered and failed."""
+        client = AsyncClient(host=beating.url, headers=bearer())
+        parts = [part async for part in await client.chat(MODEL, HI, stream=True)]
+        assert TEXT == "".join(part.message.content or "" for part in parts)
+        await beating.stop()
+        assert TEXT == (await client.chat(MODEL, HI)).message.content
+        await beating.stop()
+        ask = asyncio.ensure_future(anext(await client.chat(MODEL, HI, stream=True)))
+        await beating.waiting(1)
+        await asyncio.sleep(0.08)
+        await beating.ask("POST", "/api/v1/gpu/stop?force=true")
+        with pytest.raises(ResponseError, match="stopped by hand"):
+            await ask
+        await client._client.aclose()
+
+    async def test_openai(self, beating: House):
+        """The same."""
+        async with AsyncOpenAI(base_url=beating.url + "/v1", api_key=token(), max_retries=0) as client:
+            stream = await client.chat.completions.create(model=MODEL, messages=HI, stream=True)
+            assert TEXT == "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
+            await beating.stop()
+            answer = await client.chat.completions.create(model=MODEL, messages=HI)
+            assert TEXT == answer.choices[0].message.content
+            await beating.stop()
+            stream = await client.chat.completions.create(model=MODEL, messages=HI, stream=True)
+            await beating.ask("POST", "/api/v1/gpu/stop?force=true")
+            with pytest.raises(openai.APIError, match="stopped by hand"):
+                async for _ in stream:
+                    pass
