@@ -16,7 +16,6 @@ from math import inf, isfinite
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
 from gpugate.core.vocabulary import (
-    STATUS,
     Admit,
     Arrived,
     Asking,
@@ -37,7 +36,6 @@ from gpugate.core.vocabulary import (
     Owe,
     Pausing,
     Preload,
-    Preloading,
     Probe,
     Ready,
     Refuse,
@@ -56,28 +54,21 @@ from gpugate.core.vocabulary import (
     TimePassed,
     Troubled,
     Unknown,
-    Warming,
 )
 from gpugate.errors import GateError, ProviderUnavailable
 from gpugate.ports.debts import Debts
 from gpugate.ports.pod import Pod
 from gpugate.ports.provider import Price
+from gpugate.services.chronicle import Chronicle
 from gpugate.services.commands import CommandLine, NamedProvider
 from gpugate.services.errands import Errands
 from gpugate.services.examination import Examination, Finding
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.news import (
     Listener,
-    News,
-    ProviderTrouble,
-    QueueChanged,
-    SessionBegan,
-    SessionEnded,
-    Transition,
 )
-from gpugate.services.status import PaidStretch, PodStatus, Record
+from gpugate.services.status import PodStatus
 from gpugate.services.tasks import CrashListener
-
 
 FLIGHT_PAUSE_S = 0.25
 """How long changes of what is in flight are gathered before they are told."""
@@ -111,9 +102,7 @@ class Lifecycle:
         self._providers = tuple(providers)
         self._policy = policy
         self._debts = debts
-        self._listeners = tuple(listeners)
         self._on_crash = on_crash
-        self._wall = wall
         names = [named.name for named in self._providers]
         owed = frozenset(names.index(name) for name in debts.load() if name in names)
         self._machine = PodMachine(policy, chance, owed)
@@ -126,9 +115,8 @@ class Lifecycle:
         self._closed = asyncio.Event()
         self._drained = asyncio.Event()
         self._reply: GateError | None = None
-        self._queue_told = (0, 0)
         self._flight_timer: asyncio.TimerHandle | None = None
-        self._record = Record(wall, fallback_price)
+        self._chronicle = Chronicle(self._machine, names, fallback_price, listeners, wall)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -137,7 +125,8 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._known: asyncio.Future[None] = self._loop.create_future()
         self._lines = tuple(
-            CommandLine(named, self._feed, self._record.age_s, self._on_crash) for named in self._providers
+            CommandLine(named, self._feed, self._chronicle.record.age_s, self._on_crash)
+            for named in self._providers
         )
         self._feed(Opened())
 
@@ -247,48 +236,14 @@ class Lifecycle:
             ProviderUnavailable: it is not known what the provider has, and it cannot be asked.
         """
         await asyncio.wait([self._known], timeout=patience_s)
-        machine = self._machine
-        word = machine.status
-        if word is None:
-            raise ProviderUnavailable(machine.last_error or "", retry_after_s=5)
-        now = self._loop.time()
-        stretch = self._stretch()
-        record = self._record
-        quiet = machine.backlog.quiet_since
-        serving = isinstance(machine.state, Ready)
-        return PodStatus(
-            status=word,
-            provider=self._provider_name(),
-            pod_id=stretch.report.pod_id if stretch else None,
-            since=record.since,
-            uptime_seconds=record.uptime(stretch).total_seconds() if stretch else None,
-            waiting=len(machine.backlog.waiting),
-            in_flight=len(machine.backlog.leases),
-            idle_seconds=now - quiet if serving and quiet is not None else None,
-            stops_in_seconds=max(0.0, machine.idle_at - now) if isfinite(machine.idle_at) else None,
-            hourly_rate=record.rate(stretch) if stretch else None,
-            estimated_cost=record.cost(stretch) if stretch else None,
-            ready_in_seconds=self._ready_in(now),
-            last_error=machine.last_error,
-        )
+        status = self.snapshot()
+        if status is None:
+            raise ProviderUnavailable(self._machine.last_error or "", retry_after_s=5)
+        return status
 
-    def _provider_name(self) -> str:
-        """Of the pod that is meant: the one that lives or is being stopped, else the next to be started."""
-        provider = getattr(self._machine.state, "provider", None)
-        if provider is None:
-            provider = next(iter(self._machine.stops.orders), 0)
-        return self._providers[provider].name
-
-    def _stretch(self) -> PaidStretch | None:
-        """The session of the pod that is meant; after a failover the one that serves."""
-        stretches = self._record.stretches
-        return stretches.get(self._provider_name()) or next(iter(stretches.values()), None)
-
-    def _ready_in(self, now: float) -> float | None:
-        began: float | None = getattr(self._machine.state, "since", None)
-        if began is None or self._record.last_start_s is None:
-            return None
-        return max(0.0, self._record.last_start_s - (now - began))
+    def snapshot(self) -> PodStatus | None:
+        """The same without waiting; None while it is not known what the provider has."""
+        return self._chronicle.status(self._loop.time())
 
     # --- events in ----------------------------------------------------------------------------
 
@@ -298,14 +253,17 @@ class Lifecycle:
         was = machine.state
         now = self._loop.time()
         effects = machine.handle(event, now)
-        if machine.state is not was:
-            self._moved(was, event, now)
+        state = machine.state
+        if state is not was:
+            self._moved(was, state)
         for effect in effects:
             self._carry_out(effect, now)
+        if type(state) is not type(was):
+            self._chronicle.transition(was, state, event, now)
         if machine.wake_at < self._armed:
             self._arm(machine.wake_at)
-        if len(machine.backlog.waiting) != self._queue_told[0]:
-            self._tell_queue()
+        if len(machine.backlog.waiting) != self._chronicle.waiting_told:
+            self._chronicle.queue()
         if isinstance(event, Looked | LookFailed):
             self._seen(event)
         if self._examinations:
@@ -317,14 +275,7 @@ class Lifecycle:
 
     def _tell_flight(self) -> None:
         self._flight_timer = None
-        self._tell_queue()
-
-    def _tell_queue(self) -> None:
-        backlog = self._machine.backlog
-        counts = len(backlog.waiting), len(backlog.leases)
-        if counts != self._queue_told:
-            self._queue_told = counts
-            self._tell(QueueChanged(waiting=counts[0], in_flight=counts[1]))
+        self._chronicle.queue()
 
     def _arm(self, at: float) -> None:
         """One timer; an older, later one is replaced, an earlier one fires for nothing and rearms."""
@@ -341,7 +292,7 @@ class Lifecycle:
 
     def _seen(self, event: Looked | LookFailed) -> None:
         if isinstance(event, Looked):
-            self._record.observe(self._providers[event.provider].name, event.report)
+            self._chronicle.look(event)
         if not isinstance(self._machine.state, Unknown) or len(self._machine.state.seen) == len(
             self._providers
         ):
@@ -351,9 +302,8 @@ class Lifecycle:
         if not self._known.done():
             self._known.set_result(None)
 
-    def _moved(self, was: State, event: Event, now: float) -> None:
+    def _moved(self, was: State, state: State) -> None:
         """The pod's life took a step: everything that follows from the state alone."""
-        state = self._machine.state
         if isinstance(state, Ready):
             if (
                 self.serving is None
@@ -367,38 +317,12 @@ class Lifecycle:
             self._drained.set()
         if isinstance(state, Closed):
             self._closed.set()
-        if type(state) is not type(was):
-            self._announce(was, state, event, now)
-
-    def _announce(self, was: State, state: State, event: Event, now: float) -> None:
         if not isinstance(state, Unknown):
             self._settle_known()
-        if isinstance(state, Ready) and isinstance(was, Warming | Preloading):
-            self._record.last_start_s = now - was.since
-        if isinstance(state, Ready | Stopping | Stopped | Asking | Pausing | Closed):
+        if type(state) is not type(was) and isinstance(
+            state, Ready | Stopping | Stopped | Asking | Pausing | Closed
+        ):
             self._errands.drop()
-        if STATUS[type(was)] is not STATUS[type(state)]:
-            self._record.since = self._wall()
-        self._tell(
-            Transition(
-                was=type(was).__name__,
-                now=type(state).__name__,
-                was_status=STATUS[type(was)],
-                status=STATUS[type(state)],
-                cause=type(event).__name__,
-                run=self._machine.run,
-                provider=self._provider_name(),
-                at=self._wall(),
-            )
-        )
-
-    def _tell(self, news: News) -> None:
-        """A listener that fails is heard of, and never stops the pod's life."""
-        for listener in self._listeners:
-            try:
-                listener(news)
-            except Exception as error:
-                self._loop.call_exception_handler({"message": "a listener failed", "exception": error})
 
     # --- effects out --------------------------------------------------------------------------
 
@@ -417,11 +341,11 @@ class Lifecycle:
             case Owe(providers):
                 self._debts.save(sorted(self._providers[index].name for index in providers))
             case SessionOpened():
-                self._open_session(effect)
+                self._chronicle.session_opened(effect)
             case SessionClosed():
-                self._close_session(effect)
+                self._chronicle.session_closed(effect)
             case Complain():
-                self._complain(effect)
+                self._chronicle.trouble(effect)
 
     def _tell_lease(self, effect: Admit | Refuse | Requeue | Cut, now: float) -> None:
         lease = self._leases.get(effect.ticket)
@@ -437,37 +361,3 @@ class Lifecycle:
                 lease.requeue()
             case Cut():
                 lease.cut()
-
-    def _open_session(self, effect: SessionOpened) -> None:
-        name = self._providers[effect.provider].name
-        stretch = self._record.open(effect.run, name, effect.report, effect.up_s)
-        self._tell(
-            SessionBegan(
-                run=effect.run, provider=name, cause=effect.cause, report=effect.report, at=stretch.began_at
-            )
-        )
-
-    def _close_session(self, effect: SessionClosed) -> None:
-        name = self._providers[effect.provider].name
-        stretch = self._record.stretches.pop(name)
-        self._tell(
-            SessionEnded(
-                run=effect.run,
-                provider=name,
-                cause=effect.cause,
-                began_at=stretch.began_at,
-                cost=self._record.cost(stretch),
-                at=self._wall(),
-            )
-        )
-
-    def _complain(self, effect: Complain) -> None:
-        self._tell(
-            ProviderTrouble(
-                provider=self._providers[effect.provider].name,
-                message=effect.message,
-                reason=effect.reason,
-                alarm=effect.alarm,
-                at=self._wall(),
-            )
-        )

@@ -96,7 +96,7 @@ def test_a_listener_that_raises() -> None:
             def deaf(news: News) -> None:
                 raise RuntimeError("a listener's bug")
 
-            stage.lifecycle._listeners = (deaf, stage.news.append)
+            stage.lifecycle._chronicle._listeners = (deaf, stage.news.append)
             assert await stage.ask() == 1
             assert set(complaints) == {"a listener failed"}
             assert stage.states()[-1] == "Ready"

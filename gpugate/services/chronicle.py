@@ -1,0 +1,186 @@
+"""What the lifecycle knows to tell: status on request, news to listeners, each once. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from math import isfinite
+
+from gpugate.core.machine import PodMachine
+from gpugate.core.vocabulary import (
+    STATUS,
+    Complain,
+    Event,
+    Looked,
+    Preloading,
+    Ready,
+    SessionClosed,
+    SessionOpened,
+    State,
+    Warming,
+)
+from gpugate.ports.provider import Price
+from gpugate.services.news import (
+    Listener,
+    News,
+    ProviderTrouble,
+    QueueChanged,
+    SessionBegan,
+    SessionEnded,
+    Transition,
+)
+from gpugate.services.status import PaidStretch, PodStatus, Record
+
+
+class Chronicle:
+    """Reads the machine, remembers what it saw, and tells.
+
+    Attributes:
+        record: sessions and times.
+    """
+
+    def __init__(
+        self,
+        machine: PodMachine,
+        names: Sequence[str],
+        fallback_price: Price,
+        listeners: Sequence[Listener],
+        wall: Callable[[], datetime],
+    ) -> None:
+        self.record = Record(wall, fallback_price)
+        self._machine = machine
+        self._names = tuple(names)
+        self._listeners = tuple(listeners)
+        self._wall = wall
+        self._queue_told = (0, 0)
+
+    # --- on request ---------------------------------------------------------------------------
+
+    def status(self, now: float) -> PodStatus | None:
+        """What there is to know of the pod; None while it is not known what the provider has."""
+        machine, record = self._machine, self.record
+        word = machine.status
+        if word is None:
+            return None
+        stretch = self._stretch()
+        quiet = machine.backlog.quiet_since
+        serving = isinstance(machine.state, Ready)
+        return PodStatus(
+            status=word,
+            provider=self._provider(),
+            pod_id=stretch.report.pod_id if stretch else None,
+            since=record.since,
+            uptime_seconds=record.uptime(stretch).total_seconds() if stretch else None,
+            waiting=len(machine.backlog.waiting),
+            in_flight=len(machine.backlog.leases),
+            idle_seconds=now - quiet if serving and quiet is not None else None,
+            stops_in_seconds=max(0.0, machine.idle_at - now) if isfinite(machine.idle_at) else None,
+            hourly_rate=record.rate(stretch) if stretch else None,
+            estimated_cost=record.cost(stretch) if stretch else None,
+            ready_in_seconds=self._ready_in(now),
+            last_error=machine.last_error,
+        )
+
+    def _provider(self) -> str:
+        """Of the pod that is meant: the one that lives or is being stopped, else the next to be started."""
+        provider = getattr(self._machine.state, "provider", None)
+        if provider is None:
+            provider = next(iter(self._machine.stops.orders), 0)
+        return self._names[provider]
+
+    def _stretch(self) -> PaidStretch | None:
+        """The session of the pod that is meant; after a failover the one that serves."""
+        stretches = self.record.stretches
+        return stretches.get(self._provider()) or next(iter(stretches.values()), None)
+
+    def _ready_in(self, now: float) -> float | None:
+        began: float | None = getattr(self._machine.state, "since", None)
+        if began is None or self.record.last_start_s is None:
+            return None
+        return max(0.0, self.record.last_start_s - (now - began))
+
+    # --- news ---------------------------------------------------------------------------------
+
+    def look(self, event: Looked) -> None:
+        """Keep the provider's newest word on its pod."""
+        self.record.observe(self._names[event.provider], event.report)
+
+    def transition(self, was: State, state: State, event: Event, now: float) -> None:
+        """The pod's life took a step."""
+        if isinstance(state, Ready) and isinstance(was, Warming | Preloading):
+            self.record.last_start_s = now - was.since
+        if STATUS[type(was)] is not STATUS[type(state)]:
+            self.record.since = self._wall()
+        self._tell(
+            Transition(
+                was=type(was).__name__,
+                now=type(state).__name__,
+                was_status=STATUS[type(was)],
+                status=STATUS[type(state)],
+                cause=type(event).__name__,
+                run=self._machine.run,
+                provider=self._provider(),
+                at=self._wall(),
+            )
+        )
+
+    def queue(self) -> None:
+        """Tell who waits and what is in flight, if that changed."""
+        backlog = self._machine.backlog
+        counts = len(backlog.waiting), len(backlog.leases)
+        if counts != self._queue_told:
+            self._queue_told = counts
+            self._tell(QueueChanged(waiting=counts[0], in_flight=counts[1]))
+
+    @property
+    def waiting_told(self) -> int:
+        """How many wait by the last news."""
+        return self._queue_told[0]
+
+    def session_opened(self, effect: SessionOpened) -> None:
+        """A billed stretch began."""
+        name = self._names[effect.provider]
+        stretch = self.record.open(effect.run, name, effect.report, effect.up_s)
+        self._tell(
+            SessionBegan(
+                run=effect.run, provider=name, cause=effect.cause, report=effect.report, at=stretch.began_at
+            )
+        )
+
+    def session_closed(self, effect: SessionClosed) -> None:
+        """A billed stretch ended: the stop is proved."""
+        name = self._names[effect.provider]
+        stretch = self.record.stretches.pop(name)
+        self._tell(
+            SessionEnded(
+                run=effect.run,
+                provider=name,
+                cause=effect.cause,
+                began_at=stretch.began_at,
+                cost=self.record.cost(stretch),
+                at=self._wall(),
+            )
+        )
+
+    def trouble(self, effect: Complain) -> None:
+        """A provider failed us."""
+        self._tell(
+            ProviderTrouble(
+                provider=self._names[effect.provider],
+                message=effect.message,
+                reason=effect.reason,
+                alarm=effect.alarm,
+                at=self._wall(),
+            )
+        )
+
+    def _tell(self, news: News) -> None:
+        """A listener that fails is heard of, and never stops the pod's life."""
+        for listener in self._listeners:
+            try:
+                listener(news)
+            except Exception as error:
+                asyncio.get_running_loop().call_exception_handler(
+                    {"message": "a listener failed", "exception": error}
+                )
