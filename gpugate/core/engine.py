@@ -35,6 +35,7 @@ from gpugate.core.vocabulary import (
     Ready,
     Refuse,
     Requeue,
+    Rest,
     SessionClosed,
     SessionOpened,
     StartAccepted,
@@ -59,7 +60,7 @@ from gpugate.ports.provider import Phase, PodReport
 
 
 class Engine:
-    """The machinery under `PodMachine`; its rows are in `core/starting.py` and `core/serving.py`.
+    """The machinery under `PodMachine`; its rows are in `core/starting.py`, `warming.py`, `serving.py`.
 
     Attributes:
         state: where the pod's life is.
@@ -391,6 +392,6 @@ class Engine:
     def _name(self, provider: int) -> str:
         return self.policy.providers[provider].name
 
-    def _rest(self, now: float) -> State:
+    def _rest(self, now: float) -> Rest:
         """Nothing runs and nothing is to be started: what is left to do decides the state."""
         raise NotImplementedError

@@ -85,7 +85,7 @@ EVENTS = (
 
 
 class PodMachine(ServingRows):
-    """The pod's whole life; the rows are in `core/starting.py` and `core/serving.py`."""
+    """The pod's whole life; the rows are in `core/starting.py`, `warming.py` and `serving.py`."""
 
     def _look_pause(self, provider: int, now: float) -> float:
         state = self.state

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from attrs import evolve
 
-from gpugate.core.starting import ON_ITS_WAY, StartingRows
+from gpugate.core.starting import ON_ITS_WAY
 from gpugate.core.stops import PROOF
 from gpugate.core.table import transition
 from gpugate.core.vocabulary import (
@@ -16,6 +18,7 @@ from gpugate.core.vocabulary import (
     Draining,
     Emptied,
     Looked,
+    OnItsWay,
     Pausing,
     Preloading,
     Probe,
@@ -24,9 +27,9 @@ from gpugate.core.vocabulary import (
     Provisioning,
     Ready,
     Reply,
+    Rest,
     Settling,
     StartWanted,
-    State,
     Stopped,
     Stopping,
     StopWanted,
@@ -35,10 +38,14 @@ from gpugate.core.vocabulary import (
     Unknown,
     Warming,
 )
+from gpugate.core.warming import WarmingRows
 from gpugate.errors import PodBusy, PodStopped, ShuttingDown
 from gpugate.ports.provider import Phase
 
 STARTING = Asking | Pausing | Settling | Provisioning | Warming | Preloading
+Live = TypeVar("Live", Asking, Pausing, Settling, Provisioning, Warming, Preloading, Ready, Draining)
+Served = TypeVar("Served", Ready, Draining)
+Still = TypeVar("Still", Stopped, Stopping)
 
 
 def _stopped_by_hand() -> PodStopped:
@@ -49,7 +56,7 @@ def _going_down() -> ShuttingDown:
     return ShuttingDown(retry_after_s=5)
 
 
-class ServingRows(StartingRows):
+class ServingRows(WarmingRows):
     """Ready, Draining, Stopping, and start, stop and close from any state."""
 
     # --- ready --------------------------------------------------------------------------------
@@ -62,8 +69,21 @@ class ServingRows(StartingRows):
         return self._stop(was.provider, "idle", now)
 
     @transition
-    def _watch_ready(self, was: Ready | Draining, event: Looked, now: float) -> State:
-        """Believe the provider: a pod that is gone is lost, a second one is stopped."""
+    def _watch_ready(self, was: Ready, event: Looked, now: float) -> Ready | Draining | Rest:
+        """Believe the provider: a pod that is gone is lost, one that stops gets nobody new."""
+        if event.provider == was.provider and event.report.phase is Phase.STOPPING:
+            return self._drain_out(was, "stopped_elsewhere", now)
+        if event.provider == was.provider and event.report.phase is Phase.UNREACHABLE:
+            return self._doubt(was)
+        return self._watch_live(was, event, now)
+
+    @transition
+    def _watch_draining(self, was: Draining, event: Looked, now: float) -> Draining | Rest:
+        """A pod that is gone is lost, in its last minutes too."""
+        return self._watch_live(was, event, now)
+
+    def _watch_live(self, was: Served, event: Looked, now: float) -> Served | Rest:
+        """A second pod is stopped, a lost one is noted, an address may have changed."""
         phase = event.report.phase
         if event.provider != was.provider:
             if phase in ON_ITS_WAY:
@@ -71,10 +91,6 @@ class ServingRows(StartingRows):
             return was
         if phase in PROOF or phase is Phase.FAILED:
             return self._lose_pod(was, event, now)
-        if phase is Phase.STOPPING and isinstance(was, Ready):
-            return self._drain_out(was, "stopped_elsewhere", now)
-        if phase is Phase.UNREACHABLE and isinstance(was, Ready):
-            return self._doubt(was)
         if phase is Phase.RUNNING and "ollama" in event.report.endpoints:
             return evolve(was, endpoints=event.report.endpoints)
         return was
@@ -138,45 +154,48 @@ class ServingRows(StartingRows):
         return Stopping()
 
     @transition
-    def _want_stopping(self, was: Stopping, event: Demanded, now: float) -> State:
+    def _want_stopping(self, was: Stopping, event: Demanded, now: float) -> Rest:
         """Who comes now waits for the next start, which begins as soon as no stop is in its way."""
         return was if self.closing or not self._demanded else self._begin(now)
 
     @transition
-    def _prove(self, was: Stopping, event: Proved, now: float) -> State:
+    def _prove(self, was: Stopping, event: Proved, now: float) -> Rest:
         """Every pod was seen stopped."""
         return self._rest(now)
 
     # --- by hand ------------------------------------------------------------------------------
 
     @transition
-    def _start_by_hand(self, was: Unknown | Stopped | Stopping, event: StartWanted, now: float) -> State:
+    def _start_by_hand(self, was: Stopped | Stopping, event: StartWanted, now: float) -> Rest:
         """A start by hand is a demand without a request."""
-        if self.closing:
-            self._effects.append(Reply(_going_down()))
-            return was
-        self._effects.append(Reply())
-        self.start_wanted = True
-        if isinstance(was, Unknown):
-            return self._judge_boot(was, now)
-        return self._begin(now)
+        return self._begin(now) if self._may_start() else was
 
     @transition
-    def _start_again(self, was: STARTING | Ready | Draining, event: StartWanted, now: float) -> State:
+    def _start_unseen(self, was: Unknown, event: StartWanted, now: float) -> Unknown | OnItsWay:
+        """It happens when it is known what runs."""
+        return self._judge_boot(was, now) if self._may_start() else was
+
+    def _may_start(self) -> bool:
+        self._effects.append(Reply(_going_down() if self.closing else None))
+        self.start_wanted = not self.closing
+        return self.start_wanted
+
+    @transition
+    def _start_again(self, was: Live, event: StartWanted, now: float) -> Live:
         """Already on its way, or wanted again as soon as this stop is through."""
         self._effects.append(Reply(_going_down() if self.closing else None))
         self.start_wanted = not isinstance(was, Ready) and not self.closing
         return was
 
     @transition
-    def _stop_by_hand(self, was: STARTING | Ready | Draining, event: StopWanted, now: float) -> State:
+    def _stop_by_hand(self, was: Live, event: StopWanted, now: float) -> Live | Stopping:
         """Refused while anybody waits or is answered, unless forced."""
         if not self._may_stop(event, now):
             return was
         return self._stop(was.provider, "forced" if event.force else "hand", now)
 
     @transition
-    def _stop_unknown(self, was: Unknown, event: StopWanted, now: float) -> State:
+    def _stop_unknown(self, was: Unknown, event: StopWanted, now: float) -> Unknown | Stopping:
         """Not known what runs: stop everything."""
         if not self._may_stop(event, now):
             return was
@@ -185,7 +204,7 @@ class ServingRows(StartingRows):
         return Stopping()
 
     @transition
-    def _stop_again(self, was: Stopped | Stopping, event: StopWanted, now: float) -> Stopped | Stopping:
+    def _stop_again(self, was: Still, event: StopWanted, now: float) -> Still:
         """Already so; a stop that is not proved is sent again now."""
         if self._may_stop(event, now):
             for order in self.stops.orders.values():
@@ -211,10 +230,20 @@ class ServingRows(StartingRows):
     # --- going down ---------------------------------------------------------------------------
 
     @transition
-    def _close(self, was: STARTING | Ready, event: CloseWanted, now: float) -> Draining | Stopping | Closed:
+    def _close_early(
+        self, was: Asking | Pausing | Settling | Provisioning, event: CloseWanted, now: float
+    ) -> Stopping | Closed:
+        """Refuse who waits; what may come up is stopped, or left to be adopted."""
+        self._shut_door(event)
+        return self._shut() if event.keep else self._stop(was.provider, "shutdown", now)
+
+    @transition
+    def _close(
+        self, was: Warming | Preloading | Ready, event: CloseWanted, now: float
+    ) -> Draining | Stopping | Closed:
         """Refuse who waits, give running answers their grace, then stop the pod or leave it."""
         self._shut_door(event)
-        if self.backlog.leases and isinstance(was, Ready | Warming | Preloading):
+        if self.backlog.leases:
             until = now + self.policy.shutdown_grace_s
             return Draining(
                 run=was.run, provider=was.provider, endpoints=was.endpoints, until=until, cause="shutdown"

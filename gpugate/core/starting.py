@@ -1,8 +1,6 @@
-"""The rows of the table from nothing to a ready pod: boot, start, failover, warm-up, preload."""
+"""The rows of the table from nothing to an accepted start: boot, attempts, errors, failover."""
 
 from __future__ import annotations
-
-from attrs import evolve
 
 from gpugate.core.engine import Engine
 from gpugate.core.stops import PROOF
@@ -11,24 +9,20 @@ from gpugate.core.vocabulary import (
     Asking,
     Closed,
     Demanded,
-    Draining,
+    Failed,
     Look,
     Looked,
     LookFailed,
+    OnItsWay,
     Opened,
     Pausing,
-    Preload,
-    Preloaded,
     Preloading,
-    Probe,
-    Probed,
     Provisioning,
-    Ready,
+    Rest,
     Settling,
     StartAccepted,
     StartPod,
     StartRefused,
-    State,
     Stopped,
     Stopping,
     TimePassed,
@@ -40,7 +34,6 @@ from gpugate.errors import (
     Conflict,
     GateError,
     NoCapacity,
-    NotFound,
     PodStartFailed,
     ProviderError,
     RateLimited,
@@ -60,7 +53,7 @@ class NeverWarm(ProviderError):
 
 
 class StartingRows(Engine):
-    """Unknown, Stopped, Asking, Pausing, Settling, Provisioning, Warming, Preloading."""
+    """Unknown, Stopped, Asking, Pausing, Settling; what comes of a failure in any later state."""
 
     # --- boot and rest ------------------------------------------------------------------------
 
@@ -75,16 +68,16 @@ class StartingRows(Engine):
         return Stopping() if self._inherited else was
 
     @transition
-    def _learn(self, was: Unknown, event: Looked | LookFailed, now: float) -> State:
+    def _learn(self, was: Unknown, event: Looked | LookFailed, now: float) -> Unknown | OnItsWay:
         """Adopt what runs; with nothing found, rest; while a look fails, go on looking."""
         return self._judge_boot(Unknown({**was.seen, event.provider: event}), now)
 
     @transition
-    def _want_unseen(self, was: Unknown, event: Demanded, now: float) -> State:
+    def _want_unseen(self, was: Unknown, event: Demanded, now: float) -> Unknown | OnItsWay:
         """Somebody wants the pod: once every provider was asked, a start is as good as a look."""
         return self._judge_boot(was, now)
 
-    def _judge_boot(self, was: Unknown, now: float) -> State:
+    def _judge_boot(self, was: Unknown, now: float) -> Unknown | OnItsWay:
         if len(was.seen) < len(self.policy.providers):
             return was
         found = {p: seen for p, seen in sorted(was.seen.items()) if isinstance(seen, Looked)}
@@ -94,7 +87,7 @@ class StartingRows(Engine):
             return self._rest(now)
         return was
 
-    def _take_over(self, found: dict[int, Looked], now: float) -> State:
+    def _take_over(self, found: dict[int, Looked], now: float) -> OnItsWay:
         """The first pod on its way is adopted, every other one is stopped (contract 7)."""
         alive = [p for p, seen in found.items() if seen.report.phase in ON_ITS_WAY]
         for provider, seen in found.items():
@@ -103,7 +96,7 @@ class StartingRows(Engine):
         return self._adopt(found[alive[0]], now) if alive else self._rest(now)
 
     @transition
-    def _find(self, was: Stopped | Stopping, event: Looked, now: float) -> State:
+    def _find(self, was: Stopped | Stopping, event: Looked, now: float) -> OnItsWay:
         """A pod that runs although nobody here started it is adopted (contract 7)."""
         if event.report.phase in PROOF or event.report.phase is Phase.UNREACHABLE:
             return was
@@ -111,13 +104,13 @@ class StartingRows(Engine):
             return self._leave_found(was, event, now)
         return self._take_over({event.provider: event}, now)
 
-    def _leave_found(self, was: Stopped | Stopping, event: Looked, now: float) -> State:
+    def _leave_found(self, was: Stopped | Stopping, event: Looked, now: float) -> Stopped | Stopping:
         """Going down: what runs is stopped with the rest, or left where it is."""
         if not self.keep:
             self._order_stop(event.provider, "shutdown", now)
         return was
 
-    def _adopt(self, event: Looked, now: float) -> State:
+    def _adopt(self, event: Looked, now: float) -> OnItsWay:
         self._new_run()
         if event.report.phase is not Phase.QUEUED:
             self._open_session(event.provider, self.run, "adopted", event.report, event.up_s, now)
@@ -131,7 +124,7 @@ class StartingRows(Engine):
         )
         return self._accepted(was, event.report, event.up_s, now)
 
-    def _rest(self, now: float) -> State:
+    def _rest(self, now: float) -> Rest:
         if self.stops.orders and not self._demanded:
             return Stopping()
         if self.closing:
@@ -145,11 +138,11 @@ class StartingRows(Engine):
     # --- asking -------------------------------------------------------------------------------
 
     @transition
-    def _want(self, was: Stopped, event: Demanded, now: float) -> State:
+    def _want(self, was: Stopped, event: Demanded, now: float) -> Rest:
         """The first who wants the pod starts it."""
         return self._begin(now)
 
-    def _begin(self, now: float) -> State:
+    def _begin(self, now: float) -> Rest:
         if self._next_free(0) is None:
             return Stopping()
         self._new_run()
@@ -159,7 +152,7 @@ class StartingRows(Engine):
         self.run += 1
         self._failures = []
 
-    def _start_from(self, first: int, now: float) -> State:
+    def _start_from(self, first: int, now: float) -> Rest:
         """Ask the next provider whose pod is not being stopped; wait where such a stop is fresh."""
         provider = self._next_free(first)
         if provider is not None:
@@ -198,7 +191,7 @@ class StartingRows(Engine):
         )
 
     @transition
-    def _take_yes(self, was: Asking, event: StartAccepted, now: float) -> State:
+    def _take_yes(self, was: Asking, event: StartAccepted, now: float) -> OnItsWay:
         """The provider took the start: from here on it costs money, unless it is queued there."""
         if event.op != was.op:
             return was
@@ -207,12 +200,19 @@ class StartingRows(Engine):
         return self._accepted(was, event.report, event.up_s, now)
 
     @transition
-    def _take_no(self, was: Asking, event: StartRefused, now: float) -> State:
+    def _take_no(self, was: Asking, event: StartRefused, now: float) -> OnItsWay:
         """The error decides: again, after a look, after a pause, or the next provider."""
-        return was if event.op != was.op else self._failed(was, event.error, now)
+        if event.op != was.op:
+            return was
+        error = event.error
+        if self._demanded and isinstance(error, RateLimited):
+            return self._keep_rate(was, error, now)
+        if self._demanded and isinstance(error, NoCapacity) and now < was.capacity_until:
+            return self._wait_for_capacity(was, error, now)
+        return self._failed(was, error, now)
 
     @transition
-    def _try_again(self, was: Pausing, event: TimePassed, now: float) -> State:
+    def _try_again(self, was: Pausing, event: TimePassed, now: float) -> Settling | Rest:
         """The pause is over: again, after a look where the last outcome is unsure; if still wanted."""
         if not self._demanded:
             return self._abandon(was, now)
@@ -230,7 +230,7 @@ class StartingRows(Engine):
         )
 
     @transition
-    def _settle_doubt(self, was: Settling, event: Looked | LookFailed, now: float) -> State:
+    def _settle_doubt(self, was: Settling, event: Looked | LookFailed, now: float) -> Settling | OnItsWay:
         """A start whose answer was lost has worked after all, or it is asked again."""
         if event.op != was.op:
             return was
@@ -240,13 +240,13 @@ class StartingRows(Engine):
             return self._abandon(was, now)
         return self._ask(was.provider, was.attempt, now, was.since, was.capacity_until)
 
-    def _abandon(self, was: Pausing | Settling, now: float) -> State:
+    def _abandon(self, was: Pausing | Settling, now: float) -> Rest:
         """Nobody wants it any more: no further attempt, and what the last one may have left is stopped."""
         unsure = isinstance(was, Settling) or was.unsure or not self._is_clean(was.provider, was.attempt)
         self._order_stop(was.provider, "start_failed", now, firm=unsure)
         return self._rest(now)
 
-    def _accepted(self, was: Asking | Settling, report: PodReport, up_s: float, now: float) -> State:
+    def _accepted(self, was: Asking | Settling, report: PodReport, up_s: float, now: float) -> OnItsWay:
         self.looks.schedule(was.provider, now + self.policy.look_pause_s(was.provider, 0.0))
         state = Provisioning(
             run=was.run,
@@ -263,14 +263,10 @@ class StartingRows(Engine):
 
     # --- failing ------------------------------------------------------------------------------
 
-    def _failed(self, was: Asking | STARTED, error: ProviderError, now: float) -> State:
+    def _failed(self, was: Asking | STARTED, error: ProviderError, now: float) -> Failed:
         """One attempt failed; the error's kind says what follows (contract 3 and 7, facts/providers.md C)."""
         if not self._demanded:
             return self._leave_provider(was, error, now)
-        if isinstance(was, Asking) and isinstance(error, RateLimited):
-            return self._keep_rate(was, error, now)
-        if isinstance(was, Asking) and isinstance(error, NoCapacity) and now < was.capacity_until:
-            return self._wait_for_capacity(was, error, now)
         again = isinstance(error, Transient | Ambiguous | Conflict) or type(error) is ProviderError
         if not again or was.attempt >= self.policy.start_attempts:
             return self._leave_provider(was, error, now)
@@ -287,7 +283,7 @@ class StartingRows(Engine):
             capacity_until=getattr(was, "capacity_until", now + self.policy.capacity_wait_s),
         )
 
-    def _keep_rate(self, was: Asking, error: RateLimited, now: float) -> State:
+    def _keep_rate(self, was: Asking, error: RateLimited, now: float) -> Failed:
         if now - was.since >= self.policy.start_timeout_s:
             return self._leave_provider(was, error, now)
         self._complain(was.provider, error.message, error)
@@ -295,7 +291,7 @@ class StartingRows(Engine):
         pause = self.policy.backoff_s(was.attempt, self._chance()) if asked is None else max(asked, 0.1)
         return self._pause(was, now + min(pause, self.policy.longest_rate_limit_s))
 
-    def _wait_for_capacity(self, was: Asking, error: NoCapacity, now: float) -> State:
+    def _wait_for_capacity(self, was: Asking, error: NoCapacity, now: float) -> OnItsWay:
         self._complain(was.provider, error.message, error)
         if error.queued:
             return self._accepted(was, PodReport(Phase.QUEUED), 0.0, now)
@@ -313,7 +309,7 @@ class StartingRows(Engine):
             capacity_until=was.capacity_until,
         )
 
-    def _leave_provider(self, was: Asking | STARTED, error: ProviderError, now: float) -> State:
+    def _leave_provider(self, was: Asking | STARTED, error: ProviderError, now: float) -> Rest:
         """This provider will not do: stop what may run there, and go to the next (contract 7)."""
         clean = self._is_clean(was.provider, was.attempt)
         refused = not isinstance(error, Transient | Ambiguous | Conflict) and type(error) is not ProviderError
@@ -330,7 +326,7 @@ class StartingRows(Engine):
         """Nothing that we did can have left a pod running there."""
         return attempt == 1 and provider not in self.sessions and provider not in self.stops.doubts
 
-    def _give_up(self, now: float) -> State:
+    def _give_up(self, now: float) -> Rest:
         self.start_wanted = False
         self._refuse_waiting(self._start_error)
         return self._rest(now)
@@ -346,128 +342,6 @@ class StartingRows(Engine):
             reason=last.reason,
         )
 
-    # --- from accepted to healthy -------------------------------------------------------------
-
-    @transition
-    def _watch_start(self, was: Provisioning, event: Looked, now: float) -> State:
-        """Running with an address: warm it. Stopped, failed, gone or queued too long: it failed."""
-        return was if event.provider != was.provider else self._progress(was, event.report, event.up_s, now)
-
-    def _progress(self, was: Provisioning, report: PodReport, up_s: float, now: float) -> State:
-        if report.phase in ON_ITS_WAY and report.phase is not Phase.QUEUED:
-            self._open_session(was.provider, was.run, self._cause(), report, up_s, now)
-        if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
-            return Warming(
-                run=was.run,
-                provider=was.provider,
-                attempt=was.attempt,
-                endpoints=report.endpoints,
-                since=was.since,
-                began_at=now,
-                probe=None,
-                probe_at=now,
-            )
-        if report.phase is Phase.QUEUED and now >= was.capacity_until:
-            error = NoCapacity(report.detail or "no GPU is free, the start is queued", queued=True)
-            return self._leave_provider(was, error, now)
-        if report.phase is Phase.QUEUED:
-            return evolve(was, accepted_at=now)  # its time to start begins when it leaves the queue
-        if report.phase is Phase.STOPPED and now - was.accepted_at < self.policy.health_interval_s:
-            return was  # a read may lag behind the start it should show (facts/providers.md B5)
-        return self._check_alive(was, report, now)
-
-    def _check_alive(self, was: STARTED, report: PodReport, now: float) -> State:
-        if report.phase is Phase.GONE:
-            return self._leave_provider(was, NotFound(report.detail or "the pod is gone"), now)
-        if report.phase in (Phase.STOPPED, Phase.FAILED):
-            said = report.detail or f"the pod is {report.phase}"
-            return self._failed(was, Transient(said), now)
-        return was
-
-    @transition
-    def _run_out_of_time(self, was: Provisioning, event: TimePassed, now: float) -> State:
-        """Accepted, but not running within `pod.start_timeout`."""
-        said = f"accepted, but not running within {self.policy.start_timeout_s:g} s"
-        return self._leave_provider(was, Ambiguous(said), now)
-
-    @transition
-    def _watch_warming(self, was: Warming | Preloading, event: Looked, now: float) -> State:
-        """A pod that stops while it warms has failed; an address may still change."""
-        if event.provider != was.provider:
-            return was
-        if event.report.phase is Phase.RUNNING and "ollama" in event.report.endpoints:
-            return evolve(was, endpoints=event.report.endpoints)
-        if was.served and event.report.phase in PROOF | {Phase.FAILED}:
-            return self._lose_pod(was, event, now)
-        return self._check_alive(was, event.report, now)
-
-    def _lose_pod(self, was: Warming | Preloading | Ready | Draining, event: Looked, now: float) -> State:
-        """A pod that served is gone: who has no answer yet waits for a new start (contract 7)."""
-        phase = event.report.phase
-        self._complain(was.provider, event.report.detail or f"the pod is {phase} behind our back")
-        self._lose_leases(now)
-        if phase in PROOF:
-            self._close_session(was.provider, "lost")
-            self.looks.schedule(was.provider, now + self.policy.watch_pause_s(was.provider))
-        else:
-            self._order_stop(was.provider, "lost", now)
-        return self._rest(now)
-
-    @transition
-    def _mind_warming(self, was: Warming, event: TimePassed, now: float) -> State:
-        """Check health again, or give up after `pod.warmup_timeout`."""
-        if now >= was.began_at + self.policy.warmup_timeout_s:
-            return self._leave_provider(was, NeverWarm("pod failed to become ready"), now)
-        op = self._next_op()
-        self._effects.append(Probe(op, was.endpoints["ollama"]))
-        pause = self.policy.probe_pause_s(was.provider, now - was.since)
-        return evolve(was, probe=op, probe_at=now + pause)
-
-    @transition
-    def _hear_probe(self, was: Warming, event: Probed, now: float) -> Warming | Preloading | Ready:
-        """Healthy: preload the first waiting request's model, or serve."""
-        if event.op != was.probe:
-            return was
-        if not event.healthy:
-            return evolve(was, probe=None)
-        wanted = self._to_preload()
-        if wanted is None:
-            return self._ready(was, now)
-        op = self._next_op()
-        self._effects.append(Preload(op, was.endpoints["ollama"], *wanted))
-        return Preloading(
-            run=was.run,
-            provider=was.provider,
-            attempt=was.attempt,
-            endpoints=was.endpoints,
-            since=was.since,
-            op=op,
-            give_up_at=now + self.policy.preload_limit_s,
-            served=was.served,
-        )
-
-    def _to_preload(self) -> tuple[str, bool] | None:
-        """The model to load before READY, and whether it embeds."""
-        if self.policy.preload == "none":
-            return None
-        if self.policy.preload != "requested":
-            return self.policy.preload, False
-        first = next(iter(self.backlog.waiting), None)
-        return (first.model, first.embeds) if first is not None and first.model else None
-
-    @transition
-    def _end_preload(self, was: Preloading, event: Preloaded | TimePassed, now: float) -> Preloading | Ready:
-        """Loaded, failed or too slow: a preload never fails a start."""
-        if isinstance(event, Preloaded) and event.op != was.op:
-            return was
-        return self._ready(was, now)
-
-    def _ready(self, was: Warming | Preloading, now: float) -> Ready:
-        self.start_wanted = False
-        self.trouble = None
-        if not self.backlog.leases:
-            self.backlog.quiet_since = now
-        for provider in range(len(self.policy.providers)):
-            if provider not in self.stops.orders:
-                self.looks.schedule(provider, now + self.policy.watch_pause_s(provider))
-        return Ready(run=was.run, provider=was.provider, endpoints=was.endpoints)
+    def _progress(self, was: Provisioning, report: PodReport, up_s: float, now: float) -> OnItsWay:
+        """What an accepted start has come to; in `core/warming.py`."""
+        raise NotImplementedError

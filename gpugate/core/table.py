@@ -1,8 +1,9 @@
 """Reads a machine's transition table out of the signatures of its methods.
 
 A method marked `@transition`, `def _f(self, was: Ready | Draining, event: Looked) -> Ready | Stopping`, is
-two rows of the table. The annotations are the only place where a transition is written down: the
-dispatcher, the completeness test and the diagram in `docs/states.md` all read them.
+two rows of the table; a type variable over states means "stays as it was". The annotations are the
+only place where a transition is written down: the dispatcher, the completeness test and the diagram in
+`docs/states.md` all read them.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ def transition(method: Method) -> Method:
     return method
 
 
-def _alternatives(annotation: Any) -> tuple[type[Any], ...]:
-    return get_args(annotation) or (annotation,)
+def _alternatives(annotation: Any, was: type[Any] | None = None) -> tuple[type[Any], ...]:
+    """The states or events of an annotation; a type variable is all it may be, or the state `was`."""
+    kinds: list[type[Any]] = []
+    for part in get_args(annotation) or (annotation,):
+        stays = part.__constraints__ if isinstance(part, TypeVar) else (part,)
+        kinds += (was,) if was is not None and isinstance(part, TypeVar) else stays
+    return tuple(dict.fromkeys(kinds))
 
 
 def read_table(machine: type[Any]) -> Mapping[Cell, Row]:
@@ -47,8 +53,9 @@ def read_table(machine: type[Any]) -> Mapping[Cell, Row]:
         if not getattr(method, "__transition__", False):
             continue
         hints = get_type_hints(method)
-        row = Row(name, _alternatives(hints["return"]), (method.__doc__ or "").strip().split("\n")[0])
+        why = (method.__doc__ or "").strip().split("\n")[0]
         for state in _alternatives(hints["was"]):
+            row = Row(name, _alternatives(hints["return"], state), why)
             for event in _alternatives(hints["event"]):
                 if (state, event) in table:
                     raise TypeError(f"{name} and {table[state, event].method} both claim {state}, {event}")

@@ -168,6 +168,13 @@ State = (
     | Closed
 )
 
+Rest = Stopped | Asking | Stopping | Closed
+"""What follows when nothing runs any more: rest, the next start, a proof to wait for, or the end."""
+Failed = Pausing | Rest
+"""What follows when an attempt failed: another one, another provider, or rest."""
+OnItsWay = Provisioning | Warming | Failed
+"""What follows when a provider said that a pod is there."""
+
 STATUS: Mapping[type[Any], Status | None] = {
     Unknown: None,
     Stopped: Status.STOPPED,

@@ -90,6 +90,15 @@ PROOF = (Phase.STOPPED, Phase.GONE)
 COMMANDS = (StartPod, StopPod, Look)
 
 
+class Honest(PodMachine):
+    """Holds every row of the table to the states that its signature names."""
+
+    def _decide(self, event: Event, now: float) -> None:
+        row = self.TABLE.get((type(self.state), type(event)))
+        super()._decide(event, now)
+        assert row is None or type(self.state) in row.leads_to, f"{row.method} led to {self.state}"
+
+
 @define
 class World:
     """What is true at one provider, and which commands are out there, in order."""
@@ -136,7 +145,7 @@ class Lives(RuleBasedStateMachine):
             start_timeout_s=120.0,
             warmup_timeout_s=50.0,
         )
-        self.machine = PodMachine(self.policy, lambda: 0.5, frozenset(owed))
+        self.machine = Honest(self.policy, lambda: 0.5, frozenset(owed))
         self.worlds = [World(phase) for phase in phases[: self.count]]
         self.errands: list[Probe | Preload] = []
         self.old: list[Event] = []

@@ -28,7 +28,6 @@ def test_a_request_while_the_pod_is_off() -> None:
             assert stage.cloud.total_billed_s == pytest.approx(60 + 30 + 10 + 900 + 20, abs=4)
             assert stage.sessions() == ["alpha opens: request", "alpha closes: idle"]
             assert stage.states() == [
-                "Stopped",
                 "Asking",
                 "Provisioning",
                 "Warming",

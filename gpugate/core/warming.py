@@ -1,0 +1,161 @@
+"""The rows of the table from an accepted start to a ready pod: watching, health, preload."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from attrs import evolve
+
+from gpugate.core.starting import ON_ITS_WAY, STARTED, NeverWarm, StartingRows
+from gpugate.core.stops import PROOF
+from gpugate.core.table import transition
+from gpugate.core.vocabulary import (
+    Draining,
+    Failed,
+    Looked,
+    OnItsWay,
+    Preload,
+    Preloaded,
+    Preloading,
+    Probe,
+    Probed,
+    Provisioning,
+    Ready,
+    Rest,
+    TimePassed,
+    Warming,
+)
+from gpugate.errors import Ambiguous, NoCapacity, NotFound, Transient
+from gpugate.ports.provider import Phase, PodReport
+
+Warms = TypeVar("Warms", Warming, Preloading)
+
+
+class WarmingRows(StartingRows):
+    """Provisioning, Warming, Preloading."""
+
+    # --- from accepted to healthy -------------------------------------------------------------
+
+    @transition
+    def _watch_start(self, was: Provisioning, event: Looked, now: float) -> OnItsWay:
+        """Running with an address: warm it. Stopped, failed, gone or queued too long: it failed."""
+        return was if event.provider != was.provider else self._progress(was, event.report, event.up_s, now)
+
+    def _progress(self, was: Provisioning, report: PodReport, up_s: float, now: float) -> OnItsWay:
+        if report.phase in ON_ITS_WAY and report.phase is not Phase.QUEUED:
+            self._open_session(was.provider, was.run, self._cause(), report, up_s, now)
+        if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
+            return Warming(
+                run=was.run,
+                provider=was.provider,
+                attempt=was.attempt,
+                endpoints=report.endpoints,
+                since=was.since,
+                began_at=now,
+                probe=None,
+                probe_at=now,
+            )
+        if report.phase is Phase.QUEUED and now >= was.capacity_until:
+            error = NoCapacity(report.detail or "no GPU is free, the start is queued", queued=True)
+            return self._leave_provider(was, error, now)
+        if report.phase is Phase.QUEUED:
+            return evolve(was, accepted_at=now)  # its time to start begins when it leaves the queue
+        if report.phase is Phase.STOPPED and now - was.accepted_at < self.policy.health_interval_s:
+            return was  # a read may lag behind the start it should show (facts/providers.md B5)
+        return self._check_alive(was, report, now) or was
+
+    def _check_alive(self, was: STARTED, report: PodReport, now: float) -> Failed | None:
+        if report.phase is Phase.GONE:
+            return self._leave_provider(was, NotFound(report.detail or "the pod is gone"), now)
+        if report.phase in (Phase.STOPPED, Phase.FAILED):
+            said = report.detail or f"the pod is {report.phase}"
+            return self._failed(was, Transient(said), now)
+        return None
+
+    @transition
+    def _run_out_of_time(self, was: Provisioning, event: TimePassed, now: float) -> Rest:
+        """Accepted, but not running within `pod.start_timeout`."""
+        said = f"accepted, but not running within {self.policy.start_timeout_s:g} s"
+        return self._leave_provider(was, Ambiguous(said), now)
+
+    @transition
+    def _watch_warming(self, was: Warms, event: Looked, now: float) -> Warms | Failed:
+        """A pod that stops while it warms has failed; an address may still change."""
+        if event.provider != was.provider:
+            return was
+        if event.report.phase is Phase.RUNNING and "ollama" in event.report.endpoints:
+            return evolve(was, endpoints=event.report.endpoints)
+        if was.served and event.report.phase in PROOF | {Phase.FAILED}:
+            return self._lose_pod(was, event, now)
+        return self._check_alive(was, event.report, now) or was
+
+    def _lose_pod(self, was: Warming | Preloading | Ready | Draining, event: Looked, now: float) -> Rest:
+        """A pod that served is gone: who has no answer yet waits for a new start (contract 7)."""
+        phase = event.report.phase
+        self._complain(was.provider, event.report.detail or f"the pod is {phase} behind our back")
+        self._lose_leases(now)
+        if phase in PROOF:
+            self._close_session(was.provider, "lost")
+            self.looks.schedule(was.provider, now + self.policy.watch_pause_s(was.provider))
+        else:
+            self._order_stop(was.provider, "lost", now)
+        return self._rest(now)
+
+    @transition
+    def _mind_warming(self, was: Warming, event: TimePassed, now: float) -> Warming | Rest:
+        """Check health again, or give up after `pod.warmup_timeout`."""
+        if now >= was.began_at + self.policy.warmup_timeout_s:
+            return self._leave_provider(was, NeverWarm("pod failed to become ready"), now)
+        op = self._next_op()
+        self._effects.append(Probe(op, was.endpoints["ollama"]))
+        pause = self.policy.probe_pause_s(was.provider, now - was.since)
+        return evolve(was, probe=op, probe_at=now + pause)
+
+    @transition
+    def _hear_probe(self, was: Warming, event: Probed, now: float) -> Warming | Preloading | Ready:
+        """Healthy: preload the first waiting request's model, or serve."""
+        if event.op != was.probe:
+            return was
+        if not event.healthy:
+            return evolve(was, probe=None)
+        wanted = self._to_preload()
+        if wanted is None:
+            return self._ready(was, now)
+        op = self._next_op()
+        self._effects.append(Preload(op, was.endpoints["ollama"], *wanted))
+        return Preloading(
+            run=was.run,
+            provider=was.provider,
+            attempt=was.attempt,
+            endpoints=was.endpoints,
+            since=was.since,
+            op=op,
+            give_up_at=now + self.policy.preload_limit_s,
+            served=was.served,
+        )
+
+    def _to_preload(self) -> tuple[str, bool] | None:
+        """The model to load before READY, and whether it embeds."""
+        if self.policy.preload == "none":
+            return None
+        if self.policy.preload != "requested":
+            return self.policy.preload, False
+        first = next(iter(self.backlog.waiting), None)
+        return (first.model, first.embeds) if first is not None and first.model else None
+
+    @transition
+    def _end_preload(self, was: Preloading, event: Preloaded | TimePassed, now: float) -> Preloading | Ready:
+        """Loaded, failed or too slow: a preload never fails a start."""
+        if isinstance(event, Preloaded) and event.op != was.op:
+            return was
+        return self._ready(was, now)
+
+    def _ready(self, was: Warming | Preloading, now: float) -> Ready:
+        self.start_wanted = False
+        self.trouble = None
+        if not self.backlog.leases:
+            self.backlog.quiet_since = now
+        for provider in range(len(self.policy.providers)):
+            if provider not in self.stops.orders:
+                self.looks.schedule(provider, now + self.policy.watch_pause_s(provider))
+        return Ready(run=was.run, provider=was.provider, endpoints=was.endpoints)

@@ -1,0 +1,71 @@
+"""The transition table is complete, says no more than is true, and is the one in the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from gpugate.core import vocabulary
+from gpugate.core.diagram import render
+from gpugate.core.machine import EVENTS, STATES, PodMachine
+from gpugate.core.table import read_table, transition
+from gpugate.core.vocabulary import Ready, State, Stopped, Troubled
+
+ROOT = Path(__file__).resolve().parents[2]
+OUTSIDE = {"Arrived", "Left", "Begun", "StopAccepted", "StopRefused"}
+"""Events of tickets and of stop orders: the table does not decide on them."""
+
+
+def test_every_cell_is_decided_once() -> None:
+    """Rows and IGNORED together are all states times all events, and no cell is both."""
+    ignored = {(state, event) for state, events in PodMachine.IGNORED.items() for event in events}
+    assert set(PodMachine.TABLE) & ignored == set()
+    assert set(PodMachine.TABLE) | ignored == {(state, event) for state in STATES for event in EVENTS}
+
+
+def test_every_state_and_event_takes_part() -> None:
+    """The lists hold every word of the vocabulary."""
+    assert set(STATES) == set(get_args(State))
+    assert {event.__name__ for event in EVENTS} | OUTSIDE == {
+        event.__name__ for event in get_args(vocabulary.Event)
+    }
+
+
+def test_every_row_is_told() -> None:
+    """Each has a sentence and leads to states only; the random lives hold it to them."""
+    for row in PodMachine.TABLE.values():
+        assert row.why.endswith("."), row.method
+        assert set(row.leads_to) <= set(STATES), row.method
+
+
+def test_every_state_can_be_reached_and_left() -> None:
+    """Only the first has no way in, only the last has no way out."""
+    ways = {
+        (was, then) for (was, _), row in PodMachine.TABLE.items() for then in row.leads_to if then is not was
+    }
+    assert set(STATES) - {then for _, then in ways} == {vocabulary.Unknown}
+    assert vocabulary.Stopping in {then for was, then in ways if was is vocabulary.Closed}
+    assert set(STATES) - {was for was, _ in ways} == set()
+
+
+def test_two_methods_claim_one_cell() -> None:
+    """That is refused when the class is read."""
+
+    class Torn:
+        @transition
+        def _one(self, was: Ready, event: Troubled, now: float) -> Ready:
+            return was
+
+        @transition
+        def _two(self, was: Ready | Stopped, event: Troubled, now: float) -> Stopped:
+            return Stopped()
+
+    with pytest.raises(TypeError, match="both claim"):
+        read_table(Torn)
+
+
+def test_the_page_in_the_docs() -> None:
+    """`make states` was run after the last change."""
+    assert (ROOT / "docs/states.md").read_text() == render()

@@ -1,0 +1,88 @@
+"""`python -m tests.mutants`: seeds each fault into a copy of the package and asks whether a test notices.
+
+Exit status 1 if a fault is missed. Arguments, if any, choose faults by a part of their `why`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .faults import FAULTS, Fault
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT_S = 150
+AT_ONCE = 2
+SUITES = ("tests/core", "tests/services")
+
+
+def seed(fault: Fault, into: Path) -> None:
+    """Copy what the tests need, with the fault in it."""
+    ignore = shutil.ignore_patterns("__pycache__", "test_catalog*")
+    shutil.copytree(ROOT / "gpugate", into / "gpugate", ignore=ignore)
+    for suite in SUITES:
+        shutil.copytree(ROOT / suite, into / suite, ignore=ignore)
+    shutil.copy(ROOT / "setup.cfg", into)
+    path = into / "gpugate" / fault.file
+    text = path.read_text()
+    if text.count(fault.old) != 1:
+        raise SystemExit(
+            f"{fault.file}: the text of {fault.why!r} stands there {text.count(fault.old)} times"
+        )
+    path.write_text(text.replace(fault.old, fault.new))
+
+
+def catch(fault: Fault) -> str | None:
+    """Run the tests over this fault; return what caught it, or None."""
+    with tempfile.TemporaryDirectory(prefix="gpugate-mutant-") as name:
+        place = Path(name)
+        seed(fault, place)
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rfE"]
+        command += ["-p", "no:cacheprovider", "--timeout=20", *SUITES]
+        environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(
+                command,
+                cwd=place,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "the tests do not end"
+        if done.returncode == 0:
+            return None
+        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return lines[0].split(" ")[1] if lines else f"exit status {done.returncode}"
+
+
+def say(line: str) -> None:
+    """Tell at once, however long the rest takes."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main(words: list[str]) -> int:
+    """Try the faults, two at a time, and say what came of each."""
+    faults = [fault for fault in FAULTS if not words or any(word in fault.why for word in words)]
+    began, missed = time.monotonic(), 0
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for fault, by in zip(faults, pool.map(catch, faults), strict=True):
+            missed += by is None
+            say(f"{'MISSED' if by is None else 'caught'}  {fault.file}: {fault.why}")
+            if by is not None:
+                say(f"        {by}")
+    say(f"{len(faults) - missed} of {len(faults)} caught in {time.monotonic() - began:.0f} s")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
