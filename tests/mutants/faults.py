@@ -314,9 +314,9 @@ FAULTS: tuple[Fault, ...] = (
         "a broken request is judged before anybody looked",
     ),
     Fault(
-        LIFECYCLE,
-        "            except Exception as error:\n                self._loop.call_exception_handler",
-        "            except TypeError as error:\n                self._loop.call_exception_handler",
+        "services/chronicle.py",
+        "            except Exception as error:\n",
+        "            except TypeError as error:\n",
         "a listener's bug ends the pod's life",
     ),
     Fault(

@@ -12,7 +12,7 @@ from gpugate.core.policy import Pace, Policy
 from gpugate.ports.provider import Price, Provider
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import News, SessionBegan, SessionEnded, Transition
+from gpugate.services.news import Listener, News, SessionBegan, SessionEnded, Transition
 from gpugate.testing import virtual_time
 from gpugate.testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 
@@ -29,6 +29,7 @@ class Stage:
     load_s: float = 0.0
     debts: FakeDebts = field(factory=FakeDebts)
     news: list[News] = field(factory=list)
+    listeners: tuple[Listener, ...] = ()
     crashes: list[str] = field(factory=list)
     wrap: Callable[[FakeProvider], Provider] = lambda provider: provider
     pod_class: type[FakePod] = FakePod
@@ -47,7 +48,7 @@ class Stage:
             policy=Policy(providers=tuple(Pace(name=name) for name in names), **self.numbers),
             debts=self.debts,
             fallback_price=Price(),
-            listeners=[self.news.append],
+            listeners=[*self.listeners, self.news.append],
             on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
             chance=lambda: 0.5,
         )

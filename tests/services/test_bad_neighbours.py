@@ -87,19 +87,17 @@ def test_a_plugin_with_a_bug(act: Any, said: str) -> None:
 def test_a_listener_that_raises() -> None:
     """It is heard of, the other listeners are told, and the pod's life goes on."""
 
+    def deaf(news: News) -> None:
+        raise RuntimeError("a listener's bug")
+
     async def story() -> None:
-        async with Stage([FakeCloud()]) as stage:
-            complaints: list[str] = []
-            loop = asyncio.get_running_loop()
-            loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
-
-            def deaf(news: News) -> None:
-                raise RuntimeError("a listener's bug")
-
-            stage.lifecycle._chronicle._listeners = (deaf, stage.news.append)
+        complaints: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        async with Stage([FakeCloud()], listeners=(deaf,)) as stage:
             assert await stage.ask() == 1
-            assert set(complaints) == {"a listener failed"}
             assert stage.states()[-1] == "Ready"
+        assert set(complaints) == {"a listener failed"}
 
     play(story())
 
