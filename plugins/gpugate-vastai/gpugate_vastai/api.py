@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -10,7 +11,16 @@ from typing import Any
 import aiohttp
 from attrs import frozen
 
-from gpugate import Ambiguous, Blocked, Misconfigured, NoCapacity, NotFound, ProviderError, Transient
+from gpugate import (
+    Ambiguous,
+    Blocked,
+    Misconfigured,
+    NoCapacity,
+    NotFound,
+    ProviderError,
+    RateLimited,
+    Transient,
+)
 from gpugate_vastai.answers import Answer, Object, error_of
 from gpugate_vastai.settings import VastConfig
 
@@ -25,22 +35,24 @@ class Call:
 
     Attributes:
         interval_s: the endpoint's minimum interval (facts/providers.md B1).
+        patience_s: how long to wait after a 429 that does not say.
         starts: it may begin something that costs money, so a lost answer is `Ambiguous`.
     """
 
+    name: str
     method: str
     interval_s: float
+    patience_s: float
     starts: bool = False
 
 
-SHOW = Call("GET", 2.0)
-LIST = Call("GET", 2.0)  # not documented: taken as that of one instance
-STATE = Call("PUT", 1.0)
-START = Call("PUT", 1.0, starts=True)
-DESTROY = Call("DELETE", 3.0)
-SEARCH = Call("POST", 6.0)
-CREATE = Call("PUT", 12.0, starts=True)  # every 4.5 s; 12 s after a violation
-CREATE_INTERVAL_S = 4.5
+SHOW = Call("show", "GET", 2.0, 2.0)
+LIST = Call("list", "GET", 2.0, 2.0)  # not documented: taken as that of one instance
+STOP = Call("stop", "PUT", 1.0, 1.0)
+START = Call("start", "PUT", 1.0, 1.0, starts=True)
+DESTROY = Call("destroy", "DELETE", 3.0, 3.0)
+SEARCH = Call("search", "POST", 6.0, 6.0)
+CREATE = Call("create", "PUT", 4.5, 12.0, starts=True)  # too early costs 12 s
 
 
 @frozen
@@ -77,9 +89,11 @@ class VastApi:
         self._session = session
         self._base = config.api_base.rstrip("/")
         self._list_url = re.sub(r"/v0$", "/v1", self._base) + "/instances/"
+        self._free_at: dict[str, float] = {}  # when a paced call may be sent again
 
     async def show(self, instance_id: int) -> Object | None:
         """One instance, or None if there is none (any more)."""
+        self._pace(SHOW)
         try:
             found = await self._ask(SHOW, f"{self._base}/instances/{instance_id}/", query={"owner": "me"})
         except NotFound:
@@ -97,13 +111,14 @@ class VastApi:
 
     async def set_state(self, instance_id: int, state: str) -> None:
         """Ask for "running" or "stopped"."""
-        call = START if state == "running" else STATE
+        call = START if state == "running" else STOP
         await self._ask(call, f"{self._base}/instances/{instance_id}/", {"state": state})
 
     async def list_all(self) -> Sequence[Object]:
         """Every instance of the account, page by page."""
         rows: list[Object] = []
         query = {"limit": str(LIST_PAGE)}
+        self._pace(LIST)
         for _ in range(MOST_PAGES):
             page = await self._ask(LIST, self._list_url, query=query)
             if not isinstance(page.get("instances"), list):
@@ -117,6 +132,7 @@ class VastApi:
 
     async def search(self, wanted: Object) -> Sequence[Object]:
         """Offers that fit, best first."""
+        self._pace(SEARCH)
         found = await self._ask(SEARCH, f"{self._base}/bundles/", wanted)
         offers = found.get("offers")
         if not isinstance(offers, list):
@@ -125,6 +141,7 @@ class VastApi:
 
     async def create(self, offer_id: int, wanted: Object) -> Created:
         """Rent this offer. A failure that names a new instance all the same is returned, not raised."""
+        self._pace(CREATE)
         answer = await self._send(CREATE, f"{self._base}/asks/{offer_id}/", wanted)
         number = (answer.fields or {}).get("new_contract")
         made = number if isinstance(number, int) and not isinstance(number, bool) else None
@@ -148,6 +165,13 @@ class VastApi:
 
     # --- one request ----------------------------------------------------------------------------
 
+    def _pace(self, call: Call) -> None:
+        """Refuse here what Vast.ai would refuse, and count, there. Starts and stops are never held back."""
+        now = asyncio.get_running_loop().time()
+        if (wait_s := self._free_at.get(call.name, now) - now) > 0:
+            raise RateLimited(f"Vast.ai takes one {call.name} in {call.interval_s:g} s", wait_s)
+        self._free_at[call.name] = now + call.interval_s
+
     async def _ask(
         self, call: Call, url: str, body: Object | None = None, query: dict[str, str] | None = None
     ) -> Object:
@@ -158,7 +182,7 @@ class VastApi:
         return answer.fields
 
     def _error_of(self, call: Call, answer: Answer) -> ProviderError | None:
-        error = error_of(answer, call.interval_s)
+        error = error_of(answer, call.patience_s)
         if error is not None:  # an API may quote what it was sent
             for secret in self._config.secrets:
                 error.message = error.message.replace(secret, "…")

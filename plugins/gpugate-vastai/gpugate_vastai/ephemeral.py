@@ -15,9 +15,9 @@ from math import inf
 
 from attrs import define, field
 
-from gpugate import Ambiguous, NoCapacity, Phase, PodReport, ProviderError, RateLimited
+from gpugate import Ambiguous, NoCapacity, Phase, PodReport, ProviderError
 from gpugate_vastai.answers import Object
-from gpugate_vastai.api import CREATE_INTERVAL_S, LIST, Created, OfferTaken, VastApi
+from gpugate_vastai.api import LIST, Created, OfferTaken, VastApi
 from gpugate_vastai.offers import create_body, fitting, search_body
 from gpugate_vastai.reading import Reader, Run
 from gpugate_vastai.settings import VastConfig
@@ -69,8 +69,8 @@ class EphemeralInstance:
         self._excluded: dict[object, float] = {}  # machines, until when
         self._offers: list[Object] = []
         self._offers_at = -inf
-        self._created_at = -inf
-        self._listed: tuple[float, Sequence[Object]] = (-inf, ())
+        self._rows: Sequence[Object] = ()
+        self._listed_at = -inf
 
     async def start(self) -> PodReport:
         """Take what is on its way already; else clear what is left of earlier runs, and rent.
@@ -79,7 +79,7 @@ class EphemeralInstance:
             NoCapacity: no offer fits.
             Ambiguous: it is not known whether an instance was rented; the list will tell.
         """
-        ours = await self._list(fresh=False)
+        ours = await self._list()
         if (report := self._on_its_way(ours)) is not None:
             return report
         for left in ours:
@@ -110,13 +110,15 @@ class EphemeralInstance:
 
     # --- what there is ----------------------------------------------------------------------------
 
-    async def _list(self, *, fresh: bool = True) -> list[Instance]:
-        """Ours, what bills most first. `fresh=False`: what was read just now is good enough."""
-        at, rows = self._listed
-        if fresh or self._now() - at >= LIST.interval_s:
-            rows = await self._api.list_all()
-            self._listed = (self._now(), rows)
-        ours = [self._instance(row) for row in rows if self._is_ours(row)]
+    async def _list(self) -> list[Instance]:
+        """Ours, what bills most first; what was read less than the list's interval ago is good enough.
+
+        What we did since is known without a look: what was rented is `_unseen`, what was destroyed noted.
+        """
+        if self._now() - self._listed_at >= LIST.interval_s:
+            self._rows = await self._api.list_all()
+            self._listed_at = self._now()
+        ours = [self._instance(row) for row in self._rows if self._is_ours(row)]
         self._note(ours)
         ours = [instance for instance in ours if instance.report.phase is not Phase.GONE]
         return sorted(ours, key=lambda instance: _RANK.index(instance.report.phase))
@@ -169,14 +171,11 @@ class EphemeralInstance:
     # --- renting ------------------------------------------------------------------------------------
 
     async def _rent(self) -> PodReport:
-        wait_s = self._created_at + CREATE_INTERVAL_S - self._now()
-        if wait_s > 0:
-            raise RateLimited("Vast.ai takes one create in 4.5 s", wait_s)
         offer = await self._next_offer()
         made = await self._create(offer)
+        self._offers = []  # what was found for this run is of no use to the next
         number = made.instance_id
         assert number is not None
-        self._listed = (-inf, ())
         self._unseen[number] = self._now()
         if made.error is not None:
             self._exclude(offer)
@@ -186,7 +185,7 @@ class EphemeralInstance:
         return PodReport(Phase.PROVISIONING, str(number), detail="rented")
 
     async def _next_offer(self) -> Object:
-        """The cheapest that was not tried yet."""
+        """The cheapest, of a search that is not old; one that was taken by another is excluded by then."""
         now = self._now()
         self._excluded = {machine: until for machine, until in self._excluded.items() if now < until}
         if now - self._offers_at >= OFFERS_S or not self._offers:
@@ -195,13 +194,12 @@ class EphemeralInstance:
         self._offers = fitting(self._offers, self._config, self._excluded)
         if not self._offers:
             raise NoCapacity("Vast.ai offers nothing that fits; relax max_price, gpus or the min_ keys")
-        return self._offers.pop(0)
+        return self._offers[0]
 
     async def _create(self, offer: Object) -> Created:
         """One create. Until its answer is understood, an instance may exist under its label."""
         label = f"gpugate-{self._config.instance}-{secrets.token_hex(4)}"
         self._doubt = Doubt(label)
-        self._created_at = self._now()
         try:
             made = await self._api.create(offer["id"], create_body(self._config, label))
         except OfferTaken:
@@ -227,7 +225,6 @@ class EphemeralInstance:
         """Ask for the end of one; a machine on which it failed is left alone for an hour."""
         if instance is not None and self._has_failed(instance):
             self._exclude(instance.row)
-        self._listed = (-inf, ())
         await self._api.destroy(number)
         self._destroyed[number] = self._now()
 

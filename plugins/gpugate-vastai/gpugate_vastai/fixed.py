@@ -6,6 +6,7 @@ import asyncio
 from math import inf
 
 from gpugate import NoCapacity, NotFound, Phase, PodReport, ProviderError
+from gpugate_vastai.answers import Object
 from gpugate_vastai.api import SHOW, VastApi
 from gpugate_vastai.reading import Reader, Run
 
@@ -20,7 +21,9 @@ class FixedInstance:
         self._api = api
         self._reader = reader
         self._run = Run()
-        self._looked_at = -inf
+        self._row: Object | None = None
+        self._read_at = -inf
+        self._stopping = False
 
     async def start(self) -> PodReport:
         """Ask for "running", then look once: an instance that runs already is ready to be used.
@@ -29,6 +32,7 @@ class FixedInstance:
             NoCapacity: `queued` when Vast.ai keeps the start and may run it any time.
         """
         self._run = Run(asked_at=self._now())
+        self._stopping = False
         try:
             await self._api.set_state(self._id, "running")
         except NoCapacity as error:
@@ -44,18 +48,28 @@ class FixedInstance:
             await self._api.set_state(self._id, "stopped")
         except NotFound:
             return self._gone()
+        self._stopping = True
         return PodReport(Phase.STOPPING, str(self._id), detail="accepted")
 
     async def inspect(self) -> PodReport:
-        """Read the instance."""
-        self._looked_at = self._now()
-        row = await self._api.show(self._id)
-        return self._gone() if row is None else self._reader.report(row, self._run, self._now())
+        """Read the instance; what was read less than the endpoint's interval ago is good enough.
+
+        Not when it is older than our start: it must not prove that nothing runs.
+        """
+        fresh = self._now() - self._read_at < SHOW.interval_s
+        if not fresh or self._run.younger_than(self._now() - self._read_at, self._now()):
+            self._row = await self._api.show(self._id)
+            self._read_at = self._now()
+            self._stopping = False
+        if self._row is None:
+            return self._gone()
+        report = self._reader.report(self._row, self._run, self._now())
+        if self._stopping and report.phase in (*_ON_ITS_WAY, Phase.QUEUED):
+            return PodReport(Phase.STOPPING, report.pod_id, price=report.price, detail="accepted")
+        return report
 
     async def _seen_on_its_way(self) -> PodReport | None:
-        """A look, unless the last is so fresh that Vast.ai would refuse; its own failure is no matter."""
-        if self._now() - self._looked_at < SHOW.interval_s:
-            return None
+        """A look, as far as it can be had now; its own failure is no matter."""
         try:
             report = await self.inspect()
         except ProviderError:

@@ -1,0 +1,177 @@
+"""A simulated Vast.ai, the plugin and gpugate's real lifecycle on one loop, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from attrs import define, field
+from gpugate_vastai import VastAi, VastConfig
+
+from gpugate.adapters.ollama import OllamaPod
+from gpugate.core.policy import Pace, Policy
+from gpugate.core.vocabulary import Status
+from gpugate.ports.provider import Price
+from gpugate.services.commands import NamedProvider
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.news import News, ProviderTrouble, SessionEnded
+from gpugate.simulated.ollama import SimulatedOllama
+from gpugate.testing.clouds import jumping
+from gpugate.testing.clouds.pods import Delays, SimPod
+from gpugate.testing.clouds.vast import VastSim
+from gpugate.testing.fakes import FakeDebts
+
+AGENT = {"User-Agent": "gpugate/0.1"}
+SECRETS = {"env": "hunter2-in-the-environment", "header": "Bearer template-token-71c2"}
+DELAYS = Delays(provision_s=2.0, start_s=8.0, ready_s=5.0, stop_s=3.0)
+IDLE_S = 120.0
+POLICY: dict[str, Any] = {"idle_timeout_s": IDLE_S, "max_wait_s": 2000.0, "preload": "none"}
+SLACK_S = 6.0
+"""What a look every five seconds may add to a bill."""
+FIXED: dict[str, Any] = {"instance_id": 20_481_234, "headers": {"Authorization": SECRETS["header"]}}
+EPHEMERAL: dict[str, Any] = {
+    "mode": "ephemeral",
+    "max_price": 0.6,
+    "env": {"TOKEN": SECRETS["env"]},
+    "headers": {"Authorization": SECRETS["header"]},
+}
+
+
+@define
+class House:
+    """Everything a scenario has its hands on."""
+
+    cloud: VastSim
+    ollama: SimulatedOllama
+    session: aiohttp.ClientSession = field(repr=False)
+    settings: dict[str, Any]
+    policy: dict[str, Any]
+    news: list[News] = field(factory=list)
+    provider: VastAi = field(init=False)
+    lifecycle: Lifecycle = field(init=False)
+    debts: FakeDebts = field(factory=FakeDebts)
+
+    def config(self, **more: Any) -> VastConfig:
+        """The plugin's configuration, pointed at the simulated cloud."""
+        place = {"api_key": self.cloud.api_key, "api_base": self.cloud.api_base}
+        return VastConfig(**{**place, **self.settings, **more})
+
+    def build(self) -> None:
+        """A gateway's worth of objects; again for a gateway that was restarted."""
+        self.provider = VastAi(self.config(), self.session, wall=self.cloud.clock.wall)
+        pace = Pace(name="vastai", min_poll_s=self.provider.capabilities.min_poll_s)
+        self.lifecycle = Lifecycle(
+            providers=[NamedProvider("vastai", self.provider)],
+            pod=OllamaPod(self.session),
+            policy=Policy(**{"providers": (pace,), **POLICY, **self.policy}),
+            debts=self.debts,
+            fallback_price=Price(),
+            listeners=[self.news.append],
+            chance=lambda: 0.5,
+            wall=self.cloud.clock.wall,
+        )
+
+    @property
+    def pod(self) -> SimPod:
+        """The fixed instance, or the last that was rented."""
+        return list(self.cloud.pods.values())[-1]
+
+    async def ask(self, hold_s: float = 10.0) -> str:
+        """A client's request: wait for the pod, ask its Ollama at its address, hold the answer so long."""
+        with self.lifecycle.request(model="llava") as lease:
+            serving = await lease.admitted()
+            lease.begin()
+            endpoint = serving.endpoints["ollama"]
+            async with self.session.get(f"{endpoint.url}/api/version", headers=endpoint.headers) as answer:
+                text = await answer.text()
+            await asyncio.sleep(hold_s)
+            return text
+
+    async def until(self, condition: Callable[[], bool], limit_s: float = 4000.0) -> None:
+        """Let time pass until this holds."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + limit_s
+        while not condition():
+            assert loop.time() < end, f"never: {self.lifecycle.word}, {self.troubles[-3:]}"
+            await asyncio.sleep(1)
+
+    async def off(self) -> None:
+        """Wait until the gateway has the proof that nothing runs."""
+        await self.until(lambda: self.lifecycle.word is Status.STOPPED)
+
+    @property
+    def troubles(self) -> list[str]:
+        """What the gateway told people that went wrong."""
+        return [news.message for news in self.news if isinstance(news, ProviderTrouble)]
+
+    @property
+    def sessions(self) -> list[SessionEnded]:
+        """The sessions that ended."""
+        return [news for news in self.news if isinstance(news, SessionEnded)]
+
+
+@asynccontextmanager
+async def open_house(
+    settings: dict[str, Any], *, start: bool = True, policy: dict[str, Any] | None = None
+) -> AsyncIterator[House]:
+    """A gateway at rest; `start=False` leaves the lifecycle to the test."""
+    async with (
+        SimulatedOllama() as ollama,
+        VastSim(delays=DELAYS) as cloud,
+        aiohttp.ClientSession(
+            headers=AGENT, cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=30)
+        ) as session,
+    ):
+        cloud.ports.upstreams[11434] = ollama.url
+        cloud.clock.now()
+        if settings.get("mode") != "ephemeral":
+            cloud.add_instance()
+        house = House(cloud, ollama, session, settings, policy or {})
+        house.build()
+        if not start:
+            yield house
+            return
+        await house.lifecycle.open()
+        await house.off()
+        try:
+            yield house
+        finally:
+            cloud.faults.heal()
+            await house.lifecycle.close(keep=True, stop_wait_s=60)
+
+
+def play(
+    scenario: Callable[[House], Coroutine[Any, Any, None]],
+    settings: dict[str, Any],
+    **more: Any,
+) -> None:
+    """Run a scenario in virtual time, and hold what it said against the secrets.
+
+    Nothing is asked too often but a stop, which is never held back.
+    """
+    heard: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    ear = Ear()
+    logging.getLogger().addHandler(ear)
+
+    async def main() -> None:
+        async with open_house(settings, **more) as house:
+            await scenario(house)
+        hasty = [v for v in house.cloud.violations if not v.startswith(("stop:", "delete:"))]
+        assert [] == hasty, hasty
+        told = " ".join([*map(str, house.news), *heard, repr(house.provider.config)])
+        for secret in (house.cloud.api_key, *SECRETS.values()):
+            assert secret not in told
+
+    try:
+        jumping.run(main())
+    finally:
+        logging.getLogger().removeHandler(ear)
