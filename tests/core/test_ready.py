@@ -6,6 +6,7 @@ import pytest
 
 from gpugate.core.vocabulary import (
     Arrived,
+    Asking,
     Begun,
     CutWanted,
     Draining,
@@ -138,6 +139,21 @@ def test_who_lost_the_pod_goes_back_to_its_old_place() -> None:
     play = ready(Play(policy(max_wait_s=60))).at(20, Arrived(2), Arrived(3)).sees(0, STOPPED)
     play.at(30.1, Arrived(4)).sees(0, RUNNING).at(31, Accepted(report=RUNNING))
     play.at(32, Left(2), gives=["admit 3 run 2"]).at(33, Left(3), gives=["admit 4 run 2"])
+
+
+def test_who_lost_the_pod_goes_back_before_those_who_wait() -> None:
+    """The queue was not empty: the old place is the first one."""
+    play = Play(policy()).at(0, Opened(), Arrived(1), Arrived(2), Arrived(3)).sees(0, RUNNING)
+    play.at(1, Accepted(report=RUNNING)).sees(0, STOPPED).at(32, state=Asking).sees(0, RUNNING)
+    play.at(33, Accepted(report=RUNNING), gives=["session 0 opens: request", "admit 1 run 2"])
+
+
+def test_one_of_two_answers_ends_while_the_session_ends() -> None:
+    """The other one keeps its grace, and no idle clock runs."""
+    play = ready(Play(policy(max_session_s=100))).at(50, Arrived(2), Arrived(3)).at(60, Left(2))
+    assert play.machine.backlog.quiet_since is None
+    play.at(70, Arrived(4)).at(100, state=Draining).at(105, Left(3), gives=[], state=Draining)
+    play.at(106, Left(4), gives=["stop 0"])
 
 
 def test_a_lost_lease_frees_its_drain_slot() -> None:

@@ -79,9 +79,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         ENGINE,
-        "        if quiet is None or self.backlog.busy or not",
-        "        if quiet is None or not",
-        "the idle stop hits a pod that is being used",
+        "            elif self.closing:\n",
+        "            elif False:\n",
+        "a gateway that goes down queues requests again",
     ),
     Fault(
         ENGINE,
