@@ -51,6 +51,7 @@ class SimPod:
 
     Attributes:
         billed_in: the phases in which its GPU is billed.
+        made: through the API while the cloud ran; others were there from the beginning.
         spec: what it was made from, in the cloud's own words.
         starts: accepted starts, queued ones included once they run.
         stretches: its bill.
@@ -69,6 +70,7 @@ class SimPod:
     delays: Delays
     billed_in: Collection[Phase]
     spec: dict[str, Any] = field(factory=dict, repr=False)
+    made: bool = False
     phase: Phase = Phase.STOPPED
     created_at: float = field(init=False)
     running_since: float | None = None

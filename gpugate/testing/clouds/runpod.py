@@ -161,9 +161,9 @@ class RunPodSim(Cloud):
 
     def _is_listed(self, pod: SimPod, *, stale: bool) -> bool:
         """A stale list does not know the pods made since, and still shows those that are gone."""
-        if stale and (pod.was is not None or pod.created_at > 0):
+        if stale and (pod.was is not None or pod.made):
             return pod.was is not None and pod.was.phase is not Phase.GONE
-        if self.clock.now() < pod.created_at + self.list_lag_s and pod.created_at > 0:
+        if pod.made and self.clock.now() < pod.created_at + self.list_lag_s:
             return False
         return pod.look() is not Phase.GONE or self.terminated_shows
 
@@ -251,6 +251,7 @@ class RunPodSim(Cloud):
         env = {**template.get("env", {}), **given.get("env", {})}
         spec = {"ports": [], "disk": 10, "mounts": {}, "cloud": "SECURE", **template, **given, "env": env}
         pod = self.add(self._pod(self._new_id(), given["name"], spec))
+        pod.made = True
         pod.start()
         pod.was = None  # there was no pod before it
         return self._json(self._seen(pod, None), status=201)

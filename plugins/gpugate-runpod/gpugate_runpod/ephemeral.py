@@ -55,10 +55,9 @@ class EphemeralPods:
         self._api = api
         self._reader = Reader(config)
         self._ours = re.compile(rf"gpugate-{re.escape(config.instance)}-[0-9a-f]{{8}}")
-        self._made: Shown | None = None
-        self._made_at = 0.0
+        self._known: Shown | None = None  # the pod that is meant; a list may be slow to have it, or slip
+        self._new_until = 0.0
         self._unsure_until = 0.0
-        self._was_on = False
 
     async def start(self) -> PodReport:
         """Take the pod that is there, else create one at the first candidate that has room.
@@ -79,22 +78,15 @@ class EphemeralPods:
         """Delete every pod of ours, a second one and what somebody only stopped included."""
         pods = await self._owned()
         await self._delete_all(pods)
-        self._made, self._was_on = None, False
+        self._known = None
         phase = Phase.STOPPING if pods else Phase.STOPPED
         return PodReport(phase, pod_id=pods[0].id if pods else None)
 
     async def inspect(self) -> PodReport:
-        """Look for our pod.
-
-        Raises: Transient, it is too early to say that there is none: an unanswered create may have made
-        one, or the one that was on is missing for the first time, which may be a list's slip.
-        """
+        """Look for our pod. Raises: Transient, an unanswered create may still turn out to have made one."""
         pods = await self._owned()
-        was_on, self._was_on = self._was_on, bool(pods) and pods[0].status in ON
         if pods:
             return self._report(pods[0], pods[1:])
-        if was_on:
-            raise Transient("the pod is in no list any more, but was on a moment ago")
         if self._now() < self._unsure_until:
             raise Transient("a create was not answered; too early to say that there is no pod")
         return PodReport(Phase.STOPPED, detail="no pod")
@@ -102,24 +94,27 @@ class EphemeralPods:
     # --- what is ours ---------------------------------------------------------------------------
 
     async def _owned(self) -> list[Shown]:
-        """Our pods that exist, the best first; one made just now counts even if no list has it yet."""
+        """Our pods that exist, the best first; the one we know is asked for by its id if no list has it."""
         listed = [shown for shown in await self._api.list_pods() if self._ours.fullmatch(shown.name)]
-        pods = [shown for shown in listed if shown.status != "TERMINATED"]
+        if self._known is not None and all(shown.id != self._known.id for shown in listed):
+            listed += await self._unlisted(self._known)
+        pods = sorted((shown for shown in listed if shown.status != "TERMINATED"), key=self._rank)
         if pods:
             self._unsure_until = 0.0  # whatever was asked last has turned up
-        made = self._made
-        if (
-            made is not None
-            and all(shown.id != made.id for shown in listed)
-            and self._now() < self._made_at + SETTLE_S
-        ):
-            pods.append(made)
-        return sorted(pods, key=self._rank)
+        self._known = pods[0] if pods else None
+        return pods
+
+    async def _unlisted(self, known: Shown) -> list[Shown]:
+        """A pod that is in no list: there all the same, too new to be seen, or gone."""
+        try:
+            return [await self._api.get(known.id)]
+        except NotFound:
+            return [known] if self._now() < self._new_until else []
 
     def _rank(self, shown: Shown) -> tuple[int, bool, str]:
         status = shown.status
         place = _BEST_FIRST.index(status) if status in _BEST_FIRST else len(_BEST_FIRST)
-        return place, self._made is None or shown.id != self._made.id, shown.id
+        return place, self._known is None or shown.id != self._known.id, shown.id
 
     def _report(self, shown: Shown, others: Iterable[Shown]) -> PodReport:
         more = ", ".join(other.id for other in others)
@@ -182,7 +177,7 @@ class EphemeralPods:
             self._unsure_until = self._now() + SETTLE_S if isinstance(error, Ambiguous) else 0.0
             raise
         self._unsure_until = 0.0
-        self._made, self._made_at = shown, self._now()
+        self._known, self._new_until = shown, self._now() + SETTLE_S
         return shown
 
     def _candidates(self, stock: list[Stock]) -> Iterator[Candidate]:

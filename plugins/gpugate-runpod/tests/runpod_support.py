@@ -106,7 +106,7 @@ class House:
         end = loop.time() + limit_s
         while not condition():
             assert loop.time() < end, f"never: {self.lifecycle.word}, {self.troubles[-3:]}"
-            await asyncio.sleep(1)
+            await asyncio.sleep(3)
 
     async def off(self) -> None:
         """Wait until the gateway has the proof that nothing runs."""
@@ -167,7 +167,7 @@ def play(scenario: Callable[..., Coroutine[Any, Any, None]], settings: dict[str,
     async def main() -> None:
         async with open_house(settings, **more) as house:
             await scenario(house)
-        assert house.cloud.violations == []
+        assert [] == house.cloud.violations
         told = " ".join([*map(str, house.news), *heard, repr(house.provider.config)])
         assert house.cloud.api_key not in told
         assert SECRET_ENV not in told

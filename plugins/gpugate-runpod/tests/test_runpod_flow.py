@@ -16,9 +16,9 @@ MODES = pytest.mark.parametrize("settings", [FIXED, ephemeral()], ids=["fixed", 
 def about(house: House, served_s: float) -> None:
     """One start, and a bill of that session with its warm-up, its idle time and its stop."""
     least = COLD_S + served_s + IDLE_S + DELAYS.stop_s
-    assert house.cloud.starts == 1
+    assert 1 == house.cloud.starts
     assert least - 1 <= house.cloud.billed_s <= least + SLACK_S
-    assert house.cloud.billing == []
+    assert [] == house.cloud.billing
 
 
 @MODES
@@ -30,7 +30,7 @@ def test_one_request(settings: dict) -> None:
         await house.off()
         about(house, 10)
         session = house.sessions[0]
-        assert session.cause == "idle"
+        assert "idle" == session.cause
         assert house.cloud.billed_s == pytest.approx(float(session.cost) * 3600 / 0.69, abs=SLACK_S)
 
     play(scenario, settings)
@@ -72,7 +72,7 @@ def test_an_exit_of_the_gateway(settings: dict) -> None:
     async def scenario(house: House) -> None:
         await house.ask(hold_s=0)
         assert await house.lifecycle.close(keep=False, stop_wait_s=60)
-        assert house.cloud.billing == []
+        assert [] == house.cloud.billing
         house.build()
         await house.lifecycle.open()
 
@@ -88,11 +88,11 @@ def test_a_pod_stopped_behind_our_back(settings: dict) -> None:
         house.pod.become(Phase.STOPPED)
         await house.until(lambda: house.lifecycle.word is not Status.READY, 40)
         await house.off()
-        assert house.sessions[0].cause == "lost"
+        assert "lost" == house.sessions[0].cause
         await house.ask(hold_s=0)
         await house.off()
-        assert house.cloud.starts == 2
-        assert house.cloud.billing == []
+        assert 2 == house.cloud.starts
+        assert [] == house.cloud.billing
 
     play(scenario, settings)
 
@@ -108,11 +108,11 @@ def test_a_pod_deleted_behind_our_back(settings: dict) -> None:
         if settings is FIXED:
             with pytest.raises(Exception, match="deleted or migrated") as told:
                 await house.ask(hold_s=0)
-            assert told.value.reason == "not_found"
+            assert "not_found" == told.value.reason
         else:
             await house.ask(hold_s=0)
         await house.off()
-        assert house.cloud.billing == []
+        assert [] == house.cloud.billing
 
     play(scenario, settings)
 
@@ -124,7 +124,7 @@ def test_a_pod_started_in_the_console() -> None:
         house.pod.start()
         await house.until(lambda: house.lifecycle.word is Status.READY, 60)
         await house.off()
-        assert house.cloud.billing == []
+        assert [] == house.cloud.billing
 
     play(scenario, FIXED)
 
@@ -138,7 +138,7 @@ def test_a_pod_whose_ollama_never_answers(settings: dict) -> None:
         with pytest.raises(Exception, match="failed to become ready"):
             await house.ask()
         await house.off()
-        assert house.cloud.billing == []
+        assert [] == house.cloud.billing
         assert house.cloud.billed_s <= COLD_S + 180 + DELAYS.stop_s + SLACK_S
 
     play(scenario, settings)
@@ -156,7 +156,7 @@ def test_a_pod_that_is_never_provisioned(settings: dict) -> None:
         with pytest.raises(Exception, match="not running within"):
             await house.ask()
         await house.off()
-        assert house.cloud.billing == []
+        assert [] == house.cloud.billing
         assert house.cloud.billed_s <= 600 + DELAYS.stop_s + SLACK_S
 
     play(scenario, settings)
@@ -170,7 +170,7 @@ def test_a_container_that_hangs() -> None:
         with pytest.raises(Exception, match=r"failed to become ready|has not begun"):
             await house.ask()
         await house.off()
-        assert house.cloud.billing == []
+        assert [] == house.cloud.billing
 
     play(scenario, FIXED)
 
@@ -186,8 +186,8 @@ def test_a_pod_that_crashes_while_it_serves(settings: dict) -> None:
         await house.off()
         await house.ask(hold_s=0)
         await house.off()
-        assert house.cloud.starts == 2
-        assert house.cloud.billing == []
+        assert 2 == house.cloud.starts
+        assert [] == house.cloud.billing
 
     play(scenario, settings)
 
@@ -200,7 +200,7 @@ def test_stops_that_have_no_effect(settings: dict) -> None:
         await house.ask(hold_s=0)
         house.pod.ignore_stops = 3
         await house.off()
-        assert house.cloud.billing == []
+        assert [] == house.cloud.billing
         assert any("not proved" in trouble for trouble in house.troubles)
         assert house.cloud.billed_s <= COLD_S + IDLE_S + 5 + 10 + 20 + DELAYS.stop_s + 3 * SLACK_S
 
@@ -219,7 +219,7 @@ def test_a_locked_pod(settings: dict) -> None:
         assert any("locked" in trouble for trouble in house.troubles)
         house.pod.locked = False
         await house.off()
-        assert house.cloud.billing == []
+        assert [] == house.cloud.billing
 
     play(scenario, settings)
 
