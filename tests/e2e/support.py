@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -188,6 +189,7 @@ async def open_house(
         cloud = FakeCloud()
     cloud.url = cloud.url if cloud.url != "http://127.0.0.1:1" else ollama.url
     kind = provider_of(cloud)
+    inherited = os.environ.get("GPUGATE_STATE_DIR")
     gateway = Gateway(settings_for(state, **overrides), find=lambda name: kind)
     await gateway.open()
     timeout = aiohttp.ClientTimeout(total=20)
@@ -196,6 +198,10 @@ async def open_house(
             yield House(state, cloud, ollama, gateway, http)
     finally:
         await gateway.close()
+        if inherited is None:  # the gateway hands its own on to providers by it
+            os.environ.pop("GPUGATE_STATE_DIR", None)
+        else:
+            os.environ["GPUGATE_STATE_DIR"] = inherited
     assert {} == gateway.lifecycle._machine.backlog.leases
     assert [] == gateway.lifecycle._machine.backlog.waiting
     left = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith(("relay:", "cat"))]

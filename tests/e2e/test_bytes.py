@@ -152,7 +152,7 @@ class Pod:
                     if line.startswith(b"content-length:"):
                         length = int(line.partition(b":")[2])
                 body = await reader.readexactly(length)
-                if head.startswith(b"GET /api/") or head.startswith(b"GET /v1/"):
+                if head.startswith((b"GET /api/", b"GET /v1/")):
                     answer = b'{"version":"1"}'
                     writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
                     continue

@@ -101,7 +101,7 @@ class TestWaiting:
 
     @pytest.mark.parametrize("size", [100, 1_000_000])
     async def test_hang_up(self, house: House, size):
-        """Leaves the queue at once, and the pod never sees the request; a body of 1 MB makes no difference."""
+        """Leaves the queue at once, and the pod never sees the request; 1 MB makes no difference."""
         house.cloud.boot_s = 0.3
         async with wire_to(house.port) as wire:
             body = json.dumps({"model": MODEL, "prompt": "x" * size}).encode()

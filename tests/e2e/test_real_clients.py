@@ -111,9 +111,13 @@ class TestOllama:
         """The words so far, then ResponseError."""
         house_on_both.ollama.faults.add("/api/chat", BreakAfter(2))
         heard = []
-        with pytest.raises(ResponseError, match="lost"):
+
+        async def listen() -> None:
             async for part in await client.chat(MODEL, HI, stream=True):
                 heard.append(part.message.content)
+
+        with pytest.raises(ResponseError, match="lost"):
+            await listen()
         assert [" word0", " word1"] == heard
 
     async def test_pull_list_delete(self, house_on_both, client):
@@ -191,10 +195,14 @@ class TestOpenAi:
         """The words so far, then APIError."""
         house_on_both.ollama.faults.add("/v1/chat/completions", BreakAfter(3))
         heard = []
-        with pytest.raises(openai.APIError, match="lost"):
+
+        async def listen() -> None:
             stream = await openai_client.chat.completions.create(model=MODEL, messages=HI, stream=True)
             async for chunk in stream:
                 heard.append(chunk.choices[0].delta.content)
+
+        with pytest.raises(openai.APIError, match="lost"):
+            await listen()
         assert 3 == len(heard)
 
     async def test_plain_answer_lost_midway(self, house_on_both, openai_client):
@@ -202,7 +210,7 @@ class TestOpenAi:
         await house_on_both.warm()
         house_on_both.ollama.faults.add("/v1/chat/completions", BreakAfter(1), times=None)
         with pytest.raises((openai.APIConnectionError, httpx.RemoteProtocolError)):
-            await openai_client.chat.completions.create(model=MODEL, messages=HI)
+            await openai_client.with_options(max_retries=0).chat.completions.create(model=MODEL, messages=HI)
 
     async def test_service_that_breaks(self, house_on_both):
         """502 with the code, where the pod lives and its service does not."""
