@@ -66,11 +66,8 @@ class Stops:
 
     def open(self, provider: int, cause: str, firm: bool, now: float) -> None:
         """Decide that this provider's pod has to be stopped; it is sent as soon as it is due."""
-        known = self.orders.get(provider)
-        if known is None:
+        if provider not in self.orders:
             self.orders[provider] = StopOrder(provider=provider, cause=cause, firm=firm, since=now)
-        elif firm:
-            known.firm = True
 
     def give_up(self, provider: int) -> None:
         """The pod is wanted again before its stop is proved: forget the order, not the doubt."""

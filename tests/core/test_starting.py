@@ -172,6 +172,13 @@ def test_an_error_that_no_attempt_mends(error: ProviderError, reason: str) -> No
     play.sees(0, AuthFailed("bad key")).at(2, Balked(AuthFailed("bad key"))).at(60, state=Stopped)
 
 
+def test_a_pod_runs_although_the_start_was_refused() -> None:
+    """Once a look has shown it, only a look at a stopped pod will do."""
+    play = cold(Play(policy())).at(1, Arrived(1)).sees(0, RUNNING).at(1, Refused(NoFunds()), state=Stopping)
+    play.at(2, Obeyed(), state=Stopping).sees(0, Transient()).at(4, state=Stopping)
+    assert play.machine.stops.owed == {0}
+
+
 @pytest.mark.parametrize("error", [Transient(), Ambiguous(), Conflict(), ProviderError("plain")])
 def test_an_error_that_another_attempt_may_mend(error: ProviderError) -> None:
     """It is tried again after a look, because the outcome is not sure."""

@@ -295,10 +295,10 @@ FAULTS: tuple[Fault, ...] = (
         "a pod that was seen running after a refusal is left alone when looks fail",
     ),
     Fault(
-        STOPS,
-        "        elif firm:\n            known.firm = True\n",
-        "",
-        "a stop that has to be proved inherits the patience of one that has not",
+        STARTING,
+        "return order is not None and order.sent >= 2 and",
+        "return order is not None and order.sent >= 1 and",
+        "a provider that stops well is passed over for a dearer one",
     ),
     Fault(
         MACHINE,
@@ -320,10 +320,10 @@ FAULTS: tuple[Fault, ...] = (
         "a listener's bug ends the pod's life",
     ),
     Fault(
-        LIFECYCLE,
-        "        if self._leases.pop(lease.number, None) is None:\n            return\n",
-        "        self._leases.pop(lease.number, None)\n",
-        "a lease given back twice is news twice",
+        COMMANDS,
+        '            return Ambiguous("the plugin cancelled its own call")\n',
+        "            raise\n",
+        "a plugin that cancels itself ends the lifecycle, and nobody hears of it",
     ),
     Fault(
         COMMANDS,
