@@ -105,7 +105,7 @@ class VastApi:
             return None
         if isinstance(row, list):  # the list's shape, as some versions of the API answer
             row = row[0]
-        if not isinstance(row, dict) or row.get("id", instance_id) != instance_id:
+        if not isinstance(row, dict) or str(row.get("id", instance_id)) != str(instance_id):
             raise Transient("Vast.ai answered with another instance")
         return row
 
@@ -146,7 +146,7 @@ class VastApi:
         number = (answer.fields or {}).get("new_contract")
         made = number if isinstance(number, int) and not isinstance(number, bool) else None
         error = self._error_of(CREATE, answer)
-        if answer.code == "no_such_ask" or answer.status == 410 or isinstance(error, NoCapacity):
+        if answer.code == "no_such_ask" or answer.status == 410 or isinstance(error, NoCapacity | NotFound):
             error = OfferTaken("Vast.ai has let this offer to somebody else")
         elif error is not None and made is None and (answer.status >= 500 or answer.fields is None):
             error = _doubted(answer, error)
@@ -176,7 +176,10 @@ class VastApi:
         self, call: Call, url: str, body: Object | None = None, query: dict[str, str] | None = None
     ) -> Object:
         answer = await self._send(call, url, body, query)
-        if (error := self._error_of(call, answer)) is not None:
+        error = self._error_of(call, answer)
+        if isinstance(error, NotFound) and call in (LIST, SEARCH):  # of no instance: it must prove nothing
+            error = Misconfigured("Vast.ai does not know this path: is providers.vastai.api_base right?")
+        if error is not None:
             raise error
         assert answer.fields is not None
         return answer.fields

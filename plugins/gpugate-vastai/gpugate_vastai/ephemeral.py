@@ -69,6 +69,7 @@ class EphemeralInstance:
         self._excluded: dict[object, float] = {}  # machines, until when
         self._offers: list[Object] = []
         self._offers_at = -inf
+        self._known: set[int] = set()  # rented or seen, and not seen gone
         self._rows: Sequence[Object] = ()
         self._listed_at = -inf
 
@@ -116,12 +117,26 @@ class EphemeralInstance:
         What we did since is known without a look: what was rented is `_unseen`, what was destroyed noted.
         """
         if self._now() - self._listed_at >= LIST.interval_s:
-            self._rows = await self._api.list_all()
+            rows = list(await self._api.list_all())
+            self._rows = rows + await self._missing_from(rows)
             self._listed_at = self._now()
         ours = [self._instance(row) for row in self._rows if self._is_ours(row)]
         self._note(ours)
         ours = [instance for instance in ours if instance.report.phase is not Phase.GONE]
         return sorted(ours, key=lambda instance: _RANK.index(instance.report.phase))
+
+    async def _missing_from(self, rows: Sequence[Object]) -> list[Object]:
+        """What we know of and the list does not show: asked for one by one before it is taken for gone."""
+        found = []
+        for number in self._known - {row.get("id") for row in rows}:
+            if self._now() - self._unseen.get(number, -inf) < VISIBLE_S:
+                continue
+            row = await self._api.show(number)
+            if row is None:
+                self._known.discard(number)
+            else:
+                found.append(row)
+        return found
 
     def _is_ours(self, row: Object) -> bool:
         label, number = row.get("label"), row.get("id")
@@ -145,7 +160,8 @@ class EphemeralInstance:
     def _note(self, ours: Sequence[Instance]) -> None:
         """Settle what the list settles: instances that were awaited, and those that had time to appear."""
         now = self._now()
-        listed = {instance.number for instance in ours}
+        listed = {instance.number for instance in ours if instance.report.phase is not Phase.GONE}
+        self._known |= listed
         labels = {instance.row["label"] for instance in ours}
         self._unseen = {n: at for n, at in self._unseen.items() if n not in listed and now - at < VISIBLE_S}
         if self._doubt is not None and (self._doubt.label in labels or now >= self._doubt.until):
@@ -177,6 +193,7 @@ class EphemeralInstance:
         number = made.instance_id
         assert number is not None
         self._unseen[number] = self._now()
+        self._known.add(number)
         if made.error is not None:
             self._exclude(offer)
             await self._destroy(number)  # should this fail, its label gives it away to the next start or stop

@@ -97,7 +97,7 @@ class Reader:
 
 def phase_of(row: Object, run: Run, now: float) -> tuple[Phase, str]:
     """The phase, and one line for people."""
-    actual, wanted = row.get("actual_status"), row.get("intended_status") or row.get("next_state")
+    actual, wanted = row.get("actual_status"), _wanted(row)
     said = row.get("status_msg")
     message = " ".join(said.split())[:160] if isinstance(said, str) else ""
     if row.get("cur_state") == "unloaded":
@@ -117,6 +117,14 @@ def phase_of(row: Object, run: Run, now: float) -> tuple[Phase, str]:
     if actual == "rebooting":
         return Phase.STARTING, "rebooting"
     return _coming_up(row, run, now, message)
+
+
+def _wanted(row: Object) -> object:
+    """What somebody asked for last; rows without that word are read by what they are."""
+    said = next((row[key] for key in ("intended_status", "next_state", "cur_state") if row.get(key)), None)
+    if said is None:
+        return "stopped" if row.get("actual_status") in ("exited", "stopped") else "running"
+    return said
 
 
 def _going_down(row: Object, run: Run, now: float) -> tuple[Phase, str]:

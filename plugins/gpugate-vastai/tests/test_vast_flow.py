@@ -12,7 +12,7 @@ from vast_support import DELAYS, EPHEMERAL, FIXED, IDLE_S, SLACK_S, House, play
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError
 from gpugate.ports.provider import Phase
-from gpugate.testing.clouds import Capacity, LostResponse
+from gpugate.testing.clouds import Capacity, LostResponse, Stale
 from gpugate.testing.clouds.pods import ON_ITS_WAY
 
 Settings = dict[str, Any]
@@ -465,5 +465,21 @@ def test_more_instances_than_a_page() -> None:
         await house.until(lambda: house.lifecycle.word is Status.READY, 60)
         await house.off()
         assert [] == house.cloud.billing
+
+    play(scenario, EPHEMERAL)
+
+
+def test_a_list_that_leaves_ours_out() -> None:
+    """It is asked for by its number before it is taken for gone: it serves on, and no second one comes."""
+
+    async def scenario(house: House) -> None:
+        await house.ask(hold_s=0)
+        house.cloud.fail("list", Stale(), 3)
+        for _ in range(8):
+            await house.ask(hold_s=10)
+        assert Status.READY is house.lifecycle.word
+        await house.off()
+        assert 1 == len(house.cloud.pods)
+        about(house, 80)
 
     play(scenario, EPHEMERAL)
