@@ -11,7 +11,6 @@ from typing import Any
 
 import aiohttp
 import orjson
-
 from gpugate import (
     Ambiguous,
     AuthFailed,
@@ -25,6 +24,7 @@ from gpugate import (
     RateLimited,
     Transient,
 )
+
 from gpugate_runpod.pods import Shown, Stock
 from gpugate_runpod.settings import RunPodConfig
 

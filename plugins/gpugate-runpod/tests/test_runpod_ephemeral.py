@@ -6,6 +6,9 @@ import asyncio
 
 import pytest
 from attrs import evolve
+from gpugate import Misconfigured, NoCapacity
+from gpugate.core.vocabulary import Status
+from gpugate.testing.clouds import Capacity, LostResponse
 from runpod_support import (
     COLD_S,
     DELAYS,
@@ -18,10 +21,6 @@ from runpod_support import (
     ephemeral,
     play,
 )
-
-from gpugate import Misconfigured, NoCapacity
-from gpugate.core.vocabulary import Status
-from gpugate.testing.clouds import Capacity, LostResponse
 
 THIRD_GPU = "NVIDIA A40"
 

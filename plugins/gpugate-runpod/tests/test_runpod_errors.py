@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from runpod_support import FIXED, SECRET_ENV, House, ephemeral, play
-
 from gpugate import (
     Ambiguous,
     AuthFailed,
@@ -21,6 +19,7 @@ from gpugate import (
     Transient,
 )
 from gpugate.testing.clouds import Fault, Garbage, Hang, Html1010, Http, LostResponse, RateLimit, Reset
+from runpod_support import FIXED, SECRET_ENV, House, ephemeral, play
 
 JSON = {"Content-Type": "application/problem+json"}
 HTML = {"Content-Type": "text/html"}
