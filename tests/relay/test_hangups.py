@@ -201,7 +201,9 @@ async def test_client_that_reads_a_little():
             sock.setblocking(False)
             size, slow_until = 0, loop.time() + 0.4
             while size < len(raw):
-                size += len(await loop.sock_recv(sock, 400_000))
+                data = await loop.sock_recv(sock, 400_000)
+                assert data, "given up"
+                size += len(data)
                 if loop.time() < slow_until:
                     await asyncio.sleep(0.04)
 

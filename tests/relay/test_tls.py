@@ -1,0 +1,201 @@
+"""Who is trusted over https, tried with a real self-signed certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+import ipaddress
+import ssl
+
+import pytest
+from attrs import evolve, frozen
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from gpugate.relay import Ending, Pool, UpstreamGone
+from gpugate.relay.tls import TlsPolicy, context
+
+from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
+
+OK = counted(b"ok")
+
+
+@frozen
+class Certificate:
+    """A self-signed certificate for 127.0.0.1, on disk."""
+
+    path: str
+    fingerprint: str
+    server: ssl.SSLContext
+
+
+def make_certificate(folder) -> Certificate:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a pod")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = folder / "cert.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, private)
+    server.set_alpn_protocols(["h2", "http/1.1"])
+    der = made.public_bytes(serialization.Encoding.DER)
+    return Certificate(str(certificate), hashlib.sha256(der).hexdigest(), server)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    return make_certificate(tmp_path_factory.mktemp("stranger"))
+
+
+@pytest.mark.parametrize("policy", ["insecure", "sha256:{fingerprint}", "sha256:{FINGERPRINT}", "{path}"])
+async def test_trusted(certificate, policy):
+    """A policy that names the certificate, or asks for nothing, lets requests through, on one connection."""
+    tls = policy.format(
+        fingerprint=certificate.fingerprint,
+        FINGERPRINT=":".join(certificate.fingerprint[i : i + 2] for i in range(0, 64, 2)).upper(),
+        path=certificate.path,
+    )
+    async with (
+        fake_pod(once(OK), secure=certificate.server) as pod,
+        gateway(evolve(pod.endpoint, tls=tls)) as gate,
+    ):
+        client = await gate.client()
+        for _ in range(2):
+            await client.send(get())
+            assert await client.exactly(len(OK)) == OK
+
+        assert pod.connections == 1
+
+
+@pytest.mark.parametrize("policy", ["system", "sha256:{fingerprint}", "{path}", "/no/such/file"])
+async def test_not_trusted(certificate, stranger, policy):
+    """A certificate that the policy does not mean gets no byte of the request."""
+    heard: list[bytes] = []
+
+    async def script(wire: Wire) -> None:
+        heard.append(await wire.reader.read(1))
+
+    tls = policy.format(fingerprint=stranger.fingerprint, path=stranger.path)
+    async with (
+        fake_pod(script, secure=certificate.server) as pod,
+        gateway(evolve(pod.endpoint, tls=tls)) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+        gone = await gate.outcome()
+
+        assert isinstance(gone, UpstreamGone)
+        assert (gone.why, gone.connecting) == ("connect" if "such" in policy else "tls", True)
+        assert b"".join(heard) == b""
+        assert gate.pool.lent == 0
+
+
+async def test_plain_server_behind_https():
+    """An upstream that does not speak TLS is told as such."""
+    async with fake_pod(as_script(OK)) as pod:
+        endpoint = evolve(pod.endpoint, url=pod.endpoint.url.replace("http:", "https:"), tls="insecure")
+        async with gateway(endpoint, pool=Pool(endpoint, connect_timeout_s=0.3)) as gate:
+            client = await gate.client()
+            await client.send(get())
+
+            assert (await gate.outcome()).connecting
+
+
+async def test_hang_up_over_tls(certificate):
+    """A client that is gone takes its TLS connection along as fast as a plain one."""
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(streamed_head() + chunked(b"x", last=False))
+        begun.set()
+        await wire.gone()
+        left.set()
+
+    async with (
+        fake_pod(script, secure=certificate.server) as pod,
+        gateway(evolve(pod.endpoint, tls="insecure")) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+        await begun.wait()
+        client.hang_up()
+
+        async with asyncio.timeout(1):
+            await left.wait()
+        assert isinstance(await gate.outcome(), asyncio.CancelledError)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+async def test_broken_answer_over_tls(certificate, how):
+    """A TLS connection that ends in mid-answer is a loss like any other."""
+    sent = streamed_head() + chunked(b"x\n", last=False)
+    async with (
+        fake_pod(as_script(sent, how), secure=certificate.server) as pod,
+        gateway(evolve(pod.endpoint, tls="insecure")) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+
+        assert await client.rest() == sent
+        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+
+
+async def test_large_answer_over_tls(certificate):
+    """Backpressure works through TLS as well."""
+    raw = counted(bytes(range(256)) * 40_000)
+    async with (
+        fake_pod(once(raw), secure=certificate.server) as pod,
+        gateway(evolve(pod.endpoint, tls="insecure")) as gate,
+    ):
+        client = await gate.client()
+        for number in (1, 2):
+            await client.send(get())
+            await asyncio.sleep(0.05)
+            assert await client.exactly(len(raw)) == raw
+            assert (await gate.outcome(number)).complete
+
+        assert pod.connections == 1
+
+
+@pytest.mark.parametrize("text", ["sha256:", "sha256:12", "sha256:" + "g" * 64, ""])
+def test_impossible_policy(text):
+    """A policy that can never be met is refused when it is read."""
+    with pytest.raises(ValueError):
+        TlsPolicy.of(text)
+
+
+def test_context_is_kept():
+    """The same policy has one context; only a verifying one checks names."""
+    assert context(TlsPolicy.of("system")) is context(TlsPolicy.of("system"))
+    assert context(TlsPolicy.of("system")).check_hostname
+    assert not context(TlsPolicy.of("insecure")).check_hostname
