@@ -7,6 +7,9 @@ from enum import Enum
 
 from attrs import define, frozen
 
+DECLINED_LIMIT = 64 * 1024
+"""Bytes kept of an answer that is not passed on."""
+
 _ENDS_BLOCK = (b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\r")
 
 
@@ -66,12 +69,28 @@ class Tapped:
     content_encoding: str
 
 
+class AnswerDeclined(Exception):
+    """The upstream answered, and its answer is not passed on: `Answer.declines` said so.
+
+    Attributes:
+        status: the upstream's.
+        body: its payload without chunks, cut off at `DECLINED_LIMIT`.
+    """
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.body = body
+        super().__init__(f"the upstream answered {status}")
+
+
 @define
 class Answer:
     """What the caller wants of an answer. The hooks are called on the loop; they must be quick and not raise.
 
     Attributes:
         extra_head: whole header lines to add, each with its CRLF; upstream headers so named are dropped.
+        declines: asked once with the status, before anything leaves: True keeps this answer from the client;
+            `AnswerDeclined` is raised with it instead.
         on_head: called once, with the status, when the first byte is about to leave for the client.
         epitaph: asked when the upstream is lost in mid-answer: what to append, or None for nothing. Not
             asked where nothing can be appended: a body with a content-encoding or a told length, a break
@@ -82,6 +101,7 @@ class Answer:
     """
 
     extra_head: bytes = b""
+    declines: Callable[[int], bool] | None = None
     on_head: Callable[[int], None] | None = None
     epitaph: Callable[[Cut], Epitaph | None] | None = None
     tap: Callable[[Tapped], None] | None = None

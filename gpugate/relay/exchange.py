@@ -8,15 +8,17 @@ client that reads too slowly.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
 import struct
+import termios
 from collections.abc import Awaitable
 from contextlib import suppress
 from enum import Enum
 
 from aiohttp import web
 
-from gpugate.relay.answer import Answer, Cut, Ending, Tapped
+from gpugate.relay.answer import DECLINED_LIMIT, Answer, AnswerDeclined, Cut, Ending, Tapped
 from gpugate.relay.framing import LAST_CHUNK, BadAnswer, Body, Framing, Head, as_chunk
 from gpugate.relay.headers import response_head
 from gpugate.relay.upstream import Upstream, UpstreamGone, Why
@@ -49,7 +51,7 @@ class Exchange:
         self, request: web.BaseRequest, client: asyncio.Transport, method: str, answer: Answer
     ) -> None:
         self.ending: Ending | None = None
-        self.gone: UpstreamGone | None = None
+        self.gone: UpstreamGone | AnswerDeclined | None = None
         self.head: Head | None = None
         self.keep_alive = request.keep_alive and request.version >= (1, 1)
         self.paused = False
@@ -65,8 +67,10 @@ class Exchange:
         self._ends_by_closing = False
         self._taps: list[bytes] | None = None
         self._tapped = 0
+        self._declined: bytearray | None = None
         self._heard = False
         self._upstream: Upstream
+        self._refused: Head  # of an answer that is declined
         self._waiter: asyncio.Future[None] | None = None
         self._deadline: asyncio.Timeout | None = None
 
@@ -111,14 +115,14 @@ class Exchange:
         """Wait until the client has read, or the upstream is lost; False: it took nothing for `stall_s`."""
         if not self._protocol.writing_paused:
             return True
-        over, left = self.over, self._client.get_write_buffer_size()
+        over, left = self.over, _untaken(self._client)
         # A task, as aiohttp's drain() cannot be waited for again once a wait for it was given up.
         drain = spawn(self._drain(), "relay: a slow client")
         try:
             while self._protocol.writing_paused and self.over == over:
                 if await self.meanwhile(asyncio.shield(drain), stall_s) or self.over != over:
                     continue
-                before, left = left, self._client.get_write_buffer_size()
+                before, left = left, _untaken(self._client)
                 if left >= before:
                     return False
         finally:
@@ -189,6 +193,9 @@ class Exchange:
             self.reusable = False
             return
         begun = None
+        if self._declined is not None:
+            self._decline(self._refused, data)
+            return
         if self.head is None:
             begun = self._read_head(data)
             if begun is None:
@@ -218,7 +225,10 @@ class Exchange:
     def lost(self, *, ended: bool) -> None:
         """Take note that the upstream's connection is no more."""
         if not self.over:
-            if ended and self.head is not None and self._framing.may_end_here:
+            if self._declined is not None:
+                self.gone = AnswerDeclined(self._refused.status, bytes(self._declined))
+                self._wake()
+            elif ended and self.head is not None and self._framing.may_end_here:
                 if self._outlet is _Outlet.WRAPPED:
                     self._client.write(LAST_CHUNK)
                 self._complete()
@@ -233,9 +243,30 @@ class Exchange:
         except BadAnswer:
             self._break("garbage")
             return None
-        if head is not None:
-            self._choose_outlet(head)
+        if head is None:
+            return None
+        declines = self._answer.declines
+        if declines is not None and declines(head.status):
+            self._declined, self._refused, self._framing.parts = bytearray(), head, []
+            self._decline(head, head.rest)
+            return None
+        self._choose_outlet(head)
         return head
+
+    def _decline(self, head: Head, data: bytes) -> None:
+        """Collect an answer that is not passed on."""
+        declined, parts = self._declined, self._framing.parts
+        assert declined is not None
+        assert parts is not None
+        try:
+            ended = self._framing.body(data)
+        except BadAnswer:
+            ended = True
+        declined += b"".join(parts)
+        parts.clear()
+        if ended or len(declined) >= DECLINED_LIMIT:
+            self.gone = AnswerDeclined(head.status, bytes(declined[:DECLINED_LIMIT]))
+            self._wake()
 
     def _choose_outlet(self, head: Head) -> None:
         chunked = head.body is Body.CHUNKED
@@ -311,6 +342,20 @@ class Exchange:
 
 def _text(head: Head, name: bytes) -> str:
     return head.get(name).decode("latin-1").lower()
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Return how many bytes the other side has not acknowledged.
+
+    The transport's own count stands still while megabytes leave the kernel's buffer, which asks for more only
+    when a third of it is empty.
+    """
+    here = transport.get_write_buffer_size()
+    sock = transport.get_extra_info("socket")
+    with suppress(OSError, ValueError):  # closed meanwhile, or no such question on this system
+        (queued,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
+        return here + int(queued)
+    return here
 
 
 def _close_within(transport: asyncio.Transport, flush_s: float) -> None:

@@ -1,8 +1,9 @@
 """Which header lines cross the gateway, in which direction; it must not know connections or bodies.
 
 What crosses keeps its order, its case and its bytes. What is about one hop only is dropped on both ways
-(RFC 9110 section 7.6.1), and what belongs to the gateway's own caller does not go up: its `Authorization`
-is the gateway's key, and Ollama would refuse its `Origin` (facts/ollama-and-clients.md).
+(RFC 9110 section 7.6.1), and what belongs to the gateway's own caller does not go up: its `Authorization`,
+`X-Api-Key` and `Cookie` are between it and the gateway, and Ollama would refuse its `Origin`
+(facts/ollama-and-clients.md).
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ _ONE_HOP = frozenset({b"connection", b"keep-alive", b"upgrade"})
 _NOT_UP = _ONE_HOP | {
     b"authorization",
     b"content-length",
+    b"cookie",
     b"expect",
     b"host",
     b"origin",
     b"te",
     b"trailer",
     b"transfer-encoding",
+    b"x-api-key",
 }
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 _OFTEN_SEEN = 2048  # bytes
@@ -212,5 +215,6 @@ def _kept(
 ) -> bytes:
     """The status line and the headers that cross; answers in one second differ by nothing here."""
     drop |= taken | (nominated - _FRAMING)
-    lines = [line, *(field for name, field in fields if _goes_down(name) and name not in drop)]
+    own = b"HTTP/1.1" + line[8:]  # the version is each hop's own (RFC 9110 section 6.2)
+    lines = [own, *(field for name, field in fields if _goes_down(name) and name not in drop)]
     return b"\r\n".join(lines) + b"\r\n"

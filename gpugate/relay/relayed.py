@@ -60,6 +60,10 @@ class Relayed(web.StreamResponse):
         self.sent = sent
         self._stays = keep_alive
 
+    def __repr__(self) -> str:
+        """What a log or a debugger shows; aiohttp's own wants a response that it has written itself."""
+        return f"<Relayed {self.status} {self.ending.value}, {self.sent} bytes>"
+
     @property
     def complete(self) -> bool:
         """Whether the client was sent all that the upstream had to say."""
@@ -164,6 +168,7 @@ class Relay:
         raise: see `Relayed.ending`.
 
         Raises:
+            AnswerDeclined: the caller did not want this answer (`Answer.declines`).
             UpstreamGone: no byte of an answer has left for the client; whether to try again is the caller's
                 decision. A streamed body may have been read in part.
             ValueError: a malformed request (see `RequestHeads.write`), or a streamed body of a wrong length.
