@@ -118,7 +118,7 @@ class Gateway:
             secrets=_secrets(settings.auth, settings.bot, *self._configs.values()),
         )
         self._log = structlog.get_logger()
-        self._hub = EventHub()
+        self._hub = EventHub(lambda: self.lifecycle.snapshot())
         self._state = Path(settings.state.dir)
 
     async def open(self) -> None:

@@ -13,7 +13,9 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
 from gpugate.services.news import News, ProviderTrouble, QueueChanged, SessionBegan, SessionEnded, Transition
+from gpugate.services.status import PodStatus
 from gpugate.web.dialects import dump
+from gpugate.web.shown import shown
 
 KEPT = 512
 """Events that `Last-Event-ID` can go back to."""
@@ -32,9 +34,15 @@ class _Event:
 
 
 class EventHub:
-    """Numbers the news and hands them to every reader."""
+    """Numbers the news and hands them to every reader.
 
-    def __init__(self) -> None:
+    Args:
+        snapshot: the pod's status now, for `state` events; None while it is not known.
+    """
+
+    def __init__(self, snapshot: Callable[[], PodStatus | None]) -> None:
+        self._snapshot = snapshot
+        self._state_told: object = None
         self._boot = os.urandom(4).hex()
         self._number = 0
         self._kept: deque[_Event] = deque(maxlen=KEPT)
@@ -42,7 +50,22 @@ class EventHub:
 
     def hear(self, news: News) -> None:
         """Take news from the lifecycle; never blocks."""
-        kind, data = _as_event(news)
+        if isinstance(news, Transition):
+            self._hear_step(news)
+        else:
+            self._add(*_as_event(news))
+
+    def _hear_step(self, news: Transition) -> None:
+        """A step within one status is no news to clients."""
+        told = (news.status, news.provider, news.run)
+        status = self._snapshot()
+        if told == self._state_told or status is None:
+            return
+        self._state_told = told
+        more = {"was": news.was_status, "run": news.run, "at": news.at}
+        self._add("state", {**shown(status), **more})
+
+    def _add(self, kind: str, data: object) -> None:
         self._number += 1
         event = _Event(self._number, kind, data)
         self._kept.append(event)
@@ -102,18 +125,8 @@ class EventHub:
         return [event for event in self._kept if event.number > last]
 
 
-def _as_event(news: News) -> tuple[str, object]:
+def _as_event(news: QueueChanged | SessionBegan | SessionEnded | ProviderTrouble) -> tuple[str, object]:
     match news:
-        case Transition():
-            return "state", {
-                "status": news.status,
-                "was": news.was_status,
-                "provider": news.provider,
-                "run": news.run,
-                "step": news.now,
-                "cause": news.cause,
-                "at": news.at,
-            }
         case QueueChanged():
             return "queue", {"waiting": news.waiting, "in_flight": news.in_flight}
         case SessionBegan():
@@ -132,7 +145,7 @@ def _as_event(news: News) -> tuple[str, object]:
                 "run": news.run,
                 "cause": news.cause,
                 "began_at": news.began_at,
-                "cost": news.cost,
+                "cost": None if news.cost is None else round(news.cost, 6),
                 "at": news.at,
             }
         case ProviderTrouble():

@@ -9,14 +9,32 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import StreamReader, web
 
-from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken
-from gpugate.relay import Answer, Cut, Epitaph, Outgoing, Pool, Relay, Relayed, Tapped, UpstreamGone
+from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken, UpstreamTimeout
+from gpugate.relay import (
+    Answer,
+    AnswerDeclined,
+    Cut,
+    Epitaph,
+    Outgoing,
+    Pool,
+    Relay,
+    Relayed,
+    Tapped,
+    UpstreamGone,
+)
 from gpugate.services.examination import Finding
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.call import Call
 from gpugate.web.dialects import stream_error
 from gpugate.web.heartbeat import NDJSON, SSE, Heartbeat
+
+EDGE_TIMEOUT = 524
+EDGE_STATUSES = frozenset(range(520, 528))
+"""A provider's proxy speaks for a pod that does not answer; no Ollama says these (facts/providers.md 0.5)."""
+
+EDGE_TIMEOUT = 524
+"""A provider's proxy gave up waiting; the job may still run (facts/providers.md A7)."""
 
 
 class Pools:
@@ -81,6 +99,8 @@ class Forwarder:
             try:
                 return await self._once(call, pool, upstream_path, body, lease.begin, heartbeat)
             except UpstreamGone as gone:
+                if _timed_out(gone):
+                    raise UpstreamTimeout from gone
                 tried += 2 if gone.again else 1
                 lease.on_lost = None
                 if tried < 2 and lease.pod is pod and not isinstance(body, StreamReader):
@@ -93,6 +113,10 @@ class Forwarder:
                     raise UpstreamBroken from gone
                 if isinstance(body, StreamReader) and lease.error is None:
                     raise PodStopped("the pod was lost during the upload") from gone
+            except AnswerDeclined as declined:
+                if heartbeat is None:  # never: only an answer behind filler is declined for its status
+                    raise UpstreamBroken from declined
+                return heartbeat.pass_on(declined.body)
 
     def plain(
         self,
@@ -106,6 +130,7 @@ class Forwarder:
 
         Raises:
             UpstreamGone: no byte has left for the client.
+            UpstreamTimeout: the provider's proxy gave up waiting for the pod.
         """
         return self._once(call, self._pools.of(pod), upstream_path, body, None, None, tap)
 
@@ -125,17 +150,31 @@ class Forwarder:
             if begin is not None:
                 begin()
 
+        def declines(status: int) -> bool:
+            return status == EDGE_TIMEOUT or (committed and status >= 400)
+
         def epitaph(cut: Cut) -> Epitaph | None:
             return last_words(call, cut)
 
         answer = Answer(
-            extra_head=call.extra_head, on_head=on_head, epitaph=epitaph, tap=tap, committed=committed
+            extra_head=call.extra_head,
+            declines=EDGE_STATUSES.__contains__,
+            on_head=on_head,
+            epitaph=epitaph,
+            tap=tap,
+            committed=committed,
         )
         outgoing = Outgoing(call.method, call.target(upstream_path), call.request.raw_headers, body)
         try:
             relayed = await self._relay.forward(call.request, pool, outgoing, answer)
+        except AnswerDeclined as declined:
+            raise UpstreamGone("closed", heard=True) from declined
         except (ValueError, web.RequestPayloadError) as error:
             raise InvalidRequest("the request's head or body is malformed") from error
+        except AnswerDeclined as declined:
+            if declined.status == EDGE_TIMEOUT:
+                raise UpstreamTimeout from declined
+            raise
         except TimeoutError as error:
             raise InvalidRequest("the request body stopped coming") from error
         call.sent = relayed.sent
@@ -147,6 +186,12 @@ class Forwarder:
         if lease.waited_s > 0 and not call.waited_ms:
             call.waited_ms = max(1, round(lease.waited_s * 1000))
             call.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % call.waited_ms
+
+
+def _timed_out(gone: UpstreamGone) -> bool:
+    """Whether the provider's proxy gave up waiting: the job may still run, so it is never sent again."""
+    declined = gone.__cause__
+    return isinstance(declined, AnswerDeclined) and declined.status == EDGE_TIMEOUT
 
 
 def last_words(call: Call, cut: Cut) -> Epitaph | None:

@@ -6,16 +6,15 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 
-import attrs
 from aiohttp import web
 from attrs import frozen
 
 from gpugate.errors import InvalidRequest
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.status import PodStatus
 from gpugate.web.call import Call
 from gpugate.web.dialects import success
 from gpugate.web.events import EventHub
+from gpugate.web.shown import shown
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
@@ -64,23 +63,23 @@ class GateApi:
 
     async def status(self, call: Call) -> web.StreamResponse:
         """What is known of the pod; unknown is null."""
-        return _answer(call, _shown(await self._lifecycle.status()))
+        return _answer(call, shown(await self._lifecycle.status()))
 
     async def start(self, call: Call) -> web.StreamResponse:
         """Start by hand; idempotent."""
         self._lifecycle.start()
-        return _answer(call, _shown(await self._lifecycle.status()), 202)
+        return _answer(call, shown(await self._lifecycle.status()), 202)
 
     async def stop(self, call: Call) -> web.StreamResponse:
         """Stop by hand; 409 while anybody waits or is answered, unless forced."""
         self._lifecycle.stop(force=_flag(call, "force"))
-        return _answer(call, _shown(await self._lifecycle.status()), 202)
+        return _answer(call, shown(await self._lifecycle.status()), 202)
 
     async def events(self, call: Call) -> web.StreamResponse:
         """The pod's news, until the client leaves."""
 
         async def present() -> object:
-            return _shown(await self._lifecycle.status())
+            return shown(await self._lifecycle.status())
 
         headers = dict(line.split(": ", 1) for line in call.extra_head.decode().split("\r\n") if line)
         last_id = call.request.headers.get("Last-Event-ID")
@@ -90,17 +89,6 @@ class GateApi:
 def _answer(call: Call, data: object, status: int = 200) -> web.Response:
     body = success(data, call.request_id, time.time())
     return web.Response(status=status, body=body, content_type="application/json")
-
-
-def _shown(status: PodStatus) -> Mapping[str, object]:
-    """The status in the contract's words, seconds and money rounded for people."""
-    shown = attrs.asdict(status)
-    for name in ("uptime_seconds", "idle_seconds", "stops_in_seconds", "ready_in_seconds"):
-        if shown[name] is not None:
-            shown[name] = round(shown[name], 3)
-    if status.estimated_cost is not None:
-        shown["estimated_cost"] = round(status.estimated_cost, 6)
-    return shown
 
 
 def _flag(call: Call, name: str) -> bool:

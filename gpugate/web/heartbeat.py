@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
+import orjson
 from aiohttp import ClientConnectionResetError
 
-from gpugate.errors import GateError
+from gpugate.errors import GateError, UpstreamBroken
 from gpugate.relay import Ending, Relayed
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.web.call import Call
@@ -59,7 +60,21 @@ class Heartbeat:
     def fail(self, error: GateError) -> Relayed:
         """End an answer of which only filler has left."""
         call = self._call
-        words = stream_error(call.dialect, error, self._content_type, request_id=call.request_id)
+        return self._end(stream_error(call.dialect, error, self._content_type, request_id=call.request_id))
+
+    def pass_on(self, refusal: bytes) -> Relayed:
+        """The pod's service refused: say so in its own words, as its status cannot be sent any more."""
+        try:
+            words = orjson.dumps(orjson.loads(refusal))
+        except orjson.JSONDecodeError:
+            return self.fail(UpstreamBroken("the pod's service refused the request"))
+        if self._content_type == SSE:
+            name = b"event: error\n" if self._call.dialect is Dialect.ANTHROPIC else b""
+            words = name + b"data: " + words + b"\n\n"
+        return self._end(words + b"\n" if self._content_type == NDJSON else words)
+
+    def _end(self, words: bytes) -> Relayed:
+        call = self._call
         clean = self._content_type == SSE
         self._write(_chunk(words) + (_LAST_CHUNK if clean else b""))
         if not clean and call.request.transport is not None:

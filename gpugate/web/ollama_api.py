@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
+import orjson
 from aiohttp import StreamReader, web
 
-from gpugate.errors import GateError, PathNotFound, PodStopped
+from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
 from gpugate.relay import Tapped, UpstreamGone
 from gpugate.services.catalog import Catalog, slot_of
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.bodies import allow_body, read_body
 from gpugate.web.call import Call
+from gpugate.web.dialects import Dialect
 from gpugate.web.forward import Forwarder
 from gpugate.web.heartbeat import Heartbeat
 from gpugate.web.refusals import JSON, Peek, Refused, peek, redirect, refusal, running, wrong_method
@@ -176,8 +178,24 @@ class OllamaApi:
         raise PathNotFound
 
 
+def _in_envelope(answer: Refused) -> RequestError:
+    if answer.status == 405:
+        return MethodNotAllowed()
+    try:
+        said = orjson.loads(answer.body).get("error")
+    except (orjson.JSONDecodeError, AttributeError):
+        said = None
+    return InvalidRequest(said if isinstance(said, str) else "")
+
+
 def _plain(call: Call, answer: Refused) -> web.Response:
-    """A whole answer in Ollama's own words; aiohttp leaves the body out for HEAD and keeps its length."""
+    """A whole answer in Ollama's own words; aiohttp leaves the body out for HEAD and keeps its length.
+
+    Raises:
+        RequestError: a refusal on gpugate's own paths, which have the envelope.
+    """
+    if answer.status >= 400 and call.dialect is Dialect.ENVELOPE:
+        raise _in_envelope(answer)
     response = web.Response(status=answer.status, body=answer.body)
     response.headers["Content-Type"] = answer.content_type
     response.headers.update(answer.headers)
