@@ -197,9 +197,11 @@ class Gateway:
             require_exp=settings.auth.require_exp,
             jwks=jwks,
         )
+        pools = Pools()
+        self._stack.callback(pools.close)
         ollama = OllamaApi(
             lifecycle=self.lifecycle,
-            forwarder=Forwarder(self.lifecycle, Relay(), Pools()),
+            forwarder=Forwarder(self.lifecycle, Relay(), pools),
             catalog=catalog,
             max_body=settings.server.max_body,
             heartbeat_s=settings.queue.heartbeat,

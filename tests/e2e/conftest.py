@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import uvloop
+from attrs import define
 
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.fakes import FakeCloud
 
 from .support import House, open_house, words
+
+
+@define
+class Log:
+    """What gateways that were opened by fixtures after it have logged."""
+
+    stream: io.BytesIO
+    stderr: io.TextIOWrapper  # whose end would close the stream
+
+    @property
+    def text(self) -> str:
+        """All lines."""
+        return self.stream.getvalue().decode()
+
+    def lines(self, event: str) -> list[dict[str, object]]:
+        """The lines of one event."""
+        found = [json.loads(line) for line in self.text.splitlines()]
+        return [line for line in found if line["event"] == event]
+
 
 Opener = Callable[..., Awaitable[House]]
 
@@ -24,6 +47,15 @@ def pytest_asyncio_loop_factories(config, item):
     if "house_on_both" in getattr(item, "fixturenames", ()):
         loops["uvloop"] = uvloop.new_event_loop
     return loops
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    """The log of gateways opened from here on: name it before them."""
+    stream = io.BytesIO()
+    log = Log(stream, io.TextIOWrapper(stream))
+    monkeypatch.setattr(sys, "stderr", log.stderr)
+    return log
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ MALFORMED = {
 
 class TestMalformed:
     @pytest.mark.parametrize("name", MALFORMED)
-    async def test_no_http(self, house_on_both: House, name, capfd):
+    async def test_no_http(self, log, house_on_both: House, name):
         """A 4xx and the end of the connection; nothing wakes, and none of it is logged."""
         house = house_on_both
         async with wire_to(house.port) as wire:
@@ -208,9 +208,9 @@ class TestMalformed:
         assert b"x-request-id: " in head.lower()
         assert b"marker" not in body
         await assert_alive(house)
-        assert "marker" not in capfd.readouterr().err
+        assert "marker" not in log.text
 
-    async def test_garbage_behind_a_request(self, house: House, capfd):
+    async def test_garbage_behind_a_request(self, log, house: House):
         """What came before is answered; what follows gets a 400 and the end."""
         async with wire_to(house.port) as wire:
             wire.send(request("GET", "/api/version"))
@@ -218,16 +218,16 @@ class TestMalformed:
             wire.send(b"marker garbage\r\n\r\n")
             assert b" 400 " in await wire.rest()
         await assert_alive(house)
-        assert "marker" not in capfd.readouterr().err
+        assert "marker" not in log.text
 
-    async def test_longer_than_its_length(self, house: House, capfd):
+    async def test_longer_than_its_length(self, log, house: House):
         """The rest of a prompt is no request, and nobody ever sees it in a log."""
         async with wire_to(house.port) as wire:
             body = chat_body()
             wire.send(request("POST", "/api/chat", body) + b'marker-prompt"}\r\n\r\n')
             await wire.rest()
         await assert_alive(house)
-        assert "marker" not in capfd.readouterr().err
+        assert "marker" not in log.text
 
     async def test_broken_chunk(self, house: House):
         """A body whose framing breaks: an answer or an end, and nothing wakes."""

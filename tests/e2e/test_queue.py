@@ -434,3 +434,44 @@ async def test_broken_stream_gives_its_lease_back(house: House):
     await house.until(lambda: house.in_flight == 0)
     assert house.idle_for() is not None
     assert CHAT["model"] == MODEL
+
+
+class TestEdge:
+    """A provider's proxy that answers where the pod does not (facts/providers.md 0.4 and 0.5)."""
+
+    @pytest.mark.parametrize("path", PATHS)
+    async def test_gives_up_waiting(self, house: House, path):
+        """524 becomes 504 UPSTREAM_TIMEOUT, and is never tried again: the job may still run."""
+        await house.warm()
+        page = Planned(524, b"<html>A timeout occurred</html>", "text/html")
+        upstream = "/api/chat" if path == "/api/v1/chat" else path
+        house.ollama.faults.add(upstream, page, times=None)
+        answer = await house.chat(path, max_tokens=9)
+        expected = "api_error" if path == "/v1/messages" else "UPSTREAM_TIMEOUT"
+        assert (504, expected) == (answer.status, code_of(path, answer.json))
+        assert "false" == answer.headers["x-should-retry"]
+        assert 1 == len(house.ollama.calls(upstream))
+        assert 0 == house.in_flight
+
+    async def test_cannot_reach_the_pod(self, house: House):
+        """52x is a connection that broke before the first byte: tried once more."""
+        await house.warm()
+        house.ollama.faults.add("/api/chat", Planned(521, b"<html>down</html>", "text/html"))
+        assert 200 == (await house.chat()).status
+        assert 2 == len(house.ollama.calls("/api/chat"))
+
+    async def test_cannot_reach_a_lost_pod(self, house: House):
+        """And where the pod is gone, the request waits for the next one."""
+        await house.warm()
+        house.ollama.faults.add("/api/chat", Planned(523, b"", "text/html"), times=2)
+        house.cloud.turn_off(at_once=True)
+        assert 200 == (await house.chat()).status
+        assert 2 == house.cloud.starts
+
+    async def test_lists_are_remembered(self, house: House):
+        """An edge's page is no list."""
+        await house.warm()
+        live = (await house.ask("GET", "/api/tags")).body
+        house.ollama.faults.add("/api/tags", Planned(524, b"<html>", "text/html"))
+        answer = await house.ask("GET", "/api/tags")
+        assert (200, live) == (answer.status, answer.body)

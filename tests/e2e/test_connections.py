@@ -1,0 +1,177 @@
+"""Connections on both sides and the lines of the log: as many as there should be, and none left over."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from itertools import pairwise
+
+import pytest
+
+from gpugate.simulated.faults import CleanEndAfter, HangAfter, Slow
+
+from .support import House, chat_body, open_house, request, wire_to
+
+
+class TestUpstream:
+    async def test_reused(self, house: House):
+        """One after another: one connection beside the gateway's own."""
+        await house.warm()
+        await house.chat()
+        before = house.ollama.open_connections
+        for _ in range(20):
+            await house.chat()
+        assert before == house.ollama.open_connections
+
+    async def test_stale(self, house: House):
+        """A kept connection that the pod has closed costs nobody an error, and nothing is sent twice."""
+        await house.warm()
+        await house.chat()
+        for connection in list(house.ollama._web.connections):
+            connection.transport.abort()
+        answers = await asyncio.gather(*[house.chat() for _ in range(3)])
+        assert [200] * 3 == [answer.status for answer in answers]
+        assert 4 == len(house.ollama.calls("/api/chat"))
+
+    async def test_closed_with_the_gateway(self, tmp_path, ollama, cloud):
+        """Nothing is left open at the pod once the gateway is gone."""
+        async with open_house(tmp_path, ollama, cloud) as house:
+            await asyncio.gather(*[house.chat() for _ in range(5)])
+            assert ollama.open_connections
+        async with asyncio.timeout(2):
+            while ollama.open_connections:
+                await asyncio.sleep(0.01)
+
+    async def test_slow_pod(self, house: House):
+        """Seconds without a byte are no reason to give up."""
+        await house.warm()
+        house.ollama.faults.add("/api/chat", Slow(first_s=0.3, each_s=0.05))
+        answer = await house.chat()
+        assert answer.lines[-1]["done"]
+
+    async def test_truncation_that_looks_complete(self, house: House):
+        """What the pod ends cleanly is passed on as it is: the bytes are its own."""
+        await house.warm()
+        house.ollama.faults.add("/api/chat", CleanEndAfter(2))
+        answer = await house.chat()
+        assert (True, 2) == (answer.whole, len(answer.lines))
+
+
+class TestClients:
+    @pytest.mark.parametrize("temperature", ["cold", "warm"])
+    async def test_connection_close(self, house: House, temperature):
+        """A client that wants the connection closed gets that said and done."""
+        if temperature == "warm":
+            await house.warm()
+        async with wire_to(house.port) as wire:
+            wire.send(
+                request("POST", "/api/chat", chat_body(), headers={**house.auth, "Connection": "close"})
+            )
+            head, _, body = (await wire.rest()).partition(b"\r\n\r\n")
+        assert b"connection: close" in head.lower()
+        assert body.endswith(b"0\r\n\r\n")
+
+    async def test_kept_alive(self, house: House):
+        """Proxied, local and refused answers leave the connection usable."""
+        await house.warm()
+        async with wire_to(house.port) as wire:
+            for path, status in (
+                ("/", 200),
+                ("/api/version", 200),
+                ("/api/nothing", 404),
+                ("/nothing", 404),
+            ) * 2:
+                wire.send(request("GET", path))
+                assert status == (await wire.answer())[0]
+            body = chat_body(stream=False)
+            for _ in range(3):
+                wire.send(request("POST", "/api/chat", body))
+                assert 200 == (await wire.answer())[0]
+
+    async def test_many_hang_ups(self, house_on_both: House):
+        """A hundred clients that come and go in every phase leave nothing."""
+        house = house_on_both
+        house.ollama.faults.add("/api/chat", HangAfter(2), times=None)
+
+        async def come_and_go(number: int) -> None:
+            async with wire_to(house.port) as wire:
+                wire.send(request("POST", "/api/chat", chat_body()))
+                await asyncio.sleep(0.003 * number)
+                wire.abort()
+
+        await asyncio.gather(*[come_and_go(number) for number in range(100)])
+        await house.waiting(0)
+        await house.until(lambda: house.in_flight == 0)
+        await house.ollama.until(lambda: house.ollama.in_flight == 0)
+        house.ollama.faults.clear()
+        assert 200 == (await house.chat()).status
+        assert 1 == house.cloud.starts
+
+    async def test_events_for_http_1_0(self, house: House):
+        """A stream that ends by closing, or a clear refusal; no crash."""
+        async with wire_to(house.port) as wire:
+            wire.send(request("GET", "/api/v1/gpu/events", version="1.0"))
+            head = await wire.head()
+        assert head.split(b" ")[1] in (b"200", b"400", b"505")
+
+
+class TestLines:
+    @pytest.fixture
+    async def talker(self, log, opened) -> House:
+        """A gateway that logs every request and transition."""
+        house = await opened(log__level="info")
+        await house.off()
+        return house
+
+    async def test_one_per_request(self, log, talker: House):
+        """Method, path without query, status, user, time; proxied ones say what they waited."""
+        house = talker
+        await house.chat()
+        await house.ask("GET", "/api/tags?x=secret")
+        await house.ask("GET", "/api/nothing", headers={})
+        seen = [(line["method"], line["path"], line["status"], line["user"]) for line in log.lines("request")]
+        assert [
+            ("POST", "/api/chat", 200, "tester"),
+            ("GET", "/api/tags", 200, "tester"),
+            ("GET", "/api/nothing", 401, None),
+        ] == seen
+        cold = log.lines("request")[0]
+        assert cold["waited_ms"] >= 50
+        assert cold["ms"] >= cold["waited_ms"] - 5
+        assert cold["bytes_out"] > 100
+        assert 1 == cold["run"]
+
+    async def test_clients_that_left(self, log, talker: House):
+        """499, whether they waited or were answered."""
+        house = talker
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", "/api/chat", chat_body()))
+            await house.waiting(1)
+            wire.abort()
+            await house.waiting(0)
+        await house.warm()
+        house.ollama.faults.add("/api/chat", HangAfter(1))
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", "/api/chat", chat_body()))
+            await wire.head()
+            wire.abort()
+            await house.until(lambda: house.in_flight == 0)
+        await asyncio.sleep(0.02)
+        assert [499, 499] == [line["status"] for line in log.lines("request") if line["path"] == "/api/chat"]
+
+    async def test_one_per_transition(self, log, talker: House):
+        """Each step of the pod's life once."""
+        house = talker
+        await house.warm()
+        await house.stop()
+        words = [line["now"] for line in log.lines("pod")]
+        assert all(one != other for one, other in pairwise(words))
+        assert ["Ready", "Stopping", "Stopped"] == words[-3:]
+
+
+async def test_garbage_collection_finds_nothing_open(house: House, recwarn):
+    """No transport, task or session is left for the collector to complain about."""
+    await house.chat()
+    await house.chat("/v1/chat/completions", stream=True)
+    gc.collect()
+    assert [] == [str(warning.message) for warning in recwarn.list]
