@@ -13,9 +13,7 @@ Check = Callable[[Any, "Attribute[Any]", Any], None]
 
 
 def _is_key(_: object, attribute: Attribute[str], value: str) -> None:
-    if not value:
-        raise ValueError("must not be empty: create a key at cloud.vast.ai, Keys")
-    if not re.fullmatch(r"[\x21-\x7e]+", value):
+    if not re.fullmatch(r"[\x21-\x7e]*", value):
         raise ValueError("must be one word of printable ASCII")
 
 
@@ -108,6 +106,9 @@ class VastConfig:
     filters: dict[str, Any] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
+        """Raises ValueError: a key is missing, or two do not go together."""
+        if not self.api_key:
+            raise ValueError("api_key is missing: create one at cloud.vast.ai, Keys")
         if self.mode == "fixed" and not self.instance_id:
             raise ValueError('instance_id is missing: the instance to start and stop (or mode = "ephemeral")')
         if self.mode == "ephemeral" and self.instance_id:

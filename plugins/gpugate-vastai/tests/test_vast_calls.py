@@ -140,8 +140,8 @@ def test_what_is_rented() -> None:
     ("given", "complaint"),
     [
         ({}, "providers.vastai.api_key: is missing"),
-        ({"api_key": ""}, "providers.vastai.api_key"),
-        ({"api_key": "a b"}, "one word"),
+        ({"api_key": ""}, "providers.vastai: api_key is missing"),
+        ({"api_key": "a b"}, "providers.vastai.api_key"),
         ({"api_key": "k"}, "instance_id is missing"),
         ({"api_key": "k", "mode": "ephemeral"}, "max_price is missing"),
         ({"api_key": "k", "mode": "ephemeral", "instance_id": 5, "max_price": 1}, "instance_id is for"),
