@@ -29,7 +29,6 @@ from gpugate.web.call import Call
 from gpugate.web.dialects import stream_error
 from gpugate.web.heartbeat import NDJSON, SSE, Heartbeat
 
-EDGE_TIMEOUT = 524
 EDGE_STATUSES = frozenset(range(520, 528))
 """A provider's proxy speaks for a pod that does not answer; no Ollama says these (facts/providers.md 0.5)."""
 
@@ -130,7 +129,6 @@ class Forwarder:
 
         Raises:
             UpstreamGone: no byte has left for the client.
-            UpstreamTimeout: the provider's proxy gave up waiting for the pod.
         """
         return self._once(call, self._pools.of(pod), upstream_path, body, None, None, tap)
 
@@ -151,14 +149,14 @@ class Forwarder:
                 begin()
 
         def declines(status: int) -> bool:
-            return status == EDGE_TIMEOUT or (committed and status >= 400)
+            return status in EDGE_STATUSES or (committed and status >= 400)
 
         def epitaph(cut: Cut) -> Epitaph | None:
             return last_words(call, cut)
 
         answer = Answer(
             extra_head=call.extra_head,
-            declines=EDGE_STATUSES.__contains__,
+            declines=declines,
             on_head=on_head,
             epitaph=epitaph,
             tap=tap,
@@ -168,13 +166,11 @@ class Forwarder:
         try:
             relayed = await self._relay.forward(call.request, pool, outgoing, answer)
         except AnswerDeclined as declined:
-            raise UpstreamGone("closed", heard=True) from declined
+            if declined.status in EDGE_STATUSES:
+                raise UpstreamGone("closed", heard=True) from declined
+            raise
         except (ValueError, web.RequestPayloadError) as error:
             raise InvalidRequest("the request's head or body is malformed") from error
-        except AnswerDeclined as declined:
-            if declined.status == EDGE_TIMEOUT:
-                raise UpstreamTimeout from declined
-            raise
         except TimeoutError as error:
             raise InvalidRequest("the request body stopped coming") from error
         call.sent = relayed.sent

@@ -468,6 +468,16 @@ class TestEdge:
         assert 200 == (await house.chat()).status
         assert 2 == house.cloud.starts
 
+    async def test_gives_up_waiting_behind_filler(self, opened):
+        """The same where status 200 has left already."""
+        house = await opened(queue__heartbeat=0.02)
+        house.cloud.boot_s = 0.1
+        house.ollama.faults.add("/api/chat", Planned(524, b"<html>", "text/html"), times=None)
+        answer = await house.chat()
+        assert (200, False) == (answer.status, answer.whole)
+        assert "did not answer in time" in json.loads(answer.body)["error"]
+        assert 1 == len(house.ollama.calls("/api/chat"))
+
     async def test_lists_are_remembered(self, house: House):
         """An edge's page is no list."""
         await house.warm()
