@@ -24,6 +24,8 @@ from gpugate.testing.clouds.faults import (
 from gpugate.testing.clouds.pods import Delays, SimPod, Stretch
 from gpugate.testing.clouds.runpod import RunPodSim
 from gpugate.testing.clouds.runpod_words import Gpu
+from gpugate.testing.clouds.vast import VastSim
+from gpugate.testing.clouds.vast_offers import Offer
 
 __all__ = [
     "API_KEY",
@@ -44,6 +46,7 @@ __all__ = [
     "LoopClock",
     "LostResponse",
     "ManualClock",
+    "Offer",
     "Operation",
     "RateLimit",
     "Reset",
@@ -51,4 +54,5 @@ __all__ = [
     "SimPod",
     "Stale",
     "Stretch",
+    "VastSim",
 ]

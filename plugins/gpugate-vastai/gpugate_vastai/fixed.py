@@ -23,7 +23,8 @@ class FixedInstance:
         self._run = Run()
         self._row: Object | None = None
         self._read_at = -inf
-        self._stopping = False
+        self._told_at = -inf  # the last command, whatever came of it
+        self._stopping = False  # it was an accepted stop, and nothing was read since
 
     async def start(self) -> PodReport:
         """Ask for "running", then look once: an instance that runs already is ready to be used.
@@ -32,7 +33,7 @@ class FixedInstance:
             NoCapacity: `queued` when Vast.ai keeps the start and may run it any time.
         """
         self._run = Run(asked_at=self._now())
-        self._stopping = False
+        self._told_at, self._stopping = self._now(), False
         try:
             await self._api.set_state(self._id, "running")
         except NoCapacity as error:
@@ -44,6 +45,7 @@ class FixedInstance:
     async def stop(self) -> PodReport:
         """Ask for "stopped", which cancels a queued start too."""
         self._run = Run()
+        self._told_at, self._stopping = self._now(), False
         try:
             await self._api.set_state(self._id, "stopped")
         except NotFound:
@@ -54,19 +56,21 @@ class FixedInstance:
     async def inspect(self) -> PodReport:
         """Read the instance; what was read less than the endpoint's interval ago is good enough.
 
-        Not when it is older than our start: it must not prove that nothing runs.
+        Not when it is older than our last command: it must not prove that nothing runs. Only right after
+        an accepted stop it may still say that the instance is on.
         """
-        fresh = self._now() - self._read_at < SHOW.interval_s
-        if not fresh or self._run.younger_than(self._now() - self._read_at, self._now()):
-            self._row = await self._api.show(self._id)
-            self._read_at = self._now()
-            self._stopping = False
-        if self._row is None:
-            return self._gone()
-        report = self._reader.report(self._row, self._run, self._now())
-        if self._stopping and report.phase in (*_ON_ITS_WAY, Phase.QUEUED):
-            return PodReport(Phase.STOPPING, report.pod_id, price=report.price, detail="accepted")
-        return report
+        if self._now() - self._read_at < SHOW.interval_s:
+            report = self._report()
+            if self._read_at > self._told_at:
+                return report
+            if self._stopping and report.phase in (*_ON_ITS_WAY, Phase.QUEUED):
+                return PodReport(Phase.STOPPING, report.pod_id, price=report.price, detail="accepted")
+        self._row = await self._api.show(self._id)
+        self._read_at = self._now()
+        return self._report()
+
+    def _report(self) -> PodReport:
+        return self._gone() if self._row is None else self._reader.report(self._row, self._run, self._now())
 
     async def _seen_on_its_way(self) -> PodReport | None:
         """A look, as far as it can be had now; its own failure is no matter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -69,6 +70,46 @@ def test_a_refusal_that_quotes_the_key() -> None:
         assert key not in repr(told.value)
 
     play(scenario, FIXED, start=False)
+
+
+def test_a_look_older_than_a_stop_that_failed() -> None:
+    """A read of a moment ago is not asked for again, but it never proves a stop that came after it."""
+
+    async def scenario(house: House) -> None:
+        assert Phase.STOPPED is (await house.provider.inspect()).phase
+        assert Phase.STOPPED is (await house.provider.inspect()).phase
+        assert 1 == house.cloud.count("get")
+        house.pod.become(Phase.RUNNING)
+        house.cloud.fail("stop", Http(500))
+        with pytest.raises(ProviderError):
+            await house.provider.stop()
+        with pytest.raises(RateLimited):
+            await house.provider.inspect()
+        await asyncio.sleep(2)
+        assert Phase.RUNNING is (await house.provider.inspect()).phase
+
+    play(scenario, FIXED, start=False)
+
+
+def test_a_create_that_is_cancelled() -> None:
+    """It may have rented something: nothing else is rented until the list had time to tell."""
+
+    async def scenario(house: House) -> None:
+        house.cloud.list_lag_s = 12.0
+        house.cloud.fail("create", LostResponse(5))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await house.provider.start()
+        for _ in range(4):
+            await asyncio.sleep(5)
+            assert (await house.provider.start()).phase in (Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING)
+        assert 1 == len(house.cloud.pods)
+        await house.provider.stop()
+        await asyncio.sleep(5)
+        assert Phase.STOPPED is (await house.provider.inspect()).phase
+        assert [] == house.cloud.billing
+
+    play(scenario, EPHEMERAL, start=False)
 
 
 def test_a_redirect() -> None:

@@ -32,7 +32,7 @@ async def ask(http: aiohttp.ClientSession, method: str, url: str, **more: Any) -
 
 
 async def test_a_life() -> None:
-    """Off reads exited; running has a padded address and ports as text, new ones each time; loading is free."""
+    """Off reads exited; running has a padded address and new ports, as text; loading is free."""
     async with market() as (cloud, http, clock):
         cloud.add_instance(5)
         url = f"{cloud.api_base}/instances/5/"
