@@ -89,19 +89,19 @@ class EventHub:
     ) -> web.StreamResponse:
         """Stream events until the client leaves; begins with `present()` unless `last_id` can be resumed."""
         reader: asyncio.Queue[_Event | None] = asyncio.Queue()
-        missed = self._after(last_id)
+        now = await present() if self._after(last_id) is None else None
+        # From here to the reader's place among the others nothing may happen: what is told first, and what
+        # comes after it, must fit.
+        opening = [_Event(self._number, "state", now)] if now is not None else self._after(last_id) or []
         self._readers.add(reader)
         try:
-            now = await present() if missed is None else None
             async with sse_response(
                 cast(web.Request, request),  # all it needs is a BaseRequest
                 ping_interval=PING_S,
                 sep="\n",
                 headers=headers,
             ) as stream:
-                if missed is None:
-                    await self._send(stream, _Event(self._number, "state", now))
-                for event in missed or ():
+                for event in opening:
                     await self._send(stream, event)
                 while (event_or_end := await reader.get()) is not None:
                     await self._send(stream, event_or_end)
