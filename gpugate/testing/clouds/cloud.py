@@ -15,7 +15,6 @@ import orjson
 from aiohttp import web
 from attrs import define, frozen
 
-from gpugate.ports.provider import Phase
 from gpugate.testing.clouds.clocks import Clock, LoopClock
 from gpugate.testing.clouds.faults import (
     Fault,
@@ -232,10 +231,6 @@ class Cloud(ABC):
         unknown = [f"$: additional properties '{key}' not allowed" for key in given if key not in known]
         self.violations += unknown
         return given, unknown if self.strict else []
-
-    def stopped_pods(self) -> list[SimPod]:
-        """The pods that exist and are off."""
-        return [pod for pod in self.pods.values() if pod.look() is Phase.STOPPED]
 
 
 def _response(status: int, body: object, headers: Any) -> web.Response:

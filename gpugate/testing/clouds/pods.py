@@ -160,6 +160,14 @@ class SimPod:
             self._enter(to, now)
         self.look()
 
+    def restart(self) -> None:
+        """Accept a restart of the container; billed on."""
+        self._remember()
+        self._plan.clear()
+        now = self.clock.now()
+        self._enter(Phase.STARTING, now)
+        self._plan.append((now + self.delays.start_s, Phase.RUNNING))
+
     def delete(self) -> None:
         """Accept a deletion."""
         self.stop(Phase.GONE)

@@ -221,8 +221,7 @@ class RunPodSim(Cloud):
             return self._problem(404, "pod not found")
         if pod.look() is not Phase.RUNNING:
             return self._not_valid("restart", pod)
-        pod.become(Phase.STARTING)
-        pod.start()
+        pod.restart()
         return self._json(self._seen(pod, fault))
 
     async def _delete(self, request: web.Request, fault: Fault | None) -> web.Response:

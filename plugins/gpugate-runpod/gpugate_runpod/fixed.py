@@ -30,6 +30,8 @@ class FixedPod:
             raise NotFound(self._missing(error.message)) from error
         except Conflict as refused:
             shown = await self._look()
+            if shown.status == "TERMINATED":
+                raise NotFound(self._missing("RunPod: the pod is TERMINATED")) from refused
             if shown.status not in ON:
                 raise Conflict(_why(shown, "start", refused)) from refused
         if (why := self._reader.unreachable_port(shown)) is not None:

@@ -145,9 +145,9 @@ class Reader:
         return {name: Endpoint(self.config.url(pod_id, port)) for name, port in ports.items()}
 
     def unreachable_port(self, shown: Shown) -> str | None:
-        """Why Ollama can never be reached through the proxy, if so: its edge answers 404 for ever."""
+        """Why Ollama can never be reached through RunPod's proxy, if so: its edge answers 404 for ever."""
         wanted = f"{self.config.ollama_port}/http"
-        if shown.ports is None or wanted in shown.ports:
+        if shown.ports is None or wanted in shown.ports or not self.config.uses_runpods_proxy:
             return None
         return f"the pod does not expose its Ollama: add {wanted} to its ports at RunPod"
 

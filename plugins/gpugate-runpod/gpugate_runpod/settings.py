@@ -134,6 +134,11 @@ class RunPodConfig:
         return self.proxy_url.format(pod_id=pod_id, port=port)
 
     @property
+    def uses_runpods_proxy(self) -> bool:
+        """The pod is reached as RunPod means it to be, not through a tunnel or a proxy of one's own."""
+        return (urlsplit(self.url("pod", 1)).hostname or "").endswith(".proxy.runpod.net")
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown, longest first."""
         short = 4  # "1" or "true" as a variable's value is no secret, and would blot out half a message

@@ -13,7 +13,7 @@ from attrs import define, field
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
-from gpugate.ports.provider import Phase, Price
+from gpugate.ports.provider import Price
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, ProviderTrouble, SessionEnded
@@ -46,6 +46,7 @@ def ephemeral(**more: Any) -> dict[str, Any]:
     }
 
 
+RUNPODS_PROXY = "https://{pod_id}-{port}.proxy.runpod.net"
 FIXED: dict[str, Any] = {"pod_id": "k3x9v2m7q1"}
 
 
@@ -176,6 +177,3 @@ def play(scenario: Callable[..., Coroutine[Any, Any, None]], settings: dict[str,
         jumping.run(main())
     finally:
         logging.getLogger().removeHandler(ear)
-
-
-__all__ = ["COLD_S", "DELAYS", "FIXED", "GPU", "IDLE_S", "SECOND_GPU", "House", "Phase", "ephemeral", "play"]

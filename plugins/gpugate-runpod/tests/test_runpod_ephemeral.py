@@ -6,18 +6,19 @@ import asyncio
 
 import pytest
 from attrs import evolve
-from gpugate import Misconfigured, NoCapacity
+from gpugate import Misconfigured, NoCapacity, Phase
 from gpugate.core.vocabulary import Status
 from gpugate.testing.clouds import Capacity, LostResponse
 from runpod_support import (
     COLD_S,
     DELAYS,
+    FIXED,
     GPU,
     IDLE_S,
+    RUNPODS_PROXY,
     SECOND_GPU,
     SLACK_S,
     House,
-    Phase,
     ephemeral,
     play,
 )
@@ -139,7 +140,7 @@ def test_a_template_without_our_port() -> None:
         await house.off()
         assert house.cloud.billed_s < 30
 
-    play(scenario, {"pod_id": "k3x9v2m7q1"})
+    play(scenario, {**FIXED, "proxy_url": RUNPODS_PROXY})
 
 
 def test_room_comes_back() -> None:

@@ -216,7 +216,7 @@ def test_conflicts() -> None:
         assert "gone" == (await house.provider.stop()).phase
         house.cloud.terminated_shows = True
         assert "gone" == (await house.provider.stop()).phase
-        with pytest.raises(Conflict):
+        with pytest.raises(NotFound, match="deleted or migrated"):
             await house.provider.start()
 
     play(scenario, FIXED, start=False)

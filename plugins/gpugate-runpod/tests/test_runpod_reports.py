@@ -11,7 +11,7 @@ from gpugate import Misconfigured, Phase, Price, Transient
 from gpugate.errors import SettingsError
 from gpugate.providers.registry import find
 from gpugate.settings import structure_provider_config
-from runpod_support import FIXED, GPU, House, ephemeral, play
+from runpod_support import FIXED, GPU, RUNPODS_PROXY, House, ephemeral, play
 
 from gpugate_runpod import RunPod, RunPodConfig
 from gpugate_runpod.pods import Reader, Shown
@@ -195,5 +195,15 @@ def test_a_pod_that_hides_its_ollama() -> None:
         house.pod.spec["ports"] = ["22/tcp"]
         with pytest.raises(Misconfigured, match="add 11434/http to its ports"):
             await house.provider.start()
+
+    play(scenario, {**FIXED, "proxy_url": RUNPODS_PROXY}, start=False)
+
+
+def test_a_tunnel_of_ones_own() -> None:
+    """What RunPod exposes does not matter then."""
+
+    async def scenario(house: House) -> None:
+        house.pod.spec["ports"] = ["22/tcp"]
+        assert Phase.PROVISIONING is (await house.provider.start()).phase
 
     play(scenario, FIXED, start=False)

@@ -78,6 +78,18 @@ async def test_a_life(cloud: RunPodSim, clock: ManualClock) -> None:
     assert round(14 / 3600 * 0.69, 4) == bill["metadata"]["totals"]["gpuAmount"]
 
 
+async def test_a_restart(cloud: RunPodSim, clock: ManualClock) -> None:
+    """The container begins anew, on the same bill."""
+    assert 409 == (await act(cloud, "restart"))[0]
+    await act(cloud, "start")
+    clock.advance(60)
+    assert 200 == (await act(cloud, "restart"))[0]
+    assert Phase.STARTING is cloud.pods["k3x9v2m7q1"].look()
+    clock.advance(8)
+    assert Phase.RUNNING is cloud.pods["k3x9v2m7q1"].look()
+    assert (68.0, 1) == (cloud.billed_s, cloud.starts)
+
+
 @pytest.mark.parametrize(
     ("headers", "status", "detail"),
     [
