@@ -146,7 +146,7 @@ class Exchange:
 
     def conclude(self, flush_s: float) -> None:
         """After a loss: write the last words, if there are any, and close the client's connection."""
-        words = self._last_words()
+        words = self._last_words() if self._protocol.connected else None
         if words is None:
             self.cut(flush_s)
             return
@@ -192,6 +192,9 @@ class Exchange:
         if self.over:
             self.reusable = False
             return
+        if self._protocol.transport is None:  # the client is gone, and our task about to be cancelled
+            self._upstream.transport.abort()
+            return
         begun = None
         if self._declined is not None:
             self._decline(self._refused, data)
@@ -229,7 +232,7 @@ class Exchange:
                 self.gone = AnswerDeclined(self._refused.status, bytes(self._declined))
                 self._wake()
             elif ended and self.head is not None and self._framing.may_end_here:
-                if self._outlet is _Outlet.WRAPPED:
+                if self._outlet is _Outlet.WRAPPED and self._protocol.connected:
                     self._client.write(LAST_CHUNK)
                 self._complete()
             else:
@@ -352,7 +355,9 @@ def _untaken(transport: asyncio.Transport) -> int:
     """
     here = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")
-    with suppress(OSError, ValueError):  # closed meanwhile, or no such question on this system
+    if sock is None:  # closed, to uvloop
+        return here
+    with suppress(OSError, ValueError):  # closed, to asyncio, or a system that cannot be asked
         (queued,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
         return here + int(queued)
     return here
@@ -372,5 +377,6 @@ def _reset(transport: asyncio.Transport) -> None:
     """Close with a RST, which no reader can take for an end."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError, ValueError):  # closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

@@ -119,9 +119,11 @@ class _Upload:
             TimeoutError: the client sends nothing more of it.
             aiohttp.web.RequestPayloadError: the client's framing of it is broken.
         """
-        while not upstream.closed:
+        while True:
             await upstream.drained()
             piece = await self._next()
+            if upstream.closed:  # uvloop, unlike asyncio, minds being written to then
+                return
             if not piece:
                 self.done = True
                 if self._left is None:
@@ -219,7 +221,8 @@ class _Run:
         exchange.uploading = not upload.done
         exchange.begin(upstream)
         try:
-            upstream.transport.write(self.head + upload.at_once)
+            if not exchange.over:
+                upstream.transport.write(self.head + upload.at_once)
             await self._carry(exchange, upload, upstream)
         except BaseException as error:
             upstream.abort()

@@ -48,9 +48,10 @@ class Watched:
         (b"", 0),
         (b"", 1_000_000),
         (b"HTTP/1.1 200 OK\r\nX-", 0),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil close", 0),
         (streamed_head() + chunked(LINE, last=False), 1_000_000),
     ],
-    ids=["no answer yet", "no answer to 1 MB yet", "half a head", "streaming"],
+    ids=["no answer yet", "no answer to 1 MB yet", "half a head", "until close", "streaming"],
 )
 async def test_client_hangs_up(part, size, how):
     """Whatever the answer is at, a client that is gone takes its upstream connection along."""
@@ -66,6 +67,28 @@ async def test_client_hangs_up(part, size, how):
             await watched.left.wait()
         assert isinstance(await gate.outcome(), asyncio.CancelledError)
         assert (gate.pool.idle, gate.pool.lent) == (0, 0)
+
+
+async def test_clients_hang_up_while_the_upstream_talks(caplog):
+    """Bytes that arrive for a client that has just gone make no noise and no error."""
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(streamed_head())
+        while True:
+            await wire.send(chunked(LINE, last=False))
+            await asyncio.sleep(0)
+
+    async with fake_pod(script) as pod, gateway(pod.endpoint) as gate:
+        for number in range(1, 31):
+            client = await gate.client()
+            await client.send(get())
+            await client.head()
+            client.reset() if number % 2 else client.hang_up()
+            assert isinstance(await gate.outcome(number), asyncio.CancelledError)
+
+        assert gate.pool.lent == 0
+    assert caplog.messages == []
 
 
 async def test_client_hangs_up_while_its_body_is_sent():

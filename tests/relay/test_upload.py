@@ -10,7 +10,7 @@ import pytest
 
 from gpugate.relay import Ending, Relay, UpstreamGone
 
-from .support import Wire, chunked, counted, fake_pod, gateway, get
+from .support import Wire, chunked, counted, fake_pod, gateway, get, post
 
 PIECE = bytes(range(256)) * 1024  # 256 KiB
 CREATED = counted(b"", status="201 Created")
@@ -263,3 +263,50 @@ async def test_upload_of_another_length():
         await asyncio.sleep(0.02)
 
         assert sorted(seen) == [b"", b"abcd"]
+
+
+async def test_upstream_that_ends_without_reading():
+    """An upstream that closes its side, but takes no more of the body either, is gone at once."""
+    over = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        wire.writer.transport.pause_reading()
+        wire.writer.write_eof()
+        await over.wait()
+
+    async with fake_pod(script) as pod, gateway(pod.endpoint) as gate:
+        client = await gate.client()
+        await client.send(post(b"x" * 20_000_000))
+        async with asyncio.timeout(2):
+            gone = await gate.outcome()
+        over.set()
+
+        assert (type(gone), gone.why) == (UpstreamGone, "closed")
+
+
+async def test_both_ways_at_once():
+    """A slow client of an answer that runs beside its upload costs neither of them a byte."""
+    answer = chunked(*[PIECE] * 60)
+    digest = hashlib.sha256()
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        wire.writer.transport.pause_reading()
+        await wire.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + answer[:-5])
+        wire.writer.transport.resume_reading()
+        for _ in range(60):
+            digest.update(await wire.exactly(len(PIECE)))
+        await wire.send(answer[-5:])
+
+    async with fake_pod(script) as pod, gateway(pod.endpoint) as gate:
+        client = await gate.client()
+        await client.send(get("/stream", f"Content-Length: {60 * len(PIECE)}", method="POST"))
+        sending = asyncio.ensure_future(client.send(PIECE * 60))
+        await asyncio.sleep(0.2)
+        await client.head()
+
+        assert await client.exactly(len(answer)) == answer
+        await sending
+        assert (await gate.outcome()).complete
+        assert digest.digest() == hashlib.sha256(PIECE * 60).digest()

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from gpugate.ports.provider import Endpoint
-from gpugate.relay import Pool, UpstreamGone
+from gpugate.relay import Pool, Upstream, UpstreamGone
 
 from .support import Wire, counted, fake_pod, gateway, get, once, streamed_head
 
@@ -149,6 +149,26 @@ async def test_dead_peers_are_probed():
         pool.abort()
 
         assert [bool(options[0]), bool(options[1]), *options[2:]] == [True, True, 30, 10, 3]
+
+
+class Unlucky(Pool):
+    """Its connections are lost between their making and their lending."""
+
+    async def connect(self) -> Upstream:
+        upstream = await super().connect()
+        upstream.transport.abort()
+        while not upstream.closed:
+            await asyncio.sleep(0)
+        return upstream
+
+
+async def test_connection_lost_before_it_is_lent():
+    """Who gets a connection that is lost already is told, instead of waiting for ever."""
+    async with fake_pod(once(OK)) as pod, gateway(pod.endpoint, pool=Unlucky(pod.endpoint)) as gate:
+        client = await gate.client()
+        await client.send(get())
+
+        assert (await gate.outcome()).why == "closed"
 
 
 async def test_upstream_that_talks_unasked():
