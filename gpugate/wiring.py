@@ -46,6 +46,9 @@ from gpugate.web.server import GuardedServer, listen, raise_file_limit
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
 
+POD_LIVES = frozenset({"Warming", "Preloading", "Ready", "Draining"})
+"""States in which an exchange with the pod may be under way."""
+
 
 def serve(settings: Settings) -> int:
     """Run the gateway until a signal ends it; return the exit status (0, or 1 with a stop not proved).
@@ -120,6 +123,7 @@ class Gateway:
         self._log = structlog.get_logger()
         self._hub = EventHub(lambda: self.lifecycle.snapshot())
         self._state = Path(settings.state.dir)
+        self._pools = Pools()
 
     async def open(self) -> None:
         """Build, look at the providers, listen.
@@ -197,11 +201,10 @@ class Gateway:
             require_exp=settings.auth.require_exp,
             jwks=jwks,
         )
-        pools = Pools()
-        self._stack.callback(pools.close)
+        self._stack.callback(self._pools.close)
         ollama = OllamaApi(
             lifecycle=self.lifecycle,
-            forwarder=Forwarder(self.lifecycle, Relay(), pools),
+            forwarder=Forwarder(self.lifecycle, Relay(), self._pools),
             catalog=catalog,
             max_body=settings.server.max_body,
             heartbeat_s=settings.queue.heartbeat,
@@ -226,13 +229,16 @@ class Gateway:
         return jwks
 
     def _hear(self, news: News) -> None:
-        """A pod that becomes ready is asked for its catalogue, so that it is known when it sleeps."""
-        if (
-            isinstance(news, Transition)
-            and news.status is Status.READY
-            and self.lifecycle.serving is not None
-        ):
+        """A pod that becomes ready is asked for its catalogue, so that it is known when it sleeps.
+
+        Of one that is no more nothing will come: what still waits for it without a lease hears so now.
+        """
+        if not isinstance(news, Transition):
+            return
+        if news.status is Status.READY and self.lifecycle.serving is not None:
             self._keeper.fetch(self.lifecycle.serving.endpoints["ollama"])
+        elif news.now not in POD_LIVES:
+            self._pools.abort()
 
     def _warn(self, text: str) -> None:
         self._log.warning(text)

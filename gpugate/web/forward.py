@@ -63,6 +63,12 @@ class Pools:
             pool.close()
         self._by_service.clear()
 
+    def abort(self) -> None:
+        """The pod is no more: break what runs."""
+        for pool in self._by_service.values():
+            pool.abort()
+        self._by_service.clear()
+
 
 class Forwarder:
     """Forwards calls to the pod's Ollama."""

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from gpugate.simulated.faults import HangAfter
+from gpugate.simulated.faults import Hang, HangAfter
 from gpugate.testing.fakes import FakeCloud
 
 from .support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house
@@ -264,6 +264,20 @@ class TestRemembered:
         await house.stop()
         names = [model["name"] for model in (await house.ask("GET", "/api/tags")).json["models"]]
         assert ["one", "two"] == [name.removesuffix(":latest") for name in names]
+
+    async def test_pod_that_vanishes_without_a_word(self, house: House):
+        """A list that was asked of it comes from memory as soon as the loss is known."""
+        await house.warm()
+        live = (await house.ask("GET", "/api/tags")).body
+        house.ollama.faults.add("/api/tags", Hang())
+        house.ollama.faults.add("/api/ps", Hang())
+        asks = [asyncio.ensure_future(house.ask("GET", path)) for path in ("/api/tags", "/api/ps")]
+        await house.ollama.until(lambda: house.ollama.in_flight == 2)
+        house.cloud.turn_off(at_once=True)
+        house.gateway.lifecycle._machine.looks.schedule(0, 0.0)
+        house.gateway.lifecycle._wake()
+        tags, running = await asyncio.wait_for(asyncio.gather(*asks), 5)
+        assert (live, {"models": []}) == (tags.body, running.json)
 
     async def test_pod_in_trouble(self, house: House):
         """The list is answered while the pod's Ollama is away, from memory."""
