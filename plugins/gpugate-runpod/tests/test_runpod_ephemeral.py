@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from attrs import evolve
-from gpugate import Misconfigured, NoCapacity, Phase
+from gpugate import Conflict, Misconfigured, NoCapacity, Phase
 from gpugate.core.vocabulary import Status
 from gpugate.testing.clouds import Capacity, LostResponse
 from runpod_support import (
@@ -231,6 +231,8 @@ def test_an_orphan_at_boot() -> None:
             "my-training",
             "gpugate-main",
             "gpugate-main-x",
+            "gpugate-main-0123abcdef",
+            "gpugate-main-0123abcd-mine",
         ]
         for number, name in enumerate(others):
             orphan(house, name, f"other{number}")
@@ -259,6 +261,21 @@ def test_two_orphans() -> None:
         await house.until(lambda: house.lifecycle.word is Status.READY)
         await house.off()
         assert [] == house.cloud.billing
+
+    play(scenario, ephemeral(), start=False)
+
+
+def test_one_stop_for_all() -> None:
+    """A single stop deletes every pod of ours, and goes on where one of them is refused."""
+
+    async def scenario(house: House) -> None:
+        for number, name in enumerate(("0123abcd", "4567abcd", "89ababcd")):
+            orphan(house, f"gpugate-main-{name}", f"pod{number}")
+        house.cloud.pods["pod0"].locked = True
+        with pytest.raises(Conflict, match="locked"):
+            await house.provider.stop()
+        await asyncio.sleep(DELAYS.stop_s + 1)
+        assert ["pod0"] == [pod.id for pod in house.cloud.billing]
 
     play(scenario, ephemeral(), start=False)
 

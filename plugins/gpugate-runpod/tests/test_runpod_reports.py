@@ -82,6 +82,32 @@ def test_what_is_worth_a_word(changes: dict, phase: str, detail: str) -> None:
     assert detail in told.detail
 
 
+def look(reader: Reader, now: float = 0.0, **changes: object):
+    shown = Shown.of({**POD, **changes})
+    assert shown is not None
+    return reader.report(shown, now)
+
+
+def test_the_last_runs_start() -> None:
+    """RunPod shows it until the new run's is there; billing by it would charge for a night that was off."""
+    reader, last, this = Reader(CONFIG), "2026-11-20T18:30:04Z", "2026-11-21T08:00:00Z"
+    assert None is look(reader, status="EXITED", startedAt=last).started_at
+    assert None is look(reader, status="STARTING", startedAt=last).started_at
+    assert None is look(reader, status="RUNNING", startedAt=last).started_at
+    assert this == look(reader, status="RUNNING", startedAt=this).started_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_container_that_does_not_begin() -> None:
+    """An uptime that stays 0 for three minutes is a failure, one that grows is not."""
+    reader, hangs = Reader(CONFIG), {"runtime": {"uptime": 0}}
+    assert Phase.RUNNING is look(reader, 0, **hangs).phase
+    assert Phase.RUNNING is look(reader, 179, **hangs).phase
+    assert Phase.FAILED is look(reader, 180, **hangs).phase
+    assert "has not begun" in look(reader, 181, **hangs).detail
+    assert Phase.RUNNING is look(reader, 182, runtime={"uptime": 1}).phase
+    assert Phase.RUNNING is look(reader, 183, **hangs).phase
+
+
 def test_a_status_of_the_future() -> None:
     """It is no answer, least of all "stopped"."""
     with pytest.raises(Transient, match="HIBERNATING"):
