@@ -42,7 +42,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         InvalidRequest: it stopped coming, or its framing is broken.
     """
     content = request.content
-    if content.is_eof():
+    if content.is_eof() and content.total_bytes <= limit:
         return content.read_nowait(-1) if content.total_bytes else b""
     refuse_too_large(request, limit)
     allow_body(request)
