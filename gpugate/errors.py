@@ -1,42 +1,42 @@
 """Every error of the house; knows nothing of HTTP.
 
-    GateError                       what a client is told: `code`, `retry_after_s`, `reason`
-    ├── AuthError
-    │   ├── InvalidToken            missing, malformed, or wrongly signed: the message says which
-    │   └── TokenExpired
-    ├── Forbidden                   the token's scope does not cover it
-    ├── RequestError
-    │   ├── InvalidRequest
-    │   ├── PayloadTooLarge
-    │   ├── PathNotFound
-    │   └── MethodNotAllowed
-    ├── QueueError
-    │   ├── QueueFull
-    │   └── QueueTimeout
-    ├── PodError
-    │   ├── PodStartFailed
-    │   ├── WarmupTimeout
-    │   ├── PodStopped
-    │   ├── PodBusy
-    │   ├── BudgetExceeded
-    │   ├── ProviderUnavailable
-    │   └── ShuttingDown
-    ├── UpstreamError
-    │   ├── UpstreamBroken
-    │   └── UpstreamTimeout
-    └── InternalError
-    ProviderError                   what a provider plugin raises (contract section 6)
-    ├── Transient                   a network error, a 5xx: worth another attempt
-    ├── RateLimited                 with `retry_after` seconds; no attempt is counted
-    ├── NoCapacity                  no GPU free; `queued` when the start waits at the provider
-    ├── NoFunds
-    ├── AuthFailed
-    ├── Blocked                     an edge refused us (a CDN's 1010), not the API
-    ├── NotFound
-    ├── Conflict                    not valid in the pod's present state
-    ├── Misconfigured
-    └── Ambiguous                   the outcome is unknown: look before asking again
-    SettingsError                   one or more complaints, each naming its key
+GateError                       what a client is told: `code`, `retry_after_s`, `reason`
+├── AuthError
+│   ├── InvalidToken            missing, malformed, or wrongly signed: the message says which
+│   └── TokenExpired
+├── Forbidden                   the token's scope does not cover it
+├── RequestError
+│   ├── InvalidRequest
+│   ├── PayloadTooLarge
+│   ├── PathNotFound
+│   └── MethodNotAllowed
+├── QueueError
+│   ├── QueueFull
+│   └── QueueTimeout
+├── PodError
+│   ├── PodStartFailed
+│   ├── WarmupTimeout
+│   ├── PodStopped
+│   ├── PodBusy
+│   ├── BudgetExceeded
+│   ├── ProviderUnavailable
+│   └── ShuttingDown
+├── UpstreamError
+│   ├── UpstreamBroken
+│   └── UpstreamTimeout
+└── InternalError
+ProviderError                   what a provider plugin raises (contract section 6)
+├── Transient                   a network error, a 5xx: worth another attempt
+├── RateLimited                 with `retry_after` seconds; no attempt is counted
+├── NoCapacity                  no GPU free; `queued` when the start waits at the provider
+├── NoFunds
+├── AuthFailed
+├── Blocked                     an edge refused us (a CDN's 1010), not the API
+├── NotFound
+├── Conflict                    not valid in the pod's present state
+├── Misconfigured
+└── Ambiguous                   the outcome is unknown: look before asking again
+SettingsError                   one or more complaints, each naming its key
 """
 
 from __future__ import annotations

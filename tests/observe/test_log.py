@@ -1,5 +1,4 @@
 """Where lines go, what they look like, and what can go wrong with them."""
-# ruff: noqa: SIM300  (the house writes what is expected first)
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """What is taken out of a line before it is written."""
-# ruff: noqa: SIM300  (the house writes what is expected first)
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """Who is let in, who is not, and what each is told."""
-# ruff: noqa: SIM300  (the house writes what is expected first)
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """Which web pages may call."""
-# ruff: noqa: SIM300  (the house writes what is expected first)
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
 """What an error looks like to each kind of client."""
-# ruff: noqa: SIM300  (the house writes what is expected first)
 
 from __future__ import annotations
 

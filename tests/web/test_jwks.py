@@ -1,5 +1,4 @@
 """An identity provider's keys: how they are fetched, kept, rotated and missed."""
-# ruff: noqa: SIM300  (the house writes what is expected first)
 
 from __future__ import annotations
 

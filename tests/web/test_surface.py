@@ -151,7 +151,7 @@ def test_unknown_and_no_post(method: str, path: str) -> None:
 def test_blobs_without_a_digest(path: str) -> None:
     """Whatever is said about blobs needs `admin`."""
     route = classify("POST", path)
-    assert (Kind.UNKNOWN_GET, "admin") == (route.kind, route.scope)  # noqa: SIM300
+    assert (Kind.UNKNOWN_GET, "admin") == (route.kind, route.scope)
 
 
 @pytest.mark.parametrize(
