@@ -302,8 +302,10 @@ async def test_both_ways_at_once():
     async with fake_pod(script) as pod, gateway(pod.endpoint) as gate:
         client = await gate.client()
         await client.send(get("/stream", f"Content-Length: {60 * len(PIECE)}", method="POST"))
+        client.writer.transport.pause_reading()
         sending = asyncio.ensure_future(client.send(PIECE * 60))
         await asyncio.sleep(0.2)
+        client.writer.transport.resume_reading()
         await client.head()
 
         assert await client.exactly(len(answer)) == answer
