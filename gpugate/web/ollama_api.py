@@ -119,9 +119,10 @@ class OllamaApi:
             return await self._leased(call, route, call.request.content, None)
         body = await read_body(call.request, self._max_body)
         seen = None
-        if self._lifecycle.serving is None:
+        serves = self._lifecycle.serving is not None
+        if self._heartbeat_s or not serves:
             seen = peek(route, call.request.headers, body)
-            if seen.refused is not None:
+            if seen.refused is not None and not serves:
                 return _plain(call, seen.refused)
         try:
             return await self._leased(call, route, body, seen)
