@@ -19,8 +19,8 @@ $(VENV)/.dev: $(VENV)/.run
 run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GPU, no Ollama
 	$(BIN)/gpugate demo --port $(PORT)
 
-test: $(VENV)/.dev        ## all tests
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev        ## all tests, the plugins' included
+	$(BIN)/python -m pytest tests plugins
 
 fast: $(VENV)/.dev        ## without real sockets and processes
 	$(BIN)/python -m pytest --ignore tests/e2e --ignore tests/providers
