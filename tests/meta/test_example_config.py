@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import pytest
 
-from gpugate.settings import commented_config, load_settings
+from gpugate.settings import commented_config, load_settings, structure_provider_config
 from gpugate.settings.schema import SECTIONS
 from gpugate.settings.structure import keys_of
 from gpugate.settings.template import default_of
