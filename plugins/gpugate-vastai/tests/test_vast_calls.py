@@ -100,6 +100,7 @@ def test_a_create_that_is_cancelled() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1):
                 await house.provider.start()
+        assert Phase.STOPPING is (await house.provider.stop()).phase, "not proved before the list has told"
         for _ in range(4):
             await asyncio.sleep(5)
             assert (await house.provider.start()).phase in (Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING)

@@ -381,6 +381,8 @@ def test_an_offer_that_is_gone() -> None:
         await house.ask(hold_s=0)
         assert 3 == house.cloud.count("create")
         assert 1 == house.cloud.count("search")
+        asks = [asked.pod_id for asked in house.cloud.asked if asked.operation == "create"]
+        assert ["1001", "1002", "1005"] == asks
         await house.off()
         about(house, 0)
 
