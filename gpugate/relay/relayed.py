@@ -189,19 +189,7 @@ class Relay:
             length=_Upload(outgoing).length,
             drop=_IDENTITY_ONLY if answer.committed else frozenset(),
         )
-        run = _Run(request, client, head, outgoing, answer, self.stall_s)
-        upstream = None if isinstance(outgoing.body, StreamReader) else pool.take()
-        if upstream is not None:
-            try:
-                return await run.over(upstream)
-            except UpstreamGone as gone:
-                if gone.heard:
-                    raise
-        try:
-            return await run.over(await pool.connect())
-        except UpstreamGone as gone:
-            gone.again = upstream is not None
-            raise
+        return await _Run(request, client, head, outgoing, answer, self.stall_s).through(pool)
 
 
 @frozen
@@ -214,6 +202,21 @@ class _Run:
     outgoing: Outgoing
     answer: Answer
     stall_s: float
+
+    async def through(self, pool: Pool) -> Relayed:
+        """Try an idle connection if the body can be sent twice, and a fresh one if that turns out stale."""
+        upstream = None if isinstance(self.outgoing.body, StreamReader) else pool.take()
+        if upstream is not None:
+            try:
+                return await self.over(upstream)
+            except UpstreamGone as gone:
+                if gone.heard:
+                    raise
+        try:
+            return await self.over(await pool.connect())
+        except UpstreamGone as gone:
+            gone.again = upstream is not None
+            raise
 
     async def over(self, upstream: Upstream) -> Relayed:
         upload = _Upload(self.outgoing, self.stall_s)
