@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import orjson
+
 from gpugate import (
     Ambiguous,
     AuthFailed,
@@ -24,7 +25,6 @@ from gpugate import (
     RateLimited,
     Transient,
 )
-
 from gpugate_runpod.pods import Shown, Stock
 from gpugate_runpod.settings import RunPodConfig
 

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from attrs import frozen
+
 from gpugate import (
     Ambiguous,
     AuthFailed,
@@ -26,7 +27,6 @@ from gpugate import (
     RateLimited,
     Transient,
 )
-
 from gpugate_runpod.api import Api
 from gpugate_runpod.pods import ON, Reader, Shown, Stock
 from gpugate_runpod.settings import RunPodConfig

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from gpugate import Ambiguous, Conflict, Misconfigured, NotFound, Phase, PodReport, Transient
-
 from gpugate_runpod.api import Api
 from gpugate_runpod.pods import ON, Reader, Shown
 from gpugate_runpod.settings import RunPodConfig

@@ -12,8 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from attrs import define, field, frozen
-from gpugate import Endpoint, Phase, PodReport, Price, Transient
 
+from gpugate import Endpoint, Phase, PodReport, Price, Transient
 from gpugate_runpod.settings import RunPodConfig
 
 PHASES = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from attrs import evolve
-from gpugate import Capabilities, PodReport, Provider
 
+from gpugate import Capabilities, PodReport, Provider
 from gpugate_runpod.api import Api
 from gpugate_runpod.ephemeral import EphemeralPods
 from gpugate_runpod.fixed import FixedPod

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 from attrs import frozen
+from runpod_support import FIXED, House, ephemeral, play
+
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError
 from gpugate.testing.clouds import (
@@ -23,7 +25,6 @@ from gpugate.testing.clouds import (
     Reset,
     Stale,
 )
-from runpod_support import FIXED, House, ephemeral, play
 
 
 def _problem(status: int, detail: str, *errors: str) -> Http:

@@ -10,6 +10,8 @@ from typing import Any
 
 import aiohttp
 from attrs import define, field
+from gpugate_runpod import RunPod, RunPodConfig
+
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
@@ -20,8 +22,6 @@ from gpugate.services.news import News, ProviderTrouble, SessionEnded
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Delays, RunPodSim, SimPod, jumping
 from gpugate.testing.fakes import FakeDebts
-
-from gpugate_runpod import RunPod, RunPodConfig
 
 AGENT = {"User-Agent": "gpugate/0.1"}
 SECRET_ENV = "hunter2-in-the-environment"

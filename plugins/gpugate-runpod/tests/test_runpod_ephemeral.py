@@ -6,9 +6,6 @@ import asyncio
 
 import pytest
 from attrs import evolve
-from gpugate import Conflict, Misconfigured, NoCapacity, Phase
-from gpugate.core.vocabulary import Status
-from gpugate.testing.clouds import Capacity, LostResponse
 from runpod_support import (
     COLD_S,
     DELAYS,
@@ -22,6 +19,10 @@ from runpod_support import (
     ephemeral,
     play,
 )
+
+from gpugate import Conflict, Misconfigured, NoCapacity, Phase
+from gpugate.core.vocabulary import Status
+from gpugate.testing.clouds import Capacity, LostResponse
 
 THIRD_GPU = "NVIDIA A40"
 

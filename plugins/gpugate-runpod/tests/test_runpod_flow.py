@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from runpod_support import COLD_S, DELAYS, FIXED, IDLE_S, SLACK_S, House, ephemeral, play
+
 from gpugate.core.vocabulary import Status
 from gpugate.ports.provider import Phase
-from runpod_support import COLD_S, DELAYS, FIXED, IDLE_S, SLACK_S, House, ephemeral, play
 
 MODES = pytest.mark.parametrize("settings", [FIXED, ephemeral()], ids=["fixed", "ephemeral"])
 

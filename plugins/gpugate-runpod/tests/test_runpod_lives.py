@@ -8,12 +8,13 @@ from contextlib import suppress
 
 import aiohttp
 import pytest
+from runpod_matrix import OPERATIONS, SETTINGS
+from runpod_support import House, play
+
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError
 from gpugate.ports.provider import Phase
 from gpugate.testing.clouds import Stale
-from runpod_matrix import OPERATIONS, SETTINGS
-from runpod_support import House, play
 
 STEPS = 25
 LIVES = 8

@@ -7,14 +7,14 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from gpugate_runpod import RunPod, RunPodConfig
+from gpugate_runpod.pods import Reader, Shown
+from runpod_support import FIXED, GPU, RUNPODS_PROXY, House, ephemeral, play
+
 from gpugate import Misconfigured, Phase, Price, Transient
 from gpugate.errors import SettingsError
 from gpugate.providers.registry import find
 from gpugate.settings import structure_provider_config
-from runpod_support import FIXED, GPU, RUNPODS_PROXY, House, ephemeral, play
-
-from gpugate_runpod import RunPod, RunPodConfig
-from gpugate_runpod.pods import Reader, Shown
 
 POD = {
     "id": "k3x9v2m7q1",

@@ -9,10 +9,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from runpod_support import AGENT, GPU
+
 from gpugate.ports.provider import Phase
 from gpugate.testing.clouds import API_KEY, Delays, LoopClock, ManualClock, RunPodSim, SimPod, jumping
 from gpugate.testing.virtual_time import Stuck
-from runpod_support import AGENT, GPU
 
 POD_KEYS = {
     *(
