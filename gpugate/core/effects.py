@@ -1,0 +1,142 @@
+"""What the owner has to do, in the order given; values only. What comes back is in `core/events.py`."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from gpugate.errors import GateError
+from gpugate.ports.provider import Endpoint, PodReport
+
+
+@frozen
+class StartPod:
+    """Call `start()`; answer with StartAccepted or StartRefused."""
+
+    op: int
+    provider: int
+
+
+@frozen
+class StopPod:
+    """Call `stop()`; answer with StopAccepted or StopRefused."""
+
+    op: int
+    provider: int
+
+
+@frozen
+class Look:
+    """Call `inspect()`; answer with Looked or LookFailed."""
+
+    op: int
+    provider: int
+
+
+@frozen
+class Probe:
+    """Ask the pod's Ollama whether it is healthy; answer with Probed."""
+
+    op: int
+    endpoint: Endpoint
+
+
+@frozen
+class Preload:
+    """Have the pod load this model; answer with Preloaded."""
+
+    op: int
+    endpoint: Endpoint
+    model: str
+    embeds: bool
+
+
+@frozen
+class Admit:
+    """This ticket may use the pod of this run now."""
+
+    ticket: int
+    run: int
+
+
+@frozen
+class Refuse:
+    """This ticket gets this error, unless its answer has begun."""
+
+    ticket: int
+    error: GateError
+
+
+@frozen
+class Requeue:
+    """Give up this ticket's exchange: it waits for the pod again."""
+
+    ticket: int
+
+
+@frozen
+class Cut:
+    """Break this ticket's answer off: it has begun and cannot end."""
+
+    ticket: int
+
+
+@frozen
+class Reply:
+    """The outcome of a start or stop by hand: accepted, or why not."""
+
+    error: GateError | None = None
+
+
+@frozen
+class Owe:
+    """Write down at which providers a stop is sent and not proved: after a crash it must go on."""
+
+    providers: frozenset[int]
+
+
+@frozen(kw_only=True)
+class SessionOpened:
+    """A billed stretch began `up_s` ago."""
+
+    run: int
+    provider: int
+    cause: str
+    report: PodReport
+    up_s: float = 0.0
+
+
+@frozen(kw_only=True)
+class SessionClosed:
+    """The billed stretch of this provider ended: the stop is proved."""
+
+    run: int
+    provider: int
+    cause: str
+
+
+@frozen(kw_only=True)
+class Complain:
+    """A provider failed us; `alarm` when money may be running away."""
+
+    provider: int
+    message: str
+    reason: str
+    alarm: bool = False
+
+
+Effect = (
+    StartPod
+    | StopPod
+    | Look
+    | Probe
+    | Preload
+    | Admit
+    | Refuse
+    | Requeue
+    | Cut
+    | Reply
+    | Owe
+    | SessionOpened
+    | SessionClosed
+    | Complain
+)

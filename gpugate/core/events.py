@@ -1,0 +1,182 @@
+"""What happened, in the past tense; values only. Their counterparts, the orders, are in `core/effects.py`.
+
+An event that answers an effect brings back its `op` number, and only the answer that is waited for counts.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from gpugate.errors import ProviderError
+from gpugate.ports.provider import PodReport
+
+
+@frozen
+class Opened:
+    """The gateway came up."""
+
+
+@frozen
+class Arrived:
+    """A request wants the pod; its body is read. Tickets are numbered in the order of arrival."""
+
+    ticket: int
+    model: str | None = None
+    embeds: bool = False
+
+
+@frozen
+class Left:
+    """A request is over: answered, failed, or its client hung up."""
+
+    ticket: int
+
+
+@frozen
+class Begun:
+    """The first byte of this request's answer has left."""
+
+    ticket: int
+
+
+@frozen
+class Demanded:
+    """Somebody wants the pod and it is not serving: a request joined the backlog, or a start by hand."""
+
+
+@frozen
+class Emptied:
+    """The last lease ended."""
+
+
+@frozen
+class Proved:
+    """Every stop that was sent is proved."""
+
+
+@frozen
+class StartAccepted:
+    """The provider took the start."""
+
+    op: int
+    report: PodReport
+    up_s: float = 0.0
+
+
+@frozen
+class StartRefused:
+    """The start failed, or its outcome is unknown."""
+
+    op: int
+    error: ProviderError
+
+
+@frozen
+class StopAccepted:
+    """The provider took the stop; that proves nothing."""
+
+    op: int
+
+
+@frozen
+class StopRefused:
+    """The stop failed, or its outcome is unknown."""
+
+    op: int
+    error: ProviderError
+
+
+@frozen
+class Looked:
+    """The provider said what is there; `up_s` is how long it has been billed already."""
+
+    op: int
+    provider: int
+    report: PodReport
+    up_s: float = 0.0
+
+
+@frozen
+class LookFailed:
+    """We could not look; that says nothing of the pod."""
+
+    op: int
+    provider: int
+    error: ProviderError
+
+
+@frozen
+class Probed:
+    """The pod's Ollama was asked whether it is healthy."""
+
+    op: int
+    healthy: bool
+    detail: str = ""
+
+
+@frozen
+class Preloaded:
+    """The preload ended, well or not."""
+
+    op: int
+
+
+@frozen
+class Troubled:
+    """An exchange with the pod of this run broke before its first byte."""
+
+    run: int
+
+
+@frozen
+class StartWanted:
+    """A start by hand."""
+
+
+@frozen
+class StopWanted:
+    """A stop by hand; `force` cuts what is in flight."""
+
+    force: bool = False
+
+
+@frozen
+class CloseWanted:
+    """The gateway is to go down; `keep` leaves the pod running."""
+
+    keep: bool = False
+
+
+@frozen
+class CutWanted:
+    """Whatever still runs is to be cut now: a second signal."""
+
+
+@frozen
+class TimePassed:
+    """The clock reached `wake_at`; too early is harmless."""
+
+
+Event = (
+    Opened
+    | Arrived
+    | Left
+    | Begun
+    | Demanded
+    | Emptied
+    | Proved
+    | StartAccepted
+    | StartRefused
+    | StopAccepted
+    | StopRefused
+    | Looked
+    | LookFailed
+    | Probed
+    | Preloaded
+    | Troubled
+    | StartWanted
+    | StopWanted
+    | CloseWanted
+    | CutWanted
+    | TimePassed
+)
