@@ -74,12 +74,14 @@ class AnswerDeclined(Exception):
 
     Attributes:
         status: the upstream's.
-        body: its payload without chunks, cut off at `DECLINED_LIMIT`.
+        body: its payload without chunks, cut off at `DECLINED_LIMIT`; empty if `Answer.keep` took it.
+        complete: it came to its end in order.
     """
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, *, complete: bool = False) -> None:
         self.status = status
         self.body = body
+        self.complete = complete
         super().__init__(f"the upstream answered {status}")
 
 
@@ -91,6 +93,7 @@ class Answer:
         extra_head: whole header lines to add, each with its CRLF; upstream headers so named are dropped.
         declines: asked once with the status, before anything leaves: True keeps this answer from the client;
             `AnswerDeclined` is raised with it instead.
+        keep: gets the payload of a declined 200, piece by piece as it comes, all of it.
         on_head: called once, with the status, when the first byte is about to leave for the client.
         epitaph: asked when the upstream is lost in mid-answer: what to append, or None for nothing. Not
             asked where nothing can be appended: a body with a content-encoding or a told length, a break
@@ -102,6 +105,7 @@ class Answer:
 
     extra_head: bytes = b""
     declines: Callable[[int], bool] | None = None
+    keep: Callable[[bytes], None] | None = None
     on_head: Callable[[int], None] | None = None
     epitaph: Callable[[Cut], Epitaph | None] | None = None
     tap: Callable[[Tapped], None] | None = None

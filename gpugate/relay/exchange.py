@@ -229,7 +229,8 @@ class Exchange:
         """Take note that the upstream's connection is no more."""
         if not self.over:
             if self._declined is not None:
-                self.gone = AnswerDeclined(self._refused.status, bytes(self._declined))
+                complete = ended and self._framing.may_end_here
+                self.gone = AnswerDeclined(self._refused.status, bytes(self._declined), complete=complete)
                 self._wake()
             elif ended and self.head is not None and self._framing.may_end_here:
                 if self._outlet is _Outlet.WRAPPED and self._protocol.connected:
@@ -261,14 +262,20 @@ class Exchange:
         declined, parts = self._declined, self._framing.parts
         assert declined is not None
         assert parts is not None
+        garbage = ended = False
         try:
             ended = self._framing.body(data)
         except BadAnswer:
-            ended = True
-        declined += b"".join(parts)
+            garbage = True
+        payload = b"".join(parts)
         parts.clear()
-        if ended or len(declined) >= DECLINED_LIMIT:
-            self.gone = AnswerDeclined(head.status, bytes(declined[:DECLINED_LIMIT]))
+        if self._answer.keep is not None and head.status == 200:
+            self._answer.keep(payload)
+            self.reusable = ended and head.keep and not self._framing.excess
+        else:
+            declined += payload
+        if ended or garbage or len(declined) >= DECLINED_LIMIT:
+            self.gone = AnswerDeclined(head.status, bytes(declined[:DECLINED_LIMIT]), complete=ended)
             self._wake()
 
     def _choose_outlet(self, head: Head) -> None:

@@ -187,7 +187,7 @@ class Relay:
             outgoing.target,
             outgoing.headers,
             length=_Upload(outgoing).length,
-            drop=_IDENTITY_ONLY if answer.committed else frozenset(),
+            drop=_IDENTITY_ONLY if answer.committed or answer.keep else frozenset(),
         )
         return await _Run(request, client, head, outgoing, answer, self.stall_s).through(pool)
 
@@ -234,14 +234,13 @@ class _Run:
             exchange.give_up(self.stall_s)
             if not isinstance(error, Exception):
                 raise
-        if exchange.gone is not None:
-            upstream.abort()
-            raise exchange.gone
         if exchange.reusable and upload.done and not upstream.sending:
             exchange.resume()
             upstream.give_back()
         else:
             upstream.abort()
+        if exchange.gone is not None:
+            raise exchange.gone
         return await self._finish(exchange)
 
     async def _carry(self, exchange: Exchange, upload: _Upload, upstream: Upstream) -> None:

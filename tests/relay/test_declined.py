@@ -7,7 +7,7 @@ import pytest
 from gpugate.relay import Answer, AnswerDeclined
 from gpugate.relay.answer import DECLINED_LIMIT
 
-from .support import as_script, chunked, counted, fake_pod, gateway, get, streamed_head
+from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, streamed_head
 
 
 def declining() -> Answer:
@@ -45,3 +45,61 @@ async def test_not_declined():
         await client.send(get())
 
         assert (await client.exactly(len(raw))).endswith(b"abc")
+
+
+KEPT = [
+    (counted(b'{"a":1}'), True, 1),
+    (streamed_head("text/plain") + chunked(b'{"a"', b":1}"), True, 1),
+    (streamed_head("text/plain") + b"7\r\n" + b'{"a":1}\r\n', False, 0),
+    (streamed_head("text/plain") + b"7\r\n" + b'{"a":1}\r\nno length\r\n', False, 0),
+    (b"HTTP/1.1 200 OK\r\n\r\n" + b'{"a":1}', True, 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("raw", "complete", "idle"),
+    KEPT,
+    ids=["counted", "chunked", "broken off", "garbage", "until close"],
+)
+async def test_kept(raw, complete, idle):
+    """The pieces of a declined 200 go to who wants them; a connection whose answer ended serves on."""
+    pieces: list[bytes] = []
+
+    def keeping() -> Answer:
+        return Answer(declines=lambda status: True, keep=pieces.append)
+
+    heads: list[bytes] = []
+
+    async def script(wire: Wire) -> None:
+        heads.append(await wire.head())
+        await wire.send(raw)
+        if idle:
+            await wire.gone()
+
+    async with fake_pod(script) as pod, gateway(pod.endpoint, answer=keeping) as gate:
+        client = await gate.client()
+        await client.send(get("/api/tags", "Accept-Encoding: gzip"))
+
+        declined = await gate.outcome()
+        assert isinstance(declined, AnswerDeclined)
+        assert (declined.status, declined.body, declined.complete) == (200, b"", complete)
+        assert b'{"a":1}' == b"".join(pieces)
+        assert (gate.pool.idle, gate.pool.lent) == (idle, 0)
+        assert b"accept-encoding" not in heads[0].lower()
+
+
+async def test_refusals_are_not_kept():
+    """Only a 200 is read piece by piece; another status comes with its body."""
+    raw = counted(b"no").replace(b"200 OK", b"404 NF")
+    pieces: list[bytes] = []
+
+    def keeping() -> Answer:
+        return Answer(declines=lambda status: True, keep=pieces.append)
+
+    async with fake_pod(as_script(raw, "close")) as pod, gateway(pod.endpoint, answer=keeping) as gate:
+        client = await gate.client()
+        await client.send(get())
+
+        declined = await gate.outcome()
+        assert isinstance(declined, AnswerDeclined)
+        assert (404, b"no", []) == (declined.status, declined.body, pieces)
