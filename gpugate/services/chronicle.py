@@ -175,6 +175,12 @@ class Chronicle:
             )
         )
 
+    def warn(self, provider: str, message: str) -> None:
+        """A pod may be billing, and nothing here can stop it."""
+        self._tell(
+            ProviderTrouble(provider=provider, message=message, reason="config", alarm=True, at=self._wall())
+        )
+
     def _tell(self, news: News) -> None:
         """A listener that fails is heard of, and never stops the pod's life."""
         for listener in self._listeners:

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 @frozen
 class ServingPod:
-    """The pod that serves: its run, its provider's name, and where its services are."""
+    """The pod that serves: its run, its provider's name, and where its services are.
+
+    Attributes:
+        first_byte_limit_s: what is between us and the pod gives up on a request silent for so long.
+    """
 
     run: int
     provider: str
     endpoints: Mapping[str, Endpoint]
+    first_byte_limit_s: float | None = None
 
 
 class Lease:

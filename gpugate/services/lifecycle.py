@@ -104,7 +104,9 @@ class Lifecycle:
         self._debts = debts
         self._on_crash = on_crash
         names = [named.name for named in self._providers]
-        owed = frozenset(names.index(name) for name in debts.load() if name in names)
+        unproved = debts.load()
+        owed = frozenset(names.index(name) for name in unproved if name in names)
+        self._foreign_debts = unproved - frozenset(names)
         self._machine = PodMachine(policy, chance, owed)
         self._leases: dict[int, Lease] = {}
         self._last_ticket = 0
@@ -128,6 +130,8 @@ class Lifecycle:
             CommandLine(named, self._feed, self._chronicle.record.age_s, self._on_crash)
             for named in self._providers
         )
+        for name in sorted(self._foreign_debts):
+            self._chronicle.warn(name, "its pod was never seen stopped, and it is not configured any more")
         self._feed(Opened())
 
     async def close(self, *, keep: bool, stop_wait_s: float) -> bool:
@@ -310,7 +314,9 @@ class Lifecycle:
                 or self.serving.endpoints != state.endpoints
                 or self.serving.run != state.run
             ):
-                self.serving = ServingPod(state.run, self._providers[state.provider].name, state.endpoints)
+                named = self._providers[state.provider]
+                limit_s = named.provider.capabilities.first_byte_limit_s
+                self.serving = ServingPod(state.run, named.name, state.endpoints, limit_s)
         else:
             self.serving = None
         if self._machine.closing and not isinstance(state, Draining):
@@ -339,7 +345,8 @@ class Lifecycle:
             case Reply(error):
                 self._reply = error
             case Owe(providers):
-                self._debts.save(sorted(self._providers[index].name for index in providers))
+                here = {self._providers[index].name for index in providers}
+                self._debts.save(sorted(here | self._foreign_debts))
             case SessionOpened():
                 self._chronicle.session_opened(effect)
             case SessionClosed():

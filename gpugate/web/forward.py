@@ -25,6 +25,8 @@ from gpugate.relay import (
 from gpugate.services.examination import Finding
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.lifecycle import Lifecycle
+from gpugate.web.aggregate import Aggregation, aggregation
+from gpugate.web.assembly import Assembly, Unfinished
 from gpugate.web.call import Call
 from gpugate.web.dialects import stream_error
 from gpugate.web.heartbeat import NDJSON, SSE, Heartbeat
@@ -85,7 +87,7 @@ class Forwarder:
         body: bytes | StreamReader | None,
         lease: Lease,
         heartbeat: Heartbeat | None = None,
-    ) -> Relayed:
+    ) -> web.StreamResponse:
         """Answer a call that holds (or waits for) a lease.
 
         Raises:
@@ -101,7 +103,10 @@ class Forwarder:
             self._note(call, lease)
             pool = self._pools.of(pod)
             lease.on_lost = pool.abort
+            whole = _in_one_piece(call, upstream_path, body) if pod.first_byte_limit_s else None
             try:
+                if whole is not None:
+                    return await self._aggregated(call, pool, upstream_path, whole, lease, heartbeat)
                 return await self._once(call, pool, upstream_path, body, lease.begin, heartbeat)
             except UpstreamGone as gone:
                 if _timed_out(gone):
@@ -138,6 +143,41 @@ class Forwarder:
         """
         return self._once(call, self._pools.of(pod), upstream_path, body, None, None, tap)
 
+    async def _aggregated(
+        self,
+        call: Call,
+        pool: Pool,
+        upstream_path: str,
+        whole: Aggregation,
+        lease: Lease,
+        heartbeat: Heartbeat | None,
+    ) -> web.StreamResponse:
+        """Ask for a stream, and answer in one piece; only then has the answer begun.
+
+        Raises:
+            UpstreamGone: the stream broke; nothing of it has left.
+            UpstreamBroken: it ended in order, but the answer did not.
+        """
+        assembly = whole.assembly()
+        try:
+            return await self._once(
+                call, pool, upstream_path, whole.body, lease.begin, heartbeat, assembly=assembly
+            )
+        except AnswerDeclined as declined:
+            if declined.status != 200:
+                raise
+            if not declined.complete:
+                raise UpstreamGone("closed", heard=True) from declined
+        try:
+            answer = assembly.whole()
+        except Unfinished as error:
+            raise UpstreamBroken("the pod's answer ended before it was complete") from error
+        lease.begin()
+        if heartbeat is not None and heartbeat.committed:
+            return heartbeat.pass_on(answer.body) if answer.status >= 400 else heartbeat.deliver(answer.body)
+        headers = {"Content-Type": answer.content_type}
+        return web.Response(status=answer.status, body=answer.body, headers=headers)
+
     async def _once(
         self,
         call: Call,
@@ -147,6 +187,7 @@ class Forwarder:
         begin: Callable[[], None] | None,
         heartbeat: Heartbeat | None,
         tap: Callable[[Tapped], None] | None = None,
+        assembly: Assembly | None = None,
     ) -> Relayed:
         committed = heartbeat is not None and heartbeat.committed
 
@@ -155,6 +196,8 @@ class Forwarder:
                 begin()
 
         def declines(status: int) -> bool:
+            if assembly is not None and status == 200:
+                return True
             return status in EDGE_STATUSES or (committed and status >= 400)
 
         def epitaph(cut: Cut) -> Epitaph | None:
@@ -163,6 +206,7 @@ class Forwarder:
         answer = Answer(
             extra_head=call.extra_head,
             declines=declines,
+            keep=assembly.feed if assembly is not None else None,
             on_head=on_head,
             epitaph=epitaph,
             tap=tap,
@@ -188,6 +232,13 @@ class Forwarder:
         if lease.waited_s > 0 and not call.waited_ms:
             call.waited_ms = max(1, round(lease.waited_s * 1000))
             call.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % call.waited_ms
+
+
+def _in_one_piece(call: Call, path: str, body: bytes | StreamReader | None) -> Aggregation | None:
+    """How to ask for this answer as a stream, if its client wants it in one piece."""
+    if call.method != "POST" or not isinstance(body, bytes):
+        return None
+    return aggregation(path, call.request.headers, body)
 
 
 def _timed_out(gone: UpstreamGone) -> bool:

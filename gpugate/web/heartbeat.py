@@ -73,9 +73,13 @@ class Heartbeat:
             words = name + b"data: " + words + b"\n\n"
         return self._end(words + b"\n" if self._content_type == NDJSON else words)
 
-    def _end(self, words: bytes) -> Relayed:
+    def deliver(self, answer: bytes) -> Relayed:
+        """End with the answer that was waited for, whole."""
+        return self._end(answer, clean=True)
+
+    def _end(self, words: bytes, *, clean: bool = False) -> Relayed:
         call = self._call
-        clean = self._content_type == SSE
+        clean = clean or self._content_type == SSE
         self._write(_chunk(words) + (_LAST_CHUNK if clean else b""))
         if not clean and call.request.transport is not None:
             call.request.transport.close()

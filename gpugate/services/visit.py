@@ -1,0 +1,112 @@
+"""A piece of work on the pod that a lease has: given up when the pod is lost, tried again where that is safe.
+
+Knows leases and what may be tried again (contract section 5); not what the work is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from attrs import define
+
+from gpugate.errors import PodStopped
+from gpugate.ports.texts import PodSilent
+from gpugate.services.examination import Finding
+from gpugate.services.lease import Lease, ServingPod
+
+T = TypeVar("T")
+
+LOST = "the pod was lost in the middle of the answer"
+
+
+class Examiner(Protocol):
+    """Finds out whether a pod lives: the lifecycle."""
+
+    async def examine(self, run: int) -> Finding:
+        """What became of this run's pod."""
+
+
+class _Lost(Exception):
+    """The pod went while the work was under way."""
+
+
+@define
+class Visit:
+    """One caller's use of the pod, in one or more pieces of work.
+
+    Attributes:
+        begun: something has left for the client, or must not be done twice: there is no second try.
+    """
+
+    lifecycle: Examiner
+    lease: Lease
+    begun: bool = False
+
+    def begin(self) -> None:
+        """From here on nothing is tried again."""
+        if not self.begun:
+            self.begun = True
+            self.lease.begin()
+
+    async def use(self, work: Callable[[ServingPod], Awaitable[T]], *, tries: int = 2) -> T:
+        """Wait for the pod and do `work` on it; again if the pod is lost before `begin`.
+
+        Args:
+            tries: how often a pod that lives but breaks connections is asked.
+
+        Raises:
+            GateError: refused while it waited; or the pod was lost after `begin`.
+            PodSilent: the pod lives, and its service broke `tries` times, or after `begin`.
+        """
+        run, tried, recovered = 0, 0, False
+        while True:
+            pod = await self._pod()
+            if pod.run != run:
+                run, tried = pod.run, 0
+            try:
+                return await self._unless_lost(work, pod)
+            except _Lost:
+                continue
+            except PodSilent:
+                tried += 1
+                if self.begun:
+                    raise
+                if tried < tries and self.lease.pod is pod:
+                    continue
+                finding = await self.lifecycle.examine(pod.run)
+                if finding is Finding.RECOVERED and self.lease.pod is pod and not recovered:
+                    recovered = True
+                    continue
+                if self.lease.pod is pod:
+                    raise
+
+    async def _pod(self) -> ServingPod:
+        if self.lease.pod is None and self.begun:
+            raise self.lease.error or PodStopped(LOST)
+        return await self.lease.admitted()
+
+    async def _unless_lost(self, work: Callable[[ServingPod], Awaitable[T]], pod: ServingPod) -> T:
+        """Break the work off when the lease loses its pod."""
+        loop = asyncio.get_running_loop()
+        scope = asyncio.timeout(None)
+        told = False
+
+        def lose() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                scope.reschedule(loop.time())
+
+        try:
+            async with scope:
+                self.lease.on_lost = lose
+                try:
+                    return await work(pod)
+                finally:
+                    self.lease.on_lost = None
+        except TimeoutError:
+            if not told:
+                raise
+            raise _Lost from None

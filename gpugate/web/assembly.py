@@ -1,0 +1,344 @@
+"""Puts one answer together out of a stream, as Ollama would have sent it in one piece; in every dialect.
+
+Pure: it must not know requests, pods or connections. What Ollama does with its own events when nobody
+wants a stream is imitated (text joined, lists joined, all else from the last object).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from attrs import define, field, frozen
+
+from gpugate.web import gojson
+from gpugate.web.refusals import JSON, PLAIN_JSON
+
+LIMIT = 256 * 1024 * 1024
+"""Bytes of one stream; more is no answer of a model's."""
+
+Document = dict[str, Any]
+_STRANGE = (AttributeError, KeyError, TypeError, ValueError)
+"""What reading a document of an unforeseen shape raises."""
+
+
+class Unfinished(Exception):
+    """The stream came to its end without saying that the answer is complete."""
+
+
+@frozen
+class Whole:
+    """An answer in one piece."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+class Assembly(ABC):
+    """One stream on its way to one answer. `feed` never raises; `whole` tells what came of it."""
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        self._left = LIMIT
+        self._wrong = False
+        self._error: Document | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Take the stream's next bytes."""
+        self._left -= len(data)
+        if self._wrong or self._left < 0:
+            self._wrong = True
+            self._line.clear()
+            return
+        first, *others = data.split(b"\n")
+        self._line.append(first)
+        for other in others:
+            self._end_line()
+            self._line.append(other)
+
+    def whole(self) -> Whole:
+        """The answer, now that the stream has ended; an error that it told is a 500, as Ollama's is.
+
+        Raises:
+            Unfinished: there is none.
+        """
+        self._end_line()
+        self._end_stream()
+        if self._error is not None:
+            return self._written(self._error, 500)
+        try:
+            answer = None if self._wrong else self._answer()
+        except _STRANGE as error:
+            raise Unfinished from error
+        if answer is None:
+            raise Unfinished
+        return self._written(answer, 200)
+
+    def _written(self, document: Document, status: int) -> Whole:
+        return Whole(status, PLAIN_JSON, gojson.write(document) + b"\n")
+
+    def _end_line(self) -> None:
+        line = b"".join(self._line).rstrip(b"\r")
+        self._line.clear()
+        if not self._wrong:
+            self._take_line(line)
+
+    def _read(self, text: bytes) -> None:
+        try:
+            document = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            document = None
+        if not isinstance(document, dict):
+            self._wrong = True
+        elif document.get("error"):
+            self._error = document
+        else:
+            try:
+                self._take(document)
+            except _STRANGE:
+                self._wrong = True
+
+    def _end_stream(self) -> None:  # noqa: B027  (optional)
+        """Take what no line end came for."""
+
+    @abstractmethod
+    def _take_line(self, line: bytes) -> None:
+        """Take one line."""
+
+    @abstractmethod
+    def _take(self, event: Document) -> None:
+        """Take one of the stream's objects."""
+
+    @abstractmethod
+    def _answer(self) -> Document | None:
+        """What they come to; None if the end is missing."""
+
+
+@define
+class _Gathered:
+    """Pieces of texts and lists, by name; a text is joined once."""
+
+    _texts: dict[str, list[str]] = field(factory=dict)
+    _lists: dict[str, list[Any]] = field(factory=dict)
+
+    def add(self, source: Mapping[str, Any], *names: str) -> None:
+        """Gather what `source` has under these names."""
+        for name in names:
+            value = source.get(name)
+            if isinstance(value, str):
+                self._texts.setdefault(name, []).append(value)
+            elif isinstance(value, list):
+                self._lists.setdefault(name, []).extend(value)
+
+    def joined(self) -> Document:
+        """The texts and lists; empty ones that Ollama leaves out are left to the last object."""
+        texts = {name: "".join(pieces) for name, pieces in self._texts.items()}
+        return {name: value for name, value in {**texts, **self._lists}.items() if value}
+
+
+class Native(Assembly):
+    """/api/chat and /api/generate: the last object, with the text of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._spoken = _Gathered()
+        self._beside = _Gathered()
+        self._last: Document = {}
+        self._only: bytes | None = None
+
+    def _take_line(self, line: bytes) -> None:
+        if line.strip():
+            self._only = line if not self._last else None
+            self._read(line)
+
+    def _take(self, event: Document) -> None:
+        self._last = event
+        message = event.get("message")
+        if isinstance(message, dict):
+            self._spoken.add(message, "content", "thinking", "images", "tool_calls")
+        self._beside.add(event, "response", "thinking", "tool_calls", "logprobs")
+
+    def _answer(self) -> Document | None:
+        last = self._last
+        if last.get("done") is not True:
+            return None
+        answer = {**last, **self._beside.joined()}
+        if isinstance(last.get("message"), dict):
+            answer["message"] = {**last["message"], **self._spoken.joined()}
+        return answer
+
+    def _written(self, document: Document, status: int) -> Whole:
+        if self._only is not None:  # a load, for instance, is one object anyway
+            return Whole(status, JSON, self._only)
+        return Whole(status, JSON, gojson.write(document))
+
+
+class _Sse(Assembly):
+    """Server-Sent Events whose data is JSON; what an event is called stands in its data too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._data: list[bytes] = []
+        self._done = False
+
+    def _take_line(self, line: bytes) -> None:
+        if line.startswith(b"data:"):
+            self._data.append(line[5:].strip())
+        elif not line:
+            self._end_event()
+
+    def _end_event(self) -> None:
+        data = b"\n".join(self._data)
+        self._data.clear()
+        if data == b"[DONE]":
+            self._done = True
+        elif data:
+            self._read(data)
+
+    def _end_stream(self) -> None:
+        self._end_event()
+
+
+@define
+class _Choice:
+    """One of OpenAI's choices."""
+
+    rest: Document
+    message: _Gathered = field(factory=_Gathered)
+    role: str = "assistant"
+    calls: list[Document] = field(factory=list)
+    logprobs: _Gathered | None = None
+
+    def take(self, choice: Document) -> None:
+        """Add a chunk's."""
+        self.rest |= {key: value for key, value in choice.items() if key in _SAID_ONCE and value is not None}
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            self.role = delta.get("role") or self.role
+            self.message.add(delta, *(delta.keys() - {"role", "tool_calls"}))
+            for call in delta.get("tool_calls") or ():
+                self._add_call(call)
+        self.message.add(choice, "text")
+        logprobs = choice.get("logprobs")
+        if isinstance(logprobs, dict):
+            self.logprobs = self.logprobs or _Gathered()
+            self.logprobs.add(logprobs, *logprobs)
+
+    def _add_call(self, call: Document) -> None:
+        """A whole call, as Ollama sends them; a piece without an id is the rest of another's arguments."""
+        for known in reversed(self.calls):
+            if not call.get("id") and known.get("index") == call.get("index"):
+                known["function"]["arguments"] += call.get("function", {}).get("arguments", "")
+                return
+        self.calls.append(call)
+
+    def written(self, *, chat: bool) -> Document:
+        """As it stands in a whole answer."""
+        said = self.message.joined()
+        answer = {"finish_reason": None, **self.rest}
+        if self.logprobs is not None:
+            answer["logprobs"] = self.logprobs.joined()
+        if not chat:
+            return {"text": said.get("text", ""), **answer}
+        calls = {"tool_calls": self.calls} if self.calls else {}
+        return {**answer, "message": {"role": self.role, "content": "", **said, **calls}}
+
+
+_SAID_ONCE = frozenset({"index", "finish_reason"})
+
+
+class OpenAi(_Sse):
+    """The chunks that end with [DONE]."""
+
+    chat = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._head: Document = {}
+        self._choices: dict[int, _Choice] = {}
+
+    def _take(self, event: Document) -> None:
+        self._head |= {key: value for key, value in event.items() if key != "choices"}
+        for choice in event.get("choices") or ():
+            index = choice.get("index", 0)
+            self._choices.setdefault(index, _Choice({"index": index})).take(choice)
+
+    def _answer(self) -> Document | None:
+        if not self._done or not self._choices:
+            return None
+        kind = "chat.completion" if self.chat else "text_completion"
+        choices = [choice.written(chat=self.chat) for _, choice in sorted(self._choices.items())]
+        return {**self._head, "object": kind, "choices": choices}
+
+
+class OpenAiChat(OpenAi):
+    """/v1/chat/completions."""
+
+
+class OpenAiCompletions(OpenAi):
+    """/v1/completions."""
+
+    chat = False
+
+
+@define
+class _Block:
+    """One of Anthropic's content blocks."""
+
+    begun: Document
+    said: _Gathered = field(factory=_Gathered)
+
+    def written(self) -> Document:
+        """As it stands in a whole answer."""
+        said = self.said.joined()
+        given = said.pop("partial_json", None)
+        block = {key: self.begun.get(key, "") + value for key, value in said.items()}
+        return {**self.begun, **block, **({"input": orjson.loads(given)} if given else {})}
+
+
+class Anthropic(_Sse):
+    """/v1/messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._message: Document = {}
+        self._blocks: dict[int, _Block] = {}
+
+    def _take(self, event: Document) -> None:
+        match event:
+            case {"type": "message_start", "message": dict(message)}:
+                self._message = message
+            case {"type": "content_block_start", "index": int(index), "content_block": dict(block)}:
+                self._blocks[index] = _Block(block)
+            case {"type": "content_block_delta", "index": int(index), "delta": dict(delta)}:
+                self._blocks[index].said.add(delta, "text", "thinking", "signature", "partial_json")
+            case {"type": "message_delta", "delta": dict(delta)}:
+                usage = {**(self._message.get("usage") or {}), **(event.get("usage") or {})}
+                self._message |= {**delta, "usage": usage}
+            case {"type": "message_stop"}:
+                self._done = True
+
+    def _answer(self) -> Document | None:
+        if not self._done or not self._message:
+            return None
+        content = [block.written() for _, block in sorted(self._blocks.items())]
+        return {**self._message, "content": content}
+
+
+class Responses(_Sse):
+    """/v1/responses: its last event holds the whole answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._response: Document | None = None
+
+    def _take(self, event: Document) -> None:
+        if event.get("type") in ("response.completed", "response.incomplete"):
+            response = event.get("response")
+            self._response = response if isinstance(response, dict) else None
+
+    def _answer(self) -> Document | None:
+        return self._response
