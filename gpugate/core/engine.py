@@ -94,6 +94,7 @@ class Engine:
         self._chance = chance
         self._inherited = owed
         self._told_owed = owed
+        self._pass_at: int | None = None  # where a start waits for a fresh stop before it goes on
         self._failures: list[tuple[int, ProviderError]] = []
         self._last_op = 0
         self._asked_op = 0
@@ -263,7 +264,7 @@ class Engine:
         if planned and isinstance(event, LookFailed):
             self._go_blind(provider, event.error)
         elif planned:
-            self.blind.pop(provider, None)
+            self._see_again(provider, event)
         if planned and (order := self.stops.orders.get(provider)) is not None:
             self._judge_stop(order, event, now)
             return
@@ -381,6 +382,11 @@ class Engine:
         reason = error.reason if error is not None else "transient"
         self.trouble = f"{self._name(provider)}: {message}"
         self._effects.append(Complain(provider=provider, message=message, reason=reason, alarm=alarm))
+
+    def _see_again(self, provider: int, event: Looked | LookFailed) -> None:
+        self.blind.pop(provider, None)
+        if isinstance(event, Looked) and event.report.phase is Phase.UNREACHABLE:
+            self.blind[provider] = f"{self._name(provider)}: the pod is unreachable"
 
     def _go_blind(self, provider: int, error: ProviderError) -> None:
         known = provider in self.blind

@@ -140,9 +140,13 @@ class StartingRows(Engine):
     @transition
     def _want(self, was: Stopped, event: Demanded, now: float) -> Rest:
         """The first who wants the pod starts it."""
+        self._pass_at = None
         return self._begin(now)
 
     def _begin(self, now: float) -> Rest:
+        """Start with the first provider, or go on where a fresh stop made this start wait."""
+        if self._pass_at is not None and self._failures:
+            return self._start_from(self._pass_at, now)
         if self._next_free(0) is None:
             return Stopping()
         self._new_run()
@@ -155,17 +159,21 @@ class StartingRows(Engine):
     def _start_from(self, first: int, now: float) -> Rest:
         """Ask the next provider whose pod is not being stopped; wait where such a stop is fresh."""
         provider = self._next_free(first)
+        self._pass_at = None
         if provider is not None:
             self.stops.give_up(provider)
             return self._ask(provider, 1, now, now, now + self.policy.capacity_wait_s)
         rest = range(first, len(self.policy.providers))
-        return self._give_up(now) if self._failures and all(map(self._is_stuck, rest)) else Stopping()
+        if self._failures and all(map(self._is_stuck, rest)):
+            return self._give_up(now)
+        self._pass_at = first
+        return Stopping()
 
     def _next_free(self, first: int) -> int | None:
         """The next provider that can be asked; None if a fresh stop comes before, or none is left."""
         for provider in range(first, len(self.policy.providers)):
             order = self.stops.orders.get(provider)
-            if order is None or order.failed:  # not known to stop, so wanted again: start is idempotent
+            if order is None or order.may_start_again:
                 return provider
             if not self._is_stuck(provider):
                 return None

@@ -7,10 +7,13 @@ from math import inf
 from attrs import define, field
 
 from gpugate.core.policy import Policy
-from gpugate.errors import NotFound, ProviderError
+from gpugate.errors import NotFound, ProviderError, RateLimited
 from gpugate.ports.provider import Phase, PodReport
 
 PROOF = frozenset({Phase.STOPPED, Phase.GONE})
+IGNORED_AFTER = 3
+"""A pod that runs on after so many stops ignores them: who waits may as well be served by it."""
+
 LOST = frozenset({Phase.FAILED, Phase.UNREACHABLE})
 
 
@@ -35,6 +38,14 @@ class StopOrder:
     send_at: float = -inf
     failed: bool = False
     stopping_since: float | None = None
+
+    @property
+    def may_start_again(self) -> bool:
+        """Not known to stop, so a pod that is wanted again may be started: start is idempotent.
+
+        Not where the session's limit is over: then nobody is served before the stop is proved.
+        """
+        return self.failed and self.cause != "max_session"
 
     @property
     def due(self) -> float:
@@ -91,11 +102,16 @@ class Stops:
         for order in self.orders.values():
             if order.op == op:
                 order.op, order.failed = None, error is not None
-                order.send_at = now + self.policy.stop_pause_s(order.sent)
+                order.send_at = now + self._pause_s(order, error)
                 if isinstance(error, NotFound):  # nothing there: the look will prove it
                     order.failed = False
                 return order
         return None
+
+    def _pause_s(self, order: StopOrder, error: ProviderError | None) -> float:
+        if isinstance(error, RateLimited) and error.retry_after is not None:
+            return min(max(error.retry_after, 0.1), self.policy.longest_rate_limit_s)
+        return self.policy.stop_pause_s(order.sent)
 
     def looked(self, order: StopOrder, seen: PodReport | ProviderError, now: float) -> bool:
         """Judge a look; True if this order is settled and closed."""
@@ -104,7 +120,10 @@ class Stops:
             settled = isinstance(seen, NotFound) or not order.firm
         else:
             order.firm = order.firm or seen.phase not in PROOF
-            order.failed = seen.phase in LOST or (order.failed and seen.phase is not Phase.STOPPING)
+            ignored = seen.phase is Phase.RUNNING and order.sent >= IGNORED_AFTER
+            order.failed = (
+                seen.phase in LOST or (order.failed and seen.phase is not Phase.STOPPING) or ignored
+            )
             settled = seen.phase in PROOF
             self._be_patient(order, seen.phase, now)
         if settled:

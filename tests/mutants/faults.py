@@ -278,8 +278,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         STOPS,
-        "                order.send_at = now + self.policy.stop_pause_s(order.sent)\n",
-        "                order.send_at = order.since + self.policy.stop_pause_s(order.sent)\n",
+        "                order.send_at = now + self._pause_s(order, error)\n",
+        "                order.send_at = order.since + self._pause_s(order, error)\n",
         "a provider that answers slowly is told to stop over and over, and never looked at",
     ),
     Fault(

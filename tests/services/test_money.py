@@ -9,6 +9,7 @@ import pytest
 from gpugate.core.vocabulary import Status
 from gpugate.errors import Ambiguous, NoCapacity, PodStartFailed, PodStopped, Transient, WarmupTimeout
 from gpugate.ports.provider import Phase
+from gpugate.services.news import ProviderTrouble
 from gpugate.testing.fakes import FakeCloud, FakeDebts, Hang, LostAnswer
 
 from .support import Stage, play
@@ -200,7 +201,7 @@ def test_a_pod_is_found_running_at_boot() -> None:
 
 
 def test_an_unproved_stop_is_inherited() -> None:
-    """The gateway that comes up goes on stopping what the last one could not."""
+    """The gateway that comes up goes on stopping what the last one could not; what it cannot, it tells."""
 
     async def story() -> None:
         cloud = FakeCloud()
@@ -209,7 +210,9 @@ def test_an_unproved_stop_is_inherited() -> None:
             await asyncio.sleep(5)
             assert cloud.phase is Phase.STOPPED
             assert cloud.calls.count("start") == 0
-            assert stage.debts.names == frozenset()
+            assert stage.debts.names == {"long gone"}
+            told = [news for news in stage.news if isinstance(news, ProviderTrouble) and news.alarm]
+            assert [news.provider for news in told] == ["long gone"]
 
     play(story())
 
