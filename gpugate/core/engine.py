@@ -261,10 +261,8 @@ class Engine:
     def _look_answered(self, event: Looked | LookFailed, now: float) -> None:
         op, provider = event.op, event.provider
         planned = self.looks.is_answered_by(provider, op)
-        if planned and isinstance(event, LookFailed):
-            self._go_blind(provider, event.error)
-        elif planned:
-            self._see_again(provider, event)
+        if planned:
+            self._note_sight(provider, event)
         if planned and (order := self.stops.orders.get(provider)) is not None:
             self._judge_stop(order, event, now)
             return
@@ -383,17 +381,16 @@ class Engine:
         self.trouble = f"{self._name(provider)}: {message}"
         self._effects.append(Complain(provider=provider, message=message, reason=reason, alarm=alarm))
 
-    def _see_again(self, provider: int, event: Looked | LookFailed) -> None:
-        self.blind.pop(provider, None)
-        if isinstance(event, Looked) and event.report.phase is Phase.UNREACHABLE:
+    def _note_sight(self, provider: int, event: Looked | LookFailed) -> None:
+        """Whether we see the pod there; losing sight of it is told once."""
+        known = self.blind.pop(provider, None)
+        if isinstance(event, LookFailed):
+            said = f"{self._name(provider)}: could not look: {event.error.message}"
+            self.blind[provider] = said
+            if known is None:
+                self._effects.append(Complain(provider=provider, message=said, reason=event.error.reason))
+        elif event.report.phase is Phase.UNREACHABLE:
             self.blind[provider] = f"{self._name(provider)}: the pod is unreachable"
-
-    def _go_blind(self, provider: int, error: ProviderError) -> None:
-        known = provider in self.blind
-        self.blind[provider] = f"{self._name(provider)}: could not look: {error.message}"
-        if not known:
-            said = self.blind[provider]
-            self._effects.append(Complain(provider=provider, message=said, reason=error.reason))
 
     def _name(self, provider: int) -> str:
         return self.policy.providers[provider].name
