@@ -52,7 +52,9 @@ class DemoConfig:
     """
 
     cold_start: float = field(
-        default=6.0, validator=_not_negative, metadata={"help": "from the start to Ollama's first answer"}
+        default=6.0,
+        validator=_not_negative,
+        metadata={"help": "from the start to Ollama's first answer", "kind": "duration"},
     )
     tokens_per_second: float = field(
         default=25.0, validator=_not_negative, metadata={"help": "pace of the answers; 0: at once"}

@@ -42,9 +42,13 @@ def complaint(given: Given, key: str, problem: str, *, hint: bool = True, at: st
     return _one_line(f"{given.source}: {key}{at}: {problem}{also}")
 
 
-def shown(value: object) -> str:
-    """Return a value as people write it, short and on one line."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\.?[0-9][\w. ]*", value, re.ASCII):
+def shown(value: object, *, quoted: bool = False) -> str:
+    """Return a value as people write it, short and on one line.
+
+    Text that looks like a quantity is shown bare, for a flag has no quotes; `quoted` keeps them, where they
+    are the mistake.
+    """
+    if not quoted and isinstance(value, str) and re.fullmatch(r"[+-]?\.?[0-9][\w. ]*", value, re.ASCII):
         text = value
     elif isinstance(value, dict):
         text = "a table"

@@ -11,7 +11,7 @@ import attrs
 from gpugate.errors import SettingsError
 from gpugate.settings import crosschecks
 from gpugate.settings.given import Given, nearest, shown, variable
-from gpugate.settings.schema import DEFAULT_SOURCE, SECTIONS, Settings
+from gpugate.settings.schema import DEFAULT_SOURCE, NO_FILE, SECTIONS, Settings
 from gpugate.settings.section import Reader, Section
 from gpugate.settings.sources import (
     Raw,
@@ -25,6 +25,7 @@ from gpugate.settings.structure import from_text, is_secret, keys_of, types_of
 
 C = TypeVar("C")
 ConfigOf = Callable[[str], type[Any]]
+ProblemOf = Callable[[Path], str | None]
 
 
 def load_settings(
@@ -34,6 +35,7 @@ def load_settings(
     overrides: Mapping[str, object] | None = None,
     complete: bool = True,
     config_of: ConfigOf | None = None,
+    state_problem: ProblemOf | None = None,
 ) -> Settings:
     """Return the settings of a file (None: no file), variables over it, and `overrides` over both.
 
@@ -43,16 +45,18 @@ def load_settings(
         overrides: dotted keys, with a plain value or a `Given` that knows its flag.
         complete: False asks only for what is given to be right, not for all that `serve` needs.
         config_of: the Config class of a provider's name; the selected ones' sections are then checked.
+        state_problem: says what is wrong with the folder of `state.dir`, for those who are going to use it.
 
     Raises:
         SettingsError: with every complaint there is.
     """
-    source, folder = (str(path), path.parent) if path else (DEFAULT_SOURCE, Path())
+    source, folder = (str(path), path.parent) if path else (NO_FILE, Path())
     raw = from_file(read_file(path), source) if path else {}
     add_environment(raw, env, _provider_names(raw, env, overrides or {}))
     add_overrides(raw, overrides or {})
 
     reader = Reader(source, folder, known=known_keys())
+    _refuse_slips(reader, env)
     values = _sections(reader, raw)
     providers = _providers(reader, raw)
     settings = Settings(**values, providers=providers, source=source, folder=folder)
@@ -60,6 +64,8 @@ def load_settings(
     _check_across(reader, raw, settings, complete=complete)
     if config_of is not None:
         _check_providers(reader, raw, providers, settings.pod.provider, config_of)
+    if state_problem is not None:
+        _check_state(reader, raw, settings, state_problem)
     if reader.complaints:
         raise SettingsError(reader.complaints)
     return settings
@@ -186,6 +192,29 @@ def _with_state_dir(settings: Settings, env: Mapping[str, str]) -> Settings:
         return settings
     default = default_state_dir(env)
     return attrs.evolve(settings, state=attrs.evolve(settings.state, dir=str(default or "")))
+
+
+def _refuse_slips(reader: Reader, env: Mapping[str, str]) -> None:
+    """Complain about variables with one underscore where two belong: they would be left out in silence."""
+    meant_by = {variable(key).replace("__", "_"): variable(key) for key in reader.known}
+    for name in sorted(env):
+        meant = meant_by.get(name)
+        if name.startswith(variable("providers") + "_") and "__" not in name:
+            meant = variable("providers.<name>.<key>")
+        # the command hands its state folder on by this name; Docker and Kubernetes write such ports
+        if meant is None or name == "GPUGATE_STATE_DIR" or env[name].startswith(("tcp://", "udp://")):
+            continue
+        reader.complaints.append(f"{name}: unknown variable; did you mean {meant} (two underscores)?")
+
+
+def _check_state(reader: Reader, raw: Raw, settings: Settings, problem_of: ProblemOf) -> None:
+    """Ask what is wrong with the state folder, unless something is wrong with the key already."""
+    key = "state.dir"
+    if not settings.state.dir or {key, "state"} & reader.faulty:
+        return
+    if problem := problem_of(Path(settings.state.dir)):
+        given = raw.get("state", {}).get("dir")
+        reader.complain(given, key, f"{settings.state.dir} {problem}")
 
 
 def _check_across(reader: Reader, raw: Raw, settings: Settings, *, complete: bool) -> None:

@@ -36,6 +36,7 @@ ALGORITHMS = (
 )
 SECRET_BYTES = 32  # contract section 3; RFC 7518 3.2 for HS256
 DEFAULT_SOURCE = "gpugate.toml"
+NO_FILE = "no configuration file"  # where complaints about what is missing would else name one
 
 
 def _key(default: Any, help: str, *checks: Validator, **more: Any) -> Any:  # noqa: A002

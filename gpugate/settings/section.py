@@ -129,7 +129,8 @@ class Reader:
                 value = str(self.resolve(Given(value, given.source, given.untyped)).absolute())
         except Exception as error:
             for below, problem, at_fault in faults_of(error, given.value, hidden=hidden):
-                tail = "" if at_fault is NO_VALUE else f", is {shown(at_fault)}"
+                quoted = not given.untyped or bool(below)  # in a JSON list of a variable, too
+                tail = "" if at_fault is NO_VALUE else f", is {shown(at_fault, quoted=quoted)}"
                 self.complain(given, f"{path}.{key}", problem + tail, at=below)
         else:
             values[key] = value

@@ -62,6 +62,8 @@ def value_of(attribute: attrs.Attribute[Any], kind: Any, raw: object, *, untyped
         value = _said(units.size, raw)
     elif special == "names":
         value = tuple(name.strip().lower() for name in STRICT.structure(_listed(raw), tuple[str, ...]))
+    elif _is_sequence(_essence(kind)) and not isinstance(raw, list | tuple):
+        raise Impossible(f"must be a list{_for_example(attribute)}", raw)
     else:
         value = STRICT.structure(raw, kind)
     convert: Any = attribute.converter
@@ -145,6 +147,13 @@ def _listed(raw: object) -> object:
     if isinstance(raw, str):
         return [raw] if raw else []
     return raw
+
+
+def _for_example(attribute: attrs.Attribute[Any]) -> str:
+    """A list's default shows best how one is written."""
+    default: Any = attribute.default
+    value = default.factory() if isinstance(default, attrs.Factory) and not default.takes_self else default  # type: ignore[arg-type]
+    return f" such as {json.dumps(list(value))}" if isinstance(value, list | tuple) and value else ""
 
 
 def _said(read: Any, raw: object) -> Any:

@@ -79,7 +79,7 @@ def test_other_variables() -> None:
 def test_the_complaint_of_the_contract(tmp_path: Path) -> None:
     """A complaint names file, key, what it must be, what it is, and the variable."""
     assert [
-        "gpugate.toml: pod.idle_timeout: must be more than 0, is -5s (or GPUGATE_POD__IDLE_TIMEOUT)"
+        'gpugate.toml: pod.idle_timeout: must be more than 0, is "-5s" (or GPUGATE_POD__IDLE_TIMEOUT)'
     ] == file_complaints(tmp_path, "[pod]\nidle_timeout = '-5s'")
 
 
@@ -133,7 +133,7 @@ def test_an_unknown_section_of_a_variable() -> None:
         ("[pod]\nidle_timeout = 'soon'", 'must be a duration such as "90s", "15m" or "1h30m"'),
         ("[pod]\nidle_timeout = true", "must be a duration"),
         ("[pod]\nidle_timeout = nan", "must be a duration"),
-        ("[pod]\nstart_attempts = '3'", "must be a whole number, is 3"),
+        ("[pod]\nstart_attempts = '3'", 'must be a whole number, is "3"'),
         ("[pod]\nstart_attempts = 2.5", "must be a whole number, is 2.5"),
         ("[pod]\nstart_attempts = true", "must be a whole number, is true"),
         ("[pod]\nprovider = 3", "must be a list, is 3"),
@@ -144,7 +144,7 @@ def test_an_unknown_section_of_a_variable() -> None:
         ("[auth]\nrequire_exp = 'false'", 'must be true or false, is "false"'),
         ("[auth]\nalgorithms = []", "must name at least one algorithm"),
         ("[auth]\nalgorithms = ['none']", "HS512, RS256"),
-        ("[auth]\nalgorithms = 'HS256'", 'must be a list, is "HS256"'),
+        ("[auth]\nalgorithms = 'HS256'", 'must be a list such as ["HS256"], is "HS256"'),
         ("[auth]\njwks_url = 'keys.example'", "must be a URL with https:// or http://"),
         ("[server]\nport = 65536", "must be from 0 to 65535, is 65536"),
         ("[server]\nport = -1", "must be from 0 to 65535, is -1"),
@@ -188,7 +188,7 @@ def test_an_impossible_value(tmp_path: Path, text: str, words: str) -> None:
         ("GPUGATE_SERVER__PORT", "1.5", "must be a whole number, is 1.5"),
         ("GPUGATE_AUTH__REQUIRE_EXP", "maybe", 'must be true or false, is "maybe"'),
         ("GPUGATE_BOT__ALLOWED_CHATS", "1,x", 'bot.allowed_chats[1]: must be a whole number, is "x"'),
-        ("GPUGATE_BOT__ALLOWED_CHATS", '["1"]', "must be a whole number, is 1"),
+        ("GPUGATE_BOT__ALLOWED_CHATS", '["1"]', 'must be a whole number, is "1"'),
         ("GPUGATE_BOT__ALLOWED_CHATS", "[1", "must be a list"),
         ("GPUGATE_COST__HOURLY_RATE", "1e9", "must be a number"),
         ("GPUGATE_STATE__DIR", "\0", "state.dir"),
@@ -234,7 +234,7 @@ def test_no_configuration_at_all() -> None:
     """Without anything, what is missing is named, and how to get on."""
     secret, provider = complaints(None)
 
-    assert secret.startswith("gpugate.toml: auth.secret: ")
+    assert secret.startswith("no configuration file: auth.secret: ")
     assert "gpugate demo" in provider
     assert "gpugate init" in provider
 
@@ -266,6 +266,52 @@ def test_a_state_folder_that_is_a_file(tmp_path: Path) -> None:
         line.split(": ")[2].partition(" (")[0]
         for line in env_complaints({"GPUGATE_STATE__DIR": str(write(tmp_path, ""))})
     ]
+
+
+def test_a_state_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    """Who is going to use it says what is wrong; the key, the folder and where it was given are named."""
+    said = "cannot be used: Read-only file system"
+    env = {"GPUGATE_STATE__DIR": "/ro"}
+
+    assert [f"GPUGATE_STATE__DIR: state.dir: /ro {said}"] == env_complaints(
+        env, state_problem=lambda folder: said
+    )
+    assert [] == env_complaints(env, state_problem=lambda folder: None)
+    (line,) = complaints(None, ENOUGH, state_problem=lambda folder: f"{said} ({folder.name})")
+    assert line.startswith(
+        "no configuration file: state.dir: /home/nobody/.local/state/gpugate cannot be used"
+    )
+    assert line.endswith("(gpugate) (or GPUGATE_STATE__DIR)")
+
+
+def test_a_state_folder_that_is_wrong_anyway(tmp_path: Path) -> None:
+    """One complaint is enough."""
+    asked: list[Path] = []
+    path = str(write(tmp_path, ""))
+
+    assert 1 == len(env_complaints({"GPUGATE_STATE__DIR": path}, state_problem=asked.append))  # type: ignore[func-returns-value]
+    assert [] == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("GPUGATE_SERVER_PORT", "GPUGATE_SERVER__PORT"),
+        ("GPUGATE_POD_IDLE_TIMEOUT", "GPUGATE_POD__IDLE_TIMEOUT"),
+        ("GPUGATE_AUTH_SECRET_FILE", "GPUGATE_AUTH__SECRET_FILE"),
+        ("GPUGATE_PROVIDERS_RUNPOD_API_KEY", "GPUGATE_PROVIDERS__<NAME>__<KEY>"),
+    ],
+)
+def test_one_underscore_too_few(name: str, meant: str) -> None:
+    """The classic slip is told; in silence the setting would have no effect."""
+    assert [f"{name}: unknown variable; did you mean {meant} (two underscores)?"] == env_complaints(
+        {name: "1"}
+    )
+
+
+def test_a_port_that_kubernetes_wrote() -> None:
+    """A service called gpugate-server brings GPUGATE_SERVER_PORT=tcp://… to every container beside it."""
+    assert [] == env_complaints({"GPUGATE_SERVER_PORT": "tcp://10.0.0.7:80", "GPUGATE_STATE_DIR": "/x"})
 
 
 def test_a_flag_that_is_wrong() -> None:

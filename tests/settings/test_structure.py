@@ -159,7 +159,7 @@ def test_variables_of_a_provider() -> None:
         ("memory", 1.5, ".memory: must be a whole number"),
         ("memory", "12", ".memory: must be a whole number"),
         ("port", 0, ".port: 'port' must be >= 1: 0"),
-        ("command", "ollama serve", ".command: must be a list"),
+        ("command", "ollama serve", ".command: must be a list, is"),
         ("command", ["a", 1], ".command[1]: must be text, is 1"),
         ("ids", [1, [2]], ".ids[1]: must be a whole number, is [2]"),
         ("headers", ["a"], ".headers: must be a table"),
@@ -182,6 +182,29 @@ def test_a_wrong_value(key: str, value: object, problem: str) -> None:
 
     assert line.startswith(problem)
     assert "\n" not in line
+
+
+def test_a_list_that_is_text() -> None:
+    """Where the class has a default, it shows how a list is written."""
+
+    @frozen
+    class Runs:
+        command: list[str] = field(factory=lambda: ["ollama", "serve"])
+
+    said = '.command: must be a list such as ["ollama", "serve"], is "ollama serve"'
+    assert [said] == complaints({"command": "ollama serve"}, Runs)
+
+
+def test_a_duration_of_a_provider() -> None:
+    """A field that says so is read, and complained about, as a duration."""
+
+    @frozen
+    class Slow:
+        cold_start: float = field(default=6.0, metadata={"kind": "duration"})
+
+    (line,) = complaints({"cold_start": "x"}, Slow)
+    assert line.startswith('.cold_start: must be a duration such as "90s", "15m" or "1h30m"')
+    assert Slow(90.0) == structure_provider_config("x", Slow, {"cold_start": "1m30s"})
 
 
 def test_several_wrong_values() -> None:
