@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpugate.adapters import state_folder
 from gpugate.settings import Settings, find_config, load_settings
 
 
@@ -17,12 +18,19 @@ def config_path(args: Namespace) -> Path | None:
 
 
 def settings_for_serving(args: Namespace, overrides: Mapping[str, object] | None = None) -> Settings:
-    """Return settings with all that `serve` needs, the selected providers' sections checked too.
+    """Return settings with all that `serve` needs, the selected providers' sections and the state folder
+    checked too.
 
     Raises:
         SettingsError: with every complaint.
     """
-    return load_settings(config_path(args), os.environ, overrides=overrides, config_of=config_of)
+    return load_settings(
+        config_path(args),
+        os.environ,
+        overrides=overrides,
+        config_of=config_of,
+        state_problem=state_folder.problem_of,
+    )
 
 
 def settings_as_given(args: Namespace) -> Settings:

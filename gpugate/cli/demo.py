@@ -11,6 +11,7 @@ from pathlib import Path
 
 import attrs
 
+from gpugate.adapters import state_folder
 from gpugate.cli.configured import config_of
 from gpugate.cli.failures import Failure
 from gpugate.cli.serving import listening_problem, run
@@ -46,8 +47,7 @@ def demo(args: Namespace) -> int:
     """Run the gateway on the simulated pod; print a token and how to use it first."""
     settings = _with_free_port(_settings(args))
     token = signed(settings, "demo", None, _TOKEN_LIFE_S)
-    print(_words(settings, token, _cold_start(settings)), flush=True)
-    return run(settings)
+    return run(settings, _words(settings, token, _cold_start(settings)))
 
 
 def _settings(args: Namespace) -> Settings:
@@ -58,7 +58,9 @@ def _settings(args: Namespace) -> Settings:
         overrides["server.port"] = Given(args.port, "--port", untyped=True)
     if args.cold_start is not None:
         overrides["providers.demo.cold_start"] = Given(args.cold_start, "--cold-start", untyped=True)
-    draft = load_settings(path, os.environ, overrides=overrides, complete=False)
+    draft = load_settings(
+        path, os.environ, overrides=overrides, complete=False, state_problem=state_folder.problem_of
+    )
     if not draft.auth.secret:
         overrides["auth.secret"] = demo_secret(Path(draft.state.dir))
     return load_settings(path, os.environ, overrides=overrides, config_of=config_of)

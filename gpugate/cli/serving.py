@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from argparse import Namespace
+from pathlib import Path
 
+from gpugate.adapters.state_folder import StateFolderTaken, held
 from gpugate.cli.configured import settings_for_serving
 from gpugate.cli.failures import Failure
 from gpugate.settings import Given, Settings
@@ -23,8 +26,26 @@ def serve(args: Namespace) -> int:
     return run(settings_for_serving(args, overrides))
 
 
-def run(settings: Settings) -> int:
-    """Run a gateway; raise Failure, one line, where it cannot listen."""
+def run(settings: Settings, greeting: str = "") -> int:
+    """Run a gateway that is alone on its state folder; `greeting` is printed once that is known.
+
+    Raises:
+        Failure: it cannot listen, or another gateway has the state folder.
+    """
+    try:
+        with held(Path(settings.state.dir), _warn):
+            if greeting:
+                print(greeting, flush=True)
+            return _run(settings)
+    except StateFolderTaken as taken:
+        raise Failure(taken.message) from taken
+
+
+def _warn(text: str) -> None:
+    print(f"gpugate: {text}", file=sys.stderr, flush=True)
+
+
+def _run(settings: Settings) -> int:
     from gpugate.wiring import serve as run_gateway  # it imports everything: only now
 
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpugate.adapters.state_folder import held
 from gpugate.cli import main
 from gpugate.settings import commented_config
 
@@ -204,3 +205,36 @@ def test_a_broken_plugin(tmp_path: Path, shell: Shell) -> None:
     assert "ModuleNotFoundError" in rows["broken"]["error"]
     assert rows["parked"]["capabilities"]
     assert (0, 0) == (ended.status, check.status)
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_a_state_folder_that_cannot_be(shell: Shell, command: str) -> None:
+    """`check` and `serve` say so at once, with the key, and status 2: the first request would be too late."""
+    shell.configure("[state]\ndir = '/dev/null/state'\n")
+
+    ended = shell.run(command)
+
+    said = "gpugate.toml: state.dir: /dev/null/state cannot be used: Not a directory (or GPUGATE_STATE__DIR)"
+    assert (2, [said]) == (ended.status, ended.complaints)
+
+
+def test_a_state_folder_that_is_missing(shell: Shell) -> None:
+    """It is made, for its owner's eyes only."""
+    shell.configure("[state]\ndir = 'of/mine'\n")
+
+    assert 0 == shell.run("check").status
+    assert 0o700 == stat.S_IMODE((shell.folder / "of" / "mine").stat().st_mode)
+
+
+@pytest.mark.parametrize("command", [["serve"], ["demo", "--port", "0"]])
+def test_a_second_gateway_on_one_state_folder(shell: Shell, command: list[str]) -> None:
+    """It would adopt the first one's pod and stop it at its exit: status 1, and the other one is named."""
+    folder = shell.folder / "state"
+    folder.mkdir()
+    shell.configure()
+    with held(folder, print):
+        ended = shell.run(*command, GPUGATE_STATE__DIR="state", GPUGATE_SERVER__PORT="0")
+
+    (line,) = ended.complaints
+    assert (1, "") == (ended.status, ended.out)
+    assert f"state.dir: {folder} is in use by another gateway (process {os.getpid()})" in line

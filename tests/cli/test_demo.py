@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import socket
@@ -14,6 +15,7 @@ import attrs
 import jwt
 import pytest
 
+from gpugate.adapters.state_folder import held
 from gpugate.cli import main
 from gpugate.cli.demo import demo_secret
 from gpugate.cli.failures import Failure
@@ -26,7 +28,7 @@ from .test_main import fake_wiring
 class DemoConfig:
     """As `[providers.demo]` is in the contract."""
 
-    cold_start: float = 6.0
+    cold_start: float = attrs.field(default=6.0, metadata={"kind": "duration"})
     tokens_per_second: float = 25.0
 
 
@@ -82,7 +84,7 @@ def test_the_secret_stays(run: Callable[..., Any], bare: Path) -> None:
     assert first.auth.secret == second.auth.secret == path.read_text().strip()
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     assert 0o700 == stat.S_IMODE(path.parent.stat().st_mode)
-    assert ["demo-secret"] == [entry.name for entry in path.parent.iterdir()]
+    assert ["demo-secret", "gateway.lock"] == sorted(entry.name for entry in path.parent.iterdir())
 
 
 def test_a_configuration_beside_it(
@@ -118,7 +120,7 @@ def test_a_taken_port(run: Callable[..., Any]) -> None:
     ("args", "line"),
     [
         (("--port", "99999"), "--port: server.port: must be from 0 to 65535, is 99999"),
-        (("--cold-start", "soon"), "--cold-start: providers.demo.cold_start: must be a number"),
+        (("--cold-start", "soon"), "--cold-start: providers.demo.cold_start: must be a duration"),
     ],
 )
 def test_a_flag_that_is_wrong(run: Callable[..., Any], args: tuple[str, ...], line: str) -> None:
@@ -130,8 +132,32 @@ def test_a_flag_that_is_wrong(run: Callable[..., Any], args: tuple[str, ...], li
 
 
 def test_a_state_folder_that_cannot_be(run: Callable[..., Any], bare: Path) -> None:
-    """A file where the state folder should be is one line."""
+    """A file where the state folder should be is one line that names the key."""
     (bare.parent / "home").write_text("in the way")
+
+    status, _, out, err = run("--port", "0")
+
+    assert (2, "", 1) == (status, out, len(err.splitlines()))
+    assert "state.dir: " in err
+    assert "cannot be used: Not a directory" in err
+
+
+def test_a_state_folder_that_is_taken(run: Callable[..., Any], bare: Path) -> None:
+    """A second demo beside the first, on a port of its own, is refused before any word to paste."""
+    folder = bare.parent / "home/.local/state/gpugate"
+    folder.mkdir(parents=True)
+    with held(folder, print):
+        status, settings, out, err = run("--port", "0")
+
+    assert (1, None, "") == (status, settings, out)
+    (line,) = err.splitlines()
+    assert f"state.dir: {folder} is in use by another gateway (process {os.getpid()})" in line
+    assert 0 == run("--port", "0")[0]
+
+
+def test_a_secret_that_cannot_be_kept(run: Callable[..., Any], bare: Path) -> None:
+    """A folder in its place is one line."""
+    (bare.parent / "home/.local/state/gpugate/demo-secret").mkdir(parents=True)
 
     status, _, out, err = run("--port", "0")
 
