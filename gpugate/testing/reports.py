@@ -1,0 +1,121 @@
+"""What is wrong with a provider's report, class or configuration, in words; asks no provider anything.
+
+Shared by the contract's tests and by `gpugate provider-check`, so it must not need pytest.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from math import isfinite
+from typing import Any
+from urllib.parse import urlsplit
+
+import attrs
+
+from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+
+ON = frozenset({Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING})
+OFF = frozenset({Phase.STOPPED, Phase.GONE})
+"""The only phases that prove a stop."""
+_SERVICES = ("ollama", "comfyui")
+_TLS = re.compile(r"system|insecure|sha256:[0-9A-Fa-f:]+|.*[/.].*")
+_SOUNDS_SECRET = re.compile(r"(^|_)(key|token|secret|password|headers)$")
+
+
+def report_complaints(report: object) -> list[str]:
+    """What is wrong with what a provider returned; nothing if it is a sound `PodReport`."""
+    if not isinstance(report, PodReport):
+        return [f"a {type(report).__name__} is no PodReport"]
+    return [*_about_the_pod(report), *_about_endpoints(report), *_about_the_price(report.price)]
+
+
+def class_complaints(kind: object) -> list[str]:
+    """What is wrong with a provider's class."""
+    if not (isinstance(kind, type) and issubclass(kind, Provider)):
+        return ["it is no subclass of gpugate.Provider"]
+    complaints = [f"{name} is missing" for name in sorted(kind.__abstractmethods__)]
+    for name in ("start", "stop", "inspect", "aclose"):
+        if not inspect.iscoroutinefunction(getattr(kind, name)):
+            complaints.append(f"{name} is not async")
+    if not attrs.has(kind.Config):
+        return [*complaints, "Config is no attrs class"]
+    for attribute in attrs.fields(kind.Config):
+        if attribute.repr and _SOUNDS_SECRET.search(attribute.name):
+            complaints.append(f"Config.{attribute.name} sounds like a secret: field(repr=False) keeps it out")
+    return [*complaints, *capability_complaints(kind.capabilities)]
+
+
+def capability_complaints(capabilities: object) -> list[str]:
+    """What is wrong with what a provider says that it can."""
+    if not isinstance(capabilities, Capabilities):
+        return ["capabilities are no gpugate.Capabilities"]
+    numbers = {
+        "min_poll_s": capabilities.min_poll_s,
+        "min_probe_s": capabilities.min_probe_s,
+        "first_byte_limit_s": capabilities.first_byte_limit_s or 1.0,
+    }
+    wrong = (name for name, number in numbers.items() if not (isfinite(number) and number >= 0))
+    return [f"capabilities.{name} must be 0 or more" for name in wrong]
+
+
+def secrets_of(config: Any) -> tuple[str, ...]:
+    """Every text in the fields of a configuration that have no repr, those within mappings included."""
+    if not attrs.has(type(config)):
+        return ()
+    hidden = (getattr(config, each.name) for each in attrs.fields(type(config)) if not each.repr)
+    return tuple(text for value in hidden for text in _texts(value) if text)
+
+
+def told(secrets: tuple[str, ...], *words: object) -> list[str]:
+    """Which secrets stand in these words, by their place in `secrets`; never the secrets themselves."""
+    text = " ".join(f"{word} {word!r}" for word in words)
+    return [f"secret number {place}" for place, secret in enumerate(secrets, 1) if secret in text]
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from (text for inner in value.values() for text in _texts(inner))
+
+
+def _about_the_pod(report: PodReport) -> Iterator[str]:
+    if report.pod_id is not None and not (isinstance(report.pod_id, str) and report.pod_id):
+        yield f"pod_id must be a text or None, is {report.pod_id!r}"
+    if report.phase is Phase.RUNNING and report.pod_id is None:
+        yield "a pod that runs has a pod_id"
+    if report.started_at is not None and report.started_at.tzinfo is None:
+        yield "started_at must know its time zone"
+    if "\n" in report.detail:
+        yield "detail must be one line"
+
+
+def _about_endpoints(report: PodReport) -> Iterator[str]:
+    for name, endpoint in report.endpoints.items():
+        if name not in _SERVICES:
+            yield f"endpoints: {name!r} is neither ollama nor comfyui"
+        if not isinstance(endpoint, Endpoint):
+            yield f"endpoints: {name} is no Endpoint"
+            continue
+        url = urlsplit(endpoint.url)
+        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.username:
+            yield f"endpoints: {name} needs a plain http or https URL (secrets go into headers)"
+        if not _TLS.fullmatch(endpoint.tls):
+            yield f"endpoints: {name} has an unknown TLS policy"
+
+
+def _about_the_price(price: object) -> Iterator[str]:
+    if price is None:
+        return
+    if not isinstance(price, Price):
+        yield "price must be a gpugate.Price or None"
+        return
+    for name in ("running_per_hour", "stopped_per_hour"):
+        amount = getattr(price, name)
+        if amount is not None and not (isinstance(amount, Decimal) and amount.is_finite() and amount >= 0):
+            yield f"price.{name} must be a Decimal of 0 or more, or None"
+    if not re.fullmatch(r"[A-Z]{3}", price.currency):
+        yield f"price.currency must be three capital letters, is {price.currency!r}"
