@@ -47,32 +47,35 @@ class Exchange:
         uploading: set by the owner while the request's body is on its way.
     """
 
+    # On the class, as most answers leave them as they are.
+    ending: Ending | None = None
+    gone: UpstreamGone | AnswerDeclined | None = None
+    head: Head | None = None
+    paused = False
+    reusable = False
+    sent = 0
+    uploading = False
+    _outlet = _Outlet.AS_IS
+    _converts = False
+    _ends_by_closing = False
+    _taps: list[bytes] | None = None
+    _tapped = 0
+    _declined: bytearray | None = None
+    _refused: Head  # of an answer that is declined
+    _heard = False
+    _upstream: Upstream
+    _waiter: asyncio.Future[None] | None = None
+    _deadline: asyncio.Timeout | None = None
+
     def __init__(
         self, request: web.BaseRequest, client: asyncio.Transport, method: str, answer: Answer
     ) -> None:
-        self.ending: Ending | None = None
-        self.gone: UpstreamGone | AnswerDeclined | None = None
-        self.head: Head | None = None
         self.keep_alive = request.keep_alive and request.version >= (1, 1)
-        self.paused = False
-        self.reusable = False
-        self.sent = 0
-        self.uploading = False
         self._request = request
         self._client = client
         self._protocol = request.protocol
         self._answer = answer
         self._framing = Framing(method)
-        self._outlet = _Outlet.AS_IS
-        self._ends_by_closing = False
-        self._taps: list[bytes] | None = None
-        self._tapped = 0
-        self._declined: bytearray | None = None
-        self._heard = False
-        self._upstream: Upstream
-        self._refused: Head  # of an answer that is declined
-        self._waiter: asyncio.Future[None] | None = None
-        self._deadline: asyncio.Timeout | None = None
 
     # What its owner does.
 
@@ -88,13 +91,10 @@ class Exchange:
         """Whether nothing more will come from the upstream."""
         return self.ending is not None or self.gone is not None
 
-    async def changed(self) -> None:
-        """Sleep until the answer is over, or the client reads too slowly."""
+    def changed(self) -> asyncio.Future[None]:
+        """To be awaited: the answer is over, or the client reads too slowly."""
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     async def meanwhile(self, work: Awaitable[None], limit_s: float | None = None) -> bool:
         """Do `work` until it is done (True), until something has `changed`, or for `limit_s` (False)."""
@@ -189,22 +189,18 @@ class Exchange:
 
     def data_received(self, data: bytes) -> None:
         """Write the upstream's bytes on. The hot path: all that is done per chunk is done here."""
-        if self.over:
+        if self.ending is not None or self.gone is not None:
             self.reusable = False
             return
         if self._protocol.transport is None:  # the client is gone, and our task about to be cancelled
             self._upstream.transport.abort()
             return
-        begun = None
-        if self._declined is not None:
-            self._decline(self._refused, data)
-            return
+        framing, begun = self._framing, None
         if self.head is None:
             begun = self._read_head(data)
             if begun is None:
                 return
-            data = begun.rest
-        framing = self._framing
+            data = framing.rest
         try:
             ended = framing.body(data)
         except BadAnswer:
@@ -212,8 +208,8 @@ class Exchange:
             return
         if framing.excess:
             data = data[: -framing.excess]
-        if framing.parts is not None:
-            data = self._convert(data, framing.parts, ended)
+        if self._converts:
+            data = self._convert(data, ended)
         if begun is not None:
             data = self._announce(begun) + data
         self.sent += len(data)
@@ -241,6 +237,9 @@ class Exchange:
         self.reusable = False
 
     def _read_head(self, data: bytes) -> Head | None:
+        if self._declined is not None:
+            self._decline(self._refused, data)
+            return None
         self._heard = True
         try:
             head = self._framing.head(data)
@@ -252,7 +251,7 @@ class Exchange:
         declines = self._answer.declines
         if declines is not None and declines(head.status):
             self._declined, self._refused, self._framing.parts = bytearray(), head, []
-            self._decline(head, head.rest)
+            self._decline(head, self._framing.rest)
             return None
         self._choose_outlet(head)
         return head
@@ -279,18 +278,23 @@ class Exchange:
             self._wake()
 
     def _choose_outlet(self, head: Head) -> None:
-        chunked = head.body is Body.CHUNKED
-        if self._answer.committed:
-            self._outlet = _Outlet.AS_IS if chunked else _Outlet.WRAPPED
-        elif chunked and self._request.version < (1, 1):
+        answer, counted = self._answer, head.body is Body.COUNTED
+        if answer.committed:
+            self._outlet = _Outlet.AS_IS if head.body is Body.CHUNKED else _Outlet.WRAPPED
+        elif head.body is Body.CHUNKED and self._request.version < (1, 1):
             self._outlet = _Outlet.UNFRAMED
             self._ends_by_closing = True
+        elif head.body is Body.UNTIL_CLOSE:
+            self._ends_by_closing = True
+        if self._outlet is not _Outlet.AS_IS:
+            self._converts, self._framing.parts = True, []
+        if answer.tap is None or head.status != 200 or head.length > answer.tap_limit:
+            return
+        self._taps = []
+        if counted and not self._converts:
+            self._framing.parts = self._taps  # no larger than it said, so nobody need look at each
         else:
-            self._ends_by_closing = head.body is Body.UNTIL_CLOSE
-        if self._answer.tap is not None and head.status == 200:
-            self._taps = []
-        if self._taps is not None or self._outlet is not _Outlet.AS_IS:
-            self._framing.parts = []
+            self._converts, self._framing.parts = True, []
 
     def _announce(self, head: Head) -> bytes:
         """The first byte is about to leave: return the head for the client."""
@@ -311,8 +315,9 @@ class Exchange:
         self._request.writer.output_size += len(opening)  # so that aiohttp never answers a second time
         return opening
 
-    def _convert(self, data: bytes, parts: list[bytes], ended: bool) -> bytes:
+    def _convert(self, data: bytes, ended: bool) -> bytes:
         """Put the body into another framing, or collect it, or both."""
+        parts = self._framing.parts or []
         payload = b"".join(parts)
         parts.clear()
         if self._taps is not None:
@@ -325,13 +330,12 @@ class Exchange:
         return payload if self._outlet is _Outlet.UNFRAMED else data
 
     def _complete(self) -> None:
-        head = self.head
+        head, tap = self.head, self._answer.tap
         assert head is not None
         self.ending = Ending.COMPLETE
         self.reusable = head.keep and not self._framing.excess
-        if self._taps is not None and self._answer.tap is not None:
-            kinds = _text(head, b"content-type"), _text(head, b"content-encoding")
-            self._answer.tap(Tapped(b"".join(self._taps), *kinds))
+        if self._taps is not None and tap is not None:
+            tap(Tapped(b"".join(self._taps), _text(head, b"content-type"), _text(head, b"content-encoding")))
         self._wake()
 
     def _break(self, why: Why) -> None:
@@ -346,6 +350,7 @@ class Exchange:
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)
+            self._waiter = None
         elif self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time())
 

@@ -12,7 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import lru_cache
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
+
+from attrs import define, field
 
 MAX_HEAD = 64 * 1024
 """Bytes of a head, or of a trailer section, before it is refused."""
@@ -48,8 +50,9 @@ class Body(Enum):
     UNTIL_CLOSE = "until close"
 
 
-class Head(NamedTuple):
-    """The head of an answer.
+@define(eq=False)
+class Head:
+    """The head of an answer; the same object for heads that are alike, so it is never changed.
 
     Attributes:
         status: three digits, never 1xx.
@@ -59,7 +62,7 @@ class Head(NamedTuple):
         body: how its end is told.
         length: bytes of a counted body, else 0.
         keep: the upstream will take another request on this connection.
-        rest: the bytes behind the head that came along with it.
+        written: for `headers.response_head`: what it wrote last, and for which wishes.
     """
 
     status: int
@@ -69,7 +72,7 @@ class Head(NamedTuple):
     body: Body
     length: int
     keep: bool
-    rest: bytes
+    written: tuple[object, bytes] = field(default=(None, b""), init=False)
 
     def get(self, name: bytes) -> bytes:
         """Return the value of the first header of this lower-case name, or nothing."""
@@ -142,20 +145,12 @@ def _body_of(status: int, method: str, minor: bytes, framing: dict[bytes, bytes]
     return Body.UNTIL_CLOSE, 0
 
 
-def parse_head(block: bytes, method: str, rest: bytes) -> Head:
+def parse_head(block: bytes, method: str) -> Head:
     """Read one head, given without its closing empty line.
 
     Raises:
         BadAnswer: it is malformed, or its body's end is told in two ways.
     """
-    parsed = _parsed if len(block) <= _OFTEN_SEEN else _parsed.__wrapped__
-    return Head(*parsed(block, method), rest)
-
-
-@lru_cache(maxsize=256)
-def _parsed(
-    block: bytes, method: str
-) -> tuple[int, bytes, tuple[tuple[bytes, bytes], ...], frozenset[bytes], Body, int, bool]:
     lines = block.split(b"\r\n")
     if not (block.count(b"\n") == block.count(b"\r") == len(lines) - 1) or b"\0" in block:
         raise BadAnswer("a lone CR, LF or NUL in the head")
@@ -165,7 +160,10 @@ def _parsed(
     body, length = _body_of(status, method, minor, framing)
     nominated = tokens(framing[b"connection"]) if b"connection" in framing else _NOTHING
     keep = minor == b"1" and body is not Body.UNTIL_CLOSE and b"close" not in nominated
-    return status, line, tuple(fields), nominated, body, length, keep
+    return Head(status, line, tuple(fields), nominated, body, length, keep)
+
+
+_often_seen = lru_cache(maxsize=256)(parse_head)  # answers in one second differ by nothing
 
 
 def as_chunk(payload: bytes) -> bytes:
@@ -187,32 +185,23 @@ class Framing:
     Attributes:
         excess: how many of the bytes last shown to `body` are behind the end of the answer.
         parts: a list to collect the body's payload in, without the framing; None to collect nothing.
+        rest: the bytes behind the head that came along with it.
     """
 
-    __slots__ = (
-        "_chunked",
-        "_line",
-        "_method",
-        "_owed",
-        "_phase",
-        "_tail",
-        "_trailers",
-        "_until_close",
-        "excess",
-        "parts",
-    )
+    # On the class, as most answers come in one piece and leave them as they are.
+    excess = 0
+    parts: list[bytes] | None = None
+    rest = b""
+    _chunked = False
+    _until_close = False
+    _owed = 0  # of a counted body, or of the present chunk
+    _phase: int = _SIZE
+    _line = b""  # what came of an unfinished line or head
+    _trailers = 0  # bytes of the trailer section
+    _tail = b""
 
     def __init__(self, method: str) -> None:
-        self.excess = 0
-        self.parts: list[bytes] | None = None
         self._method = method
-        self._chunked = False
-        self._until_close = False
-        self._owed = 0  # of a counted body, or of the present chunk
-        self._phase = _SIZE
-        self._line = b""  # what came of an unfinished line or head
-        self._trailers = 0  # bytes of the trailer section
-        self._tail = b""
 
     def head(self, data: bytes) -> Head | None:
         """Take the next bytes; return the head once it is there. Interim answers (1xx) are skipped.
@@ -222,27 +211,32 @@ class Framing:
         """
         known = len(self._line)
         data = self._line + data if known else data
-        searched = max(0, known - 3)
+        searched = max(0, known - 3) if known else 0
         while True:
             if data[:7] != b"HTTP/1."[: len(data)]:
                 raise BadAnswer("the answer does not begin as HTTP/1 does")
             end = data.find(b"\r\n\r\n", searched)
             if end < 0 or end > MAX_HEAD:
                 break
-            head = parse_head(data[:end], self._method, data[end + 4 :])
+            head = (_often_seen if end <= _OFTEN_SEEN else parse_head)(data[:end], self._method)
+            data, searched = data[end + 4 :], 0
             if head.status >= 200:
-                self._line = b""
-                self._owed = head.length
-                self._chunked = head.body is Body.CHUNKED
-                self._until_close = head.body is Body.UNTIL_CLOSE
+                self._begin(head, data)
                 return head
             if head.status == 101:
                 raise BadAnswer("the upstream switched protocols unasked")
-            data, searched = head.rest, 0
         if len(data) > MAX_HEAD:
             raise BadAnswer("the head is too large")
         self._line = data
         return None
+
+    def _begin(self, head: Head, rest: bytes) -> None:
+        self._line, self.rest = b"", rest
+        if head.body is Body.COUNTED:
+            self._owed = head.length
+        else:
+            self._chunked = head.body is Body.CHUNKED
+            self._until_close = head.body is Body.UNTIL_CLOSE
 
     def body(self, data: bytes) -> bool:
         """Take the next bytes of the body; return True when the answer ends in them.

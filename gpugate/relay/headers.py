@@ -34,7 +34,6 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encodin
 _OFTEN_SEEN = 2048  # bytes
 _KEPT_HEADS = 256
 _UNFRAMED = frozenset({b"transfer-encoding", b"trailer"})
-_NOTHING: frozenset[bytes] = frozenset()
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
 _DEFAULT_PORT = {"http": 80, "https": 443}
@@ -199,22 +198,29 @@ def response_head(head: Head, *, extra: bytes, close: bool, unframed: bool) -> b
         close: say that the connection will be closed.
         unframed: the body goes out without its chunks (to a client that speaks HTTP/1.0).
     """
-    taken = frozenset([line.partition(b":")[0].lower() for line in extra.split(b"\r\n")])
-    drop = _UNFRAMED if unframed and head.body is Body.CHUNKED else _NOTHING
-    out = _kept(head.line, head.fields, head.nominated, taken, drop) + extra
-    return out + b"Connection: close\r\n\r\n" if close else out + b"\r\n"
+    taken = _one_name(extra[: extra.find(b":")]) if extra.count(b"\n") == 1 else _names(extra)
+    wishes, out = head.written
+    if wishes != (taken, unframed):
+        out = _crossing_down(head, taken, unframed)
+        head.written = (taken, unframed), out
+    end = b"Connection: close\r\n\r\n" if close else b"\r\n"
+    return b"%b%b%b" % (out, extra, end)
 
 
-@lru_cache(maxsize=256)
-def _kept(
-    line: bytes,
-    fields: tuple[tuple[bytes, bytes], ...],
-    nominated: frozenset[bytes],
-    taken: frozenset[bytes],
-    drop: frozenset[bytes],
-) -> bytes:
-    """The status line and the headers that cross; answers in one second differ by nothing here."""
-    drop |= taken | (nominated - _FRAMING)
-    own = b"HTTP/1.1" + line[8:]  # the version is each hop's own (RFC 9110 section 6.2)
-    lines = [own, *(field for name, field in fields if _goes_down(name) and name not in drop)]
+@lru_cache(maxsize=64)
+def _one_name(name: bytes) -> frozenset[bytes]:
+    return frozenset({name.lower()})
+
+
+def _names(lines: bytes) -> frozenset[bytes]:
+    return frozenset([line.partition(b":")[0].lower() for line in lines.split(b"\r\n")])
+
+
+def _crossing_down(head: Head, taken: frozenset[bytes], unframed: bool) -> bytes:
+    """The status line and the headers that cross."""
+    drop = taken | (head.nominated - _FRAMING)
+    if unframed and head.body is Body.CHUNKED:
+        drop |= _UNFRAMED
+    own = b"HTTP/1.1" + head.line[8:]  # the version is each hop's own (RFC 9110 section 6.2)
+    lines = [own, *(field for name, field in head.fields if _goes_down(name) and name not in drop)]
     return b"\r\n".join(lines) + b"\r\n"

@@ -27,6 +27,8 @@ from gpugate.relay.upstream import Pool, Upstream, UpstreamGone
 _SMALL = 64 * 1024  # a body up to this size goes out with its head, in one write
 _PIECE = 256 * 1024
 _IDENTITY_ONLY = frozenset({b"accept-encoding"})
+_NOTHING: frozenset[bytes] = frozenset()
+_BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 
 
 @define
@@ -55,7 +57,8 @@ class Relayed(web.StreamResponse):
     """
 
     def __init__(self, status: int, *, ending: Ending, keep_alive: bool, sent: int) -> None:
-        super().__init__(status=status)
+        # Not aiohttp's own: it makes headers, cookies and more, all of which have left already.
+        self._status = status
         self.ending = ending
         self.sent = sent
         self._stays = keep_alive
@@ -92,23 +95,29 @@ class Relayed(web.StreamResponse):
         """Do nothing: the end is written, or must not be."""
 
 
-class _Upload:
-    """A request's body on its way up, interruptible between its pieces."""
+def _length(outgoing: Outgoing) -> int | None:
+    """The length of the request's body; None for chunks, below 0 for no body at all."""
+    body = outgoing.body
+    if isinstance(body, StreamReader):
+        return given_length(outgoing.headers)
+    if not body and outgoing.method in _BODILESS:
+        return -1
+    return len(body or b"")
 
-    def __init__(self, outgoing: Outgoing, stall_s: float | None = None) -> None:
-        self._body = body = outgoing.body
+
+class _Upload:
+    """A body that does not go out with its head, on its way up; interruptible between its pieces.
+
+    Args:
+        length: `_length` of its request.
+        stall_s: who sends nothing of it for so long is given up.
+    """
+
+    def __init__(self, body: bytes | StreamReader, length: int | None, stall_s: float) -> None:
+        self._body = body
         self._stall_s = stall_s
-        self.at_once = b""
-        self.length: int | None = -1
-        self.done = True
-        if isinstance(body, StreamReader):
-            self.length = given_length(outgoing.headers)
-            self.done = False
-        elif body or outgoing.method not in ("GET", "HEAD", "OPTIONS", "DELETE", "TRACE"):
-            self.length = len(body or b"")
-            self.done = self.length <= _SMALL
-            self.at_once = body or b"" if self.done else b""
-        self._left = self.length
+        self.done = False
+        self._left = length
         self._at = 0
 
     async def send(self, upstream: Upstream) -> None:
@@ -145,7 +154,7 @@ class _Upload:
             async with asyncio.timeout(self._stall_s):
                 return await self._body.readany()
         start, self._at = self._at, self._at + _PIECE
-        return (self._body or b"")[start : self._at]
+        return self._body[start : self._at]
 
 
 @frozen
@@ -182,51 +191,55 @@ class Relay:
         client = request.transport
         if client is None:
             raise ClientConnectionResetError("the client is gone")
+        body, length = outgoing.body, _length(outgoing)
         head = pool.heads.write(
             outgoing.method,
             outgoing.target,
             outgoing.headers,
-            length=_Upload(outgoing).length,
-            drop=_IDENTITY_ONLY if answer.committed or answer.keep else frozenset(),
+            length=length,
+            drop=_IDENTITY_ONLY if answer.committed or answer.keep else _NOTHING,
         )
-        return await _Run(request, client, head, outgoing, answer, self.stall_s).through(pool)
+        run = _Run(request, client, outgoing, length, head, answer, self.stall_s)
+        upstream = None if isinstance(body, StreamReader) else pool.take()
+        if upstream is not None:
+            try:
+                return await run.over(upstream)
+            except UpstreamGone as gone:
+                if gone.heard:
+                    raise
+        try:
+            return await run.over(await pool.connect())
+        except UpstreamGone as gone:
+            gone.again = upstream is not None
+            raise
 
 
-@frozen
+@define
 class _Run:
     """One request, to be tried over one connection or another."""
 
     request: web.BaseRequest
     client: asyncio.Transport
-    head: bytes
     outgoing: Outgoing
+    length: int | None
+    head: bytes
     answer: Answer
     stall_s: float
 
-    async def through(self, pool: Pool) -> Relayed:
-        """Try an idle connection if the body can be sent twice, and a fresh one if that turns out stale."""
-        upstream = None if isinstance(self.outgoing.body, StreamReader) else pool.take()
-        if upstream is not None:
-            try:
-                return await self.over(upstream)
-            except UpstreamGone as gone:
-                if gone.heard:
-                    raise
-        try:
-            return await self.over(await pool.connect())
-        except UpstreamGone as gone:
-            gone.again = upstream is not None
-            raise
-
     async def over(self, upstream: Upstream) -> Relayed:
-        upload = _Upload(self.outgoing, self.stall_s)
-        exchange = Exchange(self.request, self.client, self.outgoing.method, self.answer)
-        exchange.uploading = not upload.done
-        exchange.begin(upstream)
+        body, exchange = self.outgoing.body, self._exchange(upstream)
+        upload: _Upload | None = None
+        if isinstance(body, StreamReader) or (body and len(body) > _SMALL):
+            upload, exchange.uploading = _Upload(body, self.length, self.stall_s), True
+            body = None
         try:
             if not exchange.over:
-                upstream.transport.write(self.head + upload.at_once)
-            await self._carry(exchange, upload, upstream)
+                upstream.transport.write(self.head + body if body else self.head)
+            while not exchange.over:
+                if exchange.paused or upload is not None:
+                    upload = await self._step(exchange, upload, upstream)
+                else:
+                    await exchange.changed()
         except BaseException as error:
             upstream.abort()
             if exchange.head is None:
@@ -234,7 +247,7 @@ class _Run:
             exchange.give_up(self.stall_s)
             if not isinstance(error, Exception):
                 raise
-        if exchange.reusable and upload.done and not upstream.sending:
+        if exchange.reusable and upload is None and not upstream.sending:
             exchange.resume()
             upstream.give_back()
         else:
@@ -243,19 +256,24 @@ class _Run:
             raise exchange.gone
         return await self._finish(exchange)
 
-    async def _carry(self, exchange: Exchange, upload: _Upload, upstream: Upstream) -> None:
-        """Stay with the exchange until nothing more comes from the upstream."""
-        while not exchange.over:
-            if exchange.paused:
-                if not await exchange.client_drained(self.stall_s):
-                    exchange.give_up(0)
-                    return
+    def _exchange(self, upstream: Upstream) -> Exchange:
+        exchange = Exchange(self.request, self.client, self.outgoing.method, self.answer)
+        exchange.begin(upstream)
+        return exchange
+
+    async def _step(self, exchange: Exchange, upload: _Upload | None, upstream: Upstream) -> _Upload | None:
+        """Do what is rare: wait for a slow client, or go on with the upload; return it while it lasts."""
+        if exchange.paused:
+            if await exchange.client_drained(self.stall_s):
                 exchange.resume()
-            elif upload.done:
-                await exchange.changed()
             else:
-                await exchange.meanwhile(upload.send(upstream))
-                exchange.uploading = not upload.done
+                exchange.give_up(0)
+        elif upload is not None:
+            await exchange.meanwhile(upload.send(upstream))
+            if upload.done:
+                exchange.uploading = False
+                return None
+        return upload
 
     async def _finish(self, exchange: Exchange) -> Relayed:
         head, ending = exchange.head, exchange.ending

@@ -111,7 +111,7 @@ def test_given_length():
 
 def test_response_head_unframed():
     """Without chunks there is no word of chunks."""
-    head = parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nA: 1", "GET", b"")
+    head = parse_head(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nA: 1", "GET")
 
     assert response_head(head, extra=b"", close=True, unframed=True) == (
         b"HTTP/1.1 200 OK\r\nA: 1\r\nConnection: close\r\n\r\n"
