@@ -23,7 +23,9 @@ GateError                       what a client is told: `code`, `retry_after_s`, 
 │   └── ShuttingDown
 ├── UpstreamError
 │   ├── UpstreamBroken
-│   └── UpstreamTimeout
+│   ├── UpstreamTimeout
+│   ├── StoryFailed
+│   └── ImageFailed
 └── InternalError
 ProviderError                   what a provider plugin raises (contract section 6)
 ├── Transient                   a network error, a 5xx: worth another attempt
@@ -118,10 +120,14 @@ class PathNotFound(RequestError):
 
 
 class MethodNotAllowed(RequestError):
-    """The path exists, with another method."""
+    """The path exists, with another method: one of `allow`."""
 
     code = "METHOD_NOT_ALLOWED"
     default_message = "method not allowed"
+
+    def __init__(self, message: str = "", *, allow: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class QueueError(GateError):
@@ -211,6 +217,20 @@ class UpstreamTimeout(UpstreamError):
 
     code = "UPSTREAM_TIMEOUT"
     default_message = "the pod's service did not answer in time; the job may still run"
+
+
+class StoryFailed(UpstreamError):
+    """The model told no story, or not to its end."""
+
+    code = "STORY_FAILED"
+    default_message = "the story could not be told"
+
+
+class ImageFailed(UpstreamError):
+    """ComfyUI drew no picture; the message is one readable line."""
+
+    code = "IMAGE_GEN_FAILED"
+    default_message = "the picture could not be drawn"
 
 
 class InternalError(GateError):

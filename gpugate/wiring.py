@@ -18,8 +18,10 @@ import attrs
 import structlog
 from aiohttp import web
 
+from gpugate.adapters.comfyui import ComfyUI
 from gpugate.adapters.debts_file import DebtsFile
 from gpugate.adapters.ollama import OllamaPod
+from gpugate.adapters.ollama_chat import OllamaModels
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
 from gpugate.observe.log import AccessLog, configure, log_crash
@@ -29,11 +31,17 @@ from gpugate.providers import registry
 from gpugate.relay import Relay
 from gpugate.services.catalog import Catalog
 from gpugate.services.catalog_keeper import CatalogKeeper
+from gpugate.services.coding import Coding
 from gpugate.services.commands import NamedProvider
+from gpugate.services.fantasy import Fantasies
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, Transition
+from gpugate.services.pictures import Pictures
+from gpugate.services.story import Stories
+from gpugate.services.workflows import load as load_workflows
 from gpugate.settings import Settings, provider_config
 from gpugate.web.auth import Verifier
+from gpugate.web.code_stream import CodeStream
 from gpugate.web.cors import Cors
 from gpugate.web.events import EventHub
 from gpugate.web.forward import Forwarder, Pools
@@ -42,6 +50,7 @@ from gpugate.web.gate_api import GateApi
 from gpugate.web.jwks import Jwks, http_fetch
 from gpugate.web.ollama_api import OllamaApi
 from gpugate.web.server import GuardedServer, listen, raise_file_limit
+from gpugate.web.services_api import ServicesApi
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
@@ -102,7 +111,7 @@ class Gateway:
         find: the class of a provider's name; tests bring their own.
 
     Raises:
-        SettingsError: a provider is not installed, or its section is wrong.
+        SettingsError: a provider is not installed, its section is wrong, or a workflow is.
     """
 
     lifecycle: Lifecycle
@@ -115,6 +124,8 @@ class Gateway:
         self._configs = {
             name: provider_config(settings, name, kind.Config) for name, kind in self._kinds.items()
         }
+        comfyui = settings.comfyui
+        self._workflows = load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)
         self._output = configure(
             settings.log.format,  # type: ignore[arg-type]
             settings.log.level,
@@ -213,11 +224,27 @@ class Gateway:
         return Gate(
             verifier=verifier,
             ollama=ollama,
-            own=GateApi(self.lifecycle, self._hub).routes(),
+            own={**GateApi(self.lifecycle, self._hub).routes(), **self._services(session).routes()},
             cors=Cors(settings.server.cors_origins),
             log=AccessLog(self._output),
             path_tokens=settings.auth.path_tokens,
             on_crash=log_crash,
+        )
+
+    def _services(self, session: aiohttp.ClientSession) -> ServicesApi:
+        models, comfyui = self.settings.models, self.settings.comfyui
+        texts = OllamaModels(session)
+        stories = Stories(texts, models.vision, models.story)
+        pictures = Pictures(ComfyUI(session, comfyui.poll_interval, comfyui.timeout), self._workflows)
+        return ServicesApi(
+            lifecycle=self.lifecycle,
+            texts=texts,
+            coding=Coding(models.code),
+            code_stream=CodeStream(Relay(), self._pools),
+            stories=stories,
+            pictures=pictures,
+            fantasies=Fantasies(stories, pictures),
+            max_body=self.settings.server.max_body,
         )
 
     def _jwks(self, session: aiohttp.ClientSession) -> Jwks:

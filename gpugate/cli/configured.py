@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gpugate.adapters import state_folder
+from gpugate.services.workflows import load as load_workflows
 from gpugate.settings import Settings, find_config, load_settings
 
 
@@ -18,19 +19,21 @@ def config_path(args: Namespace) -> Path | None:
 
 
 def settings_for_serving(args: Namespace, overrides: Mapping[str, object] | None = None) -> Settings:
-    """Return settings with all that `serve` needs, the selected providers' sections and the state folder
-    checked too.
+    """Return settings with all that `serve` needs: providers' sections, workflows, state folder checked too.
 
     Raises:
         SettingsError: with every complaint.
     """
-    return load_settings(
+    settings = load_settings(
         config_path(args),
         os.environ,
         overrides=overrides,
         config_of=config_of,
         state_problem=state_folder.problem_of,
     )
+    comfyui = settings.comfyui
+    load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)
+    return settings
 
 
 def settings_as_given(args: Namespace) -> Settings:

@@ -62,7 +62,7 @@ class Visit:
         """
         run, tried, recovered = 0, 0, False
         while True:
-            pod = await self._pod()
+            pod = await self.pod()
             if pod.run != run:
                 run, tried = pod.run, 0
             try:
@@ -82,7 +82,8 @@ class Visit:
                 if self.lease.pod is pod:
                     raise
 
-    async def _pod(self) -> ServingPod:
+    async def pod(self) -> ServingPod:
+        """Wait for the pod. Raises GateError: refused, or lost after `begin`."""
         if self.lease.pod is None and self.begun:
             raise self.lease.error or PodStopped(LOST)
         return await self.lease.admitted()

@@ -1,0 +1,336 @@
+"""The pod's ComfyUI on its v1 routes: submit, follow, fetch, cancel; implements `ports.images.Painter`.
+
+Follows facts/bot-and-comfyui.md 2.2: the websocket tells progress and when to look, the history is the
+truth, and a job that is in neither history nor queue is lost. It must not know leases or clients, and
+passes on no text of the server that could hold its paths or a prompt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+import orjson
+from attrs import define, field, frozen
+
+from gpugate.adapters.comfyui_words import execution_problem, refusal
+from gpugate.adapters.dial import BROKEN, trust, url_of
+from gpugate.errors import ImageFailed
+from gpugate.ports.images import Drawn, Graph, Progress
+from gpugate.ports.provider import Endpoint
+from gpugate.ports.texts import PodSilent
+from gpugate.services.tasks import spawn
+
+CALL_S = 30.0
+CONNECT_S = 5.0
+CANCEL_S = 3.0
+"""How long a cancelled job's end is waited for; the words to ComfyUI go out all the same."""
+
+BROKEN_LOOKS = 5
+"""Looks that fail one after the other before ComfyUI counts as gone."""
+
+LARGEST_PICTURE = 64 * 1024 * 1024
+LARGEST_ANSWER = 16 * 1024 * 1024
+NOT_UP = frozenset({404, 502, 503, 504, *range(520, 528)})
+"""What a provider's proxy says for a service that is not up yet (facts/providers.md 0.5)."""
+
+
+class _NotUp(Exception):
+    """ComfyUI is not there yet; it has not seen the job."""
+
+
+class _Unclear(Exception):
+    """The connection broke, or the answer makes no sense."""
+
+
+@frozen
+class ComfyUI:
+    """One picture at a time out of a ComfyUI.
+
+    Attributes:
+        poll_s: between two looks, where the websocket tells nothing sooner.
+        timeout_s: from the submission to the fetched picture, a server that is not up yet included.
+    """
+
+    session: aiohttp.ClientSession
+    poll_s: float = 3.0
+    timeout_s: float = 300.0
+
+    async def draw(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> Drawn:
+        """See `Painter.draw`."""
+        job = _Job(self.session, endpoint, self.poll_s)
+        scope = asyncio.timeout(self.timeout_s)
+        try:
+            async with scope:
+                try:
+                    return await job.run(graph, progress)
+                finally:
+                    await job.leave()
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise ImageFailed(f"ComfyUI was not done within {self.timeout_s:g} s") from error
+
+
+@define
+class _Job:
+    """One graph from its submission to its picture.
+
+    Attributes:
+        id: chosen here, so that the job can be cancelled before ComfyUI has said a word.
+    """
+
+    session: aiohttp.ClientSession
+    endpoint: Endpoint
+    poll_s: float
+    id: str = field(factory=lambda: str(uuid.uuid4()))
+    _over: bool = True
+    _submission: asyncio.Task[Any] | None = None
+    _socket: aiohttp.ClientWebSocketResponse | None = None
+    _reader: asyncio.Task[Any] | None = None
+    _news: asyncio.Event = field(factory=asyncio.Event)
+    _look_now: bool = False
+    _step: tuple[int, int] | None = None
+
+    async def run(self, graph: Graph, progress: Progress) -> Drawn:
+        """Submit, follow, fetch. Raises ImageFailed, PodSilent."""
+        while True:
+            await self._listen()
+            try:
+                await self._submit(graph)
+                break
+            except _NotUp:
+                await asyncio.sleep(self.poll_s)
+        entry = await self._follow(progress)
+        self._over = True
+        return await self._fetch(_picture_of(entry))
+
+    async def leave(self) -> None:
+        """Let the socket go, and cancel a job that is not over, also while being cancelled."""
+        if self._reader is not None:
+            self._reader.cancel()
+        await asyncio.wait([spawn(self._leave(), "comfyui: leave a job")], timeout=CANCEL_S)
+
+    # --- submission ---------------------------------------------------------------------------
+
+    async def _submit(self, graph: Graph) -> None:
+        self._over = False
+        body = {"prompt": graph, "client_id": self.id, "prompt_id": self.id}
+        # Not cut off in mid-air: what ComfyUI may have taken must be cancelled by name afterwards.
+        self._submission = spawn(self._call("POST", "/prompt", body), "comfyui: submit", on_crash=_known)
+        try:
+            status, data = await asyncio.shield(self._submission)
+        except _NotUp:
+            self._over = True
+            raise
+        except _Unclear:
+            return  # it may have arrived: history and queue know
+        answer = _object(data)
+        if status in NOT_UP and answer is None:
+            self._over = True
+            raise _NotUp
+        if status != 200 or answer is None or answer.get("node_errors"):
+            self._over = status != 200  # some outputs may run in spite of node errors: cancelled
+            raise ImageFailed(refusal(status, answer))
+        if isinstance(answer.get("prompt_id"), str):
+            self.id = answer["prompt_id"]
+
+    # --- following ----------------------------------------------------------------------------
+
+    async def _follow(self, progress: Progress) -> Mapping[str, Any]:
+        """Wait until the job has come to its end; return its entry in the history."""
+        loop = asyncio.get_running_loop()
+        broken, missing, due = 0, 0, loop.time() + self.poll_s
+        while True:
+            await self._hear(due, progress)
+            if not self._look_now and loop.time() < due:
+                continue
+            self._look_now, due = False, loop.time() + self.poll_s
+            try:
+                entry = await self._history()
+                if entry is not None:
+                    return entry
+                missing = 0 if await self._is_queued() else missing + 1
+                broken = 0
+            except (_NotUp, _Unclear) as error:
+                broken += 1
+                if broken >= BROKEN_LOOKS:
+                    raise PodSilent("ComfyUI does not answer any more") from error
+            if missing > 1:  # twice, as a job may end between the two questions
+                self._over = True
+                raise ImageFailed("ComfyUI has lost the job; it may have been restarted")
+
+    async def _hear(self, until: float, progress: Progress) -> None:
+        """Wait for news or for the next look; pass the latest step on."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._news.wait()
+        self._news.clear()
+        step, self._step = self._step, None
+        if step is not None:
+            await progress(*step)
+
+    async def _history(self) -> Mapping[str, Any] | None:
+        status, data = await self._call("GET", f"/history/{self.id}")
+        answer = _object(data)
+        if status != 200 or answer is None:
+            raise _Unclear
+        entry = answer.get(self.id)
+        return entry if isinstance(entry, dict) else None
+
+    async def _is_queued(self) -> bool:
+        """Whether it waits or runs; an answer that cannot be read counts as yes."""
+        status, data = await self._call("GET", "/queue")
+        answer = _object(data)
+        if status != 200 or answer is None:
+            return True
+        rows = [*_rows(answer, "queue_running"), *_rows(answer, "queue_pending")]
+        return any(isinstance(row, list) and len(row) > 1 and row[1] == self.id for row in rows)
+
+    # --- the websocket ------------------------------------------------------------------------
+
+    async def _listen(self) -> None:
+        """Open the websocket, if that works: without it the job is followed by looking alone."""
+        if self._socket is not None:
+            return
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                self._socket = await self.session.ws_connect(
+                    url_of(self.endpoint, f"/ws?clientId={self.id}"),
+                    headers=dict(self.endpoint.headers),
+                    ssl=trust(self.endpoint),
+                    max_msg_size=LARGEST_ANSWER,
+                    timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                )
+        except BROKEN:
+            return
+        self._reader = spawn(self._read(self._socket), "comfyui: events")
+
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        with suppress(*BROKEN):
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.TEXT:
+                    self._note(_object(message.data))
+        self._look_now = True  # the server may be gone
+        self._news.set()
+
+    def _note(self, event: Mapping[str, Any] | None) -> None:
+        data = event.get("data") if event is not None else None
+        if event is None or not isinstance(data, dict) or data.get("prompt_id") != self.id:
+            return
+        kind = event.get("type")
+        if kind == "progress" and isinstance(data.get("value"), int) and isinstance(data.get("max"), int):
+            self._step = data["value"], data["max"]
+            self._news.set()
+        # `execution_success` comes before the history has the job: the end is `executing` of nothing.
+        ended = kind == "executing" and data.get("node") is None
+        if ended or kind in ("execution_error", "execution_interrupted"):
+            self._look_now = True
+            self._news.set()
+
+    # --- the end ------------------------------------------------------------------------------
+
+    async def _fetch(self, where: Mapping[str, str]) -> Drawn:
+        """The picture's bytes; asked for twice where the connection breaks."""
+        for last in (False, True):
+            try:
+                status, data = await self._call("GET", "/view", params=where, limit=LARGEST_PICTURE)
+            except (_NotUp, _Unclear) as error:
+                if last:
+                    raise PodSilent("ComfyUI broke off while its picture was fetched") from error
+                continue
+            if status != 200:
+                gone = "ComfyUI has drawn the picture, but its file is gone"
+                raise ImageFailed(gone if status == 404 else f"ComfyUI answered {status} for its picture")
+            break
+        return Drawn(data, where["filename"].replace("\\", "/").rpartition("/")[2])
+
+    async def _leave(self) -> None:
+        if self._submission is not None and not self._over:
+            await asyncio.wait([self._submission], timeout=CANCEL_S)
+            with suppress(_NotUp, _Unclear):
+                await self._call("POST", "/queue", {"delete": [self.id]})
+            with suppress(_NotUp, _Unclear):  # by name: a bare interrupt would hit whatever runs
+                await self._call("POST", "/interrupt", {"prompt_id": self.id})
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        limit: int = LARGEST_ANSWER,
+    ) -> tuple[int, bytes]:
+        """Status and body. Raises _NotUp (no connection), _Unclear."""
+        headers = dict(self.endpoint.headers)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            async with self.session.request(
+                method,
+                url_of(self.endpoint, path),
+                params=params,
+                data=None if body is None else orjson.dumps(body),
+                headers=headers,
+                ssl=trust(self.endpoint),
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=CALL_S),
+            ) as answer:
+                return answer.status, await _read_all(answer, limit)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise _NotUp from error
+        except BROKEN as error:
+            raise _Unclear from error
+
+
+def _known(name: str, error: BaseException) -> None:
+    """A submission that fails is told to who waits for it."""
+
+
+async def _read_all(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    pieces, size = [], 0
+    async for piece in answer.content.iter_any():
+        size += len(piece)
+        if size > limit:
+            raise _Unclear
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _object(data: bytes | str) -> dict[str, Any] | None:
+    try:
+        answer = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _rows(answer: Mapping[str, Any], name: str) -> list[Any]:
+    rows = answer.get(name)
+    return rows if isinstance(rows, list) else []
+
+
+def _picture_of(entry: Mapping[str, Any]) -> Mapping[str, str]:
+    """Where the job's picture is: a saved one before a preview. Raises ImageFailed."""
+    problem = execution_problem(entry)
+    if problem is not None:
+        raise ImageFailed(problem)
+    outputs = entry.get("outputs")
+    nodes = list(outputs.values()) if isinstance(outputs, dict) else []
+    listed = [image for node in nodes if isinstance(node, dict) for image in _rows(node, "images")]
+    found = [image for image in listed if isinstance(image, dict) and isinstance(image.get("filename"), str)]
+    if not found:
+        raise ImageFailed("the workflow ended without a picture")
+    best = next((image for image in found if image.get("type") == "output"), found[0])
+    return {
+        "filename": best["filename"],
+        "subfolder": str(best.get("subfolder") or ""),
+        "type": str(best.get("type") or "output"),
+    }

@@ -1,0 +1,26 @@
+"""How the services' adapters dial the pod: addresses, headers, trust; it must not know what is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aiohttp
+
+from gpugate.ports.provider import Endpoint
+from gpugate.relay.tls import TlsPolicy, context
+
+BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+"""What aiohttp raises when a call comes to nothing."""
+
+
+def url_of(endpoint: Endpoint, path: str) -> str:
+    """The address of a path below the endpoint's own."""
+    return endpoint.url.rstrip("/") + path
+
+
+def trust(endpoint: Endpoint) -> Any:
+    """aiohttp's word for the endpoint's TLS policy."""
+    policy = TlsPolicy.of(endpoint.tls)
+    if policy.fingerprint:
+        return aiohttp.Fingerprint(bytes.fromhex(policy.fingerprint))
+    return context(policy) if policy.ca_file or not policy.verify else True

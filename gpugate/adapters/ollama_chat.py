@@ -1,0 +1,134 @@
+"""The pod's models, token by token, for gpugate's own services; implements `ports.texts.TextModel`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import aiohttp
+import orjson
+from attrs import frozen
+
+from gpugate.adapters.dial import BROKEN, trust, url_of
+from gpugate.ports.provider import Endpoint
+from gpugate.ports.texts import Hear, ModelFailed, PodSilent
+
+SILENCE_S = 600.0
+"""Longest silence of a model; a large one loads for minutes before its first token."""
+
+CONNECT_S = 10.0
+LONGEST_LINE = 8 * 1024 * 1024
+EDGE_STATUSES = frozenset(range(520, 528))
+"""A provider's proxy speaks for a pod that does not answer (facts/providers.md 0.5)."""
+
+EDGE_TIMEOUT = 524
+
+
+@frozen
+class OllamaModels:
+    """Streams `/api/generate` and `/api/chat`; what a model "thinks" is left out."""
+
+    session: aiohttp.ClientSession
+    silence_s: float = SILENCE_S
+
+    async def tell(self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: Hear) -> None:
+        """See `TextModel.tell`."""
+        model = str(body["model"])
+        answer = await self._ask(endpoint, path, body)
+        try:
+            if answer.status != 200:
+                raise _refused(answer.status, model)
+            async with aclosing(_lines(answer.content)) as lines:
+                async for line in lines:
+                    said = _said(line, model)
+                    if text := _text(said):
+                        await hear(text)
+                    if said.get("done") is True:
+                        return
+        finally:
+            answer.close()
+        raise ModelFailed(f"the model {model!r} stopped before its end")
+
+    async def _ask(self, endpoint: Endpoint, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
+        headers = {**endpoint.headers, "Content-Type": "application/json"}
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self.silence_s)
+        try:
+            return await self.session.post(
+                url_of(endpoint, path),
+                data=orjson.dumps({**body, "stream": True}),
+                headers=headers,
+                ssl=trust(endpoint),
+                allow_redirects=False,
+                timeout=limits,
+            )
+        except aiohttp.ServerTimeoutError as error:
+            raise _timed_out(error, str(body["model"])) from error
+        except BROKEN as error:
+            raise PodSilent("the pod's Ollama cannot be reached") from error
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """Whole lines as they come; the last one may lack its newline.
+
+    Raises:
+        PodSilent: the connection broke.
+        ModelFailed: silence, or a line that never ends.
+    """
+    rest = b""
+    while True:
+        try:
+            piece = await content.readany()
+        except aiohttp.ServerTimeoutError as error:
+            raise ModelFailed("the model fell silent", timed_out=True) from error
+        except BROKEN as error:
+            raise PodSilent("the pod's Ollama broke the connection") from error
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+        if not piece:
+            break
+        if len(rest) > LONGEST_LINE:
+            raise ModelFailed("the model's answer is no stream of lines")
+    if rest:
+        yield rest
+
+
+def _said(line: bytes, model: str) -> Mapping[str, Any]:
+    if not line.strip():
+        return {}
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        said = None
+    if not isinstance(said, dict):
+        raise ModelFailed(f"the model {model!r} answered something that is no JSON")
+    if "error" in said:  # its text may name files of the pod, so it is not passed on
+        raise ModelFailed(f"the model {model!r} failed in the middle of its answer")
+    return said
+
+
+def _text(said: Mapping[str, Any]) -> str:
+    """Of `/api/generate` or of `/api/chat`."""
+    message = said.get("message")
+    text = message.get("content") if isinstance(message, dict) else said.get("response")
+    return text if isinstance(text, str) else ""
+
+
+def _refused(status: int, model: str) -> ModelFailed | PodSilent:
+    if status == EDGE_TIMEOUT:
+        return ModelFailed(f"the model {model!r} did not answer in time", timed_out=True)
+    if status in EDGE_STATUSES:
+        return PodSilent(f"the pod's Ollama cannot be reached ({status})")
+    return ModelFailed(complaint(status, model))
+
+
+def _timed_out(error: BaseException, model: str) -> ModelFailed | PodSilent:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return PodSilent("the pod's Ollama cannot be reached in time")
+    return ModelFailed(f"the model {model!r} did not answer in time", timed_out=True)
+
+
+def complaint(status: int, model: str) -> str:
+    """One line about a model that answered with an error status."""
+    return f"the pod has no model {model!r}" if status == 404 else f"the model {model!r} answered {status}"

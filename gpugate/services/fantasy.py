@@ -1,0 +1,101 @@
+"""A story of a picture and a picture of that story, on one lease; knows no HTTP and no client."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from attrs import field, frozen
+
+from gpugate.errors import GateError, ImageFailed
+from gpugate.services.images import Image
+from gpugate.services.pictures import Picture, Pictures, draw_seed
+from gpugate.services.story import Stories, Telling
+from gpugate.services.visit import Visit
+from gpugate.services.workflows import Wish
+
+EXCERPT = 320
+"""Characters of the story in the picture's prompt: image models read 77 tokens (CLIP), style included."""
+
+STYLE = "fantasy illustration, detailed, atmospheric light"
+_SYNTAX = re.compile(r"[()\[\]{}<>|\\*_#`\"“”~^]|\bembedding:|\blora:", re.IGNORECASE)
+_SENTENCE = re.compile(r".+?(?:[.!?…]+(?=\s|$)|$)")
+
+
+class Listener(Protocol):
+    """Hears of a fantasy under way."""
+
+    async def story(self, delta: str) -> None:
+        """The next piece of the story."""
+
+    async def progress(self, stage: str, value: int, most: int) -> None:
+        """How far "story" or "image" is."""
+
+
+@frozen
+class Fantasy:
+    """What came of it; `picture` is None when none was wanted, or with a warning that says why."""
+
+    story: str = field(repr=False)
+    picture: Picture | None = None
+    warnings: tuple[GateError, ...] = ()
+
+
+@frozen
+class Fantasies:
+    """Tells and illustrates."""
+
+    stories: Stories
+    pictures: Pictures
+
+    def telling(self, image: Image, prompt: str) -> Telling:
+        """What the vision model is asked."""
+        return self.stories.telling(prompt, image)
+
+    async def dream(
+        self, visit: Visit, telling: Telling, *, illustrated: bool = True, listener: Listener | None = None
+    ) -> Fantasy:
+        """Tell the story, then draw it; a picture that fails is a warning.
+
+        Raises:
+            StoryFailed: there is no story.
+            GateError: the pod could not be had.
+        """
+        story = await self._story(visit, telling, listener)
+        visit.begin()  # a pod that is lost now costs the picture, not a second story
+        if listener is not None:
+            await listener.progress("story", 1, 1)
+        if not illustrated:
+            return Fantasy(story)
+        try:
+            return Fantasy(story, await self._picture(visit, story, listener))
+        except GateError as error:
+            return Fantasy(story, None, (ImageFailed(error.message),))
+
+    async def _story(self, visit: Visit, telling: Telling, listener: Listener | None) -> str:
+        if listener is None:
+            return await self.stories.tell(visit, telling)
+        return await self.stories.tell(visit, telling, listener.story)
+
+    async def _picture(self, visit: Visit, story: str, listener: Listener | None) -> Picture:
+        drawing = self.pictures.drawing(Wish(picture_prompt(story), draw_seed()))
+        if listener is None:
+            return await self.pictures.draw(visit, drawing)
+
+        async def progress(value: int, most: int) -> None:
+            await listener.progress("image", value, most)
+
+        return await self.pictures.draw(visit, drawing, progress)
+
+
+def picture_prompt(story: str) -> str:
+    """A short excerpt fit for an image model: whole sentences from the start, without its syntax."""
+    plain = " ".join(_SYNTAX.sub(" ", story).replace(":", ",").split())
+    excerpt = ""
+    for sentence in _SENTENCE.findall(plain):
+        if excerpt and len(excerpt) + len(sentence) > EXCERPT:
+            break
+        excerpt += sentence
+    if len(excerpt) > EXCERPT:
+        excerpt = excerpt[:EXCERPT].rsplit(" ", 1)[0]
+    return f"{STYLE}, {excerpt.strip()}"

@@ -1,0 +1,302 @@
+"""Pictures as bytes: what they are, whether they are whole, and without their metadata. Pure; knows no pod.
+
+PNG, JPEG, WebP and GIF are read by their frames alone: no pixel is ever unpacked, so a picture that
+would unpack to gigabytes costs nothing here. Limits are those of contract section 8.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zlib
+from collections.abc import Callable, Iterator
+
+from attrs import field, frozen
+
+from gpugate.errors import InvalidRequest
+
+LARGEST = 20 * 1024 * 1024
+MOST_PIXELS = 40_000_000
+
+_DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
+_BLANKS = re.compile(r"\s+")
+_PNG = b"\x89PNG\r\n\x1a\n"
+# What a PNG needs to look as it does; all else (tEXt, iTXt, zTXt, eXIf, tIME ...) is metadata.
+_PNG_KEPT = frozenset(
+    b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP sBIT bKGD pHYs cICP acTL fcTL fdAT".split()
+)
+_WEBP_KEPT = frozenset((b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"))
+_WEBP_SAYS_METADATA = 0x0C  # the flags for EXIF and XMP in VP8X
+_JPEG_BARE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_KEPT_APPS = frozenset((0xE0, 0xE2, 0xEE))  # JFIF, ICC profile, Adobe's colours
+
+
+class NoImage(ValueError):
+    """Not a whole picture of a known kind; the message says what is wrong."""
+
+
+@frozen
+class Image:
+    """A whole picture; width and height in pixels."""
+
+    kind: str
+    width: int
+    height: int
+    data: bytes = field(repr=False)
+
+    @property
+    def base64(self) -> str:
+        """In one line, as Ollama wants it."""
+        return base64.b64encode(self.data).decode()
+
+
+def image_of(text: str, name: str) -> Image:
+    """The picture in a request's field, Base64 with or without a `data:` prefix and line breaks.
+
+    Raises:
+        InvalidRequest: it is none, truncated, or over the limits; the message names the field.
+    """
+    start = _DATA_URL.match(text)
+    packed = _BLANKS.sub("", text[start.end() :] if start else text)
+    if len(packed) * 3 // 4 > LARGEST + 2:
+        raise InvalidRequest(f"{name}: is larger than {LARGEST >> 20} MiB")
+    try:
+        data = base64.b64decode(packed, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"{name}: is not Base64") from error
+    try:
+        return read(data)
+    except NoImage as error:
+        raise InvalidRequest(f"{name}: {error}") from error
+
+
+def read(data: bytes) -> Image:
+    """The picture in these bytes, whole and within the limits.
+
+    Raises:
+        NoImage: it is not.
+    """
+    if len(data) > LARGEST:
+        raise NoImage(f"is larger than {LARGEST >> 20} MiB")
+    image = measure(data)
+    if not image.width or not image.height:
+        raise NoImage("has no pixels")
+    if image.width * image.height > MOST_PIXELS:
+        raise NoImage(f"has more than {MOST_PIXELS // 1_000_000} megapixels")
+    return image
+
+
+def measure(data: bytes) -> Image:
+    """Kind and size of a whole picture, whatever its limits.
+
+    Raises:
+        NoImage: of no known kind, or truncated.
+    """
+    kind, size_of, _ = _kind_of(data)
+    try:
+        width, height = size_of(data)
+    except IndexError as error:
+        raise NoImage("is truncated") from error
+    return Image(kind, width, height, data)
+
+
+def stripped(data: bytes) -> bytes:
+    """The same pixels without metadata: ComfyUI writes the whole prompt into its pictures.
+
+    Raises:
+        NoImage: of no known kind, or truncated.
+    """
+    _, _, strip = _kind_of(data)
+    try:
+        return strip(data)
+    except IndexError as error:
+        raise NoImage("is truncated") from error
+
+
+def _kind_of(data: bytes) -> tuple[str, Callable[[bytes], tuple[int, int]], Callable[[bytes], bytes]]:
+    if data.startswith(_PNG):
+        return "PNG", _png_size, _png_stripped
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG", _jpeg_size, _jpeg_stripped
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WebP", _webp_size, _webp_stripped
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "GIF", _gif_size, _gif_stripped
+    raise NoImage("is no PNG, JPEG, WebP or GIF")
+
+
+def _part(data: bytes, start: int, length: int) -> bytes:
+    """These bytes, all of them. Raises NoImage."""
+    if start + length > len(data):
+        raise NoImage("is truncated")
+    return data[start : start + length]
+
+
+# --- PNG ------------------------------------------------------------------------------------------
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start, end) of each chunk with its frame, up to IEND."""
+    at = len(_PNG)
+    while True:
+        frame = _part(data, at, 8)
+        length, kind = int.from_bytes(frame[:4], "big"), frame[4:]
+        end = at + 12 + length
+        told = int.from_bytes(_part(data, end - 4, 4), "big")
+        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != told:
+            raise NoImage("is damaged")
+        yield kind, at, end
+        if kind == b"IEND":
+            return
+        at = end
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    kinds = [kind for kind, _, _ in _png_chunks(data)]
+    if kinds[0] != b"IHDR" or b"IDAT" not in kinds:
+        raise NoImage("is no whole PNG")
+    return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+
+
+def _png_stripped(data: bytes) -> bytes:
+    kept = [data[start:end] for kind, start, end in _png_chunks(data) if kind in _PNG_KEPT]
+    return _PNG + b"".join(kept)
+
+
+# --- JPEG -----------------------------------------------------------------------------------------
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, start, end) of each segment up to the first scan, which runs to the end of the data."""
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            raise NoImage("is damaged")
+        marker = data[at + 1]
+        if marker == 0xFF:  # filler
+            at += 1
+            continue
+        if marker == 0xDA:
+            if data.rfind(b"\xff\xd9", at) < 0:
+                raise NoImage("is truncated")
+            yield marker, at, len(data)
+            return
+        length = 0 if marker in _JPEG_BARE else int.from_bytes(_part(data, at + 2, 2), "big")
+        _part(data, at, 2 + length)
+        yield marker, at, at + 2 + length
+        at += 2 + length
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    size = None
+    for marker, start, _ in _jpeg_segments(data):
+        if marker in _JPEG_FRAMES:
+            frame = _part(data, start, 9)
+            size = int.from_bytes(frame[7:9], "big"), int.from_bytes(frame[5:7], "big")
+    if size is None:
+        raise NoImage("is damaged")
+    return size
+
+
+def _jpeg_stripped(data: bytes) -> bytes:
+    kept = []
+    for marker, start, end in _jpeg_segments(data):
+        if marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in _JPEG_KEPT_APPS):
+            continue
+        if marker == 0xDA:  # what stands behind the picture's end is no part of it
+            end = data.rfind(b"\xff\xd9", start) + 2
+        kept.append(data[start:end])
+    return b"\xff\xd8" + b"".join(kept)
+
+
+# --- WebP -----------------------------------------------------------------------------------------
+
+
+def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start of its body, end of its body)."""
+    size = int.from_bytes(_part(data, 4, 4), "little")
+    _part(data, 8, size)
+    at = 12
+    while at + 8 <= 8 + size:
+        kind, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
+        _part(data, at + 8, length)
+        yield kind, at + 8, at + 8 + length
+        at += 8 + length + length % 2
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    found: dict[bytes, bytes] = {}
+    for kind, start, end in _webp_chunks(data):
+        found.setdefault(kind, data[start : min(end, start + 10)])
+    if b"VP8X" in found and (b"VP8 " in found or b"VP8L" in found or b"ANMF" in found):
+        body = _part(found[b"VP8X"], 0, 10)
+        return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
+    if b"VP8L" in found:
+        bits = int.from_bytes(_part(found[b"VP8L"], 1, 4), "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if b"VP8 " in found:
+        body = _part(found[b"VP8 "], 0, 10)
+        return (
+            int.from_bytes(body[6:8], "little") & 0x3FFF,
+            int.from_bytes(body[8:10], "little") & 0x3FFF,
+        )
+    raise NoImage("is truncated")
+
+
+def _webp_stripped(data: bytes) -> bytes:
+    kept = []
+    for kind, start, end in _webp_chunks(data):
+        if kind not in _WEBP_KEPT:
+            continue
+        body = data[start:end]
+        if kind == b"VP8X" and body:
+            body = bytes([body[0] & ~_WEBP_SAYS_METADATA]) + body[1:]
+        kept.append(kind + len(body).to_bytes(4, "little") + body + b"\0" * (len(body) % 2))
+    inside = b"WEBP" + b"".join(kept)
+    return b"RIFF" + len(inside).to_bytes(4, "little") + inside
+
+
+# --- GIF ------------------------------------------------------------------------------------------
+
+
+def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(label, start, end) of each block: 0x2C a picture, 0xFE a comment, 0xFF an application's."""
+    at = 13 + _colours(_part(data, 0, 13)[10])
+    while (first := data[at]) != 0x3B:
+        start = at
+        if first == 0x2C:
+            label = 0x2C
+            at += 11 + _colours(_part(data, at, 10)[9])
+        elif first == 0x21:
+            label = data[at + 1]
+            at += 2
+        else:
+            raise NoImage("is damaged")
+        while length := data[at]:
+            at += 1 + length
+        at += 1
+        yield label, start, at
+
+
+def _colours(packed: int) -> int:
+    """Bytes of a colour table."""
+    return 3 << ((packed & 7) + 1) if packed & 0x80 else 0
+
+
+def _gif_size(data: bytes) -> tuple[int, int]:
+    if not any(label == 0x2C for label, _, _ in _gif_blocks(data)):
+        raise NoImage("has no pixels")
+    return int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
+
+
+def _gif_stripped(data: bytes) -> bytes:
+    head = data[: 13 + _colours(_part(data, 0, 13)[10])]
+    loops = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
+    kept = [
+        data[start:end]
+        for label, start, end in _gif_blocks(data)
+        if label in (0x2C, 0xF9) or (label == 0xFF and data[start + 3 : start + 14] in loops)
+    ]
+    return head + b"".join(kept) + b"\x3b"

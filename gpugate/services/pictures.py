@@ -1,0 +1,100 @@
+"""Pictures from words: a wish becomes a workflow's graph, and what ComfyUI gives is checked and stripped.
+
+Knows no HTTP; how a job is followed is the painter's business (`ports.images`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+from attrs import evolve, field, frozen
+
+from gpugate.errors import ImageFailed
+from gpugate.ports.images import Graph, Painter, Progress
+from gpugate.ports.texts import PodSilent
+from gpugate.services import images
+from gpugate.services.lease import ServingPod
+from gpugate.services.visit import Visit
+from gpugate.services.workflows import Wish, Workflow, Workflows
+
+LARGEST_SEED = 2**64 - 1
+
+
+@frozen
+class Picture:
+    """A finished picture, without metadata."""
+
+    image: images.Image
+    filename: str
+    seed: int
+
+
+@frozen
+class Drawing:
+    """A wish and the workflow that shall fulfil it, checked before anything wakes."""
+
+    wish: Wish = field(repr=False)
+    workflow: Workflow
+
+
+async def _nobody(value: int, most: int) -> None:
+    return None
+
+
+@frozen
+class Pictures:
+    """Draws pictures."""
+
+    painter: Painter
+    workflows: Workflows
+
+    def drawing(self, wish: Wish, workflow: str | None = None) -> Drawing:
+        """Check a wish. Raises InvalidRequest: no such workflow, or one that cannot do this."""
+        drawing = Drawing(wish, self.workflows.find(workflow))
+        self._graph(drawing)
+        return drawing
+
+    async def draw(self, visit: Visit, drawing: Drawing, progress: Progress = _nobody) -> Picture:
+        """Draw. With the first step told to `progress` the answer has begun.
+
+        Raises:
+            ImageFailed: ComfyUI is not there, failed, or was not done in time.
+            GateError: the pod could not be had.
+        """
+
+        async def tell(value: int, most: int) -> None:
+            if progress is not _nobody:
+                visit.begin()
+            await progress(value, most)
+
+        async def work(pod: ServingPod) -> Picture:
+            endpoint = pod.endpoints.get("comfyui")
+            if endpoint is None:
+                raise ImageFailed("the pod has no ComfyUI")
+            # A new graph for each try: another mark, another file.
+            drawn = await self.painter.draw(endpoint, self._graph(drawing), tell)
+            image = await asyncio.to_thread(_clean, drawn.data)
+            return Picture(image, drawn.filename, drawing.wish.seed)
+
+        try:
+            return await visit.use(work, tries=1)
+        except PodSilent as error:
+            raise ImageFailed(str(error)) from error
+
+    def _graph(self, drawing: Drawing) -> Graph:
+        return drawing.workflow.filled(drawing.wish, self.workflows.checkpoint, secrets.token_hex(4))
+
+
+def _clean(data: bytes) -> images.Image:
+    """Only what is a whole picture leaves, and without what ComfyUI wrote into it."""
+    try:
+        image = images.measure(data)
+        return evolve(image, data=images.stripped(data))
+    except images.NoImage as error:
+        raise ImageFailed(f"ComfyUI gave something that {error}") from error
+
+
+def draw_seed() -> int:
+    """A seed by chance: the same graph twice would be answered from ComfyUI's cache."""
+    return secrets.randbelow(LARGEST_SEED + 1)

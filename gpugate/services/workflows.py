@@ -1,0 +1,209 @@
+"""ComfyUI workflows as data: read and checked once, filled in per request by node title; knows no ComfyUI.
+
+A workflow is a graph in API format. Nodes whose title (`_meta.title`) is `prompt`, `negative prompt`,
+`seed`, `size` or `checkpoint` are filled in (contract section 8); several nodes may share a title.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import orjson
+from attrs import field, frozen
+
+from gpugate.errors import InvalidRequest, SettingsError
+
+BUILT_IN = "workflows/text-to-image.json"
+
+_TEXTS = ("text", "prompt", "value", "string")
+# By title: groups of inputs, of each group the first that the node has.
+_FILLED: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "prompt": (_TEXTS,),
+    "negative prompt": (_TEXTS,),
+    "seed": (("seed", "noise_seed", "value"),),
+    "size": (("width",), ("height",)),
+    "checkpoint": (("ckpt_name", "unet_name", "model_name"),),
+}
+_NEEDED = "prompt"
+
+
+class WorkflowError(Exception):
+    """A workflow is wrong; the message names the node and the key."""
+
+
+@frozen
+class Wish:
+    """What a picture shall be; None leaves it as the workflow has it. Width and height in pixels."""
+
+    prompt: str = field(repr=False)
+    seed: int
+    negative_prompt: str | None = field(default=None, repr=False)
+    width: int | None = None
+    height: int | None = None
+
+
+@frozen
+class Workflow:
+    """A checked graph.
+
+    Attributes:
+        places: by title, (node, input) pairs; for `size` the width's and the height's by turns.
+    """
+
+    graph: Mapping[str, Any] = field(repr=False)
+    places: Mapping[str, tuple[tuple[str, str], ...]]
+
+    def filled(self, wish: Wish, checkpoint: str, mark: str) -> dict[str, Any]:
+        """The graph to submit.
+
+        Args:
+            mark: makes names of files unique, so that ComfyUI's cache cannot answer with a file that was
+                deleted (facts/bot-and-comfyui.md 2.2).
+
+        Raises:
+            InvalidRequest: something is wished for that this workflow cannot do.
+        """
+        graph: dict[str, Any] = json.loads(json.dumps(self.graph))
+        for name, title, wanted in _wanted(wish, checkpoint):
+            if wanted is None:
+                continue
+            at = [place for place in self.places.get(title, ()) if title != "size" or place[1] == name]
+            if not at and name in ("negative_prompt", "width", "height"):
+                raise InvalidRequest(f'{name}: this workflow has no node titled "{title}"')
+            for node, key in at:
+                graph[node]["inputs"][key] = wanted
+        for node in graph.values():
+            prefix = node["inputs"].get("filename_prefix")
+            if isinstance(prefix, str):
+                node["inputs"]["filename_prefix"] = f"{prefix}_{mark}"
+        return graph
+
+
+def _wanted(wish: Wish, checkpoint: str) -> Iterator[tuple[str, str, object]]:
+    """(name, title, value) of all that may be filled in."""
+    yield "prompt", "prompt", wish.prompt
+    yield "negative_prompt", "negative prompt", wish.negative_prompt
+    yield "seed", "seed", wish.seed
+    yield "width", "size", wish.width
+    yield "height", "size", wish.height
+    yield "checkpoint", "checkpoint", checkpoint
+
+
+def parse(text: bytes) -> Workflow:
+    """Check a workflow.
+
+    Raises:
+        WorkflowError: it is none; the message names the node and the key.
+    """
+    try:
+        graph = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise WorkflowError("is not JSON") from error
+    if not isinstance(graph, dict) or not graph:
+        raise WorkflowError("is no object of nodes")
+    if isinstance(graph.get("nodes"), list):
+        raise WorkflowError('"nodes" is a list: this is the editor\'s own format; export it in API format')
+    for node, given in graph.items():
+        _check_node(graph, node, given)
+    places: dict[str, tuple[tuple[str, str], ...]] = {}
+    for node, given in graph.items():
+        title = _title(given)
+        if title in _FILLED:
+            places[title] = (*places.get(title, ()), *_places(node, given, title))
+    if _NEEDED not in places:
+        raise WorkflowError(f'no node has the "_meta.title" "{_NEEDED}", so nobody would see the prompt')
+    return Workflow(graph, places)
+
+
+def _check_node(graph: Mapping[str, Any], node: str, given: Any) -> None:
+    if not isinstance(given, dict):
+        raise WorkflowError(f"node {node}: is no object")
+    if not isinstance(given.get("class_type"), str):
+        raise WorkflowError(f'node {node}: "class_type" is missing')
+    if not isinstance(given.get("inputs"), dict):
+        raise WorkflowError(f'node {node} ({given["class_type"]}): "inputs" is missing')
+    for key, value in given["inputs"].items():
+        if _is_link(value) and value[0] not in graph:
+            where = f'node {node} ({given["class_type"]}): "inputs.{key}"'
+            raise WorkflowError(f"{where} refers to node {value[0]}, which is not there")
+
+
+def _title(given: Mapping[str, Any]) -> str:
+    meta = given.get("_meta")
+    title = meta.get("title") if isinstance(meta, dict) else None
+    return " ".join(title.split()).lower() if isinstance(title, str) else ""
+
+
+def _places(node: str, given: Mapping[str, Any], title: str) -> Iterator[tuple[str, str]]:
+    """The inputs of a titled node that are filled in."""
+    inputs = given["inputs"]
+    for names in _FILLED[title]:
+        key = next((name for name in names if name in inputs), None)
+        if key is None:
+            choice = " or ".join(f'"inputs.{name}"' for name in names)
+            raise WorkflowError(f'node {node} ("{title}"): {choice} is missing')
+        if _is_link(inputs[key]):
+            raise WorkflowError(
+                f'node {node} ("{title}"): "inputs.{key}" is taken from node {inputs[key][0]}; title that one'
+            )
+        yield node, key
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+
+
+@frozen
+class Workflows:
+    """The default workflow and those that a request may name.
+
+    Attributes:
+        checkpoint: `comfyui.checkpoint`, for nodes that are titled so.
+    """
+
+    default: Workflow
+    named: Mapping[str, Workflow]
+    checkpoint: str
+
+    def find(self, name: str | None) -> Workflow:
+        """The workflow of this name, with or without `.json`. Raises InvalidRequest."""
+        if name is None:
+            return self.default
+        found = self.named.get(name.removesuffix(".json"))
+        if found is None:
+            raise InvalidRequest("workflow: there is none of this name in comfyui.workflows_dir")
+        return found
+
+
+def load(workflow: str, folder: str, checkpoint: str) -> Workflows:
+    """Read every workflow that is configured (the settings `comfyui.*`); empty paths for none.
+
+    Raises:
+        SettingsError: with every wrong file, its node and its key.
+    """
+    complaints: list[str] = []
+
+    def read(key: str, path: Path) -> Workflow | None:
+        try:
+            return parse(path.read_bytes())
+        except WorkflowError as error:
+            complaints.append(f"{key}: {path}: {error}")
+        except OSError as error:
+            complaints.append(f"{key}: {path}: {error.strerror}")
+        return None
+
+    default = read("comfyui.workflow", Path(workflow)) if workflow else built_in()
+    paths = sorted(Path(folder).glob("*.json")) if folder else []
+    named = {path.stem: read("comfyui.workflows_dir", path) for path in paths}
+    if complaints or default is None:
+        raise SettingsError(complaints)
+    return Workflows(default, {name: one for name, one in named.items() if one is not None}, checkpoint)
+
+
+def built_in() -> Workflow:
+    """The text-to-image workflow that comes with gpugate."""
+    return parse((files("gpugate") / BUILT_IN).read_bytes())

@@ -1,0 +1,78 @@
+"""Reads the JSON body of gpugate's own services, field by field; each complaint names its field."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from attrs import field, frozen
+
+from gpugate.errors import InvalidRequest
+from gpugate.services.images import Image, image_of
+from gpugate.web.bodies import read_body
+from gpugate.web.call import Call
+
+SMALL = 256 * 1024
+"""Characters of Base64 up to which a picture is read on the loop; larger ones would hold it up."""
+
+
+@frozen
+class Asked:
+    """A request's fields; null is absent, and what nobody asks for is ignored."""
+
+    fields: Mapping[str, Any] = field(repr=False)
+
+    def text(self, name: str, *, needed: bool = False) -> str:
+        """A text, "" if absent. Raises InvalidRequest; `needed`: also where it is absent or blank."""
+        value = self.fields.get(name)
+        if value is None and not needed:
+            return ""
+        if not isinstance(value, str):
+            raise InvalidRequest(f"{name}: must be text" if value is not None else f"{name}: is needed")
+        if needed and not value.strip():
+            raise InvalidRequest(f"{name}: is empty")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false. Raises InvalidRequest."""
+        value = self.fields.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"{name}: must be true or false")
+        return value
+
+    def number(self, name: str, least: int, most: int) -> int | None:
+        """A whole number, None if absent. Raises InvalidRequest."""
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise InvalidRequest(f"{name}: must be a whole number from {least} to {most}")
+        return value
+
+    async def image(self, *, needed: bool = False) -> Image | None:
+        """The picture in `image_base64` or `imageBase64`. Raises InvalidRequest."""
+        name = "image_base64" if self.fields.get("image_base64") is not None else "imageBase64"
+        text = self.text(name)
+        name = name if text else "image_base64"
+        if not text.strip():
+            if needed:
+                raise InvalidRequest(f"{name}: is needed")
+            return None
+        if len(text) <= SMALL:
+            return image_of(text, name)
+        return await asyncio.to_thread(image_of, text, name)
+
+
+async def read_asked(call: Call, max_body: int) -> Asked:
+    """The body's fields. Raises RequestError: too large, not JSON, no object."""
+    try:
+        fields = orjson.loads(await read_body(call.request, max_body))
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest("the body is not JSON") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    return Asked(fields)

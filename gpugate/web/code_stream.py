@@ -1,0 +1,65 @@
+"""Passes the coding model's own bytes on, through the relay; knows how an answer breaks, not its words."""
+
+from __future__ import annotations
+
+from gpugate.errors import UpstreamBroken, UpstreamTimeout
+from gpugate.ports.texts import PodSilent
+from gpugate.relay import Answer, AnswerDeclined, Outgoing, Relay, Relayed, UpstreamGone
+from gpugate.services.lease import ServingPod
+from gpugate.services.visit import Visit
+from gpugate.web.call import Call
+from gpugate.web.forward import EDGE_STATUSES, EDGE_TIMEOUT, Pools, last_words
+
+PATH = "/api/chat"
+
+
+class CodeStream:
+    """Streams `/api/chat` to a client that asked something else."""
+
+    def __init__(self, relay: Relay, pools: Pools) -> None:
+        self._relay = relay
+        self._pools = pools
+
+    async def through(self, call: Call, visit: Visit, body: bytes, model: str) -> Relayed:
+        """Ask with `body`, and pass the answer on; one that is no 200 is not passed on.
+
+        Raises:
+            UpstreamBroken: nothing has left; the message names the model.
+            UpstreamTimeout: the provider's proxy gave up waiting.
+            GateError: the pod could not be had.
+        """
+
+        async def work(pod: ServingPod) -> Relayed:
+            pool = self._pools.of(pod)
+            # Not given up from outside: an answer that has begun gets its last words from the relay.
+            visit.lease.on_lost = pool.abort
+            outgoing = Outgoing("POST", PATH, call.request.raw_headers, body)
+            answer = Answer(
+                extra_head=call.extra_head,
+                declines=lambda status: status != 200,
+                on_head=lambda status: visit.begin(),
+                epitaph=lambda cut: last_words(call, cut),
+            )
+            try:
+                return await self._relay.forward(call.request, pool, outgoing, answer)
+            except UpstreamGone as gone:
+                raise PodSilent("the pod's Ollama broke the connection") from gone
+            except AnswerDeclined as declined:
+                raise _refused(declined.status, model) from declined
+
+        try:
+            relayed = await visit.use(work)
+        except PodSilent as error:
+            raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
+        call.sent = relayed.sent
+        return relayed
+
+
+def _refused(status: int, model: str) -> Exception:
+    if status == EDGE_TIMEOUT:
+        return UpstreamTimeout()
+    if status in EDGE_STATUSES:
+        return PodSilent("the pod's Ollama cannot be reached")
+    if status == 404:
+        return UpstreamBroken(f"the pod has no coding model {model!r}")
+    return UpstreamBroken(f"the coding model {model!r} answered {status}")

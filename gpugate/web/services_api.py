@@ -1,0 +1,254 @@
+"""The services on top of the pod over HTTP: code, story, fantasy, image. Thin: reads, leases, shows.
+
+Everything is checked before a lease is asked for, so a wrong request wakes nothing. Shapes are those of
+contract sections 4 and 8.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import orjson
+from aiohttp import web
+from attrs import define, evolve, field, frozen
+
+from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
+from gpugate.ports.texts import Hear, ModelFailed, PodSilent, TextModel
+from gpugate.services.coding import Coding, Question
+from gpugate.services.fantasy import Fantasies, Fantasy
+from gpugate.services.lease import ServingPod
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.pictures import LARGEST_SEED, Picture, Pictures, draw_seed
+from gpugate.services.story import Stories
+from gpugate.services.visit import Visit
+from gpugate.services.workflows import Wish
+from gpugate.web.asked import Asked, read_asked
+from gpugate.web.call import Call
+from gpugate.web.code_stream import PATH, CodeStream
+from gpugate.web.dialects import success
+from gpugate.web.gate_api import OwnRoute, OwnRoutes
+from gpugate.web.sse import EventStream, wants_only_events
+
+SIDES = (64, 2048)
+_LANGUAGE = re.compile(r"[\w+#./ -]{0,40}")
+
+
+@frozen
+class ServicesApi:
+    """The four endpoints."""
+
+    lifecycle: Lifecycle
+    texts: TextModel
+    coding: Coding
+    code_stream: CodeStream
+    stories: Stories
+    pictures: Pictures
+    fantasies: Fantasies
+    max_body: int
+
+    def routes(self) -> OwnRoutes:
+        """The endpoints, for the gate's table."""
+        return {
+            "/api/v1/code/assist": {"POST": OwnRoute(self.code, scope="chat")},
+            "/api/v1/story/generate": {"POST": OwnRoute(self.story, scope="chat")},
+            "/api/v1/image/generate": {"POST": OwnRoute(self.image, scope="chat")},
+            "/api/v1/fantasy/generate": {"POST": OwnRoute(self.fantasy, scope="chat")},
+        }
+
+    @contextmanager
+    def _visit(self, call: Call, model: str | None) -> Iterator[Visit]:
+        """One lease around all that a call does with the pod."""
+        with self.lifecycle.request(model=model) as lease:
+            yield _Noted(self.lifecycle, lease, call=call)
+
+    # --- code ---------------------------------------------------------------------------------
+
+    async def code(self, call: Call) -> web.StreamResponse:
+        """The chat's own bytes, the same as events, or the whole answer."""
+        asked = await read_asked(call, self.max_body)
+        question = _question(asked)
+        streams = asked.flag("stream", True)
+        model = self.coding.model_of(question)
+        with self._visit(call, model) as visit:
+            if not streams:
+                answer = await self._told(visit, question)
+                return _answer(call, {"answer": answer, "model": model})
+            if wants_only_events(call.request.headers.get("Accept")):
+                return await self._code_events(call, visit, question)
+            body = orjson.dumps(self.coding.chat(question))
+            return await self.code_stream.through(call, visit, body, model)
+
+    async def _told(self, visit: Visit, question: Question, hear: Hear | None = None) -> str:
+        """Ask the coding model; with `hear` the first piece begins the answer."""
+        body = self.coding.chat(question)
+
+        async def work(pod: ServingPod) -> str:
+            said: list[str] = []
+
+            async def add(text: str) -> None:
+                said.append(text)
+                if hear is not None:
+                    visit.begin()
+                    await hear(text)
+
+            await self.texts.tell(pod.endpoints["ollama"], PATH, body, add)
+            return "".join(said)
+
+        try:
+            return await visit.use(work)
+        except ModelFailed as error:
+            if error.timed_out:
+                raise UpstreamTimeout from error
+            raise UpstreamBroken(str(error)) from error
+        except PodSilent as error:
+            model = self.coding.model_of(question)
+            raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
+
+    async def _code_events(self, call: Call, visit: Visit, question: Question) -> web.StreamResponse:
+        async with EventStream(call) as stream:
+
+            async def hear(delta: str) -> None:
+                await stream.send("code", {"delta": delta})
+
+            try:
+                await self._told(visit, question, hear)
+                await stream.send("done", {"model": self.coding.model_of(question)})
+            except GateError as error:
+                await stream.fail(error)
+            return stream.response
+
+    # --- story --------------------------------------------------------------------------------
+
+    async def story(self, call: Call) -> web.StreamResponse:
+        """A story, token by token."""
+        asked = await read_asked(call, self.max_body)
+        telling = self.stories.telling(asked.text("prompt"), await asked.image())
+        with self._visit(call, telling.model) as visit:
+            async with EventStream(call) as stream:
+                try:
+                    await self.stories.tell(visit, telling, _Listener(stream).story)
+                    await stream.send("done", {"model": telling.model})
+                except GateError as error:
+                    await stream.fail(error)
+                return stream.response
+
+    # --- pictures -----------------------------------------------------------------------------
+
+    async def image(self, call: Call) -> web.StreamResponse:
+        """A picture, waited for; with `stream` its progress first."""
+        asked = await read_asked(call, self.max_body)
+        drawing = self.pictures.drawing(_wish(asked), asked.text("workflow") or None)
+        streams = asked.flag("stream", False)
+        with self._visit(call, None) as visit:
+            if not streams:
+                return _answer(call, _shown_picture(await self.pictures.draw(visit, drawing)))
+            async with EventStream(call) as stream:
+                listener = _Listener(stream)
+                try:
+                    picture = await self.pictures.draw(visit, drawing, listener.image)
+                    await stream.send("result", _shown_picture(picture))
+                except GateError as error:
+                    await stream.fail(error)
+                return stream.response
+
+    async def fantasy(self, call: Call) -> web.StreamResponse:
+        """A story of a picture, and a picture of the story, on one lease."""
+        asked = await read_asked(call, self.max_body)
+        prompt, illustrated = asked.text("prompt"), asked.flag("include_image", True)
+        streams = asked.flag("stream", False)
+        image = await asked.image(needed=True)
+        assert image is not None
+        telling = self.fantasies.telling(image, prompt)
+        with self._visit(call, telling.model) as visit:
+            if not streams:
+                dream = await self.fantasies.dream(visit, telling, illustrated=illustrated)
+                return _answer(call, _shown_fantasy(dream))
+            async with EventStream(call) as stream:
+                try:
+                    dream = await self.fantasies.dream(
+                        visit, telling, illustrated=illustrated, listener=_Listener(stream)
+                    )
+                    await stream.send("result", _shown_fantasy(dream))
+                except GateError as error:
+                    await stream.fail(error)
+                return stream.response
+
+
+@define
+class _Noted(Visit):
+    """A visit whose wait shows in the answer's head and in the log line."""
+
+    call: Call = field(kw_only=True)
+
+    async def pod(self) -> ServingPod:
+        """See `Visit.pod`."""
+        pod = await super().pod()
+        call = self.call
+        call.run = pod.run
+        if self.lease.waited_s > 0 and not call.waited_ms:
+            call.waited_ms = max(1, round(self.lease.waited_s * 1000))
+            call.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % call.waited_ms
+        return pod
+
+
+@frozen
+class _Listener:
+    """What happens, as events."""
+
+    stream: EventStream
+
+    async def story(self, delta: str) -> None:
+        await self.stream.send("story", {"delta": delta})
+
+    async def progress(self, stage: str, value: int, most: int) -> None:
+        await self.stream.send("progress", {"stage": stage, "value": value, "max": most})
+
+    async def image(self, value: int, most: int) -> None:
+        await self.progress("image", value, most)
+
+
+def _question(asked: Asked) -> Question:
+    language = asked.text("language").strip()
+    if not _LANGUAGE.fullmatch(language):
+        raise InvalidRequest("language: must be a name such as python, of at most 40 characters")
+    if asked.fields.get("code") is None:
+        raise InvalidRequest("code: is needed")
+    return Question(
+        question=asked.text("question", needed=True),
+        code=asked.text("code"),
+        language=language,
+        model=asked.text("model").strip(),
+    )
+
+
+def _wish(asked: Asked) -> Wish:
+    wish = Wish(
+        prompt=asked.text("prompt", needed=True),
+        seed=draw_seed(),
+        negative_prompt=asked.text("negative_prompt") or None,
+        width=asked.number("width", *SIDES),
+        height=asked.number("height", *SIDES),
+    )
+    seed = asked.number("seed", 0, LARGEST_SEED)
+    return wish if seed is None else evolve(wish, seed=seed)
+
+
+def _shown_picture(picture: Picture) -> dict[str, object]:
+    return {"image_base64": picture.image.base64, "filename": picture.filename, "seed": picture.seed}
+
+
+def _shown_fantasy(fantasy: Fantasy) -> dict[str, object]:
+    picture = fantasy.picture
+    return {
+        "story": fantasy.story,
+        "image_base64": None if picture is None else picture.image.base64,
+        "warnings": [{"code": one.code, "message": one.message} for one in fantasy.warnings],
+    }
+
+
+def _answer(call: Call, data: object) -> web.Response:
+    body = success(data, call.request_id, time.time())
+    return web.Response(body=body, content_type="application/json")

@@ -1,0 +1,65 @@
+"""Server-Sent Events for the services: an answer that begins with its first event; knows no service."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from aiohttp_sse import EventSourceResponse
+
+from gpugate.errors import GateError
+from gpugate.web.call import Call
+from gpugate.web.dialects import dump
+
+PING_S = 15.0
+
+
+class EventStream:
+    """One answer; `async with` ends it.
+
+    Nothing leaves before the first event, so a failure until then is a plain error (contract section 8).
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._response: EventSourceResponse | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._response is not None:
+            self._response.stop_streaming()
+            await self._response.wait()
+
+    async def send(self, event: str, data: object) -> None:
+        """Send one event; `data` is anything JSON."""
+        if self._response is None:
+            lines = self._call.extra_head.decode("ascii").split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines if line)
+            response = EventSourceResponse(
+                headers=headers, sep="\n", allow_all_methods=True, ping_interval=PING_S
+            )
+            await response.prepare(self._call.request)
+            self._response = response
+        await self._response.send(dump(data).decode(), event=event)
+
+    async def fail(self, error: GateError) -> None:
+        """End with an error event. Raises the error itself while nothing has been sent."""
+        if self._response is None:
+            raise error
+        await self.send("error", {"code": error.code, "message": " ".join(error.message.split())})
+
+    @property
+    def response(self) -> EventSourceResponse:
+        """The answer, once its first event is out."""
+        assert self._response is not None
+        return self._response
+
+
+def wants_only_events(accept: str | None) -> bool:
+    """Whether a client accepts Server-Sent Events and nothing else."""
+    ranges = [part.partition(";")[0].strip().lower() for part in (accept or "").split(",")]
+    return {one for one in ranges if one} == {"text/event-stream"}
