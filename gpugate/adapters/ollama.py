@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,11 @@ FETCH_LIMIT_S = 15.0
 LOAD_LIMIT_S = 600.0
 VERSION_PATH = "/api/version"
 LARGEST_ANSWER = 4 * 1024 * 1024
+PROXY_GAVE_UP = 524
+"""A provider's proxy waited long enough; the model may be loading on (facts/providers.md A7)."""
+LISTED_PAUSE_S = 1.0
+ASK_AGAIN_S = 15.0
+"""A load that shows nowhere for so long was dropped with its request, and is asked for again."""
 
 _NOT_THERE = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
@@ -46,13 +52,48 @@ class OllamaPod:
             return _seen(error)
 
     async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
-        """Load a model, as Ollama does on a request without a prompt (facts/ollama-and-clients.md 1.3)."""
+        """Load a model, as Ollama does on a request without a prompt (facts/ollama-and-clients.md 1.3).
+
+        Where a proxy gives up on the silence of a long load, Ollama's list says when the model is there.
+        """
+        end = time.monotonic() + LOAD_LIMIT_S
+        while (status := await self._ask_to_load(endpoint, model, embeds)) == PROXY_GAVE_UP:
+            if await self._listed(endpoint, model, min(end, time.monotonic() + ASK_AGAIN_S)):
+                return None
+            if time.monotonic() >= end:
+                break
+        return None if status == 200 else f"the load of a model answered {status}"
+
+    async def on_cpu(self, endpoint: Endpoint) -> bool:
+        """Whether models are loaded, and none of them has any of the GPU's memory."""
+        models = await self._loaded(endpoint)
+        return bool(models) and all(model.get("size_vram") == 0 for model in models)
+
+    async def _listed(self, endpoint: Endpoint, model: str, end: float) -> bool:
+        """Whether the model shows among the loaded ones before `end`."""
+        name = _full_name(model)
+        while time.monotonic() < end:
+            if any(_full_name(str(loaded.get("name"))) == name for loaded in await self._loaded(endpoint)):
+                return True
+            await asyncio.sleep(LISTED_PAUSE_S)
+        return False
+
+    async def _loaded(self, endpoint: Endpoint) -> list[dict[str, object]]:
+        """`/api/ps`; empty if it cannot be had."""
+        try:
+            models = orjson.loads(await self.fetch(endpoint, "/api/ps") or b"{}").get("models")
+        except (orjson.JSONDecodeError, AttributeError):
+            return []
+        return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+
+    async def _ask_to_load(self, endpoint: Endpoint, model: str, embeds: bool) -> int | str:
+        """The status of the answer, or what was seen instead."""
         path, body = ("/api/embed", {"model": model, "input": []}) if embeds else ("/api/generate", {})
         asked = orjson.dumps({"model": model, "stream": False, **body})
         try:
             async with self._call("POST", endpoint, path, LOAD_LIMIT_S, asked) as answer:
                 await answer.content.read(64 * 1024)
-                return None if answer.status == 200 else f"{path} answered {answer.status}"
+                return int(answer.status)
         except _NOT_THERE as error:
             return _seen(error)
 
@@ -98,6 +139,12 @@ def _no_version(body: bytes) -> str | None:
     if isinstance(answer, dict) and isinstance(answer.get("version"), str):
         return None
     return f"{VERSION_PATH} answered without a version"
+
+
+def _full_name(model: str) -> str:
+    """With its tag, and in one case, as Ollama compares names."""
+    folded = model.strip().casefold()
+    return folded if ":" in folded.rpartition("/")[2] else f"{folded}:latest"
 
 
 def _seen(error: BaseException) -> str:

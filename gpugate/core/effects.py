@@ -51,6 +51,14 @@ class Preload:
 
 
 @frozen
+class Weigh:
+    """Ask the pod's Ollama of this run what its models run on; answer with Weighed."""
+
+    run: int
+    endpoint: Endpoint
+
+
+@frozen
 class Admit:
     """This ticket may use the pod of this run now."""
 
@@ -130,6 +138,7 @@ Effect = (
     | Look
     | Probe
     | Preload
+    | Weigh
     | Admit
     | Refuse
     | Requeue

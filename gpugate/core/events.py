@@ -116,9 +116,18 @@ class Probed:
 
 @frozen
 class Preloaded:
-    """The preload ended, well or not."""
+    """The preload ended, well or not; `on_cpu` if the model was seen to run on the CPU only."""
 
     op: int
+    on_cpu: bool = False
+
+
+@frozen
+class Weighed:
+    """It is known what the models of this run's pod run on; `on_cpu` if all that are loaded do."""
+
+    run: int
+    on_cpu: bool
 
 
 @frozen
@@ -173,6 +182,7 @@ Event = (
     | LookFailed
     | Probed
     | Preloaded
+    | Weighed
     | Troubled
     | StartWanted
     | StopWanted

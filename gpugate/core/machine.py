@@ -45,6 +45,7 @@ from gpugate.core.vocabulary import (
     Troubled,
     Unknown,
     Warming,
+    Weighed,
 )
 
 STATES = (
@@ -72,6 +73,7 @@ EVENTS = (
     LookFailed,
     Probed,
     Preloaded,
+    Weighed,
     Troubled,
     Emptied,
     Proved,
@@ -112,7 +114,7 @@ class PodMachine(ServingRows):
 
 PodMachine.TABLE = read_table(PodMachine)
 
-_STALE = frozenset({StartAccepted, StartRefused, Probed, Preloaded, Troubled})
+_STALE = frozenset({StartAccepted, StartRefused, Probed, Preloaded, Weighed, Troubled})
 """Answers and troubles of a run that is over, wherever they are not waited for."""
 
 _NEWS = frozenset({Looked, LookFailed})
@@ -132,7 +134,7 @@ PodMachine.IGNORED = {
     Provisioning: _COMMON - {Looked, TimePassed},
     Warming: _COMMON - {Looked, TimePassed, Probed},
     Preloading: _COMMON - {Looked, TimePassed, Preloaded},
-    Ready: _COMMON - {Looked, TimePassed, Probed, Troubled},
+    Ready: _COMMON - {Looked, TimePassed, Probed, Weighed, Troubled},
     Draining: _COMMON - {Looked, TimePassed, Emptied, CutWanted},
     Stopping: _COMMON - {Looked, Demanded, Proved},
     Closed: _COMMON,

@@ -37,9 +37,10 @@ from gpugate.core.vocabulary import (
     Troubled,
     Unknown,
     Warming,
+    Weighed,
 )
-from gpugate.core.warming import WarmingRows
-from gpugate.errors import PodBusy, PodStopped, ShuttingDown
+from gpugate.core.warming import ON_CPU, WarmingRows
+from gpugate.errors import NoCapacity, PodBusy, PodStopped, ShuttingDown
 from gpugate.ports.provider import Phase
 
 STARTING = Asking | Pausing | Settling | Provisioning | Warming | Preloading
@@ -130,6 +131,13 @@ class ServingRows(WarmingRows):
             probe_at=now + self.policy.probe_pause_s(was.provider, 0.0),
             served=True,
         )
+
+    @transition
+    def _hear_processor(self, was: Ready, event: Weighed, now: float) -> Ready:
+        """All that is loaded runs on the CPU: say so; nobody is disturbed for it."""
+        if event.run == was.run and event.on_cpu:
+            self._complain(was.provider, ON_CPU, NoCapacity(ON_CPU))
+        return was
 
     # --- draining and stopping ----------------------------------------------------------------
 

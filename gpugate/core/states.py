@@ -87,7 +87,8 @@ class Provisioning:
 class Warming:
     """The pod runs; its Ollama does not answer (yet).
 
-    `probe` is the check that is out, if one is; `served` if it was READY before and fell ill.
+    `probe` is the check that is out, if one is; `served` if it was READY before and fell ill; `flaw` is
+    what has to be told of it once it serves.
     """
 
     run: int
@@ -99,6 +100,7 @@ class Warming:
     probe: int | None
     probe_at: float
     served: bool = False
+    flaw: str = ""
 
 
 @frozen(kw_only=True)
@@ -113,6 +115,7 @@ class Preloading:
     op: int
     give_up_at: float
     served: bool = False
+    flaw: str = ""
 
 
 @frozen(kw_only=True)

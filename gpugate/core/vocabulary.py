@@ -16,6 +16,7 @@ from gpugate.core.effects import (
     SessionOpened,
     StartPod,
     StopPod,
+    Weigh,
 )
 from gpugate.core.events import (
     Arrived,
@@ -40,6 +41,7 @@ from gpugate.core.events import (
     StopWanted,
     TimePassed,
     Troubled,
+    Weighed,
 )
 from gpugate.core.states import (
     STATUS,
@@ -118,4 +120,6 @@ __all__ = [
     "Troubled",
     "Unknown",
     "Warming",
+    "Weigh",
+    "Weighed",
 ]

@@ -24,11 +24,15 @@ from gpugate.core.vocabulary import (
     Rest,
     TimePassed,
     Warming,
+    Weigh,
 )
 from gpugate.errors import Ambiguous, NoCapacity, NotFound, Transient
 from gpugate.ports.provider import Phase, PodReport
 
 Warms = TypeVar("Warms", Warming, Preloading)
+
+ON_CPU = "the model runs on the CPU only"
+NO_GPU = "the pod has no GPU"
 
 
 class WarmingRows(StartingRows):
@@ -44,6 +48,8 @@ class WarmingRows(StartingRows):
     def _progress(self, was: Provisioning, report: PodReport, up_s: float, now: float) -> OnItsWay:
         if report.phase in ON_ITS_WAY and report.phase is not Phase.QUEUED:
             self._open_session(was.provider, was.run, self._cause(), report, up_s, now)
+        if report.phase is Phase.RUNNING and report.cpu_only and self._may_move_on(was):
+            return self._leave_provider(was, NoCapacity(NO_GPU), now)
         if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
             return Warming(
                 run=was.run,
@@ -54,6 +60,7 @@ class WarmingRows(StartingRows):
                 began_at=now,
                 probe=None,
                 probe_at=now,
+                flaw=NO_GPU if report.cpu_only else "",
             )
         if report.phase is Phase.QUEUED and now >= was.capacity_until:
             error = NoCapacity(report.detail or "no GPU is free, the start is queued", queued=True)
@@ -120,6 +127,7 @@ class WarmingRows(StartingRows):
             return evolve(was, probe=None)
         wanted = self._to_preload()
         if wanted is None:
+            self._effects.append(Weigh(was.run, was.endpoints["ollama"]))
             return self._ready(was, now)
         op = self._next_op()
         self._effects.append(Preload(op, was.endpoints["ollama"], *wanted))
@@ -132,6 +140,7 @@ class WarmingRows(StartingRows):
             op=op,
             give_up_at=now + self.policy.preload_limit_s,
             served=was.served,
+            flaw=was.flaw,
         )
 
     def _to_preload(self) -> tuple[str, bool] | None:
@@ -144,11 +153,24 @@ class WarmingRows(StartingRows):
         return (first.model, first.embeds) if first is not None and first.model else None
 
     @transition
-    def _end_preload(self, was: Preloading, event: Preloaded | TimePassed, now: float) -> Preloading | Ready:
-        """Loaded, failed or too slow: a preload never fails a start."""
-        if isinstance(event, Preloaded) and event.op != was.op:
+    def _end_preload(self, was: Preloading, event: Preloaded, now: float) -> Preloading | Ready | Rest:
+        """Loaded or failed: a preload never fails a start. On the CPU: the next provider, if there is one."""
+        if event.op != was.op:
             return was
+        if not event.on_cpu:
+            return self._ready(was, now)
+        if not was.served and self._may_move_on(was):
+            return self._leave_provider(was, NoCapacity(ON_CPU), now)
+        return self._ready(evolve(was, flaw=ON_CPU), now)
+
+    @transition
+    def _end_wait(self, was: Preloading, event: TimePassed, now: float) -> Ready:
+        """The preload takes too long: the pod serves without it."""
         return self._ready(was, now)
+
+    def _may_move_on(self, was: Provisioning | Preloading) -> bool:
+        """Somebody wants a better pod, and the list has one that can be asked now."""
+        return self._demanded and self._next_free(was.provider + 1) is not None
 
     def _ready(self, was: Warming | Preloading, now: float) -> Ready:
         self.start_wanted = False
@@ -158,4 +180,6 @@ class WarmingRows(StartingRows):
         for provider in range(len(self.policy.providers)):
             if provider not in self.stops.orders:
                 self.looks.schedule(provider, now + self.policy.watch_pause_s(provider))
+        if was.flaw:
+            self._complain(was.provider, was.flaw, NoCapacity(was.flaw))
         return Ready(run=was.run, provider=was.provider, endpoints=was.endpoints)

@@ -1,4 +1,4 @@
-"""What the lifecycle asks of the pod itself: is its Ollama healthy, and load this model."""
+"""What the lifecycle asks of the pod itself: is its Ollama healthy, load this model, what does it run on."""
 
 from __future__ import annotations
 
@@ -15,3 +15,6 @@ class Pod(Protocol):
 
     async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
         """Have a model loaded; return when it is, or one line that says why not."""
+
+    async def on_cpu(self, endpoint: Endpoint) -> bool:
+        """Whether what is loaded runs on the CPU only; False if nothing is, or if it cannot be told."""

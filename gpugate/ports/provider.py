@@ -75,6 +75,7 @@ class PodReport:
         gpu: the model of its GPU, for people.
         started_at: since when this run is billed (aware), if the provider tells.
         detail: one line for people, without secrets.
+        cpu_only: the provider itself says that no GPU is attached.
     """
 
     phase: Phase = field(converter=Phase)
@@ -84,6 +85,7 @@ class PodReport:
     gpu: str | None = None
     started_at: datetime | None = None
     detail: str = ""
+    cpu_only: bool = False
 
 
 @frozen

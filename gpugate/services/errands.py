@@ -7,13 +7,14 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from gpugate.core.vocabulary import Event, Preload, Preloaded, Probe, Probed
+from gpugate.core.vocabulary import Event, Preload, Preloaded, Probe, Probed, Weigh, Weighed
 from gpugate.ports.pod import Pod
+from gpugate.ports.provider import Endpoint
 from gpugate.services.tasks import CrashListener, spawn
 
 
 class Errands:
-    """Carries `Probe` and `Preload` out and brings their answers back as events."""
+    """Carries `Probe`, `Preload` and `Weigh` out and brings their answers back as events."""
 
     def __init__(
         self, pod: Pod, tell: Callable[[Event], None], limit_s: float, on_crash: CrashListener | None
@@ -31,6 +32,10 @@ class Errands:
     def preload(self, order: Preload) -> None:
         """Have a model loaded; the machine minds the time."""
         self._spawn(self._preload(order), "pod:preload")
+
+    def weigh(self, order: Weigh) -> None:
+        """Ask what its models run on, within `limit_s`."""
+        self._spawn(self._weigh(order), "pod:weigh")
 
     def drop(self) -> None:
         """Give up what is out: the pod is ready or gone.
@@ -63,6 +68,19 @@ class Errands:
         self._tell(Probed(order.op, detail is None, detail or ""))
 
     async def _preload(self, order: Preload) -> None:
+        loaded = on_cpu = False
         with suppress(Exception):  # a preload never fails a start
-            await self._pod.preload(order.endpoint, order.model, order.embeds)
-        self._tell(Preloaded(order.op))
+            loaded = await self._pod.preload(order.endpoint, order.model, order.embeds) is None
+        if loaded:
+            on_cpu = await self._on_cpu(order.endpoint)
+        self._tell(Preloaded(order.op, on_cpu))
+
+    async def _weigh(self, order: Weigh) -> None:
+        self._tell(Weighed(order.run, await self._on_cpu(order.endpoint)))
+
+    async def _on_cpu(self, endpoint: Endpoint) -> bool:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                return await self._pod.on_cpu(endpoint)
+        except Exception:  # what cannot be told is nobody's fault
+            return False

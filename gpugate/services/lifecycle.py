@@ -54,6 +54,7 @@ from gpugate.core.vocabulary import (
     TimePassed,
     Troubled,
     Unknown,
+    Weigh,
 )
 from gpugate.errors import GateError, ProviderUnavailable
 from gpugate.ports.debts import Debts
@@ -342,6 +343,8 @@ class Lifecycle:
                 self._errands.probe(effect)
             case Preload():
                 self._errands.preload(effect)
+            case Weigh():
+                self._errands.weigh(effect)
             case Reply(error):
                 self._reply = error
             case Owe(providers):

@@ -164,12 +164,14 @@ class FakePod:
     Attributes:
         preloads: the models that were asked for.
         sick: answers no health check while True.
+        on_cpu_at: the URLs of endpoints whose models run on the CPU only.
     """
 
     cloud: FakeCloud
     warm_s: float = 0.0
     load_s: float = 0.0
     sick: bool = False
+    on_cpu_at: frozenset[str] = frozenset()
     checks: int = 0
     preloads: list[str] = field(factory=list)
 
@@ -184,6 +186,10 @@ class FakePod:
         self.preloads.append(model)
         await asyncio.sleep(self.load_s)
         return None
+
+    async def on_cpu(self, endpoint: Endpoint) -> bool:
+        """What the models there run on."""
+        return endpoint.url in self.on_cpu_at
 
     @property
     def healthy_at(self) -> float:

@@ -41,6 +41,8 @@ from gpugate.core.vocabulary import (
     StopPod,
     StopRefused,
     TimePassed,
+    Weigh,
+    Weighed,
 )
 from gpugate.errors import ProviderError
 from gpugate.ports.provider import Endpoint, Phase, PodReport
@@ -90,7 +92,9 @@ class Balked:
 
 @frozen
 class Loaded:
-    """The preload ends."""
+    """The preload ends; `on_cpu` if the model was seen to run on the CPU only."""
+
+    on_cpu: bool = False
 
 
 Answer = Accepted | Refused | Obeyed | Balked | Loaded
@@ -109,6 +113,8 @@ def told(effect: Effect) -> str:
             return "probe"
         case Preload(model=model, embeds=embeds):
             return f"preload {model}{' (embeds)' if embeds else ''}"
+        case Weigh():
+            return "weigh"
         case Admit(ticket, run):
             return f"admit {ticket} run {run}"
         case Refuse(ticket, error):
@@ -143,15 +149,17 @@ class Play:
         hidden: effects that the script need not mention.
         views: what a look at each provider shows: a report, an error, or None for no answer.
         healthy: what a health check says; None for no answer.
+        on_cpu: whether the models that are loaded run on the CPU only; None for no answer.
     """
 
     policy: Policy = field(factory=lambda: Policy(providers=ONE))
     chance: float = 0.5
     owed: frozenset[int] = frozenset()
-    hidden: frozenset[type[Any]] = field(default=(Look, Probe, Complain, Owe), converter=_as_set)
+    hidden: frozenset[type[Any]] = field(default=(Look, Probe, Weigh, Complain, Owe), converter=_as_set)
     views: dict[int, PodReport | ProviderError | None] = field(factory=dict)
     ages: dict[int, float] = field(factory=dict)
     healthy: bool | None = True
+    on_cpu: bool | None = False
     now: float = 0.0
     machine: PodMachine = field(init=False)
     refusals: dict[int, Any] = field(factory=dict)
@@ -233,7 +241,9 @@ class Play:
     def _feed(self, event: Event) -> None:
         effects = self.machine.handle(event, self.now)
         self._heard += effects
-        self._out += [e for e in effects if isinstance(e, StartPod | StopPod | Look | Probe | Preload)]
+        self._out += [
+            e for e in effects if isinstance(e, StartPod | StopPod | Look | Probe | Preload | Weigh)
+        ]
         self.refusals |= {e.ticket: e.error for e in effects if isinstance(e, Refuse)}
         self._answer_scenery()
 
@@ -244,6 +254,9 @@ class Play:
             if isinstance(effect, Probe) and self.healthy is not None:
                 self._out.remove(effect)
                 self._feed(Probed(effect.op, self.healthy, "" if self.healthy else "connection refused"))
+            elif isinstance(effect, Weigh) and self.on_cpu is not None:
+                self._out.remove(effect)
+                self._feed(Weighed(effect.run, self.on_cpu))
             elif isinstance(effect, Look) and (view := self.views[effect.provider]) is not None:
                 self._out.remove(effect)
                 self._feed(self._seen(effect, view))
@@ -263,8 +276,8 @@ class Play:
                 return StopAccepted(self._take(StopPod, provider))
             case Balked(error, provider):
                 return StopRefused(self._take(StopPod, provider), error)
-            case Loaded():
-                return Preloaded(self._take(Preload, None))
+            case Loaded(on_cpu):
+                return Preloaded(self._take(Preload, None), on_cpu)
         return event
 
     def _take(self, kind: type[Any], provider: int | None) -> int:

@@ -59,6 +59,8 @@ from gpugate.core.vocabulary import (
     Troubled,
     Unknown,
     Warming,
+    Weigh,
+    Weighed,
 )
 from gpugate.errors import (
     Ambiguous,
@@ -110,6 +112,17 @@ class World:
         return PodReport(self.phase, "pod-1", HERE if self.phase is Phase.RUNNING else {})
 
 
+def came_of(errand: Probe | Preload | Weigh, well: bool) -> Event:
+    """The answer: healthy, and on the GPU, or not."""
+    match errand:
+        case Probe(op):
+            return Probed(op, well)
+        case Preload(op):
+            return Preloaded(op, on_cpu=not well)
+        case Weigh(run):
+            return Weighed(run, on_cpu=not well)
+
+
 class Lives(RuleBasedStateMachine):
     """Arrivals, ends, answers in order or late or wrong, lost pods, waits, and people who press buttons."""
 
@@ -147,7 +160,7 @@ class Lives(RuleBasedStateMachine):
         )
         self.machine = Honest(self.policy, lambda: 0.5, frozenset(owed))
         self.worlds = [World(phase) for phase in phases[: self.count]]
-        self.errands: list[Probe | Preload] = []
+        self.errands: list[Probe | Preload | Weigh] = []
         self.old: list[Event] = []
         self.now = 0.0
         self.tickets = 0
@@ -176,7 +189,7 @@ class Lives(RuleBasedStateMachine):
                 if isinstance(effect, StartPod):
                     assert not any(isinstance(out, StartPod) for out in line), "two starts are out"
                 line.append(effect)
-            case Probe() | Preload():
+            case Probe() | Preload() | Weigh():
                 self.errands.append(effect)
             case Admit(ticket, run):
                 assert self.places[ticket] == "waits"
@@ -292,7 +305,7 @@ class Lives(RuleBasedStateMachine):
     @rule(healthy=st.booleans(), data=st.data())
     def answer_errand(self, healthy: bool, data: st.DataObject) -> None:
         errand = self.errands.pop(data.draw(st.integers(0, len(self.errands) - 1)))
-        event = Probed(errand.op, healthy) if isinstance(errand, Probe) else Preloaded(errand.op)
+        event = came_of(errand, healthy)
         self.feed(event)
         self.old.append(event)
 
@@ -324,7 +337,7 @@ class Lives(RuleBasedStateMachine):
             self.pods_come_up()
             while self.errands:
                 errand = self.errands.pop()
-                self.feed(Probed(errand.op, True) if isinstance(errand, Probe) else Preloaded(errand.op))
+                self.feed(came_of(errand, True))
             self.wait(1.0)
 
     @rule(behind=st.integers(0, 1))
@@ -446,7 +459,7 @@ class Lives(RuleBasedStateMachine):
                     self.answer(provider, None, None)
             while self.errands:
                 errand = self.errands.pop()
-                self.feed(Probed(errand.op, True) if isinstance(errand, Probe) else Preloaded(errand.op))
+                self.feed(came_of(errand, True))
             for ticket in sorted(self.machine.backlog.leases):
                 self.places[ticket] = "over"
                 self.feed(Left(ticket))

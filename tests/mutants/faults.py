@@ -253,6 +253,24 @@ FAULTS: tuple[Fault, ...] = (
         "a queued start is given up although its wait is not over",
     ),
     Fault(
+        WARMING,
+        "        if not was.served and self._may_move_on(was):",
+        "        if self._may_move_on(was):",
+        "answers are cut because a pod that fell ill came back on its CPU",
+    ),
+    Fault(
+        WARMING,
+        "        return self._demanded and self._next_free(was.provider + 1) is not None",
+        "        return self._next_free(was.provider + 1) is not None",
+        "a slow pod is stopped and another one started for nobody",
+    ),
+    Fault(
+        WARMING,
+        "        return self._demanded and self._next_free(was.provider + 1) is not None",
+        "        return self._demanded",
+        "a pod without a GPU is left although there is no other provider",
+    ),
+    Fault(
         STARTING,
         "        return self._start_from(was.provider + 1, now)",
         "        return self._give_up(now)",
