@@ -134,6 +134,7 @@ class AccessLog:
         waited_ms: how long it was held for the pod; None if it was not.
         run: the pod's run that served it.
         bytes_out: of the body, where known.
+        ending: how the answer ended, None if completely.
     """
 
     def __init__(self, output: Output) -> None:
@@ -155,6 +156,7 @@ class AccessLog:
         waited_ms: float | None = None,
         run: int | None = None,
         bytes_out: int | None = None,
+        ending: str | None = None,
     ) -> None:
         """Write the line; the arguments are explained above."""
         if not self.enabled:
@@ -176,6 +178,8 @@ class AccessLog:
             line["run"] = run
         if bytes_out is not None:
             line["bytes_out"] = bytes_out
+        if ending is not None:
+            line["ending"] = ending
         self._write(_json_line(line) if self._json else _console_line(line))
 
     def _shown(self, path: str) -> str:
@@ -328,7 +332,7 @@ def _console_line(line: dict[str, object]) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-_SHOWN_BEHIND = ("user", "waited_ms", "run", "bytes_out", "request_id")
+_SHOWN_BEHIND = ("user", "waited_ms", "run", "bytes_out", "ending", "request_id")
 
 
 def _short_time(time: object) -> str:

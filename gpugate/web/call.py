@@ -19,9 +19,11 @@ class Call:
         waited_ms: how long it waited for the pod, 0 if it did not.
         run: the pod's run that served it, 0 if none.
         sent: bytes written by the relay.
+        ending: how its answer ended, if not completely.
     """
 
     __slots__ = (
+        "ending",
         "extra_head",
         "method",
         "path",
@@ -47,6 +49,7 @@ class Call:
         self.waited_ms = 0
         self.run = 0
         self.sent = 0
+        self.ending = ""
 
     @property
     def dialect(self) -> Dialect:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -24,6 +25,8 @@ BEHIND = 1024
 """Events a reader may lag before it is cut off, to come back with `Last-Event-ID`."""
 
 PING_S = 15.0
+
+_NUMBER = re.compile("[1-9][0-9]{0,17}")  # events count from 1; Python's int refuses some thousand digits
 
 
 @frozen
@@ -116,7 +119,7 @@ class EventHub:
     def _after(self, last_id: str | None) -> list[_Event] | None:
         """What came after this event; None when that cannot be told."""
         boot, _, number = (last_id or "").partition("-")
-        if boot != self._boot or not number.isascii() or not number.isdigit():
+        if boot != self._boot or not _NUMBER.fullmatch(number):
             return None
         last = int(number)
         oldest = self._kept[0].number if self._kept else self._number + 1

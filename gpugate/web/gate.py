@@ -13,7 +13,7 @@ from typing import Protocol
 from aiohttp import web
 
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
-from gpugate.relay import Relayed
+from gpugate.relay import Ending, Relayed
 from gpugate.services.tasks import CrashListener
 from gpugate.web.auth import User, Verifier, bearer
 from gpugate.web.call import Call
@@ -42,6 +42,7 @@ class RequestLog(Protocol):
         waited_ms: float | None,
         run: int | None,
         bytes_out: int | None,
+        ending: str | None,
     ) -> None:
         """Write the line."""
 
@@ -76,6 +77,8 @@ class Gate:
         try:
             response = await self._answer(call)
             status = response.status
+            if isinstance(response, Relayed) and response.ending is not Ending.COMPLETE:
+                call.ending = response.ending.name.lower()
         except GateError as error:
             response = _refuse(call, error)
             status = response.status
@@ -119,6 +122,8 @@ class Gate:
 
     async def _answer(self, call: Call) -> web.StreamResponse:
         route = classify(call.method, call.path)
+        if route.kind is Kind.NOT_OURS and call.path.startswith("/k/"):
+            raise PathNotFound  # path tokens are off, or it is none: who asks does not matter
         if route.kind is Kind.OWN or call.method == "OPTIONS":
             return await self._answer_own(call, route)
         if route.kind is not Kind.HEALTH:
@@ -138,7 +143,7 @@ class Gate:
         if methods is None:
             raise PathNotFound
         if own is None:
-            raise MethodNotAllowed(f"method not allowed; use {', '.join(methods)}")
+            raise MethodNotAllowed(f"method not allowed; use {', '.join(methods)}", allow=tuple(methods))
         if own.scope is not None and not user.may(own.scope):
             raise Forbidden(f"the token's scope does not cover this (needed: {own.scope})")
         return await own.handler(call)
@@ -178,6 +183,7 @@ class Gate:
             waited_ms=call.waited_ms or None,
             run=call.run or None,
             bytes_out=call.sent or None,
+            ending=call.ending or None,
         )
 
 
@@ -199,6 +205,8 @@ def _origin_form(target: str) -> str:
 def _refuse(call: Call, error: GateError) -> web.Response:
     status, body, headers = error_body(call.dialect, error, call.request_id, time.time())
     response = web.Response(status=status, body=body, headers=headers)
+    if isinstance(error, MethodNotAllowed) and error.allow:
+        response.headers["Allow"] = ", ".join(error.allow)
     if not call.request.content.is_eof() or call.method == "CONNECT":
         response.force_close()  # what follows was not read, and is not worth reading
     return response

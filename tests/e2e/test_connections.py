@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from gpugate.simulated.faults import CleanEndAfter, HangAfter, Slow
+from gpugate.simulated.faults import BreakAfter, CleanEndAfter, HangAfter, Slow
 
 from .support import House, chat_body, open_house, request, wire_to
 
@@ -158,6 +158,18 @@ class TestLines:
             await house.until(lambda: house.in_flight == 0)
         await asyncio.sleep(0.02)
         assert [499, 499] == [line["status"] for line in log.lines("request") if line["path"] == "/api/chat"]
+
+    async def test_answers_that_broke(self, log, talker: House):
+        """The status was sent long before; the line says how the answer ended."""
+        house = talker
+        await house.warm()
+        await house.chat()
+        house.ollama.faults.add("/api/chat", BreakAfter(1))
+        assert not (await house.chat()).whole
+        lines = [line for line in log.lines("request") if line["path"] == "/api/chat"]
+        assert [(200, None), (200, "upstream_lost")] == [
+            (line["status"], line.get("ending")) for line in lines
+        ]
 
     async def test_one_per_transition(self, log, talker: House):
         """Each step of the pod's life once."""

@@ -177,12 +177,15 @@ class TestOrdinaryLines:
             configure(style, level, io.BytesIO())
 
 
+CUT = {"ending": "upstream_lost"}
+
+
 class TestRequests:
     def test_json(self) -> None:
         """One line says who asked what, and how it went."""
         log = Log()
         request(AccessLog(log.output))
-        request(AccessLog(log.output), user=None, waited_ms=4100.04, run=7, bytes_out=9, status=503)
+        request(AccessLog(log.output), user=None, waited_ms=4100.04, run=7, bytes_out=9, status=503, **CUT)
 
         common = {
             "level": "info",
@@ -200,16 +203,19 @@ class TestRequests:
             "waited_ms": 4100.0,
             "run": 7,
             "bytes_out": 9,
+            "ending": "upstream_lost",
         }
         assert [first, second] == log.lines
 
     def test_console(self) -> None:
         """The same for people."""
         log = Log("console")
-        request(AccessLog(log.output), waited_ms=4100.04, user="ann\nbob")
+        request(AccessLog(log.output), waited_ms=4100.04, user="ann\nbob", **CUT)
 
-        expected = "[info     ] POST /api/chat 200  1.23 ms  user=ann\\nbob waited_ms=4100.0 request_id=r1\n"
-        assert expected == log.text[21:]
+        told = (
+            "POST /api/chat 200  1.23 ms  user=ann\\nbob waited_ms=4100.0 ending=upstream_lost request_id=r1"
+        )
+        assert f"[info     ] {told}\n" == log.text[21:]
 
     @pytest.mark.parametrize(
         ("path", "shown"),

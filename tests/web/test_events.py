@@ -116,3 +116,11 @@ async def test_end(hub):
         hub.close()
         assert await following() is None
     assert set() == hub._readers
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "0", "-1", "1.0", "٣", "", "2"])
+async def test_an_id_that_is_none(hub, number):
+    """What was never given out as an id cannot be resumed: the present state instead."""
+    hub.hear(waiting(1))
+    async with reading(hub, last_id=f"{hub._boot}-{number}") as following:
+        assert "state" == (await following())["event"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -75,6 +76,41 @@ async def test_connection_with_a_request_stays(runner, monkeypatch):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"hello" in await asyncio.wait_for(reader.readuntil(b"hello"), 5)
         await asyncio.sleep(pause)
+    writer.close()
+
+
+async def test_who_answers(runner):
+    """A name, and no version that a stranger could look up the holes of; of malformed requests as well."""
+    port = await listen(runner, "127.0.0.1", 0)
+    for sent in (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"nonsense\r\n\r\n"):
+        head = (await exchange(port, sent)).partition(b"\r\n\r\n")[0].split(b"\r\n")
+        assert [b"Server: gpugate"] == [line for line in head if line.startswith(b"Server:")]
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+async def test_upgrade(runner, protocol):
+    """Is not followed: an answer in HTTP/1.1, then the end, as what stands behind it would not be read."""
+    port = await listen(runner, "127.0.0.1", 0)
+    wish = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n"
+    answer = await exchange(port, wish + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert 1 == answer.count(b"HTTP/1.1 200 OK")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert answer.endswith(b"hello")
+
+
+async def test_clients_that_vanish(runner):
+    """The kernel asks after a silent client, and gives up on one that acknowledges nothing."""
+    port = await listen(runner, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.wait_for(reader.readuntil(b"hello"), 5)
+    (connection,) = runner.server.connections
+    sock = connection.transport.get_extra_info("socket")
+    options = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+    assert 1 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    assert [30, 10, 3, 120_000] == [
+        sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, option)) for option in options
+    ]
     writer.close()
 
 
