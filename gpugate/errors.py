@@ -246,7 +246,7 @@ class ProviderError(Exception):
     reason: ClassVar[str] = "transient"
 
     def __init__(self, message: str = "") -> None:
-        self.message = message or type(self).__name__
+        self.message = str(message) if message else type(self).__name__
         super().__init__(self.message)
 
 
@@ -257,9 +257,9 @@ class Transient(ProviderError):
 class RateLimited(ProviderError):
     """Asked too often; `retry_after` is what the provider wants us to wait, in seconds, if it said."""
 
-    def __init__(self, message: str | float = "", retry_after: float | None = None) -> None:
+    def __init__(self, message: str | float | None = "", retry_after: float | None = None) -> None:
         if not isinstance(message, str):  # RateLimited(30) reads well, so it works
-            message, retry_after = "", float(message)
+            message, retry_after = "", None if message is None else float(message)
         super().__init__(message or "rate limited")
         self.retry_after = retry_after
 

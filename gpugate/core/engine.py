@@ -95,6 +95,8 @@ class Engine:
         self._inherited = owed
         self._told_owed = owed
         self._pass_at: int | None = None  # where a start waits for a fresh stop before it goes on
+        self._limited = 0  # starts in a row that the provider refused with a 429
+        self._alarms: dict[int, str] = {}
         self._failures: list[tuple[int, ProviderError]] = []
         self._last_op = 0
         self._asked_op = 0
@@ -391,6 +393,10 @@ class Engine:
                 self._effects.append(Complain(provider=provider, message=said, reason=event.error.reason))
         elif event.report.phase is Phase.UNREACHABLE:
             self.blind[provider] = f"{self._name(provider)}: the pod is unreachable"
+        if isinstance(event, Looked) and event.report.alarm != self._alarms.get(provider, ""):
+            self._alarms[provider] = event.report.alarm
+            if event.report.alarm:
+                self._complain(provider, event.report.alarm, alarm=True)
 
     def _name(self, provider: int) -> str:
         return self.policy.providers[provider].name

@@ -154,6 +154,7 @@ class StartingRows(Engine):
 
     def _new_run(self) -> None:
         self.run += 1
+        self._limited = 0
         self._failures = []
 
     def _start_from(self, first: int, now: float) -> Rest:
@@ -215,6 +216,7 @@ class StartingRows(Engine):
         error = event.error
         if self._demanded and isinstance(error, RateLimited):
             return self._keep_rate(was, error, now)
+        self._limited = 0
         if self._demanded and isinstance(error, NoCapacity) and now < was.capacity_until:
             return self._wait_for_capacity(was, error, now)
         return self._failed(was, error, now)
@@ -295,8 +297,8 @@ class StartingRows(Engine):
         if now - was.since >= self.policy.start_timeout_s:
             return self._leave_provider(was, error, now)
         self._complain(was.provider, error.message, error)
-        asked = error.retry_after
-        pause = self.policy.backoff_s(was.attempt, self._chance()) if asked is None else max(asked, 0.1)
+        self._limited += 1
+        pause = error.retry_after or self.policy.backoff_s(self._limited, self._chance())
         return self._pause(was, now + min(pause, self.policy.longest_rate_limit_s))
 
     def _wait_for_capacity(self, was: Asking, error: NoCapacity, now: float) -> OnItsWay:

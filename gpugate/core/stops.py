@@ -38,6 +38,7 @@ class StopOrder:
     send_at: float = -inf
     failed: bool = False
     stopping_since: float | None = None
+    resend_at: float = -inf  # where no patience with a pod that says it is stopping comes in between
 
     @property
     def may_start_again(self) -> bool:
@@ -103,6 +104,7 @@ class Stops:
             if order.op == op:
                 order.op, order.failed = None, error is not None
                 order.send_at = now + self._pause_s(order, error)
+                order.resend_at = order.send_at
                 if isinstance(error, NotFound):  # nothing there: the look will prove it
                     order.failed = False
                 return order
@@ -135,6 +137,7 @@ class Stops:
         """Do not send again what a provider says it is doing, for a while."""
         if phase is not Phase.STOPPING:
             order.stopping_since = None
+            order.send_at = order.resend_at
             return
         if order.stopping_since is None:
             order.stopping_since = now

@@ -62,7 +62,8 @@ class WarmingRows(StartingRows):
                 probe_at=now,
                 flaw=NO_GPU if report.cpu_only else "",
             )
-        if report.phase is Phase.QUEUED and now >= was.capacity_until:
+        if report.phase is Phase.QUEUED and (now >= was.capacity_until or not self._demanded):
+            # Left alone it would fire some day, and bill with nobody there (facts/providers.md 0.3).
             error = NoCapacity(report.detail or "no GPU is free, the start is queued", queued=True)
             return self._leave_provider(was, error, now)
         if report.phase is Phase.QUEUED:

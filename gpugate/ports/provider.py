@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
@@ -54,13 +54,41 @@ class Endpoint:
     tls: str = "system"
 
 
+def _as_money(amount: object) -> Decimal | None:
+    """Money is Decimal; a float is taken by what it prints as."""
+    return None if amount is None else Decimal(str(amount))
+
+
 @frozen
 class Price:
     """What the pod costs per hour, running and stopped; None where it is not known."""
 
-    running_per_hour: Decimal | None = None
-    stopped_per_hour: Decimal | None = None
+    running_per_hour: Decimal | None = field(default=None, converter=_as_money)
+    stopped_per_hour: Decimal | None = field(default=None, converter=_as_money)
     currency: str = "USD"
+
+
+def _frozen_mapping(endpoints: Mapping[str, Endpoint] | None) -> Mapping[str, Endpoint]:
+    return MappingProxyType(dict(endpoints or {}))
+
+
+def _as_price(price: object) -> Price | None:
+    return price if price is None or isinstance(price, Price) else Price(_as_money(price))
+
+
+def _as_text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _as_instant(value: object) -> datetime | None:
+    """An aware instant; a naive one is taken as UTC, a number as seconds since 1970."""
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    if isinstance(value, datetime):
+        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    if value is None:
+        return None
+    raise TypeError("started_at is a datetime")
 
 
 @frozen
@@ -75,16 +103,19 @@ class PodReport:
         gpu: the model of its GPU, for people.
         started_at: since when this run is billed (aware), if the provider tells.
         detail: one line for people, without secrets.
+        alarm: one line, if money may be running away unseen, such as a second pod that is billed; told as an
+            alarm.
         cpu_only: the provider itself says that no GPU is attached.
     """
 
     phase: Phase = field(converter=Phase)
-    pod_id: str | None = None
-    endpoints: Mapping[str, Endpoint] = field(factory=dict, hash=False)
-    price: Price | None = None
-    gpu: str | None = None
-    started_at: datetime | None = None
+    pod_id: str | None = field(default=None, converter=_as_text)
+    endpoints: Mapping[str, Endpoint] = field(factory=dict, converter=_frozen_mapping, hash=False)
+    price: Price | None = field(default=None, converter=_as_price)
+    gpu: str | None = field(default=None, converter=_as_text)
+    started_at: datetime | None = field(default=None, converter=_as_instant)
     detail: str = ""
+    alarm: str = ""
     cpu_only: bool = False
 
 

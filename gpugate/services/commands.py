@@ -24,7 +24,7 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import Ambiguous, ProviderError, Transient
 from gpugate.ports.provider import PodReport, Provider
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.services.tasks import CrashListener, report_crash, spawn
 
 CALL_LIMIT_S = 120.0
 """Longest a provider may take over one call; plugins have shorter limits of their own."""
@@ -43,6 +43,13 @@ class NamedProvider:
     provider: Provider
 
 
+def _whole(error: ProviderError) -> ProviderError:
+    """A plugin's own error class may have forgotten to call ours."""
+    if not isinstance(getattr(error, "message", None), str):
+        error.message = str(error) or type(error).__name__
+    return error
+
+
 class CommandLine:
     """The queue of commands to one provider."""
 
@@ -57,6 +64,7 @@ class CommandLine:
         self._tell = tell
         self._age_s = age_s
         self._orders: asyncio.Queue[Order] = asyncio.Queue()
+        self._on_crash = on_crash
         self._worker = spawn(self._work(), f"provider:{named.name}", on_crash=on_crash)
 
     def send(self, order: Order) -> None:
@@ -73,7 +81,11 @@ class CommandLine:
     async def _work(self) -> None:
         while True:
             order = await self._orders.get()
-            self._tell(await self._carry_out(order))
+            event = await self._carry_out(order)
+            try:
+                self._tell(event)
+            except Exception as error:  # whatever is wrong with one answer, the next command goes out
+                report_crash(f"provider:{self._named.name}", error, self._on_crash)
 
     async def _carry_out(self, order: Order) -> Event:
         provider = self._named.provider
@@ -94,13 +106,15 @@ class CommandLine:
 
     async def _call(self, method: Callable[[], Awaitable[object]]) -> PodReport | ProviderError:
         """One try. Whatever a plugin does wrong becomes a `ProviderError`; only cancellation passes."""
+        limit = asyncio.timeout(CALL_LIMIT_S)
         try:
-            async with asyncio.timeout(CALL_LIMIT_S):
+            async with limit:
                 report = await method()
         except ProviderError as error:
-            return error
+            return _whole(error)
         except TimeoutError:
-            return Ambiguous(f"no answer within {CALL_LIMIT_S:g} s")
+            waited = f" within {CALL_LIMIT_S:g} s" if limit.expired() else " in time"
+            return Ambiguous(f"no answer{waited}")
         except asyncio.CancelledError:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise

@@ -11,6 +11,16 @@ CrashListener = Callable[[str, BaseException], None]
 _alive: set[asyncio.Task[Any]] = set()
 
 
+def report_crash(name: str, error: BaseException, on_crash: CrashListener | None) -> None:
+    """Let somebody hear of a crash: `on_crash`, or the loop's handler."""
+    if on_crash is not None:
+        on_crash(name, error)
+    else:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": f"{name!r} crashed", "exception": error}
+        )
+
+
 def spawn(
     coro: Coroutine[Any, Any, Any], name: str, *, on_crash: CrashListener | None = None
 ) -> asyncio.Task[Any]:
@@ -22,12 +32,7 @@ def spawn(
         _alive.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
-        if on_crash is not None:
-            on_crash(name, error)
-        else:
-            task.get_loop().call_exception_handler(
-                {"message": f"task {name!r} crashed", "exception": error, "task": task}
-            )
+        report_crash(name, error, on_crash)
 
     task.add_done_callback(ended)
     return task

@@ -203,11 +203,11 @@ def test_a_doubt_outlives_a_later_refusal() -> None:
 
 
 def test_a_rate_limit_is_no_attempt() -> None:
-    """Its Retry-After is kept, up to 60 s, and the attempts are all still there."""
+    """Its Retry-After is kept, up to 60 s, and the attempts are all still there; without one pauses grow."""
     play = cold(Play(policy(start_attempts=1))).at(0, Arrived(1)).at(0, Refused(RateLimited(30)), gives=[])
     play.at(29.9, gives=[]).at(30, gives=["start 0"]).at(30, Refused(RateLimited(3600)))
     play.at(89.9, gives=[]).at(90, gives=["start 0"])
-    play.at(91, Refused(RateLimited())).at(91.9, gives=[]).at(92, gives=["start 0"])
+    play.at(91, Refused(RateLimited())).at(94.9, gives=[]).at(95, gives=["start 0"])
 
 
 def test_a_rate_limit_for_ever() -> None:

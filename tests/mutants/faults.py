@@ -351,7 +351,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         COMMANDS,
-        "            async with asyncio.timeout(CALL_LIMIT_S):\n                report = await method()",
+        "            async with limit:\n                report = await method()",
         "            if True:\n                report = await method()",
         "a plugin that hangs holds everything for ever",
     ),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from gpugate import (
     Ambiguous,
@@ -122,8 +122,8 @@ class EphemeralPods:
         if shown.status in ("EXITED", "ERROR"):
             # Its disk is billed until it is deleted, so it must not pass for a proved stop.
             words = f"the pod is {shown.status} and has to be deleted"
-            return PodReport(Phase.FAILED, pod_id=shown.id, detail="; ".join(filter(None, [words, note])))
-        return self._reader.report(shown, self._now(), detail=note)
+            return PodReport(Phase.FAILED, pod_id=shown.id, detail=words, alarm=note)
+        return evolve(self._reader.report(shown, self._now()), alarm=note)
 
     async def _delete_all(self, pods: Iterable[Shown]) -> None:
         """Delete each, whatever happens to the others; then raise the first error there was."""

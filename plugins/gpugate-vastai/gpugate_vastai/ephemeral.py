@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Sequence
 from math import inf
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from gpugate import Ambiguous, NoCapacity, Phase, PodReport, ProviderError
 from gpugate_vastai.answers import Object
@@ -262,12 +262,4 @@ def _mentioning(report: PodReport, others: Sequence[Instance]) -> PodReport:
     if not others:
         return report
     numbers = ", ".join(str(other.number) for other in others)
-    return PodReport(
-        report.phase,
-        report.pod_id,
-        report.endpoints,
-        report.price,
-        report.gpu,
-        report.started_at,
-        f"also rented, and billed: {numbers}",
-    )
+    return evolve(report, alarm=f"also rented, and billed: {numbers}")

@@ -450,7 +450,7 @@ def test_two_instances_of_ours() -> None:
             pod.start()
         await house.until(lambda: house.lifecycle.word is Status.READY, 60)
         await asyncio.sleep(10)
-        assert "also rented" in (await house.provider.inspect()).detail
+        assert "also rented" in (await house.provider.inspect()).alarm
         await house.off()
         assert [Phase.GONE] * 2 == [pod.look() for pod in pods]
 
