@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from math import inf
 from typing import Protocol
@@ -43,7 +43,7 @@ _HASHES = {"HS256": HMACAlgorithm.SHA256, "HS384": HMACAlgorithm.SHA384, "HS512"
 class Headers(Protocol):
     """What is asked of a request's headers; aiohttp's fit."""
 
-    def getall(self, key: str, default: tuple[str, ...]) -> Iterable[str]:
+    def getall(self, key: str, default: tuple[str, ...]) -> Sequence[str]:
         """Every value of one header."""
 
 
@@ -112,17 +112,20 @@ class Verifier:
 
     def remembered(self, token: str) -> User | None:
         """The user of a token that was good and still is, else None: then ask `verify`."""
-        try:
-            key = sha256(token.encode("ascii")).digest()
-        except UnicodeEncodeError:
-            return None
-        found = self._remembered.get(key)
+        found = self._remembered.get(key := _digest(token))
         if found is None:
             return None
         if self._clock() < found[1]:
             return found[0]
         self._remembered.pop(key, None)
         return None
+
+    def recognised(self, headers: Headers) -> User | None:
+        """The same for the token in `Authorization`; a stranger's is taken apart by `bearer`, not here."""
+        values = headers.getall("Authorization", ())
+        if len(values) != 1 or not values[0].startswith("Bearer "):
+            return None
+        return self.remembered(values[0][7:])
 
     async def verify(self, token: str) -> User:
         """Judge a token, and remember it if it is good.
@@ -200,7 +203,7 @@ class Verifier:
 
     def _remember(self, token: str, user: User, until: float) -> None:
         remembered = self._remembered
-        remembered.pop(key := sha256(token.encode("ascii")).digest(), None)
+        remembered.pop(key := _digest(token), None)
         if len(remembered) >= MAX_REMEMBERED:
             del remembered[next(iter(remembered))]
         remembered[key] = (user, until)
@@ -213,7 +216,7 @@ def bearer(headers: Headers) -> str:
         InvalidToken: there is none, more than one, another scheme, or something that is no token.
     """
     values = headers.getall("Authorization", ())
-    if len(values := tuple(values)) != 1:
+    if len(values) != 1:
         raise InvalidToken
     scheme, _, token = values[0].partition(" ")
     token = token.strip(" ")
@@ -221,6 +224,11 @@ def bearer(headers: Headers) -> str:
     if scheme.lower() != "bearer" or not _plausible(token) or " " in token or not token.isprintable():
         raise InvalidToken
     return token
+
+
+def _digest(token: str) -> bytes:
+    """What a token is remembered under: who reads our memory finds none."""
+    return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
 def _plausible(token: str) -> bool:

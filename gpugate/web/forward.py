@@ -6,6 +6,7 @@ Knows when to try again (contract section 5); moves no byte itself (that is `gpu
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aiohttp import StreamReader, web
 
@@ -189,29 +190,20 @@ class Forwarder:
         tap: Callable[[Tapped], None] | None = None,
         assembly: Assembly | None = None,
     ) -> Relayed:
-        committed = heartbeat is not None and heartbeat.committed
-
-        def on_head(_status: int) -> None:
-            if begin is not None:
-                begin()
-
-        def declines(status: int) -> bool:
-            if assembly is not None and status == 200:
-                return True
-            return status in EDGE_STATUSES or (committed and status >= 400)
-
-        def epitaph(cut: Cut) -> Epitaph | None:
-            return last_words(call, cut)
-
         answer = Answer(
             extra_head=call.extra_head,
-            declines=declines,
-            keep=assembly.feed if assembly is not None else None,
-            on_head=on_head,
-            epitaph=epitaph,
+            declines=EDGE_STATUSES.__contains__,
+            epitaph=partial(last_words, call),
             tap=tap,
-            committed=committed,
         )
+        if begin is not None:
+            answer.on_head = partial(_begin, begin)
+        if assembly is not None:
+            answer.keep = assembly.feed
+        if heartbeat is not None and heartbeat.committed:
+            answer.committed = True
+        if answer.keep or answer.committed:
+            answer.declines = partial(_declines, answer)
         outgoing = Outgoing(call.method, call.target(upstream_path), call.request.raw_headers, body)
         try:
             relayed = await self._relay.forward(call.request, pool, outgoing, answer)
@@ -239,6 +231,16 @@ def _in_one_piece(call: Call, path: str, body: bytes | StreamReader | None) -> A
     if call.method != "POST" or not isinstance(body, bytes):
         return None
     return aggregation(path, call.request.headers, body)
+
+
+def _begin(begin: Callable[[], None], status: int) -> None:
+    begin()
+
+
+def _declines(answer: Answer, status: int) -> bool:
+    if status == 200 and answer.keep is not None:
+        return True
+    return status in EDGE_STATUSES or (answer.committed and status >= 400)
 
 
 def _timed_out(gone: UpstreamGone) -> bool:

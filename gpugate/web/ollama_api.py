@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 from aiohttp import StreamReader, web
@@ -138,15 +139,9 @@ class OllamaApi:
         pod = self._lifecycle.serving
         if pod is not None:
             slot = slot_of(call.method, path, body)
-
-            def remember(tapped: Tapped) -> None:
-                if slot is None or tapped.content_encoding:
-                    return
-                if self._catalog.remember(*slot, tapped.body):
-                    self._changed()
-
+            tap = partial(self._remember, slot) if slot is not None else None
             try:
-                return await self._forwarder.plain(call, pod, path, body, remember if slot else None)
+                return await self._forwarder.plain(call, pod, path, body, tap)
             except UpstreamGone:
                 pass  # the pod is in trouble: what is remembered is better than an error
         if refused := refusal(route, call.request.headers, body):
@@ -155,6 +150,10 @@ class OllamaApi:
         if answered is None:
             raise PodStopped(_OFF)
         return _plain(call, Refused(answered.status, answered.content_type, answered.body))
+
+    def _remember(self, slot: tuple[str, str], tapped: Tapped) -> None:
+        if not tapped.content_encoding and self._catalog.remember(*slot, tapped.body):
+            self._changed()
 
     async def _unknown(self, call: Call, route: Route) -> web.StreamResponse:
         pod = self._lifecycle.serving
