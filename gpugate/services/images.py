@@ -286,7 +286,7 @@ def _colours(packed: int) -> int:
 
 
 def _gif_size(data: bytes) -> tuple[int, int]:
-    if not any(label == 0x2C for label, _, _ in _gif_blocks(data)):
+    if 0x2C not in [label for label, _, _ in _gif_blocks(data)]:  # all of them: to the end
         raise NoImage("has no pixels")
     return int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
 

@@ -1,0 +1,107 @@
+"""A lease on a pod that is there, for tests of services without a lifecycle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import define, field
+
+from gpugate.errors import GateError
+from gpugate.ports.images import Drawn, Graph, Progress
+from gpugate.ports.provider import Endpoint
+from gpugate.ports.texts import Hear
+from gpugate.services.examination import Finding
+from gpugate.services.lease import ServingPod
+from gpugate.services.visit import Visit
+
+BOTH = {"ollama": Endpoint("http://ollama"), "comfyui": Endpoint("http://comfyui")}
+
+
+@define
+class FakeLease:
+    """Admitted at once, to `pods` one after the other."""
+
+    pods: list[ServingPod]
+    error: GateError | None = None
+    on_lost: Any = None
+    waited_s: float = 0.0
+    begun: int = 0
+
+    @property
+    def pod(self) -> ServingPod | None:
+        return self.pods[0] if self.pods else None
+
+    async def admitted(self) -> ServingPod:
+        if not self.pods:
+            raise self.error or AssertionError("waits for ever")
+        return self.pods[0]
+
+    def begin(self) -> None:
+        self.begun += 1
+
+    def lose(self) -> None:
+        """The pod goes; the next one is there at once."""
+        self.pods.pop(0)
+        if self.on_lost is not None:
+            self.on_lost()
+
+
+@define
+class FakeExaminer:
+    """Finds what it is told to find."""
+
+    finding: Finding = Finding.ALIVE
+    lease: FakeLease | None = None
+    asked: int = 0
+
+    async def examine(self, run: int) -> Finding:
+        self.asked += 1
+        if self.finding is Finding.LOST and self.lease is not None:
+            self.lease.lose()
+        return self.finding
+
+
+def pod(run: int = 1, endpoints: Mapping[str, Endpoint] = BOTH) -> ServingPod:
+    """A pod that serves."""
+    return ServingPod(run, "fake", endpoints)
+
+
+def visit_of(*pods: ServingPod, finding: Finding = Finding.ALIVE) -> tuple[Visit, FakeLease]:
+    """A visit to these pods, one after the other."""
+    lease = FakeLease(list(pods) or [pod()])
+    return Visit(FakeExaminer(finding, lease), lease), lease
+
+
+@define
+class FakeTexts:
+    """A model that says these pieces; an exception among them is raised, a callable called."""
+
+    scripts: list[list[Any]]
+    asked: list[tuple[str, Mapping[str, object]]] = field(factory=list)
+
+    async def tell(self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: Hear) -> None:
+        self.asked.append((path, body))
+        script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
+        for piece in script:
+            if isinstance(piece, Exception):
+                raise piece
+            if callable(piece):
+                await piece()
+            else:
+                await hear(piece)
+
+
+@define
+class FakePainter:
+    """Draws these bytes, or raises."""
+
+    result: Any
+    graphs: list[Graph] = field(factory=list)
+
+    async def draw(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> Drawn:
+        self.graphs.append(graph)
+        await progress(1, 2)
+        if isinstance(self.result, Exception):
+            raise self.result
+        return Drawn(self.result, "x.png")

@@ -1,0 +1,114 @@
+"""A story and its picture: what is told when, what only warns, and what the image model is asked."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpugate.errors import ImageFailed, StoryFailed
+from gpugate.ports.texts import ModelFailed, PodSilent
+from gpugate.services.fantasy import EXCERPT, STYLE, Fantasies, picture_prompt
+from gpugate.services.images import read
+from gpugate.services.pictures import Pictures
+from gpugate.services.story import Stories
+from gpugate.services.workflows import load
+from gpugate.simulated.picture import draw
+
+from .stay import FakePainter, FakeTexts, visit_of
+
+PNG = draw("x", 1, 16, 16)
+IMAGE = read(PNG)
+
+
+def fantasies(*script: object, result: object = PNG) -> tuple[Fantasies, FakePainter]:
+    painter = FakePainter(result)
+    pictures = Pictures(painter, load("", "", "c"))
+    return Fantasies(Stories(FakeTexts([list(script)]), "llava", "tale"), pictures), painter
+
+
+class Log:
+    """A listener that writes all down."""
+
+    def __init__(self) -> None:
+        self.heard: list[object] = []
+
+    async def story(self, delta: str) -> None:
+        self.heard.append(delta)
+
+    async def progress(self, stage: str, value: int, most: int) -> None:
+        self.heard.append((stage, value, most))
+
+
+async def test_both():
+    """Story first, then its picture; told in this order."""
+    dreams, painter = fantasies("A cat", " sat.")
+    log = Log()
+    dream = await dreams.dream(visit_of()[0], dreams.telling(IMAGE, ""), listener=log)
+    assert ("A cat sat.", ()) == (dream.story, dream.warnings)
+    assert dream.picture is not None
+    assert ["A cat", " sat.", ("story", 1, 1), ("image", 1, 2)] == log.heard
+    assert f"{STYLE}, A cat sat." == painter.graphs[0]["2"]["inputs"]["text"]
+
+
+def test_always_the_vision_model():
+    """Also where another tells stories without a picture."""
+    assert "llava" == fantasies()[0].telling(IMAGE, "sad").model
+
+
+@pytest.mark.parametrize("trouble", [ImageFailed("it broke"), PodSilent("it broke")])
+async def test_picture_that_fails(trouble):
+    """The story comes, with a warning."""
+    dreams, _ = fantasies("A cat.", result=trouble)
+    dream = await dreams.dream(visit_of()[0], dreams.telling(IMAGE, ""))
+    assert ("A cat.", None) == (dream.story, dream.picture)
+    assert [("IMAGE_GEN_FAILED", "it broke")] == [(one.code, one.message) for one in dream.warnings]
+
+
+async def test_story_that_fails():
+    """Nothing is drawn."""
+    dreams, painter = fantasies("A", ModelFailed("broke"))
+    with pytest.raises(StoryFailed):
+        await dreams.dream(visit_of()[0], dreams.telling(IMAGE, ""))
+    assert [] == painter.graphs
+
+
+async def test_no_picture_wanted():
+    """None is drawn, and that is no warning."""
+    dreams, painter = fantasies("A cat.")
+    dream = await dreams.dream(visit_of()[0], dreams.telling(IMAGE, ""), illustrated=False)
+    assert (None, (), []) == (dream.picture, dream.warnings, painter.graphs)
+
+
+async def test_pod_lost_between():
+    """Costs the picture, not a second story."""
+    dreams, painter = fantasies("A cat.")
+    visit, lease = visit_of()
+
+    class Loser(Log):
+        async def progress(self, stage: str, value: int, most: int) -> None:
+            lease.lose()
+
+    dream = await dreams.dream(visit, dreams.telling(IMAGE, ""), listener=Loser())
+    assert ("A cat.", 1, []) == (dream.story, len(dream.warnings), painter.graphs)
+
+
+class TestPrompt:
+    def test_whole_sentences(self):
+        """As many as fit."""
+        story = "One cat sat. " * 100
+        prompt = picture_prompt(story)
+        assert prompt.endswith("One cat sat.")
+        assert len(prompt) <= len(STYLE) + 2 + EXCERPT
+
+    def test_syntax_of_image_models(self):
+        """Weights, embeddings and markdown are taken out."""
+        prompt = picture_prompt('# **The (cat:1.5)** [said]:\n"embedding:evil <lora:x:1> Hello."')
+        assert f"{STYLE}, The cat,1.5 said , evil x,1 Hello." == prompt
+
+    @given(st.text(max_size=2000))
+    def test_any_story(self, story):
+        """Short, in one line, without brackets."""
+        prompt = picture_prompt(story)
+        assert len(prompt) <= len(STYLE) + 2 + EXCERPT
+        assert not set(prompt) & set("()[]{}<>\n\\")

@@ -1,0 +1,178 @@
+"""Pictures as bytes: kinds, limits, damage, and metadata that must not leave."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpugate.errors import InvalidRequest
+from gpugate.services.images import LARGEST, NoImage, image_of, measure, read, stripped
+from gpugate.simulated.picture import draw, with_text
+
+PNG = draw("a picture", 1, 40, 30)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, *more: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), *more, chunk(b"IDAT", b"x"), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return bytes((0xFF, marker)) + struct.pack(">H", len(body) + 2) + body
+
+
+def jpeg(width: int = 40, height: int = 30, *more: bytes) -> bytes:
+    frame = segment(0xC0, struct.pack(">BHHB", 8, height, width, 1) + b"\x01\x11\x00")
+    jfif = segment(0xE0, b"JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00")
+    scan = segment(0xDA, b"\x01\x01\x00\x00\x3f\x00") + b"\x12\x34\xff\x00\x56"
+    return b"\xff\xd8" + jfif + b"".join(more) + frame + scan + b"\xff\xd9"
+
+
+def webp(*chunks: tuple[bytes, bytes]) -> bytes:
+    inside = b"WEBP" + b"".join(
+        kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2) for kind, body in chunks
+    )
+    return b"RIFF" + struct.pack("<I", len(inside)) + inside
+
+
+LOSSY = b"\x30\x01\x00\x9d\x01\x2a" + struct.pack("<HH", 40, 30) + b"data"
+LOSSLESS = b"\x2f" + struct.pack("<I", 39 | 29 << 14) + b"data"
+EXTENDED = b"\x0c\0\0\0" + (39).to_bytes(3, "little") + (29).to_bytes(3, "little")
+
+
+def gif(*blocks: bytes) -> bytes:
+    head = b"GIF89a" + struct.pack("<HHBBB", 40, 30, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    picture = b"\x2c" + struct.pack("<HHHHB", 0, 0, 40, 30, 0) + b"\x02\x02\x4c\x01\x00"
+    return head + b"".join(blocks) + picture + b"\x3b"
+
+
+WHOLE = {
+    "PNG": PNG,
+    "JPEG": jpeg(),
+    "WebP": webp((b"VP8 ", LOSSY)),
+    "WebP lossless": webp((b"VP8L", LOSSLESS)),
+    "WebP extended": webp((b"VP8X", EXTENDED), (b"VP8 ", LOSSY), (b"EXIF", b"secret")),
+    "GIF": gif(),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_picture(name):
+    """Kind and size are read from its head."""
+    image = read(WHOLE[name])
+    assert (name.split()[0], 40, 30) == (image.kind, image.width, image.height)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_truncated_anywhere(name):
+    """No beginning of a picture passes for one."""
+    data = WHOLE[name]
+    for length in range(len(data)):
+        with pytest.raises(NoImage):
+            measure(data[:length])
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", b"%PDF-1.4", b"<svg/>", b"BM" + bytes(60), b"\0" * 100])
+def test_something_else(data):
+    """Said so."""
+    with pytest.raises(NoImage, match="is no PNG, JPEG, WebP or GIF"):
+        measure(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(WHOLE)), st.integers(0, 10**6), st.binary(max_size=8))
+def test_damage_never_crashes(name, at, junk):
+    """Whatever is broken: a picture or NoImage, nothing else."""
+    data = WHOLE[name]
+    at %= len(data)
+    spoiled = data[:at] + junk + data[at + len(junk) :]
+    for work in (measure, stripped):
+        try:
+            work(spoiled)
+        except NoImage:
+            continue
+
+
+class TestLimits:
+    def test_pixels(self):
+        """40 megapixels pass, a row more does not; nothing is unpacked."""
+        assert 8000 == read(png(8000, 5000)).width
+        with pytest.raises(NoImage, match="more than 40 megapixels"):
+            read(png(8000, 5001))
+        with pytest.raises(NoImage, match="more than 40 megapixels"):
+            read(png(2**31 - 1, 2**31 - 1))
+
+    def test_no_pixels(self):
+        """Are no picture."""
+        with pytest.raises(NoImage, match="has no pixels"):
+            read(png(0, 5))
+
+    def test_bytes(self):
+        """20 MiB pass, a byte more does not, told before it is decoded."""
+        fits = base64.b64encode(PNG + bytes(LARGEST - len(PNG))).decode()
+        assert "PNG" == image_of(fits, "image_base64").kind
+        large = base64.b64encode(PNG + bytes(LARGEST - len(PNG) + 4)).decode()
+        with pytest.raises(InvalidRequest, match="image_base64: is larger than 20 MiB"):
+            image_of(large, "image_base64")
+
+
+class TestBase64:
+    @pytest.mark.parametrize("before", ["", "data:image/png;base64,", "data:;base64,", "DATA:x;a=b;BASE64,"])
+    def test_spellings(self, before):
+        """With or without a `data:` prefix, in lines or in one."""
+        text = base64.encodebytes(PNG).decode()
+        assert PNG == image_of(before + text, "image_base64").data
+        assert base64.b64encode(PNG).decode() == image_of(before + text, "image_base64").base64
+
+    @pytest.mark.parametrize("text", ["!!!", "data:image/png,raw", "YQ", "äöü", "data:image/png;base64,"])
+    def test_none(self, text):
+        """Named by its field."""
+        with pytest.raises(InvalidRequest, match=r"^field: "):
+            image_of(text, "field")
+
+
+class TestStripped:
+    def test_png(self):
+        """No text, no EXIF, no time; the pixels' chunks untouched, and the picture still whole."""
+        more = [chunk(kind, b"secret") for kind in (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"tIME", b"prVt")]
+        bare = stripped(png(8, 8, *more))
+        assert png(8, 8) == bare
+        assert PNG == stripped(with_text(PNG, {"prompt": "secret", "workflow": "secret"}))
+
+    def test_png_with_a_tail(self):
+        """What stands behind its end is no part of it."""
+        assert PNG == stripped(PNG + b"secret")
+
+    def test_jpeg(self):
+        """EXIF, XMP and comments go; JFIF and colours stay."""
+        exif, comment = segment(0xE1, b"Exif\0\0secret\xff\xd9"), segment(0xFE, b"secret")
+        colours = segment(0xEE, b"Adobe\0d\0\0\0\0\0")
+        assert jpeg(40, 30, colours) == stripped(jpeg(40, 30, exif, comment, colours) + b"secret")
+
+    def test_webp(self):
+        """EXIF and XMP go, and the head no longer promises them."""
+        bare = stripped(webp((b"VP8X", EXTENDED), (b"VP8 ", LOSSY), (b"EXIF", b"secret!"), (b"XMP ", b"s")))
+        assert webp((b"VP8X", b"\0" + EXTENDED[1:]), (b"VP8 ", LOSSY)) == bare
+
+    def test_gif(self):
+        """Comments and unknown applications go; delays and loops stay."""
+        delay = b"\x21\xf9\x04\x00\x05\x00\x00\x00"
+        loop = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
+        comment, xmp = b"\x21\xfe\x06secret\x00", b"\x21\xff\x0bXMP DataXMP\x06secret\x00"
+        assert gif(loop, delay) == stripped(gif(comment, loop, xmp, delay))
+
+    @pytest.mark.parametrize("name", WHOLE)
+    def test_stays_what_it_was(self, name):
+        """Kind and size survive, and once is enough."""
+        once = stripped(WHOLE[name])
+        assert (measure(once).width, stripped(once)) == (40, once)

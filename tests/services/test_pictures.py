@@ -1,0 +1,92 @@
+"""Pictures from words: checked before anything wakes, stripped before anything leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpugate.errors import ImageFailed, InvalidRequest
+from gpugate.ports.provider import Endpoint
+from gpugate.ports.texts import PodSilent
+from gpugate.services.examination import Finding
+from gpugate.services.pictures import LARGEST_SEED, Pictures, draw_seed
+from gpugate.services.workflows import Wish, load
+from gpugate.simulated.picture import draw, with_text
+
+from .stay import FakePainter, pod, visit_of
+
+PNG = draw("x", 1, 16, 16)
+WISH = Wish("a castle", 7)
+
+
+def pictures(result: object) -> tuple[Pictures, FakePainter]:
+    painter = FakePainter(result)
+    return Pictures(painter, load("", "", "c.safetensors")), painter
+
+
+async def test_stripped():
+    """What ComfyUI wrote into the picture does not leave."""
+    drawing, _ = pictures(with_text(PNG, {"prompt": "a secret castle"}))
+    picture = await drawing.draw(visit_of()[0], drawing.drawing(WISH))
+    assert (PNG, "x.png", 7) == (picture.image.data, picture.filename, picture.seed)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>", PNG[:-9]])
+async def test_no_whole_picture(data):
+    """Is a failure of ComfyUI's."""
+    drawing, _ = pictures(data)
+    with pytest.raises(ImageFailed, match="ComfyUI gave something that"):
+        await drawing.draw(visit_of()[0], drawing.drawing(WISH))
+
+
+async def test_pod_without_comfyui():
+    """Said at once."""
+    drawing, painter = pictures(PNG)
+    visit, _ = visit_of(pod(1, {"ollama": Endpoint("http://x")}))
+    with pytest.raises(ImageFailed, match="the pod has no ComfyUI"):
+        await drawing.draw(visit, drawing.drawing(WISH))
+    assert [] == painter.graphs
+
+
+async def test_comfyui_that_dies_on_a_pod_that_lives():
+    """Is not asked twice: a job is not done twice by chance."""
+    drawing, painter = pictures(PodSilent("ComfyUI does not answer any more"))
+    with pytest.raises(ImageFailed, match="does not answer"):
+        await drawing.draw(visit_of()[0], drawing.drawing(WISH))
+    assert 1 == len(painter.graphs)
+
+
+async def test_comfyui_that_dies_with_its_pod():
+    """Is asked again at the next pod, for another file."""
+    drawing, painter = pictures(PodSilent("gone"))
+    visit, _ = visit_of(pod(1), pod(2), finding=Finding.LOST)
+    with pytest.raises(AssertionError, match="waits for ever"):
+        await drawing.draw(visit, drawing.drawing(WISH))
+    first, second = (graph["7"]["inputs"]["filename_prefix"] for graph in painter.graphs)
+    assert first != second
+
+
+async def test_progress_begins_the_answer():
+    """Only for who hears it."""
+    drawing, _ = pictures(PNG)
+    visit, lease = visit_of()
+    await drawing.draw(visit, drawing.drawing(WISH))
+    assert 0 == lease.begun
+
+    async def progress(value: int, most: int) -> None:
+        assert (1, 2, 1) == (value, most, lease.begun)
+
+    await drawing.draw(visit, drawing.drawing(WISH), progress)
+    assert 1 == lease.begun
+
+
+def test_unknown_workflow():
+    """Refused before anything wakes."""
+    with pytest.raises(InvalidRequest, match=r"^workflow: "):
+        pictures(PNG)[0].drawing(WISH, "none")
+
+
+def test_seeds():
+    """All of ComfyUI's range."""
+    seeds = {draw_seed() for _ in range(50)}
+    assert len(seeds) == 50
+    assert all(0 <= seed <= LARGEST_SEED for seed in seeds)
