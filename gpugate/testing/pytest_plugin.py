@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from gpugate.testing.clouds import RunPodSim, VastSim
 
-pytest.register_assert_rewrite("gpugate.testing.contract")  # else a failing claim shows no values
+pytest.register_assert_rewrite(
+    "gpugate.testing.contract", "gpugate.testing.stage"
+)  # else a failing claim shows no values
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
-from decimal import Decimal
+from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,23 +77,21 @@ def told(secrets: tuple[str, ...], *words: object) -> list[str]:
 def _texts(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from (text for inner in value.values() for text in _texts(inner))
 
 
 def _about_the_pod(report: PodReport) -> Iterator[str]:
-    if report.pod_id is not None and not (isinstance(report.pod_id, str) and report.pod_id):
-        yield f"pod_id must be a text or None, is {report.pod_id!r}"
-    if report.phase is Phase.RUNNING and report.pod_id is None:
-        yield "a pod that runs has a pod_id"
-    if report.started_at is not None and report.started_at.tzinfo is None:
-        yield "started_at must know its time zone"
-    if "\n" in report.detail:
-        yield "detail must be one line"
+    if not report.pod_id and (report.pod_id is not None or report.phase is Phase.RUNNING):
+        yield "a pod that runs has a pod_id" if report.pod_id is None else "pod_id must not be empty"
+    for name in ("detail", "alarm"):
+        if "\n" in getattr(report, name):
+            yield f"{name} must be one line"
 
 
 def _about_endpoints(report: PodReport) -> Iterator[str]:
-    for name, endpoint in report.endpoints.items():
+    endpoints: Mapping[str, object] = report.endpoints
+    for name, endpoint in endpoints.items():
         if name not in _SERVICES:
             yield f"endpoints: {name!r} is neither ollama nor comfyui"
         if not isinstance(endpoint, Endpoint):
@@ -107,15 +104,12 @@ def _about_endpoints(report: PodReport) -> Iterator[str]:
             yield f"endpoints: {name} has an unknown TLS policy"
 
 
-def _about_the_price(price: object) -> Iterator[str]:
+def _about_the_price(price: Price | None) -> Iterator[str]:
     if price is None:
-        return
-    if not isinstance(price, Price):
-        yield "price must be a gpugate.Price or None"
         return
     for name in ("running_per_hour", "stopped_per_hour"):
         amount = getattr(price, name)
-        if amount is not None and not (isinstance(amount, Decimal) and amount.is_finite() and amount >= 0):
-            yield f"price.{name} must be a Decimal of 0 or more, or None"
+        if amount is not None and not (amount.is_finite() and amount >= 0):
+            yield f"price.{name} must be 0 or more, or None"
     if not re.fullmatch(r"[A-Z]{3}", price.currency):
         yield f"price.currency must be three capital letters, is {price.currency!r}"

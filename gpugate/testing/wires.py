@@ -116,6 +116,10 @@ def _session_to(path: Path) -> aiohttp.ClientSession:
 
 
 def _written(wrong: Wrong) -> bytes:
-    headers = {**wrong.headers, "Content-Length": str(len(wrong.body) + wrong.short_of), "Connection": "close"}
+    headers = {
+        **wrong.headers,
+        "Content-Length": str(len(wrong.body) + wrong.short_of),
+        "Connection": "close",
+    }
     lines = [f"HTTP/1.1 {wrong.status} Wrong", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode() + wrong.body

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
 
-from gpugate.ports.provider import Provider
 from gpugate.providers.demo import Demo, DemoConfig
 from gpugate.providers.kept import Timing
 from gpugate.providers.local import Local, LocalConfig
 from gpugate.testing import ProviderContract
-from gpugate.testing.contract import MakeProvider
 from gpugate.testing.fakes import FakeCloud, FakeProvider
+from gpugate.testing.stage import MakeProvider
 
 QUICK = Timing(settle_s=0.05, grace_s=5, orphan_kill_s=0.2, stop_kill_s=0.2)
 
@@ -65,9 +63,10 @@ class TestLocal(ProviderContract):
 
     provider_class = QuickLocal
     uses_session = False
-    second = 0.02
-    pause_s = 1.0
-    patience_s = 500.0
+    second = 0.01
+    cancel_growth = 4
+    pause_s = 2.0
+    patience_s = 1500.0
 
     @pytest.fixture(autouse=True)
     def _state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +82,10 @@ class TestDemo(ProviderContract):
 
     provider_class = QuickDemo
     uses_session = False
-    second = 0.02
+    second = 0.01
+    cancel_growth = 4
     pause_s = 2.0
-    patience_s = 1000.0
+    patience_s = 1500.0
 
     @pytest.fixture(autouse=True)
     def _state(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
