@@ -20,24 +20,28 @@ class DebtsFile:
     def load(self) -> frozenset[str]:
         """What the last gateway left; a damaged file is told and counts as empty."""
         try:
-            names = json.loads(self.path.read_text())
+            return _names(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return frozenset()
-        except (OSError, ValueError) as error:
-            self.warn(f"cannot read {self.path}: {type(error).__name__}")
+        except (OSError, ValueError, RecursionError) as error:
+            self.warn(f"cannot read {self.path}: {getattr(error, 'strerror', None) or 'it is damaged'}")
             return frozenset()
-        return (
-            frozenset(name for name in names if isinstance(name, str))
-            if isinstance(names, list)
-            else frozenset()
-        )
 
     def save(self, names: Iterable[str]) -> None:
-        """Replace the file in one step."""
+        """Replace the file in one step; it is its owner's alone, as all in this folder."""
         fresh = self.path.with_suffix(".new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps(sorted(names)))
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh.unlink(missing_ok=True)  # of a gateway that was killed: its mode would stay
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(sorted(names), file)
             os.replace(fresh, self.path)
         except OSError as error:
             self.warn(f"cannot write {self.path}: {error.strerror}")
+
+
+def _names(content: object) -> frozenset[str]:
+    if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+        raise ValueError("no list of names")
+    return frozenset(content)

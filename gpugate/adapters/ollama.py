@@ -19,6 +19,7 @@ FETCH_LIMIT_S = 15.0
 LOAD_LIMIT_S = 600.0
 VERSION_PATH = "/api/version"
 LARGEST_ANSWER = 4 * 1024 * 1024
+LARGEST_VERSION = 64 * 1024
 PROXY_GAVE_UP = 524
 """A provider's proxy waited long enough; the model may be loading on (facts/providers.md A7)."""
 LISTED_PAUSE_S = 1.0
@@ -44,10 +45,10 @@ class OllamaPod:
         """Ask for health; None when healthy, else what was seen instead."""
         try:
             async with self._call("GET", endpoint, self.health_path, CHECK_LIMIT_S) as answer:
-                body = await answer.content.read(64 * 1024)
+                body = await _whole(answer.content, LARGEST_VERSION)
                 if answer.status != 200:
                     return f"{self.health_path} answered {answer.status}"
-                return None if self.health_path != VERSION_PATH else _no_version(body)
+                return None if self.health_path != VERSION_PATH else _no_version(body or b"")
         except _NOT_THERE as error:
             return _seen(error)
 
@@ -62,6 +63,8 @@ class OllamaPod:
                 return None
             if time.monotonic() >= end:
                 break
+        if isinstance(status, str):
+            return status
         return None if status == 200 else f"the load of a model answered {status}"
 
     async def on_cpu(self, endpoint: Endpoint) -> bool:
@@ -101,8 +104,7 @@ class OllamaPod:
         """The body of a 200 answer to `GET path`; None for anything else."""
         try:
             async with self._call("GET", endpoint, path, FETCH_LIMIT_S) as answer:
-                body = await answer.content.read(LARGEST_ANSWER)
-                return body if answer.status == 200 and answer.content.at_eof() else None
+                return await _whole(answer.content, LARGEST_ANSWER) if answer.status == 200 else None
         except _NOT_THERE:
             return None
 
@@ -121,6 +123,16 @@ class OllamaPod:
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=limit_s),
         )
+
+
+async def _whole(content: aiohttp.StreamReader, limit: int) -> bytes | None:
+    """A body, however many pieces it comes in; None if it is longer than `limit` bytes."""
+    body = bytearray()
+    while piece := await content.readany():
+        body += piece
+        if len(body) > limit:
+            return None
+    return bytes(body)
 
 
 def _trust(endpoint: Endpoint) -> Any:
@@ -151,7 +163,7 @@ def _seen(error: BaseException) -> str:
     """One short line; a library's own text may carry an address with a token in it."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "no answer in time"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch):
         return "the certificate is not trusted"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "the name cannot be resolved"

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import hashlib
-import ipaddress
-import ssl
 
 import pytest
-from attrs import evolve, frozen
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from attrs import evolve
+from certificates import make_certificate
 
 from gpugate.relay import Ending, Pool, UpstreamGone
 from gpugate.relay.tls import TlsPolicy, context
@@ -21,49 +14,6 @@ from gpugate.relay.tls import TlsPolicy, context
 from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
 
 OK = counted(b"ok")
-
-
-@frozen
-class Certificate:
-    """A self-signed certificate for 127.0.0.1, on disk."""
-
-    path: str
-    fingerprint: str
-    server: ssl.SSLContext
-
-
-def make_certificate(folder) -> Certificate:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a pod")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = folder / "cert.pem", folder / "key.pem"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(certificate, private)
-    server.set_alpn_protocols(["h2", "http/1.1"])
-    der = made.public_bytes(serialization.Encoding.DER)
-    return Certificate(str(certificate), hashlib.sha256(der).hexdigest(), server)
 
 
 @pytest.fixture(scope="module")
