@@ -204,7 +204,7 @@ class _Job:
                     headers=dict(self.endpoint.headers),
                     ssl=trust(self.endpoint),
                     max_msg_size=LARGEST_ANSWER,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                    timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
                 )
         except BROKEN:
             return

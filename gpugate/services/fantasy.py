@@ -90,7 +90,8 @@ class Fantasies:
 
 def picture_prompt(story: str) -> str:
     """A short excerpt fit for an image model: whole sentences from the start, without its syntax."""
-    plain = " ".join(_SYNTAX.sub(" ", story).replace(":", ",").split())
+    opening = story[: 8 * EXCERPT]  # more is never used, and would only cost time
+    plain = " ".join(_SYNTAX.sub(" ", opening).replace(":", ",").split())
     excerpt = ""
     for sentence in _SENTENCE.findall(plain):
         if excerpt and len(excerpt) + len(sentence) > EXCERPT:

@@ -20,7 +20,6 @@ LARGEST = 20 * 1024 * 1024
 MOST_PIXELS = 40_000_000
 
 _DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
-_BLANKS = re.compile(r"\s+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 # What a PNG needs to look as it does; all else (tEXt, iTXt, zTXt, eXIf, tIME ...) is metadata.
 _PNG_KEPT = frozenset(
@@ -59,7 +58,7 @@ def image_of(text: str, name: str) -> Image:
         InvalidRequest: it is none, truncated, or over the limits; the message names the field.
     """
     start = _DATA_URL.match(text)
-    packed = _BLANKS.sub("", text[start.end() :] if start else text)
+    packed = "".join((text[start.end() :] if start else text).split())
     if len(packed) * 3 // 4 > LARGEST + 2:
         raise InvalidRequest(f"{name}: is larger than {LARGEST >> 20} MiB")
     try:

@@ -16,6 +16,9 @@ SYSTEM = (
     "You are a storyteller. Tell one short, vivid story of at most three hundred words, in plain prose "
     "without headings or lists, and nothing beside the story."
 )
+MOST_TOKENS = 2048
+"""A model that finds no end of its own is stopped here: every second of it is paid for."""
+
 OF_IMAGE = "Look at the picture and tell a fantasy story that takes place in it."
 
 
@@ -34,6 +37,7 @@ class Telling:
     def body(self) -> dict[str, object]:
         """The request, for `/api/generate`."""
         asked: dict[str, object] = {"model": self.model, "system": SYSTEM, "prompt": self._words()}
+        asked["options"] = {"num_predict": MOST_TOKENS}
         if self.image is not None:
             asked["images"] = [self.image.base64]
         return asked

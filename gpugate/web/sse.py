@@ -44,7 +44,10 @@ class EventStream:
             )
             await response.prepare(self._call.request)
             self._response = response
-        await self._response.send(dump(data).decode(), event=event)
+        try:
+            await self._response.send(dump(data).decode(), event=event)
+        except TimeoutError as error:  # the client takes nothing: it is as good as gone
+            raise ConnectionResetError("the client reads nothing") from error
 
     async def fail(self, error: GateError) -> None:
         """End with an error event. Raises the error itself while nothing has been sent."""

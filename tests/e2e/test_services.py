@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import define, evolve
 
+from gpugate.cli import main
+from gpugate.errors import NoCapacity
 from gpugate.ports.provider import Endpoint, PodReport
 from gpugate.services.images import measure
 from gpugate.simulated.comfyui import FailJob, HangJob, SimulatedComfyUI
@@ -31,6 +36,7 @@ from gpugate.testing.fakes import FakeCloud
 
 from .support import House, bearer, open_house, wire_to, words
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "services"
 PNG = base64.b64encode(draw("input", 1, 32, 24)).decode()
 TOLD = " word0 word1 word2 word3 word4"
 CODE = {"code": "x = 1", "question": "What is x?", "language": "python"}
@@ -132,8 +138,6 @@ class TestAll:
     async def test_failed_start(self, opened: Opener, path):
         """Told as anywhere else."""
         house = await opened(pod__start_attempts=1)
-        from gpugate.errors import NoCapacity
-
         house.cloud.fail("start", NoCapacity("none free"))
         answer = await post(house, path, **SERVICES[path])
         assert (503, "POD_START_FAILED") == (answer.status, answer.json["error"]["code"])
@@ -231,6 +235,28 @@ class TestCode:
         await hang_up(house, "/api/v1/code/assist", CODE, lambda: ollama.in_flight == 1)
         await ollama.until(lambda: ollama.calls("/api/chat")[-1].cancelled)
         await house.until(lambda: house.in_flight == 0)
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_wrong_workflow(tmp_path, capsys, monkeypatch, command):
+    """Exit status 2, one line, with setting, node and key; nothing is served."""
+    monkeypatch.chdir(tmp_path)
+    node = {"class_type": "CLIPTextEncode", "_meta": {"title": "prompt"}, "inputs": {"clip": ["1", 1]}}
+    (tmp_path / "mine.json").write_text(json.dumps({"1": {**node, "_meta": {}}, "6": node}))
+    (tmp_path / "gpugate.toml").write_text(
+        f"""
+        auth.secret = "{"s" * 40}"
+        pod.provider = "demo"
+        state.dir = "state"
+        comfyui.workflow = "mine.json"
+        """
+    )
+    assert 2 == main([command, "--config", "gpugate.toml"])
+    said = capsys.readouterr().err.splitlines()
+    assert 1 == len(said)
+    assert "comfyui.workflow" in said[0]
+    assert 'node 6 ("prompt")' in said[0]
+    assert '"inputs.text"' in said[0]
 
 
 async def hang_up(house: House, path: str, body: object, when: Callable[[], bool]) -> None:
@@ -585,3 +611,45 @@ class TestFantasy:
         answer = await post(house, "/api/v1/fantasy/generate", **body)
         assert (400, True) == (answer.status, answer.json["error"]["message"].startswith(field))
         assert 0 == house.cloud.starts
+
+
+class TestExamples:
+    @pytest.fixture
+    def picture(self, tmp_path) -> str:
+        """A file to begin with."""
+        (tmp_path / "in.png").write_bytes(base64.b64decode(PNG))
+        (tmp_path / "x.py").write_text("x = 1")
+        return str(tmp_path / "in.png")
+
+    @pytest.mark.parametrize(
+        ("command", "says", "draws"),
+        [
+            ("assist.py {tmp}/x.py why?", TOLD, False),
+            ("story.py dragon", TOLD.strip(), False),
+            ("image.py castle {out}", "seed", True),
+            ("fantasy.py {tmp}/in.png {out}", TOLD.strip(), True),
+            ("assist.sh", '"done":true', False),
+            ("story.sh", "event: done", False),
+            ("image.sh {out}", "", True),
+            ("fantasy.sh {tmp}/in.png", '"image_base64":"', False),
+        ],
+    )
+    async def test_runs(self, house: House, tmp_path, picture, command, says, draws):
+        """As its README says, and brings what it promises."""
+        out = tmp_path / "out.png"
+        name, *arguments = command.format(tmp=tmp_path, out=out).split()
+        start = [sys.executable] if name.endswith(".py") else ["sh"]
+        token = house.auth["Authorization"].partition(" ")[2]
+        process = await asyncio.create_subprocess_exec(
+            *start,
+            str(EXAMPLES / name),
+            *arguments,
+            env={**os.environ, "GPUGATE_URL": house.url, "GPUGATE_TOKEN": token},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        said, complaints = await process.communicate()
+        assert 0 == process.returncode, complaints
+        assert says in said.decode()
+        if draws:
+            assert "PNG" == measure(out.read_bytes()).kind

@@ -1,0 +1,7 @@
+#!/bin/sh
+# A picture: ./image.sh OUT.png
+set -eu
+curl -sS "${GPUGATE_URL:-http://127.0.0.1:11434}/api/v1/image/generate" \
+  -H "Authorization: Bearer $GPUGATE_TOKEN" -H "Content-Type: application/json" \
+  -d '{"prompt": "a castle in the clouds", "width": 512, "height": 512}' |
+  sed 's/.*"image_base64":"\([^"]*\)".*/\1/' | base64 -d > "$1"
