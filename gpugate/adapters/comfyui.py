@@ -73,7 +73,8 @@ class ComfyUI:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise ImageFailed(f"ComfyUI was not done within {self.timeout_s:g} s") from error
+            what = "done" if job.reached else "there"
+            raise ImageFailed(f"ComfyUI was not {what} within {self.timeout_s:g} s") from error
 
 
 @define
@@ -82,12 +83,14 @@ class _Job:
 
     Attributes:
         id: chosen here, so that the job can be cancelled before ComfyUI has said a word.
+        reached: ComfyUI may have the job.
     """
 
     session: aiohttp.ClientSession
     endpoint: Endpoint
     poll_s: float
     id: str = field(factory=lambda: str(uuid.uuid4()))
+    reached: bool = False
     _over: bool = True
     _submission: asyncio.Task[Any] | None = None
     _socket: aiohttp.ClientWebSocketResponse | None = None
@@ -128,6 +131,7 @@ class _Job:
             self._over = True
             raise
         except _Unclear:
+            self.reached = True
             return  # it may have arrived: history and queue know
         answer = _object(data)
         if status in NOT_UP and answer is None:
@@ -136,6 +140,7 @@ class _Job:
         if status != 200 or answer is None or answer.get("node_errors"):
             self._over = status != 200  # some outputs may run in spite of node errors: cancelled
             raise ImageFailed(refusal(status, answer))
+        self.reached = True
         if isinstance(answer.get("prompt_id"), str):
             self.id = answer["prompt_id"]
 

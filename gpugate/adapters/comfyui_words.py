@@ -45,10 +45,10 @@ def _node(name: object, given: object) -> str:
 
 
 def execution_problem(entry: Mapping[str, Any]) -> str | None:
-    """What went wrong in a job that is over; None for one that succeeded."""
+    """What went wrong in a job that is over; None for one that succeeded, or does not say (old servers)."""
     status = entry.get("status")
     status = status if isinstance(status, dict) else {}
-    if status.get("status_str") == "success":
+    if status.get("status_str", "success") == "success":
         return None
     messages = status.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -196,6 +197,17 @@ class TestCode:
         answer = await post(house, "/api/v1/code/assist", **CODE)
         assert not answer.whole
         assert "error" in answer.lines[-1]
+
+    async def test_pod_stopped_by_force(self, house: House, ollama: SimulatedOllama):
+        """One last line as well: the answer had begun."""
+        await house.warm()
+        ollama.faults.add("/api/chat", HangAfter(2))
+        ask = asyncio.ensure_future(post(house, "/api/v1/code/assist", **CODE))
+        await ollama.until(lambda: bool(ollama.calls("/api/chat")))
+        await asyncio.sleep(0.1)
+        await house.stop(force=True)
+        answer = await ask
+        assert (False, True) == (answer.whole, "error" in answer.lines[-1])
 
     async def test_events_that_break(self, house: House, ollama: SimulatedOllama):
         """An error is the last event."""
@@ -638,6 +650,8 @@ class TestExamples:
         """As its README says, and brings what it promises."""
         out = tmp_path / "out.png"
         name, *arguments = command.format(tmp=tmp_path, out=out).split()
+        if name.endswith(".sh") and shutil.which("curl") is None:
+            pytest.skip("there is no curl")
         start = [sys.executable] if name.endswith(".py") else ["sh"]
         token = house.auth["Authorization"].partition(" ")[2]
         process = await asyncio.create_subprocess_exec(
