@@ -86,7 +86,7 @@ async def _serve(settings: Settings) -> int:
 
     def on_signal() -> None:
         if asked.is_set():
-            gateway.lifecycle.cut()
+            gateway.cut()
         asked.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -135,6 +135,7 @@ class Gateway:
         self._hub = EventHub(lambda: self.lifecycle.snapshot())
         self._state = Path(settings.state.dir)
         self._pools = Pools()
+        self._is_open = False
 
     async def open(self) -> None:
         """Build, look at the providers, listen.
@@ -181,6 +182,7 @@ class Gateway:
         self._stack.push_async_callback(self._runner.cleanup)
         self.port = await listen(self._runner, settings.server.host, settings.server.port)
         await self.lifecycle.open()
+        self._is_open = True
         gc.freeze()  # what is here now stays: the collector need not walk it again
         self._log.info("listening", host=settings.server.host, port=self.port)
 
@@ -195,10 +197,17 @@ class Gateway:
         proved = await self.lifecycle.close(keep=settings.on_exit == "keep", stop_wait_s=settings.stop_wait)
         if not proved:
             self._log.error("the pod may still be running: its stop is not proved", alarm=True)
+        elif settings.on_exit == "keep" and self.lifecycle.word is not Status.STOPPED:
+            self._log.info("the pod is kept for the next start", status=self.lifecycle.word)
         self._hub.close()
         await self._keeper.aclose()
         await self._stack.aclose()
         return proved
+
+    def cut(self) -> None:
+        """Break off what still runs: somebody asked a second time. Nothing does before it is open."""
+        if self._is_open:
+            self.lifecycle.cut()
 
     def _gate(self, session: aiohttp.ClientSession, catalog: Catalog) -> Gate:
         settings = self.settings

@@ -78,8 +78,12 @@ def _unforeseen(error: Exception) -> str:
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does, until a command's own handler takes over."""
+    interrupted = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending: a second one must not spoil the status
         raise KeyboardInterrupt
 
     try:
@@ -90,7 +94,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if not interrupted:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _let_go_of_stdout() -> None:

@@ -16,10 +16,10 @@ from gpugate.core.policy import Policy
 from gpugate.core.stops import StopOrder, Stops
 from gpugate.core.table import Cell, Row
 from gpugate.core.vocabulary import (
-    STATUS,
     Admit,
     Arrived,
     Begun,
+    Closed,
     Complain,
     Cut,
     Demanded,
@@ -46,6 +46,7 @@ from gpugate.core.vocabulary import (
     StopRefused,
     TimePassed,
     Unknown,
+    status_of,
 )
 from gpugate.errors import (
     GateError,
@@ -90,6 +91,7 @@ class Engine:
         self.start_wanted = False
         self.closing = False
         self.keep = False
+        self.left = Closed()
         self.run = 0
         self._chance = chance
         self._inherited = owed
@@ -108,7 +110,7 @@ class Engine:
     @property
     def status(self) -> Status | None:
         """One of the five words; None while it is not known what the provider has."""
-        return STATUS[type(self.state)]
+        return status_of(self.state)
 
     @property
     def last_error(self) -> str | None:

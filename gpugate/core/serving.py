@@ -30,6 +30,7 @@ from gpugate.core.vocabulary import (
     Rest,
     Settling,
     StartWanted,
+    State,
     Stopped,
     Stopping,
     StopWanted,
@@ -38,6 +39,7 @@ from gpugate.core.vocabulary import (
     Unknown,
     Warming,
     Weighed,
+    status_of,
 )
 from gpugate.core.warming import ON_CPU, WarmingRows
 from gpugate.errors import NoCapacity, PodBusy, PodStopped, ShuttingDown
@@ -154,7 +156,7 @@ class ServingRows(WarmingRows):
         """The last answer ended, or had its time."""
         self._cut_leases(_stopped_by_hand if not self.closing else _going_down, now)
         if self.closing and self.keep:
-            return self._shut()
+            return self._shut(was)
         return self._stop(was.provider, was.cause, now)
 
     def _stop(self, provider: int, cause: str, now: float) -> Stopping:
@@ -243,7 +245,7 @@ class ServingRows(WarmingRows):
     ) -> Stopping | Closed:
         """Refuse who waits; what may come up is stopped, or left to be adopted."""
         self._shut_door(event)
-        return self._shut() if event.keep else self._stop(was.provider, "shutdown", now)
+        return self._shut(was) if event.keep else self._stop(was.provider, "shutdown", now)
 
     @transition
     def _close(
@@ -254,29 +256,34 @@ class ServingRows(WarmingRows):
         if self.backlog.leases:
             until = now + self.policy.shutdown_grace_s
             return Draining(
-                run=was.run, provider=was.provider, endpoints=was.endpoints, until=until, cause="shutdown"
+                run=was.run,
+                provider=was.provider,
+                endpoints=was.endpoints,
+                until=until,
+                cause="shutdown",
+                kept=event.keep,
             )
-        return self._shut() if event.keep else self._stop(was.provider, "shutdown", now)
+        return self._shut(was) if event.keep else self._stop(was.provider, "shutdown", now)
 
     @transition
     def _close_draining(self, was: Draining, event: CloseWanted, now: float) -> Draining:
         """The answers that run have their grace already."""
         self._shut_door(event)
-        return was
+        return evolve(was, kept=event.keep)
 
     @transition
     def _close_unknown(self, was: Unknown, event: CloseWanted, now: float) -> Stopping | Closed:
         """What was found is stopped; where nothing is known yet, one good try is made."""
         self._shut_door(event)
         if event.keep:
-            return self._shut()
+            return self._shut(was)
         for provider in range(len(self.policy.providers)):
             seen = was.seen.get(provider)
             if not isinstance(seen, Looked):
                 self._order_stop(provider, "shutdown", now, firm=False)
             elif seen.report.phase not in PROOF:
                 self._order_stop(provider, "shutdown", now)
-        return self._shut()
+        return self._shut(was)
 
     @transition
     def _close_resting(
@@ -284,11 +291,13 @@ class ServingRows(WarmingRows):
     ) -> Stopping | Closed:
         """Nothing runs, as far as is known; a stop that is not proved goes on."""
         self._shut_door(event)
-        return self._shut()
+        return self._shut(was)
 
-    def _shut(self) -> Stopping | Closed:
+    def _shut(self, was: State) -> Stopping | Closed:
         """Nothing more to do, unless a stop elsewhere is not proved yet."""
-        return Stopping() if self.stops.orders else Closed()
+        if self.keep and not isinstance(was, Stopping | Closed):
+            self.left = Closed(status_of(was), getattr(was, "provider", None))
+        return Stopping() if self.stops.orders else self.left
 
     def _shut_door(self, event: CloseWanted) -> None:
         self.closing, self.keep, self.start_wanted = True, event.keep, False

@@ -7,7 +7,6 @@ from gpugate.core.stops import PROOF
 from gpugate.core.table import transition
 from gpugate.core.vocabulary import (
     Asking,
-    Closed,
     Demanded,
     Failed,
     Look,
@@ -128,7 +127,7 @@ class StartingRows(Engine):
         if self.stops.orders and not self._demanded:
             return Stopping()
         if self.closing:
-            return Stopping() if self.stops.orders else Closed()
+            return Stopping() if self.stops.orders else self.left
         if self._demanded:
             return self._begin(now)
         for provider in range(len(self.policy.providers)):

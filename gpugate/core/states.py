@@ -130,13 +130,14 @@ class Ready:
 
 @frozen(kw_only=True)
 class Draining:
-    """Nobody new is admitted; running answers have until `until`, then the pod is stopped."""
+    """Nobody new is admitted; running answers have until `until`, then the pod is stopped (or `kept`)."""
 
     run: int
     provider: int
     endpoints: Mapping[str, Endpoint] = field(hash=False)
     until: float
     cause: str
+    kept: bool = False
 
 
 @frozen
@@ -146,7 +147,13 @@ class Stopping:
 
 @frozen
 class Closed:
-    """The gateway is going down and has nothing left to do here."""
+    """The gateway is going down and has nothing left to do here.
+
+    `left` is the status of a pod that was kept, `provider` where that is.
+    """
+
+    left: Status | None = Status.STOPPED
+    provider: int | None = None
 
 
 State = (
@@ -185,3 +192,12 @@ STATUS: Mapping[type[Any], Status | None] = {
     Stopping: Status.STOPPING,
     Closed: Status.STOPPED,
 }
+
+
+def status_of(state: State) -> Status | None:
+    """What users are told of a state; a pod that is kept goes on as it was (`server.on_exit`)."""
+    if isinstance(state, Closed):
+        return state.left
+    if isinstance(state, Draining) and state.kept:
+        return Status.READY
+    return STATUS[type(state)]

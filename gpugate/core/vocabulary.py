@@ -62,6 +62,7 @@ from gpugate.core.states import (
     Stopping,
     Unknown,
     Warming,
+    status_of,
 )
 
 __all__ = [
@@ -122,4 +123,5 @@ __all__ = [
     "Warming",
     "Weigh",
     "Weighed",
+    "status_of",
 ]

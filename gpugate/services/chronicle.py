@@ -9,7 +9,6 @@ from math import isfinite
 
 from gpugate.core.machine import PodMachine
 from gpugate.core.vocabulary import (
-    STATUS,
     Complain,
     Event,
     Looked,
@@ -19,6 +18,7 @@ from gpugate.core.vocabulary import (
     SessionOpened,
     State,
     Warming,
+    status_of,
 )
 from gpugate.ports.provider import Price
 from gpugate.services.news import (
@@ -110,14 +110,14 @@ class Chronicle:
         """The pod's life took a step."""
         if isinstance(state, Ready) and isinstance(was, Warming | Preloading):
             self.record.last_start_s = now - was.since
-        if STATUS[type(was)] is not STATUS[type(state)]:
+        if status_of(was) is not status_of(state):
             self.record.since = self._wall()
         self._tell(
             Transition(
                 was=type(was).__name__,
                 now=type(state).__name__,
-                was_status=STATUS[type(was)],
-                status=STATUS[type(state)],
+                was_status=status_of(was),
+                status=status_of(state),
                 cause=type(event).__name__,
                 run=self._machine.run,
                 provider=self._provider(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from gpugate.errors import GateError
+from gpugate.errors import GateError, PodStopped
 from gpugate.ports.provider import Endpoint
 
 if TYPE_CHECKING:
@@ -123,8 +123,9 @@ class Lease:
         self._lose()
 
     def cut(self) -> None:
-        """The pod is gone, or has to go, in mid-answer."""
-        self._pod = None
+        """The pod is gone, or has to go, in mid-answer: there is nothing more to wait for."""
+        self._pod, self._error = None, PodStopped("the pod was lost in the middle of the answer")
+        self._wake()
         self._lose()
 
     def _lose(self) -> None:

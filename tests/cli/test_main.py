@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -269,6 +270,7 @@ def test_what_is_imported(shell: Shell) -> None:
     heavy = ["aiohttp", "aiogram", "jwt", "cryptography", "structlog", "asyncio", "pydantic", "uvloop"]
     code = f"""
 import sys
+import time
 from gpugate import cli
 assert cli.main(["status"]) == 1
 print([name for name in {heavy} if name in sys.modules])
@@ -284,3 +286,45 @@ print([name for name in {heavy} if name in sys.modules])
     )
 
     assert ("[]\n", 0) == (done.stdout, done.returncode)
+
+
+_SLOW = """
+import os, time
+from pathlib import Path
+
+def rest(where):
+    if os.environ["REST_AT"] == where:
+        Path("resting").touch()
+        time.sleep(0.4)
+
+rest("import")
+from parked_plugin import Parked
+
+class Slow(Parked):
+    def __init__(self, config, session):
+        rest("open")
+        super().__init__(config, session)
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("where", ["import", "open"])
+def test_a_signal_while_the_gateway_starts(shell: Shell, where: str, signals: int) -> None:
+    """Told to stop before it is up, also twice, it ends well and without a word of complaint."""
+    site = Path(shell.env["PYTHONPATH"].rpartition(os.pathsep)[2])
+    (site / "slow_plugin.py").write_text(_SLOW)
+    (site / "gpugate_parked-1.2.dist-info" / "entry_points.txt").write_text(
+        "[gpugate.providers]\nslow = slow_plugin:Slow\n"
+    )
+    shell.configure("[server]\nport = 0\non_exit = 'keep'\n")
+    process = shell.start("serve", "--provider", "slow", REST_AT=where)
+    while not (shell.folder / "resting").exists():
+        assert None is process.poll()
+        time.sleep(0.01)
+    for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+    _, err = process.communicate(timeout=20)
+
+    assert 0 == process.returncode, err
+    assert not any(word in err for word in ("Traceback", "unforeseen", '"error"')), err

@@ -240,20 +240,47 @@ def test_a_second_signal() -> None:
 
 def test_the_pod_is_kept() -> None:
     """`on_exit = "keep"`: it runs on for the next gateway to adopt."""
-    ready(Play(policy())).at(1, CloseWanted(True), gives=[], state=Closed)
+    play = ready(Play(policy())).at(1, CloseWanted(True), gives=[], state=Closed)
+    assert Status.READY is play.machine.status
 
 
 def test_the_pod_is_kept_and_another_is_still_being_stopped() -> None:
     """What was to be stopped elsewhere is proved first."""
     play = Play(policy(2)).sees(0, RUNNING).sees(1, RUNNING).at(0, Opened(), state=Ready)
     play.at(1, CloseWanted(True), gives=[], state=Stopping).sees(1, STOPPED)
+    assert Status.STOPPING is play.machine.status
     play.at(2, Obeyed(1), gives=[], state=Closed)
+    assert Closed(Status.READY, 0) == play.machine.state
 
 
 def test_the_pod_is_kept_after_the_last_answer() -> None:
-    """The grace is the same."""
+    """The grace is the same; nothing that is told sounds like a stop."""
     play = ready(Play(policy())).at(1, Arrived(1)).at(2, CloseWanted(True), gives=[], state=Draining)
+    assert Status.READY is play.machine.status
     play.at(3, Left(1), gives=[], state=Closed)
+    assert Status.READY is play.machine.status
+
+
+def test_a_pod_that_was_to_be_stopped_is_kept() -> None:
+    """Its session was over, but the gateway goes first, and leaves it."""
+    play = ready(Play(policy(max_session_s=100))).at(90, Arrived(1)).at(100, state=Draining)
+    assert Status.STOPPING is play.machine.status
+    play.at(110, CloseWanted(True), gives=[], state=Draining).at(120, Left(1), gives=[], state=Closed)
+    assert Status.READY is play.machine.status
+
+
+def test_a_pod_that_is_kept_is_lost() -> None:
+    """Then it is off, and that is told."""
+    play = ready(Play(policy())).at(25, Arrived(1)).at(26, CloseWanted(True)).sees(0, STOPPED)
+    play.at(31, gives=["refuse 1 SHUTTING_DOWN", "session 0 closes: lost"], state=Closed)
+    assert Status.STOPPED is play.machine.status
+
+
+def test_a_start_that_is_kept() -> None:
+    """It may come up after the gateway has gone: it is told as what it was."""
+    play = Play(policy()).at(0, Opened(), StartWanted(), gives=None)
+    play.at(1, CloseWanted(True), gives=[], state=Closed)
+    assert Status.STARTING is play.machine.status
 
 
 def test_the_gateway_goes_down_while_requests_wait() -> None:
@@ -297,7 +324,8 @@ def test_the_gateway_goes_down_when_it_has_seen_a_pod_run() -> None:
 
 def test_the_gateway_goes_down_before_it_knows_anything_and_keeps() -> None:
     """Nothing is touched."""
-    Play(policy()).sees(0, None).at(0, Opened()).at(1, CloseWanted(True), gives=[], state=Closed)
+    play = Play(policy()).sees(0, None).at(0, Opened()).at(1, CloseWanted(True), gives=[], state=Closed)
+    assert None is play.machine.status
 
 
 @pytest.mark.parametrize(("keep", "gives"), [(False, ["stop 1"]), (True, [])])

@@ -141,6 +141,12 @@ async def test_keep(ground: Ground, ollama):
         gateway.signal()
         assert 0 == await gateway.ended()
     assert not gone(ground)
+    lines = [json.loads(line) for line in gateway.lines.splitlines()]
+    (last,) = [line for line in lines if line.get("now") == "Closed"]
+    assert ("READY", "READY") == (
+        last["status"],
+        next(line for line in lines if "is kept" in line["event"])["status"],
+    )
     async with ground.serve() as gateway:
         data = await gateway.until_status("READY")
         assert "filed-1" == data["pod_id"]
@@ -196,6 +202,7 @@ async def test_taken_port(ground: Ground):
     async with ground.serve() as gateway:
         async with gateway.call("POST", "/api/chat", json=CHAT) as response:
             await response.read()
+        ground.env["GPUGATE_STATE__DIR"] = str(ground.folder / "another-state")
         async with ground.serve(port=gateway.port, wait=False) as second:
             assert 1 == await second.ended()
         told = second.lines.splitlines()
