@@ -12,6 +12,7 @@ from gpugate.ports.provider import Endpoint
 from gpugate.relay.headers import Address, RequestHeads
 from gpugate.relay.tls import TlsPolicy, context
 
+_ABOUT_NOW_S = 0.001  # a timer may come a rounding too early, and would be set again and again
 _KEEPALIVE = (  # a peer that vanished without a word is found after 30 + 3 * 10 s
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -270,7 +271,7 @@ class Pool:
         """Close what has been idle for too long; the oldest stand in front."""
         self._sweep = None
         loop = asyncio.get_running_loop()
-        oldest = loop.time() - self._max_idle_s
+        oldest = loop.time() - self._max_idle_s + _ABOUT_NOW_S
         while self._idle and self._idle[0].idle_since <= oldest:
             self._idle[0].abort()
         if self._idle:
