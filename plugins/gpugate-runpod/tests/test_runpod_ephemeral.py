@@ -183,7 +183,7 @@ def test_a_list_slower_than_we_wait() -> None:
         house.cloud.fail("create", LostResponse())
         await house.ask(hold_s=0)
         await asyncio.sleep(60)
-        assert "are billed" in (await house.provider.inspect()).detail
+        assert "are billed" in (await house.provider.inspect()).alarm
         await house.off()
         assert 2 == house.cloud.starts
         assert [] == house.cloud.billing
