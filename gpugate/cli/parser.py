@@ -97,6 +97,12 @@ def _add_configuring(commands: Any) -> None:
     issue.add_argument("--expires", metavar="TIME", default="30d", help="default 30d")
     providers = _add(commands, "providers", "configuring:providers", "list the installed providers")
     providers.add_argument("--json", action="store_true", help="for machines")
+    about = "check a provider plugin against your own account; only looks, unless told to spend"
+    proving = _add(commands, "provider-check", "provider_check:provider_check", about)
+    proving.add_argument("name", metavar="NAME", help="as `gpugate providers` lists it")
+    proving.add_argument(
+        "--spend", action="store_true", help="also start the pod once; always ends with a proved stop"
+    )
 
 
 def _add_remote(commands: Any) -> None:

@@ -70,9 +70,9 @@ async def good_session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @asynccontextmanager
-async def cut_session() -> AsyncIterator[aiohttp.ClientSession]:
+async def cut_session(*traces: aiohttp.TraceConfig) -> AsyncIterator[aiohttp.ClientSession]:
     """A session that reaches nobody: every request fails to connect."""
-    async with _session_to(Path("/nonexistent/cut")) as session:
+    async with _session_to(Path("/nonexistent/cut"), *traces) as session:
         yield session
 
 
@@ -107,9 +107,10 @@ async def wrong_session(wrong: Wrong | None) -> AsyncIterator[aiohttp.ClientSess
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _session_to(path: Path) -> aiohttp.ClientSession:
+def _session_to(path: Path, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.UnixConnector(str(path), force_close=True),
+        trace_configs=list(traces),
         headers=AGENT,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
