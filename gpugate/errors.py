@@ -240,14 +240,25 @@ class InternalError(GateError):
 class ProviderError(Exception):
     """What a provider plugin raises; the message is for people and carries no secret.
 
-    `reason` is the word a client is told (contract section 7).
+    Attributes:
+        reason: the word a client is told (contract section 7).
+        message: what a client is told.
+        output: what a program of the pod wrote itself; it may be anything, a prompt even, so it is for the
+            log and the status alone.
     """
 
     reason: ClassVar[str] = "transient"
+    output: str = ""
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(self, message: str = "", *, output: str = "") -> None:
         self.message = str(message) if message else type(self).__name__
+        self.output = output
         super().__init__(self.message)
+
+    @property
+    def in_full(self) -> str:
+        """The message and what the program wrote."""
+        return f"{self.message}: {self.output}" if self.output else self.message
 
 
 class Transient(ProviderError):

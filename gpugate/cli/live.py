@@ -15,6 +15,7 @@ from gpugate.cli.parser import gpugate_version
 from gpugate.errors import ProviderError, SettingsError
 from gpugate.ports.provider import Endpoint, Phase
 from gpugate.providers import registry
+from gpugate.providers.local import Local, command_problem
 from gpugate.settings import Settings, provider_config
 
 _PATIENCE_S = 20.0  # for one answer: above any provider's own timeout of one call (10 s)
@@ -64,11 +65,11 @@ async def _provider_findings(
     except Exception as error:  # a stranger's code: its words may hold a secret, so only its kind is told
         yield False, f"{who}: the plugin failed with {type(error).__name__}"
     else:
+        if isinstance(provider, Local) and (problem := command_problem(provider.config)):
+            yield False, f"{who}: {problem}"
         about = f"pod {report.pod_id or 'unknown'} is {report.phase.value}"
-        yield (
-            report.phase is not Phase.GONE,
-            f"{who}: {about}" + (f" ({report.detail})" * bool(report.detail)),
-        )
+        more = ": ".join(filter(None, (report.detail, report.output)))
+        yield report.phase is not Phase.GONE, f"{who}: {about}" + (f" ({more})" if more else "")
         if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
             yield await _pod_health(settings, report.endpoints["ollama"], session)
 

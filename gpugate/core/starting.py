@@ -279,7 +279,7 @@ class StartingRows(Engine):
         again = isinstance(error, Transient | Ambiguous | Conflict) or type(error) is ProviderError
         if not again or was.attempt >= self.policy.start_attempts:
             return self._leave_provider(was, error, now)
-        self._complain(was.provider, error.message, error)
+        self._complain(was.provider, error.in_full, error)
         self._lose_leases(now)
         self.looks.forget(was.provider)
         return Pausing(
@@ -295,13 +295,13 @@ class StartingRows(Engine):
     def _keep_rate(self, was: Asking, error: RateLimited, now: float) -> Failed:
         if now - was.since >= self.policy.start_timeout_s:
             return self._leave_provider(was, error, now)
-        self._complain(was.provider, error.message, error)
+        self._complain(was.provider, error.in_full, error)
         self._limited += 1
         pause = error.retry_after or self.policy.backoff_s(self._limited, self._chance())
         return self._pause(was, now + min(pause, self.policy.longest_rate_limit_s))
 
     def _wait_for_capacity(self, was: Asking, error: NoCapacity, now: float) -> OnItsWay:
-        self._complain(was.provider, error.message, error)
+        self._complain(was.provider, error.in_full, error)
         if error.queued:
             return self._accepted(was, PodReport(Phase.QUEUED), 0.0, now)
         return self._pause(was, min(now + self.policy.capacity_pause_s, was.capacity_until))
@@ -323,7 +323,7 @@ class StartingRows(Engine):
         clean = self._is_clean(was.provider, was.attempt)
         refused = not isinstance(error, Transient | Ambiguous | Conflict) and type(error) is not ProviderError
         queued = isinstance(error, NoCapacity) and error.queued
-        self._complain(was.provider, error.message, error)
+        self._complain(was.provider, error.in_full, error)
         self._failures.append((was.provider, error))
         self._lose_leases(now)
         self._order_stop(was.provider, "start_failed", now, firm=queued or not (clean and refused))

@@ -77,7 +77,7 @@ class WarmingRows(StartingRows):
             return self._leave_provider(was, NotFound(report.detail or "the pod is gone"), now)
         if report.phase in (Phase.STOPPED, Phase.FAILED):
             said = report.detail or f"the pod is {report.phase}"
-            return self._failed(was, Transient(said), now)
+            return self._failed(was, Transient(said, output=report.output), now)
         return None
 
     @transition
@@ -100,7 +100,8 @@ class WarmingRows(StartingRows):
     def _lose_pod(self, was: Warming | Preloading | Ready | Draining, event: Looked, now: float) -> Rest:
         """A pod that served is gone: who has no answer yet waits for a new start (contract 7)."""
         phase = event.report.phase
-        self._complain(was.provider, event.report.detail or f"the pod is {phase} behind our back")
+        said = event.report.detail or f"the pod is {phase} behind our back"
+        self._complain(was.provider, Transient(said, output=event.report.output).in_full)
         self._lose_leases(now)
         if phase in PROOF:
             self._close_session(was.provider, "lost")

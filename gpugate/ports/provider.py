@@ -106,6 +106,7 @@ class PodReport:
         alarm: one line, if money may be running away unseen, such as a second pod that is billed; told as an
             alarm.
         cpu_only: the provider itself says that no GPU is attached.
+        output: the last that a program of the pod wrote before it ended; for the log and the status alone.
     """
 
     phase: Phase = field(converter=Phase)
@@ -117,6 +118,7 @@ class PodReport:
     detail: str = ""
     alarm: str = ""
     cpu_only: bool = False
+    output: str = ""
 
 
 @frozen

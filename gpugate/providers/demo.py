@@ -164,6 +164,7 @@ class Demo(Provider):
             gpu=GPU,
             started_at=kept.started_at,
             detail=detail if kept.held_by is None else _HELD.format(kept.held_by),
+            output=kept.last_line,
         )
 
 

@@ -83,7 +83,7 @@ class Kept:
         started_at: when (aware, UTC).
         meta: what `start` was told to remember.
         exit_status: of a command that ended; negative: the signal.
-        last_line: the last line of its output, where it ended.
+        last_line: the last line of its output, where it ended; it may be anything, a prompt even.
         held_by: the pid of another gateway that holds it: two of them share a state directory.
     """
 
@@ -97,10 +97,9 @@ class Kept:
 
     @property
     def how_it_ended(self) -> str:
-        """One line for people, such as "ended with exit status 1: Error: no space left"."""
+        """A few words for people, such as "ended with exit status 1"; the last line is not for everybody."""
         status = self.exit_status or 0
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
-        return f"{how}: {self.last_line}" if self.last_line else how
+        return f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
 
 
 def _kept_of(state: State, status: KeptStatus | None = None) -> Kept:
@@ -367,7 +366,7 @@ class KeptProcess:
             raise self._unusable(answer["text"])
         kept = _kept_of(answer)
         if kept.exit_status is not None and kept.status is not KeptStatus.RUNNING:
-            raise Transient(f"{command[0]!r} {kept.how_it_ended}")
+            raise Transient(f"{command[0]!r} {kept.how_it_ended}", output=kept.last_line)
         return kept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from shutil import which
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -70,6 +71,14 @@ class LocalConfig:
     comfyui_url: str = field(default="", validator=_is_url_or_empty)
 
 
+def command_problem(config: LocalConfig) -> str | None:
+    """What keeps the command from being run, as far as a look tells; None if nothing does."""
+    program = config.command[0]
+    if which(program) is None:
+        return f"providers.local.command: there is no program {program!r} that can be run"
+    return None
+
+
 class Local(Provider):
     """Runs `providers.local.command` while this gateway or its next start wants it, and 15 s more at most.
 
@@ -130,6 +139,7 @@ class Local(Provider):
             endpoints=_endpoints(kept) if kept.status is KeptStatus.RUNNING else {},
             started_at=kept.started_at,
             detail=self._detail(kept),
+            output=kept.last_line,
         )
 
     def _detail(self, kept: Kept) -> str:

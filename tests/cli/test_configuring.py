@@ -238,3 +238,16 @@ def test_a_second_gateway_on_one_state_folder(shell: Shell, command: list[str]) 
     (line,) = ended.complaints
     assert (1, "") == (ended.status, ended.out)
     assert f"state.dir: {folder} is in use by another gateway (process {os.getpid()})" in line
+
+
+@pytest.mark.parametrize("command", ["'nosuchprogram', 'serve'", "'/dev/null'"])
+def test_check_live_of_a_local_command_that_is_not_there(shell: Shell, command: str) -> None:
+    """The program is looked for: without it the first request would fail."""
+    shell.configure(f"[providers.local]\ncommand = [{command}]\n")
+
+    ended = shell.run("check", "--live", GPUGATE_POD__PROVIDER="local")
+
+    (line,) = ended.complaints
+    program = command.partition(",")[0]
+    said = f"providers.local.command: there is no program {program} that can be run"
+    assert (1, f"gpugate: provider local: {said}") == (ended.status, line)

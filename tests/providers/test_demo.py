@@ -262,9 +262,9 @@ class TestAccidents:
             try:
                 await pod.start()
             except Transient as error:
-                told = str(error)
+                told = error.in_full
             else:
-                told = (await phase(pod, Phase.FAILED)).detail
+                told = (await phase(pod, Phase.FAILED)).output
 
         assert "address already in use" in told
 

@@ -13,7 +13,7 @@ import pytest
 
 from gpugate.errors import Conflict, Misconfigured, ProviderError, Transient
 from gpugate.ports.provider import Endpoint, Phase
-from gpugate.providers.local import Local, LocalConfig
+from gpugate.providers.local import Local, LocalConfig, command_problem
 
 from .support import QUICK, until
 
@@ -153,7 +153,7 @@ class TestLife:
             while (report := await pod.inspect()).phase is not Phase.FAILED:
                 await asyncio.sleep(0.01)
 
-        assert "'sh' ended with exit status 4: out of memory" == report.detail
+        assert ("'sh' ended with exit status 4", "out of memory") == (report.detail, report.output)
         assert Phase.STOPPED is (await pod.stop()).phase
         assert Phase.STOPPED is (await pod.inspect()).phase
 
@@ -167,9 +167,21 @@ class TestTrouble:
             await make("no-such-ollama").start()
 
     async def test_a_command_that_ends_at_once(self, make):
-        """Another attempt may help (contract section 7); the cause is told."""
-        with pytest.raises(Transient, match="'sh' ended with exit status 1: bind: address already in use"):
+        """Another attempt may help (contract section 7); its own words are kept apart from that."""
+        with pytest.raises(Transient, match=r"^'sh' ended with exit status 1$") as failed:
             await make("sh", "-c", "echo 'bind: address already in use'; exit 1").start()
+
+        assert "'sh' ended with exit status 1: bind: address already in use" == failed.value.in_full
+
+    @pytest.mark.parametrize(
+        ("program", "there"), [("sh", True), (sys.executable, True), ("no-such-ollama", False), ("/", False)]
+    )
+    def test_a_look_at_the_command(self, program, there):
+        """Whether it could be run, without running it."""
+        problem = command_problem(LocalConfig(command=[program, "serve"]))
+
+        said = f"providers.local.command: there is no program {program!r} that can be run"
+        assert (None if there else said) == problem
 
     async def test_a_state_directory_that_cannot_be(self, make, tmp_path, monkeypatch):
         """It is a mistake of the configuration, and no traceback."""
