@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
 from typing import Protocol
 
 from aiohttp import web
@@ -111,7 +112,7 @@ class Gate:
         headers = request.headers
         path, _, query = _origin_form(request.raw_path).partition("?")
         prefix = ""
-        if path.startswith("/k/") and self._path_tokens and (split := split_path_token(path)):
+        if self._path_tokens and path.startswith("/k/") and (split := split_path_token(path)):
             token, rest = split
             prefix, path = f"/k/{token}", rest
         call = Call(request, request_id(headers.get("X-Request-Id")), path, query, prefix)
@@ -120,17 +121,24 @@ class Gate:
             call.extra_head += self._cors.headers_for(headers["Origin"])
         return call
 
-    async def _answer(self, call: Call) -> web.StreamResponse:
+    def _answer(self, call: Call) -> Awaitable[web.StreamResponse]:
         route = classify(call.method, call.path)
         if route.kind is Kind.NOT_OURS and call.path.startswith("/k/"):
             raise PathNotFound  # path tokens are off, or it is none: who asks does not matter
         if route.kind is Kind.OWN or call.method == "OPTIONS":
-            return await self._answer_own(call, route)
-        if route.kind is not Kind.HEALTH:
-            user = self._remembered(call) or await self._verified(call)
-            if route.scope is not None and not user.may(route.scope):
-                raise Forbidden(f"the token's scope does not cover this (needed: {route.scope})")
-        return await self._ollama.answer(call, route)
+            return self._answer_own(call, route)
+        if route.kind is Kind.HEALTH or self._remembered(call):
+            return self._allowed(call, route)
+        return self._answer_stranger(call, route)
+
+    async def _answer_stranger(self, call: Call, route: Route) -> web.StreamResponse:
+        await self._verified(call)
+        return await self._allowed(call, route)
+
+    def _allowed(self, call: Call, route: Route) -> Awaitable[web.StreamResponse]:
+        if route.scope is not None and (call.user is None or not call.user.may(route.scope)):
+            raise Forbidden(f"the token's scope does not cover this (needed: {route.scope})")
+        return self._ollama.answer(call, route)
 
     async def _answer_own(self, call: Call, route: Route) -> web.StreamResponse:
         if call.method == "OPTIONS":
@@ -150,11 +158,15 @@ class Gate:
 
     def _remembered(self, call: Call) -> User | None:
         """Who asks, if the token was seen before; before any body is read."""
-        call.user = self._verifier.remembered(_token(call))
+        if call.prefix:
+            call.user = self._verifier.remembered(_token(call))
+        else:
+            call.user = self._verifier.recognised(call.request.headers)
         return call.user
 
     async def _verified(self, call: Call) -> User:
-        call.user = await self._verifier.verify(_token(call))
+        token = _token(call)
+        call.user = self._verifier.remembered(token) or await self._verifier.verify(token)
         return call.user
 
     def _preflight(self, call: Call) -> web.StreamResponse:
