@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,11 +56,12 @@ class OllamaPod:
 
         Where a proxy gives up on the silence of a long load, Ollama's list says when the model is there.
         """
-        end = time.monotonic() + LOAD_LIMIT_S
+        now = asyncio.get_running_loop().time
+        end = now() + LOAD_LIMIT_S
         while (status := await self._ask_to_load(endpoint, model, embeds)) == PROXY_GAVE_UP:
-            if await self._listed(endpoint, model, min(end, time.monotonic() + ASK_AGAIN_S)):
+            if await self._listed(endpoint, model, min(end, now() + ASK_AGAIN_S)):
                 return None
-            if time.monotonic() >= end:
+            if now() >= end:
                 break
         if isinstance(status, str):
             return status
@@ -74,8 +74,8 @@ class OllamaPod:
 
     async def _listed(self, endpoint: Endpoint, model: str, end: float) -> bool:
         """Whether the model shows among the loaded ones before `end`."""
-        name = _full_name(model)
-        while time.monotonic() < end:
+        name, now = _full_name(model), asyncio.get_running_loop().time
+        while now() < end:
             if any(_full_name(str(loaded.get("name"))) == name for loaded in await self._loaded(endpoint)):
                 return True
             await asyncio.sleep(LISTED_PAUSE_S)
