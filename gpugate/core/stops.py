@@ -111,9 +111,10 @@ class Stops:
         return None
 
     def _pause_s(self, order: StopOrder, error: ProviderError | None) -> float:
+        pause = self.policy.stop_pause_s(order.sent)
         if isinstance(error, RateLimited) and error.retry_after is not None:
-            return min(max(error.retry_after, 0.1), self.policy.longest_rate_limit_s)
-        return self.policy.stop_pause_s(order.sent)
+            return max(pause, min(error.retry_after, self.policy.longest_rate_limit_s))
+        return pause
 
     def looked(self, order: StopOrder, seen: PodReport | ProviderError, now: float) -> bool:
         """Judge a look; True if this order is settled and closed."""

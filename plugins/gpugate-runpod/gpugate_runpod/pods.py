@@ -137,6 +137,7 @@ class Reader:
             gpu=shown.gpu,
             started_at=self._started_at(shown),
             detail="; ".join(filter(None, notes)),
+            cpu_only=shown.status in ON and not shown.has_gpu,
         )
 
     def endpoints(self, pod_id: str) -> dict[str, Endpoint]:

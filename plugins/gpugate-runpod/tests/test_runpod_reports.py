@@ -80,6 +80,7 @@ def test_what_is_worth_a_word(changes: dict, phase: str, detail: str) -> None:
     told = report(**changes)
     assert phase == told.phase
     assert detail in told.detail
+    assert told.cpu_only == ("GPU" in detail)
 
 
 def look(reader: Reader, now: float = 0.0, **changes: object):
