@@ -14,7 +14,7 @@ import attrs
 from gpugate.cli.configured import config_path, settings_for_serving
 from gpugate.cli.failures import OK, WRONG, Failure
 from gpugate.cli.urls import url_of
-from gpugate.settings import Settings, commented_config
+from gpugate.settings import Settings, commented_config, notes
 
 if TYPE_CHECKING:
     from gpugate.providers.registry import Description
@@ -66,6 +66,8 @@ def check(args: Namespace) -> int:
     print(f"ok: {source}")
     for line in _summary(settings):
         print(f"  {line}")
+    for key, note in notes(settings):
+        print(f"  note: {key}: {note}")
     if not args.live:
         return OK
     from gpugate.cli.live import check_live

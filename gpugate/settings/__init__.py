@@ -1,5 +1,6 @@
 """The configuration: its classes, its one loader, and the text that `gpugate init` writes."""
 
+from gpugate.settings.crosschecks import notes
 from gpugate.settings.given import Given
 from gpugate.settings.load import load_settings, provider_config, structure_provider_config
 from gpugate.settings.schema import (
@@ -39,6 +40,7 @@ __all__ = [
     "duration",
     "find_config",
     "load_settings",
+    "notes",
     "provider_config",
     "show_duration",
     "size",

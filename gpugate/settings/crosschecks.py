@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from gpugate.settings.schema import Bot, Settings
+from gpugate.settings.units import show_duration
 
 Finding = tuple[str, str]  # dotted key, problem
 
@@ -45,6 +46,24 @@ def _missing_files(settings: Settings) -> Iterator[Finding]:
         yield "comfyui.workflows_dir", "there is no such folder"
     if settings.state.dir and os.path.exists(settings.state.dir) and not os.path.isdir(settings.state.dir):
         yield "state.dir", "is not a folder"
+
+
+def notes(settings: Settings) -> Iterator[Finding]:
+    """Yield what is allowed and may yet surprise."""
+    pod, max_wait = settings.pod, settings.queue.max_wait
+    if 0 < pod.max_session <= pod.warmup_timeout:
+        yield (
+            "pod.max_session",
+            f"{show_duration(pod.max_session)} is no longer than pod.warmup_timeout "
+            f"({show_duration(pod.warmup_timeout)}): a session may be over before its pod is ready",
+        )
+    # With one provider only the words differ, of one and the same 503.
+    if pod.start_timeout > max_wait or (len(pod.provider) > 1 and pod.start_timeout == max_wait):
+        yield (
+            "pod.start_timeout",
+            f"{show_duration(pod.start_timeout)} is no shorter than queue.max_wait "
+            f"({show_duration(max_wait)}): requests give up before a start that hangs is given up",
+        )
 
 
 def lacks(settings: Settings) -> Iterator[Finding]:

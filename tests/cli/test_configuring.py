@@ -251,3 +251,13 @@ def test_check_live_of_a_local_command_that_is_not_there(shell: Shell, command: 
     program = command.partition(",")[0]
     said = f"providers.local.command: there is no program {program} that can be run"
     assert (1, f"gpugate: provider local: {said}") == (ended.status, line)
+
+
+def test_check_of_what_may_surprise(shell: Shell) -> None:
+    """That is a note among what it comes to, and no complaint."""
+    shell.configure()
+
+    ended = shell.run("check", GPUGATE_POD__MAX_SESSION="2m")
+
+    assert (0, "") == (ended.status, ended.err)
+    assert "  note: pod.max_session: 2m is no longer than pod.warmup_timeout (3m): a session" in ended.out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.settings import crosschecks, load_settings
+from gpugate.settings import crosschecks, load_settings, notes
 
 from .support import env_complaints, load
 
@@ -83,3 +83,20 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert ["state.dir"] == keys({})
     assert "" == load_settings(None, {}, complete=False).state.dir
+
+
+@pytest.mark.parametrize(
+    ("env", "keys"),
+    [
+        ({}, []),
+        ({"GPUGATE_POD__MAX_SESSION": "3m"}, ["pod.max_session"]),
+        ({"GPUGATE_POD__MAX_SESSION": "181"}, []),
+        ({"GPUGATE_POD__START_TIMEOUT": "11m"}, ["pod.start_timeout"]),
+        ({"GPUGATE_QUEUE__MAX_WAIT": "2m"}, ["pod.start_timeout"]),
+        ({"GPUGATE_POD__PROVIDER": "demo,local"}, ["pod.start_timeout"]),
+        ({"GPUGATE_POD__PROVIDER": "demo,local", "GPUGATE_POD__START_TIMEOUT": "5m"}, []),
+    ],
+)
+def test_what_may_surprise(env: dict[str, str], keys: list[str]) -> None:
+    """Times that make each other pointless are allowed; `check` says so."""
+    assert keys == [key for key, _ in notes(load(env))]
