@@ -197,7 +197,6 @@ class SpendingContract(Stage):
 
         async def stopped() -> None:
             await self.rest(provider)
-            await self.call(provider.stop())
             await self.off(provider)
             assert billing is None or billing() == 0
             await self.rest(provider)
@@ -213,8 +212,7 @@ class SpendingContract(Stage):
 
         async def stopped_after_all() -> None:
             await self.rest(provider)
-            await self.call(provider.stop())
-            await self.until(provider, OFF)
+            await self.off(provider)
             await self.on(provider)
             await self.rest(provider)
 

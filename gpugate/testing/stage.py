@@ -159,22 +159,21 @@ class Stage:
         return await self.until(provider, {Phase.RUNNING})
 
     async def off(self, provider: Provider) -> PodReport:
-        """Stop it as gpugate does: ask again and again until a look shows that it is off."""
+        """Stop it as gpugate does: ask until it is accepted, and again until a look shows that it is off."""
         loop = asyncio.get_running_loop()
         limit = loop.time() + self.patience_s * self.second
-        ask_at, seen = -inf, "never seen"
+        ask_at, accepted, seen = -inf, False, "never seen"
         while loop.time() < limit:
-            try:
-                report = await self.look(provider)
-                if report.phase in OFF:
-                    return report
-                seen = f"{report.phase} ({report.detail})"
-                if loop.time() >= ask_at:
-                    ask_at = loop.time() + STOP_RETRY_S * self.second
-                    await self.rest(provider)
-                    await self.call(provider.stop())
-            except ProviderError as error:
-                seen = repr(error)
+            if loop.time() >= ask_at:
+                ask_at = loop.time() + STOP_RETRY_S * self.second
+                await self.rest(provider)
+                _, refusal = await self.outcome(provider.stop())
+                accepted = accepted or refusal is None
+                seen = repr(refusal or seen)
+            report, error = await self.outcome(self.look(provider))
+            if report is not None and report.phase in OFF and accepted:
+                return report
+            seen = repr(error or report)
         raise AssertionError(f"not off after {self.patience_s:g} s of stopping: {seen}")
 
     async def stays_off(self, provider: Provider) -> None:
