@@ -7,6 +7,7 @@ import errno
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -247,7 +248,7 @@ async def test_its_price(config: WolConfig, session: aiohttp.ClientSession) -> N
     price = (await provider.inspect()).price
 
     assert price is not None
-    assert f"{price.running_per_hour:f}" == "0.144"
+    assert price.running_per_hour == Decimal("0.144")
 
 
 @pytest.mark.parametrize(
