@@ -82,7 +82,10 @@ def test_a_process_with_an_odd_name(tmp_path):
 def test_leftovers_by_their_mark():
     """A marked process and what it started are found; those with another's mark are not."""
     env = {**os.environ, MARK: mark_of("/state/a.json")}
-    with subprocess.Popen(["sh", "-c", "sleep 9 & wait"], env=env, start_new_session=True) as process:
+    script = ["sh", "-c", "echo up; sleep 9 & wait"]
+    with subprocess.Popen(script, env=env, start_new_session=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # the kernel shows its environment a moment after the call returns
         found = leftovers("/state/a.json", {})
         other = leftovers("/state/b.json", {})
         os.killpg(process.pid, signal.SIGKILL)
