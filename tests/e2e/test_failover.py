@@ -236,6 +236,21 @@ def test_several_requests_fail_over_together(tmp_path: Path) -> None:
     play(scenario, tmp_path)
 
 
+def test_the_firsts_pod_has_no_gpu(tmp_path: Path) -> None:
+    """RunPod says so itself ("Zero GPU"): left as soon as it runs, before anything warms."""
+
+    async def scenario(town: Town) -> None:
+        town.pod("runpod").spec["gpu"] = {"id": "NVIDIA GeForce RTX 4090", "count": 0}
+        assert "vastai" == await town.served_by()
+        told = town.told("provider_error", "provider", "message", "reason")
+        assert ("runpod", "the pod has no GPU", "capacity") in told
+        await town.proved()
+        assert town.billed["runpod"] <= COLD_S + DELAYS.stop_s
+        assert 0 == town.runpod.edge.passed
+
+    play(scenario, tmp_path)
+
+
 def on_cpu() -> Answer:
     """`/api/ps` of an Ollama that has found no GPU."""
     models = [{"name": MODEL, "model": MODEL, "size": 9, "size_vram": 0}]
