@@ -2,7 +2,7 @@
 
 from gpugate.relay.answer import Answer, AnswerDeclined, Cut, Ending, Epitaph, Tapped
 from gpugate.relay.framing import BadAnswer, Framing
-from gpugate.relay.relayed import Outgoing, Relay, Relayed
+from gpugate.relay.relayed import Outgoing, Relay, Relayed, Sending
 from gpugate.relay.upstream import Pool, Upstream, UpstreamGone
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Pool",
     "Relay",
     "Relayed",
+    "Sending",
     "Tapped",
     "Upstream",
     "UpstreamGone",

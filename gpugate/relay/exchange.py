@@ -93,8 +93,10 @@ class Exchange:
 
     def changed(self) -> asyncio.Future[None]:
         """To be awaited: the answer is over, or the client reads too slowly."""
-        self._waiter = asyncio.get_running_loop().create_future()
-        return self._waiter
+        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        if self.ending is not None or self.gone is not None or self.paused:
+            self._wake()
+        return waiter
 
     async def meanwhile(self, work: Awaitable[None], limit_s: float | None = None) -> bool:
         """Do `work` until it is done (True), until something has `changed`, or for `limit_s` (False)."""
@@ -110,6 +112,11 @@ class Exchange:
         finally:
             self._deadline = None
         return True
+
+    @property
+    def client_full(self) -> bool:
+        """Whether the client has to read before more can be written."""
+        return self._protocol.writing_paused
 
     async def client_drained(self, stall_s: float) -> bool:
         """Wait until the client has read, or the upstream is lost; False: it took nothing for `stall_s`."""

@@ -188,104 +188,154 @@ class Relay:
             aiohttp.ClientConnectionResetError: the client is gone already.
             asyncio.CancelledError: the client hung up; the upstream's connection is closed.
         """
-        client = request.transport
-        if client is None:
-            raise ClientConnectionResetError("the client is gone")
-        body, length = outgoing.body, _length(outgoing)
-        head = pool.heads.write(
-            outgoing.method,
-            outgoing.target,
-            outgoing.headers,
-            length=length,
-            drop=_IDENTITY_ONLY if answer.committed or answer.keep else _NOTHING,
-        )
-        run = _Run(request, client, outgoing, length, head, answer, self.stall_s)
-        upstream = None if isinstance(body, StreamReader) else pool.take()
-        if upstream is not None:
+        sending = self.send(request, pool, outgoing, answer)
+        if sending is not None:
             try:
-                return await run.over(upstream)
+                return await sending.result()
             except UpstreamGone as gone:
                 if gone.heard:
                     raise
+        head, length = self._head(request, pool, outgoing, answer)  # before a connection is made for nothing
+        upstream = await pool.connect()
         try:
-            return await run.over(await pool.connect())
+            return await self._over(upstream, request, head, length, outgoing, answer).result()
         except UpstreamGone as gone:
-            gone.again = upstream is not None
+            gone.again = sending is not None
             raise
 
+    def send(
+        self, request: web.BaseRequest, pool: Pool, outgoing: Outgoing, answer: Answer
+    ) -> Sending | None:
+        """Send `outgoing` over an idle connection, at once; None if there is none or it must not be used.
 
-@define
-class _Run:
-    """One request, to be tried over one connection or another."""
+        Raises:
+            ValueError: see `forward`.
+            aiohttp.ClientConnectionResetError: see `forward`.
+        """
+        if isinstance(outgoing.body, StreamReader):
+            return None
+        head, length = self._head(request, pool, outgoing, answer)
+        upstream = pool.take()
+        if upstream is None:
+            return None
+        return self._over(upstream, request, head, length, outgoing, answer)
 
-    request: web.BaseRequest
-    client: asyncio.Transport
-    outgoing: Outgoing
-    length: int | None
-    head: bytes
-    answer: Answer
-    stall_s: float
+    @staticmethod
+    def _head(
+        request: web.BaseRequest, pool: Pool, outgoing: Outgoing, answer: Answer
+    ) -> tuple[bytes, int | None]:
+        if request.transport is None:
+            raise ClientConnectionResetError("the client is gone")
+        length = _length(outgoing)
+        drop = _IDENTITY_ONLY if answer.committed or answer.keep else _NOTHING
+        return (
+            pool.heads.write(outgoing.method, outgoing.target, outgoing.headers, length=length, drop=drop),
+            length,
+        )
 
-    async def over(self, upstream: Upstream) -> Relayed:
-        body, exchange = self.outgoing.body, self._exchange(upstream)
-        upload: _Upload | None = None
+    def _over(
+        self,
+        upstream: Upstream,
+        request: web.BaseRequest,
+        head: bytes,
+        length: int | None,
+        outgoing: Outgoing,
+        answer: Answer,
+    ) -> Sending:
+        client = request.transport
+        if client is None:
+            upstream.abort()
+            raise ClientConnectionResetError("the client is gone")
+        exchange = Exchange(request, client, outgoing.method, answer)
+        exchange.begin(upstream)
+        body, upload = outgoing.body, None
         if isinstance(body, StreamReader) or (body and len(body) > _SMALL):
-            upload, exchange.uploading = _Upload(body, self.length, self.stall_s), True
+            upload, exchange.uploading = _Upload(body, length, self.stall_s), True
             body = None
+        if not exchange.over:
+            upstream.transport.write(head + body if body else head)
+        return Sending(exchange, upstream, upload, self.stall_s)
+
+
+class Sending:
+    """A request that was sent over one connection, and its answer that is coming back.
+
+    Either all of it is left to `result`; or, for the many answers that come in one piece, `news` is
+    awaited, and `result` only if there is nothing `whole` yet.
+    """
+
+    __slots__ = ("_exchange", "_stall_s", "_upload", "_upstream")
+
+    def __init__(
+        self, exchange: Exchange, upstream: Upstream, upload: _Upload | None, stall_s: float
+    ) -> None:
+        self._exchange = exchange
+        self._upstream = upstream
+        self._upload = upload
+        self._stall_s = stall_s
+
+    def news(self) -> asyncio.Future[None]:
+        """To be awaited: the answer is over, or asks for more than waiting. If cancelled: `abort`."""
+        return self._exchange.changed()
+
+    def whole(self) -> Relayed | None:
+        """The answer, if all of it has left and nothing is left to do; its connection is free then."""
+        exchange = self._exchange
+        if not exchange.reusable or exchange.ending is not Ending.COMPLETE or exchange.client_full:
+            return None
+        if self._upload is not None or self._upstream.sending:
+            return None
+        exchange.resume()
+        self._upstream.give_back()
+        return _relayed(exchange)
+
+    def abort(self) -> None:
+        """Give both sides up."""
+        self._upstream.abort()
+        if self._exchange.head is not None:
+            self._exchange.give_up(self._stall_s)
+
+    async def result(self) -> Relayed:
+        """Stay with the answer to its end; see `Relay.forward`."""
+        exchange, upstream = self._exchange, self._upstream
         try:
-            if not exchange.over:
-                upstream.transport.write(self.head + body if body else self.head)
             while not exchange.over:
-                if exchange.paused or upload is not None:
-                    upload = await self._step(exchange, upload, upstream)
+                if exchange.paused or self._upload is not None:
+                    await self._step(exchange)
                 else:
                     await exchange.changed()
         except BaseException as error:
-            upstream.abort()
-            if exchange.head is None:
+            self.abort()
+            if exchange.head is None or not isinstance(error, Exception):
                 raise
-            exchange.give_up(self.stall_s)
-            if not isinstance(error, Exception):
-                raise
-        if exchange.reusable and upload is None and not upstream.sending:
+        if exchange.reusable and self._upload is None and not upstream.sending:
             exchange.resume()
             upstream.give_back()
         else:
             upstream.abort()
         if exchange.gone is not None:
             raise exchange.gone
-        return await self._finish(exchange)
+        if exchange.ending is Ending.UPSTREAM_LOST:
+            exchange.conclude(self._stall_s)
+        elif exchange.ending is Ending.COMPLETE and not await exchange.client_drained(self._stall_s):
+            exchange.give_up(0)
+        return _relayed(exchange)
 
-    def _exchange(self, upstream: Upstream) -> Exchange:
-        exchange = Exchange(self.request, self.client, self.outgoing.method, self.answer)
-        exchange.begin(upstream)
-        return exchange
-
-    async def _step(self, exchange: Exchange, upload: _Upload | None, upstream: Upstream) -> _Upload | None:
-        """Do what is rare: wait for a slow client, or go on with the upload; return it while it lasts."""
+    async def _step(self, exchange: Exchange) -> None:
+        """Do what is rare: wait for a slow client, or go on with the upload."""
         if exchange.paused:
-            if await exchange.client_drained(self.stall_s):
+            if await exchange.client_drained(self._stall_s):
                 exchange.resume()
             else:
                 exchange.give_up(0)
-        elif upload is not None:
-            await exchange.meanwhile(upload.send(upstream))
-            if upload.done:
-                exchange.uploading = False
-                return None
-        return upload
+        elif self._upload is not None:
+            await exchange.meanwhile(self._upload.send(self._upstream))
+            if self._upload.done:
+                self._upload, exchange.uploading = None, False
 
-    async def _finish(self, exchange: Exchange) -> Relayed:
-        head, ending = exchange.head, exchange.ending
-        assert head is not None
-        assert ending is not None
-        if ending is Ending.UPSTREAM_LOST:
-            exchange.conclude(self.stall_s)
-        elif ending is Ending.COMPLETE and not await exchange.client_drained(self.stall_s):
-            exchange.give_up(0)
-        return Relayed(
-            head.status,
-            ending=exchange.ending or ending,
-            keep_alive=exchange.keep_alive,
-            sent=exchange.sent,
-        )
+
+def _relayed(exchange: Exchange) -> Relayed:
+    head, ending = exchange.head, exchange.ending
+    assert head is not None
+    assert ending is not None
+    return Relayed(head.status, ending=ending, keep_alive=exchange.keep_alive, sent=exchange.sent)

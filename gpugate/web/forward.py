@@ -20,6 +20,7 @@ from gpugate.relay import (
     Pool,
     Relay,
     Relayed,
+    Sending,
     Tapped,
     UpstreamGone,
 )
@@ -37,6 +38,9 @@ EDGE_STATUSES = frozenset(range(520, 528))
 
 EDGE_TIMEOUT = 524
 """A provider's proxy gave up waiting; the job may still run (facts/providers.md A7)."""
+
+
+_MALFORMED = "the request's head or body is malformed"
 
 
 class Pools:
@@ -144,6 +148,32 @@ class Forwarder:
         """
         return self._once(call, self._pools.of(pod), upstream_path, body, None, None, tap)
 
+    def send(
+        self, call: Call, pod: ServingPod, upstream_path: str, tap: Callable[[Tapped], None] | None
+    ) -> Sending | None:
+        """Begin what `plain` does for a call without a body, if a connection is free; then `finish`.
+
+        Raises:
+            InvalidRequest: the request's head is malformed.
+        """
+        answer = _answer(call, None, None, tap, None)
+        outgoing = Outgoing(call.method, call.target(upstream_path), call.request.raw_headers)
+        try:
+            return self._relay.send(call.request, self._pools.of(pod), outgoing, answer)
+        except ValueError as error:
+            raise InvalidRequest(_MALFORMED) from error
+
+    async def finish(self, sending: Sending) -> Relayed:
+        """Stay with what `send` has begun.
+
+        Raises:
+            UpstreamGone: no byte has left for the client.
+        """
+        try:
+            return await sending.result()
+        except AnswerDeclined as declined:
+            raise UpstreamGone("closed", heard=True) from declined
+
     async def _aggregated(
         self,
         call: Call,
@@ -190,20 +220,7 @@ class Forwarder:
         tap: Callable[[Tapped], None] | None = None,
         assembly: Assembly | None = None,
     ) -> Relayed:
-        answer = Answer(
-            extra_head=call.extra_head,
-            declines=EDGE_STATUSES.__contains__,
-            epitaph=partial(last_words, call),
-            tap=tap,
-        )
-        if begin is not None:
-            answer.on_head = partial(_begin, begin)
-        if assembly is not None:
-            answer.keep = assembly.feed
-        if heartbeat is not None and heartbeat.committed:
-            answer.committed = True
-        if answer.keep or answer.committed:
-            answer.declines = partial(_declines, answer)
+        answer = _answer(call, begin, heartbeat, tap, assembly)
         outgoing = Outgoing(call.method, call.target(upstream_path), call.request.raw_headers, body)
         try:
             relayed = await self._relay.forward(call.request, pool, outgoing, answer)
@@ -212,7 +229,7 @@ class Forwarder:
                 raise UpstreamGone("closed", heard=True) from declined
             raise
         except (ValueError, web.RequestPayloadError) as error:
-            raise InvalidRequest("the request's head or body is malformed") from error
+            raise InvalidRequest(_MALFORMED) from error
         except TimeoutError as error:
             raise InvalidRequest("the request body stopped coming") from error
         call.sent = relayed.sent
@@ -231,6 +248,31 @@ def _in_one_piece(call: Call, path: str, body: bytes | StreamReader | None) -> A
     if call.method != "POST" or not isinstance(body, bytes):
         return None
     return aggregation(path, call.request.headers, body)
+
+
+def _answer(
+    call: Call,
+    begin: Callable[[], None] | None,
+    heartbeat: Heartbeat | None,
+    tap: Callable[[Tapped], None] | None,
+    assembly: Assembly | None,
+) -> Answer:
+    """What we want of the pod's answer."""
+    answer = Answer(
+        extra_head=call.extra_head,
+        declines=EDGE_STATUSES.__contains__,
+        epitaph=partial(last_words, call),
+        tap=tap,
+    )
+    if begin is not None:
+        answer.on_head = partial(_begin, begin)
+    if assembly is not None:
+        answer.keep = assembly.feed
+    if heartbeat is not None and heartbeat.committed:
+        answer.committed = True
+    if answer.keep or answer.committed:
+        answer.declines = partial(_declines, answer)
+    return answer
 
 
 def _begin(begin: Callable[[], None], status: int) -> None:

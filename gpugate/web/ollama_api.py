@@ -13,7 +13,7 @@ import orjson
 from aiohttp import StreamReader, web
 
 from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
-from gpugate.relay import Tapped, UpstreamGone
+from gpugate.relay import Sending, Tapped, UpstreamGone
 from gpugate.services.catalog import Catalog, slot_of
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.bodies import allow_body, read_body
@@ -68,6 +68,28 @@ class OllamaApi:
             GateError: what the client is to be told instead.
         """
         return self._answers[route.kind](call, route)
+
+    def send(self, call: Call, route: Route) -> Sending | None:
+        """Begin what needs neither thought nor waiting: a list, asked of a pod that serves.
+
+        Raises:
+            GateError: what the client is to be told instead.
+        """
+        pod, content = self._lifecycle.serving, call.request.content
+        if pod is None or route.kind is not Kind.METADATA or not content.is_eof() or content.total_bytes:
+            return None
+        return self._forwarder.send(call, pod, route.upstream_path, self._tap(call, route, b""))
+
+    async def finish(self, call: Call, route: Route, sending: Sending) -> web.StreamResponse:
+        """Go on with what `send` has begun, or answer in another way if that broke.
+
+        Raises:
+            GateError: what the client is to be told instead.
+        """
+        try:
+            return await self._forwarder.finish(sending)
+        except UpstreamGone:
+            return await self._metadata(call, route)
 
     # --- what wakes ---------------------------------------------------------------------------
 
@@ -138,8 +160,7 @@ class OllamaApi:
         path = route.upstream_path
         pod = self._lifecycle.serving
         if pod is not None:
-            slot = slot_of(call.method, path, body)
-            tap = partial(self._remember, slot) if slot is not None else None
+            tap = self._tap(call, route, body)
             try:
                 return await self._forwarder.plain(call, pod, path, body, tap)
             except UpstreamGone:
@@ -150,6 +171,10 @@ class OllamaApi:
         if answered is None:
             raise PodStopped(_OFF)
         return _plain(call, Refused(answered.status, answered.content_type, answered.body))
+
+    def _tap(self, call: Call, route: Route, body: bytes) -> Callable[[Tapped], None] | None:
+        slot = slot_of(call.method, route.upstream_path, body)
+        return partial(self._remember, slot) if slot is not None else None
 
     def _remember(self, slot: tuple[str, str], tapped: Tapped) -> None:
         if not tapped.content_encoding and self._catalog.remember(*slot, tapped.body):
