@@ -158,7 +158,7 @@ class Simulated:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = CIMultiDict(request.headers)
-        seen = Seen(request.method, request.path, request.query_string, headers)
+        seen = Seen(request.method, request.path, request.raw_path.partition("?")[2], headers)
         self.seen.append(seen)
         self._in_flight += 1
         self.notify()
