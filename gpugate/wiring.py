@@ -26,7 +26,7 @@ from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
 from gpugate.observe.log import AccessLog, configure, log_crash
 from gpugate.observe.news import log_news
-from gpugate.ports.provider import Price, Provider
+from gpugate.ports.provider import Endpoint, Price, Provider
 from gpugate.providers import registry
 from gpugate.relay import Relay
 from gpugate.services.catalog import Catalog
@@ -37,6 +37,7 @@ from gpugate.services.fantasy import Fantasies
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, Transition
 from gpugate.services.pictures import Pictures
+from gpugate.services.pod_lease import PodLease
 from gpugate.services.story import Stories
 from gpugate.services.workflows import load as load_workflows
 from gpugate.settings import Settings, provider_config
@@ -129,12 +130,13 @@ class Gateway:
         self._output = configure(
             settings.log.format,  # type: ignore[arg-type]
             settings.log.level,
-            secrets=_secrets(settings.auth, settings.bot, *self._configs.values()),
+            secrets=_secrets(settings.auth, settings.bot, settings.pod, *self._configs.values()),
         )
         self._log = structlog.get_logger()
         self._hub = EventHub(lambda: self.lifecycle.snapshot())
         self._state = Path(settings.state.dir)
         self._pools = Pools()
+        self._lease: PodLease | None = None
         self._is_open = False
 
     async def open(self) -> None:
@@ -174,6 +176,9 @@ class Gateway:
             listeners=[log_news, self._hub.hear, self._hear],
             on_crash=log_crash,
         )
+        if settings.pod.lease:
+            self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)
+            self._stack.push_async_callback(self._lease.aclose)
         gate = self._gate(session, catalog)
         self._runner = web.ServerRunner(
             GuardedServer(gate.handle, gate.malformed), shutdown_timeout=CLEANUP_S
@@ -273,8 +278,14 @@ class Gateway:
             return
         if news.status is Status.READY and self.lifecycle.serving is not None:
             self._keeper.fetch(self.lifecycle.serving.endpoints["ollama"])
+            if self._lease is not None:
+                self._lease.renew_soon()
         elif news.now not in POD_LIVES:
             self._pools.abort()
+
+    def _pods_ollama(self) -> Endpoint | None:
+        serving = self.lifecycle.serving
+        return serving.endpoints["ollama"] if serving is not None else None
 
     def _warn(self, text: str) -> None:
         self._log.warning(text)

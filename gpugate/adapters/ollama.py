@@ -108,6 +108,16 @@ class OllamaPod:
         except _NOT_THERE:
             return None
 
+    async def leave(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
+        """Leave a blob, as `services.pod_lease.Mailbox` has it."""
+        try:
+            async with self._call(
+                "POST", endpoint, f"/api/blobs/sha256:{digest}", FETCH_LIMIT_S, content
+            ) as answer:
+                return int(answer.status)
+        except _NOT_THERE as error:
+            return _seen(error)
+
     def _call(
         self, method: str, endpoint: Endpoint, path: str, limit_s: float, body: bytes | None = None
     ) -> Any:

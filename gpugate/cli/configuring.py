@@ -14,6 +14,7 @@ import attrs
 from gpugate.cli.configured import config_path, settings_for_serving
 from gpugate.cli.failures import OK, WRONG, Failure
 from gpugate.cli.urls import url_of
+from gpugate.services.pod_lease import lease_digest
 from gpugate.settings import Settings, commented_config, notes
 
 if TYPE_CHECKING:
@@ -78,12 +79,14 @@ def check(args: Namespace) -> int:
 def _summary(settings: Settings) -> list[str]:
     auth, bot = settings.auth, settings.bot
     ways = ["a secret"] * bool(auth.secret) + ["an identity provider's keys"] * bool(auth.jwks_url)
+    lease = [f"lease: set GPUGATE_LEASE={lease_digest(settings.pod.lease)} in the pod"]
     return [
         f"listens at {url_of(settings)}",
         f"provider: {', then '.join(settings.pod.provider)}",
         f"tokens: signed with {' or '.join(ways)} ({', '.join(auth.algorithms)})",
         f"state: {settings.state.dir}",
         f"bot: {bot.mode if bot.enabled else 'off'}",
+        *(lease if settings.pod.lease else []),
     ]
 
 

@@ -35,6 +35,7 @@ ALGORITHMS = (
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
 SECRET_BYTES = 32  # contract section 3; RFC 7518 3.2 for HS256
+LEASE_BYTES = 16  # a renewal must not be guessed; only its hash is known outside
 DEFAULT_SOURCE = "gpugate.toml"
 NO_FILE = "no configuration file"  # where complaints about what is missing would else name one
 
@@ -200,6 +201,16 @@ class Pod:
     )
     max_session: float = _duration("0s", "hard limit of one paid session; 0 = none", at_least(0))
     retry_after: float = _duration("60", "seconds, the hint in a 503 for a failed start", above(0))
+    lease: str = _key(
+        "",
+        "16 bytes or more: renewed in a pod that stops itself without it (examples/pod); empty: off",
+        that(
+            lambda text: not text or len(text.encode()) >= LEASE_BYTES,
+            f"must be at least {LEASE_BYTES} bytes long",
+            say=False,
+        ),
+        secret=True,
+    )
 
 
 @frozen(kw_only=True)

@@ -21,9 +21,11 @@ NO_MIRROR = {"e2e", "meta", "mutants"}
 STORIES = {
     "cli": {"main"},
     "core": {"boot", "lives", "processor", "queue", "ready", "stopping"},
+    "pod": {"lease", "start_scripts"},
     "relay": {"declined", "hangups", "upload"},
     "services": {"bad_neighbours", "money", "odd_reports", "output", "processor", "stubborn_stops"},
     "simulated": {"clients"},
+    "testing": {"docs"},
 }
 """Tests about several modules of a room at once, told by what happens."""
 
