@@ -20,7 +20,7 @@ run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GP
 	$(BIN)/gpugate demo --port $(PORT)
 
 test: $(VENV)/.dev        ## all tests, the plugins' included
-	$(BIN)/python -m pytest tests plugins
+	$(BIN)/python -m pytest tests plugins examples/write-a-provider
 
 fast: $(VENV)/.dev        ## without real sockets and processes
 	$(BIN)/python -m pytest --ignore tests/e2e --ignore tests/providers

@@ -25,6 +25,12 @@ CALLS = ("start", "stop", "inspect")
 class LookingContract(Stage):
     """The part that changes nothing and costs nothing."""
 
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Every wrong answer to every call, for a provider that is reached by a session."""
+        if "name" in metafunc.fixturenames:
+            names = [*WRONGS, "silence"] if self.uses_session else []
+            metafunc.parametrize(("name", "call"), [(name, call) for name in names for call in CALLS])
+
     def test_its_class_is_sound(self) -> None:
         """A `Provider` with async calls, an attrs Config that hides its secrets, sane capabilities."""
         assert class_complaints(self.provider_class) == []
@@ -61,14 +67,10 @@ class LookingContract(Stage):
 
         assert told(secrets, raised.value) == []
 
-    @pytest.mark.parametrize("call", CALLS)
-    @pytest.mark.parametrize("name", [*WRONGS, "silence"])
     async def test_a_wrong_answer(
         self, make_provider: MakeProvider, name: str, call: str, secrets: tuple[str, ...]
     ) -> None:
         """Whatever comes back: a ProviderError without a secret, or a report; in bounded time."""
-        if not self.uses_session:
-            pytest.skip("it does not use the session")
         wrong = WRONGS.get(name)
         async with wrong_session(wrong) as session:
             provider = make_provider(session)

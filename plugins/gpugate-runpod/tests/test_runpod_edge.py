@@ -110,7 +110,7 @@ def test_bytes() -> None:
             through = await answer.read()
         async with house.session.get(house.ollama.url + "/api/tags") as answer:
             assert await answer.read() == through
-        assert "x= y" == house.ollama.calls("/api/tags")[0].query
+        assert "x=%20y" == house.ollama.calls("/api/tags")[0].query
         house.ollama.faults.add("/api/chat", BreakAfter(1))
         with pytest.raises(aiohttp.ClientError):
             await chat(house, url)
