@@ -39,6 +39,7 @@ ProviderError                   what a provider plugin raises (contract section 
 ├── Misconfigured
 └── Ambiguous                   the outcome is unknown: look before asking again
 SettingsError                   one or more complaints, each naming its key
+LedgerError                     the ledger cannot be read or written: one line that says what to do
 """
 
 from __future__ import annotations
@@ -335,3 +336,7 @@ class SettingsError(Exception):
     def __init__(self, complaints: Sequence[str]) -> None:
         self.complaints = tuple(complaints)
         super().__init__("\n".join(self.complaints))
+
+
+class LedgerError(Exception):
+    """The ledger cannot be read or written; one line that names the file and what to do."""

@@ -60,7 +60,7 @@ EVERYTHING = {
 ROOMS: dict[str, Room] = {
     "errors": Room(),
     "ports": Room({"errors"}, {"attrs", "aiohttp"}),
-    "core": Room({"errors", "ports.provider"}, {"attrs"}, IMPURE),
+    "core": Room({"errors", "ports.provider", "ports.ledger"}, {"attrs"}, IMPURE),
     "services": Room({"core", "ports", "errors"}, {"attrs", "orjson"}, {"logging", "socket"}),
     "relay": Room({"errors", "ports", "services.tasks"}, {"attrs", "aiohttp", "multidict", "yarl"}),
     "settings": Room({"core.policy", "errors", "ports"}, {"attrs", "cattrs"}),
@@ -68,14 +68,18 @@ ROOMS: dict[str, Room] = {
         {"services", "relay", "ports", "errors", "core.vocabulary"},
         {"attrs", "aiohttp", "aiohttp_sse", "orjson", "jwt", "cryptography", "multidict", "yarl"},
     ),
-    "adapters": Room({"ports", "errors", "relay", "services.tasks"}, {"attrs", "aiohttp", "orjson"}),
+    "adapters": Room(
+        {"ports", "errors", "relay", "services.tasks"}, {"attrs", "aiohttp", "aiosqlite", "orjson"}
+    ),
+    "bot": Room({"services", "ports", "errors"}, {"attrs", "aiohttp", "aiogram", "structlog"}),
     "providers": Room(
         {"ports", "errors", "simulated", "services.tasks"}, {"attrs", "aiohttp", "cattrs", "orjson"}
     ),
     "simulated": Room({"ports", "errors", "services.tasks"}, {"attrs", "aiohttp", "multidict", "orjson"}),
     "observe": Room({"services.news", "core.vocabulary", "errors"}, {"structlog", "orjson", "attrs"}),
     "testing": Room(
-        {"core", "ports", "errors", "services.tasks"}, {"attrs", "pytest", "aiohttp", "multidict", "orjson"}
+        {"core", "ports", "errors", "services.tasks"},
+        {"attrs", "pytest", "aiohttp", "aiogram", "multidict", "orjson"},
     ),
     "wiring": Room(EVERYTHING, {"attrs", "aiohttp", "structlog", "uvloop", "orjson"}),
     "cli": Room(EVERYTHING | CLI, {"attrs", "aiohttp", "structlog", "uvloop", "orjson", "jwt", "cattrs"}),

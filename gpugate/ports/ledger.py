@@ -1,0 +1,118 @@
+"""The ledger port: what was paid for, on disk before it is; knows nothing of SQL, of HTTP or of a clock.
+
+A `Session` is one billed stretch (contract section 7); its row is written whole at every step of its life.
+A `Use` is a part of a session's seconds that belongs to one request and its user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+from attrs import frozen
+
+BY_HAND = "hand"
+"""`Session.started_by` where no request and no user asked."""
+
+
+@frozen(kw_only=True)
+class Session:
+    """One billed stretch, from the intent to start to the proved stop. All instants are aware, in UTC.
+
+    Attributes:
+        id: unique for ever; sorts by `asked_at`.
+        provider: its name in the configuration.
+        pod_id: the provider's name for the pod, once known.
+        gpu: the model of its GPU, for people, once known.
+        asked_at: when the intent to start was written, before the provider was called; for an adopted pod
+            when it was found.
+        started_at: billed from here (accepted, or the provider's own word); None while only intended.
+        running_at: the provider said that it runs.
+        ready_at: its Ollama served for the first time; None for a start that failed.
+        last_used_at: the end of the last request so far.
+        stop_asked_at: when the first stop was sent.
+        ended_at: the stop was proved; None while open.
+        hourly_rate: per hour, running; None where nobody tells.
+        stopped_rate: per hour, for the disk of the stopped pod, where the provider tells.
+        rate_source: "provider", "configured" or "unknown".
+        currency: of both rates.
+        started_by: the user (token subject, `telegram:<chat id>`), or `BY_HAND`.
+        start_reason: "request", "hand", "adopted", or "prewarm".
+        request_id: of the request that woke it, if one did.
+        end_reason: in one word or few, such as "idle", "hand", "failed start"; empty while open.
+        cost: at its end, unrounded; None while open or where there is no rate.
+    """
+
+    id: str
+    provider: str
+    asked_at: datetime
+    pod_id: str | None = None
+    gpu: str | None = None
+    started_at: datetime | None = None
+    running_at: datetime | None = None
+    ready_at: datetime | None = None
+    last_used_at: datetime | None = None
+    stop_asked_at: datetime | None = None
+    ended_at: datetime | None = None
+    hourly_rate: Decimal | None = None
+    stopped_rate: Decimal | None = None
+    rate_source: str = "unknown"
+    currency: str = "USD"
+    started_by: str = BY_HAND
+    start_reason: str = "hand"
+    request_id: str = ""
+    end_reason: str = ""
+    cost: Decimal | None = None
+
+
+@frozen(kw_only=True)
+class Use:
+    """A part of a session's seconds.
+
+    Attributes:
+        session_id: whose.
+        request_id: of the request; of short ones, which are gathered by user and minute, of the last.
+        user: the token's subject.
+        began_at, ended_at: admitted, and given back (or: so far).
+        seconds: what it answers for; where several ran at once each has an equal share, so that the uses of
+            a session never sum to more than the time it was READY.
+        requests: how many are gathered here.
+    """
+
+    session_id: str
+    request_id: str
+    user: str
+    began_at: datetime
+    ended_at: datetime
+    seconds: Decimal
+    requests: int = 1
+
+
+class Ledger(Protocol):
+    """The book. Every call returns when the disk has it; none blocks the loop; all raise `LedgerError`."""
+
+    async def put(self, session: Session) -> None:
+        """Write this session's row whole, new or not."""
+
+    async def put_uses(self, uses: Sequence[Use]) -> None:
+        """Write these uses; one with the same session, request and user replaces the older."""
+
+    async def open_sessions(self) -> list[Session]:
+        """Those without an end, oldest first."""
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """Those of which some part lies between, oldest first; open ones last until now."""
+
+    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+        """The uses of which some part lies between."""
+
+    async def budget_told(self, month: str) -> int:
+        """The highest threshold (0, 50, 80, 100) that was told of this month ("2026-11")."""
+
+    async def tell_budget(self, month: str, percent: int) -> None:
+        """Remember that this threshold was told."""
+
+    async def aclose(self) -> None:
+        """Finish what is under way, and let the file go."""
