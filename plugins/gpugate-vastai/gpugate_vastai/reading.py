@@ -35,6 +35,7 @@ class Run:
         queued: Vast.ai said that it waits for a GPU.
         fresh: a new instance, which never reads `exited` on its way up.
         alive: it was seen loading or running since.
+        noticed_at: when it was first seen waiting although nobody here had asked.
     """
 
     asked_at: float | None = None
@@ -42,6 +43,15 @@ class Run:
     queued: bool = False
     fresh: bool = False
     alive: bool = False
+    noticed_at: float | None = None
+
+    def waits_not_long(self, now: float) -> bool:
+        """The scheduler may yet give it its GPU; without a start of ours the first sighting counts."""
+        if self.asked_at is not None:
+            return self.younger_than(SCHEDULING_S, now) and not self.queued
+        if self.noticed_at is None:
+            self.noticed_at = now
+        return now - self.noticed_at < SCHEDULING_S
 
     def younger_than(self, age_s: float, now: float) -> bool:
         """It was asked for less than so long ago."""
@@ -59,7 +69,7 @@ class Reader:
         """What the row says in gpugate's words; notes in `run` whether it was seen alive."""
         phase, detail = phase_of(row, run, now)
         if phase is Phase.STOPPED:
-            run.alive = False
+            run.alive, run.noticed_at = False, None
         elif phase in (Phase.STARTING, Phase.RUNNING) and row.get("actual_status") not in _OFF:
             run.alive = True
         endpoints = self.endpoints(row) if phase is Phase.RUNNING else {}
@@ -150,7 +160,7 @@ def _coming_up(row: Object, run: Run, now: float, message: str) -> tuple[Phase, 
         return Phase.PROVISIONING, message or "being provisioned"
     if run.alive or run.fresh:
         return Phase.FAILED, message or "its container has ended"
-    if run.younger_than(SCHEDULING_S, now) and not run.queued:
+    if run.waits_not_long(now):
         return Phase.STARTING, "waiting for its GPU"
     return Phase.QUEUED, "its GPU is rented to somebody else; the start waits at Vast.ai"
 

@@ -158,6 +158,20 @@ def test_an_instance_started_in_the_console() -> None:
     play(scenario, FIXED)
 
 
+@pytest.mark.parametrize("wait_s", [28.5, 29.5, 30.5])
+def test_an_instance_started_in_the_console_right_before_a_look(wait_s: float) -> None:
+    """It reads exited then, like one that waits for its GPU; it is adopted all the same, not stopped."""
+
+    async def scenario(house: House) -> None:
+        await asyncio.sleep(wait_s)
+        house.pod.start()
+        await house.until(lambda: house.lifecycle.word is Status.READY, 60)
+        await house.off()
+        assert 1 == len(house.sessions)
+
+    play(scenario, FIXED)
+
+
 @MODES
 def test_an_ollama_that_never_answers(settings: Settings) -> None:
     """503 after the warm-up limit, and the instance is off again."""

@@ -90,7 +90,7 @@ def states(actual: str | None, wanted: str, cur: str = "running") -> dict[str, A
 )
 def test_states(actual: str | None, wanted: str, cur: str, expected: Phase) -> None:
     """The table of B3; a word that nobody knows proves nothing."""
-    assert expected is phase(**states(actual, wanted, cur))
+    assert expected is phase(Run(noticed_at=69.0), **states(actual, wanted, cur))
 
 
 @pytest.mark.parametrize(
@@ -107,6 +107,16 @@ def test_states(actual: str | None, wanted: str, cur: str, expected: Phase) -> N
 def test_exited_after_a_start(run: Run, expected: Phase) -> None:
     """A resumed instance reads exited first; one that was alive, or is new, is dead."""
     assert expected is phase(run, **states("exited", "running", "stopped"))
+
+
+def test_exited_after_a_start_in_the_console() -> None:
+    """It gets the scheduler's time from its first sighting: to be adopted, not stopped; then it is queued."""
+    run = Run()
+    waits = states("exited", "running", "stopped")
+
+    assert Phase.STARTING is phase(run, now=100.0, **waits)
+    assert Phase.STARTING is phase(run, now=129.0, **waits)
+    assert Phase.QUEUED is phase(run, now=130.0, **waits)
 
 
 @pytest.mark.parametrize(("asked_at", "expected"), [(95.0, Phase.STARTING), (80.0, Phase.STOPPED)])
