@@ -128,15 +128,21 @@ class Simulated:
         if self._server is None or self._web is None:
             return
         self._server.close()
-        for connection in self._web.connections:
-            if connection.transport is not None:
-                connection.transport.abort()
+        for _ in range(3):  # one that has just been accepted shows up a turn of the loop later
+            self._abort_connections(self._web)
+            await asyncio.sleep(0)
         try:
             await self.until(lambda: self._in_flight == 0, STOP_WAIT_S)
         except TimeoutError:
             await self._web.shutdown(0.01)  # 0 would mean no limit
         await self._web.shutdown(0.01)
         self._server = self._web = None
+
+    @staticmethod
+    def _abort_connections(server: web.Server) -> None:
+        for connection in server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
 
     async def handle(self, request: web.BaseRequest, seen: Seen, fault: Fault | None) -> web.StreamResponse:
         """Answer one request; `fault` is one that spoils the answer under way, or None."""
