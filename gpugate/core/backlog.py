@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterator
+from math import inf
 
 from attrs import define, field
 
@@ -33,7 +34,8 @@ class Backlog:
     """First in, first out, bounded; leases belong to a run, so those of a lost pod hold up nobody.
 
     Attributes:
-        quiet_since: when the last lease ended; None while one is out or none was yet.
+        quiet_since: when the last lease ended, or the pod became ready; None while a lease is out.
+        wanted_until: when the last lease ended, or somebody joined an empty queue; `inf` before the first.
     """
 
     max_waiting: int
@@ -42,6 +44,7 @@ class Backlog:
     waiting: list[Ticket] = field(factory=list)
     leases: dict[int, Ticket] = field(factory=dict)
     quiet_since: float | None = None
+    wanted_until: float = inf
     draining: int = 0
 
     @property
@@ -89,7 +92,7 @@ class Backlog:
         if number in self.leases:
             self._release(number)
             if not self.leases:
-                self.quiet_since = now
+                self.quiet_since = self.wanted_until = now
                 return True
             return False
         self.waiting = [ticket for ticket in self.waiting if ticket.number != number]

@@ -11,6 +11,7 @@ from math import inf
 from typing import Any, ClassVar
 
 from gpugate.core.backlog import Backlog
+from gpugate.core.idle import SHORT_S, Fixed, IdlePolicy
 from gpugate.core.looks import Looks
 from gpugate.core.policy import Policy
 from gpugate.core.stops import StopOrder, Stops
@@ -68,15 +69,21 @@ class Engine:
         trouble: the last thing that went wrong, for people; None when a pod serves again.
         blind: by provider, why the last look failed; emptied by the next good one.
         sessions: billed stretches that are open, by provider: the run, and since when.
+        idle: how long a pod is kept that nobody uses, and when one is started unasked.
     """
 
     TABLE: ClassVar[Mapping[Cell, Row]] = {}
     IGNORED: ClassVar[Mapping[type[Any], frozenset[type[Any]]]] = {}
 
     def __init__(
-        self, policy: Policy, chance: Callable[[], float], owed: frozenset[int] = frozenset()
+        self,
+        policy: Policy,
+        chance: Callable[[], float],
+        owed: frozenset[int] = frozenset(),
+        idle: IdlePolicy | None = None,
     ) -> None:
         self.policy = policy
+        self.idle = idle or Fixed(policy.idle_timeout_s)
         self.state: State = Unknown()
         self.backlog = Backlog(
             max_waiting=policy.max_waiting,
@@ -96,6 +103,8 @@ class Engine:
         self._chance = chance
         self._inherited = owed
         self._told_owed = owed
+        self._unasked_run = 0  # the run that was started before anybody asked
+        self._window_used = -inf  # the pause, by its beginning, whose window is over or used
         self._pass_at: int | None = None  # where a start waits for a fresh stop before it goes on
         self._limited = 0  # starts in a row that the provider refused with a 429
         self._alarms: dict[int, str] = {}
@@ -128,7 +137,20 @@ class Engine:
         quiet = self.backlog.quiet_since
         if quiet is None or self.backlog.busy or not isinstance(self.state, Ready):
             return inf
+        wanted = self.backlog.wanted_until
+        if quiet == wanted:
+            return quiet + self.idle.keep_s
+        if self.state.run == self._unasked_run and self.idle.window is not None:
+            return min(wanted + self.idle.window.closes_s, quiet + self.policy.idle_timeout_s)
         return quiet + self.policy.idle_timeout_s
+
+    @property
+    def prewarm_at(self) -> float:
+        """When a pod is to be started before anybody asks; once in a pause."""
+        window, since = self.idle.window, self.backlog.wanted_until
+        if window is None or since == self._window_used:
+            return inf
+        return since + window.opens_s
 
     @property
     def session_ends(self) -> float:
@@ -169,11 +191,14 @@ class Engine:
     # What `Arrived` and `Left` come to when the pod serves and nobody waits. The owner calls these
     # directly for a warm request, because an event, its effects and the deadlines cost 10 us more.
 
-    def admit_at_once(self, number: int, model: str | None, embeds: bool) -> bool:
+    def admit_at_once(self, number: int, model: str | None, embeds: bool, now: float) -> bool:
         """Admit a newcomer if the pod serves and nobody waits before it; its run is the state's."""
-        if type(self.state) is not Ready or self.backlog.waiting or self.closing:
+        backlog = self.backlog
+        if type(self.state) is not Ready or backlog.waiting or self.closing:
             return False
-        self.backlog.admit(number, self.state.run, model, embeds)
+        if now - backlog.wanted_until > SHORT_S and not backlog.leases:
+            self.idle.demanded(now - backlog.wanted_until)
+        backlog.admit(number, self.state.run, model, embeds)
         return True
 
     def give_back_at_once(self, number: int, now: float) -> bool:
@@ -189,15 +214,24 @@ class Engine:
         """Place a newcomer; True if it was admitted at once."""
         if self.closing:
             self._refuse(event.ticket, ShuttingDown(retry_after_s=5))
-        elif self.admit_at_once(event.ticket, event.model, event.embeds):
+        elif self.admit_at_once(event.ticket, event.model, event.embeds, now):
             self._effects.append(Admit(event.ticket, self.run_of_state))
             return True
         elif self.backlog.full:
             self._refuse(event.ticket, QueueFull(retry_after_s=self.policy.retry_after_s))
         else:
+            self._note_demand(now)
             self.backlog.join(event.ticket, event.model, event.embeds, now)
             self._decide(Demanded(), now)
         return False
+
+    def _note_demand(self, now: float) -> None:
+        """Somebody wants a pod that does not serve: if nobody did before, a pause ends."""
+        if self.backlog.busy:
+            return
+        if now - self.backlog.wanted_until > SHORT_S:
+            self.idle.demanded(now - self.backlog.wanted_until)
+        self.backlog.wanted_until = now
 
     def _leave(self, number: int, now: float) -> None:
         if not self.give_back_at_once(number, now) and self.backlog.leave(number, now):
@@ -213,12 +247,14 @@ class Engine:
     def _cut_leases(self, error: Callable[[], GateError], now: float) -> None:
         """Break off what runs: an answer that has begun is cut, another gets the error."""
         for ticket in self.backlog.take_leases():
+            self.backlog.wanted_until = now
             self._effects.append(Cut(ticket.number) if ticket.begun else Refuse(ticket.number, error()))
         self.backlog.quiet_since = now
 
     def _lose_leases(self, now: float) -> None:
         """The pod is gone: answers that have begun break, the others wait again, once (contract 5)."""
         for ticket in self.backlog.take_leases():
+            self.backlog.wanted_until = now
             if ticket.begun:
                 self._effects.append(Cut(ticket.number))
             elif self.closing:

@@ -101,6 +101,8 @@ class PodMachine(ServingRows):
         match self.state:
             case Ready():
                 return min(self.idle_at, self.session_ends)
+            case Stopped():
+                return self.prewarm_at
             case Pausing(retry_at=at) | Preloading(give_up_at=at) | Draining(until=at):
                 return at
             case Provisioning(accepted_at=at):
@@ -127,7 +129,7 @@ _COMMON = _STALE | _NEWS | _NOT_HERE
 
 PodMachine.IGNORED = {
     Unknown: _COMMON - {Opened, Demanded, Looked, LookFailed},
-    Stopped: _COMMON - {Demanded, Looked},
+    Stopped: _COMMON - {Demanded, Looked, TimePassed},
     Asking: _COMMON - {StartAccepted, StartRefused},
     Pausing: _COMMON - {TimePassed},
     Settling: _COMMON - {Looked, LookFailed},

@@ -195,6 +195,7 @@ class ServingRows(WarmingRows):
         """Already on its way, or wanted again as soon as this stop is through."""
         self._effects.append(Reply(_going_down() if self.closing else None))
         self.start_wanted = not isinstance(was, Ready) and not self.closing
+        self._unasked_run = 0  # it is asked for now
         return was
 
     @transition
@@ -235,6 +236,7 @@ class ServingRows(WarmingRows):
         self.start_wanted = False
         self._refuse_waiting(_stopped_by_hand)
         self._cut_leases(_stopped_by_hand, now)
+        self._window_used = self.backlog.wanted_until  # who stops it by hand does not expect it to come back
         return True
 
     # --- going down ---------------------------------------------------------------------------

@@ -142,6 +142,19 @@ class StartingRows(Engine):
         self._pass_at = None
         return self._begin(now)
 
+    @transition
+    def _prewarm(self, was: Stopped, event: TimePassed, now: float) -> Rest:
+        """A request is expected: start before it comes, unless the time for that is over."""
+        window, since = self.idle.window, self.backlog.wanted_until
+        self._window_used = since
+        if window is None or now >= since + window.closes_s:
+            return was
+        self._pass_at = None
+        self.start_wanted = True
+        rest = self._begin(now)
+        self._unasked_run = self.run
+        return rest
+
     def _begin(self, now: float) -> Rest:
         """Start with the first provider, or go on where a fresh stop made this start wait."""
         if self._pass_at is not None and self._failures:
@@ -268,7 +281,9 @@ class StartingRows(Engine):
         return self._progress(state, report, up_s, now)
 
     def _cause(self) -> str:
-        return "hand" if self.start_wanted and not self.backlog.waiting else "request"
+        if self.backlog.waiting or not self.start_wanted:
+            return "request"
+        return "prewarm" if self.run == self._unasked_run else "hand"
 
     # --- failing ------------------------------------------------------------------------------
 

@@ -177,6 +177,8 @@ class WarmingRows(StartingRows):
     def _ready(self, was: Warming | Preloading, now: float) -> Ready:
         self.start_wanted = False
         self.trouble = None
+        if not was.served and self._asked[1] == was.run:
+            self.idle.started(now - was.since)
         if not self.backlog.leases:
             self.backlog.quiet_since = now
         for provider in range(len(self.policy.providers)):

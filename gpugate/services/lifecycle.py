@@ -165,7 +165,7 @@ class Lifecycle:
         self._last_ticket += 1
         number, now = self._last_ticket, self._loop.time()
         lease = self._leases[number] = Lease(self, number, now)
-        if self.serving is not None and self._machine.admit_at_once(number, model, embeds):
+        if self.serving is not None and self._machine.admit_at_once(number, model, embeds, now):
             lease.admit(self.serving, now)
             if self._flight_timer is None:
                 self._tell_flight_soon()
@@ -185,7 +185,7 @@ class Lifecycle:
         if not self._machine.give_back_at_once(lease.number, now):
             self._feed(Left(lease.number))
             return
-        if self._armed > now + self._policy.idle_timeout_s:
+        if self._armed > now + self._machine.idle.keep_s:
             self._arm(self._machine.wake_at)
         if self._flight_timer is None:
             self._tell_flight_soon()

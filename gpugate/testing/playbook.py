@@ -13,6 +13,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from gpugate.core.idle import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import (
@@ -150,6 +151,7 @@ class Play:
         views: what a look at each provider shows: a report, an error, or None for no answer.
         healthy: what a health check says; None for no answer.
         on_cpu: whether the models that are loaded run on the CPU only; None for no answer.
+        idle: how long a pod is kept that nobody uses; by default for the policy's `idle_timeout_s`.
     """
 
     policy: Policy = field(factory=lambda: Policy(providers=ONE))
@@ -160,6 +162,7 @@ class Play:
     ages: dict[int, float] = field(factory=dict)
     healthy: bool | None = True
     on_cpu: bool | None = False
+    idle: IdlePolicy | None = None
     now: float = 0.0
     machine: PodMachine = field(init=False)
     refusals: dict[int, Any] = field(factory=dict)
@@ -168,7 +171,7 @@ class Play:
     _heard: list[Effect] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self.machine = PodMachine(self.policy, lambda: self.chance, self.owed)
+        self.machine = PodMachine(self.policy, lambda: self.chance, self.owed, self.idle)
         for provider in range(len(self.policy.providers)):
             self.views.setdefault(provider, STOPPED)
 

@@ -17,6 +17,7 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gpugate.core.idle import Fixed, Window
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import (
@@ -133,6 +134,7 @@ class Lives(RuleBasedStateMachine):
         drain=st.sampled_from([1, 2]),
         capacity=st.sampled_from([0.0, 40.0]),
         session=st.sampled_from([0.0, 200.0]),
+        idle=st.sampled_from([None, Fixed(20.0, Window(100.0, 180.0))]),
         owed=st.sets(st.integers(0, 0)),
         phases=st.lists(st.sampled_from(list(Phase)), min_size=2, max_size=2),
     )
@@ -142,6 +144,7 @@ class Lives(RuleBasedStateMachine):
         drain: int,
         capacity: float,
         session: float,
+        idle: Fixed | None,
         owed: set[int],
         phases: list[Phase],
     ) -> None:
@@ -158,7 +161,7 @@ class Lives(RuleBasedStateMachine):
             start_timeout_s=120.0,
             warmup_timeout_s=50.0,
         )
-        self.machine = Honest(self.policy, lambda: 0.5, frozenset(owed))
+        self.machine = Honest(self.policy, lambda: 0.5, frozenset(owed), idle)
         self.worlds = [World(phase) for phase in phases[: self.count]]
         self.errands: list[Probe | Preload | Weigh] = []
         self.old: list[Event] = []

@@ -55,8 +55,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         BACKLOG,
-        "            if not self.leases:\n                self.quiet_since = now",
-        "            if True:\n                self.quiet_since = now",
+        "            if not self.leases:\n                self.quiet_since = self.",
+        "            if True:\n                self.quiet_since = self.",
         "the idle clock runs while an answer is still on its way",
     ),
     Fault(
