@@ -20,8 +20,10 @@ from aiohttp import web
 
 from gpugate.adapters.comfyui import ComfyUI
 from gpugate.adapters.debts_file import DebtsFile
+from gpugate.adapters.habits_file import HabitsFile
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.adapters.ollama_chat import OllamaModels
+from gpugate.core.idle import Learned
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
 from gpugate.observe.log import AccessLog, configure, log_crash
@@ -175,6 +177,8 @@ class Gateway:
             fallback_price=_fallback_price(settings),
             listeners=[log_news, self._hub.hear, self._hear],
             on_crash=log_crash,
+            idle=Learned(settings.pod.idle_timeout) if settings.pod.idle_policy == "learned" else None,
+            habits=HabitsFile(self._state / "habits.json", self._warn),
         )
         if settings.pod.lease:
             self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)

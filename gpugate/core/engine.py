@@ -7,8 +7,10 @@ from it by the clock (late tickets, due stops, due looks), then the backlog if t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf
+from math import inf, isfinite
 from typing import Any, ClassVar
+
+from attrs import evolve
 
 from gpugate.core.backlog import Backlog
 from gpugate.core.idle import SHORT_S, Fixed, IdlePolicy
@@ -58,6 +60,7 @@ from gpugate.errors import (
     RateLimited,
     ShuttingDown,
 )
+from gpugate.ports.habits import Habits
 from gpugate.ports.provider import Phase, PodReport
 
 
@@ -167,6 +170,17 @@ class Engine:
         if (waits := self.backlog.next_deadline) is not None:
             deadlines.append(waits)
         return min(deadlines)
+
+    def remember(self, habits: Habits, now: float) -> None:
+        """Go on from what was learnt, before the first event."""
+        self.idle.remember(habits)
+        if isfinite(habits.wanted_ago_s):
+            self.backlog.wanted_until = now - habits.wanted_ago_s
+
+    def habits(self, now: float) -> Habits | None:
+        """What was learnt so far; None where nothing is."""
+        learnt = self.idle.habits
+        return None if learnt is None else evolve(learnt, wanted_ago_s=abs(now - self.backlog.wanted_until))
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return the effects to carry out, in order."""

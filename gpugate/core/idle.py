@@ -12,11 +12,13 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import ceil, inf, isfinite
+from math import ceil, isfinite
 from statistics import median
 from typing import Protocol
 
 from attrs import define, field, frozen
+
+from gpugate.ports.habits import Habits
 
 SHORT_S = 60.0
 """Pauses up to this are no question: nobody stops a pod between two sentences. They are not counted."""
@@ -49,23 +51,6 @@ class Window:
 
     opens_s: float
     closes_s: float
-
-
-@frozen
-class Habits:
-    """What the learning policy has learnt; small, and kept across restarts. Times in seconds.
-
-    Attributes:
-        pauses_s: the last pauses, oldest first.
-        starts_s: how long the last starts took.
-        credit_s: how much dearer than the fixed timeout it may still become.
-        wanted_ago_s: how long ago somebody wanted the pod; `inf` if never.
-    """
-
-    pauses_s: tuple[float, ...] = ()
-    starts_s: tuple[float, ...] = ()
-    credit_s: float | None = None
-    wanted_ago_s: float = inf
 
 
 class IdlePolicy(Protocol):

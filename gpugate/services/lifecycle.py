@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from math import inf, isfinite
 
+from gpugate.core.idle import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
 from gpugate.core.vocabulary import (
@@ -58,6 +59,7 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import GateError, ProviderUnavailable
 from gpugate.ports.debts import Debts
+from gpugate.ports.habits import HabitsStore
 from gpugate.ports.pod import Pod
 from gpugate.ports.provider import Price
 from gpugate.services.chronicle import Chronicle
@@ -98,17 +100,20 @@ class Lifecycle:
         on_crash: CrashListener | None = None,
         chance: Callable[[], float] = random.random,
         wall: Callable[[], datetime] = _now,
+        idle: IdlePolicy | None = None,
+        habits: HabitsStore | None = None,
     ) -> None:
         self.serving: ServingPod | None = None
         self._providers = tuple(providers)
         self._policy = policy
         self._debts = debts
+        self._habits = habits
         self._on_crash = on_crash
         names = [named.name for named in self._providers]
         unproved = debts.load()
         owed = frozenset(names.index(name) for name in unproved if name in names)
         self._foreign_debts = unproved - frozenset(names)
-        self._machine = PodMachine(policy, chance, owed)
+        self._machine = PodMachine(policy, chance, owed, idle)
         self._leases: dict[int, Lease] = {}
         self._last_ticket = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -133,6 +138,8 @@ class Lifecycle:
         )
         for name in sorted(self._foreign_debts):
             self._chronicle.warn(name, "its pod was never seen stopped, and it is not configured any more")
+        if self._habits is not None:
+            self._machine.remember(self._habits.load(), self._loop.time())
         self._feed(Opened())
 
     async def close(self, *, keep: bool, stop_wait_s: float) -> bool:
@@ -303,6 +310,12 @@ class Lifecycle:
         ):
             self._settle_known()
 
+    def _save_habits(self) -> None:
+        """When a pod serves no more: what was learnt since, and when it was wanted last."""
+        habits = self._machine.habits(self._loop.time())
+        if self._habits is not None and habits is not None:
+            self._habits.save(habits)
+
     def _settle_known(self) -> None:
         if not self._known.done():
             self._known.set_result(None)
@@ -320,6 +333,8 @@ class Lifecycle:
                 self.serving = ServingPod(state.run, named.name, state.endpoints, limit_s)
         else:
             self.serving = None
+            if isinstance(was, Ready):
+                self._save_habits()
         if self._machine.closing and not isinstance(state, Draining):
             self._drained.set()
         if isinstance(state, Closed):

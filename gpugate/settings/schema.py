@@ -171,6 +171,11 @@ class Pod:
         text="",
     )
     idle_timeout: float = _duration("15m", "nothing in flight for so long: the pod is stopped", above(0))
+    idle_policy: str = _key(
+        "fixed",
+        '"learned": sooner, and started before it is asked for, where habits say so',
+        one_of("fixed", "learned"),
+    )
     start_attempts: int = _key(3, "per provider, for transient errors, with exponential backoff", at_least(1))
     start_backoff: float = _duration("1s", "the first pause between two attempts; doubles", above(0))
     start_timeout: float = _duration(

@@ -15,13 +15,13 @@ from gpugate.core.idle import (
     MOST_PAUSES,
     REFILL,
     Fixed,
-    Habits,
     Learned,
     Plan,
     Window,
     best_plan,
     cost_of,
 )
+from gpugate.ports.habits import Habits
 
 TIMEOUT_S = 900.0
 START_S = 90.0

@@ -23,7 +23,15 @@ STORIES = {
     "core": {"boot", "lives", "processor", "queue", "ready", "stopping"},
     "pod": {"lease", "start_scripts"},
     "relay": {"declined", "hangups", "upload"},
-    "services": {"bad_neighbours", "money", "odd_reports", "output", "processor", "stubborn_stops"},
+    "services": {
+        "bad_neighbours",
+        "idle_policies",
+        "money",
+        "odd_reports",
+        "output",
+        "processor",
+        "stubborn_stops",
+    },
     "simulated": {"clients"},
     "testing": {"docs"},
 }

@@ -8,7 +8,9 @@ from typing import Any
 
 from attrs import define, field
 
+from gpugate.core.idle import IdlePolicy
 from gpugate.core.policy import Pace, Policy
+from gpugate.ports.habits import HabitsStore
 from gpugate.ports.provider import Price, Provider
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle
@@ -33,6 +35,8 @@ class Stage:
     crashes: list[str] = field(factory=list)
     wrap: Callable[[FakeProvider], Provider] = lambda provider: provider
     pod_class: type[FakePod] = FakePod
+    idle: IdlePolicy | None = None
+    habits: HabitsStore | None = None
     pod: FakePod = field(init=False)
     lifecycle: Lifecycle = field(init=False)
 
@@ -51,6 +55,8 @@ class Stage:
             listeners=[*self.listeners, self.news.append],
             on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
             chance=lambda: 0.5,
+            idle=self.idle,
+            habits=self.habits,
         )
         await self.lifecycle.open()
         return self

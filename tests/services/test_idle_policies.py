@@ -1,0 +1,105 @@
+"""A learning gateway in virtual time: what it does with habits, what it tells, what outlives it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from attrs import define, field
+
+from gpugate.core.idle import Learned
+from gpugate.core.vocabulary import Status
+from gpugate.ports.habits import Habits
+from gpugate.testing.fakes import FakeCloud
+
+from .support import Stage, play
+
+HOUR_S = 3600.0
+HOURLY = Habits((3400.0,) * 40, (40.0,) * 9)
+
+
+@define
+class Notebook:
+    """Habits in memory."""
+
+    habits: Habits = HOURLY
+    saved: list[Habits] = field(factory=list)
+
+    def load(self) -> Habits:
+        return self.habits
+
+    def save(self, habits: Habits) -> None:
+        self.saved.append(habits)
+
+
+def learning(cloud: FakeCloud, notebook: Notebook) -> Stage:
+    """A gateway that knows of somebody who comes every hour."""
+    return Stage([cloud], warm_s=10.0, idle=Learned(900.0), habits=notebook)
+
+
+def test_somebody_who_comes_every_hour() -> None:
+    """The pod is let go a minute after each use, and ready before the next; nobody waits."""
+
+    async def story() -> None:
+        async with learning(FakeCloud(boot_s=30.0), Notebook()) as stage:
+            await stage.ask(20.0)
+            billed = stage.cloud.total_billed_s
+            for _ in range(3):
+                await asyncio.sleep(3400.0)
+                before = stage.cloud.now
+                await stage.ask(20.0)
+                assert stage.cloud.now - before == 20.0
+            hours = (stage.cloud.total_billed_s - billed) / 3
+            assert hours == pytest.approx(20 + 60 + 85, abs=60)
+            assert stage.cloud.starts == 4
+            assert stage.sessions()[2] == "alpha opens: prewarm"
+
+    play(story())
+
+
+def test_what_the_status_says() -> None:
+    """`stops_in_seconds` is the policy's word, and it is kept."""
+
+    async def story() -> None:
+        async with learning(FakeCloud(), Notebook()) as stage:
+            await stage.ask(20.0)
+            status = await stage.lifecycle.status()
+            assert status.stops_in_seconds == 60.0
+            await asyncio.sleep(60.5)
+            assert stage.lifecycle.word is Status.STOPPED
+
+    play(story())
+
+
+def test_a_restart_in_the_middle_of_a_pause() -> None:
+    """The next gateway knows when the pod was wanted last, and is in time."""
+
+    async def story() -> None:
+        cloud, notebook = FakeCloud(boot_s=30.0), Notebook()
+        async with learning(cloud, notebook) as stage:
+            await stage.ask(20.0)
+            await asyncio.sleep(100.0)
+        saved = notebook.saved[-1]
+        assert saved.wanted_ago_s == pytest.approx(60.0)
+        assert saved.pauses_s == HOURLY.pauses_s
+        notebook.habits = Habits(saved.pauses_s, saved.starts_s, saved.credit_s, 1100.0)
+        async with learning(cloud, notebook) as stage:
+            await asyncio.sleep(3400.0 - 1100.0)
+            assert stage.lifecycle.word is Status.READY
+            assert cloud.starts == 2
+
+    play(story())
+
+
+def test_the_fixed_policy_saves_nothing() -> None:
+    """There is nothing to save."""
+
+    async def story() -> None:
+        notebook = Notebook()
+        async with Stage([FakeCloud()], {"idle_timeout_s": 900.0}, habits=notebook) as stage:
+            await stage.ask(20.0)
+            await asyncio.sleep(1000.0)
+            assert stage.lifecycle.word is Status.STOPPED
+        assert [] == notebook.saved
+
+    play(story())
