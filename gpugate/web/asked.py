@@ -55,9 +55,11 @@ class Asked:
 
     async def image(self, *, needed: bool = False) -> Image | None:
         """The picture in `image_base64` or `imageBase64`. Raises InvalidRequest."""
-        name = "image_base64" if self.fields.get("image_base64") is not None else "imageBase64"
+        name = "image_base64"
         text = self.text(name)
-        name = name if text else "image_base64"
+        if not text.strip() and self.fields.get("imageBase64"):
+            name = "imageBase64"
+            text = self.text(name)
         if not text.strip():
             if needed:
                 raise InvalidRequest(f"{name}: is needed")

@@ -554,6 +554,12 @@ class TestFantasy:
         assert ("result", []) == (got[-1][0], got[-1][1]["warnings"])
         assert got[-1][1]["image_base64"]
 
+    async def test_other_spelling_beside_an_empty_one(self, house: House, ollama: SimulatedOllama):
+        """A form that sends both names and fills one is served."""
+        body = {"image_base64": "", "imageBase64": PNG, "include_image": False}
+        assert 200 == (await post(house, "/api/v1/fantasy/generate", **body)).status
+        assert [PNG] == json.loads(ollama.calls("/api/generate")[-1].body)["images"]
+
     async def test_without_picture(self, house: House, comfyui: SimulatedComfyUI):
         """Not wanted: null, and no warning."""
         answer = await post(house, "/api/v1/fantasy/generate", image_base64=PNG, include_image=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import tracemalloc
 import zlib
 
 import pytest
@@ -112,6 +113,19 @@ class TestLimits:
         with pytest.raises(NoImage, match="more than 40 megapixels"):
             read(png(2**31 - 1, 2**31 - 1))
 
+    def test_size_told_twice(self):
+        """A WebP's frame may be larger than what its head says: the larger one counts."""
+        tiny = b"\x0c\0\0\0" + bytes(6)
+        huge = b"\x2f" + struct.pack("<I", 16383 | 16383 << 14) + b"data"
+        with pytest.raises(NoImage, match="more than 40 megapixels"):
+            read(webp((b"VP8X", tiny), (b"VP8L", huge)))
+
+    def test_head_too_short(self):
+        """A PNG whose head has no room for a size has none."""
+        parts = (chunk(b"IHDR", b"\0\0\0\x01"), chunk(b"IDAT", b"x"), chunk(b"IEND", b""))
+        with pytest.raises(NoImage):
+            read(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
     def test_no_pixels(self):
         """Are no picture."""
         with pytest.raises(NoImage, match="has no pixels"):
@@ -133,6 +147,23 @@ class TestBase64:
         text = base64.encodebytes(PNG).decode()
         assert PNG == image_of(before + text, "image_base64").data
         assert base64.b64encode(PNG).decode() == image_of(before + text, "image_base64").base64
+
+    @pytest.mark.parametrize("around", [" \n", "\r\n\t", "\v\f"])
+    def test_blanks_around(self, around):
+        """Are no part of it, in front of a `data:` prefix neither."""
+        text = f"{around}data:image/png;base64,{around}{base64.b64encode(PNG).decode()}{around}"
+        assert PNG == image_of(text, "image_base64").data
+
+    @pytest.mark.parametrize("junk", ["data:" + ";" * 10**7, "data:;base64" * 10**6, "QU " * 10**7])
+    def test_junk_that_would_cost_much(self, junk):
+        """Refused without memory or time worth mentioning: no pattern runs over it, nothing is split."""
+        tracemalloc.start()
+        try:
+            with pytest.raises(InvalidRequest, match=r"^field: "):
+                image_of(junk, "field")
+            assert tracemalloc.get_traced_memory()[1] < 5 * len(junk)
+        finally:
+            tracemalloc.stop()
 
     @pytest.mark.parametrize("text", ["!!!", "data:image/png,raw", "YQ", "äöü", "data:image/png;base64,"])
     def test_none(self, text):
