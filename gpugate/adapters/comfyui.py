@@ -35,8 +35,11 @@ BROKEN_LOOKS = 5
 
 LARGEST_PICTURE = 64 * 1024 * 1024
 LARGEST_ANSWER = 16 * 1024 * 1024
-NOT_UP = frozenset({404, 502, 503, 504, *range(520, 528)})
+NOT_UP = frozenset({404, 502, 503, 504, *range(520, 524), *range(525, 528)})
 """What a provider's proxy says for a service that is not up yet (facts/providers.md 0.5)."""
+
+GAVE_UP_WAITING = 524
+"""The proxy's word for a request that arrived, and may be under way: never sent again (ibid.)."""
 
 
 class _NotUp(Exception):
@@ -92,7 +95,7 @@ class _Job:
     id: str = field(factory=lambda: str(uuid.uuid4()))
     reached: bool = False
     _over: bool = True
-    _submission: asyncio.Task[Any] | None = None
+    _submission: asyncio.Task[tuple[int, bytes]] | None = None
     _socket: aiohttp.ClientWebSocketResponse | None = None
     _reader: asyncio.Task[Any] | None = None
     _news: asyncio.Event = field(factory=asyncio.Event)
@@ -137,11 +140,18 @@ class _Job:
         if status in NOT_UP and answer is None:
             self._over = True
             raise _NotUp
+        if status == GAVE_UP_WAITING:
+            self.reached = True
+            return
         if status != 200 or answer is None or answer.get("node_errors"):
             self._over = status != 200  # some outputs may run in spite of node errors: cancelled
             raise ImageFailed(refusal(status, answer))
         self.reached = True
-        if isinstance(answer.get("prompt_id"), str):
+        self._take_name(answer)
+
+    def _take_name(self, answer: Mapping[str, Any] | None) -> None:
+        """Older servers name their jobs themselves."""
+        if answer is not None and isinstance(answer.get("prompt_id"), str):
             self.id = answer["prompt_id"]
 
     # --- following ----------------------------------------------------------------------------
@@ -256,13 +266,23 @@ class _Job:
 
     async def _leave(self) -> None:
         if self._submission is not None and not self._over:
-            await asyncio.wait([self._submission], timeout=CANCEL_S)
-            with suppress(_NotUp, _Unclear):
-                await self._call("POST", "/queue", {"delete": [self.id]})
-            with suppress(_NotUp, _Unclear):  # by name: a bare interrupt would hit whatever runs
-                await self._call("POST", "/interrupt", {"prompt_id": self.id})
+            await self._cancel(self._submission, CANCEL_S)
+            if not self._submission.done():  # nobody waits any more, but it may arrive yet
+                await self._cancel(self._submission, CALL_S)
         if self._socket is not None:
             await self._socket.close()
+
+    async def _cancel(self, submission: asyncio.Task[tuple[int, bytes]], wait_s: float) -> None:
+        """Delete and interrupt the job, once its submission has ended or after `wait_s`."""
+        await asyncio.wait([submission], timeout=wait_s)
+        if submission.done() and not submission.cancelled() and submission.exception() is None:
+            self._take_name(_object(submission.result()[1]))
+        if self.session.closed:  # the gateway is going down
+            return
+        with suppress(_NotUp, _Unclear):
+            await self._call("POST", "/queue", {"delete": [self.id]})
+        with suppress(_NotUp, _Unclear):  # by name: a bare interrupt would hit whatever runs
+            await self._call("POST", "/interrupt", {"prompt_id": self.id})
 
     async def _call(
         self,

@@ -142,6 +142,18 @@ class TestPicture:
         comfyui.faults.add("/ws", fault, times=None)
         assert (await draw(session, comfyui.url, sampled())).filename.startswith("sd_")
 
+    async def test_websocket_that_dies(self, session, comfyui: SimulatedComfyUI):
+        """In mid-job: followed by looking from there on."""
+        comfyui.plan(HangJob(until := asyncio.Event()))
+        asked = asyncio.ensure_future(draw(session, comfyui.url))
+        await comfyui.until(lambda: comfyui.jobs.running is not None)
+        assert comfyui._web is not None
+        comfyui._abort_connections(comfyui._web)
+        await comfyui.until(lambda: comfyui.calls("/ws")[-1].cancelled)
+        until.set()
+        assert (await asked).filename
+        assert 1 == len(comfyui.calls("/prompt"))
+
     async def test_history_late(self, session):
         """The end is told before the history has it: looked again."""
         async with SimulatedComfyUI(history_lag_s=0.1) as comfyui:
@@ -268,6 +280,13 @@ class TestFailing:
         assert (await draw(session, comfyui.url)).filename
         assert 1 == len(comfyui.calls("/prompt"))
 
+    async def test_proxy_that_gives_up_waiting(self, session, comfyui: SimulatedComfyUI):
+        """524 at the submission: ComfyUI may have the job, so it is looked for and never sent again."""
+        comfyui.faults.add("/prompt", Answer(524, b"a proxy's page", "text/html"))
+        with pytest.raises(ImageFailed, match="lost the job"):
+            await draw(session, comfyui.url)
+        assert 1 == len(comfyui.calls("/prompt"))
+
     async def test_fetch_that_breaks(self, session, comfyui: SimulatedComfyUI):
         """Asked for once more; a picture in part is none."""
         comfyui.faults.add("/view", BreakAfter(1))
@@ -310,6 +329,32 @@ class TestCancelled:
         await asyncio.wait([asked])
         job = json.loads(comfyui.calls("/prompt")[0].body)["prompt_id"]
         assert {"delete": [job]} == json.loads(comfyui.calls("/queue")[-1].body)
+
+    async def test_submission_that_arrives_late(self, session, comfyui: SimulatedComfyUI, monkeypatch):
+        """Nobody waits for it any more; it is cancelled once it has arrived."""
+        monkeypatch.setattr("gpugate.adapters.comfyui.CANCEL_S", 0.05)
+        comfyui.faults.add("/prompt", Hang(until := asyncio.Event()))
+        comfyui.plan(HangJob())
+        asked = asyncio.ensure_future(draw(session, comfyui.url))
+        await comfyui.until(lambda: bool(comfyui.calls("/prompt")))
+        asked.cancel()
+        await asyncio.wait([asked])
+        await comfyui.until(lambda: bool(comfyui.calls("/interrupt")))
+        until.set()
+        await comfyui.until(lambda: len(comfyui.calls("/interrupt")) == 2)
+        await comfyui.until(lambda: comfyui.in_flight == 0)
+        assert ([], None) == (comfyui.jobs.pending(), comfyui.jobs.running)
+
+    async def test_server_that_names_jobs_itself(self, session, comfyui: SimulatedComfyUI):
+        """An older one takes no name for a job: it is cancelled by the one that it answers with."""
+        named = b'{"prompt_id": "its-own", "number": 1, "node_errors": {}}'
+        comfyui.faults.add("/prompt", Answer(200, named))
+        asked = asyncio.ensure_future(draw(session, comfyui.url))
+        await comfyui.until(lambda: bool(comfyui.calls("/prompt")))
+        asked.cancel()
+        await asyncio.wait([asked])
+        assert {"delete": ["its-own"]} == json.loads(comfyui.calls("/queue")[-1].body)
+        assert {"prompt_id": "its-own"} == json.loads(comfyui.calls("/interrupt")[-1].body)
 
     async def test_timeout(self, session, comfyui: SimulatedComfyUI):
         """The job does not go on."""
