@@ -20,6 +20,7 @@ class Ticket:
     model: str | None
     embeds: bool
     deadline: float
+    user: str = ""
     run: int = 0  # of the lease it holds; 0 while it waits
     begun: bool = False  # its answer's first byte has left
     drained: bool = False  # it came out of the queue, so it holds a drain slot
@@ -62,13 +63,13 @@ class Backlog:
         """When the first of those who wait has waited long enough."""
         return min((ticket.deadline for ticket in self.waiting), default=None)
 
-    def join(self, number: int, model: str | None, embeds: bool, now: float) -> None:
+    def join(self, number: int, model: str | None, embeds: bool, user: str, now: float) -> None:
         """Queue a newcomer."""
-        self.waiting.append(Ticket(number, model, embeds, now + self.max_wait_s))
+        self.waiting.append(Ticket(number, model, embeds, now + self.max_wait_s, user))
 
-    def admit(self, number: int, run: int, model: str | None, embeds: bool) -> None:
+    def admit(self, number: int, run: int, model: str | None, embeds: bool, user: str) -> None:
         """Give a newcomer a lease at once: nobody waits before it."""
-        self.leases[number] = Ticket(number, model, embeds, 0.0, run)
+        self.leases[number] = Ticket(number, model, embeds, 0.0, user, run)
         self.quiet_since = None
 
     def admit_next(self, run: int) -> Ticket | None:

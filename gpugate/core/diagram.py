@@ -13,7 +13,8 @@ _HEAD = """\
 # The pod's life
 
 Written by `make states` from the signatures in `gpugate/core`; a test compares. Tickets (Arrived, Left,
-Begun) and stop orders (StopAccepted, StopRefused) have their own places: `core/backlog.py`, `core/stops.py`.
+Begun), stop orders (StopAccepted, StopRefused) and money (BudgetJudged) have their own places:
+`core/backlog.py`, `core/stops.py`, `core/purse.py`.
 """
 
 

@@ -16,16 +16,19 @@ from gpugate.core.backlog import Backlog
 from gpugate.core.idle import SHORT_S, Fixed, IdlePolicy
 from gpugate.core.looks import Looks
 from gpugate.core.policy import Policy
+from gpugate.core.purse import Purse
 from gpugate.core.stops import StopOrder, Stops
 from gpugate.core.table import Cell, Row
 from gpugate.core.vocabulary import (
     Admit,
     Arrived,
     Begun,
+    BudgetJudged,
     Closed,
     Complain,
     Cut,
     Demanded,
+    Draining,
     Effect,
     Emptied,
     Event,
@@ -34,6 +37,7 @@ from gpugate.core.vocabulary import (
     Looked,
     LookFailed,
     Owe,
+    Pausing,
     Proved,
     Ready,
     Refuse,
@@ -45,6 +49,8 @@ from gpugate.core.vocabulary import (
     State,
     Status,
     StopAccepted,
+    Stopped,
+    Stopping,
     StopPod,
     StopRefused,
     TimePassed,
@@ -52,6 +58,7 @@ from gpugate.core.vocabulary import (
     status_of,
 )
 from gpugate.errors import (
+    BudgetExceeded,
     GateError,
     PodStopped,
     ProviderError,
@@ -63,6 +70,9 @@ from gpugate.errors import (
 from gpugate.ports.habits import Habits
 from gpugate.ports.provider import Phase, PodReport
 
+COLD = (Stopped, Stopping, Draining, Pausing)
+"""Where who waits can be served by a new start only."""
+
 
 class Engine:
     """The machinery under `PodMachine`; its rows are in `core/starting.py`, `warming.py`, `serving.py`.
@@ -73,6 +83,7 @@ class Engine:
         blind: by provider, why the last look failed; emptied by the next good one.
         sessions: billed stretches that are open, by provider: the run, and since when.
         idle: how long a pod is kept that nobody uses, and when one is started unasked.
+        purse: whose wish is a start worth.
     """
 
     TABLE: ClassVar[Mapping[Cell, Row]] = {}
@@ -98,6 +109,7 @@ class Engine:
         self.trouble: str | None = None
         self.blind: dict[int, str] = {}
         self.sessions: dict[int, tuple[int, float]] = {}
+        self.purse = Purse()
         self.start_wanted = False
         self.closing = False
         self.keep = False
@@ -205,14 +217,14 @@ class Engine:
     # What `Arrived` and `Left` come to when the pod serves and nobody waits. The owner calls these
     # directly for a warm request, because an event, its effects and the deadlines cost 10 us more.
 
-    def admit_at_once(self, number: int, model: str | None, embeds: bool, now: float) -> bool:
+    def admit_at_once(self, number: int, model: str | None, embeds: bool, user: str, now: float) -> bool:
         """Admit a newcomer if the pod serves and nobody waits before it; its run is the state's."""
         backlog = self.backlog
         if type(self.state) is not Ready or backlog.waiting or self.closing:
             return False
         if now - backlog.wanted_until > SHORT_S and not backlog.leases:
             self.idle.demanded(now - backlog.wanted_until)
-        backlog.admit(number, self.state.run, model, embeds)
+        backlog.admit(number, self.state.run, model, embeds, user)
         return True
 
     def give_back_at_once(self, number: int, now: float) -> bool:
@@ -228,14 +240,14 @@ class Engine:
         """Place a newcomer; True if it was admitted at once."""
         if self.closing:
             self._refuse(event.ticket, ShuttingDown(retry_after_s=5))
-        elif self.admit_at_once(event.ticket, event.model, event.embeds, now):
+        elif self.admit_at_once(event.ticket, event.model, event.embeds, event.user, now):
             self._effects.append(Admit(event.ticket, self.run_of_state))
             return True
         elif self.backlog.full:
             self._refuse(event.ticket, QueueFull(retry_after_s=self.policy.retry_after_s))
         else:
             self._note_demand(now)
-            self.backlog.join(event.ticket, event.model, event.embeds, now)
+            self.backlog.join(event.ticket, event.model, event.embeds, event.user, now)
             self._decide(Demanded(), now)
         return False
 
@@ -280,6 +292,12 @@ class Engine:
                 self._effects.append(Requeue(ticket.number))
         self.backlog.quiet_since = now
 
+    def _refuse_unpaid(self) -> None:
+        """No start is paid for anybody who wants one: who waits for it is told, and no wish is left over."""
+        self.start_wanted = False
+        for ticket in self.backlog.clear_waiting():
+            self._refuse(ticket.number, BudgetExceeded(self.purse.told(ticket.user)))
+
     # --- dispatch -----------------------------------------------------------------------------
 
     def _hear(self, event: Event, now: float) -> None:
@@ -292,6 +310,8 @@ class Engine:
                 self._start_answered_late(event, now)
             case Looked() | LookFailed():
                 self._look_answered(event, now)
+            case BudgetJudged():
+                self.purse.judged = event
             case _:
                 self._decide(event, now)
 
@@ -355,6 +375,8 @@ class Engine:
             self._effects.append(Look(op, provider))
         if type(self.state) is Ready and self.backlog.waiting:
             self._drain(self.state.run)
+        elif isinstance(self.state, COLD) and not self._demanded:
+            self._refuse_unpaid()
         if (self.stops.orders or self._told_owed) and self.stops.owed != self._told_owed:
             self._told_owed = self.stops.owed
             self._effects.append(Owe(self._told_owed))
@@ -409,8 +431,10 @@ class Engine:
 
     @property
     def _demanded(self) -> bool:
-        """Somebody wants the pod."""
-        return bool(self.backlog.waiting) or self.start_wanted
+        """Somebody wants the pod for whom a start is paid; those for whom none is wait for what runs only."""
+        if self.purse.judged.spent:
+            return False
+        return self.start_wanted or self.purse.pays_one_of(self.backlog.waiting)
 
     def _next_op(self) -> int:
         self._last_op += 1

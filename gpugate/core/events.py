@@ -5,7 +5,9 @@ An event that answers an effect brings back its `op` number, and only the answer
 
 from __future__ import annotations
 
-from attrs import frozen
+from collections.abc import Mapping
+
+from attrs import field, frozen
 
 from gpugate.errors import ProviderError
 from gpugate.ports.provider import PodReport
@@ -23,6 +25,7 @@ class Arrived:
     ticket: int
     model: str | None = None
     embeds: bool = False
+    user: str = ""
 
 
 @frozen
@@ -139,7 +142,22 @@ class Troubled:
 
 @frozen
 class StartWanted:
-    """A start by hand."""
+    """A start by hand, by this user."""
+
+    user: str = ""
+
+
+@frozen
+class BudgetJudged:
+    """Who may have a pod started is known anew.
+
+    Attributes:
+        spent: what everybody is told who wants a start; empty while the month's budget allows one.
+        overdrawn: what those users are told who have spent their share of it.
+    """
+
+    spent: str = ""
+    overdrawn: Mapping[str, str] = field(factory=dict, hash=False)
 
 
 @frozen
@@ -185,6 +203,7 @@ Event = (
     | Weighed
     | Troubled
     | StartWanted
+    | BudgetJudged
     | StopWanted
     | CloseWanted
     | CutWanted

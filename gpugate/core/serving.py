@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from attrs import evolve
 
+from gpugate.core.engine import COLD
 from gpugate.core.starting import ON_ITS_WAY
 from gpugate.core.stops import PROOF
 from gpugate.core.table import transition
@@ -42,7 +43,7 @@ from gpugate.core.vocabulary import (
     status_of,
 )
 from gpugate.core.warming import ON_CPU, WarmingRows
-from gpugate.errors import NoCapacity, PodBusy, PodStopped, ShuttingDown
+from gpugate.errors import BudgetExceeded, GateError, NoCapacity, PodBusy, PodStopped, ShuttingDown
 from gpugate.ports.provider import Phase
 
 STARTING = Asking | Pausing | Settling | Provisioning | Warming | Preloading
@@ -178,23 +179,35 @@ class ServingRows(WarmingRows):
     @transition
     def _start_by_hand(self, was: Stopped | Stopping, event: StartWanted, now: float) -> Rest:
         """A start by hand is a demand without a request."""
-        return self._begin(now) if self._may_start() else was
+        return self._begin(now) if self._may_start(event) else was
 
     @transition
     def _start_unseen(self, was: Unknown, event: StartWanted, now: float) -> Unknown | OnItsWay:
         """It happens when it is known what runs."""
-        return self._judge_boot(was, now) if self._may_start() else was
+        return self._judge_boot(was, now) if self._may_start(event) else was
 
-    def _may_start(self) -> bool:
-        self._effects.append(Reply(_going_down() if self.closing else None))
-        self.start_wanted = not self.closing
-        return self.start_wanted
+    def _may_start(self, event: StartWanted) -> bool:
+        """Whether this wish is one more reason to start; where there is one already it is granted anyway."""
+        refusal = self._refusal(event)
+        self._effects.append(Reply(None if self._demanded else refusal))
+        self.start_wanted = self.start_wanted or refusal is None
+        return refusal is None
+
+    def _refusal(self, event: StartWanted) -> GateError | None:
+        if self.closing:
+            return _going_down()
+        told = self.purse.told(event.user)
+        return BudgetExceeded(told) if told else None
 
     @transition
     def _start_again(self, was: Live, event: StartWanted, now: float) -> Live:
         """Already on its way, or wanted again as soon as this stop is through."""
+        if isinstance(was, COLD):
+            self._may_start(event)
+            return was
         self._effects.append(Reply(_going_down() if self.closing else None))
-        self.start_wanted = not isinstance(was, Ready) and not self.closing
+        wished = self.start_wanted or self._refusal(event) is None
+        self.start_wanted = wished and not isinstance(was, Ready) and not self.closing
         self._unasked_run = 0  # it is asked for now
         return was
 

@@ -139,15 +139,17 @@ class StartingRows(Engine):
     @transition
     def _want(self, was: Stopped, event: Demanded, now: float) -> Rest:
         """The first who wants the pod starts it."""
+        if not self._demanded:
+            return was
         self._pass_at = None
         return self._begin(now)
 
     @transition
     def _prewarm(self, was: Stopped, event: TimePassed, now: float) -> Rest:
-        """A request is expected: start before it comes, unless the time for that is over."""
+        """A request is expected: start before it comes, unless the time for it or the budget is over."""
         window, since = self.idle.window, self.backlog.wanted_until
         self._window_used = since
-        if window is None or now >= since + window.closes_s:
+        if window is None or now >= since + window.closes_s or self.purse.judged.spent:
             return was
         self._pass_at = None
         self.start_wanted = True

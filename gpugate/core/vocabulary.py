@@ -21,6 +21,7 @@ from gpugate.core.effects import (
 from gpugate.core.events import (
     Arrived,
     Begun,
+    BudgetJudged,
     CloseWanted,
     CutWanted,
     Demanded,
@@ -71,6 +72,7 @@ __all__ = [
     "Arrived",
     "Asking",
     "Begun",
+    "BudgetJudged",
     "CloseWanted",
     "Closed",
     "Complain",

@@ -21,6 +21,7 @@ from gpugate.core.vocabulary import (
     Arrived,
     Asking,
     Begun,
+    BudgetJudged,
     Closed,
     CloseWanted,
     Complain,
@@ -60,6 +61,7 @@ from gpugate.core.vocabulary import (
 from gpugate.errors import GateError, ProviderUnavailable
 from gpugate.ports.debts import Debts
 from gpugate.ports.habits import HabitsStore
+from gpugate.ports.ledger import BY_HAND
 from gpugate.ports.pod import Pod
 from gpugate.ports.provider import Price
 from gpugate.services.chronicle import Chronicle
@@ -167,17 +169,17 @@ class Lifecycle:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def request(self, *, model: str | None = None, embeds: bool = False) -> Lease:
+    def request(self, *, model: str | None = None, embeds: bool = False, user: str = BY_HAND) -> Lease:
         """File a request; its lease is admitted at once when the pod serves and nobody waits."""
         self._last_ticket += 1
         number, now = self._last_ticket, self._loop.time()
         lease = self._leases[number] = Lease(self, number, now)
-        if self.serving is not None and self._machine.admit_at_once(number, model, embeds, now):
+        if self.serving is not None and self._machine.admit_at_once(number, model, embeds, user, now):
             lease.admit(self.serving, now)
             if self._flight_timer is None:
                 self._tell_flight_soon()
         else:
-            self._feed(Arrived(number, model, embeds))
+            self._feed(Arrived(number, model, embeds, user))
         return lease
 
     def begun(self, lease: Lease) -> None:
@@ -220,9 +222,9 @@ class Lifecycle:
 
     # --- by hand ------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start by hand; idempotent. Raises ShuttingDown."""
-        self._ask(StartWanted())
+    def start(self, user: str = BY_HAND) -> None:
+        """Start by hand; idempotent. Raises ShuttingDown, and BudgetExceeded where nothing is on its way."""
+        self._ask(StartWanted(user))
 
     def stop(self, *, force: bool = False) -> None:
         """Stop by hand. Raises PodBusy while anybody waits or is answered, unless forced."""
@@ -233,6 +235,10 @@ class Lifecycle:
         self._feed(event)
         if self._reply is not None:
             raise self._reply
+
+    def judge(self, judged: BudgetJudged) -> None:
+        """For whom a start is paid, from now on."""
+        self._feed(judged)
 
     # --- what is told -------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gpugate.core.engine import COLD
 from gpugate.core.idle import Fixed, Window
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Pace, Policy
@@ -24,6 +25,7 @@ from gpugate.core.vocabulary import (
     Admit,
     Arrived,
     Begun,
+    BudgetJudged,
     Closed,
     CloseWanted,
     Cut,
@@ -87,6 +89,13 @@ ERRORS: tuple[ProviderError, ...] = (
     NoFunds(),
     AuthFailed(),
     NotFound(),
+)
+USERS = ("anne", "ben")
+JUDGEMENTS = (
+    BudgetJudged(),
+    BudgetJudged(overdrawn={"anne": "spent"}),
+    BudgetJudged(overdrawn={"anne": "spent", "ben": "spent"}),
+    BudgetJudged(spent="spent"),
 )
 HERE = {"ollama": Endpoint("http://127.0.0.1:1")}
 PROOF = (Phase.STOPPED, Phase.GONE)
@@ -168,6 +177,9 @@ class Lives(RuleBasedStateMachine):
         self.now = 0.0
         self.tickets = 0
         self.places: dict[int, str] = {}
+        self.users: dict[int, str] = {}
+        self.judged = BudgetJudged()
+        self.wished = False
         self.begun: set[int] = set()
         self.sessions: set[int] = set()
         self.owed = frozenset(owed)
@@ -191,6 +203,7 @@ class Lives(RuleBasedStateMachine):
                 line = self.worlds[effect.provider].line
                 if isinstance(effect, StartPod):
                     assert not any(isinstance(out, StartPod) for out in line), "two starts are out"
+                    assert self.is_paid_for(), "a start that nobody pays for"
                 line.append(effect)
             case Probe() | Preload() | Weigh():
                 self.errands.append(effect)
@@ -201,9 +214,12 @@ class Lives(RuleBasedStateMachine):
                 waiting = [number for number, place in self.places.items() if place == "waits"]
                 assert ticket == min(waiting), "somebody was overtaken"
                 self.places[ticket] = "leased"
-            case Refuse(ticket, _):
+            case Refuse(ticket, error):
                 assert self.places[ticket] in ("waits", "leased")
                 assert ticket not in self.begun, "an answer that has begun cannot be refused"
+                if error.code == "BUDGET_EXCEEDED":
+                    assert self.judged.spent or self.users[ticket] in self.judged.overdrawn
+                    assert not isinstance(self.machine.state, Ready | Warming)
                 self.places[ticket] = "over"
             case Requeue(ticket):
                 assert self.places[ticket] == "leased"
@@ -242,13 +258,25 @@ class Lives(RuleBasedStateMachine):
         self.feed(event)
         self.old.append(event)
 
+    def is_paid_for(self) -> bool:
+        """The budget allows a start, and somebody whose share is not spent waits or wished for one."""
+        waiting = {self.users[number] for number, place in self.places.items() if place == "waits"}
+        asked = self.wished or bool(waiting - set(self.judged.overdrawn))
+        return not self.judged.spent and (asked or self.machine.idle.window is not None)
+
     # --- rules: people ------------------------------------------------------------------------
 
-    @rule(model=st.sampled_from([None, "llama3"]))
-    def arrive(self, model: str | None) -> None:
+    @rule(model=st.sampled_from([None, "llama3"]), user=st.sampled_from(USERS))
+    def arrive(self, model: str | None, user: str) -> None:
         self.tickets += 1
         self.places[self.tickets] = "waits"
-        self.feed(Arrived(self.tickets, model))
+        self.users[self.tickets] = user
+        self.feed(Arrived(self.tickets, model, user=user))
+
+    @rule(judged=st.sampled_from(JUDGEMENTS))
+    def judge(self, judged: BudgetJudged) -> None:
+        self.judged = judged
+        self.feed(judged)
 
     @precondition(lambda self: self.tickets)
     @rule(data=st.data())
@@ -265,9 +293,10 @@ class Lives(RuleBasedStateMachine):
         self.begun.add(ticket)
         assert self.feed(Begun(ticket)) == []
 
-    @rule()
-    def start_by_hand(self) -> None:
-        self.feed(StartWanted())
+    @rule(user=st.sampled_from(USERS))
+    def start_by_hand(self, user: str) -> None:
+        self.wished = self.wished or user not in self.judged.overdrawn
+        self.feed(StartWanted(user))
 
     @rule(force=st.booleans())
     def stop_by_hand(self, force: bool) -> None:
@@ -426,6 +455,9 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def the_states_are_honest(self) -> None:
         state = self.machine.state
+        self.wished = self.machine.start_wanted
+        if isinstance(state, COLD) and self.machine.backlog.waiting:
+            assert self.is_paid_for()
         if isinstance(state, Stopped):
             assert not self.machine.stops.orders
             assert not self.machine.backlog.waiting

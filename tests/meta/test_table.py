@@ -14,8 +14,8 @@ from gpugate.core.table import read_table, transition
 from gpugate.core.vocabulary import Ready, State, Stopped, Troubled
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTSIDE = {"Arrived", "Left", "Begun", "StopAccepted", "StopRefused"}
-"""Events of tickets and of stop orders: the table does not decide on them."""
+OUTSIDE = {"Arrived", "Left", "Begun", "BudgetJudged", "StopAccepted", "StopRefused"}
+"""Events of tickets, of money and of stop orders: the table does not decide on them."""
 
 
 def test_every_cell_is_decided_once() -> None:

@@ -26,6 +26,7 @@ BACKLOG = "core/backlog.py"
 ENGINE = "core/engine.py"
 LOOKS = "core/looks.py"
 POLICY = "core/policy.py"
+PURSE = "core/purse.py"
 SERVING = "core/serving.py"
 STARTING = "core/starting.py"
 WARMING = "core/warming.py"
@@ -324,6 +325,48 @@ FAULTS: tuple[Fault, ...] = (
         "                return began + self.policy.warmup_timeout_s\n",
         "",
         "a health check that never answers holds the warm-up for ever",
+    ),
+    Fault(
+        ENGINE,
+        "        if self.purse.judged.spent:\n            return False\n",
+        "",
+        "a wish by hand is tried again and again although the budget is spent",
+    ),
+    Fault(
+        ENGINE,
+        "        elif isinstance(self.state, COLD) and not self._demanded:\n",
+        "        elif isinstance(self.state, Stopped) and not self._demanded:\n",
+        "who waits for a start that there will not be is left waiting",
+    ),
+    Fault(
+        ENGINE,
+        "        self.start_wanted = False\n        for ticket",
+        "        for ticket",
+        "a start that was wished for begins by itself when the month turns",
+    ),
+    Fault(
+        STARTING,
+        "        if not self._demanded:\n            return was\n        self._pass_at",
+        "        self._pass_at",
+        "an arrival starts the pod although the budget is spent",
+    ),
+    Fault(
+        STARTING,
+        "since + window.closes_s or self.purse.judged.spent:",
+        "since + window.closes_s:",
+        "a pod is warmed ahead although the budget is spent",
+    ),
+    Fault(
+        PURSE,
+        "        return any(ticket.user not in self.judged.overdrawn for ticket in tickets)\n",
+        "        return any(True for _ in tickets)\n",
+        "a user whose share is spent has pods started again",
+    ),
+    Fault(
+        SERVING,
+        "        self._effects.append(Reply(None if self._demanded else refusal))\n",
+        "        self._effects.append(Reply(refusal))\n",
+        "a start by hand is refused although the pod is on its way",
     ),
     Fault(
         "services/examination.py",
