@@ -33,7 +33,7 @@ from gpugate.providers import registry
 from gpugate.relay import Relay
 from gpugate.services.catalog import Catalog
 from gpugate.services.catalog_keeper import CatalogKeeper
-from gpugate.services.coding import Coding
+from gpugate.services.coding import SYSTEM, Coding
 from gpugate.services.commands import NamedProvider
 from gpugate.services.fantasy import Fantasies
 from gpugate.services.lifecycle import Lifecycle
@@ -257,7 +257,7 @@ class Gateway:
         return ServicesApi(
             lifecycle=self.lifecycle,
             texts=texts,
-            coding=Coding(models.code),
+            coding=Coding(models.code, models.code_system or SYSTEM),
             code_stream=CodeStream(Relay(), self._pools),
             stories=stories,
             pictures=pictures,

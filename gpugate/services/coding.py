@@ -1,6 +1,6 @@
 """Questions about code: what the coding model is asked, with its instructions in front. Pure.
 
-The instructions (`SYSTEM`) can be replaced where `Coding` is made; which model answers is
+The instructions (`SYSTEM`) can be replaced by `models.code_system`; which model answers is
 `models.code`, such as `deepseek-coder` or `qwen2.5-coder`.
 """
 

@@ -57,6 +57,11 @@ class Workflow:
     graph: Mapping[str, Any] = field(repr=False)
     places: Mapping[str, tuple[tuple[str, str], ...]]
 
+    def need_seed(self) -> None:
+        """Refuse a seed that somebody chose and nothing would take. Raises InvalidRequest."""
+        if "seed" not in self.places:
+            raise _unfulfilled("seed", "seed")
+
     def filled(self, wish: Wish, checkpoint: str, mark: str) -> dict[str, Any]:
         """The graph to submit.
 
@@ -73,7 +78,7 @@ class Workflow:
                 continue
             at = [place for place in self.places.get(title, ()) if title != "size" or place[1] == name]
             if not at and name in ("negative_prompt", "width", "height"):
-                raise InvalidRequest(f'{name}: this workflow has no node titled "{title}"')
+                raise _unfulfilled(name, title)
             for node, key in at:
                 graph[node]["inputs"][key] = wanted
         for node in graph.values():
@@ -81,6 +86,10 @@ class Workflow:
             if isinstance(prefix, str):
                 node["inputs"]["filename_prefix"] = f"{prefix}_{mark}"
         return graph
+
+
+def _unfulfilled(name: str, title: str) -> InvalidRequest:
+    return InvalidRequest(f'{name}: this workflow has no node titled "{title}"')
 
 
 def _wanted(wish: Wish, checkpoint: str) -> Iterator[tuple[str, str, object]]:

@@ -253,6 +253,7 @@ class Models:
     vision: str = _key("llava", "tells a story of a picture", filled())
     story: str = _key("", "tells a story without one; empty: the vision model")
     code: str = _key("deepseek-coder", "answers questions about code", filled())
+    code_system: str = _key("", "its system prompt; empty: gpugate's own")
 
 
 @frozen(kw_only=True)

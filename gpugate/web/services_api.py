@@ -141,6 +141,8 @@ class ServicesApi:
         """A picture, waited for; with `stream` its progress first."""
         asked = await read_asked(call, self.max_body)
         drawing = self.pictures.drawing(_wish(asked), asked.text("workflow") or None)
+        if asked.fields.get("seed") is not None:
+            drawing.workflow.need_seed()
         streams = asked.flag("stream", False)
         with self._visit(call, None) as visit:
             if not streams:

@@ -171,6 +171,13 @@ class TestCode:
         assert TOLD == "".join(data["delta"] for name, data in got if name == "code")
         assert ("done", {"model": "deepseek-coder"}) == got[-1]
 
+    async def test_instructions_of_ones_own(self, opened: Opener, ollama: SimulatedOllama):
+        """`models.code_system` stands in front of the question instead of the built-in ones."""
+        house = await opened(models__code_system="Answer in verse.")
+        assert 200 == (await post(house, "/api/v1/code/assist", **CODE)).status
+        first = json.loads(ollama.calls("/api/chat")[-1].body)["messages"][0]
+        assert {"role": "system", "content": "Answer in verse."} == first
+
     async def test_in_one_piece(self, house: House):
         """In the envelope, by the model that was asked for."""
         answer = await post(house, "/api/v1/code/assist", stream=False, model="qwen2.5-coder:7b", **CODE)
@@ -504,6 +511,9 @@ class TestImage:
         for name in ("own", "own.json"):
             answer = await post(house, "/api/v1/image/generate", prompt="x", workflow=name)
             assert answer.json["data"]["filename"].startswith("own_"), answer.body
+        for wish, title in (("seed", 7), ("width", 64), ("negative_prompt", "fog")):
+            answer = await post(house, "/api/v1/image/generate", prompt="x", workflow="own", **{wish: title})
+            assert (400, True) == (answer.status, answer.json["error"]["message"].startswith(wish))
         for name in ("other", "../own", "/etc/passwd"):
             answer = await post(house, "/api/v1/image/generate", prompt="x", workflow=name)
             assert (400, True) == (answer.status, answer.json["error"]["message"].startswith("workflow"))
