@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 
-.PHONY: run test fast lint types bench mutants states clean
+.PHONY: run test fast lint types bench simulate mutants states clean
 
 $(VENV)/.run: setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.dev       ## the tables of benchmarks/README.md, measured here
 	$(BIN)/python -m benchmarks
+
+simulate: $(VENV)/.dev    ## a month of traffic, faults and crashes under each idle policy: docs/simulation.md
+	$(BIN)/python -m simulation
 
 mutants: $(VENV)/.dev     ## seeded faults that the tests must catch
 	$(BIN)/python -m tests.mutants

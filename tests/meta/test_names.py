@@ -15,7 +15,7 @@ from gpugate import errors
 from gpugate.ports import provider
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_MIRROR = {"e2e", "meta", "mutants"}
+NO_MIRROR = {"e2e", "meta", "mutants", "months"}
 """Folders about the whole."""
 
 STORIES = {

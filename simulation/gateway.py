@@ -1,0 +1,190 @@
+"""The gateway in the simulation: the real lifecycle, which is killed now and then and comes up anew."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from random import Random
+
+from attrs import define, evolve, field
+
+from gpugate.core.idle import IdlePolicy
+from gpugate.core.policy import Pace, Policy
+from gpugate.core.vocabulary import Status
+from gpugate.ports.habits import Habits
+from gpugate.ports.provider import Price
+from gpugate.services.commands import NamedProvider
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.news import News, SessionBegan, SessionEnded, Transition
+from gpugate.services.tasks import spawn
+from gpugate.testing.fakes import FakePod
+
+from .cloud import Rented, StormyCloud, wall
+from .spans import Span
+
+RECONCILE_S = 600.0
+"""Twenty times the default, so that a month is a minute; a stray pod is found that much later."""
+
+PACE = Pace(name="cloud", min_poll_s=2.0, min_probe_s=1.0)
+"""As often as a cloud likes to be asked while a pod starts or stops."""
+
+WARM_S = 15.0
+"""From a pod that runs to its first answer."""
+
+CAPACITY_WAIT_S = 60.0
+
+
+@define
+class Books:
+    """What was heard of all gateways, one after the other.
+
+    Attributes:
+        causes: why sessions began, without those that only went on after a crash.
+        told: what the sessions cost by the gateway's word, in money.
+        asleep: when a gateway was up and said STOPPED.
+    """
+
+    causes: Counter[str] = field(factory=Counter)
+    told: Decimal = Decimal(0)
+    asleep: list[Span] = field(factory=list)
+    _asleep_since: float | None = None
+
+    def hear(self, news: News) -> None:
+        """Listen to the lifecycle."""
+        match news:
+            case SessionBegan(cause=cause):
+                self.causes[cause] += 1
+            case SessionEnded(cost=cost):
+                self.told += cost or 0
+            case Transition(status=status):
+                self._say(status is Status.STOPPED)
+
+    def end(self) -> None:
+        """The gateway is gone."""
+        self._say(False)
+
+    def _say(self, asleep: bool) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._asleep_since is not None:
+            self.asleep.append((self._asleep_since, now))
+        self._asleep_since = now if asleep else None
+
+
+@define
+class Disk:
+    """What outlives a gateway."""
+
+    debts: frozenset[str] = frozenset()
+    habits: Habits = field(factory=Habits)
+    saved_at: float = 0.0
+
+
+@define
+class Access:
+    """One gateway's hold on the world, until it dies."""
+
+    disk: Disk
+    books: Books
+    dead: bool = False
+
+    def hear(self, news: News) -> None:
+        """Listen to the lifecycle."""
+        if not self.dead:
+            self.books.hear(news)
+
+
+@define
+class HabitsOf:
+    """The habits on the disk."""
+
+    access: Access
+
+    def load(self) -> Habits:
+        """What was learnt, as old as it is by now."""
+        disk = self.access.disk
+        gone = asyncio.get_running_loop().time() - disk.saved_at
+        return evolve(disk.habits, wanted_ago_s=disk.habits.wanted_ago_s + gone)
+
+    def save(self, habits: Habits) -> None:
+        """Write it down."""
+        disk = self.access.disk
+        if not self.access.dead:
+            disk.habits, disk.saved_at = habits, asyncio.get_running_loop().time()
+
+
+@define
+class DebtsOf:
+    """The unproved stops on the disk."""
+
+    access: Access
+
+    def load(self) -> frozenset[str]:
+        """What the last gateway left."""
+        return self.access.disk.debts
+
+    def save(self, names: Iterable[str]) -> None:
+        """Write it down."""
+        if not self.access.dead:
+            self.access.disk.debts = frozenset(names)
+
+
+@define
+class Gateway:
+    """Whatever gateway there is; None while it is down."""
+
+    cloud: StormyCloud
+    idle_timeout_s: float
+    make_idle: Callable[[float], IdlePolicy]
+    dice: Random
+    books: Books = field(factory=Books)
+    disk: Disk = field(factory=Disk)
+    lifecycle: Lifecycle | None = None
+    crashes: list[float] = field(factory=list)
+    _provider: Rented = field(init=False)
+    _access: Access = field(init=False)
+
+    async def open(self) -> None:
+        """Come up, with what is on the disk."""
+        self._provider, self._access = Rented(self.cloud), Access(self.disk, self.books)
+        self.lifecycle = Lifecycle(
+            providers=[NamedProvider("cloud", self._provider)],
+            pod=FakePod(self.cloud, warm_s=WARM_S),
+            policy=Policy(
+                providers=(PACE,),
+                idle_timeout_s=self.idle_timeout_s,
+                reconcile_interval_s=RECONCILE_S,
+                capacity_wait_s=CAPACITY_WAIT_S,
+            ),
+            debts=DebtsOf(self._access),
+            fallback_price=Price(),
+            listeners=[self._access.hear],
+            chance=self.dice.random,
+            wall=wall,
+            idle=self.make_idle(self.idle_timeout_s),
+            habits=HabitsOf(self._access),
+        )
+        await self.lifecycle.open()
+
+    async def crash(self, down_s: float) -> None:
+        """Die: nothing that it does from here on reaches the cloud or the disk. Come up after `down_s`."""
+        lifecycle = self.lifecycle
+        if lifecycle is None:
+            return
+        self.crashes.append(asyncio.get_running_loop().time())
+        self.lifecycle = None
+        self._provider.dead = self._access.dead = True
+        self.books.end()
+        dying = spawn(lifecycle.close(keep=True, stop_wait_s=0), "simulation:dying")
+        await asyncio.sleep(0)
+        lifecycle.cut()
+        await dying
+        await asyncio.sleep(down_s)
+        await self.open()
+
+    async def close(self) -> None:
+        """The month is over."""
+        if self.lifecycle is not None:
+            await self.lifecycle.close(keep=True, stop_wait_s=0)
+        self.books.end()
