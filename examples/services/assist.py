@@ -4,9 +4,9 @@
 import json
 import sys
 
-from gate import post
+from gate import arguments, post
 
-path, question = sys.argv[1:]
+path, question = arguments(2, __doc__)
 with open(path, encoding="utf-8") as file:
     asked = {"code": file.read(), "question": question, "language": path.rpartition(".")[2]}
 for line in post("/api/v1/code/assist", asked):

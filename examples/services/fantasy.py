@@ -4,9 +4,9 @@
 import base64
 import sys
 
-from gate import events
+from gate import arguments, events
 
-picture, out = sys.argv[1:]
+picture, out = arguments(2, __doc__)
 with open(picture, "rb") as file:
     asked = {"image_base64": base64.b64encode(file.read()).decode(), "stream": True}
 for name, data in events("/api/v1/fantasy/generate", asked):

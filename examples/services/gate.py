@@ -12,6 +12,13 @@ URL = os.environ.get("GPUGATE_URL", "http://127.0.0.1:11434").rstrip("/")
 TOKEN = os.environ.get("GPUGATE_TOKEN", "")
 
 
+def arguments(count: int, usage: str | None) -> list[str]:
+    """What stands behind the program's name; the wrong number of them ends it with its usage."""
+    if len(sys.argv) != count + 1:
+        sys.exit(usage)
+    return sys.argv[1:]
+
+
 def post(path: str, body: dict[str, Any]) -> Any:
     """The open answer; an error ends the program with the gateway's own line."""
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
@@ -20,6 +27,8 @@ def post(path: str, body: dict[str, Any]) -> Any:
         return urllib.request.urlopen(request)
     except urllib.error.HTTPError as refused:
         sys.exit(json.load(refused)["error"]["message"])
+    except urllib.error.URLError as error:
+        sys.exit(f"{URL}: {error.reason}")
 
 
 def events(path: str, body: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -4,9 +4,9 @@
 import base64
 import sys
 
-from gate import events
+from gate import arguments, events
 
-prompt, out = sys.argv[1:]
+prompt, out = arguments(2, __doc__)
 for name, data in events("/api/v1/image/generate", {"prompt": prompt, "stream": True}):
     if name == "progress":
         print(f"step {data['value']} of {data['max']}", file=sys.stderr)

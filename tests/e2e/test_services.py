@@ -641,7 +641,41 @@ class TestFantasy:
         assert 0 == house.cloud.starts
 
 
+async def run(house: House, token: str, *command: str) -> tuple[int | None, bytes, bytes]:
+    """Exit status, output and complaints of an example."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, "GPUGATE_URL": house.url, "GPUGATE_TOKEN": token},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, complaints = await process.communicate()
+    return process.returncode, said, complaints
+
+
 class TestExamples:
+    @pytest.mark.parametrize("command", ["story.py x", "image.sh {out}", "story.sh"])
+    async def test_refused(self, house: House, tmp_path, command):
+        """Ends in failure, with the gateway's line, and writes no file."""
+        name, *arguments = command.format(out=tmp_path / "out.png").split()
+        if name.endswith(".sh") and shutil.which("curl") is None:
+            pytest.skip("there is no curl")
+        start = sys.executable if name.endswith(".py") else "sh"
+        code, said, complaints = await run(house, "none", start, str(EXAMPLES / name), *arguments)
+        assert code
+        assert b"token is missing or malformed" in said + complaints
+        assert b"Traceback" not in complaints
+        assert not (tmp_path / "out.png").exists()
+
+    @pytest.mark.parametrize("name", ["assist.py", "story.py", "image.py", "fantasy.py", "image.sh"])
+    async def test_without_arguments(self, house: House, name):
+        """Says how it wants to be called."""
+        start = sys.executable if name.endswith(".py") else "sh"
+        code, _, complaints = await run(house, "none", start, str(EXAMPLES / name))
+        assert code
+        assert name.encode() in complaints
+        assert b"Traceback" not in complaints
+
     @pytest.fixture
     def picture(self, tmp_path) -> str:
         """A file to begin with."""
@@ -670,16 +704,8 @@ class TestExamples:
             pytest.skip("there is no curl")
         start = [sys.executable] if name.endswith(".py") else ["sh"]
         token = house.auth["Authorization"].partition(" ")[2]
-        process = await asyncio.create_subprocess_exec(
-            *start,
-            str(EXAMPLES / name),
-            *arguments,
-            env={**os.environ, "GPUGATE_URL": house.url, "GPUGATE_TOKEN": token},
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        said, complaints = await process.communicate()
-        assert 0 == process.returncode, complaints
+        code, said, complaints = await run(house, token, *start, str(EXAMPLES / name), *arguments)
+        assert 0 == code, complaints
         assert says in said.decode()
         if draws:
             assert "PNG" == measure(out.read_bytes()).kind
