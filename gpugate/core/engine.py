@@ -7,14 +7,13 @@ from it by the clock (late tickets, due stops, due looks), then the backlog if t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import inf, isfinite
+from math import inf
 from typing import Any, ClassVar
-
-from attrs import evolve
 
 from gpugate.core.backlog import Backlog
 from gpugate.core.idle import SHORT_S, Fixed, IdlePolicy
 from gpugate.core.looks import Looks
+from gpugate.core.pauses import Pauses
 from gpugate.core.policy import Policy
 from gpugate.core.purse import Purse
 from gpugate.core.stops import StopOrder, Stops
@@ -67,7 +66,6 @@ from gpugate.errors import (
     RateLimited,
     ShuttingDown,
 )
-from gpugate.ports.habits import Habits
 from gpugate.ports.provider import Phase, PodReport
 
 COLD = (Stopped, Stopping, Draining, Pausing)
@@ -82,7 +80,7 @@ class Engine:
         trouble: the last thing that went wrong, for people; None when a pod serves again.
         blind: by provider, why the last look failed; emptied by the next good one.
         sessions: billed stretches that are open, by provider: the run, and since when.
-        idle: how long a pod is kept that nobody uses, and when one is started unasked.
+        pauses: how long a pod is kept that nobody uses, and when one is started unasked.
         purse: whose wish is a start worth.
     """
 
@@ -97,13 +95,13 @@ class Engine:
         idle: IdlePolicy | None = None,
     ) -> None:
         self.policy = policy
-        self.idle = idle or Fixed(policy.idle_timeout_s)
         self.state: State = Unknown()
         self.backlog = Backlog(
             max_waiting=policy.max_waiting,
             max_wait_s=policy.max_wait_s,
             drain_concurrency=policy.drain_concurrency,
         )
+        self.pauses = Pauses(idle or Fixed(policy.idle_timeout_s), self.backlog, policy.idle_timeout_s)
         self.stops = Stops(policy)
         self.looks = Looks(len(policy.providers))
         self.trouble: str | None = None
@@ -118,8 +116,6 @@ class Engine:
         self._chance = chance
         self._inherited = owed
         self._told_owed = owed
-        self._unasked_run = 0  # the run that was started before anybody asked
-        self._window_used = -inf  # the pause, by its beginning, whose window is over or used
         self._pass_at: int | None = None  # where a start waits for a fresh stop before it goes on
         self._limited = 0  # starts in a row that the provider refused with a 429
         self._alarms: dict[int, str] = {}
@@ -152,20 +148,7 @@ class Engine:
         quiet = self.backlog.quiet_since
         if quiet is None or self.backlog.busy or not isinstance(self.state, Ready):
             return inf
-        wanted = self.backlog.wanted_until
-        if quiet == wanted:
-            return quiet + self.idle.keep_s
-        if self.state.run == self._unasked_run and self.idle.window is not None:
-            return min(wanted + self.idle.window.closes_s, quiet + self.policy.idle_timeout_s)
-        return quiet + self.policy.idle_timeout_s
-
-    @property
-    def prewarm_at(self) -> float:
-        """When a pod is to be started before anybody asks; once in a pause."""
-        window, since = self.idle.window, self.backlog.wanted_until
-        if window is None or since == self._window_used:
-            return inf
-        return since + window.opens_s
+        return self.pauses.stop_at(quiet, self.state.run)
 
     @property
     def session_ends(self) -> float:
@@ -182,17 +165,6 @@ class Engine:
         if (waits := self.backlog.next_deadline) is not None:
             deadlines.append(waits)
         return min(deadlines)
-
-    def remember(self, habits: Habits, now: float) -> None:
-        """Go on from what was learnt, before the first event."""
-        self.idle.remember(habits)
-        if isfinite(habits.wanted_ago_s):
-            self.backlog.wanted_until = now - habits.wanted_ago_s
-
-    def habits(self, now: float) -> Habits | None:
-        """What was learnt so far; None where nothing is."""
-        learnt = self.idle.habits
-        return None if learnt is None else evolve(learnt, wanted_ago_s=abs(now - self.backlog.wanted_until))
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event; return the effects to carry out, in order."""
@@ -223,7 +195,7 @@ class Engine:
         if type(self.state) is not Ready or backlog.waiting or self.closing:
             return False
         if now - backlog.wanted_until > SHORT_S and not backlog.leases:
-            self.idle.demanded(now - backlog.wanted_until)
+            self.pauses.end_warm(now)
         backlog.admit(number, self.state.run, model, embeds, user)
         return True
 
@@ -246,18 +218,10 @@ class Engine:
         elif self.backlog.full:
             self._refuse(event.ticket, QueueFull(retry_after_s=self.policy.retry_after_s))
         else:
-            self._note_demand(now)
+            self.pauses.end(now)
             self.backlog.join(event.ticket, event.model, event.embeds, event.user, now)
             self._decide(Demanded(), now)
         return False
-
-    def _note_demand(self, now: float) -> None:
-        """Somebody wants a pod that does not serve: if nobody did before, a pause ends."""
-        if self.backlog.busy:
-            return
-        if now - self.backlog.wanted_until > SHORT_S:
-            self.idle.demanded(now - self.backlog.wanted_until)
-        self.backlog.wanted_until = now
 
     def _leave(self, number: int, now: float) -> None:
         if not self.give_back_at_once(number, now) and self.backlog.leave(number, now):

@@ -102,7 +102,7 @@ class PodMachine(ServingRows):
             case Ready():
                 return min(self.idle_at, self.session_ends)
             case Stopped():
-                return self.prewarm_at
+                return self.pauses.prewarm_at
             case Pausing(retry_at=at) | Preloading(give_up_at=at) | Draining(until=at):
                 return at
             case Provisioning(accepted_at=at):

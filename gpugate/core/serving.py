@@ -208,7 +208,7 @@ class ServingRows(WarmingRows):
         self._effects.append(Reply(_going_down() if self.closing else None))
         wished = self.start_wanted or self._refusal(event) is None
         self.start_wanted = wished and not isinstance(was, Ready) and not self.closing
-        self._unasked_run = 0  # it is asked for now
+        self.pauses.unasked_run = 0  # it is asked for now
         return was
 
     @transition
@@ -249,7 +249,7 @@ class ServingRows(WarmingRows):
         self.start_wanted = False
         self._refuse_waiting(_stopped_by_hand)
         self._cut_leases(_stopped_by_hand, now)
-        self._window_used = self.backlog.wanted_until  # who stops it by hand does not expect it to come back
+        self.pauses.expect_nobody()
         return True
 
     # --- going down ---------------------------------------------------------------------------

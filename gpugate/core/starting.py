@@ -147,14 +147,12 @@ class StartingRows(Engine):
     @transition
     def _prewarm(self, was: Stopped, event: TimePassed, now: float) -> Rest:
         """A request is expected: start before it comes, unless the time for it or the budget is over."""
-        window, since = self.idle.window, self.backlog.wanted_until
-        self._window_used = since
-        if window is None or now >= since + window.closes_s or self.purse.judged.spent:
+        if not self.pauses.take_window(now) or self.purse.judged.spent:
             return was
         self._pass_at = None
         self.start_wanted = True
         rest = self._begin(now)
-        self._unasked_run = self.run
+        self.pauses.unasked_run = self.run
         return rest
 
     def _begin(self, now: float) -> Rest:
@@ -285,7 +283,7 @@ class StartingRows(Engine):
     def _cause(self) -> str:
         if self.backlog.waiting or not self.start_wanted:
             return "request"
-        return "prewarm" if self.run == self._unasked_run else "hand"
+        return "prewarm" if self.run == self.pauses.unasked_run else "hand"
 
     # --- failing ------------------------------------------------------------------------------
 

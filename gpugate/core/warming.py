@@ -178,7 +178,7 @@ class WarmingRows(StartingRows):
         self.start_wanted = False
         self.trouble = None
         if not was.served and self._asked[1] == was.run:
-            self.idle.started(now - was.since)
+            self.pauses.idle.started(now - was.since)
         if not self.backlog.leases:
             self.backlog.quiet_since = now
         for provider in range(len(self.policy.providers)):

@@ -141,7 +141,7 @@ class Lifecycle:
         for name in sorted(self._foreign_debts):
             self._chronicle.warn(name, "its pod was never seen stopped, and it is not configured any more")
         if self._habits is not None:
-            self._machine.remember(self._habits.load(), self._loop.time())
+            self._machine.pauses.remember(self._habits.load(), self._loop.time())
         self._feed(Opened())
 
     async def close(self, *, keep: bool, stop_wait_s: float) -> bool:
@@ -194,7 +194,7 @@ class Lifecycle:
         if not self._machine.give_back_at_once(lease.number, now):
             self._feed(Left(lease.number))
             return
-        if self._armed > now + self._machine.idle.keep_s:
+        if self._armed > now + self._machine.pauses.idle.keep_s:
             self._arm(self._machine.wake_at)
         if self._flight_timer is None:
             self._tell_flight_soon()
@@ -318,7 +318,7 @@ class Lifecycle:
 
     def _save_habits(self) -> None:
         """When a pod serves no more: what was learnt since, and when it was wanted last."""
-        habits = self._machine.habits(self._loop.time())
+        habits = self._machine.pauses.habits(self._loop.time())
         if self._habits is not None and habits is not None:
             self._habits.save(habits)
 

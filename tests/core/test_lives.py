@@ -262,7 +262,7 @@ class Lives(RuleBasedStateMachine):
         """The budget allows a start, and somebody whose share is not spent waits or wished for one."""
         waiting = {self.users[number] for number, place in self.places.items() if place == "waits"}
         asked = self.wished or bool(waiting - set(self.judged.overdrawn))
-        return not self.judged.spent and (asked or self.machine.idle.window is not None)
+        return not self.judged.spent and (asked or self.machine.pauses.idle.window is not None)
 
     # --- rules: people ------------------------------------------------------------------------
 

@@ -24,7 +24,9 @@ class Fault:
 
 BACKLOG = "core/backlog.py"
 ENGINE = "core/engine.py"
+IDLE = "core/idle.py"
 LOOKS = "core/looks.py"
+PAUSES = "core/pauses.py"
 POLICY = "core/policy.py"
 PURSE = "core/purse.py"
 SERVING = "core/serving.py"
@@ -352,8 +354,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         STARTING,
-        "since + window.closes_s or self.purse.judged.spent:",
-        "since + window.closes_s:",
+        "        if not self.pauses.take_window(now) or self.purse.judged.spent:",
+        "        if not self.pauses.take_window(now):",
         "a pod is warmed ahead although the budget is spent",
     ),
     Fault(
@@ -367,6 +369,48 @@ FAULTS: tuple[Fault, ...] = (
         "        self._effects.append(Reply(None if self._demanded else refusal))\n",
         "        self._effects.append(Reply(refusal))\n",
         "a start by hand is refused although the pod is on its way",
+    ),
+    Fault(
+        PAUSES,
+        "            return quiet_since + self.idle.keep_s\n",
+        "            return quiet_since + self.idle_timeout_s\n",
+        "what the idle policy says is never done",
+    ),
+    Fault(
+        PAUSES,
+        "        return window is not None and now < since + window.closes_s",
+        "        return window is not None",
+        "a pod is warmed for somebody who was expected hours ago",
+    ),
+    Fault(
+        PAUSES,
+        "            return min(wanted + window.closes_s, quiet_since + self.idle_timeout_s)\n",
+        "            return quiet_since + self.idle_timeout_s\n",
+        "a pod that was warmed in vain is kept as if somebody had used it",
+    ),
+    Fault(
+        SERVING,
+        "        self.pauses.unasked_run = 0  # it is asked for now\n",
+        "",
+        "a pod that was started by hand is stopped under the eyes of who waits for it",
+    ),
+    Fault(
+        SERVING,
+        "        self.pauses.expect_nobody()\n",
+        "",
+        "a pod that was stopped by hand comes back by itself",
+    ),
+    Fault(
+        IDLE,
+        "len(self._pauses) >= FEW_PAUSES and self._credit_s > 0 else",
+        "len(self._pauses) >= FEW_PAUSES else",
+        "habits that mislead are believed for ever, at any price",
+    ),
+    Fault(
+        IDLE,
+        "if cost < least and sums.served(window) >= A_HABIT:",
+        "if cost < least:",
+        "a pod is warmed ahead because of one coincidence",
     ),
     Fault(
         "services/examination.py",
