@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from gpugate.observe.log import TransitionLog
-from gpugate.services.news import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
+from gpugate.services.news import BudgetCrossed, News, ProviderTrouble, SessionBegan, SessionEnded, Transition
 
 _transition = TransitionLog()
 
@@ -35,3 +35,6 @@ def log_news(news: News) -> None:
         case ProviderTrouble():
             write = log.error if news.alarm else log.warning
             write("provider trouble", provider=news.provider, message=news.message, reason=news.reason)
+        case BudgetCrossed():
+            spent, budget = f"{news.spent:.4f}", f"{news.budget:f}"
+            log.warning("budget", percent=news.percent, spent=spent, budget=budget, month=news.month)

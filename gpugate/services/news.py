@@ -68,5 +68,15 @@ class ProviderTrouble:
     at: datetime
 
 
-News = Transition | QueueChanged | SessionBegan | SessionEnded | ProviderTrouble
+@frozen(kw_only=True)
+class BudgetCrossed:
+    """So many per cent of the month's budget are spent; once for each of 50, 80 and 100 in a month."""
+
+    percent: int
+    spent: Decimal
+    budget: Decimal
+    month: str
+
+
+News = Transition | QueueChanged | SessionBegan | SessionEnded | ProviderTrouble | BudgetCrossed
 Listener = Callable[[News], None]

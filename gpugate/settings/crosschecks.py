@@ -35,6 +35,8 @@ def contradictions(settings: Settings) -> Iterator[Finding]:
     stray = [str(chat) for chat in settings.bot.news if chat not in settings.bot.allowed_chats]
     if stray:
         yield "bot.news", f"{', '.join(stray)} is not among bot.allowed_chats"
+    if settings.cost.user_share and not settings.cost.monthly_budget:
+        yield "cost.user_share", "is a share of cost.monthly_budget, which is not set"
     yield from _missing_files(settings)
 
 

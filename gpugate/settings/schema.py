@@ -278,6 +278,11 @@ class Cost:
     )
     hourly_rate: Decimal = _money("used where the provider tells no price")  # noqa: RUF009
     monthly_budget: Decimal = _money("0 = none; reached: no new start, 402 BUDGET_EXCEEDED")  # noqa: RUF009
+    user_share: Decimal = _key(  # noqa: RUF009
+        Decimal("0.0"),
+        "of monthly_budget, for each token's subject: who has spent it can start nothing; 0 = all of it",
+        between(0, 1),
+    )
 
 
 @frozen(kw_only=True)

@@ -13,7 +13,15 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
-from gpugate.services.news import News, ProviderTrouble, QueueChanged, SessionBegan, SessionEnded, Transition
+from gpugate.services.news import (
+    BudgetCrossed,
+    News,
+    ProviderTrouble,
+    QueueChanged,
+    SessionBegan,
+    SessionEnded,
+    Transition,
+)
 from gpugate.services.status import PodStatus
 from gpugate.web.dialects import dump
 from gpugate.web.shown import shown
@@ -128,7 +136,9 @@ class EventHub:
         return [event for event in self._kept if event.number > last]
 
 
-def _as_event(news: QueueChanged | SessionBegan | SessionEnded | ProviderTrouble) -> tuple[str, object]:
+def _as_event(
+    news: QueueChanged | SessionBegan | SessionEnded | ProviderTrouble | BudgetCrossed,
+) -> tuple[str, object]:
     match news:
         case QueueChanged():
             return "queue", {"waiting": news.waiting, "in_flight": news.in_flight}
@@ -150,6 +160,13 @@ def _as_event(news: QueueChanged | SessionBegan | SessionEnded | ProviderTrouble
                 "began_at": news.began_at,
                 "cost": None if news.cost is None else round(news.cost, 6),
                 "at": news.at,
+            }
+        case BudgetCrossed():
+            return "budget", {
+                "percent": news.percent,
+                "spent": round(news.spent, 6),
+                "budget": news.budget,
+                "month": news.month,
             }
         case ProviderTrouble():
             return "provider_error", {

@@ -211,6 +211,13 @@ def test_a_start_by_hand_is_under_way_when_the_money_ends() -> None:
     play.at(100, gives=[], state=Stopped)
 
 
+def test_a_wish_by_hand_is_not_kept_for_the_next_month() -> None:
+    """It waited for a stop when the money ended; when there is money again nobody expects it."""
+    play = ready(idle_timeout_s=20).at(30, state=Stopping).at(31, StartWanted())
+    play.at(32, SPENT).at(33, FREE, gives=[], state=Stopping).sees(0, STOPPED)
+    play.at(34, Obeyed(), gives=["session 0 closes: idle"], state=Stopped)
+
+
 def test_a_start_that_nobody_asked_for() -> None:
     """A pod is not warmed ahead on credit, nor in the same window when there is money again."""
     play = Play(policy(), idle=Fixed(60.0, Window(1000.0, 1300.0))).sees(0, RUNNING)

@@ -72,6 +72,12 @@ def test_a_bot_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "bot.enabled: needs the extra: pip install 'gpugate[telegram]'" in line
 
 
+def test_a_share_of_nothing() -> None:
+    """A user's share needs a budget to be a share of."""
+    assert ["cost.user_share"] == keys({"GPUGATE_COST__USER_SHARE": "0.5"})
+    assert [] == keys({"GPUGATE_COST__USER_SHARE": "0.5", "GPUGATE_COST__MONTHLY_BUDGET": "20"})
+
+
 def test_news_for_a_stranger() -> None:
     """News go to allowed chats only."""
     assert ["bot.news"] == keys({"GPUGATE_BOT__NEWS": "1,2", "GPUGATE_BOT__ALLOWED_CHATS": "1"})

@@ -159,6 +159,7 @@ def test_an_unknown_section_of_a_variable() -> None:
         ("[cost]\nhourly_rate = -0.1", "must be at least 0, is -0.1"),
         ("[cost]\nhourly_rate = '0.44'", "must be a number"),
         ("[cost]\nmonthly_budget = inf", "must be a number, is Infinity"),
+        ("[cost]\nuser_share = 1.5", "must be from 0 to 1, is 1.5"),
         ("[cost]\ncurrency = 'dollars'", 'letters such as "USD", is "dollars"'),
         ("[log]\nformat = 'xml'", 'must be "auto", "console" or "json"'),
         ("[log]\nlevel = 'loud'", 'must be "debug", "info"'),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
-from gpugate.services.news import QueueChanged
+from gpugate.services.news import BudgetCrossed, QueueChanged
 from gpugate.web import events
 from gpugate.web.events import EventHub
 
@@ -116,6 +118,18 @@ async def test_end(hub):
         hub.close()
         assert await following() is None
     assert set() == hub._readers
+
+
+async def test_the_budget(hub):
+    """The shape that the contract gives it; money is a number."""
+    async with reading(hub) as following:
+        await following()
+        budget = Decimal("20.0")
+        hub.hear(BudgetCrossed(percent=80, spent=Decimal("16.0000004"), budget=budget, month="2026-11"))
+        told = await following()
+
+    assert "budget" == told["event"]
+    assert {"percent": 80, "spent": 16.0, "budget": 20.0, "month": "2026-11"} == json.loads(told["data"])
 
 
 @pytest.mark.parametrize("number", ["9" * 5000, "0", "-1", "1.0", "٣", "", "2"])

@@ -1,0 +1,227 @@
+"""Watches what the month has cost: bars new starts when the budget is spent, and tells on the way there.
+
+It knows sums and instants, and neither pods nor HTTP. What to bar is said to the lifecycle in one value
+(`BudgetJudged`); a pod that runs is never touched.
+
+When the ledger cannot be read no start is barred that was not barred before, with an alarm. A budget is a
+limit for the month, not the lock on a forgotten pod: the idle stop, `pod.max_session` and the proof of
+every stop do not need the ledger. A gateway that refuses all work because of a full disk would cost its
+owner more than the start would. What is known stays in force: within a month what was spent grows only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Protocol
+
+from attrs import frozen
+
+from gpugate.core.events import BudgetJudged
+from gpugate.errors import LedgerError
+from gpugate.ports.ledger import BY_HAND
+from gpugate.services.news import BudgetCrossed, Listener, News, SessionBegan, SessionEnded
+from gpugate.services.tasks import CrashListener, spawn
+
+THRESHOLDS = (50, 80, 100)
+"""Per cent of the budget that are told of (contract section 7)."""
+SECONDS_PER_HOUR = Decimal(3600)
+OPEN_RECHECK_S = 60.0
+"""While a pod is billed: its rate may change, or be unknown."""
+RECHECK_S = 3600.0
+"""While none is: the clock may be set."""
+SOONEST_RECHECK_S = 0.1
+
+
+class Rate(Protocol):
+    """A session that is open, as far as the budget cares."""
+
+    @property
+    def hourly_rate(self) -> Decimal | None:
+        """What it costs per hour; None where nobody tells."""
+
+
+class Spending(Protocol):
+    """What was spent, open sessions until now included; all of it raises `LedgerError`."""
+
+    async def session(self) -> Rate | None:
+        """The session that is open, if one is."""
+
+    async def spent_in_month(self, month: str | None = None) -> Decimal:
+        """In a month ("2026-11", UTC)."""
+
+    async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
+        """The same by user."""
+
+
+class Told(Protocol):
+    """What was told of each month, across restarts; `ports.ledger.Ledger` keeps it."""
+
+    async def budget_told(self, month: str) -> int:
+        """The highest threshold that was told of this month, 0 for none."""
+
+    async def tell_budget(self, month: str, percent: int) -> None:
+        """Remember that this threshold was told."""
+
+
+@frozen(kw_only=True)
+class Limits:
+    """`[cost]`: the month's budget, above 0, and the share of it that each user has, 0 for all of it."""
+
+    monthly: Decimal
+    user_share: Decimal = Decimal(0)
+    currency: str = "USD"
+
+
+class Budget:
+    """The month's budget.
+
+    Args:
+        judge: takes who may have a pod started; called when that changes.
+        tell: takes `BudgetCrossed`.
+        warn: takes a line for the log; True with it if it is an alarm.
+        wall: the time, aware; months are UTC's.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        spending: Spending,
+        told: Told,
+        *,
+        judge: Callable[[BudgetJudged], None],
+        tell: Listener,
+        warn: Callable[[str, bool], None],
+        wall: Callable[[], datetime],
+        on_crash: CrashListener | None = None,
+    ) -> None:
+        self.judged = BudgetJudged()
+        self._limits = limits
+        self._spending = spending
+        self._told = told
+        self._judge = judge
+        self._tell = tell
+        self._warn = warn
+        self._wall = wall
+        self._on_crash = on_crash
+        self._month = ""  # that `judged` is about
+        self._blind = False
+        self._soon = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> BudgetJudged:
+        """Take the first look, before anybody can ask for a start; tells nothing yet."""
+        try:
+            await self._look(self._wall().astimezone(UTC))
+        except LedgerError as error:
+            self._lose_sight(error)
+        return self.judged
+
+    def watch(self) -> None:
+        """From now on judge and tell: the lifecycle is open."""
+        self._judge(self.judged)
+        self._task = spawn(self._watch(), "budget", on_crash=self._on_crash)
+
+    async def aclose(self) -> None:
+        """Watch no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def hear(self, news: News) -> None:
+        """A session that begins or ends changes what is spent."""
+        if isinstance(news, SessionBegan | SessionEnded):
+            self._soon.set()
+
+    async def _watch(self) -> None:
+        while True:
+            self._soon.clear()
+            pause_s = await self._step()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._soon.wait(), pause_s)
+
+    async def _step(self) -> float:
+        """Look, bar or release, tell; return how long nothing can change by itself."""
+        now, was = self._wall().astimezone(UTC), self.judged
+        try:
+            spent = await self._look(now)
+            self._pass_on(was)
+            await self._tell_crossed(month_of(now), spent)
+            pause_s = await self._pause_s(now, spent)
+        except LedgerError as error:
+            self._pass_on(was)
+            self._lose_sight(error)
+            return OPEN_RECHECK_S
+        if self._blind:
+            self._blind = False
+            self._warn("the month's budget is watched again", False)
+        return pause_s
+
+    def _pass_on(self, was: BudgetJudged) -> None:
+        if self.judged != was:
+            self._judge(self.judged)
+
+    async def _look(self, now: datetime) -> Decimal:
+        """Find out what was spent, and who may have a pod started because of it."""
+        month = month_of(now)
+        if month != self._month:  # the old month's sums bar nobody in the new one
+            self._month, self.judged = month, BudgetJudged()
+        spent = await self._spending.spent_in_month(month)
+        users = await self._spending.spent_by_user(month) if self._limits.user_share else {}
+        self.judged = judge(self._limits, now, spent, users)
+        return spent
+
+    async def _tell_crossed(self, month: str, spent: Decimal) -> None:
+        """Tell each threshold once; one that was passed in a jump is told as well, in order."""
+        told = await self._told.budget_told(month)
+        for percent in THRESHOLDS:
+            if percent > told and spent * 100 >= self._limits.monthly * percent:
+                await self._told.tell_budget(month, percent)
+                self._tell(
+                    BudgetCrossed(percent=percent, spent=spent, budget=self._limits.monthly, month=month)
+                )
+
+    async def _pause_s(self, now: datetime, spent: Decimal) -> float:
+        turn_s = (next_month(now) - now).total_seconds()
+        session = await self._spending.session()
+        if session is None:
+            return max(SOONEST_RECHECK_S, min(RECHECK_S, turn_s))
+        crossing_s = OPEN_RECHECK_S
+        if session.hourly_rate:
+            missing = [self._limits.monthly * percent / 100 - spent for percent in THRESHOLDS]
+            ahead = [float(sum_ * SECONDS_PER_HOUR / session.hourly_rate) for sum_ in missing if sum_ > 0]
+            crossing_s = min(ahead, default=OPEN_RECHECK_S)
+        return max(SOONEST_RECHECK_S, min(OPEN_RECHECK_S, turn_s, crossing_s))
+
+    def _lose_sight(self, error: LedgerError) -> None:
+        if not self._blind:
+            self._blind = True
+            self._warn(f"the month's budget cannot be watched, no further start is barred: {error}", True)
+
+
+def judge(limits: Limits, now: datetime, spent: Decimal, users: Mapping[str, Decimal]) -> BudgetJudged:
+    """Who may have a pod started after this was spent; starts by nobody's token are the owner's own."""
+    month, turn = month_of(now), next_month(now).date()
+    budget = f"{limits.monthly.normalize():f} {limits.currency}"
+    after = f"a pod that runs can be used on, and is not started again before {turn} (UTC)"
+    if spent >= limits.monthly:
+        return BudgetJudged(spent=f"the budget of {budget} for {month} is spent: {after}")
+    share = limits.monthly * limits.user_share
+    part = f"{share.normalize():f} of {budget}"
+    told = f"your share of the budget for {month}, {part}, is spent: {after} for you"
+    over = {user for user, sum_ in users.items() if sum_ >= share and user != BY_HAND} if share else set()
+    return BudgetJudged(overdrawn=dict.fromkeys(sorted(over), told))
+
+
+def month_of(now: datetime) -> str:
+    """Such as "2026-11"."""
+    return f"{now.astimezone(UTC):%Y-%m}"
+
+
+def next_month(now: datetime) -> datetime:
+    """When the month turns, UTC."""
+    first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (first + timedelta(days=32)).replace(day=1)
