@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from decimal import Decimal
 from math import isfinite
 
 from gpugate.core.machine import PodMachine
@@ -99,6 +100,10 @@ class Chronicle:
         if began is None or self.record.last_start_s is None:
             return None
         return max(0.0, self.record.last_start_s - (now - began))
+
+    def rate_of_start(self) -> Decimal | None:
+        """What the pod that is started next costs per hour, by its provider's last word or as configured."""
+        return self.record.rates.get(self._names[0], self.record.fallback.running_per_hour)
 
     # --- news ---------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from decimal import Decimal
 from math import inf, isfinite
 
 from gpugate.core.idle import IdlePolicy
@@ -262,6 +263,10 @@ class Lifecycle:
     def snapshot(self) -> PodStatus | None:
         """The same without waiting; None while it is not known what the provider has."""
         return self._chronicle.status(self._loop.time())
+
+    def rate_of_start(self) -> Decimal | None:
+        """What the pod that is started next costs per hour; None where nobody tells."""
+        return self._chronicle.rate_of_start()
 
     # --- events in ----------------------------------------------------------------------------
 

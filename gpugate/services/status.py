@@ -51,6 +51,7 @@ class Record:
         since: when the present status began.
         stretches: the open sessions by provider.
         last_start_s: how long the last start took from the first ask to READY.
+        rates: the newest price per hour of each provider's pod, running or not.
     """
 
     wall: Callable[[], datetime]
@@ -58,6 +59,7 @@ class Record:
     since: datetime = field(init=False)
     stretches: dict[str, PaidStretch] = field(factory=dict)
     last_start_s: float | None = None
+    rates: dict[str, Decimal] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         self.since = self.wall()
@@ -76,6 +78,8 @@ class Record:
 
     def observe(self, provider: str, report: PodReport) -> None:
         """Keep the newest word on a pod; what it leaves out stays as it was known."""
+        if report.price is not None and report.price.running_per_hour is not None:
+            self.rates[provider] = report.price.running_per_hour
         stretch = self.stretches.get(provider)
         if stretch is not None:
             known = stretch.report

@@ -60,7 +60,9 @@ EVERYTHING = {
 ROOMS: dict[str, Room] = {
     "errors": Room(),
     "ports": Room({"errors"}, {"attrs", "aiohttp"}),
-    "core": Room({"errors", "ports.provider", "ports.ledger", "ports.habits"}, {"attrs"}, IMPURE),
+    "core": Room(
+        {"errors", "ports.provider", "ports.ledger", "ports.habits", "ports.intents"}, {"attrs"}, IMPURE
+    ),
     "services": Room({"core", "ports", "errors"}, {"attrs", "orjson"}, {"logging", "socket"}),
     "relay": Room({"errors", "ports", "services.tasks"}, {"attrs", "aiohttp", "multidict", "yarl"}),
     "settings": Room({"core.policy", "errors", "ports"}, {"attrs", "cattrs"}),

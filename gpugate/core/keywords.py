@@ -1,0 +1,159 @@
+"""Slash commands, and what a sentence means by its words alone; knows no model and does nothing.
+
+A sentence is read clause by clause. What somebody orders ("stop it, it costs too much") counts before what
+is mentioned; a clause that is negated ("don't stop it") orders nothing; whoever wants both ways at once
+("restart it") is not understood. A wrong guess wakes or kills a pod, so in doubt nothing is understood.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from gpugate.core import lexicon
+from gpugate.ports.intents import Intent, Period, Source, Understood
+
+COMMANDS = {
+    "status": Intent.POD_STATUS,
+    "start_pod": Intent.POD_START,
+    "stop_pod": Intent.POD_STOP,
+    "cost": Intent.COST_SUMMARY,
+    "health": Intent.HEALTH_CHECK,
+    "help": Intent.UNRECOGNISED,
+    "start": Intent.UNRECOGNISED,
+}
+"""`/start` is what every messenger sends first: it shows the help and starts nothing (contract section 8)."""
+
+LONGEST = 1000
+"""Characters that are read of a sentence; whoever writes more tells a story."""
+
+_COMMAND = re.compile(r"/(\w+)(?:@\w+)?(?:\s+(.*))?", re.DOTALL)
+_PLAINER = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "'": "", "’": "", "`": ""})
+
+
+def command(text: str) -> Understood | None:
+    """What a slash command wants; None for anything else. An unknown one is not understood."""
+    found = _COMMAND.fullmatch(text.strip())
+    if found is None:
+        return None
+    intent = COMMANDS.get(found[1].casefold())
+    if intent is None:
+        return Understood(intent=Intent.UNRECOGNISED)
+    return Understood(intent=intent, period=period_of(found[2] or ""), by=Source.COMMAND)
+
+
+def classify(text: str) -> Understood:
+    """What a sentence wants, by its words."""
+    return Understood(intent=_intent(_plain(text)), period=period_of(text), prompt=text)
+
+
+def period_of(text: str) -> Period:
+    """What costs are asked for; the month unless the words say otherwise."""
+    said = _plain(text)
+    if lexicon.TODAY.search(said):
+        return Period.TODAY
+    if lexicon.SESSION.search(said) and not lexicon.MONTH.search(said):
+        return Period.SESSION
+    return Period.MONTH
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def _plain(text: str) -> str:
+    """Small letters without umlauts, apostrophes and slips of the finger, single blanks."""
+    plain = " ".join(text[:LONGEST].casefold().translate(_PLAINER).split())
+    return re.sub(r"[a-z]{4,}", lambda found: _meant(found[0]), plain)
+
+
+def _meant(word: str) -> str:
+    if word in lexicon.WORTH_MENDING or word in lexicon.LEFT_ALONE:
+        return word
+    return next((known for known in lexicon.WORTH_MENDING if _slipped(word, known)), word)
+
+
+def _slipped(typed: str, meant: str) -> bool:
+    """Whether one slip, not at the first letter, leads from one to the other."""
+    if typed[0] != meant[0] or abs(len(typed) - len(meant)) > 1:
+        return False
+    if len(typed) == len(meant):
+        wrong = [at for at in range(len(meant)) if typed[at] != meant[at]]
+        if len(wrong) == 1:
+            return len(meant) >= 6  # of shorter ones too many are words of their own
+        first, last = wrong[0], wrong[-1]
+        return last == first + 1 and typed[first] == meant[last] and typed[last] == meant[first]
+    shorter, longer = sorted((typed, meant), key=len)
+    return len(longer) >= 5 and any(longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer)))
+
+
+# --- one sentence ---------------------------------------------------------------------------------
+
+
+def _intent(text: str) -> Intent:
+    if lexicon.AGAIN.search(text):
+        return Intent.UNRECOGNISED
+    if lexicon.NOT_NEEDED.search(text):
+        return Intent.POD_STOP
+    clauses = [clause.strip() for clause in lexicon.CLAUSE_END.split(text)]
+    kept = [clause for clause in clauses if clause and not _forbids(clause)]
+    ordered = _ordered(kept)
+    if ordered is not None:
+        return ordered
+    said = " ".join(kept)
+    if lexicon.COST.search(said) or re.search("[$€]", said):
+        return Intent.COST_SUMMARY
+    if lexicon.FANTASY.search(said):
+        return Intent.FANTASY_GENERATE
+    return _asked(kept, said, "?" in text)
+
+
+def _forbids(clause: str) -> bool:
+    """It says that something shall not be started or stopped."""
+    negation = lexicon.NEGATION.search(clause)
+    if negation is None or lexicon.QUESTION.match(clause):
+        return False
+    rest = clause[negation.end() :]
+    return bool(lexicon.STOP.search(rest) or lexicon.START.search(rest))
+
+
+def _ordered(clauses: Iterable[str]) -> Intent | None:
+    """The one thing that is ordered, if one is: start or stop; UNRECOGNISED for both at once."""
+    orders = {order for clause in clauses if (order := _order(clause)) is not None}
+    return next(iter(orders), None) if len(orders) < 2 else Intent.UNRECOGNISED
+
+
+def _order(clause: str) -> Intent | None:
+    """Start or stop, when the clause begins or ends with it and speaks of the pod, or says no more."""
+    if lexicon.QUESTION.match(clause):
+        return None
+    bare = _without_politeness(clause)
+    if not lexicon.FANTASY.search(clause) or lexicon.POD_ITSELF.search(clause):
+        for intent, pattern in ((Intent.POD_STOP, lexicon.STOP), (Intent.POD_START, lexicon.START)):
+            begins, found = pattern.match(bare), pattern.search(clause)
+            if begins and (len(bare[begins.end() :].split()) < 2 or lexicon.POD.search(clause)):
+                return intent
+            if found and lexicon.POD.search(clause) and len(clause[found.end() :].split()) < 2:
+                return intent
+    return Intent.POD_START if lexicon.NEEDED.search(clause) else None
+
+
+def _without_politeness(clause: str) -> str:
+    words = clause.split()
+    while words and words[0] in lexicon.POLITE:
+        words.pop(0)
+    return " ".join(words)
+
+
+def _asked(clauses: Iterable[str], said: str, asks: bool) -> Intent:
+    """A question about the pod or the gateway, or nothing that is known."""
+    if lexicon.HOW_TO.match(said):
+        return Intent.UNRECOGNISED
+    about_pod = lexicon.POD_ITSELF.search(said) and lexicon.STATUS.search(said)
+    if lexicon.HEALTH.search(said) and not about_pod:
+        return Intent.HEALTH_CHECK
+    if lexicon.STATUS.search(said):
+        return Intent.POD_STATUS
+    question = asks or any(lexicon.QUESTION.match(clause) for clause in clauses)
+    if question and lexicon.POD.search(said) and lexicon.STATUS_ASKED.search(said):
+        return Intent.POD_STATUS
+    return Intent.UNRECOGNISED

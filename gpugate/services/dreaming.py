@@ -1,0 +1,76 @@
+"""A fantasy for a chat: acknowledged at once, then the picture with its story; knows no messenger.
+
+Runs through the same queue and on the same kind of lease as the API's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from attrs import frozen
+
+from gpugate.core.vocabulary import Status
+from gpugate.ports.messenger import Chat, Heard, PhotoTrouble
+from gpugate.services import images, replies
+from gpugate.services.fantasy import Fantasies, Fantasy
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.tasks import CrashListener, spawn
+from gpugate.services.visit import Visit
+
+BUSY_S = 4.5
+"""Messengers show "typing" for about five seconds."""
+
+
+@frozen
+class Dreaming:
+    """Tells and illustrates what a photo shows."""
+
+    lifecycle: Lifecycle
+    fantasies: Fantasies
+    on_crash: CrashListener | None = None
+
+    async def dream(self, heard: Heard, chat: Chat, prompt: str) -> None:
+        """Acknowledge, wait for the pod, send story and picture. Raises GateError."""
+        assert heard.photo is not None
+        warm = self.lifecycle.word is Status.READY
+        await chat.say(replies.ON_IT if warm else replies.ON_IT_COLD)
+        try:
+            image = images.read(await heard.photo())
+        except PhotoTrouble as error:
+            await chat.say(replies.sentences(str(error)))
+        except images.NoImage as error:
+            await chat.say(replies.unusable(str(error)))
+        else:
+            telling = self.fantasies.telling(image, prompt)
+            async with self._busy(chat):
+                with self.lifecycle.request(model=telling.model, user=heard.user) as lease:
+                    fantasy = await self.fantasies.dream(Visit(self.lifecycle, lease), telling)
+            await _show(fantasy, chat)
+
+    @asynccontextmanager
+    async def _busy(self, chat: Chat) -> AsyncIterator[None]:
+        """Show meanwhile that something is being worked on."""
+
+        async def show() -> None:
+            with suppress(Exception):  # it is only decoration
+                while True:
+                    await chat.busy()
+                    await asyncio.sleep(BUSY_S)
+
+        task = spawn(show(), "shows that it is busy", on_crash=self.on_crash)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _show(fantasy: Fantasy, chat: Chat) -> None:
+    if fantasy.picture is None:
+        await chat.say(fantasy.story)
+    else:
+        await chat.picture(fantasy.picture.image.data, fantasy.story)
+    for warning in fantasy.warnings:
+        await chat.say(replies.warned(warning))

@@ -1,0 +1,322 @@
+"""What people are told, in their English: numbers become sentences. Pure; knows no messenger and no pod."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Protocol
+
+from gpugate.core.vocabulary import Status
+from gpugate.errors import GateError
+from gpugate.services.status import PodStatus
+
+CENT = Decimal("0.01")
+TENTH = Decimal("0.1")
+
+HELP = (
+    "You can ask about pod status, cost, or ask me to start or stop the pod, in your own words.\n"
+    "Send me a photo and I tell a fantasy story of it, with an illustration; a caption says what it shall be "
+    "about.\n"
+    "\n"
+    "/status - what the pod does\n"
+    "/start_pod - start it\n"
+    "/stop_pod - stop it\n"
+    "/cost - this month; /cost today, /cost session\n"
+    "/health - is all well\n"
+    "/help - this text"
+)
+NOT_UNDERSTOOD = (
+    "I did not understand that. You can ask about pod status, cost, or ask me to start or stop the pod. "
+    "/help shows all I can do."
+)
+WENT_BY_KEYWORDS = "({trouble}; I went by keywords)"
+TOO_LATE = "That question is not open any more, so I did nothing. Ask me again if you still want it."
+LEFT_AS_IT_IS = "All right, I leave it as it is."
+NOT_KNOWN = "I do not know yet how the pod is: the provider has not answered. Ask me again in a moment."
+OUR_FAULT = "Something went wrong inside the gateway. Its log says more."
+NO_LEDGER = "The costs cannot be read right now. The gateway's log says why."
+
+STOPPING_NOW = "Shutting down the pod now"
+ALREADY_STOPPED = "The pod is not running, there is nothing to stop."
+ALREADY_STOPPING = "The pod is being stopped already."
+WANTED_AGAIN = "Somebody asked for the pod meanwhile, so it goes on."
+NO_PHOTO = "Send me a photo and I tell a fantasy story of it. Its caption may say what it shall be about."
+ON_IT = "On it! Generating your fantasy story and illustration, this may take up to a minute"
+ON_IT_COLD = (
+    "On it! Generating your fantasy story and illustration. The pod has to start first, so this may take "
+    "a few minutes"
+)
+IS_IT_A_FANTASY = "I did not understand the caption. Shall I tell a fantasy story of this photo?"
+NO_SESSION = "No pod is running, so nothing is being paid for right now."
+
+
+class SessionCost(Protocol):
+    """The running session's money (`services.costs`)."""
+
+    @property
+    def estimated_cost(self) -> Decimal | None: ...
+    @property
+    def currency(self) -> str: ...
+    @property
+    def duration_s(self) -> float: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def hourly_rate(self) -> Decimal | None: ...
+
+
+class Summary(Protocol):
+    """A month's money (`services.costs`)."""
+
+    @property
+    def session_count(self) -> int: ...
+    @property
+    def total_hours(self) -> Decimal: ...
+    @property
+    def estimated_total(self) -> Decimal: ...
+    @property
+    def currency(self) -> str: ...
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def money(amount: Decimal, currency: str) -> str:
+    """`$0.13` for USD, else `0.13 EUR` (contract section 8); what is less than a cent says so."""
+    if 0 < amount < CENT / 2:
+        return f"less than {_written(CENT, currency)}"
+    return _written(amount, currency)
+
+
+def _written(amount: Decimal, currency: str) -> str:
+    rounded = f"{amount.quantize(CENT, ROUND_HALF_UP):,}"
+    return f"${rounded}" if currency == "USD" else f"{rounded} {currency}"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """ "1 session", "2 sessions"."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """As people say it: "40 seconds", "23 minutes", "2 hours and 5 minutes", "3 days"."""
+    whole = max(0, round(seconds))
+    if whole < 90:
+        return count(whole, "second") if whole < 60 else "1 minute"
+    minutes = round(whole / 60)
+    if minutes < 60:
+        return count(minutes, "minute")
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return _both(count(hours, "hour"), count(minutes, "minute") if minutes else "")
+    days, hours = divmod(round(hours + minutes / 60), 24)
+    return _both(count(days, "day"), count(hours, "hour") if hours else "")
+
+
+def hours(number: Decimal) -> str:
+    """Many hours as "18 hours" or "18.3 hours", few of them as minutes."""
+    if number < 1:
+        return duration(float(number) * 3600)
+    rounded = number.quantize(TENTH, ROUND_HALF_UP)
+    if rounded == rounded.to_integral_value():
+        return count(int(rounded), "hour")
+    return f"{rounded} hours"
+
+
+def _both(first: str, second: str) -> str:
+    return f"{first} and {second}" if second else first
+
+
+def sentences(*parts: str) -> str:
+    """Those that say something, each with its full stop, as one text."""
+    return " ".join(part if part[-1] in ".!?)" else f"{part}." for part in parts if part)
+
+
+# --- the pod --------------------------------------------------------------------------------------
+
+
+def status(now: PodStatus, currency: str) -> str:
+    """How the pod is. What is not known is left out."""
+    match now.status:
+        case Status.READY:
+            up = f" for {duration(now.uptime_seconds)}" if now.uptime_seconds is not None else ""
+            return sentences(
+                f"Pod has been running{up}{_so_far(now, currency)}" if up else "Pod is running", *_use(now)
+            )
+        case Status.STARTING | Status.WARMING:
+            soon = f", ready in about {duration(now.ready_in_seconds)}" if now.ready_in_seconds else ""
+            word = "starting" if now.status is Status.STARTING else "warming up"
+            return sentences(f"Pod is {word}{soon}{_so_far(now, currency)}", *_use(now), _trouble(now))
+        case Status.STOPPING:
+            return sentences(f"Pod is being stopped{_so_far(now, currency)}", *_use(now), _trouble(now))
+        case Status.STOPPED:
+            return sentences("Pod is stopped", *_use(now), _trouble(now))
+
+
+def _so_far(now: PodStatus, currency: str) -> str:
+    if now.estimated_cost is None:
+        return ""
+    return f", estimated cost so far is {money(now.estimated_cost, currency)}"
+
+
+def _use(now: PodStatus) -> Iterable[str]:
+    if now.in_flight:
+        yield f"{count(now.in_flight, 'request is', 'requests are')} being answered"
+    if now.waiting:
+        yield f"{count(now.waiting, 'request waits', 'requests wait')}"
+    if now.stops_in_seconds is not None and now.status is Status.READY:
+        yield f"If nobody uses it, it stops in {duration(now.stops_in_seconds)}"
+
+
+def _trouble(now: PodStatus) -> str:
+    return f"The last trouble was: {now.last_error}" if now.last_error else ""
+
+
+def starting(after: PodStatus | None) -> str:
+    """The acknowledgement of a start (seed 001)."""
+    ready_in = after.ready_in_seconds if after is not None else None
+    takes = f"about {duration(ready_in)}" if ready_in else "about a minute"
+    if after is not None and after.status is Status.STOPPING:
+        return "The pod is just being stopped. I start it again as soon as that is done."
+    return f"Starting the pod, will take {takes}"
+
+
+def already_on_its_way(now: PodStatus) -> str:
+    """A start is asked for, and one is under way."""
+    soon = f", ready in about {duration(now.ready_in_seconds)}" if now.ready_in_seconds else ""
+    return f"The pod is starting already{soon}."
+
+
+def ready(took_s: float, now: PodStatus | None, currency: str) -> str:
+    """The second message of a start."""
+    rate = now.hourly_rate if now is not None else None
+    costs = f"It costs {money(rate, currency)} per hour" if rate else ""
+    return sentences(f"Pod is ready, it took {duration(took_s)}", costs)
+
+
+def already_running(now: PodStatus, currency: str) -> str:
+    """A start is asked for, and the pod serves."""
+    return f"It runs already. {status(now, currency)}"
+
+
+def start_failed(cause: str, why: str | None) -> str:
+    """The second message of a start that came to nothing; `cause` is the event that ended it."""
+    if cause == "StopWanted":
+        return "The start was called off: somebody stopped the pod."
+    if cause in ("CloseWanted", "CutWanted"):
+        return "The gateway is shutting down, so the start was given up."
+    return sentences("The pod could not be started" + (f": {why}" if why else ""))
+
+
+def dear_start(rate: Decimal | None, currency: str) -> str:
+    """The question before a start above `bot.ask_above_rate`."""
+    if rate is None:
+        return "I do not know what the pod will cost per hour. Shall I start it?"
+    return f"The pod will cost {money(rate, currency)} per hour. Shall I start it?"
+
+
+def busy(now: PodStatus | None) -> str:
+    """The question before a stop that cuts somebody off."""
+    using = " and ".join(_counted(now)) if now is not None else ""
+    return (
+        f"The pod is in use ({using or 'right now'}). Shall I stop it anyway? Answers under way will be cut."
+    )
+
+
+def _counted(now: PodStatus) -> Iterable[str]:
+    if now.in_flight:
+        yield f"{count(now.in_flight, 'request')} being answered"
+    if now.waiting:
+        yield f"{now.waiting} waiting"
+
+
+def stopped(lasted_s: float | None, cost: Decimal | None, currency: str) -> str:
+    """The second message of a stop, once it is proved."""
+    ran = f"it ran for {duration(lasted_s)}" if lasted_s is not None else ""
+    paid = f"cost {money(cost, currency)}" if cost is not None else ""
+    said = " and ".join(part for part in (ran, paid if ran else paid and f"it {paid}") if part)
+    return sentences("Pod is stopped" + (f", {said}" if said else ""))
+
+
+def stop_not_proved(waited_s: float, why: str | None) -> str:
+    """A stop that takes long: money may be running."""
+    return sentences(
+        f"After {duration(waited_s)} the pod is still not seen stopped, so it may still be billing",
+        f"The last trouble was: {why}" if why else "",
+        "I keep trying",
+    )
+
+
+# --- money ----------------------------------------------------------------------------------------
+
+
+def session_cost(cost: SessionCost | None) -> str:
+    """The running session."""
+    if cost is None:
+        return NO_SESSION
+    lasted = f"The current session has lasted {duration(cost.duration_s)}"
+    if cost.estimated_cost is None:
+        return sentences(lasted, "What it costs is not known: nobody tells the pod's price")
+    rate = f", at {money(cost.hourly_rate, cost.currency)} per hour" if cost.hourly_rate is not None else ""
+    where = f" at {cost.provider}" if cost.provider else ""
+    return sentences(
+        f"{lasted}{where}, estimated cost so far is {money(cost.estimated_cost, cost.currency)}{rate}"
+    )
+
+
+def month_cost(cost: Summary) -> str:
+    """The month (seed 001)."""
+    if not cost.session_count:
+        return "This month you have not run the pod yet."
+    sessions = count(cost.session_count, "session")
+    return sentences(
+        f"This month you have run {sessions} totalling {hours(cost.total_hours)}, "
+        f"estimated cost is {money(cost.estimated_total, cost.currency)}"
+    )
+
+
+def today_cost(cost: Decimal, currency: str) -> str:
+    """Today, by UTC."""
+    if not cost:
+        return "Today nothing has been spent yet."
+    return f"Today you have spent about {money(cost, currency)}."
+
+
+# --- the rest -------------------------------------------------------------------------------------
+
+
+def health(version: str, now: PodStatus | None, trouble: str) -> str:
+    """Whether all is well."""
+    pod = f"the pod is {now.status.value.lower()}" if now is not None else "the pod is not known yet"
+    return sentences(
+        f"The gateway is up (gpugate {version}), {pod}",
+        _trouble(now) if now is not None else "",
+        f"I go by keywords: {trouble}" if trouble else "",
+    )
+
+
+def refused(error: GateError) -> str:
+    """Why something was not done, and when to try again."""
+    again = f"Try again in {duration(error.retry_after_s)}" if error.retry_after_s else ""
+    return sentences(error.message[:1].upper() + error.message[1:], again)
+
+
+def warned(error: GateError) -> str:
+    """What is missing from a fantasy."""
+    return sentences(f"There is no illustration this time: {error.message}")
+
+
+def unusable(why: str) -> str:
+    """A photo that is none."""
+    return sentences(f"I cannot use this picture: it {why}")
+
+
+def with_note(text: str, trouble: str) -> str:
+    """An answer, honest about how its question was understood."""
+    return f"{text}\n\n{WENT_BY_KEYWORDS.format(trouble=trouble)}"
+
+
+def clock(at: datetime) -> str:
+    """A time of day."""
+    return f"{at:%H:%M}"

@@ -1,0 +1,34 @@
+"""Lets somebody wait for what comes of a start or a stop: a listener of the lifecycle; knows no chat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from attrs import define, field
+
+from gpugate.services.news import News
+
+T = TypeVar("T")
+
+
+@define
+class Watch:
+    """Hands news to whoever waits for one."""
+
+    _waiting: list[tuple[Callable[[News], Any], asyncio.Future[Any]]] = field(factory=list)
+
+    def hear(self, news: News) -> None:
+        """Listen to the lifecycle."""
+        for judge, future in tuple(self._waiting):
+            if not future.done() and (found := judge(news)) is not None:
+                future.set_result(found)
+
+    def first(self, judge: Callable[[News], T | None]) -> asyncio.Future[T]:
+        """What `judge` makes of the first news that it does not answer with None; cancel it to give up."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        entry = (judge, future)
+        self._waiting.append(entry)
+        future.add_done_callback(lambda _: self._waiting.remove(entry))
+        return future
