@@ -169,6 +169,7 @@ class Gateway:
             refresh=lambda: self._keeper.refresh(),
         )
         self._keeper = CatalogKeeper(catalog, pod, log_crash)
+        learns = settings.pod.idle_policy == "learned"
         self.lifecycle = Lifecycle(
             providers=providers,
             pod=pod,
@@ -177,8 +178,8 @@ class Gateway:
             fallback_price=_fallback_price(settings),
             listeners=[log_news, self._hub.hear, self._hear],
             on_crash=log_crash,
-            idle=Learned(settings.pod.idle_timeout) if settings.pod.idle_policy == "learned" else None,
-            habits=HabitsFile(self._state / "habits.json", self._warn),
+            idle=Learned(settings.pod.idle_timeout) if learns else None,
+            habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
         )
         if settings.pod.lease:
             self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)
