@@ -264,6 +264,7 @@ class Gateway:
             pictures=pictures,
             fantasies=Fantasies(stories, pictures),
             max_body=self.settings.server.max_body,
+            heartbeat_s=self.settings.queue.heartbeat,
         )
 
     def _jwks(self, session: aiohttp.ClientSession) -> Jwks:

@@ -28,6 +28,10 @@ class Examiner(Protocol):
         """What became of this run's pod."""
 
 
+async def _admitted(lease: Lease) -> ServingPod:
+    return await lease.admitted()
+
+
 class _Lost(Exception):
     """The pod went while the work was under way."""
 
@@ -38,11 +42,13 @@ class Visit:
 
     Attributes:
         begun: something has left for the client, or must not be done twice: there is no second try.
+        hold: how the pod is waited for; may say meanwhile that it does.
     """
 
     lifecycle: Examiner
     lease: Lease
     begun: bool = False
+    hold: Callable[[Lease], Awaitable[ServingPod]] = _admitted
 
     def begin(self) -> None:
         """From here on nothing is tried again."""
@@ -86,7 +92,7 @@ class Visit:
         """Wait for the pod. Raises GateError: refused, or lost after `begin`."""
         if self.lease.pod is None and self.begun:
             raise self.lease.error or PodStopped(LOST)
-        return await self.lease.admitted()
+        return await self.hold(self.lease)
 
     async def _unless_lost(self, work: Callable[[ServingPod], Awaitable[T]], pod: ServingPod) -> T:
         """Break the work off when the lease loses its pod."""

@@ -9,6 +9,7 @@ from gpugate.services.lease import ServingPod
 from gpugate.services.visit import Visit
 from gpugate.web.call import Call
 from gpugate.web.forward import EDGE_STATUSES, EDGE_TIMEOUT, Pools, last_words
+from gpugate.web.heartbeat import Heartbeat
 
 PATH = "/api/chat"
 
@@ -20,8 +21,13 @@ class CodeStream:
         self._relay = relay
         self._pools = pools
 
-    async def through(self, call: Call, visit: Visit, body: bytes, model: str) -> Relayed:
+    async def through(
+        self, call: Call, visit: Visit, body: bytes, model: str, heartbeat: Heartbeat | None = None
+    ) -> Relayed:
         """Ask with `body`, and pass the answer on; one that is no 200 is not passed on.
+
+        Args:
+            heartbeat: what may have sent the head already.
 
         Raises:
             UpstreamBroken: nothing has left; the message names the model.
@@ -39,6 +45,7 @@ class CodeStream:
                 declines=lambda status: status != 200,
                 on_head=lambda status: visit.begin(),
                 epitaph=lambda cut: last_words(call, cut),
+                committed=heartbeat is not None and heartbeat.committed,
             )
             try:
                 return await self._relay.forward(call.request, pool, outgoing, answer)

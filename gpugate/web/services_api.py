@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 import orjson
@@ -21,8 +21,8 @@ from gpugate.services.coding import Coding, Question
 from gpugate.services.fantasy import Fantasies, Fantasy
 from gpugate.services.lease import ServingPod
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.pictures import LARGEST_SEED, Picture, Pictures, draw_seed
-from gpugate.services.story import Stories
+from gpugate.services.pictures import LARGEST_SEED, Drawing, Picture, Pictures, draw_seed
+from gpugate.services.story import Stories, Telling
 from gpugate.services.visit import Visit
 from gpugate.services.workflows import Wish
 from gpugate.web.asked import Asked, read_asked
@@ -30,6 +30,7 @@ from gpugate.web.call import Call
 from gpugate.web.code_stream import PATH, CodeStream
 from gpugate.web.dialects import success
 from gpugate.web.gate_api import OwnRoute, OwnRoutes
+from gpugate.web.heartbeat import Heartbeat
 from gpugate.web.sse import EventStream, wants_only_events
 
 SIDES = (64, 2048)
@@ -48,6 +49,7 @@ class ServicesApi:
     pictures: Pictures
     fantasies: Fantasies
     max_body: int
+    heartbeat_s: float = 0.0
 
     def routes(self) -> OwnRoutes:
         """The endpoints, for the gate's table."""
@@ -64,6 +66,33 @@ class ServicesApi:
         with self.lifecycle.request(model=model) as lease:
             yield _Noted(self.lifecycle, lease, call=call)
 
+    def _events(self, call: Call, visit: Visit) -> EventStream:
+        """An answer made of events; while the pod is waited for, of comments."""
+        stream = EventStream(call, self.heartbeat_s)
+        visit.hold = stream.hold
+        return stream
+
+    def _beating(self, call: Call, visit: Visit, *, streams: bool) -> Heartbeat | None:
+        """The filler of any other answer, if it is asked for (`queue.heartbeat`)."""
+        if self.heartbeat_s <= 0 or call.request.version < (1, 1):
+            return None
+        heartbeat = Heartbeat(call, self.heartbeat_s, streams=streams)
+        visit.hold = heartbeat.hold
+        return heartbeat
+
+    async def _whole(self, call: Call, visit: Visit, work: Awaitable[object]) -> web.StreamResponse:
+        """What comes of `work`, in the envelope."""
+        heartbeat = self._beating(call, visit, streams=False)
+        try:
+            body = success(await work, call.request_id, time.time())
+        except GateError as error:
+            if heartbeat is None or not heartbeat.committed:
+                raise
+            return heartbeat.fail(error)
+        if heartbeat is not None and heartbeat.committed:
+            return heartbeat.deliver(body)
+        return web.Response(body=body, content_type="application/json")
+
     # --- code ---------------------------------------------------------------------------------
 
     async def code(self, call: Call) -> web.StreamResponse:
@@ -74,12 +103,20 @@ class ServicesApi:
         model = self.coding.model_of(question)
         with self._visit(call, model) as visit:
             if not streams:
-                answer = await self._told(visit, question)
-                return _answer(call, {"answer": answer, "model": model})
+                return await self._whole(call, visit, self._answered(visit, question, model))
             if wants_only_events(call.request.headers.get("Accept")):
                 return await self._code_events(call, visit, question)
+            heartbeat = self._beating(call, visit, streams=True)
             body = orjson.dumps(self.coding.chat(question))
-            return await self.code_stream.through(call, visit, body, model)
+            try:
+                return await self.code_stream.through(call, visit, body, model, heartbeat)
+            except GateError as error:
+                if heartbeat is None or not heartbeat.committed:
+                    raise
+                return heartbeat.fail(error)
+
+    async def _answered(self, visit: Visit, question: Question, model: str) -> object:
+        return {"answer": await self._told(visit, question), "model": model}
 
     async def _told(self, visit: Visit, question: Question, hear: Hear | None = None) -> str:
         """Ask the coding model; with `hear` the first piece begins the answer."""
@@ -108,7 +145,7 @@ class ServicesApi:
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
 
     async def _code_events(self, call: Call, visit: Visit, question: Question) -> web.StreamResponse:
-        async with EventStream(call) as stream:
+        async with self._events(call, visit) as stream:
 
             async def hear(delta: str) -> None:
                 await stream.send("code", {"delta": delta})
@@ -127,7 +164,7 @@ class ServicesApi:
         asked = await read_asked(call, self.max_body)
         telling = self.stories.telling(asked.text("prompt"), await asked.image())
         with self._visit(call, telling.model) as visit:
-            async with EventStream(call) as stream:
+            async with self._events(call, visit) as stream:
                 try:
                     await self.stories.tell(visit, telling, _Listener(stream).story)
                     await stream.send("done", {"model": telling.model})
@@ -146,8 +183,8 @@ class ServicesApi:
         streams = asked.flag("stream", False)
         with self._visit(call, None) as visit:
             if not streams:
-                return _answer(call, _shown_picture(await self.pictures.draw(visit, drawing)))
-            async with EventStream(call) as stream:
+                return await self._whole(call, visit, self._drawn(visit, drawing))
+            async with self._events(call, visit) as stream:
                 listener = _Listener(stream)
                 try:
                     picture = await self.pictures.draw(visit, drawing, listener.image)
@@ -155,6 +192,9 @@ class ServicesApi:
                 except GateError as error:
                     await stream.fail(error)
                 return stream.response
+
+    async def _drawn(self, visit: Visit, drawing: Drawing) -> object:
+        return _shown_picture(await self.pictures.draw(visit, drawing))
 
     async def fantasy(self, call: Call) -> web.StreamResponse:
         """A story of a picture, and a picture of the story, on one lease."""
@@ -166,9 +206,8 @@ class ServicesApi:
         telling = self.fantasies.telling(image, prompt)
         with self._visit(call, telling.model) as visit:
             if not streams:
-                dream = await self.fantasies.dream(visit, telling, illustrated=illustrated)
-                return _answer(call, _shown_fantasy(dream))
-            async with EventStream(call) as stream:
+                return await self._whole(call, visit, self._dreamt(visit, telling, illustrated))
+            async with self._events(call, visit) as stream:
                 try:
                     dream = await self.fantasies.dream(
                         visit, telling, illustrated=illustrated, listener=_Listener(stream)
@@ -177,6 +216,9 @@ class ServicesApi:
                 except GateError as error:
                     await stream.fail(error)
                 return stream.response
+
+    async def _dreamt(self, visit: Visit, telling: Telling, illustrated: bool) -> object:
+        return _shown_fantasy(await self.fantasies.dream(visit, telling, illustrated=illustrated))
 
 
 @define
@@ -249,8 +291,3 @@ def _shown_fantasy(fantasy: Fantasy) -> dict[str, object]:
         "image_base64": None if picture is None else picture.image.base64,
         "warnings": [{"code": one.code, "message": one.message} for one in fantasy.warnings],
     }
-
-
-def _answer(call: Call, data: object) -> web.Response:
-    body = success(data, call.request_id, time.time())
-    return web.Response(body=body, content_type="application/json")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
 from aiohttp_sse import EventSourceResponse
 
 from gpugate.errors import GateError
+from gpugate.services.lease import Lease, ServingPod
 from gpugate.web.call import Call
 from gpugate.web.dialects import dump
 
@@ -17,11 +19,13 @@ PING_S = 15.0
 class EventStream:
     """One answer; `async with` ends it.
 
-    Nothing leaves before the first event, so a failure until then is a plain error (contract section 8).
+    Nothing leaves before the first event, so a failure until then is a plain error (contract section 8);
+    unless the pod is waited for with a heartbeat of `beat_s` seconds (0: none).
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, beat_s: float = 0.0) -> None:
         self._call = call
+        self._beat_s = beat_s
         self._response: EventSourceResponse | None = None
 
     async def __aenter__(self) -> Self:
@@ -36,6 +40,27 @@ class EventStream:
 
     async def send(self, event: str, data: object) -> None:
         """Send one event; `data` is anything JSON."""
+        response = await self._begun()
+        try:
+            await response.send(dump(data).decode(), event=event)
+        except TimeoutError as error:  # the client takes nothing: it is as good as gone
+            raise ConnectionResetError("the client reads nothing") from error
+
+    async def hold(self, lease: Lease) -> ServingPod:
+        """Wait for the pod; with `beat_s` a comment says now and then that it is waited for.
+
+        Raises:
+            GateError: the request was refused.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._beat_s or None):
+                    return await lease.admitted()
+            except TimeoutError:
+                response = await self._begun()
+                await response.write(b": waiting\n\n")
+
+    async def _begun(self) -> EventSourceResponse:
         if self._response is None:
             lines = self._call.extra_head.decode("ascii").split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines if line)
@@ -44,10 +69,7 @@ class EventStream:
             )
             await response.prepare(self._call.request)
             self._response = response
-        try:
-            await self._response.send(dump(data).decode(), event=event)
-        except TimeoutError as error:  # the client takes nothing: it is as good as gone
-            raise ConnectionResetError("the client reads nothing") from error
+        return self._response
 
     async def fail(self, error: GateError) -> None:
         """End with an error event. Raises the error itself while nothing has been sent."""

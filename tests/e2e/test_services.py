@@ -77,8 +77,8 @@ async def opened(tmp_path, ollama: SimulatedOllama, comfyui: SimulatedComfyUI) -
     """Opens a gateway before both; `comfyui_url=""` for a pod without."""
     async with AsyncExitStack() as stack:
 
-        async def opener(comfyui_url: str = comfyui.url, **overrides: object) -> House:
-            cloud = CloudWithBoth(boot_s=0.02, comfyui_url=comfyui_url)
+        async def opener(comfyui_url: str = comfyui.url, boot_s: float = 0.02, **overrides: object) -> House:
+            cloud = CloudWithBoth(boot_s=boot_s, comfyui_url=comfyui_url)
             quick = {"comfyui__poll_interval": 0.05, "comfyui__timeout": 3, **overrides}
             return await stack.enter_async_context(open_house(tmp_path, ollama, cloud, **quick))
 
@@ -149,6 +149,78 @@ class TestAll:
         for path in SERVICES:
             assert 405 == (await house.ask("GET", path)).status
         assert 0 == house.cloud.starts
+
+
+KEPT_ALIVE = {
+    "code": ("/api/v1/code/assist", CODE, {}, b" "),
+    "code events": ("/api/v1/code/assist", CODE, {"Accept": "text/event-stream"}, b": waiting\n\n"),
+    "code whole": ("/api/v1/code/assist", {**CODE, "stream": False}, {}, b" "),
+    "story": ("/api/v1/story/generate", {"prompt": "a dragon"}, {}, b": waiting\n\n"),
+    "image": ("/api/v1/image/generate", {"prompt": "a castle"}, {}, b" "),
+    "image events": ("/api/v1/image/generate", {"prompt": "x", "stream": True}, {}, b": waiting\n\n"),
+    "fantasy": ("/api/v1/fantasy/generate", {"image_base64": PNG}, {}, b" "),
+    "fantasy events": (
+        *("/api/v1/fantasy/generate", {"image_base64": PNG, "stream": True}, {}),
+        b": waiting\n\n",
+    ),
+}
+"""By kind of answer: path, body, headers, filler."""
+
+
+@pytest.mark.parametrize("kind", KEPT_ALIVE)
+class TestHeartbeat:
+    async def test_answer(self, opened: Opener, kind):
+        """Behind the filler stands what would have come without."""
+        path, body, headers, filler = KEPT_ALIVE[kind]
+        house = await opened(boot_s=0.15, queue__heartbeat=0.03)
+        await house.off()
+        answer = await post(house, path, headers, **body)
+        assert (200, True) == (answer.status, answer.whole)
+        assert answer.body.startswith(filler * 2)
+        again = await post(house, path, headers, **body)
+        assert not again.body.startswith(filler)
+        if filler == b" " and kind != "code":
+            assert json.loads(again.body)["data"].keys() == answer.json["data"].keys()
+        elif kind == "code":
+            assert [line["message"] for line in again.lines] == [line["message"] for line in answer.lines]
+        else:
+            told = [[name for name, _ in events(one.body)] for one in (answer, again)]
+            assert told[0][-1] == told[1][-1] != "error"
+        assert (
+            again.headers["Content-Type"].partition(";")[0]
+            == answer.headers["Content-Type"].partition(";")[0]
+        )
+        assert 0 == house.in_flight
+
+    async def test_failure(self, opened: Opener, kind):
+        """As in mid-stream: an error event, or the error and no end."""
+        path, body, headers, filler = KEPT_ALIVE[kind]
+        house = await opened(boot_s=5, queue__heartbeat=0.02)
+        await house.off()
+        ask = asyncio.ensure_future(post(house, path, headers, **body))
+        await house.waiting(1)
+        await asyncio.sleep(0.06)
+        await house.ask("POST", "/api/v1/gpu/stop?force=true")
+        answer = await ask
+        assert (200, filler != b" ") == (answer.status, answer.whole)
+        if filler != b" ":
+            assert [("error", "POD_STOPPED")] == [(name, data["code"]) for name, data in events(answer.body)]
+        elif kind == "code":
+            assert isinstance(answer.json["error"], str)
+        else:
+            assert ("error", "POD_STOPPED") == (answer.json["status"], answer.json["error"]["code"])
+
+    async def test_pods_failure(self, opened: Opener, ollama: SimulatedOllama, comfyui, kind):
+        """The status is spent, so what went wrong on the pod is told the same way."""
+        path, body, headers, filler = KEPT_ALIVE[kind]
+        house = await opened(boot_s=0.1, queue__heartbeat=0.02)
+        await house.off()
+        for upstream in ("/api/chat", "/api/generate"):
+            ollama.faults.add(upstream, Answer(404, b'{"error":"no such model"}'), times=None)
+        comfyui.faults.add("/prompt", Answer(400, b'{"error":{"message":"bad"},"node_errors":{}}'))
+        answer = await post(house, path, headers, **body)
+        assert (200, filler != b" ") == (answer.status, answer.whole)
+        assert b"error" in answer.body
 
 
 class TestCode:
