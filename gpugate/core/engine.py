@@ -152,10 +152,11 @@ class Engine:
 
     @property
     def session_ends(self) -> float:
-        """When `pod.max_session` is over for the pod that serves."""
-        if not self.policy.max_session_s or not isinstance(self.state, Ready):
+        """When `pod.max_session` is over for the pod that serves or comes."""
+        provider = getattr(self.state, "provider", None)
+        if not self.policy.max_session_s or provider not in self.sessions:
             return inf
-        _, began = self.sessions[self.state.provider]
+        _, began = self.sessions[provider]
         return began + self.policy.max_session_s
 
     @property

@@ -103,14 +103,16 @@ class PodMachine(ServingRows):
                 return min(self.idle_at, self.session_ends)
             case Stopped():
                 return self.pauses.prewarm_at
-            case Pausing(retry_at=at) | Preloading(give_up_at=at) | Draining(until=at):
+            case Pausing(retry_at=at) | Draining(until=at):
                 return at
+            case Preloading(give_up_at=at):
+                return min(at, self.session_ends)
             case Provisioning(accepted_at=at):
-                return at + self.policy.start_timeout_s
+                return min(at + self.policy.start_timeout_s, self.session_ends)
             case Warming(began_at=began, probe=None, probe_at=at):
-                return min(at, began + self.policy.warmup_timeout_s)
+                return min(at, began + self.policy.warmup_timeout_s, self.session_ends)
             case Warming(began_at=began):
-                return began + self.policy.warmup_timeout_s
+                return min(began + self.policy.warmup_timeout_s, self.session_ends)
         return inf
 
 

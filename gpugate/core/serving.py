@@ -144,12 +144,6 @@ class ServingRows(WarmingRows):
 
     # --- draining and stopping ----------------------------------------------------------------
 
-    def _drain_out(self, was: Ready, cause: str, now: float) -> Draining | Stopping:
-        if not self.backlog.leases:
-            return self._stop(was.provider, cause, now)
-        until = now + self.policy.shutdown_grace_s
-        return Draining(run=was.run, provider=was.provider, endpoints=was.endpoints, until=until, cause=cause)
-
     @transition
     def _end_drain(
         self, was: Draining, event: Emptied | TimePassed | CutWanted, now: float
@@ -159,10 +153,6 @@ class ServingRows(WarmingRows):
         if self.closing and self.keep:
             return self._shut(was)
         return self._stop(was.provider, was.cause, now)
-
-    def _stop(self, provider: int, cause: str, now: float) -> Stopping:
-        self._order_stop(provider, cause, now)
-        return Stopping()
 
     @transition
     def _want_stopping(self, was: Stopping, event: Demanded, now: float) -> Rest:

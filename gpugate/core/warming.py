@@ -22,6 +22,7 @@ from gpugate.core.vocabulary import (
     Provisioning,
     Ready,
     Rest,
+    Stopping,
     TimePassed,
     Warming,
     Weigh,
@@ -82,7 +83,9 @@ class WarmingRows(StartingRows):
 
     @transition
     def _run_out_of_time(self, was: Provisioning, event: TimePassed, now: float) -> Rest:
-        """Accepted, but not running within `pod.start_timeout`."""
+        """Accepted, but not running within `pod.start_timeout`, or its `pod.max_session` is over."""
+        if now >= self.session_ends:
+            return self._end_unserved(was, now)
         said = f"accepted, but not running within {self.policy.start_timeout_s:g} s"
         return self._leave_provider(was, Ambiguous(said), now)
 
@@ -111,8 +114,10 @@ class WarmingRows(StartingRows):
         return self._rest(now)
 
     @transition
-    def _mind_warming(self, was: Warming, event: TimePassed, now: float) -> Warming | Rest:
-        """Check health again, or give up after `pod.warmup_timeout`."""
+    def _mind_warming(self, was: Warming, event: TimePassed, now: float) -> Warming | Draining | Rest:
+        """Check health again; give up after `pod.warmup_timeout`, or when `pod.max_session` is over."""
+        if now >= self.session_ends:
+            return self._end_session(was, now)
         if now >= was.began_at + self.policy.warmup_timeout_s:
             return self._leave_provider(was, NeverWarm("pod failed to become ready"), now)
         op = self._next_op()
@@ -166,9 +171,33 @@ class WarmingRows(StartingRows):
         return self._ready(evolve(was, flaw=ON_CPU), now)
 
     @transition
-    def _end_wait(self, was: Preloading, event: TimePassed, now: float) -> Ready:
-        """The preload takes too long: the pod serves without it."""
-        return self._ready(was, now)
+    def _end_wait(self, was: Preloading, event: TimePassed, now: float) -> Ready | Draining | Rest:
+        """The preload takes too long: the pod serves without it, unless its `pod.max_session` is over."""
+        return self._end_session(was, now) if now >= self.session_ends else self._ready(was, now)
+
+    # --- the session's limit ------------------------------------------------------------------
+
+    def _end_session(self, was: Warming | Preloading, now: float) -> Draining | Rest:
+        return self._drain_out(was, "max_session", now) if was.served else self._end_unserved(was, now)
+
+    def _end_unserved(self, was: Provisioning | Warming | Preloading, now: float) -> Rest:
+        """Over before it served. What was older than this start gets a new one; else that would go on so
+        for ever, paid each time: it has failed.
+        """
+        _, began = self.sessions[was.provider]
+        if began < was.since:
+            return self._stop(was.provider, "max_session", now)
+        return self._leave_provider(was, NeverWarm("pod.max_session was over before the pod was ready"), now)
+
+    def _drain_out(self, was: Warming | Preloading | Ready, cause: str, now: float) -> Draining | Stopping:
+        if not self.backlog.leases:
+            return self._stop(was.provider, cause, now)
+        until = now + self.policy.shutdown_grace_s
+        return Draining(run=was.run, provider=was.provider, endpoints=was.endpoints, until=until, cause=cause)
+
+    def _stop(self, provider: int, cause: str, now: float) -> Stopping:
+        self._order_stop(provider, cause, now)
+        return Stopping()
 
     def _may_move_on(self, was: Provisioning | Preloading) -> bool:
         """Somebody wants a better pod, and the list has one that can be asked now."""

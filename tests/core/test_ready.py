@@ -307,3 +307,43 @@ def test_a_second_signal_is_meant_for_running_answers() -> None:
 def test_a_pod_that_starts_over() -> None:
     """A reboot behind our back is not a loss; exchanges that break will tell."""
     ready(Play(policy())).at(20, Arrived(2)).sees(0, STARTING).at(60, gives=[], state=Ready)
+
+
+def test_the_session_reaches_its_limit_while_the_pod_comes() -> None:
+    """Paid from the accepted start: not a second more, and no second try that would end the same way."""
+    numbers = {"max_session_s": 100.0, "start_timeout_s": 500.0, "warmup_timeout_s": 500.0}
+    for seen in (STARTING, RUNNING):
+        play = Play(policy(**numbers)).at(0, Opened(), Arrived(1)).feels(False).sees(0, seen)
+        play.at(10, Accepted()).at(109.9, gives=[])
+        play.at(110, gives=["refuse 1 WARMUP_TIMEOUT", "stop 0"], state=Stopping)
+
+
+def test_the_session_reaches_its_limit_in_a_preload() -> None:
+    """The same; with a list the next provider is asked."""
+    play = Play(policy(2, max_session_s=100)).at(0, Opened(), Arrived(1, "qwen3")).sees(0, RUNNING)
+    play.at(10, Accepted(report=RUNNING), state=Preloading)
+    play.at(110, gives=["start 1", "stop 0"], state=Asking)
+
+
+def test_an_adopted_session_reaches_its_limit_before_it_serves() -> None:
+    """That is no failed start: who waits gets a new one, once the old pod is seen stopped."""
+    play = Play(policy(max_session_s=100)).feels(False).sees(0, RUNNING, up_s=70).at(0, Opened())
+    play.at(10, Arrived(1), state=Warming).at(30, gives=["stop 0"], state=Stopping).sees(0, STOPPED)
+    play.at(31, Obeyed(), gives=["session 0 closes: max_session", "start 0"], state=Asking)
+
+
+def test_an_ill_pods_session_reaches_its_limit() -> None:
+    """What runs has its grace; who waits gets a new start."""
+    play = (
+        ready(Play(policy(max_session_s=100, shutdown_grace_s=20))).at(90, Arrived(2), Begun(2)).feels(False)
+    )
+    play.at(95, Troubled(1), state=Warming).at(96, Arrived(3), gives=[]).at(100, gives=[], state=Draining)
+    play.at(120, gives=["cut 2", "stop 0"], state=Stopping).sees(0, STOPPED)
+    play.at(121, Obeyed(), gives=["session 0 closes: max_session", "start 0"], state=Asking)
+
+
+def test_the_second_session_has_its_own_limit() -> None:
+    """Counted from its own start, not from the first one's."""
+    play = ready(Play(policy(max_session_s=100))).at(100, state=Stopping).sees(0, STOPPED).at(101, Obeyed())
+    play.at(150, Arrived(2), gives=None).sees(0, RUNNING).at(160, Accepted(report=RUNNING), state=Ready)
+    play.at(161, Left(2)).at(259.9, gives=[]).at(260, gives=["stop 0"], state=Stopping)

@@ -165,7 +165,7 @@ FAULTS: tuple[Fault, ...] = (
         "a stop by hand throws out who waits",
     ),
     Fault(
-        SERVING,
+        WARMING,
         "        if not self.backlog.leases:\n            return self._stop(was.provider, cause, now)",
         "        if True:\n            return self._stop(was.provider, cause, now)",
         "the session's limit stops the pod under running answers",
@@ -324,7 +324,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         MACHINE,
         "            case Warming(began_at=began):\n"
-        "                return began + self.policy.warmup_timeout_s\n",
+        "                return min(began + self.policy.warmup_timeout_s, self.session_ends)\n",
         "",
         "a health check that never answers holds the warm-up for ever",
     ),
@@ -357,6 +357,12 @@ FAULTS: tuple[Fault, ...] = (
         "        if not self.pauses.take_window(now) or self.purse.judged.spent:",
         "        if not self.pauses.take_window(now):",
         "a pod is warmed ahead although the budget is spent",
+    ),
+    Fault(
+        WARMING,
+        "        if began < was.since:\n            return self._stop(",
+        "        if True:\n            return self._stop(",
+        "a session's limit shorter than a start: starts without end, each paid for",
     ),
     Fault(
         PURSE,
