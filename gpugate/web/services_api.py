@@ -16,6 +16,7 @@ from aiohttp import web
 from attrs import define, evolve, field, frozen
 
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
+from gpugate.ports.ledger import BY_HAND
 from gpugate.ports.texts import Hear, ModelFailed, PodSilent, TextModel
 from gpugate.services.coding import Coding, Question
 from gpugate.services.fantasy import Fantasies, Fantasy
@@ -63,7 +64,8 @@ class ServicesApi:
     @contextmanager
     def _visit(self, call: Call, model: str | None) -> Iterator[Visit]:
         """One lease around all that a call does with the pod."""
-        with self.lifecycle.request(model=model) as lease:
+        user = BY_HAND if call.user is None else call.user.subject
+        with self.lifecycle.request(model=model, user=user) as lease:
             yield _Noted(self.lifecycle, lease, call=call)
 
     def _events(self, call: Call, visit: Visit) -> EventStream:

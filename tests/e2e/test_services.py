@@ -120,6 +120,16 @@ class TestAll:
         assert house.idle_for() < 1
         assert 1 == house.cloud.starts
 
+    async def test_users_name(self, opened: Opener):
+        """Each waits and holds its lease under the name in its token: the ledger's."""
+        house = await opened(boot_s=0.2)
+        await house.off()
+        asks = [asyncio.ensure_future(post(house, path, **SERVICES[path])) for path in SERVICES]
+        await house.waiting(len(SERVICES))
+        waiting = house.gateway.lifecycle._machine.backlog.waiting
+        assert ["tester"] * len(SERVICES) == [ticket.user for ticket in waiting]
+        assert {200} == {(await ask).status for ask in asks}
+
     @pytest.mark.parametrize("path", SERVICES)
     async def test_scope(self, house: House, path):
         """Needs `chat`, and wakes nothing without."""
