@@ -57,7 +57,7 @@ class HabitsFile:
             "version": VERSION,
             "pauses": [round(pause_s, 1) for pause_s in habits.pauses_s],
             "starts": [round(start_s, 1) for start_s in habits.starts_s],
-            "credit": habits.credit_s,
+            "credit": habits.credit,
             "wanted_at": round(self.wall() - habits.wanted_ago_s, 1) if known else None,
         }
 
@@ -68,7 +68,7 @@ class HabitsFile:
         return Habits(
             pauses_s=_seconds(content.get("pauses")),
             starts_s=_seconds(content.get("starts")),
-            credit_s=None if credit is None else _number(credit),
+            credit=None if credit is None else _number(credit),
             wanted_ago_s=inf if wanted_at is None else max(0.0, self.wall() - _number(wanted_at)),
         )
 

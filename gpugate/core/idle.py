@@ -240,14 +240,14 @@ class Learned:
         """Go on from what was learnt before; the credit is never more than a fresh one."""
         self._pauses.extend(habits.pauses_s)
         self._starts.extend(habits.starts_s)
-        if habits.credit_s is not None:
-            self._credit_s = min(habits.credit_s, self._most_credit_s)
+        if habits.credit is not None:
+            self._credit_s = min(habits.credit * self.idle_timeout_s, self._most_credit_s)
         self._plan()
 
     @property
     def habits(self) -> Habits:
         """What is worth keeping; when the pod was last wanted is not known here."""
-        return Habits(tuple(self._pauses), tuple(self._starts), self._credit_s)
+        return Habits(tuple(self._pauses), tuple(self._starts), self._credit_s / self.idle_timeout_s)
 
     def _settle(self, pause_s: float) -> None:
         worth_s = self.idle_timeout_s

@@ -15,13 +15,13 @@ class Habits:
     Attributes:
         pauses_s: the last times from the end of a use to the next demand, oldest first.
         starts_s: how long the last starts took.
-        credit_s: how much dearer than the fixed timeout it may still become; None for a fresh one.
+        credit: how many cold starts dearer than the fixed timeout it may still become; None for a fresh one.
         wanted_ago_s: how long ago somebody wanted the pod; `inf` if never.
     """
 
     pauses_s: tuple[float, ...] = ()
     starts_s: tuple[float, ...] = ()
-    credit_s: float | None = None
+    credit: float | None = None
     wanted_ago_s: float = inf
 
 

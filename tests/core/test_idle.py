@@ -160,8 +160,16 @@ def test_it_goes_on_after_a_restart() -> None:
     after = Learned(TIMEOUT_S)
     after.remember(before.habits)
     assert (before.keep_s, before.window, before.habits) == (after.keep_s, after.window, after.habits)
-    after.remember(Habits(credit_s=1e9))
-    assert after.habits.credit_s == CREDIT * TIMEOUT_S
+    after.remember(Habits(credit=1e9))
+    assert after.habits.credit == CREDIT
+
+
+def test_the_timeout_was_changed_at_a_restart() -> None:
+    """What was lost is counted in cold starts, so it weighs the same under the new timeout."""
+    before, after = taught(*[3400.0] * 50), Learned(60.0)
+    before.demanded(61.0)
+    after.remember(before.habits)
+    assert after.habits.credit == pytest.approx(before.habits.credit)
 
 
 def test_a_short_timeout() -> None:

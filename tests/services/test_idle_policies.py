@@ -82,7 +82,7 @@ def test_a_restart_in_the_middle_of_a_pause() -> None:
         saved = notebook.saved[-1]
         assert saved.wanted_ago_s == pytest.approx(60.0)
         assert saved.pauses_s == HOURLY.pauses_s
-        notebook.habits = Habits(saved.pauses_s, saved.starts_s, saved.credit_s, 1100.0)
+        notebook.habits = Habits(saved.pauses_s, saved.starts_s, saved.credit, 1100.0)
         async with learning(cloud, notebook) as stage:
             await asyncio.sleep(3400.0 - 1100.0)
             assert stage.lifecycle.word is Status.READY
