@@ -1,0 +1,134 @@
+"""What comes from Telegram, however it came: each update once, of allowed chats only, in order.
+
+Each message is a job of its own. In one chat a message is heard when the one before it has had its
+first answer: so "start" and "stop" cannot overtake each other, and a long job holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import structlog
+from aiogram.types import Update
+from attrs import define, field
+
+from gpugate.bot.outbox import Outbox, TelegramChat
+from gpugate.bot.seen import Seen
+from gpugate.bot.strangers import Strangers
+from gpugate.bot.translate import Said, Translator
+from gpugate.ports.messenger import Chat, Heard
+from gpugate.services.tasks import CrashListener, spawn
+
+PATIENCE_S = 20.0
+"""How long a message waits for the answer to the one before it: above any `bot.intent_timeout` in use."""
+
+CUT_S = 2.0
+FAREWELL_S = 5.0
+
+CUT_SHORT = "gpugate is shutting down, so what you asked for was cut short. Please ask again later."
+BROKEN = "Something went wrong here, and it is in gpugate's log. Please try again."
+
+
+class Hearer(Protocol):
+    """Who answers: the assistant."""
+
+    async def hear(self, heard: Heard, chat: Chat) -> None:
+        """Answer one message; may take minutes."""
+
+
+@define
+class Inbox:
+    """Where updates go.
+
+    Attributes:
+        allowed: chats that are heard.
+        hearer: answers them.
+    """
+
+    allowed: frozenset[int]
+    hearer: Hearer
+    outbox: Outbox
+    translator: Translator
+    seen: Seen
+    on_crash: CrashListener
+    strangers: Strangers = field(factory=Strangers)
+    _jobs: dict[asyncio.Task[None], int] = field(factory=dict)
+    _turns: dict[int, asyncio.Event] = field(factory=dict)
+
+    def take(self, raw: Mapping[str, Any]) -> None:
+        """Take an update, as JSON has it: its work begins, and nothing is waited for."""
+        number = raw.get("update_id")
+        if not isinstance(number, int) or not self.seen.first_time(number):
+            return
+        try:
+            update = Update.model_validate(raw)
+        except ValueError:  # pydantic's, whose text quotes what was written
+            structlog.get_logger().warning("bot: an update was not understood", update=number)
+            return
+        chat = self.translator.chat_of(update)
+        if chat is None:
+            return
+        if chat not in self.allowed:
+            self.strangers.note(chat)
+            return
+        if said := self.translator.said(update, chat):
+            if said.manners:
+                self._spawn(self._mannerly(said), chat, "manners")
+            self._hear(said)
+
+    async def drain(self, grace_s: float) -> None:
+        """Let jobs have so long, then cut them and tell their chats."""
+        if self._jobs:
+            await asyncio.wait(list(self._jobs), timeout=grace_s)
+        cut = dict(self._jobs)
+        for job in cut:
+            job.cancel()
+        if not cut:
+            return
+        await asyncio.wait(list(cut), timeout=CUT_S)
+        farewells = [
+            spawn(self.outbox.say(chat, CUT_SHORT), "telegram farewell") for chat in sorted(set(cut.values()))
+        ]
+        _, late = await asyncio.wait(farewells, timeout=FAREWELL_S)
+        for farewell in late:
+            farewell.cancel()
+
+    def _hear(self, said: Said) -> None:
+        before, mine = self._turns.get(said.chat), asyncio.Event()
+        self._turns[said.chat] = mine
+        self._spawn(self._heard(said, before, mine), said.chat, "message")
+
+    async def _heard(self, said: Said, before: asyncio.Event | None, mine: asyncio.Event) -> None:
+        try:
+            if before is not None:
+                await _wait(before, PATIENCE_S)
+            await self.hearer.hear(said.heard, TelegramChat(said.chat, self.outbox, mine.set))
+        except Exception as error:
+            self.on_crash("telegram message", error)
+            await self.outbox.say(said.chat, BROKEN)
+        finally:
+            mine.set()
+            if self._turns.get(said.chat) is mine:
+                del self._turns[said.chat]
+
+    async def _mannerly(self, said: Said) -> None:
+        for method in said.manners:
+            await self.outbox.call(method, quiet=True)
+
+    def _spawn(self, work: Any, chat: int, name: str) -> None:
+        job = spawn(work, f"telegram {name}", on_crash=self.on_crash)
+        self._jobs[job] = chat
+        job.add_done_callback(self._ended)
+
+    def _ended(self, job: asyncio.Task[None]) -> None:
+        self._jobs.pop(job, None)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,171 @@
+"""The bot as a whole: how it comes to its updates, and how it goes; answers are the hearer's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiogram import Bot
+from aiogram.client.session.aiohttp import AiohttpSession
+from aiogram.client.telegram import TelegramAPIServer
+from aiogram.exceptions import AiogramError
+from aiogram.methods import GetMe, SetMyCommands, SetWebhook
+from aiogram.types import BotCommand
+from attrs import frozen
+
+from gpugate.bot.inbox import Hearer, Inbox
+from gpugate.bot.outbox import Outbox, Sleep
+from gpugate.bot.polling import Poller
+from gpugate.bot.seen import Seen
+from gpugate.bot.translate import ALLOWED_UPDATES, Translator
+from gpugate.bot.trouble import FIRST_PAUSE_S, Patience
+from gpugate.services.tasks import CrashListener, spawn
+
+PATH = "/api/v1/bot/telegram"
+COMMANDS: Mapping[str, str] = {
+    "status": "is the pod running, and what has it cost",
+    "start_pod": "start the pod",
+    "stop_pod": "stop the pod",
+    "cost": "what was spent: today, month or session",
+    "health": "is everything well",
+    "help": "what I understand",
+}
+
+
+@frozen(kw_only=True)
+class Hook:
+    """Webhook mode: where Telegram shall call, and the secret that it brings."""
+
+    public_url: str
+    secret: str
+
+
+class _Session(AiohttpSession):
+    """aiogram's session, which closes without its quarter of a second of sleep: aiohttp waits itself."""
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+class TelegramBot:
+    """A bot: `open`, then `take` (webhook mode) or nothing (polling); `drain` and `aclose` end it.
+
+    Args:
+        token: from @BotFather.
+        api_base: Telegram, or a Bot API server of one's own.
+        hook: None polls.
+        allowed: chats that are heard and may be told things.
+        hearer: answers.
+        seen: the file that remembers which updates were taken.
+        first_pause_s: between attempts to reach Telegram; doubles.
+        sleep: for pauses between attempts to send.
+
+    Raises:
+        aiogram.utils.token.TokenValidationError: no token.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        api_base: str,
+        hook: Hook | None,
+        allowed: Iterable[int],
+        hearer: Hearer,
+        on_crash: CrashListener,
+        seen: Path | None = None,
+        first_pause_s: float = FIRST_PAUSE_S,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._bot = Bot(token, session=_Session(api=TelegramAPIServer.from_base(api_base)))
+        self._hook = hook
+        self._on_crash = on_crash
+        self._first_pause_s = first_pause_s
+        self._log = structlog.get_logger()
+        self._allowed = frozenset(allowed)
+        self.outbox = Outbox(self._bot, sleep)
+        self._translator = Translator(self.outbox)
+        self._seen = Seen(seen, self._log.warning)
+        self.inbox = Inbox(
+            allowed=self._allowed,
+            hearer=hearer,
+            outbox=self.outbox,
+            translator=self._translator,
+            seen=self._seen,
+            on_crash=on_crash,
+        )
+        self._poller = Poller(self._bot, self.inbox.take, ALLOWED_UPDATES, first_pause_s)
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._is_open = False
+
+    def open(self) -> None:
+        """Begin; Telegram need not be there yet: it is asked until it answers."""
+        self._seen.load()
+        self._is_open = True
+        if not self._allowed:
+            self._log.warning("bot: bot.allowed_chats is empty, so nobody is heard")
+        self._spawn(self._introduce(), "introduction")
+        if self._hook is None:
+            self._spawn(self._poller.run(), "polling")
+
+    def take(self, update: Mapping[str, Any]) -> bool:
+        """Take an update that came by webhook; False: not any more, it has to come again."""
+        if self._is_open:
+            self.inbox.take(update)
+        return self._is_open
+
+    async def tell(self, chat: int, text: str) -> None:
+        """Say something unasked. A chat that is not allowed is told nothing."""
+        if chat in self._allowed:
+            await self.outbox.say(chat, text)
+
+    async def drain(self, grace_s: float) -> None:
+        """Hear nothing more; what is under way has so many seconds, then its chat is told."""
+        self._is_open = False
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        if self._hook is None:
+            await self._poller.confirm()
+        await self.inbox.drain(grace_s)
+
+    async def aclose(self) -> None:
+        """Let go of all connections; the webhook stays registered, so Telegram keeps what comes."""
+        if self._is_open:
+            await self.drain(0)
+        await self.outbox.aclose()
+
+    def _spawn(self, work: Any, name: str) -> None:
+        self._tasks.append(spawn(work, f"telegram {name}", on_crash=self._on_crash))
+
+    async def _introduce(self) -> None:
+        """Learn the own name, register the webhook, show the menu; until it works."""
+        patience = Patience("registering with Telegram", self._first_pause_s)
+        while True:
+            try:
+                me = await self._bot(GetMe())
+                self._translator.username = me.username or ""
+                if self._hook is not None:
+                    await self._bot(_webhook(self._hook))
+                break
+            except AiogramError as error:
+                await asyncio.sleep(patience.failed(error))
+        patience.worked()
+        mode = "polling" if self._hook is None else "webhook"
+        self._log.info("bot: at work", bot=me.username, mode=mode)
+        menu = [BotCommand(command=name, description=about) for name, about in COMMANDS.items()]
+        await self.outbox.call(SetMyCommands(commands=menu), quiet=True)
+
+
+def _webhook(hook: Hook) -> SetWebhook:
+    return SetWebhook(
+        url=hook.public_url.rstrip("/") + PATH,
+        secret_token=hook.secret,
+        allowed_updates=ALLOWED_UPDATES,
+        drop_pending_updates=False,
+    )

@@ -1,0 +1,167 @@
+"""A bot between a simulated Telegram and a hearer that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from attrs import define, field
+
+from gpugate.bot.telegram import Hook, TelegramBot
+from gpugate.ports.messenger import Chat, Heard
+from gpugate.testing.telegram import SimulatedTelegram
+from gpugate.web.auth import Verifier
+from gpugate.web.cors import Cors
+from gpugate.web.gate import Gate
+from gpugate.web.server import GuardedServer
+from gpugate.web.telegram_hook import TelegramHook
+
+SECRET = "a-secret-of-the-webhook"
+PUBLIC = "https://gate.example.org"
+ADA, GROUP, STRANGER = 42, -1007, 666
+MODES = ("webhook", "polling")
+SOON = 5.0
+
+Answering = Callable[[Heard, Chat], Awaitable[None]]
+
+
+async def echo(heard: Heard, chat: Chat) -> None:
+    """Say what was heard."""
+    await chat.say(f"heard {heard.text or heard.pressed}")
+
+
+@define
+class FakeHearer:
+    """Keeps what it hears, and answers as the test says."""
+
+    answer: Answering = echo
+    heard: list[Heard] = field(factory=list)
+
+    async def hear(self, heard: Heard, chat: Chat) -> None:
+        """See `gpugate.bot.inbox.Hearer`."""
+        self.heard.append(heard)
+        await self.answer(heard, chat)
+
+    @property
+    def texts(self) -> list[str]:
+        """What was written, in the order in which it was heard."""
+        return [one.text for one in self.heard]
+
+
+@define
+class Pauses:
+    """A sleep that only notes for how long."""
+
+    seconds: list[float] = field(factory=list)
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        await asyncio.sleep(0)
+
+
+class NoLog:
+    """A request log that nobody reads."""
+
+    def request(self, **_: Any) -> None:
+        """See `gpugate.web.gate.RequestLog`."""
+
+
+@define
+class Line:
+    """A bot with all its neighbours."""
+
+    telegram: SimulatedTelegram
+    bot: TelegramBot
+    hearer: FakeHearer
+    url: str
+    pauses: Pauses
+    crashes: list[BaseException]
+
+    async def settled(self) -> None:
+        """Wait until Telegram is rid of all updates."""
+        await self.telegram.until(lambda: not self.telegram.post.waiting)
+
+
+@asynccontextmanager
+async def front(hook: TelegramHook) -> AsyncIterator[str]:
+    """The gateway's server with nothing behind it but this endpoint; yields its URL."""
+    verifier = Verifier(
+        secret="s" * 40,
+        algorithms=("HS256",),
+        issuer="",
+        audience="",
+        leeway_s=0,
+        require_exp=True,
+        jwks=None,
+    )
+    gate = Gate(
+        verifier=verifier,
+        ollama=None,  # type: ignore[arg-type]
+        own=hook.routes(),
+        cors=Cors(()),
+        log=NoLog(),
+        path_tokens=False,
+        on_crash=lambda name, error: None,
+    )
+    runner = web.ServerRunner(GuardedServer(gate.handle, gate.malformed), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def line(
+    mode: str,
+    *,
+    telegram: SimulatedTelegram | None = None,
+    answer: Answering = echo,
+    seen: Path | None = None,
+    allowed: tuple[int, ...] = (ADA, GROUP),
+    wait: bool = True,
+) -> AsyncIterator[Line]:
+    """A bot at work; `wait`: until Telegram knows of it."""
+    if telegram is None:
+        async with (
+            SimulatedTelegram() as fresh,
+            line(
+                mode,
+                telegram=fresh,
+                answer=answer,
+                seen=seen,
+                allowed=allowed,
+                wait=wait,
+            ) as one,
+        ):
+            yield one
+        return
+    hearer, pauses, crashes = FakeHearer(answer), Pauses(), list[BaseException]()
+    for chat in (ADA, GROUP):
+        telegram.meet(chat)
+    bot = TelegramBot(
+        token=telegram.token,
+        api_base=telegram.url,
+        hook=Hook(public_url=PUBLIC, secret=SECRET) if mode == "webhook" else None,
+        allowed=allowed,
+        hearer=hearer,
+        on_crash=lambda name, error: crashes.append(error),
+        seen=seen,
+        first_pause_s=0.01,
+        sleep=pauses,
+    )
+    async with front(TelegramHook(SECRET if mode == "webhook" else None, bot.take)) as url:
+        telegram.post.roads[PUBLIC] = url
+        bot.open()
+        try:
+            if wait:
+                await telegram.until(lambda: "setMyCommands" in telegram.calls)
+            yield Line(telegram, bot, hearer, url, pauses, crashes)
+        finally:
+            await bot.aclose()

@@ -1,0 +1,355 @@
+"""The bot against a strict Telegram, by webhook and by polling alike."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+import structlog
+
+from gpugate.bot.inbox import BROKEN, CUT_SHORT
+from gpugate.bot.telegram import COMMANDS, PATH
+from gpugate.ports.messenger import Button, Chat, Heard
+from gpugate.testing.telegram import TOKEN, Key, Refusal, SimulatedTelegram
+from tests.bot.support import ADA, GROUP, MODES, PUBLIC, SECRET, STRANGER, Line, line
+
+YES, NO = Button(text="Yes", verb="stop:1:yes"), Button(text="No", verb="stop:1:no")
+
+
+async def test_a_message(talk: Line) -> None:
+    """It is heard, with the user that the ledger will have, and answered in its chat."""
+    talk.telegram.write(ADA, "is it on?")
+    answer = await talk.telegram.said()
+
+    assert Heard(user="telegram:42", chat="42", text="is it on?") == talk.hearer.heard[0]
+    assert (ADA, "heard is it on?") == (answer.chat, answer.text)
+
+
+async def test_a_group(talk: Line) -> None:
+    """It is a chat like others; a command may name the bot, and one for another bot is none for us."""
+    talk.telegram.write(GROUP, "/status@other_bot")
+    talk.telegram.write(GROUP, "/status@gpu_bot now")
+    answer = await talk.telegram.said()
+
+    assert (GROUP, "heard /status now") == (answer.chat, answer.text)
+
+
+async def test_a_stranger(talk: Line) -> None:
+    """Gets nothing; the owner gets one line with the chat's id, however often it writes."""
+    with structlog.testing.capture_logs() as logs:
+        for text in ("hello?", "HELLO?", "let me in"):
+            talk.telegram.write(STRANGER, text)
+        talk.telegram.write(ADA, "hi")
+        await talk.telegram.said()
+
+    assert ["hi"] == talk.hearer.texts
+    assert [STRANGER] == [entry["chat"] for entry in logs if "not allowed" in entry["event"]]
+    assert [] == talk.telegram.texts(STRANGER)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_nobody_is_allowed(mode: str) -> None:
+    """An empty list means nobody."""
+    async with line(mode, allowed=()) as talk:
+        talk.telegram.write(ADA, "hi")
+        await talk.settled()
+
+        assert [] == talk.hearer.heard
+
+
+async def test_the_order_of_a_chat(talk: Line) -> None:
+    """A message is heard when the one before it had its first answer, and a long job holds up nobody."""
+    go, ends = asyncio.Event(), asyncio.Event()
+
+    async def answer(heard: Heard, chat: Chat) -> None:
+        if heard.text == "start":
+            await go.wait()
+            await chat.say("starting")
+            await ends.wait()
+        await chat.say(f"done: {heard.text}")
+
+    talk.hearer.answer = answer
+    talk.telegram.write(ADA, "start")
+    talk.telegram.write(ADA, "stop")
+    talk.telegram.write(GROUP, "status")
+    await talk.telegram.said()
+    before = list(talk.telegram.texts(ADA))
+    go.set()
+    await talk.telegram.said(3)
+    ends.set()
+    await talk.telegram.said(4)
+
+    assert [] == before
+    assert ["starting", "done: stop", "done: start"] == talk.telegram.texts(ADA)
+    assert ["done: status"] == talk.telegram.texts(GROUP)
+
+
+async def test_buttons(talk: Line) -> None:
+    """A press is answered and heard once; the buttons go, and a late press of them is nothing."""
+
+    async def ask(heard: Heard, chat: Chat) -> None:
+        if heard.pressed:
+            await chat.say(f"pressed {heard.pressed}")
+        else:
+            await chat.say("Really?", (YES, NO))
+
+    talk.hearer.answer = ask
+    talk.telegram.write(ADA, "stop")
+    question = await talk.telegram.said()
+    keys = list(question.keys)
+    talk.telegram.press(question, keys[0])
+    talk.telegram.press(question, keys[1])
+    await talk.telegram.said(2)
+    await talk.telegram.until(lambda: bool(talk.telegram.methods.answered) and not question.keys)
+
+    assert [Key("Yes", "stop:1:yes"), Key("No", "stop:1:no")] == keys
+    assert ["Really?", "pressed stop:1:yes"] == talk.telegram.texts(ADA)
+
+
+async def test_a_hearer_that_breaks(talk: Line) -> None:
+    """The chat is told, the crash is reported, and the next message is heard."""
+
+    async def broken(heard: Heard, chat: Chat) -> None:
+        raise RuntimeError("oh")
+
+    talk.hearer.answer = broken
+    talk.telegram.write(ADA, "hi")
+    await talk.telegram.said()
+
+    assert [BROKEN] == talk.telegram.texts(ADA)
+    assert ["oh"] == [str(error) for error in talk.crashes]
+
+
+async def test_updates_that_are_no_message_of_ours(talk: Line) -> None:
+    """Kinds that nobody asked for, and shapes that no version of aiogram knows, harm nothing."""
+    head = {"message_id": 1, "date": 1, "chat": talk.telegram.meet(ADA)}
+    talk.telegram.post.waiting.append({"update_id": 1, "message": {"message_id": "?"}})
+    talk.telegram.post.waiting.append({"update_id": 2, "poll_of_the_future": {}})
+    talk.telegram.post.waiting.append({"update_id": 3, "message": {**head, "new_chat_title": "x"}})
+    talk.telegram.write(ADA, "hi")
+    await talk.telegram.said()
+
+    assert ["hi"] == talk.hearer.texts
+
+
+async def test_news(talk: Line) -> None:
+    """Can be told unasked, to allowed chats only."""
+    talk.telegram.meet(STRANGER)
+    await talk.bot.tell(STRANGER, "secret")
+    await talk.bot.tell(ADA, "the pod has stopped")
+
+    assert [(ADA, "the pod has stopped")] == [(sent.chat, sent.text) for sent in talk.telegram.sent]
+
+
+async def test_the_menu(talk: Line) -> None:
+    """Telegram shows the commands."""
+    assert COMMANDS == talk.telegram.methods.commands
+
+
+# --- coming and going -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_telegram_is_away_at_the_start(mode: str) -> None:
+    """The bot goes on asking, says so once, and works as soon as Telegram does."""
+    telegram = SimulatedTelegram()
+    telegram.fail("getMe", None, None, "<html>bad gateway</html>", Refusal(500, "Internal Server Error"))
+    with structlog.testing.capture_logs() as logs:
+        async with telegram, line(mode, telegram=telegram) as talk:
+            telegram.write(ADA, "hi")
+            await telegram.said()
+
+            assert ["hi"] == talk.hearer.texts
+    told = [entry["error"] for entry in logs if "registering" in entry["event"] and "error" in entry]
+    assert 3 == len(told)  # a cut connection, twice the same; a page; a 500
+
+
+async def test_a_wrong_token() -> None:
+    """Is told in a line that names the key, without the token."""
+    telegram = SimulatedTelegram()
+    telegram.fail("getMe", *[Refusal(401, "Unauthorized")] * 50)
+    with structlog.testing.capture_logs() as logs:
+        async with telegram, line("webhook", telegram=telegram, wait=False):
+            await telegram.until(lambda: telegram.calls.count("getMe") > 1)
+
+    assert 1 == len(logs)
+    assert "bot.token" in logs[0]["error"]
+    assert TOKEN not in str(logs)
+
+
+async def test_the_registration() -> None:
+    """Says where and with which secret; it stays when the bot goes, so that Telegram keeps what comes."""
+    async with SimulatedTelegram() as telegram:
+        async with line("webhook", telegram=telegram):
+            pass
+        telegram.write(ADA, "while you were away")
+        left = telegram.post.url, telegram.post.secret
+        async with line("webhook", telegram=telegram) as talk:
+            await telegram.said()
+
+            assert ["while you were away"] == talk.hearer.texts
+    assert (PUBLIC + PATH, SECRET) == left
+
+
+async def test_polling_after_a_webhook() -> None:
+    """A webhook that is left from before is taken off first, and what waited there is not lost."""
+    async with SimulatedTelegram() as telegram:
+        await telegram.post.hook("https://old.example.org/hook", "", [])
+        telegram.write(ADA, "hi")
+        async with line("polling", telegram=telegram) as talk:
+            await telegram.said()
+
+            assert ["hi"] == talk.hearer.texts
+
+
+async def test_a_second_poller() -> None:
+    """The conflict is told once, and outlasted."""
+    with structlog.testing.capture_logs() as logs:
+        async with line("polling") as talk:
+            await talk.telegram.until(lambda: "getUpdates" in talk.telegram.calls)
+            await talk.telegram.post.poll(0, 1, 0)
+            await talk.telegram.until(lambda: talk.telegram.calls.count("getUpdates") > 1)
+            talk.telegram.write(ADA, "hi")
+            await talk.telegram.said()
+
+    assert 1 == sum("another program" in str(entry.get("error")) for entry in logs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_restart(mode: str, tmp_path: Path) -> None:
+    """What was taken is not taken again, even if Telegram never heard that it was; the rest comes."""
+    seen = tmp_path / "seen.json"
+    async with SimulatedTelegram() as telegram:
+        async with line(mode, telegram=telegram, seen=seen) as talk:
+            telegram.write(ADA, "one")
+            await talk.settled() if mode == "webhook" else await telegram.said()
+            again = {
+                "update_id": 1001,
+                "message": {"message_id": 1, "date": 1, "chat": telegram.meet(ADA), "text": "one"},
+            }
+        telegram.post.waiting.insert(0, again)
+        telegram.write(ADA, "two")
+        async with line(mode, telegram=telegram, seen=seen) as talk:
+            await telegram.said(2)
+
+            assert ["two"] == talk.hearer.texts
+
+
+async def test_polling_confirms_at_its_end() -> None:
+    """Nothing that was taken is left at Telegram."""
+    async with SimulatedTelegram() as telegram:
+        async with line("polling", telegram=telegram):
+            telegram.write(ADA, "one")
+            await telegram.said()
+
+        assert [] == telegram.post.waiting
+
+
+async def test_a_shutdown(talk: Line) -> None:
+    """Jobs get the grace; those that need longer are cut, and each chat is told once."""
+    at_work = asyncio.Event()
+
+    async def slow(heard: Heard, chat: Chat) -> None:
+        at_work.set()
+        await asyncio.sleep(0.02 if heard.text == "quick" else 60)
+        await chat.say(f"done: {heard.text}")
+
+    talk.hearer.answer = slow
+    talk.telegram.write(ADA, "quick")
+    talk.telegram.write(GROUP, "slow")
+    await at_work.wait()
+    await talk.telegram.until(lambda: len(talk.hearer.heard) == 2)
+    await talk.bot.drain(0.2)
+
+    assert ["done: quick"] == talk.telegram.texts(ADA)
+    assert [CUT_SHORT] == talk.telegram.texts(GROUP)
+    assert not talk.bot.take({"update_id": 9})
+
+
+# --- the door -------------------------------------------------------------------------------------
+
+
+async def test_a_second_delivery() -> None:
+    """An update that comes again is taken once."""
+    async with line("webhook") as talk:
+        number = talk.telegram.write(ADA, "start")
+        await talk.telegram.said()
+        status = await talk.telegram.redeliver(number, "start", ADA)
+        talk.telegram.write(ADA, "more")
+        await talk.telegram.said(2)
+
+        assert 200 == status
+        assert ["start", "more"] == talk.hearer.texts
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "expected"),
+    [
+        ({}, b"{}", (401, "INVALID_TOKEN")),
+        ({"X-Telegram-Bot-Api-Secret-Token": "wrong"}, b"{}", (401, "INVALID_TOKEN")),
+        ({"X-Telegram-Bot-Api-Secret-Token": "sécret"}, b"{}", (401, "INVALID_TOKEN")),
+        ({"X-Telegram-Bot-Api-Secret-Token": SECRET}, b"{", (400, "INVALID_REQUEST")),
+        ({"X-Telegram-Bot-Api-Secret-Token": SECRET}, b"", (400, "INVALID_REQUEST")),
+        ({"X-Telegram-Bot-Api-Secret-Token": SECRET}, b"[1]", (400, "INVALID_REQUEST")),
+        ({"X-Telegram-Bot-Api-Secret-Token": SECRET}, b"{}", (400, "INVALID_REQUEST")),
+    ],
+)
+async def test_calls_that_are_not_telegrams(
+    headers: dict[str, str], body: bytes, expected: tuple[int, str]
+) -> None:
+    """The secret comes first, then the shape; errors are in the envelope."""
+    async with line("webhook") as talk, aiohttp.ClientSession() as http:
+        async with http.post(talk.url + PATH, data=body, headers=headers) as response:
+            answer = await response.json()
+
+        assert expected == (response.status, answer["error"]["code"])
+        assert [] == talk.hearer.heard
+
+
+async def test_a_wrong_secret_with_an_endless_body() -> None:
+    """The answer comes before the body has: nothing of it is read."""
+    async with line("webhook") as talk:
+        host, port = talk.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n".encode())
+        async with asyncio.timeout(5):
+            head = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+
+        assert b"HTTP/1.1 401 Unauthorized\r\n" == head
+
+
+async def test_polling_has_no_door() -> None:
+    """Nothing is at the webhook's path, for nobody."""
+    headers = {"X-Telegram-Bot-Api-Secret-Token": ""}
+    async with line("polling") as talk, aiohttp.ClientSession() as http:
+        async with http.post(talk.url + PATH, json={"update_id": 1}, headers=headers) as response:
+            answer = await response.json()
+
+        assert (404, "NOT_FOUND") == (response.status, answer["error"]["code"])
+
+
+async def test_a_call_during_the_shutdown() -> None:
+    """Is refused, so that Telegram keeps the update for the next start."""
+    async with line("webhook") as talk:
+        await talk.bot.drain(0)
+        talk.telegram.write(ADA, "hi")
+        await talk.telegram.until(lambda: bool(talk.telegram.post.attempts))
+
+        assert 503 == talk.telegram.post.attempts[0]
+        assert 1 == len(talk.telegram.post.waiting)
+
+
+def test_a_gateway_without_a_bot() -> None:
+    """Does not import aiogram, which takes 3 s."""
+    code = "import gpugate.wiring, sys; print(int('aiogram' in sys.modules or 'gpugate.bot' in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+
+    assert "0" == done.stdout.strip()
