@@ -73,6 +73,8 @@ class StormyCloud(FakeCloud):
     stop_s: float = 4.0
     stretches: list[Span] = field(factory=list)
     down: asyncio.Event = field(factory=asyncio.Event)
+    _said: PodReport | None = None
+    _said_since: float | None = None
 
     def turn_on(self) -> None:
         """Accept a start."""
@@ -98,11 +100,13 @@ class StormyCloud(FakeCloud):
         super().turn_off(at_once=at_once)
 
     def report(self) -> PodReport:
-        """What the API says, with the beginning of the bill."""
-        report = super().report()
-        if self._billed_since is None:
-            return report
-        return evolve(report, started_at=MONDAY + timedelta(seconds=self._billed_since))
+        """What the API says, with the beginning of the bill; made anew only when it is new."""
+        self._move()
+        if self._said is None or (self._said.phase, self._said_since) != (self.phase, self._billed_since):
+            since = self._said_since = self._billed_since
+            started_at = None if since is None else MONDAY + timedelta(seconds=since)
+            self._said = evolve(super().report(), started_at=started_at)
+        return self._said
 
     def _move(self) -> None:
         since = self._billed_since
