@@ -56,6 +56,7 @@ class Inbox:
     strangers: Strangers = field(factory=Strangers)
     _jobs: dict[asyncio.Task[None], int] = field(factory=dict)
     _turns: dict[int, asyncio.Event] = field(factory=dict)
+    _no_grace: asyncio.Event = field(factory=asyncio.Event)
 
     def take(self, raw: Mapping[str, Any]) -> None:
         """Take an update, as JSON has it: its work begins, and nothing is waited for."""
@@ -80,8 +81,11 @@ class Inbox:
 
     async def drain(self, grace_s: float) -> None:
         """Let jobs have so long, then cut them and tell their chats."""
-        if self._jobs:
-            await asyncio.wait(list(self._jobs), timeout=grace_s)
+        impatient = spawn(self._no_grace.wait(), "telegram: no more grace")
+        ends = asyncio.get_running_loop().time() + grace_s
+        while self._jobs and not impatient.done() and (left := ends - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait({impatient, *self._jobs}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        impatient.cancel()
         cut = dict(self._jobs)
         for job in cut:
             job.cancel()
@@ -94,6 +98,10 @@ class Inbox:
         _, late = await asyncio.wait(farewells, timeout=FAREWELL_S)
         for farewell in late:
             farewell.cancel()
+
+    def cut(self) -> None:
+        """End the grace of `drain` now."""
+        self._no_grace.set()
 
     def _hear(self, said: Said) -> None:
         before, mine = self._turns.get(said.chat), asyncio.Event()

@@ -134,6 +134,10 @@ class TelegramBot:
             await self._poller.confirm()
         await self.inbox.drain(grace_s)
 
+    def cut(self) -> None:
+        """End the grace of `drain` now: somebody asked a second time."""
+        self.inbox.cut()
+
     async def aclose(self) -> None:
         """Let go of all connections; the webhook stays registered, so Telegram keeps what comes."""
         if self._is_open:

@@ -236,9 +236,7 @@ async def _params(request: web.BaseRequest) -> tuple[dict[str, Any], dict[str, b
         async for part in await request.multipart():
             if not isinstance(part, aiohttp.BodyPartReader):
                 raise Refusal(400, "Bad Request: nested parts")
-            content = bytes(await part.read())
-            if len(content) > LARGEST_UPLOAD:
-                raise Refusal(413, "Request Entity Too Large")
+            content = await _whole(part)
             if part.filename:
                 parts[str(part.name)] = content
             else:
@@ -246,6 +244,15 @@ async def _params(request: web.BaseRequest) -> tuple[dict[str, Any], dict[str, b
     else:
         params |= dict(await request.post())
     return params, parts
+
+
+async def _whole(part: aiohttp.BodyPartReader) -> bytes:
+    content = bytearray()
+    while piece := await part.read_chunk():
+        content += piece
+        if len(content) > LARGEST_UPLOAD:
+            raise Refusal(413, "Request Entity Too Large")
+    return bytes(content)
 
 
 def _person(chat: int) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""The bot's part of the wiring: settings and the gateway's services in, a bot out."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+
+from gpugate.adapters.local_intents import LocalIntents
+from gpugate.core.keywords import classify
+from gpugate.errors import SettingsError
+from gpugate.observe.log import log_crash
+from gpugate.services.announcer import Announcer, DailyCosts
+from gpugate.services.assistant import Assistant, CostBook
+from gpugate.services.dreaming import Dreaming
+from gpugate.services.fantasy import Fantasies
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.news import News
+from gpugate.services.watch import Watch
+from gpugate.settings import Settings
+from gpugate.web.telegram_hook import TelegramHook
+
+SEEN = "telegram-updates.json"
+"""Below the state folder: which updates were taken."""
+
+
+class Costs(CostBook, DailyCosts, Protocol):
+    """What was spent: for answers and for the daily summary."""
+
+
+class BotRoom:
+    """Telegram, the assistant that answers there, and the news.
+
+    Attributes:
+        hook: the webhook's endpoint; refuses everything where the bot polls.
+
+    Args:
+        session: for the local Ollama; Telegram's is the bot's own.
+
+    Raises:
+        SettingsError: aiogram is not installed, or does not fit.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        lifecycle: Lifecycle,
+        session: aiohttp.ClientSession,
+        fantasies: Fantasies,
+        costs: Costs,
+        state: Path,
+    ) -> None:
+        try:
+            from gpugate.bot.telegram import Hook, TelegramBot  # aiogram takes 3 s: only now
+        except ImportError as error:
+            raise SettingsError(
+                [f"bot.enabled: {error.name} is missing: pip install 'gpugate[telegram]'"]
+            ) from error
+        bot = settings.bot
+        self._watch = Watch()
+        self._intents = LocalIntents(
+            session, bot.ollama_url, bot.intent_model, bot.intent_timeout, classify, log_crash
+        )
+        informed = tuple(map(str, bot.news))
+        assistant = Assistant(
+            lifecycle=lifecycle,
+            watch=self._watch,
+            costs=costs,
+            dreaming=Dreaming(lifecycle, fantasies, log_crash),
+            intents=self._intents,
+            currency=settings.cost.currency,
+            ask_above_rate=bot.ask_above_rate,
+            informed=informed,
+            version=version("gpugate"),
+            on_crash=log_crash,
+        )
+        hooked = bot.mode == "webhook"
+        self._telegram = TelegramBot(
+            token=bot.token,
+            api_base=bot.api_base,
+            hook=Hook(public_url=bot.public_url, secret=bot.secret_token) if hooked else None,
+            allowed=bot.allowed_chats,
+            hearer=assistant,
+            on_crash=log_crash,
+            seen=state / SEEN,
+        )
+        self._announcer = Announcer(
+            chats=informed,
+            tell=self._tell,
+            costs=costs,
+            currency=settings.cost.currency,
+            on_crash=log_crash,
+        )
+        self.hook = TelegramHook(bot.secret_token if hooked else None, self._telegram.take)
+
+    def open(self) -> None:
+        """Begin; neither Telegram nor the local Ollama need be there yet."""
+        self._announcer.open()
+        self._telegram.open()
+
+    def hear(self, news: News) -> None:
+        """Listen to the lifecycle and the budget."""
+        self._watch.hear(news)
+        self._announcer.hear(news)
+
+    async def drain(self, grace_s: float) -> None:
+        """Hear nothing more; jobs under way have so many seconds, then their chats are told."""
+        await self._telegram.drain(grace_s)
+
+    def cut(self) -> None:
+        """End the grace now."""
+        self._telegram.cut()
+
+    async def aclose(self) -> None:
+        """Tell the last news, and let go of everything."""
+        await self._announcer.aclose()
+        await self._intents.aclose()
+        await self._telegram.aclose()
+
+    async def _tell(self, chat: str, text: str) -> None:
+        await self._telegram.tell(int(chat), text)
+
+
+def no_bot() -> TelegramHook:
+    """The endpoint of a gateway without a bot: there is nothing."""
+    return TelegramHook(None, lambda update: False)
