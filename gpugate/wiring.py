@@ -340,8 +340,13 @@ def _secrets(*configs: attrs.AttrsInstance) -> list[str]:
 
 
 def _session() -> aiohttp.ClientSession:
-    """For the gateway's own calls; a CDN refuses clients without a User-Agent (facts/providers.md 0.8)."""
+    """For the gateway's own calls; a CDN refuses clients without a User-Agent (facts/providers.md 0.8).
+
+    Without a limit on connections: a hundred pictures that wait, each with its websocket, would keep every
+    other call from the pod and from the provider, a stop included.
+    """
     return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
         headers={"User-Agent": f"gpugate/{version('gpugate')}"},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=30),

@@ -131,7 +131,7 @@ def parse(text: bytes) -> Workflow:
 def _check_node(graph: Mapping[str, Any], node: str, given: Any) -> None:
     if not isinstance(given, dict):
         raise WorkflowError(f"node {node}: is no object")
-    if not isinstance(given.get("class_type"), str):
+    if not isinstance(given.get("class_type"), str) or not given["class_type"]:
         raise WorkflowError(f'node {node}: "class_type" is missing')
     if not isinstance(given.get("inputs"), dict):
         raise WorkflowError(f'node {node} ({given["class_type"]}): "inputs" is missing')
@@ -163,7 +163,9 @@ def _places(node: str, given: Mapping[str, Any], title: str) -> Iterator[tuple[s
 
 
 def _is_link(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return isinstance(value[0], str) and isinstance(value[1], int)
 
 
 @frozen

@@ -163,8 +163,7 @@ class ServicesApi:
 
     async def story(self, call: Call) -> web.StreamResponse:
         """A story, token by token."""
-        asked = await read_asked(call, self.max_body)
-        telling = self.stories.telling(asked.text("prompt"), await asked.image())
+        telling = await self._story_of(call)
         with self._visit(call, telling.model) as visit:
             async with self._events(call, visit) as stream:
                 try:
@@ -173,6 +172,11 @@ class ServicesApi:
                 except GateError as error:
                     await stream.fail(error)
                 return stream.response
+
+    async def _story_of(self, call: Call) -> Telling:
+        """What to tell. The body is not kept: a picture may be held for minutes, and once is enough."""
+        asked = await read_asked(call, self.max_body)
+        return self.stories.telling(asked.text("prompt"), await asked.image())
 
     # --- pictures -----------------------------------------------------------------------------
 
@@ -200,12 +204,7 @@ class ServicesApi:
 
     async def fantasy(self, call: Call) -> web.StreamResponse:
         """A story of a picture, and a picture of the story, on one lease."""
-        asked = await read_asked(call, self.max_body)
-        prompt, illustrated = asked.text("prompt"), asked.flag("include_image", True)
-        streams = asked.flag("stream", False)
-        image = await asked.image(needed=True)
-        assert image is not None
-        telling = self.fantasies.telling(image, prompt)
+        telling, illustrated, streams = await self._fantasy_of(call)
         with self._visit(call, telling.model) as visit:
             if not streams:
                 return await self._whole(call, visit, self._dreamt(visit, telling, illustrated))
@@ -218,6 +217,15 @@ class ServicesApi:
                 except GateError as error:
                     await stream.fail(error)
                 return stream.response
+
+    async def _fantasy_of(self, call: Call) -> tuple[Telling, bool, bool]:
+        """What to tell, whether to draw, and whether to stream; as for a story, the body is not kept."""
+        asked = await read_asked(call, self.max_body)
+        prompt, illustrated = asked.text("prompt"), asked.flag("include_image", True)
+        streams = asked.flag("stream", False)
+        image = await asked.image(needed=True)
+        assert image is not None
+        return self.fantasies.telling(image, prompt), illustrated, streams
 
     async def _dreamt(self, visit: Visit, telling: Telling, illustrated: bool) -> object:
         return _shown_fantasy(await self.fantasies.dream(visit, telling, illustrated=illustrated))

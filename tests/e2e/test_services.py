@@ -360,13 +360,17 @@ def test_wrong_workflow(tmp_path, capsys, monkeypatch, command):
     assert '"inputs.text"' in said[0]
 
 
+def asking(house: House, path: str, body: object) -> bytes:
+    """A whole request."""
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: gate\r\nContent-Length: {len(data)}\r\n"
+    return f"{head}Authorization: {house.auth['Authorization']}\r\n\r\n".encode() + data
+
+
 async def hang_up(house: House, path: str, body: object, when: Callable[[], bool]) -> None:
     """Ask, wait until `when`, and close the connection."""
-    data = json.dumps(body).encode()
     async with wire_to(house.port) as wire:
-        head = f"POST {path} HTTP/1.1\r\nHost: gate\r\nContent-Length: {len(data)}\r\n"
-        head += f"Authorization: {house.auth['Authorization']}\r\n\r\n"
-        wire.send(head.encode() + data)
+        wire.send(asking(house, path, body))
         await house.until(lambda: house.in_flight == 1 and when())
         wire.abort()
 
@@ -570,6 +574,18 @@ class TestImage:
         assert {"prompt_id": job} == json.loads(comfyui.calls("/interrupt")[-1].body)
         assert {"delete": [job]} == json.loads(comfyui.calls("/queue")[-1].body)
         await house.until(lambda: house.in_flight == 0)
+
+    async def test_more_than_a_hundred_at_once(self, opened: Opener, comfyui: SimulatedComfyUI):
+        """All get into ComfyUI's queue: those that wait there, each with its websocket, block nobody."""
+        house = await opened(comfyui__poll_interval=30, comfyui__timeout=60)
+        await house.warm()
+        comfyui.plan(HangJob())
+        async with AsyncExitStack() as stack:
+            for _ in range(102):
+                wire = await stack.enter_async_context(wire_to(house.port))
+                wire.send(asking(house, "/api/v1/image/generate", {"prompt": "x"}))
+            await house.until(lambda: len(comfyui.jobs.pending()) == 101)
+        await comfyui.until(lambda: (comfyui.jobs.pending(), comfyui.jobs.running) == ([], None))
 
     async def test_workflow_of_the_users_own(self, opened: Opener, comfyui: SimulatedComfyUI, tmp_path):
         """Chosen by its name, with or without .json."""

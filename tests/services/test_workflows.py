@@ -82,6 +82,7 @@ class TestWrong:
             (b'{"nodes": [], "links": []}', "export it in API format"),
             (b'{"1": 5}', "node 1: is no object"),
             (b'{"1": {"inputs": {}}}', 'node 1: "class_type" is missing'),
+            (b'{"1": {"class_type": "", "inputs": {}}}', 'node 1: "class_type" is missing'),
             (b'{"1": {"class_type": "X"}}', r'node 1 \(X\): "inputs" is missing'),
         ],
     )
@@ -105,6 +106,10 @@ class TestWrong:
         """Both are named."""
         with pytest.raises(WorkflowError, match=words):
             parsed(**nodes)
+
+    def test_list_that_is_no_link(self):
+        """Two words are two words."""
+        assert parsed(**{"2": node(choices=["red", "blue"])}).graph["2"]["inputs"]["choices"]
 
 
 class TestLoad:
