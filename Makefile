@@ -41,6 +41,11 @@ simulate: $(VENV)/.dev    ## a month of traffic, faults and crashes under each i
 mutants: $(VENV)/.dev     ## seeded faults that the tests must catch
 	$(BIN)/python -m tests.mutants
 
+OLLAMA ?= http://127.0.0.1:11435
+MODEL  ?= phi3:mini
+intents: $(VENV)/.dev     ## how well the bot's local model understands people; OLLAMA and MODEL say which
+	$(BIN)/python -m tests.core.measure_intents --url $(OLLAMA) --model $(MODEL)
+
 states: $(VENV)/.dev      ## docs/states.md from the transition table
 	$(BIN)/python -m gpugate.core.diagram > docs/states.md
 

@@ -8,7 +8,7 @@ is mentioned; a clause that is negated ("don't stop it") orders nothing; whoever
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gpugate.core import lexicon
 from gpugate.ports.intents import Intent, Period, Source, Understood
@@ -100,7 +100,7 @@ def _intent(text: str) -> Intent:
     if ordered is not None:
         return ordered
     said = " ".join(kept)
-    if lexicon.COST.search(said) or re.search("[$€]", said):
+    if lexicon.COST.search(said) or lexicon.HOW_MUCH.search(said):
         return Intent.COST_SUMMARY
     if lexicon.FANTASY.search(said):
         return Intent.FANTASY_GENERATE
@@ -124,17 +124,21 @@ def _ordered(clauses: Iterable[str]) -> Intent | None:
 
 def _order(clause: str) -> Intent | None:
     """Start or stop, when the clause begins or ends with it and speaks of the pod, or says no more."""
-    if lexicon.QUESTION.match(clause):
-        return None
     bare = _without_politeness(clause)
+    if lexicon.QUESTION.match(clause) or lexicon.QUESTION.match(bare):
+        return None
     if not lexicon.FANTASY.search(clause) or lexicon.POD_ITSELF.search(clause):
         for intent, pattern in ((Intent.POD_STOP, lexicon.STOP), (Intent.POD_START, lexicon.START)):
             begins, found = pattern.match(bare), pattern.search(clause)
-            if begins and (len(bare[begins.end() :].split()) < 2 or lexicon.POD.search(clause)):
+            if begins and (_says_no_more(bare[begins.end() :]) or lexicon.POD.search(clause)):
                 return intent
             if found and lexicon.POD.search(clause) and len(clause[found.end() :].split()) < 2:
                 return intent
     return Intent.POD_START if lexicon.NEEDED.search(clause) else None
+
+
+def _says_no_more(rest: str) -> bool:
+    return all(word in lexicon.POLITE for word in re.findall(r"\w+", rest))
 
 
 def _without_politeness(clause: str) -> str:
@@ -144,7 +148,7 @@ def _without_politeness(clause: str) -> str:
     return " ".join(words)
 
 
-def _asked(clauses: Iterable[str], said: str, asks: bool) -> Intent:
+def _asked(clauses: Sequence[str], said: str, asks: bool) -> Intent:
     """A question about the pod or the gateway, or nothing that is known."""
     if lexicon.HOW_TO.match(said):
         return Intent.UNRECOGNISED
@@ -153,7 +157,8 @@ def _asked(clauses: Iterable[str], said: str, asks: bool) -> Intent:
         return Intent.HEALTH_CHECK
     if lexicon.STATUS.search(said):
         return Intent.POD_STATUS
-    question = asks or any(lexicon.QUESTION.match(clause) for clause in clauses)
+    bare = (_without_politeness(clause) for clause in clauses)
+    question = asks or any(lexicon.QUESTION.match(clause) for clause in (*clauses, *bare))
     if question and lexicon.POD.search(said) and lexicon.STATUS_ASKED.search(said):
         return Intent.POD_STATUS
     return Intent.UNRECOGNISED

@@ -12,6 +12,7 @@ import re
 def phrases(*lines: str) -> re.Pattern[str]:
     """A pattern that finds any of these phrases, which commas part, as whole words."""
     found = [phrase.strip() for line in lines for phrase in line.split(",") if phrase.strip()]
+    found.sort(key=len, reverse=True)  # "start up" before "start"
     return re.compile(rf"\b(?:{'|'.join(_pattern(phrase) for phrase in found)})\b")
 
 
@@ -32,7 +33,8 @@ STOP = phrases(
     "stop, stopp, stoppe, stoppen, halt, kill, terminate, shutdown, hibernate, suspend, deactivate",
     "shut ... down, shut ... off, turn ... off, switch ... off, power ... off, cut ... off, to sleep",
     "power ... down, spin ... down, wind ... down, bring ... down, take ... down, tear ... down",
-    "pull the plug, anhalten, ausschalten, ausmachen, abschalten, abstellen, herunterfahren, runterfahren",
+    "pull the plug, end the session, herunterfahren, runterfahren",
+    "anhalten, ausschalten, ausmachen, abschalten, abstellen",
     "beende, beenden, schalt ... aus, schalte ... aus, schalt ... ab, schalte ... ab, mach ... aus",
     "mache ... aus, stell ... ab, stelle ... ab, fahr ... runter, fahre ... runter, fahr ... herunter",
 )
@@ -42,7 +44,7 @@ START = phrases(
     "get ... up, get ... going, get ... ready, get ... running, get ... started, bring ... online",
     "bring ... to life, einschalten, anschalten, anmachen, hochfahren, anwerfen, aufwecken, weck, wecke",
     "schalt ... ein, schalte ... ein, schalt ... an, schalte ... an, mach ... an, mache ... an",
-    "wirf ... an, fahr ... hoch, fahre ... hoch",
+    "wirf ... an, fahr ... hoch, fahre ... hoch, start up, run the, make ... run",
 )
 AGAIN = phrases("restart, reboot, reset, off and on, neustart, neustarten, neu starten, starte ... neu")
 """Both ways at once: not offered."""
@@ -64,7 +66,7 @@ NOT_NEEDED = phrases(
 COST = phrases(
     "cost, costs, costing, spend, spent, spending, spendings, expense, expenses, money, bill, bills, billed",
     "expensive, pricey, charge, charged, charges, pay, paid, paying, owe, dollar, dollars, bucks, euro",
-    "euros, eur, usd, budget, invoice, burned, burnt, burning, price, rate, hourly, expenditure, how much",
+    "euros, eur, usd, budget, invoice, burned, burnt, burning, price, rate, hourly, expenditure",
     "kosten, kostet, gekostet, ausgegeben, ausgaben, geld, rechnung, bezahlt, zahlen, teuer, wie viel",
 )
 FANTASY = phrases(
@@ -73,6 +75,9 @@ FANTASY = phrases(
     "make ... picture, make ... image, create ... picture, create ... image, generate ... picture",
     "generate ... image, create ... art, mach ... bild, erzeuge ... bild, generate an image",
 )
+HOW_MUCH = re.compile(r"\bhow much\b(?! (?:longer|more|time|memory))|[$€]")
+"""Money as well, unless it is time."""
+
 STATUS = phrases(
     "status, state, running, runs, uptime, online, offline, ready, idle, busy, queue, waiting, started",
     "stopped, stopping, starting, booted, booting, warming, awake, asleep, sleeping, how long, laeuft",
@@ -83,7 +88,8 @@ STATUS_ASKED = phrases("on, off, up, down, stop, start, doing, happening, active
 
 HEALTH = phrases(
     "health, healthy, ping, heartbeat, version, diagnostic*, self test, selftest, sanity check, alive",
-    "in order, system check, systems check, system status, broken, gesund, gesundheit, in ordnung",
+    "in order, problem, problems, error, errors, system check, systems check, system status, broken",
+    "gesund, gesundheit, in ordnung",
     "funktioniert, funktionierst, kaputt, are you ... there, are you ... up, are you ... ok",
     "are you ... okay, are you ... fine, are you ... working, are you ... online, are you ... awake",
     "are you ... running, are you ... well, bist du ... da, alles ... gut, alles ... klar, alles ok",
@@ -94,8 +100,8 @@ HEALTH = phrases(
 )
 QUESTION = re.compile(
     r"(?:(?:hey|hi|hello|so|and|ok|okay|well|hallo|und|sag mal|tell me|bot|please|check) )*"
-    r"(?:is|isnt|are|was|were|has|have|did|does|do|what|whats|how|hows|when|why|which|who|whos|where|if"
-    r"|whether|should|am|any|ist|laeuft|was|wie|wann|warum|wer|wo|hat|ob|soll|sind|lohnt)\b"
+    r"(?:is|isnt|are|was|were|has|have|did|does|do(?! not\b)|what|whats|how|hows|when|why|which|who|whos"
+    r"|where|if|whether|should|am|any|ist|laeuft|was|wie|wann|warum|wer|wo|hat|ob|soll|sind|lohnt)\b"
 )
 HOW_TO = re.compile(r"how (?:do|can|would|should) (?:i|we|you|one)\b|how to\b|wie kann ich\b")
 NEGATION = phrases("dont, do not, never, not, wont, shouldnt, mustnt, nicht, kein, keine, niemals, without")
@@ -112,17 +118,17 @@ POLITE = frozenset(
     re.findall(
         r"\w+",
         """please pls plz bitte hey hi hello hallo ok okay so now and then could can would will you u yes
-        yeah well alright thanks quickly immediately dear i want wanna like need to have us lets let me go
+        yeah well alright thanks quickly immediately dear i id want wanna like need to have us lets let me go
         ahead the pod gpu bot gateway kannst koenntest wuerdest du mal jetzt und dann doch ich moechte""",
     )
 )
-"""What may stand before an order."""
+"""What may stand around an order."""
 
 WORTH_MENDING = tuple(
     re.findall(
         r"\w+",
         """status start stop shutdown running health healthy fantasy story costs spent month today session
-        generate picture launch terminate online ready switch budget money kosten starte stoppe laeuft""",
+        generate picture launch terminate online ready switch budget money kosten laeuft""",
     )
 )
 """Words that are understood in spite of a slip of the finger."""

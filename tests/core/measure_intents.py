@@ -1,0 +1,59 @@
+"""`make intents`: how well a real local model sorts the labelled sentences, where an Ollama has one."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+
+import aiohttp
+
+from gpugate.adapters.local_intents import LocalIntents
+from gpugate.core.keywords import classify
+from gpugate.ports.intents import Source, Understood
+
+from .labelled import Sentence, report, sentences
+
+PATIENCE_S = 180.0
+"""For one answer: the first one loads the model."""
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+async def measure(url: str, model: str) -> int:
+    """Print the keywords' figures and the model's; return 1 if no model answered."""
+    _say("Keywords: " + report((one, classify(one.text)) for one in sentences()))
+    began = time.monotonic()
+    answers: list[tuple[Sentence, Understood]] = []
+    async with aiohttp.ClientSession() as session:
+        intents = LocalIntents(session, url, model, PATIENCE_S, classify)
+        try:
+            for one in sentences():
+                understood = await intents.understand(one.text)
+                if understood.by is Source.MODEL:
+                    answers.append((one, understood))
+                elif not answers:
+                    _say(f"Nothing measured with {model} at {url}: {intents.trouble}.")
+                    return 1
+        finally:
+            await intents.aclose()
+    seconds = (time.monotonic() - began) / len(answers)
+    _say(f"{model}, {seconds:.2f} s each, {len(sentences()) - len(answers)} without a readable answer:")
+    _say(report(answers))
+    return 0
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:11435", help="of the local Ollama")
+    parser.add_argument("--model", default="phi3:mini")
+    given = parser.parse_args()
+    return asyncio.run(measure(given.url.rstrip("/"), given.model))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

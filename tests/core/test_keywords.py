@@ -1,0 +1,140 @@
+"""What sentences mean by their words alone: how often that is right, and what it must never get wrong."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpugate.core.keywords import LONGEST, classify, command
+from gpugate.ports.intents import Intent, Period, Source
+
+from .labelled import report, sentences
+
+START, STOP = Intent.POD_START, Intent.POD_STOP
+
+
+class TestLabelled:
+    def test_how_often_it_is_right(self, record_property):
+        """Nine of ten sentences; it was written without a look at the last fifty of them."""
+        answers = [(one, classify(one.text)) for one in sentences()]
+        said = report(answers)
+        record_property("accuracy", said.splitlines()[0])
+        right = sum(one.intent is understood.intent for one, understood in answers)
+
+        assert right / len(answers) >= 0.92, said
+
+    def test_the_dangerous_ones(self):
+        """No sentence that wants something else starts or stops a pod."""
+        wrong = [
+            (one.text, understood)
+            for one in sentences()
+            if (understood := classify(one.text).intent) in (START, STOP) and understood is not one.intent
+        ]
+
+        assert [] == wrong
+
+    def test_enough_of_each(self):
+        """At least two hundred, and at least thirty of each intent."""
+        counts = Counter(one.intent for one in sentences())
+
+        assert len(sentences()) >= 200
+        assert all(counts[intent] >= 30 for intent in Intent)
+        assert len({one.text for one in sentences()}) == len(sentences())
+
+    def test_periods(self):
+        """Right wherever costs are understood."""
+        costs = [one for one in sentences() if one.period and classify(one.text).intent is one.intent]
+
+        assert [one.period for one in costs] == [classify(one.text).period for one in costs]
+
+
+@pytest.mark.parametrize(
+    ("text", "intent"),
+    [
+        ("don't stop the pod", Intent.UNRECOGNISED),
+        ("Do NOT turn off the gpu!", Intent.UNRECOGNISED),
+        ("don't start it, just tell me the status", Intent.POD_STATUS),
+        ("don't stop it but tell me the cost", Intent.COST_SUMMARY),
+        ("don't leave it running", STOP),
+        ("I don't need the pod any more", STOP),
+        ("is the pod not stopped?", Intent.POD_STATUS),
+        ("restart it", Intent.UNRECOGNISED),
+        ("start the pod, no, stop it", Intent.UNRECOGNISED),
+        ("stop it, it costs too much", STOP),
+        ("what does it cost to stop the pod", Intent.COST_SUMMARY),
+        ("did you stop the pod?", Intent.POD_STATUS),
+        ("can you stop the pod?", STOP),
+        ("how do I stop the pod?", Intent.UNRECOGNISED),
+        ("start a story about the sea", Intent.FANTASY_GENERATE),
+        ("", Intent.UNRECOGNISED),
+    ],
+)
+def test_who_wants_what(text, intent):
+    """Orders, questions, prohibitions and mentions are told apart."""
+    assert intent is classify(text).intent
+
+
+@pytest.mark.parametrize("text", ["statsu", "stauts", "pod stauts?", "is the pod runing"])
+def test_slips(text):
+    """One slip of the finger does no harm."""
+    assert Intent.POD_STATUS is classify(text).intent
+
+
+def test_words_that_look_like_slips():
+    """A star is no start."""
+    assert {Intent.UNRECOGNISED} == {
+        classify(text).intent for text in ("a star", "the store", "smart", "top")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "intent", "period"),
+    [
+        ("/status", Intent.POD_STATUS, Period.MONTH),
+        ("/start_pod", START, Period.MONTH),
+        ("/stop_pod@gpugate_bot", STOP, Period.MONTH),
+        ("/cost", Intent.COST_SUMMARY, Period.MONTH),
+        ("/cost today", Intent.COST_SUMMARY, Period.TODAY),
+        ("/COST@My_Bot  session ", Intent.COST_SUMMARY, Period.SESSION),
+        ("/health", Intent.HEALTH_CHECK, Period.MONTH),
+        ("/help", Intent.UNRECOGNISED, Period.MONTH),
+        ("/start", Intent.UNRECOGNISED, Period.MONTH),
+        ("/start deep-link", Intent.UNRECOGNISED, Period.MONTH),
+    ],
+)
+def test_commands(text, intent, period):
+    """Need no model, whatever bot they name."""
+    understood = command(text)
+
+    assert understood is not None
+    assert (intent, period, Source.COMMAND) == (understood.intent, understood.period, understood.by)
+
+
+def test_no_command():
+    """A sentence is none, and an unknown command is not taken for one."""
+    assert command("start /status") is None
+    assert command("/") is None
+    unknown = command("/restart")
+    assert unknown is not None
+    assert (Intent.UNRECOGNISED, Source.KEYWORDS) == (unknown.intent, unknown.by)
+
+
+@given(st.text(max_size=200))
+def test_any_text(text):
+    """Something comes of it."""
+    assert classify(text).intent in Intent
+    assert text == classify(text).prompt
+    command(text)
+
+
+@pytest.mark.parametrize("word", ["turn ", "hey ", "tell me ", "dont ", "i need ", "make ", "a", "start,"])
+def test_long_ones(word):
+    """A text made to be slow is not: the worst takes milliseconds, and much of it is not read at all."""
+    began = time.process_time()
+    classify(word * LONGEST)
+
+    assert time.process_time() - began < 1.0
