@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
@@ -31,13 +32,14 @@ from gpugate.observe.news import log_news
 from gpugate.ports.provider import Endpoint, Price, Provider
 from gpugate.providers import registry
 from gpugate.relay import Relay
+from gpugate.services.budget import Budget, Limits, Spending, Told
 from gpugate.services.catalog import Catalog
 from gpugate.services.catalog_keeper import CatalogKeeper
 from gpugate.services.coding import SYSTEM, Coding
 from gpugate.services.commands import NamedProvider
 from gpugate.services.fantasy import Fantasies
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import News, Transition
+from gpugate.services.news import Listener, News, Transition
 from gpugate.services.pictures import Pictures
 from gpugate.services.pod_lease import PodLease
 from gpugate.services.story import Stories
@@ -112,6 +114,7 @@ class Gateway:
     Args:
         settings: the whole configuration.
         find: the class of a provider's name; tests bring their own.
+        money: what was spent, and what was told of it.
 
     Raises:
         SettingsError: a provider is not installed, its section is wrong, or a workflow is.
@@ -119,8 +122,14 @@ class Gateway:
 
     lifecycle: Lifecycle
 
-    def __init__(self, settings: Settings, find: Callable[[str], type[Provider]] = registry.find) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        find: Callable[[str], type[Provider]] = registry.find,
+        money: tuple[Spending, Told] | None = None,
+    ) -> None:
         self.settings = settings
+        self._money = money
         self.port = settings.server.port
         self._stack = AsyncExitStack()
         self._kinds = {name: find(name) for name in settings.pod.provider}
@@ -139,6 +148,8 @@ class Gateway:
         self._state = Path(settings.state.dir)
         self._pools = Pools()
         self._lease: PodLease | None = None
+        self._budget: Budget | None = None
+        self._listeners: list[Listener] = [log_news, self._hub.hear, self._hear]
         self._is_open = False
 
     async def open(self) -> None:
@@ -176,7 +187,7 @@ class Gateway:
             policy=policy_of(settings, [named.provider for named in providers]),
             debts=DebtsFile(self._state / "unproved-stops.json", self._warn),
             fallback_price=_fallback_price(settings),
-            listeners=[log_news, self._hub.hear, self._hear],
+            listeners=self._listeners,
             on_crash=log_crash,
             idle=Learned(settings.pod.idle_timeout) if learns else None,
             habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
@@ -184,6 +195,9 @@ class Gateway:
         if settings.pod.lease:
             self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)
             self._stack.push_async_callback(self._lease.aclose)
+        if settings.cost.monthly_budget and self._money is not None:
+            self._budget = self._new_budget(*self._money)
+            await self._budget.open()
         gate = self._gate(session, catalog)
         self._runner = web.ServerRunner(
             GuardedServer(gate.handle, gate.malformed), shutdown_timeout=CLEANUP_S
@@ -192,6 +206,9 @@ class Gateway:
         self._stack.push_async_callback(self._runner.cleanup)
         self.port = await listen(self._runner, settings.server.host, settings.server.port)
         await self.lifecycle.open()
+        if self._budget is not None:  # nothing was awaited since the socket: nobody came before this
+            self._budget.watch()
+            self._stack.push_async_callback(self._budget.aclose)
         self._is_open = True
         gc.freeze()  # what is here now stays: the collector need not walk it again
         self._log.info("listening", host=settings.server.host, port=self.port)
@@ -267,6 +284,30 @@ class Gateway:
             heartbeat_s=self.settings.queue.heartbeat,
         )
 
+    def _new_budget(self, spending: Spending, told: Told) -> Budget:
+        cost = self.settings.cost
+
+        def tell(news: News) -> None:
+            for listener in self._listeners:
+                listener(news)
+
+        return Budget(
+            Limits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
+            spending,
+            told,
+            judge=self.lifecycle.judge,
+            tell=tell,
+            warn=self._say,
+            wall=lambda: datetime.now(UTC),
+            on_crash=log_crash,
+        )
+
+    def _say(self, text: str, alarm: bool) -> None:
+        if alarm:
+            self._log.error(text, alarm=True)
+        else:
+            self._log.info(text)
+
     def _jwks(self, session: aiohttp.ClientSession) -> Jwks:
         def told(trouble: str | None) -> None:
             self._warn(f"the identity provider: {trouble or 'answers again'}")
@@ -280,6 +321,8 @@ class Gateway:
 
         Of one that is no more nothing will come: what still waits for it without a lease hears so now.
         """
+        if self._budget is not None:
+            self._budget.hear(news)
         if not isinstance(news, Transition):
             return
         if news.status is Status.READY and self.lifecycle.serving is not None:

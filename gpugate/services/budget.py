@@ -22,7 +22,6 @@ from attrs import frozen
 
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError
-from gpugate.ports.ledger import BY_HAND
 from gpugate.services.news import BudgetCrossed, Listener, News, SessionBegan, SessionEnded
 from gpugate.services.tasks import CrashListener, spawn
 
@@ -203,7 +202,7 @@ class Budget:
 
 
 def judge(limits: Limits, now: datetime, spent: Decimal, users: Mapping[str, Decimal]) -> BudgetJudged:
-    """Who may have a pod started after this was spent; starts by nobody's token are the owner's own."""
+    """Who may have a pod started after this was spent."""
     month, turn = month_of(now), next_month(now).date()
     budget = f"{limits.monthly.normalize():f} {limits.currency}"
     after = f"a pod that runs can be used on, and is not started again before {turn} (UTC)"
@@ -212,7 +211,7 @@ def judge(limits: Limits, now: datetime, spent: Decimal, users: Mapping[str, Dec
     share = limits.monthly * limits.user_share
     part = f"{share.normalize():f} of {budget}"
     told = f"your share of the budget for {month}, {part}, is spent: {after} for you"
-    over = {user for user, sum_ in users.items() if sum_ >= share and user != BY_HAND} if share else set()
+    over = {user for user, sum_ in users.items() if sum_ >= share} if share else set()
     return BudgetJudged(overdrawn=dict.fromkeys(sorted(over), told))
 
 

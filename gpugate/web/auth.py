@@ -25,6 +25,7 @@ from jwt.algorithms import HMACAlgorithm
 from jwt.exceptions import InvalidKeyError, InvalidTokenError
 
 from gpugate.errors import InvalidToken, ProviderUnavailable, TokenExpired
+from gpugate.ports.ledger import BY_HAND
 from gpugate.web.jwks import PROVIDER_SILENT, Jwks
 
 SIGNATURE_INVALID = "token signature is invalid"
@@ -58,6 +59,11 @@ class User:
         """Whether the token covers `scope`; "admin" covers all (contract section 5, FORBIDDEN)."""
         scopes = self.scopes
         return scopes is None or scope in scopes or "admin" in scopes
+
+
+def subject_of(user: User | None) -> str:
+    """In whose name something is asked for; the owner's own hand where nobody had to say who he is."""
+    return user.subject if user is not None else BY_HAND
 
 
 class _Hmac(HMACAlgorithm):

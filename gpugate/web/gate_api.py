@@ -11,6 +11,7 @@ from attrs import frozen
 
 from gpugate.errors import InvalidRequest
 from gpugate.services.lifecycle import Lifecycle
+from gpugate.web.auth import subject_of
 from gpugate.web.call import Call
 from gpugate.web.dialects import success
 from gpugate.web.events import EventHub
@@ -67,7 +68,7 @@ class GateApi:
 
     async def start(self, call: Call) -> web.StreamResponse:
         """Start by hand; idempotent."""
-        self._lifecycle.start()
+        self._lifecycle.start(subject_of(call.user))
         return _answer(call, shown(await self._lifecycle.status()), 202)
 
     async def stop(self, call: Call) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotF
 from gpugate.relay import Sending, Tapped, UpstreamGone
 from gpugate.services.catalog import Catalog, slot_of
 from gpugate.services.lifecycle import Lifecycle
+from gpugate.web.auth import subject_of
 from gpugate.web.bodies import allow_body, read_body
 from gpugate.web.call import Call
 from gpugate.web.dialects import Dialect
@@ -122,7 +123,8 @@ class OllamaApi:
     ) -> web.StreamResponse:
         model = seen.model if seen is not None else None
         heartbeat = self._beat(call, seen)
-        with self._lifecycle.request(model=model, embeds=route.api in _EMBEDS) as lease:
+        user = subject_of(call.user)
+        with self._lifecycle.request(model=model, embeds=route.api in _EMBEDS, user=user) as lease:
             try:
                 return await self._forwarder.leased(call, route.upstream_path, body, lease, heartbeat)
             except GateError as error:

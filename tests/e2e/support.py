@@ -182,7 +182,11 @@ def settings_for(state: Path, **overrides: object) -> Any:
 
 @asynccontextmanager
 async def open_house(
-    state: Path, ollama: SimulatedOllama, cloud: FakeCloud | None = None, **overrides: object
+    state: Path,
+    ollama: SimulatedOllama,
+    cloud: FakeCloud | None = None,
+    money: Any = None,
+    **overrides: object,
 ) -> AsyncIterator[House]:
     """A running gateway in front of `ollama`; at the end nothing may have leaked."""
     if cloud is None:
@@ -190,7 +194,7 @@ async def open_house(
     cloud.url = cloud.url if cloud.url != "http://127.0.0.1:1" else ollama.url
     kind = provider_of(cloud)
     inherited = os.environ.get("GPUGATE_STATE_DIR")
-    gateway = Gateway(settings_for(state, **overrides), find=lambda name: kind)
+    gateway = Gateway(settings_for(state, **overrides), find=lambda name: kind, money=money)
     await gateway.open()
     timeout = aiohttp.ClientTimeout(total=20)
     try:

@@ -12,7 +12,6 @@ from attrs import define, field, frozen
 
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError
-from gpugate.ports.ledger import BY_HAND
 from gpugate.ports.provider import Phase, PodReport
 from gpugate.services.budget import Budget, Limits, judge, month_of, next_month
 from gpugate.services.news import BudgetCrossed, News, SessionBegan, SessionEnded
@@ -333,9 +332,9 @@ def test_a_ledger_that_cannot_be_written() -> None:
 
 
 def test_shares() -> None:
-    """Who has spent his part can start nothing; starts by the owner's own hand are not counted."""
+    """Who has spent his part can start nothing, and is told until when; everybody else can."""
     limits = Limits(monthly=Decimal(20), user_share=Decimal("0.25"), currency="EUR")
-    users = {"anne": Decimal(5), "ben": Decimal("4.99"), BY_HAND: Decimal(9)}
+    users = {"anne": Decimal(5), "ben": Decimal("4.99")}
 
     judged = judge(limits, NOON, Decimal(19), users)
 

@@ -1,0 +1,128 @@
+"""A gateway whose budget is spent: what clients of each dialect hear, and what goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+
+from attrs import define, field, frozen
+
+from gpugate.simulated.faults import HangAfter
+
+from .support import CHAT, MODEL, bearer, open_house
+
+SAID = "the budget of 20 USD for 20"
+MESSAGES = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
+
+
+@frozen
+class OpenSession:
+    """A pod that costs so much per hour."""
+
+    hourly_rate: Decimal | None = Decimal(1)
+
+
+@define
+class Book:
+    """What was spent, as the test says; what was told."""
+
+    spent: Decimal = Decimal(0)
+    users: dict[str, Decimal] = field(factory=dict)
+    told: dict[str, int] = field(factory=dict)
+    open: bool = False
+
+    async def session(self) -> OpenSession | None:
+        return OpenSession() if self.open else None
+
+    async def spent_in_month(self, month: str | None = None) -> Decimal:
+        return self.spent
+
+    async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
+        return self.users
+
+    async def budget_told(self, month: str) -> int:
+        return self.told.get(month, 0)
+
+    async def tell_budget(self, month: str, percent: int) -> None:
+        self.told[month] = percent
+
+
+def poor_house(tmp_path, ollama, book: Book, **more: object):
+    """A gateway with a budget of 20."""
+    return open_house(tmp_path, ollama, money=(book, book), cost__monthly_budget=20.0, **more)
+
+
+async def test_a_spent_budget_in_each_dialect(tmp_path, ollama):
+    """402 where a start would be needed, in the words of each path; the provider is asked for nothing."""
+    async with poor_house(tmp_path, ollama, Book(Decimal(20))) as house:
+        native = await house.chat()
+        assert (402, "BUDGET_EXCEEDED") == (native.status, native.json["code"])
+        assert SAID in native.json["error"]
+
+        openai = await house.chat("/v1/chat/completions")
+        assert 402 == openai.status
+        assert SAID in openai.json["error"]["message"]
+
+        anthropic = await house.ask("POST", "/v1/messages", json=MESSAGES)
+        assert (402, "error") == (anthropic.status, anthropic.json["type"])
+        assert SAID in anthropic.json["error"]["message"]
+
+        for path, body in (
+            ("/api/v1/gpu/start", None),
+            ("/api/v1/code/assist", {"code": "x = 1", "question": "What is x?"}),
+        ):
+            own = await house.ask("POST", path, json=body)
+            assert (402, "BUDGET_EXCEEDED") == (own.status, own.json["error"]["code"])
+            assert SAID in own.json["error"]["message"]
+
+        assert "STOPPED" == (await house.status())["status"]
+        assert "start" not in house.cloud.calls
+        assert "Retry-After" not in native.headers
+
+
+async def test_the_budget_is_spent_while_an_answer_runs(tmp_path, ollama):
+    """It ends, and the pod serves on until it is stopped; the events tell of every threshold."""
+    book = Book(open=True)
+    async with poor_house(tmp_path, ollama, book) as house:
+        await house.warm()
+        go_on = asyncio.Event()
+        house.ollama.faults.add("/api/chat", HangAfter(1, until=go_on))
+        answer = asyncio.ensure_future(house.chat())
+        await house.until(lambda: house.in_flight == 1)
+        async with house.call("GET", "/api/v1/gpu/events") as events:
+            book.spent = Decimal(21)
+            house.gateway._budget._soon.set()
+            told: list[dict[str, object]] = []
+            async with asyncio.timeout(5):
+                while len(told) < 3:
+                    line = (await events.content.readline()).decode()
+                    if line.startswith("event: budget"):
+                        data = await events.content.readline()
+                        told.append(json.loads(data.decode().partition(": ")[2]))
+        go_on.set()
+
+        assert [50, 80, 100] == [event["percent"] for event in told]
+        assert {"percent", "spent", "budget", "month"} == set(told[0])
+        assert (await answer).lines[-1]["done"] is True
+        assert 200 == (await house.chat()).status
+        assert 202 == (await house.ask("POST", "/api/v1/gpu/start")).status
+
+        await house.stop()
+        await house.off()
+        assert 402 == (await house.chat()).status
+
+
+async def test_a_users_share(tmp_path, ollama):
+    """Who has spent it starts nothing, by any path; what somebody else has started serves him as well."""
+    book = Book(Decimal(9), {"anne": Decimal(5)})
+    async with poor_house(tmp_path, ollama, book, cost__user_share=0.25) as house:
+        anne = bearer(sub="anne")
+        for path in ("/api/chat", "/v1/chat/completions", "/api/v1/gpu/start"):
+            refused = await house.ask("POST", path, json=dict(CHAT), headers=anne)
+            assert 402 == refused.status
+            assert b"your share of the budget" in refused.body
+
+        assert 200 == (await house.chat()).status
+        assert 200 == (await house.ask("POST", "/api/chat", json=dict(CHAT), headers=anne)).status
