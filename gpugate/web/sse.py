@@ -14,6 +14,8 @@ from gpugate.web.call import Call
 from gpugate.web.dialects import dump
 
 PING_S = 15.0
+SEND_S = 120.0
+"""A client that takes nothing for so long is as good as gone; the pod it holds costs money."""
 
 
 class EventStream:
@@ -65,7 +67,11 @@ class EventStream:
             lines = self._call.extra_head.decode("ascii").split("\r\n")
             headers = dict(line.split(": ", 1) for line in lines if line)
             response = EventSourceResponse(
-                headers=headers, sep="\n", allow_all_methods=True, ping_interval=PING_S
+                headers=headers,
+                sep="\n",
+                allow_all_methods=True,
+                ping_interval=PING_S,
+                send_timeout=SEND_S,
             )
             await response.prepare(self._call.request)
             self._response = response

@@ -454,6 +454,19 @@ class TestStory:
             events((await ask).body)[-1]
         )
 
+    async def test_client_that_reads_nothing(self, tmp_path, monkeypatch):
+        """Is as good as gone after a while: the model is stopped, the lease given back."""
+        monkeypatch.setattr("gpugate.web.sse.SEND_S", 0.2)
+        reply = fixed(*["x" * 500_000] * 40)
+        async with SimulatedOllama(reply=reply) as ollama, open_house(tmp_path, ollama) as house:
+            await house.warm()
+            async with wire_to(house.port) as wire:
+                wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+                wire.send(asking(house, "/api/v1/story/generate", {"prompt": "x"}))
+                await ollama.until(lambda: bool(ollama.calls("/api/generate")))
+                await house.until(lambda: house.in_flight == 0)
+                await ollama.until(lambda: ollama.calls("/api/generate")[-1].cancelled)
+
     async def test_client_gone(self, house: House, ollama: SimulatedOllama):
         """The model is stopped."""
         await house.warm()
@@ -651,6 +664,7 @@ class TestFantasy:
         assert "make it sad" in asked["prompt"]
         graph = json.loads(comfyui.calls("/prompt")[-1].body)["prompt"]
         assert "word0 word1" in graph["2"]["inputs"]["text"]
+        assert 1 == house.gateway.lifecycle._last_ticket
 
     async def test_events(self, house: House):
         """Story, progress of both stages, result."""
