@@ -16,7 +16,6 @@ from aiohttp import web
 from attrs import define, evolve, field, frozen
 
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
-from gpugate.ports.ledger import BY_HAND
 from gpugate.ports.texts import Hear, ModelFailed, PodSilent, TextModel
 from gpugate.services.coding import Coding, Question
 from gpugate.services.fantasy import Fantasies, Fantasy
@@ -27,6 +26,7 @@ from gpugate.services.story import Stories, Telling
 from gpugate.services.visit import Visit
 from gpugate.services.workflows import Wish
 from gpugate.web.asked import Asked, read_asked
+from gpugate.web.auth import subject_of
 from gpugate.web.call import Call
 from gpugate.web.code_stream import PATH, CodeStream
 from gpugate.web.dialects import success
@@ -64,8 +64,7 @@ class ServicesApi:
     @contextmanager
     def _visit(self, call: Call, model: str | None) -> Iterator[Visit]:
         """One lease around all that a call does with the pod."""
-        user = BY_HAND if call.user is None else call.user.subject
-        with self.lifecycle.request(model=model, user=user) as lease:
+        with self.lifecycle.request(model=model, user=subject_of(call.user)) as lease:
             yield _Noted(self.lifecycle, lease, call=call)
 
     def _events(self, call: Call, visit: Visit) -> EventStream:
