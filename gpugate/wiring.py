@@ -39,7 +39,7 @@ from gpugate.services.coding import SYSTEM, Coding
 from gpugate.services.commands import NamedProvider
 from gpugate.services.fantasy import Fantasies
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import Listener, News, Transition
+from gpugate.services.news import News, Transition
 from gpugate.services.pictures import Pictures
 from gpugate.services.pod_lease import PodLease
 from gpugate.services.story import Stories
@@ -149,7 +149,6 @@ class Gateway:
         self._pools = Pools()
         self._lease: PodLease | None = None
         self._budget: Budget | None = None
-        self._listeners: list[Listener] = [log_news, self._hub.hear, self._hear]
         self._is_open = False
 
     async def open(self) -> None:
@@ -187,7 +186,7 @@ class Gateway:
             policy=policy_of(settings, [named.provider for named in providers]),
             debts=DebtsFile(self._state / "unproved-stops.json", self._warn),
             fallback_price=_fallback_price(settings),
-            listeners=self._listeners,
+            listeners=[log_news, self._hub.hear, self._hear],
             on_crash=log_crash,
             idle=Learned(settings.pod.idle_timeout) if learns else None,
             habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
@@ -287,16 +286,12 @@ class Gateway:
     def _new_budget(self, spending: Spending, told: Told) -> Budget:
         cost = self.settings.cost
 
-        def tell(news: News) -> None:
-            for listener in self._listeners:
-                listener(news)
-
         return Budget(
             Limits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
             spending,
             told,
             judge=self.lifecycle.judge,
-            tell=tell,
+            tell=self.lifecycle.tell,
             warn=self._say,
             wall=lambda: datetime.now(UTC),
             on_crash=log_crash,

@@ -117,7 +117,7 @@ class Chronicle:
             self.record.last_start_s = now - was.since
         if status_of(was) is not status_of(state):
             self.record.since = self._wall()
-        self._tell(
+        self.tell(
             Transition(
                 was=type(was).__name__,
                 now=type(state).__name__,
@@ -136,7 +136,7 @@ class Chronicle:
         counts = len(backlog.waiting), len(backlog.leases)
         if counts != self._queue_told:
             self._queue_told = counts
-            self._tell(QueueChanged(waiting=counts[0], in_flight=counts[1]))
+            self.tell(QueueChanged(waiting=counts[0], in_flight=counts[1]))
 
     @property
     def waiting_told(self) -> int:
@@ -147,7 +147,7 @@ class Chronicle:
         """A billed stretch began."""
         name = self._names[effect.provider]
         stretch = self.record.open(effect.run, name, effect.report, effect.up_s)
-        self._tell(
+        self.tell(
             SessionBegan(
                 run=effect.run, provider=name, cause=effect.cause, report=effect.report, at=stretch.began_at
             )
@@ -157,7 +157,7 @@ class Chronicle:
         """A billed stretch ended: the stop is proved."""
         name = self._names[effect.provider]
         stretch = self.record.stretches.pop(name)
-        self._tell(
+        self.tell(
             SessionEnded(
                 run=effect.run,
                 provider=name,
@@ -170,7 +170,7 @@ class Chronicle:
 
     def trouble(self, effect: Complain) -> None:
         """A provider failed us."""
-        self._tell(
+        self.tell(
             ProviderTrouble(
                 provider=self._names[effect.provider],
                 message=effect.message,
@@ -182,12 +182,12 @@ class Chronicle:
 
     def warn(self, provider: str, message: str) -> None:
         """A pod may be billing, and nothing here can stop it."""
-        self._tell(
+        self.tell(
             ProviderTrouble(provider=provider, message=message, reason="config", alarm=True, at=self._wall())
         )
 
-    def _tell(self, news: News) -> None:
-        """A listener that fails is heard of, and never stops the pod's life."""
+    def tell(self, news: News) -> None:
+        """Tell every listener. A listener that fails is heard of, and never stops the pod's life."""
         for listener in self._listeners:
             try:
                 listener(news)

@@ -70,9 +70,7 @@ from gpugate.services.commands import CommandLine, NamedProvider
 from gpugate.services.errands import Errands
 from gpugate.services.examination import Examination, Finding
 from gpugate.services.lease import Lease, ServingPod
-from gpugate.services.news import (
-    Listener,
-)
+from gpugate.services.news import Listener, News
 from gpugate.services.status import PodStatus
 from gpugate.services.tasks import CrashListener
 
@@ -236,6 +234,10 @@ class Lifecycle:
         self._feed(event)
         if self._reply is not None:
             raise self._reply
+
+    def tell(self, news: News) -> None:
+        """News of somebody else, for the same listeners."""
+        self._chronicle.tell(news)
 
     def judge(self, judged: BudgetJudged) -> None:
         """For whom a start is paid, from now on."""
