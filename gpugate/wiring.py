@@ -43,6 +43,7 @@ from gpugate.services.news import News, Transition
 from gpugate.services.pictures import Pictures
 from gpugate.services.pod_lease import PodLease
 from gpugate.services.story import Stories
+from gpugate.services.tasks import spawn
 from gpugate.services.workflows import load as load_workflows
 from gpugate.settings import Settings, provider_config
 from gpugate.web.auth import Verifier
@@ -56,6 +57,7 @@ from gpugate.web.jwks import Jwks, http_fetch
 from gpugate.web.ollama_api import OllamaApi
 from gpugate.web.server import GuardedServer, listen, raise_file_limit
 from gpugate.web.services_api import ServicesApi
+from gpugate.wiring_bot import BotRoom, NoCosts, no_bot
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
@@ -148,6 +150,7 @@ class Gateway:
         self._state = Path(settings.state.dir)
         self._pools = Pools()
         self._lease: PodLease | None = None
+        self._room: BotRoom | None = None
         self._budget: Budget | None = None
         self._is_open = False
 
@@ -208,6 +211,9 @@ class Gateway:
         if self._budget is not None:  # nothing was awaited since the socket: nobody came before this
             self._budget.watch()
             self._stack.push_async_callback(self._budget.aclose)
+        if self._room is not None:
+            self._room.open()
+            self._stack.push_async_callback(self._room.aclose)
         self._is_open = True
         gc.freeze()  # what is here now stays: the collector need not walk it again
         self._log.info("listening", host=settings.server.host, port=self.port)
@@ -220,7 +226,9 @@ class Gateway:
         settings = self.settings.server
         for site in list(self._runner.sites):
             await site.stop()
+        drained = spawn(self._drained(settings.shutdown_grace), "bot: drains", on_crash=log_crash)
         proved = await self.lifecycle.close(keep=settings.on_exit == "keep", stop_wait_s=settings.stop_wait)
+        await asyncio.wait([drained])
         if not proved:
             self._log.error("the pod may still be running: its stop is not proved", alarm=True)
         elif settings.on_exit == "keep" and self.lifecycle.word is not Status.STOPPED:
@@ -234,6 +242,12 @@ class Gateway:
         """Break off what still runs: somebody asked a second time. Nothing does before it is open."""
         if self._is_open:
             self.lifecycle.cut()
+            if self._room is not None:
+                self._room.cut()
+
+    async def _drained(self, grace_s: float) -> None:
+        if self._room is not None:
+            await self._room.drain(grace_s)
 
     def _gate(self, session: aiohttp.ClientSession, catalog: Catalog) -> Gate:
         settings = self.settings
@@ -256,14 +270,28 @@ class Gateway:
             heartbeat_s=settings.queue.heartbeat,
             changed=self._keeper.changed,
         )
+        services = self._services(session)
+        if self.settings.bot.enabled:
+            self._room = self._new_room(session, services)
+        hook = self._room.hook if self._room is not None else no_bot()
         return Gate(
             verifier=verifier,
             ollama=ollama,
-            own={**GateApi(self.lifecycle, self._hub).routes(), **self._services(session).routes()},
+            own={**GateApi(self.lifecycle, self._hub).routes(), **services.routes(), **hook.routes()},
             cors=Cors(settings.server.cors_origins),
             log=AccessLog(self._output),
             path_tokens=settings.auth.path_tokens,
             on_crash=log_crash,
+        )
+
+    def _new_room(self, session: aiohttp.ClientSession, services: ServicesApi) -> BotRoom:
+        return BotRoom(
+            self.settings,
+            lifecycle=self.lifecycle,
+            session=session,
+            fantasies=services.fantasies,
+            costs=NoCosts(),
+            state=self._state,
         )
 
     def _services(self, session: aiohttp.ClientSession) -> ServicesApi:
@@ -318,6 +346,8 @@ class Gateway:
         """
         if self._budget is not None:
             self._budget.hear(news)
+        if self._room is not None:
+            self._room.hear(news)
         if not isinstance(news, Transition):
             return
         if news.status is Status.READY and self.lifecycle.serving is not None:
