@@ -23,7 +23,7 @@ LARGEST_SEED = 2**64 - 1
 
 @frozen
 class Picture:
-    """A finished picture, without metadata."""
+    """A finished picture, without metadata unless it was asked for."""
 
     image: images.Image
     filename: str
@@ -32,10 +32,15 @@ class Picture:
 
 @frozen
 class Drawing:
-    """A wish and the workflow that shall fulfil it, checked before anything wakes."""
+    """A wish and the workflow that shall fulfil it, checked before anything wakes.
+
+    Attributes:
+        metadata: leave in what ComfyUI writes into the picture: the workflow, the prompt included.
+    """
 
     wish: Wish = field(repr=False)
     workflow: Workflow
+    metadata: bool = False
 
 
 async def _nobody(value: int, most: int) -> None:
@@ -49,9 +54,9 @@ class Pictures:
     painter: Painter
     workflows: Workflows
 
-    def drawing(self, wish: Wish, workflow: str | None = None) -> Drawing:
+    def drawing(self, wish: Wish, workflow: str | None = None, *, metadata: bool = False) -> Drawing:
         """Check a wish. Raises InvalidRequest: no such workflow, or one that cannot do this."""
-        drawing = Drawing(wish, self.workflows.find(workflow))
+        drawing = Drawing(wish, self.workflows.find(workflow), metadata)
         self._graph(drawing)
         return drawing
 
@@ -74,7 +79,7 @@ class Pictures:
                 raise ImageFailed("the pod has no ComfyUI")
             # A new graph for each try: another mark, another file.
             drawn = await self.painter.draw(endpoint, self._graph(drawing), tell)
-            image = await asyncio.to_thread(_clean, drawn.data)
+            image = await asyncio.to_thread(_checked, drawn.data, drawing.metadata)
             return Picture(image, drawn.filename, drawing.wish.seed)
 
         try:
@@ -86,11 +91,11 @@ class Pictures:
         return drawing.workflow.filled(drawing.wish, self.workflows.checkpoint, secrets.token_hex(4))
 
 
-def _clean(data: bytes) -> images.Image:
-    """Only what is a whole picture leaves, and without what ComfyUI wrote into it."""
+def _checked(data: bytes, metadata: bool) -> images.Image:
+    """Only what is a whole picture leaves, and without what ComfyUI wrote into it unless that is wanted."""
     try:
         image = images.measure(data)
-        return evolve(image, data=images.stripped(data))
+        return image if metadata else evolve(image, data=images.stripped(data))
     except images.NoImage as error:
         raise ImageFailed(f"ComfyUI gave something that {error}") from error
 

@@ -182,7 +182,8 @@ class ServicesApi:
     async def image(self, call: Call) -> web.StreamResponse:
         """A picture, waited for; with `stream` its progress first."""
         asked = await read_asked(call, self.max_body)
-        drawing = self.pictures.drawing(_wish(asked), asked.text("workflow") or None)
+        workflow, metadata = asked.text("workflow") or None, asked.flag("metadata", False)
+        drawing = self.pictures.drawing(_wish(asked), workflow, metadata=metadata)
         if asked.fields.get("seed") is not None:
             drawing.workflow.need_seed()
         streams = asked.flag("stream", False)

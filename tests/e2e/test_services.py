@@ -518,6 +518,11 @@ class TestImage:
         graph = json.loads(comfyui.calls("/prompt")[-1].body)["prompt"]
         assert ("a castle", "fog") == (graph["2"]["inputs"]["text"], graph["3"]["inputs"]["text"])
 
+    async def test_metadata_on_demand(self, house: House):
+        """ComfyUI's own, for who asks for it."""
+        answer = await post(house, "/api/v1/image/generate", prompt="a castle", metadata=True)
+        assert b"a castle" in base64.b64decode(answer.json["data"]["image_base64"])
+
     async def test_same_wish_twice(self, house: House, comfyui: SimulatedComfyUI):
         """The same seed gives the same picture in another file, so a cleaned disk does no harm."""
         first = (await post(house, "/api/v1/image/generate", prompt="a castle", seed=7)).json["data"]
@@ -642,6 +647,7 @@ class TestImage:
             ("seed", {"prompt": "x", "seed": 2**64}),
             ("workflow", {"prompt": "x", "workflow": "none"}),
             ("negative_prompt", {"prompt": "x", "negative_prompt": []}),
+            ("metadata", {"prompt": "x", "metadata": "yes"}),
         ],
     )
     async def test_wrong_field(self, house: House, field, body):

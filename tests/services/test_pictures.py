@@ -30,6 +30,14 @@ async def test_stripped():
     assert (PNG, "x.png", 7) == (picture.image.data, picture.filename, picture.seed)
 
 
+async def test_metadata_that_was_asked_for():
+    """Stays, so that the picture can be dropped into ComfyUI's editor."""
+    data = with_text(PNG, {"prompt": "my castle"})
+    drawing, _ = pictures(data)
+    picture = await drawing.draw(visit_of()[0], drawing.drawing(WISH, metadata=True))
+    assert data == picture.image.data
+
+
 @pytest.mark.parametrize("data", [b"", b"<html>", PNG[:-9]])
 async def test_no_whole_picture(data):
     """Is a failure of ComfyUI's."""
