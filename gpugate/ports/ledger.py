@@ -43,6 +43,9 @@ class Session:
         request_id: of the request that woke it, if one did.
         end_reason: in one word or few, such as "idle", "hand", "failed start"; empty while open.
         cost: at its end, unrounded; None while open or where there is no rate.
+        seen_at: when it was last seen on its way or running; at most a minute old while it lives.
+        anchor: what this machine's steady clock read at `began_at`, as "<boot>:<seconds>": a calendar that
+            is set back must not make a session cheaper. Empty where that is not known.
     """
 
     id: str
@@ -65,6 +68,19 @@ class Session:
     request_id: str = ""
     end_reason: str = ""
     cost: Decimal | None = None
+    seen_at: datetime | None = None
+    anchor: str = ""
+
+    @property
+    def began_at(self) -> datetime:
+        """Since when it is billed, as far as that is known."""
+        return self.started_at or self.asked_at
+
+    @property
+    def last_known_at(self) -> datetime:
+        """The last instant at which there was a sign of it."""
+        instants = (self.seen_at, self.last_used_at, self.ready_at, self.running_at, self.started_at)
+        return max((at for at in instants if at is not None), default=self.asked_at)
 
 
 @frozen(kw_only=True)
@@ -73,7 +89,7 @@ class Use:
 
     Attributes:
         session_id: whose.
-        request_id: of the request; of short ones, which are gathered by user and minute, of the last.
+        request_id: of the request; of short ones, which are gathered by user and minute, of the first.
         user: the token's subject.
         began_at, ended_at: admitted, and given back (or: so far).
         seconds: what it answers for; where several ran at once each has an equal share, so that the uses of

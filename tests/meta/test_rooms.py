@@ -70,9 +70,7 @@ ROOMS: dict[str, Room] = {
         {"services", "relay", "ports", "errors", "core.vocabulary"},
         {"attrs", "aiohttp", "aiohttp_sse", "orjson", "jwt", "cryptography", "multidict", "yarl"},
     ),
-    "adapters": Room(
-        {"ports", "errors", "relay", "services.tasks"}, {"attrs", "aiohttp", "aiosqlite", "orjson"}
-    ),
+    "adapters": Room({"ports", "errors", "relay", "services.tasks"}, {"attrs", "aiohttp", "orjson"}),
     "bot": Room({"services", "ports", "errors"}, {"attrs", "aiohttp", "aiogram", "structlog"}),
     "providers": Room(
         {"ports", "errors", "simulated", "services.tasks"}, {"attrs", "aiohttp", "cattrs", "orjson"}

@@ -1,0 +1,215 @@
+"""The ledger in one SQLite file, with a thread of its own; knows rows and disks, not what they mean."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from gpugate.errors import LedgerError
+from gpugate.ports.ledger import Session, Use
+
+T = TypeVar("T")
+
+LOCK_WAIT_S = 5.0
+"""How long another program (a backup, a person's shell) may hold the file."""
+
+STEPS = (
+    """
+    CREATE TABLE sessions (
+        id TEXT PRIMARY KEY, provider TEXT NOT NULL, asked_at TEXT NOT NULL, pod_id TEXT, gpu TEXT,
+        started_at TEXT, running_at TEXT, ready_at TEXT, last_used_at TEXT, stop_asked_at TEXT, ended_at TEXT,
+        hourly_rate TEXT, stopped_rate TEXT, rate_source TEXT NOT NULL, currency TEXT NOT NULL,
+        started_by TEXT NOT NULL, start_reason TEXT NOT NULL, request_id TEXT NOT NULL,
+        end_reason TEXT NOT NULL, cost TEXT, seen_at TEXT, anchor TEXT NOT NULL
+    );
+    CREATE INDEX sessions_ended ON sessions (ended_at);
+    CREATE TABLE uses (
+        session_id TEXT NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL,
+        began_at TEXT NOT NULL, ended_at TEXT NOT NULL, seconds TEXT NOT NULL, requests INTEGER NOT NULL,
+        PRIMARY KEY (session_id, request_id, user)
+    ) WITHOUT ROWID;
+    CREATE INDEX uses_ended ON uses (ended_at);
+    CREATE TABLE budgets (month TEXT PRIMARY KEY, percent INTEGER NOT NULL) WITHOUT ROWID;
+    """,
+)
+"""What brings a file from one schema version (`PRAGMA user_version`) to the next; only ever added to."""
+
+_SESSION = tuple(field.name for field in attrs.fields(Session))
+_USE = tuple(field.name for field in attrs.fields(Use))
+_INSTANTS = frozenset(name for name in (*_SESSION, *_USE) if name.endswith("_at"))
+_AMOUNTS = frozenset({"hourly_rate", "stopped_rate", "cost", "seconds"})
+
+
+class SqliteLedger:
+    """A ledger file; made by `open`."""
+
+    def __init__(self, path: Path, thread: ThreadPoolExecutor, database: sqlite3.Connection) -> None:
+        self._path = path
+        self._thread = thread
+        self._database = database
+
+    @classmethod
+    async def open(cls, path: Path) -> SqliteLedger:
+        """Open the file, made or brought up to date where it must be, and make sure that it can be written.
+
+        Raises:
+            LedgerError: it cannot be used; the line says why, and what to do.
+        """
+        thread = ThreadPoolExecutor(1, "ledger")  # SQLite's own: one thread for all of a file's life
+        try:
+            database = await asyncio.get_running_loop().run_in_executor(thread, _opened, path)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+        return cls(path, thread, database)
+
+    async def aclose(self) -> None:
+        """Finish what is under way, and let the file go."""
+        with suppress(LedgerError):
+            await self._run(self._database.close)
+        self._thread.shutdown(wait=False)
+
+    async def put(self, session: Session) -> None:
+        """Write this session's row whole, new or not."""
+        await self._write(_upsert("sessions", _SESSION), [_row(session)])
+
+    async def put_uses(self, uses: Sequence[Use]) -> None:
+        """Write these uses; one with the same session, request and user replaces the older."""
+        await self._write(_upsert("uses", _USE), [_row(use) for use in uses])
+
+    async def open_sessions(self) -> list[Session]:
+        """Those without an end, oldest first."""
+        rows = await self._read("SELECT * FROM sessions WHERE ended_at IS NULL ORDER BY asked_at, id")
+        return [Session(**_values(row)) for row in rows]
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """Those of which some part lies between, oldest first; open ones last until now."""
+        rows = await self._read(
+            "SELECT * FROM sessions"
+            " WHERE coalesce(started_at, asked_at) < ? AND (ended_at IS NULL OR ended_at >= ?)"
+            " ORDER BY coalesce(started_at, asked_at), id",
+            _text(until),
+            _text(since),
+        )
+        return [Session(**_values(row)) for row in rows]
+
+    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+        """The uses of which some part lies between."""
+        rows = await self._read(
+            "SELECT * FROM uses WHERE began_at < ? AND ended_at >= ? ORDER BY began_at, request_id",
+            _text(until),
+            _text(since),
+        )
+        return [Use(**_values(row)) for row in rows]
+
+    async def budget_told(self, month: str) -> int:
+        """The highest threshold that was told of this month, 0 for none."""
+        rows = await self._read("SELECT percent FROM budgets WHERE month = ?", month)
+        return int(rows[0]["percent"]) if rows else 0
+
+    async def tell_budget(self, month: str, percent: int) -> None:
+        """Remember that this threshold was told."""
+        await self._write(_upsert("budgets", ("month", "percent")), [(month, percent)])
+
+    async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        await self._run(_written, self._database, statement, rows)
+
+    async def _read(self, query: str, *values: str) -> list[sqlite3.Row]:
+        return await self._run(lambda: self._database.execute(query, values).fetchall())
+
+    async def _run(self, work: Callable[..., T], *given: object) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *given))
+        except (sqlite3.Error, RuntimeError) as error:  # RuntimeError: its thread has ended
+            raise _unusable(self._path, error) from error
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database: sqlite3.Connection | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None)
+        database.row_factory = sqlite3.Row
+        _make_ready(database, path)
+    except (sqlite3.Error, OSError, LedgerError) as error:
+        if database is not None:
+            database.close()
+        raise error if isinstance(error, LedgerError) else _unusable(path, error) from error
+    return database
+
+
+def _make_ready(database: sqlite3.Connection, path: Path) -> None:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > len(STEPS):
+        raise LedgerError(
+            f"{path}: written by a newer gpugate (schema {version}, this one knows {len(STEPS)});"
+            " use that version, or move the file away"
+        )
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")  # an intent has to outlive the power as well
+    (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(str(verdict))
+    for number, step in enumerate(STEPS[version:], version + 1):
+        database.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
+    _written(database, "UPDATE budgets SET percent = ? WHERE month = ?", [(0, "")])  # can it be written?
+
+
+def _written(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """One transaction: all of it is on the disk at the end, or none of it."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        database.executemany(statement, rows)
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _unusable(path: Path, error: Exception) -> LedgerError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, sqlite3.OperationalError | OSError | RuntimeError | sqlite3.ProgrammingError):
+        return LedgerError(f"{path}: the ledger cannot be used ({said}); see to the disk and its rights")
+    return LedgerError(f"{path}: the ledger is damaged ({said}); move the file away, or bring a backup back")
+
+
+def _upsert(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+def _row(value: Session | Use) -> tuple[object, ...]:
+    return tuple(_stored(getattr(value, field.name)) for field in attrs.fields(type(value)))
+
+
+def _stored(value: object) -> object:
+    if isinstance(value, datetime):
+        return _text(value)
+    return str(value) if isinstance(value, Decimal) else value
+
+
+def _text(at: datetime) -> str:
+    """Sorts as the instants do."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _values(row: sqlite3.Row) -> dict[str, Any]:
+    return {name: _loaded(name, row[name]) for name in row.keys()}  # noqa: SIM118  (a Row iterates its values)
+
+
+def _loaded(name: str, stored: Any) -> object:
+    if stored is None:
+        return None
+    if name in _INSTANTS:
+        return datetime.fromisoformat(stored)
+    return Decimal(stored) if name in _AMOUNTS else stored

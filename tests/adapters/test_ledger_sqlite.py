@@ -1,0 +1,230 @@
+"""The ledger's file: what is put is there after any crash, and a file that cannot be used says so."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import attrs
+import pytest
+
+from gpugate.adapters import ledger_sqlite
+from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.errors import LedgerError
+from gpugate.ports.ledger import Session, Use
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+WHOLE = Session(
+    id="20261121T120000-1",
+    provider="runpod",
+    asked_at=NOON,
+    pod_id="p1",
+    gpu="RTX 4090",
+    started_at=NOON + timedelta(seconds=1),
+    running_at=NOON + timedelta(seconds=2),
+    ready_at=NOON + timedelta(seconds=3),
+    last_used_at=NOON + timedelta(seconds=4),
+    stop_asked_at=NOON + timedelta(seconds=5),
+    ended_at=NOON + timedelta(seconds=6),
+    hourly_rate=Decimal("0.4400"),
+    stopped_rate=Decimal("0.01"),
+    rate_source="provider",
+    currency="EUR",
+    started_by="ann",
+    start_reason="request",
+    request_id="r-1",
+    end_reason="idle",
+    cost=Decimal("0.00061111111111111111"),
+    seen_at=NOON,
+    anchor="boot:1.5",
+)
+USE = Use(
+    session_id=WHOLE.id,
+    request_id="r-1",
+    user="ann",
+    began_at=NOON,
+    ended_at=NOON + timedelta(seconds=2),
+    seconds=Decimal("1.5"),
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.sqlite3"
+
+
+@pytest.fixture
+async def ledger(path: Path) -> AsyncIterator[SqliteLedger]:
+    ledger = await SqliteLedger.open(path)
+    yield ledger
+    await ledger.aclose()
+
+
+async def test_a_row_comes_back_whole(ledger: SqliteLedger) -> None:
+    """Every field, to the last digit and microsecond."""
+    await ledger.put(WHOLE)
+    await ledger.put_uses([USE])
+
+    assert [WHOLE] == await ledger.sessions(NOON, NOON + timedelta(days=1))
+    assert [USE] == await ledger.uses(NOON, NOON + timedelta(days=1))
+
+
+async def test_each_session_once(ledger: SqliteLedger) -> None:
+    """A row that is put again is replaced; so is a use."""
+    await ledger.put(attrs.evolve(WHOLE, ended_at=None))
+    assert [attrs.evolve(WHOLE, ended_at=None)] == await ledger.open_sessions()
+    await ledger.put(WHOLE)
+    await ledger.put_uses([USE, attrs.evolve(USE, seconds=Decimal(9))])
+
+    assert [] == await ledger.open_sessions()
+    assert [WHOLE] == await ledger.sessions(NOON, NOON + timedelta(days=1))
+    assert [Decimal(9)] == [use.seconds for use in await ledger.uses(NOON, NOON + timedelta(days=1))]
+
+
+@pytest.mark.parametrize(
+    ("since_s", "until_s", "expected"),
+    [(-9, 1, 0), (-9, 1.5, 1), (6, 9, 1), (6.1, 9, 0), (2, 3, 1)],
+)
+async def test_what_lies_between(ledger: SqliteLedger, since_s: float, until_s: float, expected: int) -> None:
+    """Some part of it, from the accepted start to the end."""
+    await ledger.put(WHOLE)
+    found = await ledger.sessions(NOON + timedelta(seconds=since_s), NOON + timedelta(seconds=until_s))
+    assert expected == len(found)
+
+
+async def test_another_time_zone(ledger: SqliteLedger) -> None:
+    """Instants are kept in UTC, so they sort."""
+    zone = datetime.fromisoformat("2026-11-21T14:00:01+02:00")
+    await ledger.put(attrs.evolve(WHOLE, started_at=zone))
+    (found,) = await ledger.sessions(NOON, NOON + timedelta(seconds=2))
+    assert WHOLE.started_at == found.started_at
+
+
+async def test_after_kill_9(path: Path, ledger: SqliteLedger) -> None:
+    """What was put can be read by another process although nobody closed the file."""
+    await ledger.put(attrs.evolve(WHOLE, ended_at=None))
+    await ledger.tell_budget("2026-11", 80)
+    second = await SqliteLedger.open(path)
+    try:
+        assert 1 == len(await second.open_sessions())
+        assert 80 == await second.budget_told("2026-11")
+        assert 0 == await second.budget_told("2026-12")
+    finally:
+        await second.aclose()
+
+
+async def test_an_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is brought up to date, and keeps its rows."""
+    first = await SqliteLedger.open(path)
+    await first.tell_budget("2026-11", 50)
+    await first.aclose()
+    more = (*ledger_sqlite.STEPS, "ALTER TABLE budgets ADD COLUMN told_at TEXT;")
+    monkeypatch.setattr(ledger_sqlite, "STEPS", more)
+    second = await SqliteLedger.open(path)
+    try:
+        assert 50 == await second.budget_told("2026-11")
+    finally:
+        await second.aclose()
+    with sqlite3.connect(path) as database:
+        assert (len(more),) == database.execute("PRAGMA user_version").fetchone()
+        assert [(None,)] == database.execute("SELECT told_at FROM budgets").fetchall()
+    database.close()
+
+
+async def test_a_step_that_fails_half_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it stays: the next try begins where this one began."""
+    await (await SqliteLedger.open(path)).aclose()
+    monkeypatch.setattr(ledger_sqlite, "STEPS", (*ledger_sqlite.STEPS, "CREATE TABLE a (b); nonsense;"))
+    with pytest.raises(LedgerError):
+        await SqliteLedger.open(path)
+    database = sqlite3.connect(path)
+    try:
+        assert (1,) == database.execute("PRAGMA user_version").fetchone()
+        assert [] == database.execute("SELECT name FROM sqlite_master WHERE name = 'a'").fetchall()
+    finally:
+        database.close()
+
+
+def newer(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to be taken for one " * 100)
+
+
+def torn(path: Path) -> None:
+    database = sqlite3.connect(path)
+    for number in range(400):
+        database.execute("INSERT INTO budgets VALUES (?, 1)", (f"{number:0200}",))
+    database.commit()
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    raw = bytearray(path.read_bytes())
+    raw[8192:16384] = b"\xff" * 8192
+    path.write_bytes(raw)
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [(newer, "newer gpugate"), (damaged, "damaged"), (torn, "damaged"), (a_folder, "cannot be used")],
+)
+async def test_a_file_that_cannot_be_used(path: Path, spoil, said: str) -> None:
+    """One line that names the file and what to do; the file is left as it was."""
+    await (await SqliteLedger.open(path)).aclose()
+    spoil(path)
+    with pytest.raises(LedgerError, match=said) as told:
+        await SqliteLedger.open(path)
+    assert str(path) in str(told.value)
+    assert 1 == len(str(told.value).splitlines())
+    assert path.exists()
+
+
+async def test_no_folder_can_be_made(tmp_path: Path) -> None:
+    """The state directory is a file."""
+    (tmp_path / "state").write_text("")
+    with pytest.raises(LedgerError, match="cannot be used"):
+        await SqliteLedger.open(tmp_path / "state" / "ledger.sqlite3")
+
+
+async def test_a_file_that_somebody_else_holds(
+    path: Path, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that is not let go in time is an error, not a wait for ever."""
+    monkeypatch.setattr(ledger_sqlite, "LOCK_WAIT_S", 0.05)
+    holder = sqlite3.connect(path)
+    holder.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(LedgerError, match="locked"):
+            await SqliteLedger.open(path)
+    finally:
+        holder.rollback()
+        holder.close()
+
+
+async def test_a_write_that_fails(path: Path, ledger: SqliteLedger) -> None:
+    """It says so, leaves nothing behind, and the next one works."""
+    with pytest.raises(LedgerError):
+        await ledger.put(attrs.evolve(WHOLE, provider=None))  # type: ignore[arg-type]
+    await ledger.put(WHOLE)
+    assert 1 == len(await ledger.sessions(NOON, NOON + timedelta(days=1)))
+
+
+async def test_after_its_end(path: Path) -> None:
+    """A closed ledger is an error, not a hang."""
+    ledger = await SqliteLedger.open(path)
+    await ledger.aclose()
+    with pytest.raises(LedgerError):
+        await ledger.put(WHOLE)
+    with pytest.raises(LedgerError):
+        await ledger.open_sessions()
