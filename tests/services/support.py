@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from typing import Any
 
 from attrs import define, field
@@ -37,6 +38,7 @@ class Stage:
     pod_class: type[FakePod] = FakePod
     idle: IdlePolicy | None = None
     habits: HabitsStore | None = None
+    wall: Callable[[], datetime] = lambda: datetime.now(UTC)
     pod: FakePod = field(init=False)
     lifecycle: Lifecycle = field(init=False)
 
@@ -57,6 +59,7 @@ class Stage:
             chance=lambda: 0.5,
             idle=self.idle,
             habits=self.habits,
+            wall=self.wall,
         )
         await self.lifecycle.open()
         return self

@@ -1,0 +1,250 @@
+"""A person in a chat, and an assistant to talk to, for tests in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from attrs import define, evolve, field, frozen
+
+from gpugate.core.keywords import classify
+from gpugate.errors import ImageFailed
+from gpugate.ports.intents import Source, Understood
+from gpugate.ports.messenger import Button, Heard
+from gpugate.ports.provider import Endpoint, PodReport
+from gpugate.services.assistant import Assistant
+from gpugate.services.dreaming import Dreaming
+from gpugate.services.fantasy import Fantasies
+from gpugate.services.images import Image
+from gpugate.services.lease import ServingPod
+from gpugate.services.pictures import Drawing, Picture, Pictures
+from gpugate.services.story import Stories
+from gpugate.services.tasks import spawn
+from gpugate.services.visit import Visit
+from gpugate.services.watch import Watch
+from gpugate.services.workflows import load
+from gpugate.simulated.picture import draw
+from gpugate.testing.fakes import FakeCloud
+
+from .stay import FakePainter, FakeTexts
+from .support import Stage
+
+PNG = draw("x", 1, 16, 16)
+NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+@define
+class FakeChat:
+    """What a person reads; as a part of a `whole`, what answers one message."""
+
+    said: list[str] = field(factory=list)
+    buttons: list[Button] = field(factory=list)
+    pictures: list[tuple[bytes, str]] = field(factory=list)
+    busy_shown: int = 0
+    broken: Exception | None = None
+    whole: FakeChat | None = None
+
+    async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.said.append(text)
+        self.buttons.extend(buttons)
+        if self.whole is not None:
+            await self.whole.say(text, buttons)
+
+    async def picture(self, png: bytes, caption: str) -> None:
+        self.pictures.append((png, caption))
+        if self.whole is not None:
+            await self.whole.picture(png, caption)
+
+    async def busy(self) -> None:
+        self.busy_shown += 1
+        if self.whole is not None:
+            await self.whole.busy()
+
+
+@define
+class FakeIntents:
+    """Understands by words, in the name of the model; or as it is told."""
+
+    trouble: str = ""
+    understood: Understood | None = None
+    asked: list[str] = field(factory=list)
+
+    async def understand(self, text: str) -> Understood:
+        self.asked.append(text)
+        by = Source.KEYWORDS if self.trouble else Source.MODEL
+        found = self.understood or classify(text)
+        return Understood(intent=found.intent, period=found.period, prompt=text, by=by)
+
+
+@define
+class FullCloud(FakeCloud):
+    """A cloud whose pod has a ComfyUI."""
+
+    def report(self) -> PodReport:
+        report = FakeCloud.report(self)
+        if "ollama" not in report.endpoints:
+            return report
+        return evolve(report, endpoints={**report.endpoints, "comfyui": Endpoint("http://comfyui")})
+
+
+@frozen
+class QuickPictures(Pictures):
+    """Pictures that are not cleaned in a thread, which virtual time cannot wait for."""
+
+    async def draw(self, visit: Visit, drawing: Drawing, progress: Any = None) -> Picture:
+        async def work(pod: ServingPod) -> Picture:
+            endpoint = pod.endpoints.get("comfyui")
+            if endpoint is None:
+                raise ImageFailed("the pod has no ComfyUI")
+            return Picture(Image("PNG", 16, 16, PNG), "x.png", drawing.wish.seed)
+
+        return await visit.use(work)
+
+
+@frozen(kw_only=True)
+class SessionCost:
+    """As `services.costs` has it."""
+
+    estimated_cost: Decimal | None
+    currency: str = "USD"
+    duration_s: float = 1380.0
+    provider: str = "runpod"
+    hourly_rate: Decimal | None = Decimal("0.34")
+
+
+@frozen(kw_only=True)
+class Summary:
+    """As `services.costs` has it."""
+
+    session_count: int = 7
+    total_hours: Decimal = Decimal(18)
+    estimated_total: Decimal = Decimal("4.90")
+    currency: str = "USD"
+
+
+@define
+class FakeCosts:
+    """A cost book with these pages; an exception on one is raised."""
+
+    now: Any = None
+    month: Any = Summary()
+    day: Any = Decimal("0.40")
+    rows: Sequence[object] = ()
+    asked: list[tuple[datetime, datetime]] = field(factory=list)
+
+    async def session(self) -> Any:
+        return self._page(self.now)
+
+    async def summary(self, month: str | None = None) -> Any:
+        return self._page(self.month)
+
+    async def today(self) -> Any:
+        return self._page(self.day)
+
+    async def sessions(self, since: datetime | None, until: datetime | None) -> Sequence[object]:
+        return self.rows
+
+    async def spent(self, since: datetime, until: datetime) -> Any:
+        self.asked.append((since, until))
+        return self._page(self.day)
+
+    @staticmethod
+    def _page(page: Any) -> Any:
+        if isinstance(page, Exception):
+            raise page
+        return page
+
+
+@define
+class Talk:
+    """A chat with the assistant over a real lifecycle and fake clouds.
+
+    Attributes:
+        known: begins when it is known what the provider has.
+        story: what the vision model tells; an exception in it is raised.
+    """
+
+    clouds: list[FakeCloud] = field(factory=lambda: [FullCloud(boot_s=40.0, stop_s=3.0)])
+    numbers: dict[str, Any] = field(factory=dict)
+    more: dict[str, Any] = field(factory=dict)
+    known: bool = True
+    story: list[Any] = field(factory=lambda: ["A cat", " sat."])
+    chat: FakeChat = field(factory=FakeChat)
+    intents: FakeIntents = field(factory=FakeIntents)
+    costs: FakeCosts = field(factory=FakeCosts)
+    crashes: list[str] = field(factory=list)
+    texts: FakeTexts = field(init=False)
+    stage: Stage = field(init=False)
+    assistant: Assistant = field(init=False)
+
+    async def __aenter__(self) -> Talk:
+        watch = Watch()
+        self.stage = Stage(self.clouds, self.numbers, listeners=(watch.hear,), wall=wall)
+        await self.stage.__aenter__()
+        self.texts = FakeTexts([self.story])
+        pictures = QuickPictures(FakePainter(PNG), load("", "", "c"))
+        fantasies = Fantasies(Stories(self.texts, "llava"), pictures)
+        self.assistant = Assistant(
+            lifecycle=self.stage.lifecycle,
+            watch=watch,
+            costs=self.costs,
+            dreaming=Dreaming(self.stage.lifecycle, fantasies),
+            intents=self.intents,
+            version="1.2.3",
+            on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
+            **self.more,
+        )
+        if self.known:
+            await self.stage.lifecycle.status()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stage.__aexit__()
+
+    async def write(self, text: str = "", **more: Any) -> list[str]:
+        """Write, wait for all that comes of it, and return what was said."""
+        answers = FakeChat(whole=self.chat)
+        await self.assistant.hear(heard(text, **more), answers)
+        return answers.said
+
+    def writing(self, text: str = "", **more: Any) -> asyncio.Task[list[str]]:
+        """The same, in the background."""
+        return spawn(self.write(text, **more), "somebody writes")
+
+    async def press(self, text: str, chat: str = "7") -> list[str]:
+        """Press the newest button that says this."""
+        button = next(button for button in reversed(self.chat.buttons) if button.text == text)
+        return await self.write(pressed=button.verb, chat=chat)
+
+    @property
+    def word(self) -> str:
+        """The pod's status."""
+        return str(self.stage.lifecycle.word)
+
+
+def wall() -> datetime:
+    """A clock on the wall that keeps to virtual time."""
+    return NOON + timedelta(seconds=asyncio.get_running_loop().time())
+
+
+def heard(text: str = "", *, photo: Any = None, pressed: str = "", chat: str = "7") -> Heard:
+    """A message; `photo` may be bytes, or an exception."""
+    return Heard(
+        user=f"telegram:{chat}", chat=chat, text=text, pressed=pressed, photo=photo and fetching(photo)
+    )
+
+
+def fetching(photo: Any) -> Callable[[], Awaitable[bytes]]:
+    """Fetches these bytes, or raises."""
+
+    async def fetch() -> bytes:
+        if isinstance(photo, Exception):
+            raise photo
+        return bytes(photo)
+
+    return fetch
