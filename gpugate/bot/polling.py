@@ -21,6 +21,9 @@ from gpugate.bot.trouble import Patience
 WAIT_S = 25
 """How long Telegram holds a call that has nothing to tell."""
 
+EMPTY_S = 0.5
+"""A server that answers nothing sooner than this does not hold calls: it is not asked as fast as it can."""
+
 _MARGIN_S = 15
 _FAREWELL_S = 3
 
@@ -71,7 +74,11 @@ class Poller:
 
     async def _poll(self) -> None:
         call = RawUpdates(offset=self._next, timeout=WAIT_S, allowed_updates=self.allowed)
-        for update in await self.bot(call, request_timeout=WAIT_S + _MARGIN_S):
+        began = asyncio.get_running_loop().time()
+        updates = await self.bot(call, request_timeout=WAIT_S + _MARGIN_S)
+        if not updates and asyncio.get_running_loop().time() - began < EMPTY_S:
+            await asyncio.sleep(EMPTY_S)
+        for update in updates:
             self.take(update)
             if isinstance(number := update.get("update_id"), int):
                 self._next = number + 1

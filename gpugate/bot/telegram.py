@@ -12,7 +12,7 @@ from aiogram import Bot
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import AiogramError
-from aiogram.methods import GetMe, SetMyCommands, SetWebhook
+from aiogram.methods import SetMyCommands, SetWebhook, TelegramMethod
 from aiogram.types import BotCommand
 from attrs import frozen
 
@@ -41,6 +41,13 @@ class Hook:
 
     public_url: str
     secret: str
+
+
+class RawMe(TelegramMethod[dict[str, Any]]):
+    """`getMe`, as JSON: servers that stand in for Telegram leave out what aiogram asks for."""
+
+    __returning__ = dict[str, Any]
+    __api_method__ = "getMe"
 
 
 class _Session(AiohttpSession):
@@ -152,8 +159,7 @@ class TelegramBot:
         patience = Patience("registering with Telegram", self._first_pause_s)
         while True:
             try:
-                me = await self._bot(GetMe())
-                self._translator.username = me.username or ""
+                self._translator.username = str((await self._bot(RawMe())).get("username") or "")
                 if self._hook is not None:
                     await self._bot(_webhook(self._hook))
                 break
@@ -161,7 +167,7 @@ class TelegramBot:
                 await asyncio.sleep(patience.failed(error))
         patience.worked()
         mode = "polling" if self._hook is None else "webhook"
-        self._log.info("bot: at work", bot=me.username, mode=mode)
+        self._log.info("bot: at work", bot=self._translator.username, mode=mode)
         menu = [BotCommand(command=name, description=about) for name, about in COMMANDS.items()]
         await self.outbox.call(SetMyCommands(commands=menu), quiet=True)
 

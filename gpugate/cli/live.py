@@ -44,6 +44,7 @@ async def _findings(settings: Settings, session: aiohttp.ClientSession) -> Async
         async for finding in _provider_findings(settings, name, session):
             yield finding
     if settings.bot.enabled:
+        yield await _telegram(settings, session)
         yield await _local_ollama(settings, session)
 
 
@@ -80,6 +81,17 @@ async def _pod_health(settings: Settings, endpoint: Endpoint, session: aiohttp.C
     if status == 200:
         return True, "pod: its Ollama is healthy"
     return False, f"pod: its Ollama is not healthy: {status}"
+
+
+async def _telegram(settings: Settings, session: aiohttp.ClientSession) -> Finding:
+    bot = settings.bot
+    status, answer = await _get(session, f"{bot.api_base.rstrip('/')}/bot{bot.token}/getMe", {}, True)
+    if status in (401, 404):
+        return False, "bot.token: Telegram does not know this bot"
+    me = answer.get("result") if isinstance(answer, dict) else None
+    if status != 200 or not isinstance(me, dict):
+        return False, f"bot.api_base: Telegram does not answer: {status}"
+    return True, f"Telegram: knows the bot as @{me.get('username')!s}"
 
 
 async def _local_ollama(settings: Settings, session: aiohttp.ClientSession) -> Finding:

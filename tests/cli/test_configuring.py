@@ -147,14 +147,44 @@ def test_check_live_of_a_running_pod(shell: Shell, fake_gateway: object) -> None
     )
 
 
-def test_check_live_of_the_local_ollama(shell: Shell, fake_gateway: object) -> None:
-    """With the bot on, the local Ollama is asked for the bot's model."""
-    env = {
+def bot_env(fake_gateway: object) -> dict[str, str]:
+    """A bot whose Telegram and whose local Ollama are the fake."""
+    url: str = fake_gateway.url  # type: ignore[attr-defined]
+    return {
         "GPUGATE_BOT__ENABLED": "true",
         "GPUGATE_BOT__MODE": "polling",
         "GPUGATE_BOT__TOKEN": "1:x",
-        "GPUGATE_BOT__OLLAMA_URL": fake_gateway.url,  # type: ignore[attr-defined]
+        "GPUGATE_BOT__API_BASE": url,
+        "GPUGATE_BOT__OLLAMA_URL": url,
     }
+
+
+def test_check_live_of_the_bot(shell: Shell, fake_gateway: object) -> None:
+    """Telegram is asked who the bot is; nothing that is said has the token in it."""
+    env = bot_env(fake_gateway)
+    shell.configure()
+    fake_gateway.answer("/api/tags", '{"models":[{"name":"phi3:mini"}]}')  # type: ignore[attr-defined]
+    unknown = shell.run("check", "--live", **env)
+    fake_gateway.answer("/bot1:x/getMe", '{"ok":true,"result":{"username":"gpu_bot"}}')  # type: ignore[attr-defined]
+    known = shell.run("check", "--live", **env)
+    away = shell.run("check", "--live", **{**env, "GPUGATE_BOT__API_BASE": "http://127.0.0.1:1"})
+
+    assert (1, ["gpugate: bot.token: Telegram does not know this bot"]) == (
+        unknown.status,
+        unknown.complaints,
+    )
+    assert (0, "") == (known.status, known.err)
+    assert "  Telegram: knows the bot as @gpu_bot" in known.out.splitlines()
+    assert (1, ["gpugate: bot.api_base: Telegram does not answer: Connection refused"]) == (
+        away.status,
+        away.complaints,
+    )
+
+
+def test_check_live_of_the_local_ollama(shell: Shell, fake_gateway: object) -> None:
+    """With the bot on, the local Ollama is asked for the bot's model."""
+    env = bot_env(fake_gateway)
+    fake_gateway.answer("/bot1:x/getMe", '{"ok":true,"result":{"username":"gpu_bot"}}')  # type: ignore[attr-defined]
     shell.configure()
     off = shell.run("check", "--live", **env)
     fake_gateway.answer("/api/tags", '{"models":[{"name":"phi3:mini"}]}')  # type: ignore[attr-defined]
