@@ -140,10 +140,9 @@ def status(now: PodStatus, currency: str) -> str:
     """How the pod is. What is not known is left out."""
     match now.status:
         case Status.READY:
-            up = f" for {duration(now.uptime_seconds)}" if now.uptime_seconds is not None else ""
-            return sentences(
-                f"Pod has been running{up}{_so_far(now, currency)}" if up else "Pod is running", *_use(now)
-            )
+            up = now.uptime_seconds
+            run = "Pod is running" if up is None else f"Pod has been running for {duration(up)}"
+            return sentences(f"{run}{_so_far(now, currency)}", *_use(now))
         case Status.STARTING | Status.WARMING:
             soon = f", ready in about {duration(now.ready_in_seconds)}" if now.ready_in_seconds else ""
             word = "starting" if now.status is Status.STARTING else "warming up"

@@ -1,0 +1,312 @@
+"""News, unasked: each once, to each chat, and never in the pod's way. In virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+from gpugate.errors import LedgerError, NoFunds
+from gpugate.ports.provider import Phase, PodReport, Price
+from gpugate.services import announcements
+from gpugate.services.announcer import MOST_UNTOLD, TELL_S, Announcer, summary_times
+from gpugate.services.news import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded
+from gpugate.testing import virtual_time
+from gpugate.testing.fakes import PRICE, FakeCloud
+
+from .chats import NOON, FakeCosts, Summary, wall
+from .support import Stage
+
+ALARM = ProviderTrouble(
+    provider="alpha", message="the stop is not proved (try 2)", reason="transient", alarm=True, at=NOON
+)
+
+
+def began(cause: str, price: Price | None = PRICE) -> SessionBegan:
+    report = PodReport(Phase.STARTING, "p", price=price)
+    return SessionBegan(run=1, provider="runpod", cause=cause, report=report, at=NOON)
+
+
+def ended(cause: str, cost: Decimal | None = Decimal("0.17")) -> SessionEnded:
+    at = NOON + timedelta(minutes=23)
+    return SessionEnded(run=1, provider="runpod", cause=cause, began_at=NOON, cost=cost, at=at)
+
+
+@define
+class Room:
+    """Chats that get news; one of them may be slow, or broken."""
+
+    chats: Sequence[str] = ("7",)
+    slow: dict[str, float] = field(factory=dict)
+    broken: set[str] = field(factory=set)
+    costs: FakeCosts = field(factory=FakeCosts)
+    told: list[tuple[str, str]] = field(factory=list)
+    crashes: list[str] = field(factory=list)
+    announcer: Announcer = field(init=False)
+
+    async def tell(self, chat: str, text: str) -> None:
+        await asyncio.sleep(self.slow.get(chat, 0.0))
+        if chat in self.broken:
+            raise RuntimeError(chat)
+        self.told.append((chat, text))
+
+    async def __aenter__(self) -> Room:
+        self.announcer = Announcer(
+            chats=self.chats,
+            tell=self.tell,
+            costs=self.costs,
+            user_of=lambda provider: "telegram:7",
+            wall=wall,
+            on_crash=lambda name, error: self.crashes.append(name),
+        )
+        self.announcer.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.announcer.aclose()
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for _, text in self.told]
+
+
+def play(plot: Any, room: Room | None = None) -> Room:
+    """Play a plot in this room, and let it close."""
+    room = room or Room()
+
+    async def told() -> None:
+        async with room:
+            await plot(room)
+
+    virtual_time.run(told())
+    return room
+
+
+class TestLife:
+    def test_a_session(self):
+        """Started by whom, stopped why and for how much; nothing between."""
+
+        async def plot(room):
+            async with Stage(
+                [FakeCloud(boot_s=40, stop_s=3)], listeners=(room.announcer.hear,), wall=wall
+            ) as stage:
+                stage.lifecycle.start()
+                await asyncio.sleep(23 * 60)
+
+        assert [
+            "Pod started at alpha: telegram:7 started it by hand. It costs $0.44 per hour.",
+            "Pod stopped at alpha: nobody used it. It ran for 16 minutes and cost $0.12.",
+        ] == play(plot).texts
+
+    def test_start_that_fails(self):
+        """With its reason, once."""
+
+        async def plot(room):
+            cloud = FakeCloud()
+            cloud.fail("start", NoFunds("the account is empty"))
+            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+                stage.lifecycle.start()
+                await asyncio.sleep(60)
+
+        assert ["The pod could not be started: alpha: the account is empty."] == play(plot).texts
+
+    def test_start_that_is_called_off(self):
+        """Has not failed."""
+
+        async def plot(room):
+            async with Stage([FakeCloud(boot_s=40)], listeners=(room.announcer.hear,), wall=wall) as stage:
+                stage.lifecycle.start()
+                await asyncio.sleep(5)
+                stage.lifecycle.stop()
+                await asyncio.sleep(30)
+
+        assert ["Pod started at alpha", "Pod stopped at alpha"] == [
+            text.split(":")[0] for text in play(plot).texts
+        ]
+
+    def test_stop_that_is_not_proved(self):
+        """Is an alarm: one, however often it is tried; the next session's is another."""
+
+        async def plot(room):
+            cloud = FakeCloud()
+            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+                for _ in range(2):
+                    stage.lifecycle.start()
+                    await asyncio.sleep(60)
+                    cloud.ignore_stops = 5
+                    stage.lifecycle.stop()
+                    await asyncio.sleep(900)
+
+        alarms = [text for text in play(plot).texts if text.startswith("ALARM")]
+        assert 2 == len(alarms)
+        assert "The pod may still be billing" in alarms[0]
+
+    def test_shutdown(self):
+        """What comes last is told as well, within a patience."""
+
+        async def plot(room):
+            room.announcer.hear(ended("shutdown"))
+
+        assert ["Pod stopped at runpod: the gateway shut down. It ran for 23 minutes and cost $0.17."] == (
+            play(plot).texts
+        )
+
+
+class TestMessenger:
+    def test_slow(self):
+        """Is given up for this text; others wait for it, the pod does not."""
+
+        async def plot(room):
+            room.announcer.hear(ended("idle"))
+            room.announcer.hear(ALARM)
+            assert [] == room.told
+            await asyncio.sleep(3 * TELL_S)
+
+        room = play(plot, Room(("1", "2"), slow={"1": 2 * TELL_S}))
+        assert ["2", "2"] == [chat for chat, _ in room.told]
+        assert ["news for a chat", "news for a chat"] == room.crashes
+
+    def test_broken(self):
+        """The next chat hears all the same."""
+
+        async def plot(room):
+            room.announcer.hear(ALARM)
+            await asyncio.sleep(1)
+
+        room = play(plot, Room(("1", "2"), broken={"1"}))
+        assert ["2"] == [chat for chat, _ in room.told]
+
+    def test_hanging_at_the_end(self):
+        """Does not hold the shutdown up."""
+
+        async def plot(room):
+            room.announcer.hear(ALARM)
+            await asyncio.sleep(1)
+            before = asyncio.get_running_loop().time()
+            await room.announcer.aclose(5.0)
+            assert 5.0 == pytest.approx(asyncio.get_running_loop().time() - before)
+
+        play(plot, Room(slow={"7": 50.0}))
+
+    def test_flood(self):
+        """Of too many the newest are told."""
+
+        async def plot(room):
+            for percent in range(MOST_UNTOLD + 5):
+                room.announcer.hear(
+                    BudgetCrossed(percent=percent, spent=Decimal(1), budget=Decimal(2), month="2026-11")
+                )
+            await asyncio.sleep(1)
+
+        texts = play(plot).texts
+        assert (MOST_UNTOLD, "5 %") == (len(texts), texts[0][:3])
+
+    def test_nobody(self):
+        """Wants news: nothing is kept."""
+
+        async def plot(room):
+            room.announcer.hear(ALARM)
+            await asyncio.sleep(100_000)
+
+        assert [] == play(plot, Room(())).told
+
+
+class TestDaily:
+    def test_once_a_day(self):
+        """At nine by the machine's clock, where there was a session."""
+
+        async def plot(room):
+            await asyncio.sleep(2 * 86400)
+            room.costs.rows, room.costs.day = (), Decimal(0)
+            await asyncio.sleep(2 * 86400)
+
+        room = play(plot, Room(costs=FakeCosts(rows=("a", "b"))))
+        text = (
+            "In the last 24 hours there were 2 sessions, estimated cost is $0.40. "
+            "This month so far: 7 sessions, $4.90."
+        )
+        assert [text, text] == room.texts
+        assert [timedelta(days=1)] * 4 == [until - since for since, until in room.costs.asked]
+        assert all(9 == until.astimezone().hour for _, until in room.costs.asked)
+
+    def test_no_ledger(self):
+        """Is heard of, and the next day is another."""
+
+        async def plot(room):
+            room.costs.day = LedgerError("locked")
+            await asyncio.sleep(86400)
+            room.costs.day = Decimal("0.10")
+            await asyncio.sleep(86400)
+
+        room = play(plot, Room(costs=FakeCosts(rows=("a",))))
+        assert (["the daily summary"], 1) == (room.crashes, len(room.texts))
+        assert "there was 1 session," in room.texts[0]
+
+    def test_times(self):
+        """A day from nine to nine, the next one that ends."""
+        at = datetime(2026, 11, 21, 9, 0).astimezone(UTC)
+        day = timedelta(days=1)
+        assert (at, at + day) == summary_times(at)
+        assert (at - day, at) == summary_times(at - timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            announcements.began(began("request"), "alice", "USD"),
+            "Pod started at runpod: a request of alice woke it. It costs $0.44 per hour.",
+        ),
+        (
+            announcements.began(began("request", None), "hand", "USD"),
+            "Pod started at runpod: a request woke it.",
+        ),
+        (
+            announcements.began(began("hand", Price()), "", "USD"),
+            "Pod started at runpod: somebody started it by hand.",
+        ),
+        (
+            announcements.began(began("prewarm", None), "", "USD"),
+            "Pod started at runpod: it is usually needed about now.",
+        ),
+        (
+            announcements.began(began("adopted"), "", "EUR"),
+            "Pod found running at runpod; from now on it is looked after. It costs 0.44 EUR per hour.",
+        ),
+        (
+            announcements.ended(ended("forced", None), "USD"),
+            "Pod stopped at runpod: somebody stopped it by hand. It ran for 23 minutes.",
+        ),
+        (
+            announcements.ended(ended("a new word"), "USD"),
+            "Pod stopped at runpod: a new word. It ran for 23 minutes and cost $0.17.",
+        ),
+        (announcements.start_failed(""), "The pod could not be started."),
+        (
+            announcements.budget(
+                BudgetCrossed(percent=80, spent=Decimal("40.1"), budget=Decimal(50), month="2026-11"), "USD"
+            ),
+            "80 % of the budget for 2026-11 is spent: $40.10 of $50.00.",
+        ),
+        (
+            announcements.budget(
+                BudgetCrossed(percent=100, spent=Decimal(50), budget=Decimal(50), month="2026-11"), "EUR"
+            ),
+            "The budget for 2026-11 is spent: 50.00 EUR of 50.00 EUR. "
+            "No new pod starts until the month is over.",
+        ),
+        (
+            announcements.daily(1, Decimal(0), Summary(session_count=1), "USD"),
+            "In the last 24 hours there was 1 session, estimated cost is $0.00. "
+            "This month so far: 1 session, $4.90.",
+        ),
+    ],
+)
+def test_words(text, said):
+    """Of each kind of news."""
+    assert said == text

@@ -1,0 +1,235 @@
+"""Numbers as people say them, as tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpugate.core.vocabulary import Status
+from gpugate.errors import BudgetExceeded, ImageFailed, QueueFull, StoryFailed
+from gpugate.services import replies
+from gpugate.services.status import PodStatus
+
+from .chats import SessionCost, Summary
+
+RUNNING = PodStatus(
+    status=Status.READY,
+    provider="runpod",
+    pod_id="p",
+    since=datetime(2026, 11, 21, tzinfo=UTC),
+    uptime_seconds=1380.0,
+    waiting=0,
+    in_flight=0,
+    idle_seconds=None,
+    stops_in_seconds=None,
+    hourly_rate=Decimal("0.34"),
+    estimated_cost=Decimal("0.1303"),
+    ready_in_seconds=None,
+    last_error=None,
+)
+STOPPED = evolve(
+    RUNNING, status=Status.STOPPED, uptime_seconds=None, hourly_rate=None, estimated_cost=None, pod_id=None
+)
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "said"),
+    [
+        ("0.13", "USD", "$0.13"),
+        ("0.13", "EUR", "0.13 EUR"),
+        ("0.125", "USD", "$0.13"),
+        ("4.9", "USD", "$4.90"),
+        ("0", "USD", "$0.00"),
+        ("0.004", "USD", "less than $0.01"),
+        ("0.004", "EUR", "less than 0.01 EUR"),
+        ("0.005", "USD", "$0.01"),
+        ("1234.5", "USD", "$1,234.50"),
+    ],
+)
+def test_money(amount, currency, said):
+    """Dollars in front, others behind; never nothing for something."""
+    assert said == replies.money(Decimal(amount), currency)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-3, "0 seconds"),
+        (0, "0 seconds"),
+        (1, "1 second"),
+        (59.4, "59 seconds"),
+        (60, "1 minute"),
+        (89, "1 minute"),
+        (90, "2 minutes"),
+        (1380, "23 minutes"),
+        (3569, "59 minutes"),
+        (3590, "1 hour"),
+        (3600, "1 hour"),
+        (7500, "2 hours and 5 minutes"),
+        (3660, "1 hour and 1 minute"),
+        (86399, "1 day"),
+        (86400, "1 day"),
+        (90000, "1 day and 1 hour"),
+        (259200, "3 days"),
+    ],
+)
+def test_duration(seconds, said):
+    """In the two units that matter, in the right number."""
+    assert said == replies.duration(seconds)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        ("0", "0 seconds"),
+        ("0.5", "30 minutes"),
+        ("1", "1 hour"),
+        ("18", "18 hours"),
+        ("18.04", "18 hours"),
+        ("18.25", "18.3 hours"),
+    ],
+)
+def test_hours(number, said):
+    """Without a false precision."""
+    assert said == replies.hours(Decimal(number))
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (RUNNING, "Pod has been running for 23 minutes, estimated cost so far is $0.13."),
+        (evolve(RUNNING, estimated_cost=None), "Pod has been running for 23 minutes."),
+        (evolve(RUNNING, uptime_seconds=None), "Pod is running, estimated cost so far is $0.13."),
+        (evolve(RUNNING, uptime_seconds=None, estimated_cost=None), "Pod is running."),
+        (
+            evolve(RUNNING, in_flight=1, waiting=2),
+            "Pod has been running for 23 minutes, estimated cost so far is $0.13. "
+            "1 request is being answered. 2 requests wait.",
+        ),
+        (
+            evolve(RUNNING, stops_in_seconds=720.0),
+            "Pod has been running for 23 minutes, estimated cost so far is $0.13. "
+            "If nobody uses it, it stops in 12 minutes.",
+        ),
+        (
+            evolve(STOPPED, status=Status.STARTING, ready_in_seconds=40.0, waiting=1),
+            "Pod is starting, ready in about 40 seconds. 1 request waits.",
+        ),
+        (
+            evolve(RUNNING, status=Status.WARMING, last_error="x: down"),
+            "Pod is warming up, estimated cost so far is $0.13. The last trouble was: x: down.",
+        ),
+        (evolve(RUNNING, status=Status.STOPPING), "Pod is being stopped, estimated cost so far is $0.13."),
+        (STOPPED, "Pod is stopped."),
+        (evolve(STOPPED, last_error="x: no funds."), "Pod is stopped. The last trouble was: x: no funds."),
+    ],
+)
+def test_status(now, said):
+    """Seed 001's sentence; what is not known is left out."""
+    assert said == replies.status(now, "USD")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (replies.starting(STOPPED), "Starting the pod, will take about a minute"),
+        (replies.starting(None), "Starting the pod, will take about a minute"),
+        (
+            replies.starting(evolve(STOPPED, status=Status.STARTING, ready_in_seconds=95.0)),
+            "Starting the pod, will take about 2 minutes",
+        ),
+        (replies.ready(52, RUNNING, "EUR"), "Pod is ready, it took 52 seconds. It costs 0.34 EUR per hour."),
+        (replies.ready(52, None, "USD"), "Pod is ready, it took 52 seconds."),
+        (replies.start_failed("StartRefused", None), "The pod could not be started."),
+        (
+            replies.busy(None),
+            "The pod is in use (right now). Shall I stop it anyway? Answers under way will be cut.",
+        ),
+        (
+            replies.busy(evolve(RUNNING, in_flight=2, waiting=1)),
+            "The pod is in use (2 requests being answered and 1 waiting). Shall I stop it anyway? "
+            "Answers under way will be cut.",
+        ),
+        (
+            replies.stopped(1380, Decimal("0.13"), "USD"),
+            "Pod is stopped, it ran for 23 minutes and cost $0.13.",
+        ),
+        (replies.stopped(1380, None, "USD"), "Pod is stopped, it ran for 23 minutes."),
+        (replies.stopped(None, Decimal("0.13"), "USD"), "Pod is stopped, it cost $0.13."),
+        (replies.stopped(None, None, "USD"), "Pod is stopped."),
+    ],
+)
+def test_start_and_stop(text, said):
+    """First and second messages."""
+    assert said == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            replies.month_cost(Summary()),
+            "This month you have run 7 sessions totalling 18 hours, estimated cost is $4.90.",
+        ),
+        (
+            replies.month_cost(
+                Summary(
+                    session_count=1,
+                    total_hours=Decimal("0.2"),
+                    estimated_total=Decimal("0.07"),
+                    currency="EUR",
+                )
+            ),
+            "This month you have run 1 session totalling 12 minutes, estimated cost is 0.07 EUR.",
+        ),
+        (
+            replies.month_cost(Summary(session_count=0, total_hours=Decimal(0))),
+            "This month you have not run the pod yet.",
+        ),
+        (
+            replies.session_cost(SessionCost(estimated_cost=None, hourly_rate=None)),
+            "The current session has lasted 23 minutes. "
+            "What it costs is not known: nobody tells the pod's price.",
+        ),
+        (
+            replies.session_cost(SessionCost(estimated_cost=Decimal("0.13"), hourly_rate=None)),
+            "The current session has lasted 23 minutes at runpod, estimated cost so far is $0.13.",
+        ),
+        (replies.today_cost(Decimal(0), "USD"), "Today nothing has been spent yet."),
+        (replies.today_cost(Decimal("0.4"), "USD"), "Today you have spent about $0.40."),
+    ],
+)
+def test_costs(text, said):
+    """Of a month, a session, a day."""
+    assert said == text
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (QueueFull(retry_after_s=60), "Too many requests are waiting for the pod. Try again in 1 minute."),
+        (BudgetExceeded("the budget for 2026-11 is spent"), "The budget for 2026-11 is spent."),
+        (StoryFailed(), "The story could not be told."),
+    ],
+)
+def test_refusals(error, said):
+    """Why, and when to try again."""
+    assert said == replies.refused(error)
+
+
+def test_warnings():
+    """In words."""
+    assert "There is no illustration this time: it broke." == replies.warned(ImageFailed("it broke"))
+
+
+@given(st.floats(0, 1e9))
+def test_any_duration(seconds):
+    """Has a number and the right plural."""
+    for part in replies.duration(seconds).split(" and "):
+        number, unit = part.split()
+        assert (number == "1") is not unit.endswith("s")
