@@ -253,6 +253,12 @@ class TestCode:
         assert TOLD == "".join(data["delta"] for name, data in got if name == "code")
         assert ("done", {"model": "deepseek-coder"}) == got[-1]
 
+    @pytest.mark.parametrize("accept", ["*/*", "text/event-stream, */*", "text/plain, text/event-stream"])
+    async def test_bytes_for_who_accepts_more(self, house: House, accept):
+        """Events are only for who takes nothing else."""
+        answer = await post(house, "/api/v1/code/assist", {"Accept": accept}, **CODE)
+        assert "application/x-ndjson" == answer.headers["Content-Type"]
+
     async def test_instructions_of_ones_own(self, opened: Opener, ollama: SimulatedOllama):
         """`models.code_system` stands in front of the question instead of the built-in ones."""
         house = await opened(models__code_system="Answer in verse.")

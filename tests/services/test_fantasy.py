@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gpugate.errors import ImageFailed, StoryFailed
 from gpugate.ports.texts import ModelFailed, PodSilent
+from gpugate.services.examination import Finding
 from gpugate.services.fantasy import EXCERPT, STYLE, Fantasies, picture_prompt
 from gpugate.services.images import read
 from gpugate.services.pictures import Pictures
@@ -15,7 +16,7 @@ from gpugate.services.story import Stories
 from gpugate.services.workflows import load
 from gpugate.simulated.picture import draw
 
-from .stay import FakePainter, FakeTexts, visit_of
+from .stay import FakePainter, FakeTexts, pod, visit_of
 
 PNG = draw("x", 1, 16, 16)
 IMAGE = read(PNG)
@@ -91,6 +92,15 @@ async def test_pod_lost_between():
 
     dream = await dreams.dream(visit, dreams.telling(IMAGE, ""), listener=Loser())
     assert ("A cat.", 1, []) == (dream.story, len(dream.warnings), painter.graphs)
+
+
+async def test_pod_lost_while_drawing():
+    """The story is there already, so it does not wait through another start for its picture."""
+    dreams, painter = fantasies("A cat.", result=PodSilent("gone"))
+    visit, _ = visit_of(pod(1), pod(2), finding=Finding.LOST)
+    dream = await dreams.dream(visit, dreams.telling(IMAGE, ""))
+    assert ("A cat.", None, 1) == (dream.story, dream.picture, len(painter.graphs))
+    assert ["IMAGE_GEN_FAILED"] == [warning.code for warning in dream.warnings]
 
 
 class TestPrompt:
