@@ -197,7 +197,9 @@ class Gateway:
         if settings.pod.lease:
             self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)
             self._stack.push_async_callback(self._lease.aclose)
-        if settings.cost.monthly_budget and self._money is not None:
+        if settings.cost.monthly_budget and self._money is None:
+            self._say("cost.monthly_budget is not kept: nothing here says what was spent", alarm=True)
+        elif settings.cost.monthly_budget and self._money is not None:
             self._budget = self._new_budget(*self._money)
             await self._budget.open()
         gate = self._gate(session, catalog)

@@ -114,6 +114,16 @@ async def test_the_budget_is_spent_while_an_answer_runs(tmp_path, ollama):
         assert 402 == (await house.chat()).status
 
 
+async def test_a_budget_that_nobody_can_keep(opened, capsys):
+    """Without a book of what was spent it is no silent wish: the log says so, and the gateway serves."""
+    house = await opened(cost__monthly_budget=20.0)
+
+    assert 200 == (await house.chat()).status
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (alarm,) = [line["event"] for line in lines if line.get("alarm")]
+    assert "cost.monthly_budget is not kept" in alarm
+
+
 async def test_a_users_share(tmp_path, ollama):
     """Who has spent it starts nothing, by any path; what somebody else has started serves him as well."""
     book = Book(Decimal(9), {"anne": Decimal(5)})
