@@ -59,7 +59,13 @@ class Inbox:
     _no_grace: asyncio.Event = field(factory=asyncio.Event)
 
     def take(self, raw: Mapping[str, Any]) -> None:
-        """Take an update, as JSON has it: its work begins, and nothing is waited for."""
+        """Take an update, as JSON has it: its work begins, and nothing is waited for. Never raises."""
+        try:
+            self._take(raw)
+        except Exception as error:  # one strange update must not make the bot deaf
+            self.on_crash("telegram update", error)
+
+    def _take(self, raw: Mapping[str, Any]) -> None:
         number = raw.get("update_id")
         if not isinstance(number, int) or not self.seen.first_time(number):
             return
@@ -76,7 +82,7 @@ class Inbox:
             return
         if said := self.translator.said(update, chat):
             if said.manners:
-                self._spawn(self._mannerly(said), chat, "manners")
+                spawn(self._mannerly(said), "telegram manners", on_crash=self.on_crash)
             self._hear(said)
 
     async def drain(self, grace_s: float) -> None:
@@ -106,7 +112,9 @@ class Inbox:
     def _hear(self, said: Said) -> None:
         before, mine = self._turns.get(said.chat), asyncio.Event()
         self._turns[said.chat] = mine
-        self._spawn(self._heard(said, before, mine), said.chat, "message")
+        job = spawn(self._heard(said, before, mine), "telegram message", on_crash=self.on_crash)
+        self._jobs[job] = said.chat
+        job.add_done_callback(self._ended)
 
     async def _heard(self, said: Said, before: asyncio.Event | None, mine: asyncio.Event) -> None:
         try:
@@ -124,11 +132,6 @@ class Inbox:
     async def _mannerly(self, said: Said) -> None:
         for method in said.manners:
             await self.outbox.call(method, quiet=True)
-
-    def _spawn(self, work: Any, chat: int, name: str) -> None:
-        job = spawn(work, f"telegram {name}", on_crash=self.on_crash)
-        self._jobs[job] = chat
-        job.add_done_callback(self._ended)
 
     def _ended(self, job: asyncio.Task[None]) -> None:
         self._jobs.pop(job, None)

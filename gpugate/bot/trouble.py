@@ -12,6 +12,7 @@ from aiogram.exceptions import (
     ClientDecodeError,
     TelegramAPIError,
     TelegramConflictError,
+    TelegramMigrateToChat,
     TelegramNetworkError,
     TelegramNotFound,
     TelegramRetryAfter,
@@ -34,6 +35,8 @@ def words(error: AiogramError) -> str:
             return f"Telegram does not know this bot ({error.message}): is bot.token right?"
         case TelegramConflictError():
             return f"another program uses this bot ({error.message})"
+        case TelegramMigrateToChat():
+            return f"the group has become chat {error.migrate_to_chat_id}: put that into bot.allowed_chats"
         case TelegramNetworkError():
             return f"no connection to Telegram ({type(error.__cause__ or error).__name__})"
         case ClientDecodeError():

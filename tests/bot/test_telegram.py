@@ -136,6 +136,25 @@ async def test_updates_that_are_no_message_of_ours(talk: Line) -> None:
     assert ["hi"] == talk.hearer.texts
 
 
+async def test_an_update_that_breaks_us(talk: Line) -> None:
+    """Is reported, and the bot is not deaf afterwards."""
+    object.__setattr__(talk.bot.inbox.strangers, "clock", None)
+    talk.telegram.write(STRANGER, "boo")
+    talk.telegram.write(ADA, "hi")
+    await talk.telegram.said()
+
+    assert [TypeError] == [type(error) for error in talk.crashes]
+
+
+async def test_a_group_that_became_another(talk: Line) -> None:
+    """The owner is told under which number it can be heard again."""
+    talk.telegram.fail("sendMessage", Refusal(400, "Bad Request: group chat was upgraded", moved_to=-100))
+    with structlog.testing.capture_logs() as logs:
+        await talk.bot.tell(GROUP, "hi")
+
+    assert "the group has become chat -100: put that into bot.allowed_chats" == logs[0]["error"]
+
+
 async def test_news(talk: Line) -> None:
     """Can be told unasked, to allowed chats only."""
     talk.telegram.meet(STRANGER)

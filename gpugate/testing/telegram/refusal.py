@@ -12,13 +12,21 @@ class Refusal(Exception):
         status: of HTTP, and `error_code`.
         description: Telegram's words.
         retry_after: seconds, for a 429.
+        moved_to: the supergroup that a group has become.
     """
 
-    def __init__(self, status: int, description: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        description: str,
+        retry_after: int | None = None,
+        *,
+        moved_to: int | None = None,
+    ) -> None:
         super().__init__(description)
         self.status = status
         self.description = description
-        self.retry_after = retry_after
+        self.parameters = {"retry_after": retry_after, "migrate_to_chat_id": moved_to}
 
     @property
     def envelope(self) -> dict[str, Any]:
@@ -28,8 +36,8 @@ class Refusal(Exception):
             "error_code": self.status,
             "description": self.description,
         }
-        if self.retry_after is not None:
-            said["parameters"] = {"retry_after": self.retry_after}
+        if known := {name: value for name, value in self.parameters.items() if value is not None}:
+            said["parameters"] = known
         return said
 
 
