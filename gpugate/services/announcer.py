@@ -30,6 +30,9 @@ from gpugate.services.tasks import CrashListener, report_crash, spawn
 SUMMARY_AT = time(9, 0)
 """When the daily summary comes, by this machine's own clock; only if there was a session since the last."""
 
+REPEAT_S = 3600.0
+"""A start that fails as the last one did is told of again after so long: clients may ask every minute."""
+
 MOST_UNTOLD = 100
 """News that wait for a messenger; of more the oldest are dropped."""
 
@@ -97,6 +100,7 @@ class Announcer:
         self._all_told = asyncio.Event()
         self._trouble = ""
         self._alarms: set[tuple[str, str]] = set()
+        self._failed: tuple[str, datetime] | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def open(self) -> None:
@@ -146,7 +150,7 @@ class Announcer:
 
     def _is_new(self, news: ProviderTrouble) -> bool:
         """An alarm is repeated only after its provider's session ended or another began."""
-        alarm = news.provider, re.sub(r"\d+", "", news.message)  # "try 3" is not another alarm than "try 2"
+        alarm = news.provider, _without_numbers(news.message)
         known = alarm in self._alarms
         self._alarms.add(alarm)
         return not known
@@ -159,6 +163,10 @@ class Announcer:
         over = was_starting and news.status in (Status.STOPPED, Status.STOPPING)
         if not over or news.cause in CALLED_OFF:
             return None
+        text, was = _without_numbers(self._trouble), self._failed
+        if was is not None and was[0] == text and (news.at - was[1]).total_seconds() < REPEAT_S:
+            return None
+        self._failed = text, news.at
         return announcements.start_failed(self._trouble)
 
     # --- telling ------------------------------------------------------------------------------
@@ -220,6 +228,11 @@ class Announcer:
         if not sessions and not spent:
             return ""
         return announcements.daily(len(sessions), spent, await self._costs.summary(), self._currency)
+
+
+def _without_numbers(text: str) -> str:
+    """For comparison: "try 3" is nothing new after "try 2"."""
+    return re.sub(r"\d+", "", text)
 
 
 def summary_times(now: datetime) -> tuple[datetime, datetime]:

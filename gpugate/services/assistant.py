@@ -108,6 +108,8 @@ class Assistant:
         ordered = command(heard.text)
         if ordered is not None:
             return ordered
+        if not heard.text.strip():  # a sticker, a voice message: nothing that a model could read
+            return Understood(intent=Intent.UNRECOGNISED)
         await chat.busy()
         return await self.intents.understand(heard.text)
 
@@ -183,7 +185,7 @@ class Assistant:
         return rate is None or rate > self.ask_above_rate
 
     async def _ask_dear(self, heard: Heard, chat: Chat, action: Action) -> None:
-        buttons = self._questions.ask(heard.chat, "Start it", "No", action)
+        buttons = self._questions.ask(heard.chat, "Yes, start it", "No", action)
         await chat.say(replies.dear_start(self.lifecycle.rate_of_start(), self.currency), buttons)
 
     async def _start_now(self, heard: Heard, chat: Chat) -> None:
@@ -214,7 +216,7 @@ class Assistant:
             await self._stop_now(heard, chat, force=False)
         except PodBusy:
             yes = partial(self._stop_now, force=True)
-            buttons = self._questions.ask(heard.chat, "Stop it", "No", yes)
+            buttons = self._questions.ask(heard.chat, "Yes, stop it", "No", yes)
             await chat.say(replies.busy(self.lifecycle.snapshot()), buttons)
 
     async def _stop_now(self, heard: Heard, chat: Chat, *, force: bool) -> None:

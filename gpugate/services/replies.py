@@ -34,6 +34,7 @@ WENT_BY_KEYWORDS = "({trouble}; I went by keywords)"
 TOO_LATE = "That question is not open any more, so I did nothing. Ask me again if you still want it."
 LEFT_AS_IT_IS = "All right, I leave it as it is."
 NOT_KNOWN = "I do not know yet how the pod is: the provider has not answered. Ask me again in a moment."
+STARTS_WHEN_KNOWN = "The provider does not answer. I start the pod as soon as it does."
 OUR_FAULT = "Something went wrong inside the gateway. Its log says more."
 NO_LEDGER = "The costs cannot be read right now. The gateway's log says why."
 
@@ -174,11 +175,12 @@ def _trouble(now: PodStatus) -> str:
 
 def starting(after: PodStatus | None) -> str:
     """The acknowledgement of a start (seed 001)."""
-    ready_in = after.ready_in_seconds if after is not None else None
-    takes = f"about {duration(ready_in)}" if ready_in else "about a minute"
-    if after is not None and after.status is Status.STOPPING:
+    if after is None:
+        return STARTS_WHEN_KNOWN
+    if after.status is Status.STOPPING:
         return "The pod is just being stopped. I start it again as soon as that is done."
-    return f"Starting the pod, will take {takes}"
+    takes = duration(after.ready_in_seconds) if after.ready_in_seconds else "a minute"
+    return f"Starting the pod, will take about {takes}"
 
 
 def already_on_its_way(now: PodStatus) -> str:

@@ -115,6 +115,19 @@ class TestLife:
 
         assert ["The pod could not be started: alpha: the account is empty."] == play(plot).texts
 
+    def test_start_that_fails_again_and_again(self):
+        """Is told of once an hour while its reason is the same, at once where it is another."""
+
+        async def plot(room):
+            cloud = FakeCloud()
+            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+                for reason in (*["try 1", "try 2"] * 40, "another"):
+                    cloud.fail("start", NoFunds(reason))
+                    stage.lifecycle.start()
+                    await asyncio.sleep(60)
+
+        assert ["try 1.", "try 1.", "another."] == [text.partition("alpha: ")[2] for text in play(plot).texts]
+
     def test_start_that_is_called_off(self):
         """Has not failed."""
 

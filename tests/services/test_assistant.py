@@ -7,13 +7,14 @@ from decimal import Decimal
 
 import pytest
 
+from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError, NoFunds, ProviderError
 from gpugate.ports.intents import Intent, Understood
 from gpugate.ports.messenger import PhotoTrouble
 from gpugate.services import replies
 from gpugate.services.assistant import STOP_PATIENCE_S
 from gpugate.services.questions import OPEN_S
-from gpugate.testing.fakes import FakeCloud
+from gpugate.testing.fakes import FakeCloud, Hang
 
 from .chats import PNG, FakeIntents, SessionCost, Talk
 from .support import play
@@ -136,6 +137,31 @@ class TestStart:
 
         story(Talk(), plot)
 
+    def test_over_budget(self):
+        """Refused with the month's words; a fantasy as well."""
+
+        async def plot(talk):
+            talk.stage.lifecycle.judge(BudgetJudged(spent="the budget of $50.00 for 2026-11 is spent"))
+            said = ["The budget of $50.00 for 2026-11 is spent."]
+            assert said == await talk.write("/start_pod")
+            assert said == (await talk.write(photo=PNG))[1:]
+            assert 0 == talk.clouds[0].starts
+
+        story(Talk(), plot)
+
+    def test_provider_that_does_not_answer(self):
+        """Is said so; the pod is started once it does."""
+
+        async def plot(talk):
+            assert [replies.STARTS_WHEN_KNOWN, "Pod is ready, it took "] == [
+                text[: len("Pod is ready, it took ")] if text.startswith("Pod") else text
+                for text in await talk.write("/start_pod")
+            ]
+
+        cloud = FakeCloud()
+        cloud.fail("inspect", Hang(8.0))
+        story(Talk(clouds=[cloud], known=False), plot)
+
 
 class TestDearStart:
     def test_yes(self):
@@ -145,7 +171,7 @@ class TestDearStart:
             assert ["The pod will cost $0.44 per hour. Shall I start it?"] == await talk.write("/start_pod")
             assert 0 == talk.clouds[0].starts
             assert all(len(button.verb.encode()) <= 64 for button in talk.chat.buttons)
-            assert "Pod is ready" in (await talk.press("Start it"))[-1]
+            assert "Pod is ready" in (await talk.press("Yes, start it"))[-1]
 
         story(Talk(more={"ask_above_rate": Decimal("0.43")}), plot)
 
@@ -155,7 +181,7 @@ class TestDearStart:
         async def plot(talk):
             await talk.write("/start_pod")
             assert [replies.LEFT_AS_IT_IS] == await talk.press("No")
-            assert [replies.TOO_LATE] == await talk.press("Start it")
+            assert [replies.TOO_LATE] == await talk.press("Yes, start it")
             assert 0 == talk.clouds[0].starts
 
         story(Talk(more={"ask_above_rate": Decimal("0.43")}), plot)
@@ -186,7 +212,7 @@ class TestDearStart:
 
         async def plot(talk):
             assert ["The pod will cost $0.44 per hour. Shall I start it?"] == await talk.write(photo=PNG)
-            assert [replies.ON_IT_COLD] == await talk.press("Start it")
+            assert [replies.ON_IT_COLD] == await talk.press("Yes, start it")
             assert [(PNG, "A cat sat.")] == talk.chat.pictures
 
         story(Talk(more={"ask_above_rate": Decimal("0.43")}), plot)
@@ -248,7 +274,7 @@ class TestStop:
                 "Answers under way will be cut."
             ] == said
             assert "READY" == talk.word
-            assert "Shutting down the pod now" == (await talk.press("Stop it"))[0]
+            assert "Shutting down the pod now" == (await talk.press("Yes, stop it"))[0]
             assert "STOPPED" == talk.word
             asking.cancel()
 
@@ -277,7 +303,7 @@ class TestStop:
                 await talk.write("stop the pod")
             talk.stage.lifecycle.stop()
             await asyncio.sleep(20)
-            assert [replies.ALREADY_STOPPED] == await talk.press("Stop it")
+            assert [replies.ALREADY_STOPPED] == await talk.press("Yes, stop it")
 
         story(Talk(), plot)
 
@@ -290,7 +316,7 @@ class TestStop:
                 await lease.admitted()
                 await talk.write("stop the pod")
                 await asyncio.sleep(OPEN_S + 1)
-                assert [replies.TOO_LATE] == await talk.press("Stop it")
+                assert [replies.TOO_LATE] == await talk.press("Yes, stop it")
                 assert "READY" == talk.word
 
         story(Talk(), plot)
@@ -303,7 +329,7 @@ class TestStop:
             with talk.stage.lifecycle.request() as lease:
                 await lease.admitted()
                 await talk.write("stop the pod")
-                assert [replies.TOO_LATE] == await talk.press("Stop it", chat="8")
+                assert [replies.TOO_LATE] == await talk.press("Yes, stop it", chat="8")
                 assert [replies.TOO_LATE] == await talk.write(pressed="yes:forged")
                 assert [replies.TOO_LATE] == await talk.write(pressed="rm -rf")
                 assert "READY" == talk.word
@@ -421,6 +447,7 @@ class TestQuestions:
             for command in ("/start", "/help", "/help@my_bot"):
                 assert [replies.HELP] == await talk.write(command)
             assert [replies.NOT_UNDERSTOOD] == await talk.write("/frobnicate")
+            assert [replies.NOT_UNDERSTOOD] == await talk.write("")
             assert [] == talk.intents.asked
             assert [replies.NOT_UNDERSTOOD] == await talk.write("what is the capital of France?")
             assert "STOPPED" == talk.word

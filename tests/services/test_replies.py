@@ -138,7 +138,7 @@ def test_status(now, said):
     ("text", "said"),
     [
         (replies.starting(STOPPED), "Starting the pod, will take about a minute"),
-        (replies.starting(None), "Starting the pod, will take about a minute"),
+        (replies.starting(None), replies.STARTS_WHEN_KNOWN),
         (
             replies.starting(evolve(STOPPED, status=Status.STARTING, ready_in_seconds=95.0)),
             "Starting the pod, will take about 2 minutes",
