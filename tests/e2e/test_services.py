@@ -304,6 +304,27 @@ class TestCode:
         answer = await ask
         assert (False, True) == (answer.whole, "error" in answer.lines[-1])
 
+    @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+    async def test_pod_lost_in_mid_answer(self, house: House, ollama: SimulatedOllama, accept):
+        """The answer breaks, and nothing is started for it: it would not be told twice."""
+        await house.warm()
+        ollama.faults.add("/api/chat", HangAfter(2))
+        ask = asyncio.ensure_future(post(house, "/api/v1/code/assist", {"Accept": accept}, **CODE))
+        leases = house.gateway.lifecycle._machine.backlog.leases
+        await house.until(lambda: any(ticket.begun for ticket in leases.values()))
+        house.cloud.turn_off(at_once=True)
+        assert b"error" in (await lost(house, ask)).body
+        await house.off()
+        assert 1 == house.cloud.starts
+
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_proxy_that_gives_up_waiting(self, house: House, ollama: SimulatedOllama, stream):
+        """504, and never asked again: the model may still be at it."""
+        ollama.faults.add("/api/chat", Answer(524, b"a proxy's page", "text/html"), times=None)
+        answer = await post(house, "/api/v1/code/assist", **CODE, stream=stream)
+        assert (504, "UPSTREAM_TIMEOUT") == (answer.status, answer.json["error"]["code"])
+        assert 1 == len(ollama.calls("/api/chat"))
+
     async def test_events_that_break(self, house: House, ollama: SimulatedOllama):
         """An error is the last event."""
         ollama.faults.add("/api/chat", BreakAfter(2))

@@ -10,7 +10,7 @@ from gpugate.errors import InvalidRequest, PodStopped, QueueTimeout, StoryFailed
 from gpugate.ports.texts import ModelFailed, PodSilent
 from gpugate.services.examination import Finding
 from gpugate.services.images import read
-from gpugate.services.story import Stories
+from gpugate.services.story import MOST_TOKENS, Stories
 from gpugate.simulated.picture import draw
 
 from .stay import FakeTexts, pod, visit_of
@@ -30,6 +30,11 @@ class TestTelling:
         assert ("llava", "llava") == (told.telling("x", None).model, told.telling("x", IMAGE).model)
         told, _ = stories([], text="tale")
         assert ("tale", "llava") == (told.telling("x", None).model, told.telling("x", IMAGE).model)
+
+    def test_end_for_a_model_that_finds_none(self):
+        """The pod costs money: a story is bounded."""
+        body = stories()[0].telling("a cat", None).body()
+        assert {"num_predict": MOST_TOKENS} == body["options"]
 
     def test_nothing_to_tell_of(self):
         """Refused."""
