@@ -178,4 +178,5 @@ def _webhook(hook: Hook) -> SetWebhook:
         secret_token=hook.secret,
         allowed_updates=ALLOWED_UPDATES,
         drop_pending_updates=False,
+        max_connections=1,  # one after the other, so in order; each is answered at once
     )

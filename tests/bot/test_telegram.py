@@ -295,6 +295,25 @@ async def test_a_shutdown(talk: Line) -> None:
     assert not talk.bot.take({"update_id": 9})
 
 
+async def test_a_second_signal(talk: Line) -> None:
+    """Ends the grace at once; the chat is told all the same."""
+    at_work = asyncio.Event()
+
+    async def endless(heard: Heard, chat: Chat) -> None:
+        at_work.set()
+        await asyncio.Event().wait()
+
+    talk.hearer.answer = endless
+    talk.telegram.write(ADA, "dream")
+    await at_work.wait()
+    draining = asyncio.ensure_future(talk.bot.drain(3600))
+    await asyncio.sleep(0)
+    talk.bot.cut()
+    await draining
+
+    assert [CUT_SHORT] == talk.telegram.texts(ADA)
+
+
 # --- the door -------------------------------------------------------------------------------------
 
 
