@@ -2,13 +2,13 @@
 
 A sentence is read clause by clause. What somebody orders ("stop it, it costs too much") counts before what
 is mentioned; a clause that is negated ("don't stop it") orders nothing; whoever wants both ways at once
-("restart it") is not understood. A wrong guess wakes or kills a pod, so in doubt nothing is understood.
+("restart it"), or orders something for later, is not understood. A wrong guess wakes or kills a pod, so in doubt nothing is understood.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from gpugate.core import lexicon
 from gpugate.ports.intents import Intent, Period, Source, Understood
@@ -116,41 +116,50 @@ def _forbids(clause: str) -> bool:
     return bool(lexicon.STOP.search(rest) or lexicon.START.search(rest))
 
 
-def _ordered(clauses: Iterable[str]) -> Intent | None:
-    """The one thing that is ordered, if one is: start or stop; UNRECOGNISED for both at once."""
-    orders = {order for clause in clauses if (order := _order(clause)) is not None}
-    return next(iter(orders), None) if len(orders) < 2 else Intent.UNRECOGNISED
+def _ordered(clauses: Sequence[str]) -> Intent | None:
+    """The one thing that is ordered, if one is; UNRECOGNISED: both at once, for later, on a condition."""
+    ordering = [(clause, order) for clause in clauses if (order := _order(clause)) is not None]
+    if not ordering:
+        return None
+    conditional = any(lexicon.LATER.match(clause) for clause in clauses)
+    later = any(lexicon.LATER.search(clause) or lexicon.AT_TIME.search(clause) for clause, _ in ordering)
+    orders = {order for _, order in ordering}
+    return Intent.UNRECOGNISED if conditional or later or len(orders) > 1 else orders.pop()
 
 
 def _order(clause: str) -> Intent | None:
-    """Start or stop, when the clause begins or ends with it and speaks of the pod, or says no more."""
+    """Start or stop, when the clause begins with it (in German: ends), and says what, or nothing more."""
     bare = _without_politeness(clause)
     if lexicon.QUESTION.match(clause) or lexicon.QUESTION.match(bare):
         return None
     if not lexicon.FANTASY.search(clause) or lexicon.POD_ITSELF.search(clause):
         for intent, pattern in ((Intent.POD_STOP, lexicon.STOP), (Intent.POD_START, lexicon.START)):
-            begins, found = pattern.match(bare), pattern.search(clause)
-            if begins and (_says_no_more(bare[begins.end() :]) or lexicon.POD.search(clause)):
+            begins = pattern.match(bare)
+            if begins and _means_the_pod(begins[0], bare[begins.end() :]):
                 return intent
-            if found and lexicon.POD.search(clause) and len(clause[found.end() :].split()) < 2:
+            last = pattern.search(clause, len(clause) - len(clause.split()[-1]))
+            if last and lexicon.LAST.match(last[0]) and lexicon.POD.search(clause):
                 return intent
     return Intent.POD_START if lexicon.NEEDED.search(clause) else None
 
 
-def _says_no_more(rest: str) -> bool:
-    return all(word in lexicon.POLITE for word in re.findall(r"\w+", rest))
+def _means_the_pod(order: str, rest: str) -> bool:
+    """ "stop the pod" and "stop now" do, "stop warning me about the pod" and "turn the music off" do not."""
+    near = " ".join((order, *rest.split()[:3]))
+    if lexicon.POD.search(near):
+        return True
+    return len(order.split()) <= 2 and lexicon.NO_MORE.fullmatch(rest.strip()) is not None
 
 
 def _without_politeness(clause: str) -> str:
-    words = clause.split()
-    while words and words[0] in lexicon.POLITE:
-        words.pop(0)
-    return " ".join(words)
+    while polite := lexicon.POLITE.match(clause):
+        clause = clause[polite.end() :].lstrip()
+    return clause
 
 
 def _asked(clauses: Sequence[str], said: str, asks: bool) -> Intent:
     """A question about the pod or the gateway, or nothing that is known."""
-    if lexicon.HOW_TO.match(said):
+    if lexicon.HOW_TO.search(said):
         return Intent.UNRECOGNISED
     about_pod = lexicon.POD_ITSELF.search(said) and lexicon.STATUS.search(said)
     if lexicon.HEALTH.search(said) and not about_pod:

@@ -23,6 +23,7 @@ def _pattern(phrase: str) -> str:
 
 POD = phrases(
     "pod, pods, gpu, gpus, machine, server, instance, box, ollama, card, it, that, this, thing, everything",
+    "session, plug",
     "maschine, rechner, karte, grafikkarte, instanz, alles, ihn, sie, es, das, den",
 )
 """What can be started and stopped, pronouns included."""
@@ -31,9 +32,9 @@ POD_ITSELF = phrases("pod, pods, gpu, gpus, machine, server, instance, maschine,
 
 STOP = phrases(
     "stop, stopp, stoppe, stoppen, halt, kill, terminate, shutdown, hibernate, suspend, deactivate",
-    "shut ... down, shut ... off, turn ... off, switch ... off, power ... off, cut ... off, to sleep",
+    "shut ... down, shut ... off, turn ... off, switch ... off, power ... off, cut ... off, sleep",
     "power ... down, spin ... down, wind ... down, bring ... down, take ... down, tear ... down",
-    "pull the plug, end the session, herunterfahren, runterfahren",
+    "put ... to sleep, send ... to sleep, pull the plug, end the session, herunterfahren, runterfahren",
     "anhalten, ausschalten, ausmachen, abschalten, abstellen",
     "beende, beenden, schalt ... aus, schalte ... aus, schalt ... ab, schalte ... ab, mach ... aus",
     "mache ... aus, stell ... ab, stelle ... ab, fahr ... runter, fahre ... runter, fahr ... herunter",
@@ -103,7 +104,7 @@ QUESTION = re.compile(
     r"(?:is|isnt|are|was|were|has|have|did|does|do(?! not\b)|what|whats|how|hows|when|why|which|who|whos"
     r"|where|if|whether|should|am|any|ist|laeuft|was|wie|wann|warum|wer|wo|hat|ob|soll|sind|lohnt)\b"
 )
-HOW_TO = re.compile(r"how (?:do|can|would|should) (?:i|we|you|one)\b|how to\b|wie kann ich\b")
+HOW_TO = re.compile(r"\bhow (?:do|can|would|should) (?:i|we|you|one)\b|\bhow to\b|\bwie kann ich\b")
 NEGATION = phrases("dont, do not, never, not, wont, shouldnt, mustnt, nicht, kein, keine, niemals, without")
 CLAUSE_END = re.compile(r"[,;.!?:\n]+|\bbut\b|\bjust\b|\binstead\b|\bsondern\b|\baber\b| - ")
 
@@ -114,15 +115,36 @@ SESSION = phrases(
 )
 MONTH = phrases("month, months, monthly, monat, monats")
 
-POLITE = frozenset(
-    re.findall(
-        r"\w+",
-        """please pls plz bitte hey hi hello hallo ok okay so now and then could can would will you u yes
-        yeah well alright thanks quickly immediately dear i id want wanna like need to have us lets let me go
-        ahead the pod gpu bot gateway kannst koenntest wuerdest du mal jetzt und dann doch ich moechte""",
-    )
+POLITE = re.compile(
+    r"(?:(?:can|could|will|would) (?:you|u|we)|(?:you|u) (?:can|could|may|should)|please|pls|plz|bitte|hey|hi"
+    r"|hello|hallo|ok|okay|so|now|and|then"
+    r"|yes|yeah|well|alright|thanks|quickly|immediately|dear|i|id|want|wanna|like|need|to|have|you|u|us|lets"
+    r"|let|me|go|ahead|the|pod|gpu|bot|gateway|kannst|koenntest|wuerdest|du|mal|jetzt|und|dann|doch|ich|moechte)\b"
 )
-"""What may stand around an order."""
+"""What may stand before an order."""
+
+NO_MORE = re.compile(
+    r"(?:(?:now|please|pls|plz|bitte|thanks|thank you|immediately|at once|quickly|then|again|for me"
+    r"|(?:will|would|can) you|jetzt|sofort|mal)\b\s*)*"
+)
+"""What may stand behind an order that names nothing."""
+
+LATER = phrases(
+    "if, when, once, unless, until, after, before, while, tomorrow, later, tonight, soon, in ... minutes",
+    "in ... minute, in ... hours, in ... hour, in ... min, every, falls, wenn, sobald, bis, nachdem, bevor",
+    "morgen, spaeter, nachher, in ... minuten, in ... stunden, in ... stunde",
+)
+"""Conditions and times to come: an order is carried out at once, or not at all."""
+
+AT_TIME = re.compile(
+    r"\b(?:at|um|by|around|gegen) (?:\d|half|noon|midnight|six|seven|eight|nine|ten|mitternacht)"
+)
+
+LAST = phrases(
+    "anhalten, ausschalten, ausmachen, abschalten, abstellen, herunterfahren, runterfahren, stoppen, beenden",
+    "starten, einschalten, anschalten, anmachen, hochfahren, anwerfen, aufwecken",
+)
+"""Orders that German puts at the end; in English what ends with "start" or "stop" is told, not ordered."""
 
 WORTH_MENDING = tuple(
     re.findall(

@@ -78,6 +78,31 @@ def test_who_wants_what(text, intent):
     assert intent is classify(text).intent
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the pod will stop",
+        "it failed to start",
+        "she told it to stop",
+        "I wonder if we should stop the pod",
+        "could you stop telling me about the pod",
+        "stop warning me about the gpu",
+        "get me up to speed on the pod",
+        "turn off the radio",
+        "start over",
+        "start the pod tomorrow",
+        "start the pod at 6pm",
+        "stop the pod in an hour",
+        "when I leave, stop the pod",
+        "if nobody uses it, stop the pod",
+        "der Pod soll morgen starten",
+    ],
+)
+def test_no_order(text):
+    """What is told, meant for another, for later or on a condition starts and stops nothing."""
+    assert classify(text).intent not in (START, STOP)
+
+
 @pytest.mark.parametrize("text", ["statsu", "stauts", "pod stauts?", "is the pod runing"])
 def test_slips(text):
     """One slip of the finger does no harm."""
