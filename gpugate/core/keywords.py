@@ -2,7 +2,8 @@
 
 A sentence is read clause by clause. What somebody orders ("stop it, it costs too much") counts before what
 is mentioned; a clause that is negated ("don't stop it") orders nothing; whoever wants both ways at once
-("restart it"), or orders something for later, is not understood. A wrong guess wakes or kills a pod, so in doubt nothing is understood.
+("restart it"), or something later, is not understood. A wrong guess wakes or kills a pod, so in doubt
+nothing is understood.
 """
 
 from __future__ import annotations
