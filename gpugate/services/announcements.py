@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from gpugate.ports.ledger import BY_HAND
 from gpugate.services.news import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded
-from gpugate.services.replies import Summary, count, duration, money, sentences
+from gpugate.services.replies import Summary, brief, count, duration, money, sentences
 
 ENDS = {
     "idle": "nobody used it",
@@ -52,13 +52,13 @@ def ended(news: SessionEnded, currency: str) -> str:
 
 def start_failed(why: str) -> str:
     """A start came to nothing."""
-    return sentences("The pod could not be started" + (f": {why}" if why else ""))
+    return sentences("The pod could not be started" + (f": {brief(why)}" if why else ""))
 
 
 def alarm(news: ProviderTrouble) -> str:
     """A pod may be billing against our will."""
     return sentences(
-        f"ALARM from {news.provider}: {news.message}",
+        f"ALARM from {news.provider}: {brief(news.message)}",
         "The pod may still be billing; please look into the provider's console",
     )
 

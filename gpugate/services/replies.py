@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Protocol
 
@@ -13,6 +12,8 @@ from gpugate.services.status import PodStatus
 
 CENT = Decimal("0.01")
 TENTH = Decimal("0.1")
+LONGEST_TROUBLE = 300
+"""Characters; the log and the status have the rest."""
 
 HELP = (
     "You can ask about pod status, cost, or ask me to start or stop the pod, in your own words.\n"
@@ -129,9 +130,14 @@ def _both(first: str, second: str) -> str:
     return f"{first} and {second}" if second else first
 
 
+def brief(trouble: str) -> str:
+    """A provider's own words, as far as a message has room for them."""
+    return trouble if len(trouble) <= LONGEST_TROUBLE else f"{trouble[: LONGEST_TROUBLE - 1].rstrip()}…"
+
+
 def sentences(*parts: str) -> str:
     """Those that say something, each with its full stop, as one text."""
-    return " ".join(part if part[-1] in ".!?)" else f"{part}." for part in parts if part)
+    return " ".join(part if part[-1] in ".!?…)" else f"{part}." for part in parts if part)
 
 
 # --- the pod --------------------------------------------------------------------------------------
@@ -170,7 +176,7 @@ def _use(now: PodStatus) -> Iterable[str]:
 
 
 def _trouble(now: PodStatus) -> str:
-    return f"The last trouble was: {now.last_error}" if now.last_error else ""
+    return f"The last trouble was: {brief(now.last_error)}" if now.last_error else ""
 
 
 def starting(after: PodStatus | None) -> str:
@@ -207,7 +213,7 @@ def start_failed(cause: str, why: str | None) -> str:
         return "The start was called off: somebody stopped the pod."
     if cause in ("CloseWanted", "CutWanted"):
         return "The gateway is shutting down, so the start was given up."
-    return sentences("The pod could not be started" + (f": {why}" if why else ""))
+    return sentences("The pod could not be started" + (f": {brief(why)}" if why else ""))
 
 
 def dear_start(rate: Decimal | None, currency: str) -> str:
@@ -244,7 +250,7 @@ def stop_not_proved(waited_s: float, why: str | None) -> str:
     """A stop that takes long: money may be running."""
     return sentences(
         f"After {duration(waited_s)} the pod is still not seen stopped, so it may still be billing",
-        f"The last trouble was: {why}" if why else "",
+        f"The last trouble was: {brief(why)}" if why else "",
         "I keep trying",
     )
 
@@ -300,7 +306,7 @@ def health(version: str, now: PodStatus | None, trouble: str) -> str:
 def refused(error: GateError) -> str:
     """Why something was not done, and when to try again."""
     again = f"Try again in {duration(error.retry_after_s)}" if error.retry_after_s else ""
-    return sentences(error.message[:1].upper() + error.message[1:], again)
+    return sentences(brief(error.message[:1].upper() + error.message[1:]), again)
 
 
 def warned(error: GateError) -> str:
@@ -316,8 +322,3 @@ def unusable(why: str) -> str:
 def with_note(text: str, trouble: str) -> str:
     """An answer, honest about how its question was understood."""
     return f"{text}\n\n{WENT_BY_KEYWORDS.format(trouble=trouble)}"
-
-
-def clock(at: datetime) -> str:
-    """A time of day."""
-    return f"{at:%H:%M}"

@@ -222,6 +222,12 @@ def test_refusals(error, said):
     assert said == replies.refused(error)
 
 
+def test_long_troubles():
+    """Whatever a provider wrote, a message stays one."""
+    said = replies.status(evolve(STOPPED, last_error="x" * 5000), "USD")
+    assert f"Pod is stopped. The last trouble was: {'x' * 299}…" == said
+
+
 def test_warnings():
     """In words."""
     assert "There is no illustration this time: it broke." == replies.warned(ImageFailed("it broke"))

@@ -1,0 +1,33 @@
+"""Waiting for news: the first that counts, once, and given up without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gpugate.services.news import QueueChanged
+from gpugate.services.watch import Watch
+
+
+def full(news):
+    return news.waiting if news.waiting > 1 else None
+
+
+async def test_the_first_that_counts():
+    """What the judge makes of it; later news change nothing."""
+    watch = Watch()
+    found = watch.first(full)
+    for waiting in (1, 2, 3):
+        watch.hear(QueueChanged(waiting=waiting, in_flight=0))
+
+    assert 2 == await found
+
+
+async def test_given_up():
+    """News find nobody there."""
+    watch = Watch()
+    found = watch.first(full)
+    found.cancel()
+    watch.hear(QueueChanged(waiting=2, in_flight=0))
+    await asyncio.sleep(0)
+
+    assert (True, []) == (found.cancelled(), watch._waiting)
