@@ -67,7 +67,7 @@ class Inbox:
 
     def _take(self, raw: Mapping[str, Any]) -> None:
         number = raw.get("update_id")
-        if not isinstance(number, int) or not self.seen.first_time(number):
+        if not isinstance(number, int) or not self.seen.first_time(number, raw):
             return
         try:
             update = Update.model_validate(raw)

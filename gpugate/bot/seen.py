@@ -2,16 +2,18 @@
 
 Telegram sends an update again until it has heard that it came. A gateway that was killed between the
 work and that word must not do the work twice. Numbers are compared one by one, not by size: after a
-quiet week Telegram goes on with any number.
+quiet week Telegram goes on with any number. So over a restart what was sent is compared, too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from attrs import define, field
 
@@ -30,7 +32,8 @@ class Seen:
 
     path: Path | None
     warn: Callable[[str], None]
-    _numbers: OrderedDict[int, None] = field(factory=OrderedDict)
+    _numbers: OrderedDict[int, str] = field(factory=OrderedDict)
+    _before: frozenset[tuple[int, str]] = frozenset()
     _told: bool = False
 
     def load(self) -> None:
@@ -39,19 +42,18 @@ class Seen:
             return
         try:
             left = json.loads(self.path.read_text(encoding="utf-8"))
-            numbers = [number for number in left if isinstance(number, int)]
+            self._before = frozenset((int(number), str(mark)) for number, mark in left)
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
             self.warn(f"cannot read {self.path}: {getattr(error, 'strerror', None) or 'it is damaged'}")
-            return
-        self._numbers = OrderedDict.fromkeys(numbers)
 
-    def first_time(self, number: int) -> bool:
-        """Whether this number is new; from now on it is not."""
-        if number in self._numbers:
+    def first_time(self, number: int, update: Mapping[str, Any]) -> bool:
+        """Whether this update is new; from now on its number is not."""
+        mark = _mark(update)
+        if number in self._numbers or (number, mark) in self._before:
             return False
-        self._numbers[number] = None
+        self._numbers[number] = mark
         while len(self._numbers) > KEPT:
             self._numbers.popitem(last=False)
         if self.path is not None:
@@ -65,9 +67,14 @@ class Seen:
             fresh.unlink(missing_ok=True)
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(list(self._numbers)[-ON_DISK:], file)
+                json.dump([*sorted(self._before), *self._numbers.items()][-ON_DISK:], file)
             os.replace(fresh, path)
         except OSError as error:
             if not self._told:
                 self._told = True
                 self.warn(f"cannot write {path}: {error.strerror}")
+
+
+def _mark(update: Mapping[str, Any]) -> str:
+    """Tells two updates of one number apart; says nothing of what is in them."""
+    return hashlib.blake2b(json.dumps(update, sort_keys=True).encode(), digest_size=8).hexdigest()

@@ -249,19 +249,38 @@ async def test_a_restart(mode: str, tmp_path: Path) -> None:
     async with SimulatedTelegram() as telegram:
         async with line(mode, telegram=telegram, seen=seen) as talk:
             telegram.write(ADA, "one")
+            again = telegram.post.waiting[0]
             await telegram.said()
             if mode == "webhook":
                 await talk.settled()
-            again = {
-                "update_id": 1001,
-                "message": {"message_id": 1, "date": 1, "chat": telegram.meet(ADA), "text": "one"},
-            }
         telegram.post.waiting.insert(0, again)
         telegram.write(ADA, "two")
         async with line(mode, telegram=telegram, seen=seen) as talk:
             await telegram.said(2)
 
             assert ["two"] == talk.hearer.texts
+
+
+async def test_a_number_that_comes_back(tmp_path: Path) -> None:
+    """Over a restart it is another update if it says something else: Telegram may count anew."""
+    for text in ("one", "two"):
+        async with line("webhook", seen=tmp_path / "seen.json") as talk:
+            talk.telegram.write(ADA, text)
+            await talk.telegram.said()
+
+            assert [text] == talk.hearer.texts
+
+
+@pytest.mark.parametrize("left", ["{", "7", "[1, 2]", "[[1]]", '[["x", "y"]]', "null"])
+async def test_a_damaged_memory(tmp_path: Path, left: str) -> None:
+    """Is told in a line and counts as none."""
+    (tmp_path / "seen.json").write_text(left)
+    with structlog.testing.capture_logs() as logs:
+        async with line("polling", seen=tmp_path / "seen.json") as talk:
+            talk.telegram.write(ADA, "hi")
+            await talk.telegram.said()
+
+    assert 1 == sum("it is damaged" in entry["event"] for entry in logs)
 
 
 async def test_polling_confirms_at_its_end() -> None:
