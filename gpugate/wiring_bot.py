@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from importlib.metadata import version
@@ -69,6 +69,7 @@ class BotRoom:
 
     Args:
         session: for the local Ollama; Telegram's is the bot's own.
+        user_of: who wanted the session that is open at this provider; "" where that is not known.
 
     Raises:
         SettingsError: aiogram is not installed, or does not fit.
@@ -83,6 +84,7 @@ class BotRoom:
         fantasies: Fantasies,
         costs: Costs,
         state: Path,
+        user_of: Callable[[str], str] = lambda provider: "",
     ) -> None:
         try:
             from gpugate.bot.telegram import Hook, TelegramBot  # aiogram takes 3 s: only now
@@ -123,6 +125,7 @@ class BotRoom:
             tell=self._tell,
             costs=costs,
             currency=settings.cost.currency,
+            user_of=user_of,
             on_crash=log_crash,
         )
         self.hook = TelegramHook(bot.secret_token if hooked else None, self._telegram.take)

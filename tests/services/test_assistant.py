@@ -131,7 +131,7 @@ class TestStart:
             await asyncio.sleep(1)
             writing.cancel()
             await asyncio.wait({writing})
-            assert writing.cancelled()
+            assert (True, []) == (writing.cancelled(), talk.assistant.watch._waiting)
             await asyncio.sleep(60)
             assert ["Starting the pod, will take about a minute"] == talk.chat.said
 
@@ -148,6 +148,30 @@ class TestStart:
             assert 0 == talk.clouds[0].starts
 
         story(Talk(), plot)
+
+    def test_over_the_share(self):
+        """Of this chat: it starts nothing, by hand or with a photo."""
+
+        async def plot(talk):
+            talk.stage.lifecycle.judge(BudgetJudged(overdrawn={"telegram:7": "your share is spent"}))
+            assert ["Your share is spent."] == await talk.write("/start_pod")
+            assert ["Your share is spent."] == (await talk.write(photo=PNG))[1:]
+            assert "Pod is ready" in (await talk.write("/start_pod", chat="8"))[1]
+
+        story(Talk(), plot)
+
+    def test_shutdown_before_the_provider_answers(self):
+        """Is told as well."""
+
+        async def plot(talk):
+            writing = talk.writing("/start_pod")
+            await asyncio.sleep(6)
+            await talk.stage.lifecycle.close(keep=True, stop_wait_s=1)
+            assert ["The gateway is shutting down, so the start was given up."] == (await writing)[1:]
+
+        cloud = FakeCloud()
+        cloud.fail("inspect", Hang(600.0))
+        story(Talk(clouds=[cloud], known=False), plot)
 
     def test_provider_that_does_not_answer(self):
         """Is said so; the pod is started once it does."""
