@@ -22,16 +22,22 @@ from aiohttp import web
 from gpugate.adapters.comfyui import ComfyUI
 from gpugate.adapters.debts_file import DebtsFile
 from gpugate.adapters.habits_file import HabitsFile
+from gpugate.adapters.ledger_closed import ClosedLedger
+from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.adapters.ollama_chat import OllamaModels
+from gpugate.adapters.steady_clock import boot, steady
 from gpugate.core.idle import Learned
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
+from gpugate.errors import LedgerError
 from gpugate.observe.log import AccessLog, configure, log_crash
 from gpugate.observe.news import log_news
+from gpugate.ports.ledger import Ledger
 from gpugate.ports.provider import Endpoint, Price, Provider
 from gpugate.providers import registry
 from gpugate.relay import Relay
+from gpugate.services.bookkeeper import Bookkeeper
 from gpugate.services.budget import Budget, Limits, Spending, Told
 from gpugate.services.catalog import Catalog
 from gpugate.services.catalog_keeper import CatalogKeeper
@@ -152,6 +158,7 @@ class Gateway:
         self._lease: PodLease | None = None
         self._room: BotRoom | None = None
         self._budget: Budget | None = None
+        self._ledger: Ledger
         self._is_open = False
 
     async def open(self) -> None:
@@ -183,6 +190,7 @@ class Gateway:
         )
         self._keeper = CatalogKeeper(catalog, pod, log_crash)
         learns = settings.pod.idle_policy == "learned"
+        books = await self._open_books()
         self.lifecycle = Lifecycle(
             providers=providers,
             pod=pod,
@@ -193,6 +201,8 @@ class Gateway:
             on_crash=log_crash,
             idle=Learned(settings.pod.idle_timeout) if learns else None,
             habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
+            books=books,
+            steady=steady,
         )
         if settings.pod.lease:
             self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)
@@ -285,6 +295,27 @@ class Gateway:
             path_tokens=settings.auth.path_tokens,
             on_crash=log_crash,
         )
+
+    async def _open_books(self) -> Bookkeeper:
+        """The ledger and who keeps it; with a ledger that cannot be used no pod is started, but all stop."""
+        path = self._state / "ledger.sqlite3"
+        try:
+            self._ledger = await SqliteLedger.open(path)
+        except LedgerError as error:
+            self._ledger = ClosedLedger(error)
+        self._stack.push_async_callback(self._ledger.aclose)
+        books = Bookkeeper(
+            self._ledger,
+            fallback=_fallback_price(self.settings),
+            wall=lambda: datetime.now(UTC),
+            steady=steady,
+            boot=boot(),
+            tell=lambda said: self._say(f"ledger: {said}", alarm=True),
+            on_crash=log_crash,
+        )
+        await books.open()
+        self._stack.push_async_callback(books.aclose)
+        return books
 
     def _new_room(self, session: aiohttp.ClientSession, services: ServicesApi) -> BotRoom:
         return BotRoom(

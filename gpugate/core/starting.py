@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpugate.core.backlog import Ticket
 from gpugate.core.engine import Engine
 from gpugate.core.stops import PROOF
 from gpugate.core.table import transition
@@ -217,7 +218,7 @@ class StartingRows(Engine):
         if event.op != was.op:
             return was
         if event.report.phase is not Phase.QUEUED:
-            self._open_session(was.provider, was.run, self._cause(), event.report, event.up_s, now)
+            self._open_session(was.provider, was.run, self.start_cause, event.report, event.up_s, now)
         return self._accepted(was, event.report, event.up_s, now)
 
     @transition
@@ -280,7 +281,14 @@ class StartingRows(Engine):
         )
         return self._progress(state, report, up_s, now)
 
-    def _cause(self) -> str:
+    @property
+    def first_payer(self) -> Ticket | None:
+        """The first of those who wait for whom a start is paid."""
+        return next((ticket for ticket in self.backlog.waiting if self.purse.pays_one_of([ticket])), None)
+
+    @property
+    def start_cause(self) -> str:
+        """Why a pod is started now: "request", "hand" or "prewarm"."""
         if self.backlog.waiting or not self.start_wanted:
             return "request"
         return "prewarm" if self.run == self.pauses.unasked_run else "hand"

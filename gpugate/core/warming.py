@@ -48,7 +48,7 @@ class WarmingRows(StartingRows):
 
     def _progress(self, was: Provisioning, report: PodReport, up_s: float, now: float) -> OnItsWay:
         if report.phase in ON_ITS_WAY and report.phase is not Phase.QUEUED:
-            self._open_session(was.provider, was.run, self._cause(), report, up_s, now)
+            self._open_session(was.provider, was.run, self.start_cause, report, up_s, now)
         if report.phase is Phase.RUNNING and report.cpu_only and self._may_move_on(was):
             return self._leave_provider(was, NoCapacity(NO_GPU), now)
         if report.phase is Phase.RUNNING and "ollama" in report.endpoints:

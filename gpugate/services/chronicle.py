@@ -48,8 +48,9 @@ class Chronicle:
         fallback_price: Price,
         listeners: Sequence[Listener],
         wall: Callable[[], datetime],
+        steady: Callable[[], float],
     ) -> None:
-        self.record = Record(wall, fallback_price)
+        self.record = Record(wall, steady, fallback_price)
         self._machine = machine
         self._names = tuple(names)
         self._listeners = tuple(listeners)
@@ -164,7 +165,7 @@ class Chronicle:
                 cause=effect.cause,
                 began_at=stretch.began_at,
                 cost=self.record.cost(stretch),
-                at=self._wall(),
+                at=stretch.began_at + self.record.uptime(stretch),
             )
         )
 

@@ -22,7 +22,7 @@ from gpugate.core.vocabulary import (
     StopPod,
     StopRefused,
 )
-from gpugate.errors import Ambiguous, ProviderError, Transient
+from gpugate.errors import Ambiguous, LedgerError, Misconfigured, ProviderError, Transient
 from gpugate.ports.provider import PodReport, Provider
 from gpugate.services.tasks import CrashListener, report_crash, spawn
 
@@ -33,6 +33,8 @@ CLOSE_LIMIT_S = 5.0
 """Longest a plugin may hold up the end of the gateway."""
 
 Order = StartPod | StopPod | Look
+Intent = Callable[[], Awaitable[None]]
+"""Writes down that the provider is about to be asked for a pod; `LedgerError` forbids to ask it."""
 
 
 @frozen
@@ -63,13 +65,13 @@ class CommandLine:
         self._named = named
         self._tell = tell
         self._age_s = age_s
-        self._orders: asyncio.Queue[Order] = asyncio.Queue()
+        self._orders: asyncio.Queue[tuple[Order, Intent | None]] = asyncio.Queue()
         self._on_crash = on_crash
         self._worker = spawn(self._work(), f"provider:{named.name}", on_crash=on_crash)
 
-    def send(self, order: Order) -> None:
-        """Queue a command behind those that are out."""
-        self._orders.put_nowait(order)
+    def send(self, order: Order, intent: Intent | None = None) -> None:
+        """Queue a command behind those that are out; a start after its intent."""
+        self._orders.put_nowait((order, intent))
 
     async def aclose(self) -> None:
         """Drop what has not been sent, and let the provider go."""
@@ -80,17 +82,22 @@ class CommandLine:
 
     async def _work(self) -> None:
         while True:
-            order = await self._orders.get()
-            event = await self._carry_out(order)
+            order, intent = await self._orders.get()
+            event = await self._carry_out(order, intent)
             try:
                 self._tell(event)
             except Exception as error:  # whatever is wrong with one answer, the next command goes out
                 report_crash(f"provider:{self._named.name}", error, self._on_crash)
 
-    async def _carry_out(self, order: Order) -> Event:
+    async def _carry_out(self, order: Order, intent: Intent | None) -> Event:
         provider = self._named.provider
         match order:
             case StartPod(op):
+                try:
+                    if intent is not None:
+                        await intent()
+                except LedgerError as error:  # nothing is paid for that is not on record
+                    return StartRefused(op, Misconfigured(str(error)))
                 seen = await self._call(provider.start)
                 if isinstance(seen, PodReport):
                     return StartAccepted(op, seen, self._age_s(seen))

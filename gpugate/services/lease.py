@@ -36,6 +36,7 @@ class Lease:
     Attributes:
         number: the ticket, in order of arrival.
         arrived_at, admitted_at: loop time, in seconds; `admitted_at` is None while it waits.
+        user, request_id: whose use of the pod it is, for the ledger.
         on_lost: called when the exchange with the pod has to be given up at once; set it while one runs.
     """
 
@@ -48,14 +49,18 @@ class Lease:
         "arrived_at",
         "number",
         "on_lost",
+        "request_id",
+        "user",
     )
 
-    def __init__(self, lifecycle: Lifecycle, number: int, now: float) -> None:
+    def __init__(self, lifecycle: Lifecycle, number: int, now: float, user: str, request_id: str) -> None:
         self._lifecycle = lifecycle
         self._pod: ServingPod | None = None
         self._error: GateError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.number = number
+        self.user = user
+        self.request_id = request_id
         self.arrived_at = now
         self.admitted_at: float | None = None
         self.on_lost: Callable[[], None] | None = None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from math import inf, isfinite
 
 from gpugate.core.idle import IdlePolicy
@@ -64,9 +65,10 @@ from gpugate.ports.debts import Debts
 from gpugate.ports.habits import HabitsStore
 from gpugate.ports.ledger import BY_HAND
 from gpugate.ports.pod import Pod
-from gpugate.ports.provider import Price
+from gpugate.ports.provider import PodReport, Price
+from gpugate.services.books import Books, Starter
 from gpugate.services.chronicle import Chronicle
-from gpugate.services.commands import CommandLine, NamedProvider
+from gpugate.services.commands import CommandLine, Intent, NamedProvider
 from gpugate.services.errands import Errands
 from gpugate.services.examination import Examination, Finding
 from gpugate.services.lease import Lease, ServingPod
@@ -103,12 +105,16 @@ class Lifecycle:
         wall: Callable[[], datetime] = _now,
         idle: IdlePolicy | None = None,
         habits: HabitsStore | None = None,
+        books: Books | None = None,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         self.serving: ServingPod | None = None
         self._providers = tuple(providers)
         self._policy = policy
         self._debts = debts
         self._habits = habits
+        self._books = books
+        self._starts_by_hand = BY_HAND  # who asked last
         self._on_crash = on_crash
         names = [named.name for named in self._providers]
         unproved = debts.load()
@@ -125,7 +131,11 @@ class Lifecycle:
         self._drained = asyncio.Event()
         self._reply: GateError | None = None
         self._flight_timer: asyncio.TimerHandle | None = None
-        self._chronicle = Chronicle(self._machine, names, fallback_price, listeners, wall)
+        if books is not None:
+            listeners = (books.hear, *listeners)
+        self._uses = books.uses if books is not None else None
+        calendar = steady or (lambda: wall().timestamp())
+        self._chronicle = Chronicle(self._machine, names, fallback_price, listeners, wall, calendar)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -134,7 +144,7 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._known: asyncio.Future[None] = self._loop.create_future()
         self._lines = tuple(
-            CommandLine(named, self._feed, self._chronicle.record.age_s, self._on_crash)
+            CommandLine(named, self._feed, partial(self._age_s, named.name), self._on_crash)
             for named in self._providers
         )
         for name in sorted(self._foreign_debts):
@@ -168,13 +178,17 @@ class Lifecycle:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def request(self, *, model: str | None = None, embeds: bool = False, user: str = BY_HAND) -> Lease:
+    def request(
+        self, *, model: str | None = None, embeds: bool = False, user: str = BY_HAND, request_id: str = ""
+    ) -> Lease:
         """File a request; its lease is admitted at once when the pod serves and nobody waits."""
         self._last_ticket += 1
         number, now = self._last_ticket, self._loop.time()
-        lease = self._leases[number] = Lease(self, number, now)
+        lease = self._leases[number] = Lease(self, number, now, user, request_id)
         if self.serving is not None and self._machine.admit_at_once(number, model, embeds, user, now):
             lease.admit(self.serving, now)
+            if self._uses is not None:
+                self._uses.enter(number, user, request_id, now)
             if self._flight_timer is None:
                 self._tell_flight_soon()
         else:
@@ -190,6 +204,8 @@ class Lifecycle:
         if self._leases.pop(lease.number, None) is None:
             return
         now = self._loop.time()
+        if self._uses is not None:
+            self._uses.leave(lease.number, now)
         if not self._machine.give_back_at_once(lease.number, now):
             self._feed(Left(lease.number))
             return
@@ -223,6 +239,7 @@ class Lifecycle:
 
     def start(self, user: str = BY_HAND) -> None:
         """Start by hand; idempotent. Raises ShuttingDown, and BudgetExceeded where nothing is on its way."""
+        self._starts_by_hand = user
         self._ask(StartWanted(user))
 
     def stop(self, *, force: bool = False) -> None:
@@ -277,6 +294,8 @@ class Lifecycle:
         machine = self._machine
         was = machine.state
         now = self._loop.time()
+        if self._books is not None and isinstance(event, Looked):
+            self._books.saw(self._providers[event.provider].name, event.report)
         effects = machine.handle(event, now)
         state = machine.state
         if state is not was:
@@ -365,7 +384,9 @@ class Lifecycle:
         match effect:
             case Admit() | Refuse() | Requeue() | Cut():
                 self._tell_lease(effect, now)
-            case StartPod() | StopPod() | Look():
+            case StartPod(_, provider):
+                self._lines[provider].send(effect, self._intent(provider))
+            case StopPod() | Look():
                 self._lines[effect.provider].send(effect)
             case Probe():
                 self._errands.probe(effect)
@@ -378,6 +399,8 @@ class Lifecycle:
             case Owe(providers):
                 here = {self._providers[index].name for index in providers}
                 self._debts.save(sorted(here | self._foreign_debts))
+                if self._books is not None:
+                    self._books.owes(frozenset(here))
             case SessionOpened():
                 self._chronicle.session_opened(effect)
             case SessionClosed():
@@ -393,9 +416,35 @@ class Lifecycle:
             case Admit():
                 assert self.serving is not None
                 lease.admit(self.serving, now)
+                if self._uses is not None:
+                    self._uses.enter(lease.number, lease.user, lease.request_id, now)
             case Refuse(error=error):
                 lease.refuse(error)
             case Requeue():
                 lease.requeue()
             case Cut():
                 lease.cut()
+        if self._uses is not None and not isinstance(effect, Admit):
+            self._uses.leave(lease.number, now)
+
+    def _intent(self, provider: int) -> Intent | None:
+        """What has to be on disk before this provider is asked for a pod."""
+        if self._books is None:
+            return None
+        return partial(self._books.intend, self._providers[provider].name, self._starter())
+
+    def _starter(self) -> Starter:
+        """Who wants the pod: the first who waits and may have it started, else a hand or a habit."""
+        reason = self._machine.start_cause
+        if reason == "hand":
+            return Starter(user=self._starts_by_hand, reason=reason)
+        ticket = self._machine.first_payer
+        lease = self._leases.get(ticket.number) if ticket is not None else None
+        if lease is None or reason != "request":
+            return Starter(reason=reason)
+        return Starter(user=lease.user, reason=reason, request_id=lease.request_id)
+
+    def _age_s(self, provider: str, report: PodReport) -> float:
+        """How long a pod that is found has been paid for: by the books or the provider's word, the longer."""
+        known = self._books.age_s(provider, report) if self._books is not None else None
+        return max(self._chronicle.record.age_s(report), known or 0.0)

@@ -35,11 +35,16 @@ class PodStatus:
 
 @define
 class PaidStretch:
-    """A session that is open: since when, at which provider, and what was last said of its pod."""
+    """A session that is open: since when, at which provider, and what was last said of its pod.
+
+    Attributes:
+        began_at, began: by the calendar, and by the steady clock, which nobody sets.
+    """
 
     run: int
     provider: str
     began_at: datetime
+    began: float
     report: PodReport
 
 
@@ -55,6 +60,7 @@ class Record:
     """
 
     wall: Callable[[], datetime]
+    steady: Callable[[], float]
     fallback: Price
     since: datetime = field(init=False)
     stretches: dict[str, PaidStretch] = field(factory=dict)
@@ -72,7 +78,8 @@ class Record:
 
     def open(self, run: int, provider: str, report: PodReport, up_s: float) -> PaidStretch:
         """A session began `up_s` ago."""
-        stretch = PaidStretch(run, provider, self.wall() - timedelta(seconds=up_s), report)
+        began_at = self.wall() - timedelta(seconds=up_s)
+        stretch = PaidStretch(run, provider, began_at, self.steady() - up_s, report)
         self.stretches[provider] = stretch
         return stretch
 
@@ -101,8 +108,8 @@ class Record:
         return self.fallback.running_per_hour
 
     def uptime(self, stretch: PaidStretch) -> timedelta:
-        """How long this session has been billed; never negative, whatever the clock does."""
-        return max(timedelta(0), self.wall() - stretch.began_at)
+        """How long this session has been billed, whatever is done to the calendar."""
+        return timedelta(seconds=max(0.0, self.steady() - stretch.began))
 
     def cost(self, stretch: PaidStretch) -> Decimal | None:
         """What this session has cost so far, unrounded."""

@@ -123,8 +123,10 @@ class OllamaApi:
     ) -> web.StreamResponse:
         model = seen.model if seen is not None else None
         heartbeat = self._beat(call, seen)
-        user = subject_of(call.user)
-        with self._lifecycle.request(model=model, embeds=route.api in _EMBEDS, user=user) as lease:
+        embeds, user = route.api in _EMBEDS, subject_of(call.user)
+        with self._lifecycle.request(
+            model=model, embeds=embeds, user=user, request_id=call.request_id
+        ) as lease:
             try:
                 return await self._forwarder.leased(call, route.upstream_path, body, lease, heartbeat)
             except GateError as error:

@@ -64,7 +64,8 @@ class ServicesApi:
     @contextmanager
     def _visit(self, call: Call, model: str | None) -> Iterator[Visit]:
         """One lease around all that a call does with the pod."""
-        with self.lifecycle.request(model=model, user=subject_of(call.user)) as lease:
+        user = subject_of(call.user)
+        with self.lifecycle.request(model=model, user=user, request_id=call.request_id) as lease:
             yield _Noted(self.lifecycle, lease, call=call)
 
     def _events(self, call: Call, visit: Visit) -> EventStream:

@@ -10,6 +10,7 @@ from hashlib import sha256
 
 import pytest
 
+from gpugate.ports.provider import Phase
 from gpugate.web import bodies, server
 
 from .support import MODEL, House, chat_body, request, wire_to
@@ -334,12 +335,26 @@ class TestBadLuck:
         assert "WARMUP_TIMEOUT" == (await house.chat()).json["code"]
 
     async def test_state_directory_that_cannot_be_written(self, opened):
-        """Everything works; only nothing is remembered on disk."""
+        """No pod is paid for that cannot be put on record: a clear 503, and the gateway lives."""
         house = await opened(state__dir="/proc/nothing-can-be-made-here")
+        answer = await house.chat()
+        assert (503, "POD_START_FAILED", "config") == (
+            answer.status,
+            answer.json["code"],
+            answer.json["reason"],
+        )
+        assert "ledger.sqlite3" in answer.json["error"]
+        assert 0 == house.cloud.starts
+        assert 200 == (await house.ask("GET", "/api/v1/health")).status
+
+    async def test_a_pod_found_running_without_a_ledger(self, opened):
+        """It is adopted, serves, and is stopped and proved as ever."""
+        house = await opened(state__dir="/proc/nothing-can-be-made-here")
+        house.cloud.turn_on()
+        await house.until(lambda: house.gateway.lifecycle.serving is not None)
         assert 200 == (await house.chat()).status
-        live = (await house.ask("GET", "/api/tags")).body
         await house.stop()
-        assert live == (await house.ask("GET", "/api/tags")).body
+        assert Phase.STOPPED is house.cloud.phase
 
     async def test_damaged_state(self, tmp_path, opened):
         """Files that make no sense count as empty."""

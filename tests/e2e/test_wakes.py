@@ -117,7 +117,7 @@ async def test_wakes(house: House, method, path, body):
     """The pod is started once and answers."""
     answer = await house.ask(method, path, json=body)
     assert answer.status < 500, answer.body
-    assert 1 == house.cloud.starts
+    await house.until(lambda: house.cloud.starts == 1)
 
 
 async def test_metadata_without_a_pod_does_not_keep_it(opened):

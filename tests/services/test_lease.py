@@ -27,7 +27,7 @@ class Desk:
 
 
 def lease_at(desk: Any = None) -> Lease:
-    return Lease(desk or Desk(), 7, 100.0)
+    return Lease(desk or Desk(), 7, 100.0, "ann", "r-1")
 
 
 async def test_a_lease() -> None:

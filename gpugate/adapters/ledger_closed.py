@@ -1,0 +1,51 @@
+"""A ledger that cannot be opened: every call says why, so that nothing is paid for that is not on record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NoReturn
+
+from gpugate.errors import LedgerError
+from gpugate.ports.ledger import Session, Use
+
+
+class ClosedLedger:
+    """Stands in for a ledger file that is damaged, of a newer gpugate, or not to be written."""
+
+    def __init__(self, error: LedgerError) -> None:
+        self._said = str(error)
+
+    def _refuse(self) -> NoReturn:
+        raise LedgerError(self._said)
+
+    async def put(self, session: Session) -> None:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def put_uses(self, uses: Sequence[Use]) -> None:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def open_sessions(self) -> list[Session]:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def budget_told(self, month: str) -> int:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def tell_budget(self, month: str, percent: int) -> None:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def aclose(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,342 @@
+"""Keeps the ledger: each session's row is on disk before the provider is called, and at every step after.
+
+It listens to the lifecycle and decides nothing of the pod. Rows live here while they are open; one task
+writes what has changed, and goes on trying while the disk fails: only the intent to start is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from types import MappingProxyType
+
+from attrs import evolve
+
+from gpugate.errors import LedgerError
+from gpugate.ports.ledger import BY_HAND, Ledger, Session, Use
+from gpugate.ports.provider import Phase, PodReport, Price
+from gpugate.services.books import Starter
+from gpugate.services.news import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
+from gpugate.services.status import SECONDS_PER_HOUR
+from gpugate.services.tasks import CrashListener, spawn
+from gpugate.services.uses import Spent, Uses
+
+FLUSH_S = 2.0
+"""How often the uses of a pod that serves are written: a crash may lose so much of them."""
+SIGN_OF_LIFE_S = 60.0
+"""How old `seen_at` may get."""
+RETRY_S = 5.0
+"""Between two tries of a write that failed."""
+CLOSE_LIMIT_S = 5.0
+"""Longest that the last writes may hold up the end of the gateway."""
+NOTHING = Decimal(0)
+_OFF = frozenset({Phase.STOPPED, Phase.GONE})
+_ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+_SERVES = frozenset({"Ready", "Draining"})
+
+
+class Bookkeeper:
+    """The open sessions of one gateway, and the writer of all of them.
+
+    Args:
+        fallback: the price where a provider tells none, and the currency.
+        wall: the calendar.
+        steady: a clock that no calendar moves, in seconds, sleep of the machine included.
+        boot: names the run of that clock.
+        tell: hears of a ledger that fails, once for each trouble, and of its recovery.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        fallback: Price,
+        wall: Callable[[], datetime],
+        steady: Callable[[], float],
+        boot: str,
+        tell: Callable[[str], None],
+        on_crash: CrashListener | None = None,
+    ) -> None:
+        self.uses = Uses()
+        self._ledger = ledger
+        self._fallback = fallback
+        self._wall = wall
+        self._steady = steady
+        self._boot = boot
+        self._tell = tell
+        self._on_crash = on_crash
+        self._open: dict[str, Session] = {}
+        self._left: set[str] = set()  # providers whose row is an earlier gateway's, and not confirmed yet
+        self._owed: frozenset[str] = frozenset()
+        self._reasons: dict[str, str] = {}
+        self._serving: str | None = None
+        self._rows: dict[str, Session] = {}  # to be written; the newest of each
+        self._spent: dict[tuple[str, str, str], Use] = {}
+        self._wake = asyncio.Event()
+        self._trouble = ""
+
+    @property
+    def open_rows(self) -> Mapping[str, Session]:
+        """The open sessions by provider, as they are now."""
+        return MappingProxyType(self._open)
+
+    async def open(self) -> None:
+        """Read what an earlier gateway left open, and begin to write."""
+        try:
+            left = await self._ledger.open_sessions()
+        except LedgerError as error:
+            self._complain(str(error))
+            left = []
+        for row in left:
+            if (older := self._open.get(row.provider)) is not None:
+                self._close(older, older.last_known_at, "never seen again")
+            self._open[row.provider] = row
+        self._left = set(self._open)
+        self._writer = spawn(self._write_for_ever(), "ledger:writer", on_crash=self._on_crash)
+
+    async def aclose(self) -> None:
+        """Write what is left; what cannot be written in time is told."""
+        self._flush()
+        self._writer.cancel()
+        await asyncio.gather(self._writer, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._write()
+        if self._rows or self._spent:
+            self._tell(f"the ledger lacks {len(self._rows)} sessions and {len(self._spent)} uses")
+
+    # --- what the lifecycle says ----------------------------------------------------------------
+
+    async def intend(self, provider: str, starter: Starter) -> None:
+        """Write down that this provider is about to be asked; LedgerError if that fails."""
+        row = self._open.get(provider) or self._new(provider, starter)
+        await self._ledger.put(row)
+        self._open.setdefault(provider, row)
+
+    def saw(self, provider: str, report: PodReport) -> None:
+        """The provider said what its pod is doing."""
+        row = self._open.get(provider)
+        if row is None:
+            return
+        over = report.phase in _OFF or (report.phase in _ALIVE and not _same(row, report))
+        if over and provider in self._left and provider not in self._owed:
+            self._close(row, row.last_known_at, "found stopped" if row.started_at else "failed start")
+        elif report.phase in _ALIVE:
+            self._keep(self._with(row, report))
+
+    def owes(self, providers: frozenset[str]) -> None:
+        """Stops began, or are proved."""
+        was, self._owed = self._owed, providers
+        for name in providers - was:
+            if (row := self._open.get(name)) is not None and row.stop_asked_at is None:
+                self._keep(evolve(row, stop_asked_at=self._now(row)))
+        for name in was - providers:
+            row = self._open.get(name)
+            if row is not None and (row.started_at is None or name in self._left):
+                reason = (
+                    "restart" if row.started_at else f"failed start: {self._reasons.get(name, 'refused')}"
+                )
+                self._close(row, self._now(row), reason)
+
+    def age_s(self, provider: str, report: PodReport) -> float | None:
+        """How long this pod has been paid for by an earlier gateway's row; None: there is none."""
+        row = self._open.get(provider)
+        if row is None or provider not in self._left or not _same(row, report):
+            return None
+        return self._age_s(row)
+
+    def hear(self, news: News) -> None:
+        """Listen to the lifecycle."""
+        match news:
+            case SessionBegan():
+                self._began(news)
+            case SessionEnded():
+                self._ended(news)
+            case Transition():
+                self._moved(news)
+            case ProviderTrouble():
+                self._reasons[news.provider] = news.reason
+
+    def _began(self, news: SessionBegan) -> None:
+        self._left.discard(news.provider)
+        row = self._open.get(news.provider) or self._new(news.provider, Starter(reason=news.cause))
+        up_s = max(0.0, (self._wall() - news.at).total_seconds())
+        if row.started_at is None or up_s > self._age_s(row) + 1.0:
+            row = evolve(row, started_at=news.at, anchor=self._anchor(up_s))
+        self._keep(self._with(row, news.report))
+
+    def _ended(self, news: SessionEnded) -> None:
+        if self._serving == news.provider:
+            self._flush(whole=True)
+        if (row := self._open.get(news.provider)) is not None:
+            self._close(row, max(news.at, row.began_at), news.cause)
+
+    def _moved(self, news: Transition) -> None:
+        if news.was in _SERVES and news.now not in _SERVES:
+            self._flush(whole=True)
+            self._serving = None
+        row = self._open.get(news.provider or "")
+        if row is None:
+            return
+        if news.now == "Warming" and row.running_at is None:
+            row = evolve(row, running_at=self._now(row))
+        if news.now == "Ready":
+            self._serving = row.provider
+            row = evolve(row, ready_at=row.ready_at or self._now(row))
+        self._keep(row)
+
+    # --- rows -----------------------------------------------------------------------------------
+
+    def _new(self, provider: str, starter: Starter) -> Session:
+        now = self._wall()
+        return Session(
+            id=f"{now.astimezone(UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}",
+            provider=provider,
+            asked_at=now,
+            currency=self._fallback.currency,
+            started_by=starter.user or BY_HAND,
+            start_reason=starter.reason,
+            request_id=starter.request_id,
+            anchor=self._anchor(0.0),
+        )
+
+    def _with(self, row: Session, report: PodReport) -> Session:
+        """The row with what the provider says of its pod."""
+        price = report.price or Price()
+        rate, source = price.running_per_hour, "provider"
+        if rate is None:
+            rate, source = (row.hourly_rate, row.rate_source) if row.rate_source == "provider" else (None, "")
+        if rate is None:
+            rate = self._fallback.running_per_hour
+            source = "unknown" if rate is None else "configured"
+        now = self._now(row)
+        stale = row.seen_at is None or (now - row.seen_at).total_seconds() >= SIGN_OF_LIFE_S
+        running = report.phase is Phase.RUNNING and row.running_at is None
+        return evolve(
+            row,
+            pod_id=report.pod_id or row.pod_id,
+            gpu=report.gpu or row.gpu,
+            hourly_rate=rate,
+            rate_source=source,
+            stopped_rate=row.stopped_rate if price.stopped_per_hour is None else price.stopped_per_hour,
+            currency=price.currency if source == "provider" and report.price else row.currency,
+            running_at=now if running else row.running_at,
+            seen_at=now if stale else row.seen_at,
+        )
+
+    def _keep(self, row: Session) -> None:
+        if row != self._open.get(row.provider):
+            self._open[row.provider] = row
+            self._note(row)
+
+    def _close(self, row: Session, at: datetime, reason: str) -> None:
+        """This row is over; the seconds before an accepted start cost nothing."""
+        self._open.pop(row.provider, None)
+        self._left.discard(row.provider)
+        seconds = Decimal(str(max(0.0, (at - row.began_at).total_seconds())))
+        cost = None if row.hourly_rate is None else row.hourly_rate * seconds / SECONDS_PER_HOUR
+        self._note(evolve(row, ended_at=at, end_reason=reason, cost=cost if row.started_at else NOTHING))
+
+    def _note(self, row: Session) -> None:
+        self._rows[row.id] = row
+        self._wake.set()
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def _anchor(self, up_s: float) -> str:
+        return f"{self._boot}:{self._steady() - up_s:.6f}"
+
+    def _age_s(self, row: Session) -> float:
+        """How long ago the row began: by the steady clock if it is the same one, else by the calendar."""
+        boot, _, at = row.anchor.rpartition(":")
+        if boot == self._boot and at:
+            return max(0.0, self._steady() - float(at))
+        return max(0.0, (self._wall() - row.began_at).total_seconds())
+
+    def _now(self, row: Session) -> datetime:
+        """Now, as far from the row's beginning as it really is."""
+        return row.began_at + timedelta(seconds=self._age_s(row))
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def _flush(self, *, whole: bool = False) -> None:
+        """Bring what was used into the rows of uses."""
+        now = asyncio.get_running_loop().time()
+        spent = self.uses.take(now, whole=whole)
+        row = self._open.get(self._serving or "")
+        if row is None or not spent:
+            return
+        here = self._now(row)
+        for entry in spent:
+            use = _use(row.id, entry, here, now)
+            self._spent[use.session_id, use.request_id, use.user] = use
+        if self.uses.last_end is not None:
+            last = here - timedelta(seconds=now - self.uses.last_end)
+            self._keep(evolve(row, last_used_at=max(last, row.last_used_at or last)))
+        self._wake.set()
+
+    async def _write_for_ever(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), FLUSH_S if self._serving else None)
+            self._wake.clear()
+            if self._serving:
+                self._flush()
+                self._wake.clear()
+            if not await self._write():
+                await asyncio.sleep(RETRY_S)
+                self._wake.set()
+            elif self._serving:
+                await asyncio.sleep(FLUSH_S)  # a change of a row waits so long; an intent never does
+
+    async def _write(self) -> bool:
+        """Write what is new; False if the disk would not have it, and then it is kept."""
+        if not self._rows and not self._spent:
+            return True
+        rows, self._rows = self._rows, {}
+        spent, self._spent = self._spent, {}
+        try:
+            for row_id, row in list(rows.items()):
+                await self._ledger.put(row)
+                del rows[row_id]
+            if spent:
+                await self._ledger.put_uses(list(spent.values()))
+                spent = {}
+        except LedgerError as error:
+            self._complain(f"{error}; {len(rows)} sessions wait to be written")
+            return False
+        finally:  # cancelled, too: what has not been written is not forgotten
+            self._rows = {**rows, **self._rows}
+            self._spent = {**spent, **self._spent}
+        self._complain("")
+        return True
+
+    def _complain(self, trouble: str) -> None:
+        if bool(trouble) != bool(self._trouble):
+            self._tell(trouble or "the ledger can be written again")
+        self._trouble = trouble
+
+
+def _same(row: Session, report: PodReport) -> bool:
+    """What is seen is the stretch of this row: the same pod, and not started since its last sign of life."""
+    if row.pod_id is not None and report.pod_id is not None and row.pod_id != report.pod_id:
+        return False
+    if report.started_at is None:
+        return True
+    return report.started_at <= row.last_known_at + timedelta(seconds=2 * SIGN_OF_LIFE_S)
+
+
+def _use(session_id: str, spent: Spent, here: datetime, now: float) -> Use:
+    return Use(
+        session_id=session_id,
+        request_id=spent.request_id,
+        user=spent.user,
+        began_at=here - timedelta(seconds=now - spent.began),
+        ended_at=here - timedelta(seconds=now - spent.ended),
+        seconds=Decimal(f"{spent.seconds:.6f}"),
+        requests=spent.requests,
+    )

@@ -1,0 +1,54 @@
+"""What the lifecycle asks of whoever keeps the books; it must not know how they are kept."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from attrs import frozen
+
+from gpugate.ports.ledger import BY_HAND
+from gpugate.ports.provider import PodReport
+from gpugate.services.news import News
+from gpugate.services.uses import Uses
+
+
+@frozen(kw_only=True)
+class Starter:
+    """Who wants the pod that is about to be started.
+
+    Attributes:
+        user: the token's subject, `telegram:<chat id>`, or `BY_HAND`.
+        reason: "request", "hand" or "prewarm".
+        request_id: of the request, if one asked.
+    """
+
+    user: str = BY_HAND
+    reason: str = "hand"
+    request_id: str = ""
+
+
+class Books(Protocol):
+    """Sessions and their uses."""
+
+    @property
+    def uses(self) -> Uses:
+        """Where the requests that use the pod are noted."""
+
+    async def intend(self, provider: str, starter: Starter) -> None:
+        """Write down that this provider is about to be asked for a pod.
+
+        Raises:
+            LedgerError: it could not be written, so the provider must not be asked.
+        """
+
+    def saw(self, provider: str, report: PodReport) -> None:
+        """The provider said what its pod is doing."""
+
+    def owes(self, providers: frozenset[str]) -> None:
+        """The providers at which a stop is under way and not proved, whenever they change."""
+
+    def age_s(self, provider: str, report: PodReport) -> float | None:
+        """How long this pod has been paid for by the books of an earlier gateway; None: not in them."""
+
+    def hear(self, news: News) -> None:
+        """Listen to the lifecycle."""
