@@ -74,8 +74,9 @@ def budget(news: BudgetCrossed, currency: str) -> str:
 def daily(sessions: int, spent: Decimal, month: Summary, currency: str) -> str:
     """The last day and the month so far."""
     were = f"there {'was' if sessions == 1 else 'were'} {count(sessions, 'session')}"
+    day = were if sessions else "the pod went on"
     return sentences(
-        f"In the last 24 hours {were if sessions else 'the pod went on'}, estimated cost is {money(spent, currency)}",
+        f"In the last 24 hours {day}, estimated cost is {money(spent, currency)}",
         f"This month so far: {count(month.session_count, 'session')}, "
         f"{money(month.estimated_total, month.currency)}",
     )

@@ -119,7 +119,7 @@ async def test_periods(content, period):
         Model(raw=b'{"message": null}'),
         Model(raw=b'{"message": {"content": 7}}'),
         Model(raw=b"\xff\xfe"),
-        Model(raw=b"x" * 200_000),
+        Model(raw=b'{"message": {"content": "{\\"intent\\": \\"POD_STOP\\"}"}}' + b" " * 200_000),
         Model({"intent": "POD_STOP"}, status=500),
         Model({"intent": "POD_STOP"}, status=404),
         Model({"intent": "POD_STOP"}, status=302),

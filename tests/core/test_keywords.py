@@ -89,6 +89,7 @@ def test_who_wants_what(text, intent):
         "stop warning me about the gpu",
         "get me up to speed on the pod",
         "turn off the radio",
+        "turn the music off now",
         "start over",
         "start the pod tomorrow",
         "start the pod at 6pm",

@@ -9,13 +9,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 
+from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError, NoFunds
 from gpugate.ports.provider import Phase, PodReport, Price
 from gpugate.services import announcements
 from gpugate.services.announcer import MOST_UNTOLD, TELL_S, Announcer, summary_times
-from gpugate.services.news import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded
+from gpugate.services.news import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.testing import virtual_time
 from gpugate.testing.fakes import PRICE, FakeCloud
 
@@ -159,10 +160,34 @@ class TestLife:
         assert 2 == len(alarms)
         assert "The pod may still be billing" in alarms[0]
 
+    def test_trouble_of_another_start(self):
+        """Is not given as the reason of this one."""
+
+        async def plot(room):
+            room.announcer.hear(evolve(ALARM, alarm=False))
+            for was, status in ((Status.STOPPED, Status.STARTING), (Status.STARTING, Status.STOPPED)):
+                room.announcer.hear(
+                    Transition(
+                        was="",
+                        now="",
+                        was_status=was,
+                        status=status,
+                        cause="TimePassed",
+                        run=1,
+                        provider="alpha",
+                        at=NOON,
+                    )
+                )
+
+        assert ["The pod could not be started."] == play(plot).texts
+
     def test_shutdown(self):
         """What comes last is told as well, within a patience."""
 
         async def plot(room):
+            room.announcer.hear(ALARM)
+            await asyncio.sleep(1)
+            room.told.clear()
             room.announcer.hear(ended("shutdown"))
 
         assert ["Pod stopped at runpod: the gateway shut down. It ran for 23 minutes and cost $0.17."] == (
@@ -246,6 +271,17 @@ class TestDaily:
         assert [text, text] == room.texts
         assert [timedelta(days=1)] * 4 == [until - since for since, until in room.costs.asked]
         assert all(9 == until.astimezone().hour for _, until in room.costs.asked)
+
+    def test_a_session_that_goes_on(self):
+        """Costs, though none began."""
+
+        async def plot(room):
+            await asyncio.sleep(86400)
+
+        texts = play(plot).texts
+        assert ["In the last 24 hours the pod went on, estimated cost is $0.40"] == [
+            text.partition(". ")[0] for text in texts
+        ]
 
     def test_no_ledger(self):
         """Is heard of, and the next day is another."""

@@ -145,7 +145,7 @@ class TestStart:
             said = ["The budget of $50.00 for 2026-11 is spent."]
             assert said == await talk.write("/start_pod")
             assert said == (await talk.write(photo=PNG))[1:]
-            assert 0 == talk.clouds[0].starts
+            assert (0, []) == (talk.clouds[0].starts, talk.assistant.watch._waiting)
 
         story(Talk(), plot)
 
