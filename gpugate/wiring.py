@@ -159,6 +159,7 @@ class Gateway:
         self._room: BotRoom | None = None
         self._budget: Budget | None = None
         self._ledger: Ledger
+        self._books: Bookkeeper
         self._is_open = False
 
     async def open(self) -> None:
@@ -190,7 +191,7 @@ class Gateway:
         )
         self._keeper = CatalogKeeper(catalog, pod, log_crash)
         learns = settings.pod.idle_policy == "learned"
-        books = await self._open_books()
+        self._books = await self._open_books()
         self.lifecycle = Lifecycle(
             providers=providers,
             pod=pod,
@@ -201,7 +202,7 @@ class Gateway:
             on_crash=log_crash,
             idle=Learned(settings.pod.idle_timeout) if learns else None,
             habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
-            books=books,
+            books=self._books,
             steady=steady,
         )
         if settings.pod.lease:
@@ -324,6 +325,7 @@ class Gateway:
             session=session,
             fantasies=services.fantasies,
             costs=NoCosts(),
+            user_of=self._user_of,
             state=self._state,
         )
 
@@ -363,6 +365,11 @@ class Gateway:
             self._log.error(text, alarm=True)
         else:
             self._log.info(text)
+
+    def _user_of(self, provider: str) -> str:
+        """Who wanted the session that is open there."""
+        row = self._books.open_rows.get(provider)
+        return row.started_by if row is not None else ""
 
     def _jwks(self, session: aiohttp.ClientSession) -> Jwks:
         def told(trouble: str | None) -> None:

@@ -138,3 +138,19 @@ async def test_the_log(
     assert '"webhook"' in log
     for secret in (TOKEN, TOKEN.partition(":")[2], HOOK_SECRET, SECRET, "private moment"):
         assert secret not in log
+
+
+async def test_news_of_who_and_why(opened: Opener, telegram: SimulatedTelegram) -> None:
+    """A chat that wants them hears who started the pod, why it stopped and what it cost."""
+    house = await opened(bot__news=(ADA,))
+    telegram.write(ADA, "/start_pod")
+    await telegram.until(lambda: house.gateway.lifecycle.serving is not None)
+    telegram.write(ADA, "/stop_pod")
+    await telegram.until(lambda: any(text.startswith("Pod stopped at") for text in telegram.texts(ADA)))
+
+    texts = telegram.texts(ADA)
+    assert any(f"telegram:{ADA} started it by hand. It costs $0.44 per hour." in text for text in texts), (
+        texts
+    )
+    assert "Shutting down the pod now" in texts
+    assert any("somebody stopped it by hand. It ran for 0 seconds and cost" in text for text in texts), texts
