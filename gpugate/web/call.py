@@ -22,20 +22,13 @@ class Call:
         ending: how its answer ended, if not completely.
     """
 
-    __slots__ = (
-        "ending",
-        "extra_head",
-        "method",
-        "path",
-        "prefix",
-        "query",
-        "request",
-        "request_id",
-        "run",
-        "sent",
-        "user",
-        "waited_ms",
-    )
+    # On the class, as most calls leave them as they are.
+    user: User | None = None
+    extra_head = b""
+    waited_ms = 0
+    run = 0
+    sent = 0
+    ending = ""
 
     def __init__(self, request: web.BaseRequest, request_id: str, path: str, query: str, prefix: str) -> None:
         self.request = request
@@ -44,12 +37,6 @@ class Call:
         self.path = path
         self.query = query
         self.prefix = prefix
-        self.user: User | None = None
-        self.extra_head = b""
-        self.waited_ms = 0
-        self.run = 0
-        self.sent = 0
-        self.ending = ""
 
     @property
     def dialect(self) -> Dialect:

@@ -122,7 +122,8 @@ class Gate:
     def _name(self, request: web.BaseRequest) -> Call:
         """Split the target; a path token is taken out before anything can log it."""
         headers = request.headers
-        path, _, query = _origin_form(request.raw_path).partition("?")
+        target = request.raw_path
+        path, _, query = (target if target.startswith("/") else _origin_form(target)).partition("?")
         prefix = ""
         if self._path_tokens and path.startswith("/k/") and (split := split_path_token(path)):
             token, rest = split
@@ -224,8 +225,6 @@ def _token(call: Call) -> str:
 
 def _origin_form(target: str) -> str:
     """`http://host/path` as a proxy would send it, brought to `/path`."""
-    if target.startswith("/"):
-        return target
     _, scheme, rest = target.partition("://")
     if not scheme:
         return target
