@@ -71,7 +71,7 @@ class Bookkeeper:
         self._on_crash = on_crash
         self._open: dict[str, Session] = {}
         self._left: set[str] = set()  # providers whose row is an earlier gateway's, and not confirmed yet
-        self._owed: frozenset[str] = frozenset()
+        self._stopping: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
         self._serving: str | None = None
         self._rows: dict[str, Session] = {}  # to be written; the newest of each
@@ -123,14 +123,14 @@ class Bookkeeper:
         if row is None:
             return
         over = report.phase in _OFF or (report.phase in _ALIVE and not _same(row, report))
-        if over and provider in self._left and provider not in self._owed:
+        if over and provider in self._left and provider not in self._stopping:
             self._close(row, row.last_known_at, "found stopped" if row.started_at else "failed start")
         elif report.phase in _ALIVE:
             self._keep(self._with(row, report))
 
-    def owes(self, providers: frozenset[str]) -> None:
-        """Stops began, or are proved."""
-        was, self._owed = self._owed, providers
+    def stops(self, providers: frozenset[str]) -> None:
+        """Stops began, or have come to their end."""
+        was, self._stopping = self._stopping, providers
         for name in providers - was:
             if (row := self._open.get(name)) is not None and row.stop_asked_at is None:
                 self._keep(evolve(row, stop_asked_at=self._now(row)))
@@ -173,7 +173,7 @@ class Bookkeeper:
         if self._serving == news.provider:
             self._flush(whole=True)
         if (row := self._open.get(news.provider)) is not None:
-            self._close(row, max(news.at, row.began_at), news.cause)
+            self._close(row, row.began_at + max(timedelta(0), news.at - news.began_at), news.cause)
 
     def _moved(self, news: Transition) -> None:
         if news.was in _SERVES and news.now not in _SERVES:

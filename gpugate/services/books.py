@@ -44,8 +44,8 @@ class Books(Protocol):
     def saw(self, provider: str, report: PodReport) -> None:
         """The provider said what its pod is doing."""
 
-    def owes(self, providers: frozenset[str]) -> None:
-        """The providers at which a stop is under way and not proved, whenever they change."""
+    def stops(self, providers: frozenset[str]) -> None:
+        """The providers at which a stop is under way, whenever they change."""
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by the books of an earlier gateway; None: not in them."""

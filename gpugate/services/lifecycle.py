@@ -115,6 +115,7 @@ class Lifecycle:
         self._habits = habits
         self._books = books
         self._starts_by_hand = BY_HAND  # who asked last
+        self._stopping: frozenset[int] = frozenset()
         self._on_crash = on_crash
         names = [named.name for named in self._providers]
         unproved = debts.load()
@@ -304,6 +305,9 @@ class Lifecycle:
             self._carry_out(effect, now)
         if type(state) is not type(was):
             self._chronicle.transition(was, state, event, now)
+        if self._books is not None and machine.stops.orders.keys() != self._stopping:
+            self._stopping = frozenset(machine.stops.orders)
+            self._books.stops(frozenset(self._providers[index].name for index in self._stopping))
         if machine.wake_at < self._armed:
             self._arm(machine.wake_at)
         if len(machine.backlog.waiting) != self._chronicle.waiting_told:
@@ -399,8 +403,6 @@ class Lifecycle:
             case Owe(providers):
                 here = {self._providers[index].name for index in providers}
                 self._debts.save(sorted(here | self._foreign_debts))
-                if self._books is not None:
-                    self._books.owes(frozenset(here))
             case SessionOpened():
                 self._chronicle.session_opened(effect)
             case SessionClosed():

@@ -1,0 +1,453 @@
+"""The ledger's rows through a session's life: ahead of the provider, once each, and right after any crash."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from attrs import define, field
+
+from gpugate.core.policy import Pace, Policy
+from gpugate.core.vocabulary import Status
+from gpugate.errors import Ambiguous, AuthFailed, LedgerError, NoCapacity, PodStartFailed
+from gpugate.ports.ledger import BY_HAND, Session, Use
+from gpugate.ports.provider import Phase, PodReport, Price
+from gpugate.services.bookkeeper import Bookkeeper
+from gpugate.services.commands import NamedProvider
+from gpugate.services.lifecycle import Lifecycle
+from gpugate.testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider, LostAnswer
+from gpugate.testing.virtual_time import run
+
+BEGINNING = datetime(2026, 11, 21, 12, tzinfo=UTC)
+IDLE_S = 300.0
+
+
+@define
+class Book:
+    """A ledger in memory: what is in `rows` is on disk. `broken` is a disk that takes nothing."""
+
+    rows: dict[str, Session] = field(factory=dict)
+    used: dict[tuple[str, str, str], Use] = field(factory=dict)
+    log: list[str] = field(factory=list)
+    broken: bool = False
+
+    async def put(self, session: Session) -> None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise LedgerError("the disk is full")
+        self.rows[session.id] = session
+        self.log.append(f"row of {session.provider}")
+
+    async def put_uses(self, uses: Any) -> None:
+        await asyncio.sleep(0)
+        if self.broken:
+            raise LedgerError("the disk is full")
+        self.used.update({(use.session_id, use.request_id, use.user): use for use in uses})
+
+    async def open_sessions(self) -> list[Session]:
+        if self.broken:
+            raise LedgerError("the disk is full")
+        return [row for row in self.rows.values() if row.ended_at is None]
+
+    async def aclose(self) -> None:
+        """Nothing to let go."""
+
+
+@define
+class House:
+    """Clouds and a book that outlive their gateways; a calendar that can be set."""
+
+    clouds: list[FakeCloud]
+    book: Book = field(factory=Book)
+    debts: FakeDebts = field(factory=FakeDebts)
+    numbers: dict[str, Any] = field(factory=dict)
+    set_back: timedelta = timedelta(0)
+    boot: str = "boot-1"
+    told: list[str] = field(factory=list)
+
+    def wall(self) -> datetime:
+        return BEGINNING + timedelta(seconds=asyncio.get_running_loop().time()) - self.set_back
+
+    async def gateway(self) -> tuple[Lifecycle, Bookkeeper]:
+        """A new gateway over the same state."""
+        books = Bookkeeper(
+            self.book,  # type: ignore[arg-type]
+            fallback=Price(Decimal("0.5")),
+            wall=self.wall,
+            steady=asyncio.get_running_loop().time,
+            boot=self.boot,
+            tell=self.told.append,
+        )
+        await books.open()
+        names = ("alpha", "beta")[: len(self.clouds)]
+        lifecycle = Lifecycle(
+            providers=[
+                NamedProvider(name, FakeProvider(cloud))
+                for name, cloud in zip(names, self.clouds, strict=True)
+            ],
+            pod=FakePod(self.clouds[-1]),
+            policy=Policy(
+                providers=tuple(Pace(name=name) for name in names),
+                **{"idle_timeout_s": IDLE_S, "preload": "none", **self.numbers},
+            ),
+            debts=self.debts,
+            fallback_price=Price(Decimal("0.5")),
+            chance=lambda: 0.5,
+            wall=self.wall,
+            books=books,
+            steady=asyncio.get_running_loop().time,
+        )
+        await lifecycle.open()
+        return lifecycle, books
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Lifecycle]:
+        """A gateway that ends as it should, and keeps the pod."""
+        lifecycle, books = await self.gateway()
+        yield lifecycle
+        await lifecycle.close(keep=True, stop_wait_s=0)
+        await books.aclose()
+
+    @asynccontextmanager
+    async def crashes(self) -> AsyncIterator[Lifecycle]:
+        """A gateway that is gone at the end of the block, and has written nothing more."""
+        lifecycle, books = await self.gateway()
+        yield lifecycle
+        books._writer.cancel()
+        keep, self.book.broken = self.book.broken, True
+        debts, self.debts = self.debts, FakeDebts(self.debts.names)
+        await lifecycle.close(keep=True, stop_wait_s=0)
+        self.book.broken = keep
+        del debts
+
+    @property
+    def rows(self) -> list[Session]:
+        return sorted(self.book.rows.values(), key=lambda row: row.id)
+
+
+async def ask(lifecycle: Lifecycle, takes_s: float = 10.0, user: str = "ann", name: str = "r-1") -> None:
+    with lifecycle.request(user=user, request_id=name) as lease:
+        await lease.admitted()
+        lease.begin()
+        await asyncio.sleep(takes_s)
+
+
+async def off(lifecycle: Lifecycle) -> None:
+    while lifecycle.word is not Status.STOPPED:
+        await asyncio.sleep(1)
+    await asyncio.sleep(5)  # the writer
+
+
+def play(story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    run(story())
+
+
+def seconds(row: Session) -> float:
+    assert row.ended_at is not None
+    return (row.ended_at - row.began_at).total_seconds()
+
+
+def test_a_whole_session() -> None:
+    """One row with every step, who began it, what it cost, and whose the seconds were."""
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=60, stop_s=20)])
+        async with house.open() as lifecycle:
+            await ask(lifecycle)
+            await off(lifecycle)
+        (row,) = house.rows
+        cloud = house.clouds[0]
+        assert ("ann", "request", "r-1", "idle") == (
+            row.started_by,
+            row.start_reason,
+            row.request_id,
+            row.end_reason,
+        )
+        assert ("alpha", "fake-1", "fake GPU", "provider") == (
+            row.provider,
+            row.pod_id,
+            row.gpu,
+            row.rate_source,
+        )
+        steps = [row.asked_at, row.started_at, row.running_at, row.ready_at, row.last_used_at]
+        steps += [row.stop_asked_at, row.ended_at]
+        assert None not in steps
+        assert sorted(steps) == steps  # type: ignore[type-var]
+        assert seconds(row) == pytest.approx(cloud.total_billed_s, rel=0.02)
+        assert row.cost == pytest.approx(cloud.price.running_per_hour * Decimal(seconds(row)) / 3600)
+        (use,) = house.book.used.values()
+        assert ("ann", "r-1", Decimal(10)) == (use.user, use.request_id, use.seconds)
+
+    play(story)
+
+
+def test_the_intent_is_on_disk_first() -> None:
+    """The provider is not called before, and not at all when the disk takes nothing."""
+
+    async def story() -> None:
+        house = House([FakeCloud()])
+
+        class Provider(FakeProvider):
+            async def start(self) -> PodReport:
+                assert house.rows[-1].ended_at is None
+                return await super().start()
+
+        async with house.open() as lifecycle:
+            lifecycle._lines[0]._named = NamedProvider("alpha", Provider(house.clouds[0]))
+            await ask(lifecycle)
+            await off(lifecycle)
+            house.book.broken = True
+            with pytest.raises(PodStartFailed, match="the disk is full") as refused:
+                await ask(lifecycle)
+            assert "config" == refused.value.reason
+            assert 1 == house.clouds[0].starts
+            house.book.broken = False
+            await ask(lifecycle)
+        assert 2 == house.clouds[0].starts
+
+    play(story)
+
+
+def test_started_by_hand() -> None:
+    """Under the name of who asked; by nobody in particular without one."""
+
+    async def story() -> None:
+        house = House([FakeCloud()])
+        async with house.open() as lifecycle:
+            lifecycle.start("bob")
+            await asyncio.sleep(5)
+            await off(lifecycle)
+            lifecycle.start()
+            await asyncio.sleep(5)
+        assert [("bob", "hand"), (BY_HAND, "hand")] == [(r.started_by, r.start_reason) for r in house.rows]
+
+    play(story)
+
+
+def test_a_start_that_fails() -> None:
+    """It costs nothing, and says what was wrong; the next provider has a row of its own."""
+
+    async def story() -> None:
+        house = House([FakeCloud(), FakeCloud()])
+        house.clouds[0].fail("start", NoCapacity("none free"))
+        async with house.open() as lifecycle:
+            await ask(lifecycle)
+            await off(lifecycle)
+        failed, served = house.rows
+        assert ("alpha", "failed start: capacity", Decimal(0), None) == (
+            failed.provider,
+            failed.end_reason,
+            failed.cost,
+            failed.started_at,
+        )
+        assert ("beta", "idle") == (served.provider, served.end_reason)
+
+    play(story)
+
+
+def test_attempts_of_one_start() -> None:
+    """They are one row, though the answer of the first is lost."""
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=5)])
+        house.clouds[0].fail("start", LostAnswer(Ambiguous("the connection broke")))
+        async with house.open() as lifecycle:
+            await ask(lifecycle)
+            await off(lifecycle)
+        (row,) = house.rows
+        assert seconds(row) == pytest.approx(house.clouds[0].total_billed_s, rel=0.02, abs=1)
+
+    play(story)
+
+
+def test_no_rate_at_all() -> None:
+    """No price by the provider: the configured one."""
+
+    async def story() -> None:
+        house = House([FakeCloud(price=Price())])
+        async with house.open() as lifecycle:
+            await ask(lifecycle)
+            await off(lifecycle)
+        (row,) = house.rows
+        assert ("configured", Decimal("0.5")) == (row.rate_source, row.hourly_rate)
+        assert row.cost is not None
+
+    play(story)
+
+
+@pytest.mark.parametrize("boot", ["boot-1", "boot-2"], ids=["the same boot", "another boot"])
+def test_a_crash_in_mid_session(boot: str) -> None:
+    """The next gateway adopts the pod, and the row goes on."""
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=10, stop_s=5)])
+        async with house.crashes() as lifecycle:
+            await ask(lifecycle)
+        await asyncio.sleep(50)
+        house.boot = boot
+        async with house.open() as lifecycle:
+            await asyncio.sleep(5)
+            assert Status.READY is lifecycle.word
+            status = await lifecycle.status()
+            assert status.uptime_seconds == pytest.approx(house.clouds[0].total_billed_s, rel=0.02)
+            await ask(lifecycle, user="bob", name="r-2")
+            await off(lifecycle)
+        (row,) = house.rows
+        assert seconds(row) == pytest.approx(house.clouds[0].total_billed_s, rel=0.02)
+        assert ("ann", "request", "idle") == (row.started_by, row.start_reason, row.end_reason)
+        assert {"bob"} <= {use.user for use in house.book.used.values()}
+
+    play(story)
+
+
+def test_a_crash_and_the_pod_is_stopped_meanwhile() -> None:
+    """The row ends at the last sign of life, not now."""
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=10)])
+        async with house.crashes() as lifecycle:
+            await ask(lifecycle)
+            await asyncio.sleep(100)
+        house.clouds[0].turn_off()
+        await asyncio.sleep(3600)
+        async with house.open() as lifecycle:
+            await asyncio.sleep(5)
+        (row,) = house.rows
+        assert "found stopped" == row.end_reason
+        assert 20 <= seconds(row) <= house.clouds[0].total_billed_s
+
+    play(story)
+
+
+def test_a_crash_right_after_the_intent() -> None:
+    """The pod that came of it is adopted under that row; if none came, the row ends and cost nothing."""
+
+    async def story() -> None:
+        for came in (True, False):
+            house = House([FakeCloud()])
+            await house.book.put(Session(id="1", provider="alpha", asked_at=BEGINNING, started_by="ann"))
+            if came:
+                house.clouds[0].turn_on()
+            await asyncio.sleep(5)
+            async with house.open() as lifecycle:
+                await asyncio.sleep(5)
+                await off(lifecycle)
+            (row,) = house.rows
+            assert "ann" == row.started_by
+            assert ("idle" if came else "failed start") == row.end_reason
+            assert came is (row.cost != 0)
+
+    play(story)
+
+
+def test_a_crash_while_a_stop_is_unproved() -> None:
+    """The next gateway goes on stopping, and closes the row when it is proved."""
+
+    async def story() -> None:
+        house = House([FakeCloud(stop_s=100)])
+        async with house.crashes() as lifecycle:
+            await ask(lifecycle)
+            lifecycle.stop(force=True)
+            await asyncio.sleep(10)
+        async with house.open() as lifecycle:
+            await off(lifecycle)
+        (row,) = house.rows
+        assert "restart" == row.end_reason
+        assert seconds(row) == pytest.approx(house.clouds[0].total_billed_s, rel=0.1)
+
+    play(story)
+
+
+def test_another_pod_is_found() -> None:
+    """The old row ends; the pod that is there has a row of its own, adopted."""
+
+    async def story() -> None:
+        house = House([FakeCloud()])
+        old = Session(id="1", provider="alpha", asked_at=BEGINNING, pod_id="gone-9", started_at=BEGINNING)
+        await house.book.put(old)
+        house.clouds[0].turn_on()
+        async with house.open() as lifecycle:
+            await asyncio.sleep(5)
+            await off(lifecycle)
+        first, second = house.rows
+        assert "found stopped" == first.end_reason
+        assert ("fake-1", "adopted") == (second.pod_id, second.start_reason)
+
+    play(story)
+
+
+def test_a_calendar_set_back_an_hour() -> None:
+    """In mid-session and over a crash: the seconds are what they were."""
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=10, stop_s=5)])
+        async with house.crashes() as lifecycle:
+            await ask(lifecycle)
+        house.set_back = timedelta(hours=1)
+        async with house.open() as lifecycle:
+            await ask(lifecycle)
+            house.set_back = timedelta(hours=2)
+            await off(lifecycle)
+        (row,) = house.rows
+        assert seconds(row) == pytest.approx(house.clouds[0].total_billed_s, rel=0.02)
+
+    play(story)
+
+
+def test_a_disk_that_is_full_for_a_while() -> None:
+    """What happened meanwhile is told once, kept, and written when it can be."""
+
+    async def story() -> None:
+        house = House([FakeCloud()])
+        async with house.open() as lifecycle:
+            await ask(lifecycle)
+            house.book.broken = True
+            await off(lifecycle)
+            (row,) = house.rows
+            assert row.ended_at is None
+            house.book.broken = False
+            await asyncio.sleep(20)
+            (row,) = house.rows
+            assert "idle" == row.end_reason
+        assert 2 == len(house.told), house.told
+        assert "written again" in house.told[1]
+
+    play(story)
+
+
+def test_two_users_at_once() -> None:
+    """Each second is shared; together they are the time in which anybody was served."""
+
+    async def story() -> None:
+        house = House([FakeCloud()], numbers={"drain_concurrency": 5})
+        async with house.open() as lifecycle:
+            lifecycle.start()
+            await asyncio.sleep(5)
+            await asyncio.gather(ask(lifecycle, 10, "ann", "a"), ask(lifecycle, 30, "bob", "b"))
+            await off(lifecycle)
+        shares = {use.user: use.seconds for use in house.book.used.values()}
+        assert {"ann": Decimal(5), "bob": Decimal(25)} == shares
+
+    play(story)
+
+
+def test_a_refusal_is_no_mystery() -> None:
+    """Bad credentials: the row says so."""
+
+    async def story() -> None:
+        house = House([FakeCloud()])
+        house.clouds[0].fail("start", AuthFailed("no"))
+        async with house.open() as lifecycle:
+            with pytest.raises(PodStartFailed):
+                await ask(lifecycle)
+            await asyncio.sleep(30)
+        (row,) = house.rows
+        assert "failed start: auth" == row.end_reason
+        assert Phase.STOPPED is house.clouds[0].phase
+
+    play(story)
