@@ -24,12 +24,15 @@ class _PatientSelector(selectors.SelectSelector):  # epoll would round the grace
     """Instead of sleeping until the next timer, makes sure that nothing is on its way and moves there."""
 
     now = 0.0
+    in_threads = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             if ready := super().select(STUCK_S):
                 return ready
             raise Stuck("all tasks wait and no timer is set")
+        if self.in_threads:
+            return super().select(min(timeout, STUCK_S))
         ready = super().select(0)
         if ready or timeout <= 0:
             return ready
@@ -40,7 +43,10 @@ class _PatientSelector(selectors.SelectSelector):  # epoll would round the grace
 
 
 class JumpingLoop(asyncio.SelectorEventLoop):
-    """An event loop in virtual time whose peers all live on this loop; no threads, no subprocesses."""
+    """An event loop in virtual time whose peers all live on this loop; no subprocesses.
+
+    While a thread works for the loop (a ledger's disk) its clock stands still: a disk takes no time here.
+    """
 
     def __init__(self) -> None:
         self._patient = _PatientSelector()
@@ -48,6 +54,18 @@ class JumpingLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._patient.now
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Any, *args: Any
+    ) -> asyncio.Future[Any]:
+        """Let a thread work; see the class."""
+        working = super().run_in_executor(executor, func, *args)
+        self._patient.in_threads += 1
+        working.add_done_callback(self._worked)
+        return working
+
+    def _worked(self, _: asyncio.Future[Any]) -> None:
+        self._patient.in_threads -= 1
 
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:
