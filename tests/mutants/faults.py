@@ -293,7 +293,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         WARMING,
-        "            self._open_session(was.provider, was.run, self.start_cause, report, up_s, now)\n        if",
+        "            self._open_session(was.provider, was.run, self.start_cause, report, up_s, now)\n"
+        "        if",
         "            pass\n        if",
         "a start that was queued is billed and not in the ledger",
     ),
