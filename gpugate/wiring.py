@@ -314,7 +314,7 @@ class Gateway:
             tell=lambda said: self._say(f"ledger: {said}", alarm=True),
             on_crash=log_crash,
         )
-        await books.open()
+        await books.open(self._kinds)
         self._stack.push_async_callback(books.aclose)
         return books
 

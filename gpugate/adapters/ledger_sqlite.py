@@ -34,9 +34,9 @@ STEPS = (
     );
     CREATE INDEX sessions_ended ON sessions (ended_at);
     CREATE TABLE uses (
-        session_id TEXT NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL,
+        session_id TEXT NOT NULL, id TEXT NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL,
         began_at TEXT NOT NULL, ended_at TEXT NOT NULL, seconds TEXT NOT NULL, requests INTEGER NOT NULL,
-        PRIMARY KEY (session_id, request_id, user)
+        PRIMARY KEY (session_id, id)
     ) WITHOUT ROWID;
     CREATE INDEX uses_ended ON uses (ended_at);
     CREATE TABLE budgets (month TEXT PRIMARY KEY, percent INTEGER NOT NULL) WITHOUT ROWID;
@@ -84,7 +84,7 @@ class SqliteLedger:
         await self._write(_upsert("sessions", _SESSION), [_row(session)])
 
     async def put_uses(self, uses: Sequence[Use]) -> None:
-        """Write these uses; one with the same session, request and user replaces the older."""
+        """Write these uses; one with the same session and id replaces the older."""
         await self._write(_upsert("uses", _USE), [_row(use) for use in uses])
 
     async def open_sessions(self) -> list[Session]:
@@ -106,7 +106,7 @@ class SqliteLedger:
     async def uses(self, since: datetime, until: datetime) -> list[Use]:
         """The uses of which some part lies between."""
         rows = await self._read(
-            "SELECT * FROM uses WHERE began_at < ? AND ended_at >= ? ORDER BY began_at, request_id",
+            "SELECT * FROM uses WHERE began_at < ? AND ended_at >= ? ORDER BY began_at, id",
             _text(until),
             _text(since),
         )

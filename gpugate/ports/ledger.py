@@ -89,6 +89,7 @@ class Use:
 
     Attributes:
         session_id: whose.
+        id: its own within the session; a client may give all its requests one `request_id`.
         request_id: of the request; of short ones, which are gathered by user and minute, of the first.
         user: the token's subject.
         began_at, ended_at: admitted, and given back (or: so far).
@@ -98,6 +99,7 @@ class Use:
     """
 
     session_id: str
+    id: str
     request_id: str
     user: str
     began_at: datetime
@@ -113,7 +115,7 @@ class Ledger(Protocol):
         """Write this session's row whole, new or not."""
 
     async def put_uses(self, uses: Sequence[Use]) -> None:
-        """Write these uses; one with the same session, request and user replaces the older."""
+        """Write these uses; one with the same session and id replaces the older."""
 
     async def open_sessions(self) -> list[Session]:
         """Those without an end, oldest first."""

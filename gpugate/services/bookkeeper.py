@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -75,7 +75,8 @@ class Bookkeeper:
         self._reasons: dict[str, str] = {}
         self._serving: str | None = None
         self._rows: dict[str, Session] = {}  # to be written; the newest of each
-        self._spent: dict[tuple[str, str, str], Use] = {}
+        self._spent: dict[tuple[str, str], Use] = {}
+        self._run = secrets.token_hex(4)  # keeps its uses apart from those of a session's earlier gateways
         self._wake = asyncio.Event()
         self._trouble = ""
 
@@ -84,8 +85,8 @@ class Bookkeeper:
         """The open sessions by provider, as they are now."""
         return MappingProxyType(self._open)
 
-    async def open(self) -> None:
-        """Read what an earlier gateway left open, and begin to write."""
+    async def open(self, providers: Collection[str]) -> None:
+        """Read what an earlier gateway left open at the configured providers, and begin to write."""
         try:
             left = await self._ledger.open_sessions()
         except LedgerError as error:
@@ -95,8 +96,19 @@ class Bookkeeper:
             if (older := self._open.get(row.provider)) is not None:
                 self._close(older, older.last_known_at, "never seen again")
             self._open[row.provider] = row
+        for row in [row for row in left if row.provider not in providers and row is self._open[row.provider]]:
+            self._give_up(row)
         self._left = set(self._open)
         self._writer = spawn(self._write_for_ever(), "ledger:writer", on_crash=self._on_crash)
+
+    def _give_up(self, row: Session) -> None:
+        """Nobody can look at this pod any more, or stop it."""
+        self._close(row, row.last_known_at, "not configured any more")
+        pod = f"its pod {row.pod_id}" if row.pod_id else "its pod"
+        self._tell(
+            f"the provider {row.provider!r} is not configured any more, and {pod}"
+            f" was not seen to stop: see to it there; its session counts until {row.last_known_at:%F %T} UTC"
+        )
 
     async def aclose(self) -> None:
         """Write what is left; what cannot be written in time is told."""
@@ -272,8 +284,8 @@ class Bookkeeper:
             return
         here = self._now(row)
         for entry in spent:
-            use = _use(row.id, entry, here, now)
-            self._spent[use.session_id, use.request_id, use.user] = use
+            use = _use(row.id, f"{self._run}-{entry.number}", entry, here, now)
+            self._spent[use.session_id, use.id] = use
         if self.uses.last_end is not None:
             last = here - timedelta(seconds=now - self.uses.last_end)
             self._keep(evolve(row, last_used_at=max(last, row.last_used_at or last)))
@@ -330,9 +342,10 @@ def _same(row: Session, report: PodReport) -> bool:
     return report.started_at <= row.last_known_at + timedelta(seconds=2 * SIGN_OF_LIFE_S)
 
 
-def _use(session_id: str, spent: Spent, here: datetime, now: float) -> Use:
+def _use(session_id: str, name: str, spent: Spent, here: datetime, now: float) -> Use:
     return Use(
         session_id=session_id,
+        id=name,
         request_id=spent.request_id,
         user=spent.user,
         began_at=here - timedelta(seconds=now - spent.began),

@@ -13,8 +13,12 @@ MINUTE_S = 60.0
 
 @define
 class Spent:
-    """Seconds of the pod that belong to a request, or to a user's short ones of a minute; in loop time."""
+    """Seconds of the pod that belong to a request, or to a user's short ones of a minute; in loop time.
 
+    `number` is its own in this process: a client may give all its requests the same name.
+    """
+
+    number: int
     user: str
     request_id: str
     began: float
@@ -33,30 +37,32 @@ class Uses:
 
     last_end: float | None = None
     _meter: Meter = field(factory=Meter)
-    _running: dict[int, tuple[float, float, str, str]] = field(factory=dict)
+    _entered: int = 0
+    _running: dict[int, tuple[float, float, str, str, int]] = field(factory=dict)
     _long: list[Spent] = field(factory=list)
     _short: dict[tuple[str, int], Spent] = field(factory=dict)
     _touched: set[tuple[str, int]] = field(factory=set)
 
     def enter(self, number: int, user: str, request_id: str, now: float) -> None:
         """This request may use the pod from now on."""
-        self._running[number] = self._meter.enter(now), now, user, request_id
+        self._entered += 1  # `number` comes again where a request is sent again
+        self._running[number] = self._meter.enter(now), now, user, request_id, self._entered
 
     def leave(self, number: int, now: float) -> None:
         """It has ended, or has lost its pod; harmless when done twice."""
         entry = self._running.pop(number, None)
         if entry is None:
             return
-        mark, began, user, request_id = entry
+        mark, began, user, request_id, entered = entry
         seconds = self._meter.leave(mark, now)
         self.last_end = now
         if seconds >= SHORT_S:
-            self._long.append(Spent(user, request_id, began, now, seconds))
+            self._long.append(Spent(entered, user, request_id, began, now, seconds))
             return
         key = user, int(now // MINUTE_S)
         self._touched.add(key)
         if (gathered := self._short.get(key)) is None:
-            self._short[key] = Spent(user, request_id, began, now, seconds)
+            self._short[key] = Spent(entered, user, request_id, began, now, seconds)
             return
         gathered.ended = now
         gathered.seconds += seconds
@@ -66,8 +72,8 @@ class Uses:
         """What is new since the last time, with what runs as it is so far; `whole`: the run is over."""
         news = self._long + [self._short[key] for key in self._touched]
         news += [
-            Spent(user, request_id, began, now, self._meter.share(mark, now))
-            for mark, began, user, request_id in self._running.values()
+            Spent(entered, user, request_id, began, now, self._meter.share(mark, now))
+            for mark, began, user, request_id, entered in self._running.values()
         ]
         self._long = []
         self._touched.clear()

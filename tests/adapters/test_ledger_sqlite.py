@@ -43,6 +43,7 @@ WHOLE = Session(
 )
 USE = Use(
     session_id=WHOLE.id,
+    id="1",
     request_id="r-1",
     user="ann",
     began_at=NOON,
@@ -93,6 +94,13 @@ async def test_what_lies_between(ledger: SqliteLedger, since_s: float, until_s: 
     await ledger.put(WHOLE)
     found = await ledger.sessions(NOON + timedelta(seconds=since_s), NOON + timedelta(seconds=until_s))
     assert expected == len(found)
+
+
+async def test_one_name_for_many_requests(ledger: SqliteLedger) -> None:
+    """A client's name for its requests is not what keeps them apart."""
+    await ledger.put_uses([attrs.evolve(USE, id="1"), attrs.evolve(USE, id="2")])
+    found = await ledger.uses(NOON, NOON + timedelta(days=1))
+    assert ["1", "2"] == sorted(use.id for use in found)
 
 
 async def test_another_time_zone(ledger: SqliteLedger) -> None:

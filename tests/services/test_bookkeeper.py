@@ -32,7 +32,7 @@ class Book:
     """A ledger in memory: what is in `rows` is on disk. `broken` is a disk that takes nothing."""
 
     rows: dict[str, Session] = field(factory=dict)
-    used: dict[tuple[str, str, str], Use] = field(factory=dict)
+    used: dict[tuple[str, str], Use] = field(factory=dict)
     log: list[str] = field(factory=list)
     broken: bool = False
 
@@ -47,7 +47,7 @@ class Book:
         await asyncio.sleep(0)
         if self.broken:
             raise LedgerError("the disk is full")
-        self.used.update({(use.session_id, use.request_id, use.user): use for use in uses})
+        self.used.update({(use.session_id, use.id): use for use in uses})
 
     async def open_sessions(self) -> list[Session]:
         if self.broken:
@@ -83,8 +83,8 @@ class House:
             boot=self.boot,
             tell=self.told.append,
         )
-        await books.open()
         names = ("alpha", "beta")[: len(self.clouds)]
+        await books.open(names)
         lifecycle = Lifecycle(
             providers=[
                 NamedProvider(name, FakeProvider(cloud))
@@ -432,6 +432,54 @@ def test_two_users_at_once() -> None:
             await off(lifecycle)
         shares = {use.user: use.seconds for use in house.book.used.values()}
         assert {"ann": Decimal(5), "bob": Decimal(25)} == shares
+
+    play(story)
+
+
+def test_one_name_for_all_requests() -> None:
+    """A client may send the same X-Request-Id again, at once, later, over a restart: no second is lost."""
+
+    async def story() -> None:
+        house = House([FakeCloud()], numbers={"drain_concurrency": 5})
+        async with house.open() as lifecycle:
+            lifecycle.start()
+            await asyncio.sleep(5)
+            await asyncio.gather(ask(lifecycle, 10), ask(lifecycle, 30))
+            await ask(lifecycle, 7)
+        async with house.open() as lifecycle:
+            await asyncio.sleep(5)
+            await ask(lifecycle, 4)
+        assert 1 == len(house.rows)
+        assert Decimal(41) == sum(use.seconds for use in house.book.used.values())
+
+    play(story)
+
+
+def test_a_provider_that_is_not_configured_any_more() -> None:
+    """Its row ends at the last sign of life, and somebody is told to see to the pod."""
+
+    async def story() -> None:
+        house = House([FakeCloud()])
+        seen = BEGINNING + timedelta(minutes=5)
+        await house.book.put(
+            Session(
+                id="1",
+                provider="gone",
+                asked_at=BEGINNING,
+                pod_id="p-7",
+                started_at=BEGINNING,
+                seen_at=seen,
+                hourly_rate=Decimal(12),
+            )
+        )
+        await asyncio.sleep(3600)
+        async with house.open():
+            await asyncio.sleep(5)
+        (row,) = house.rows
+        assert (seen, "not configured any more", Decimal(1)) == (row.ended_at, row.end_reason, row.cost)
+        (told,) = house.told
+        assert "gone" in told
+        assert "p-7" in told
 
     play(story)
 

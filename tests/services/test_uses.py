@@ -11,9 +11,9 @@ def test_a_long_request() -> None:
     """It is told so far while it runs, and whole at its end, once."""
     uses = Uses()
     uses.enter(1, "ann", "r-1", 100.0)
-    assert [Spent("ann", "r-1", 100.0, 102.0, 2.0)] == uses.take(102.0)
+    assert [Spent(1, "ann", "r-1", 100.0, 102.0, 2.0)] == uses.take(102.0)
     uses.leave(1, 105.0)
-    assert [Spent("ann", "r-1", 100.0, 105.0, 5.0)] == uses.take(106.0)
+    assert [Spent(1, "ann", "r-1", 100.0, 105.0, 5.0)] == uses.take(106.0)
     assert [] == uses.take(107.0)
     assert 105.0 == uses.last_end
 
