@@ -43,6 +43,7 @@ from gpugate.services.catalog import Catalog
 from gpugate.services.catalog_keeper import CatalogKeeper
 from gpugate.services.coding import SYSTEM, Coding
 from gpugate.services.commands import NamedProvider
+from gpugate.services.costs import Costs
 from gpugate.services.fantasy import Fantasies
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, Transition
@@ -55,6 +56,7 @@ from gpugate.settings import Settings, provider_config
 from gpugate.web.auth import Verifier
 from gpugate.web.code_stream import CodeStream
 from gpugate.web.cors import Cors
+from gpugate.web.cost_api import CostApi
 from gpugate.web.events import EventHub
 from gpugate.web.forward import Forwarder, Pools
 from gpugate.web.gate import Gate
@@ -63,7 +65,7 @@ from gpugate.web.jwks import Jwks, http_fetch
 from gpugate.web.ollama_api import OllamaApi
 from gpugate.web.server import GuardedServer, listen, raise_file_limit
 from gpugate.web.services_api import ServicesApi
-from gpugate.wiring_bot import BotRoom, NoCosts, no_bot
+from gpugate.wiring_bot import BotRoom, no_bot
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
@@ -208,10 +210,15 @@ class Gateway:
         if settings.pod.lease:
             self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)
             self._stack.push_async_callback(self._lease.aclose)
-        if settings.cost.monthly_budget and self._money is None:
-            self._say("cost.monthly_budget is not kept: nothing here says what was spent", alarm=True)
-        elif settings.cost.monthly_budget and self._money is not None:
-            self._budget = self._new_budget(*self._money)
+        self._costs = Costs(
+            self._ledger,
+            lambda: self.lifecycle.snapshot(),
+            settings.cost.currency,
+            lambda: datetime.now(UTC),
+            self._books.settle,
+        )
+        if settings.cost.monthly_budget:
+            self._budget = self._new_budget(*(self._money or (self._costs, self._ledger)))
             await self._budget.open()
         gate = self._gate(session, catalog)
         self._runner = web.ServerRunner(
@@ -290,7 +297,12 @@ class Gateway:
         return Gate(
             verifier=verifier,
             ollama=ollama,
-            own={**GateApi(self.lifecycle, self._hub).routes(), **services.routes(), **hook.routes()},
+            own={
+                **GateApi(self.lifecycle, self._hub).routes(),
+                **CostApi(self._costs).routes(),
+                **services.routes(),
+                **hook.routes(),
+            },
             cors=Cors(settings.server.cors_origins),
             log=AccessLog(self._output),
             path_tokens=settings.auth.path_tokens,
@@ -324,7 +336,7 @@ class Gateway:
             lifecycle=self.lifecycle,
             session=session,
             fantasies=services.fantasies,
-            costs=NoCosts(),
+            costs=self._costs,
             user_of=self._user_of,
             state=self._state,
         )

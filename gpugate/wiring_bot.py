@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -13,9 +11,8 @@ import aiohttp
 
 from gpugate.adapters.local_intents import LocalIntents
 from gpugate.core.keywords import classify
-from gpugate.errors import LedgerError, SettingsError
+from gpugate.errors import SettingsError
 from gpugate.observe.log import log_crash
-from gpugate.services import replies
 from gpugate.services.announcer import Announcer, DailyCosts
 from gpugate.services.assistant import Assistant, CostBook
 from gpugate.services.dreaming import Dreaming
@@ -30,35 +27,8 @@ SEEN = "telegram-updates.json"
 """Below the state folder: which updates were taken."""
 
 
-NO_LEDGER = "this gateway keeps no ledger"
-
-
 class Costs(CostBook, DailyCosts, Protocol):
     """What was spent: for answers and for the daily summary."""
-
-
-class NoCosts:
-    """Of a gateway that keeps no ledger: whoever asks is told that nothing can be read."""
-
-    async def session(self) -> replies.SessionCost | None:
-        """See `CostBook`."""
-        raise LedgerError(NO_LEDGER)
-
-    async def summary(self, month: str | None = None) -> replies.Summary:
-        """See `CostBook`."""
-        raise LedgerError(NO_LEDGER)
-
-    async def today(self) -> Decimal:
-        """See `CostBook`."""
-        raise LedgerError(NO_LEDGER)
-
-    async def sessions(self, since: datetime | None, until: datetime | None) -> Sequence[object]:
-        """See `DailyCosts`."""
-        raise LedgerError(NO_LEDGER)
-
-    async def spent(self, since: datetime, until: datetime) -> Decimal:
-        """See `DailyCosts`."""
-        raise LedgerError(NO_LEDGER)
 
 
 class BotRoom:

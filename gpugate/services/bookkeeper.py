@@ -78,6 +78,7 @@ class Bookkeeper:
         self._spent: dict[tuple[str, str], Use] = {}
         self._run = secrets.token_hex(4)  # keeps its uses apart from those of a session's earlier gateways
         self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._trouble = ""
 
     @property
@@ -293,22 +294,26 @@ class Bookkeeper:
 
     async def _write_for_ever(self) -> None:
         while True:
-            with suppress(TimeoutError):
+            try:
                 await asyncio.wait_for(self._wake.wait(), FLUSH_S if self._serving else None)
-            self._wake.clear()
-            if self._serving:
+            except TimeoutError:  # steps of a session are written at once, uses now and then
                 self._flush()
-                self._wake.clear()
+            self._wake.clear()
             if not await self._write():
                 await asyncio.sleep(RETRY_S)
                 self._wake.set()
-            elif self._serving:
-                await asyncio.sleep(FLUSH_S)  # a change of a row waits so long; an intent never does
+
+    async def settle(self) -> None:
+        """Bring the disk up to date, as far as it lets itself, for somebody who reads it now."""
+        self._flush()
+        await self._write()
 
     async def _write(self) -> bool:
         """Write what is new; False if the disk would not have it, and then it is kept."""
-        if not self._rows and not self._spent:
-            return True
+        async with self._writing:  # of two versions of a row the newer must come last
+            return not (self._rows or self._spent) or await self._write_what_is_new()
+
+    async def _write_what_is_new(self) -> bool:
         rows, self._rows = self._rows, {}
         spent, self._spent = self._spent, {}
         try:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from attrs import define, field, frozen
 
+from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.ports.ledger import Session
 from gpugate.simulated.faults import HangAfter
 
 from .support import CHAT, MODEL, bearer, open_house
@@ -114,14 +117,28 @@ async def test_the_budget_is_spent_while_an_answer_runs(tmp_path, ollama):
         assert 402 == (await house.chat()).status
 
 
-async def test_a_budget_that_nobody_can_keep(opened, capsys):
-    """Without a book of what was spent it is no silent wish: the log says so, and the gateway serves."""
-    house = await opened(cost__monthly_budget=20.0)
+async def test_what_the_ledger_says_was_spent(tmp_path, opened):
+    """The real one: a budget that its sessions have spent bars a start; each threshold is noted as told."""
+    now = datetime.now(UTC)
+    ledger = await SqliteLedger.open(tmp_path / "ledger.sqlite3")
+    await ledger.put(
+        Session(
+            id="earlier",
+            provider="fake",
+            asked_at=now,
+            started_at=now,
+            ended_at=now + timedelta(microseconds=36),
+            hourly_rate=Decimal(20 * 10**8),
+        )
+    )
+    await ledger.aclose()
 
-    assert 200 == (await house.chat()).status
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
-    (alarm,) = [line["event"] for line in lines if line.get("alarm")]
-    assert "cost.monthly_budget is not kept" in alarm
+    house = await opened(cost__monthly_budget=20.0)
+    assert 402 == (await house.chat()).status
+    assert 0 == house.cloud.starts
+    ledger = await SqliteLedger.open(tmp_path / "ledger.sqlite3")
+    assert 100 == await ledger.budget_told(f"{now:%Y-%m}")
+    await ledger.aclose()
 
 
 async def test_a_users_share(tmp_path, ollama):

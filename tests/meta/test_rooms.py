@@ -67,7 +67,7 @@ ROOMS: dict[str, Room] = {
     "relay": Room({"errors", "ports", "services.tasks"}, {"attrs", "aiohttp", "multidict", "yarl"}),
     "settings": Room({"core.policy", "errors", "ports"}, {"attrs", "cattrs"}),
     "web": Room(
-        {"services", "relay", "ports", "errors", "core.vocabulary"},
+        {"services", "relay", "ports", "errors", "core.vocabulary", "core.costs"},
         {"attrs", "aiohttp", "aiohttp_sse", "orjson", "jwt", "cryptography", "multidict", "yarl"},
     ),
     "adapters": Room({"ports", "errors", "relay", "services.tasks"}, {"attrs", "aiohttp", "orjson"}),

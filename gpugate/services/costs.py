@@ -1,0 +1,206 @@
+"""Answers what was spent: reads the ledger and the pod's status, adds up in `core.costs`, touches no pod."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from attrs import field, frozen
+
+from gpugate.core import costs
+from gpugate.core.costs import Bill, Group, Part, ReceiptLine, Span
+from gpugate.ports.ledger import Ledger, Session
+from gpugate.services.status import PodStatus
+
+BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
+END = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+@frozen(kw_only=True)
+class SessionCost:
+    """Contract section 4, `cost/session`: the session that is open; None is unknown."""
+
+    estimated_cost: Decimal | None
+    currency: str
+    duration_s: float
+    provider: str
+    hourly_rate: Decimal | None
+
+
+@frozen(kw_only=True)
+class Line:
+    """A provider's, day's or user's part of a month; rounded, so that all lines sum to the whole."""
+
+    name: str
+    session_count: int
+    hours: Decimal
+    cost: Decimal
+
+
+@frozen(kw_only=True)
+class Summary:
+    """Contract section 4, `cost/summary`, and beside it what `core.costs.Bill` shows apart."""
+
+    month: str
+    session_count: int
+    total_hours: Decimal
+    estimated_total: Decimal
+    currency: str
+    by_provider: Sequence[Line]
+    by_day: Sequence[Line]
+    by_user: Sequence[Line]
+    failed_starts: Line
+    stopped_disk: Line
+    warnings: Sequence[str] = field(factory=tuple)
+
+
+@frozen(kw_only=True)
+class SessionRow:
+    """A billed session as `cost/sessions` lists it; of an open one what it cost so far."""
+
+    session: Session
+    seconds: Decimal
+    cost: Decimal | None
+
+
+class Costs:
+    """What was spent.
+
+    Every call but none else reads the disk; all raise `LedgerError`.
+
+    Args:
+        status: of the pod, as it is now.
+        currency: the configured one; sessions in another are listed, and left out of every sum.
+        wall: the calendar.
+        settle: brings the ledger up to date before it is read.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        status: Callable[[], PodStatus | None],
+        currency: str,
+        wall: Callable[[], datetime],
+        settle: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._status = status
+        self._currency = currency
+        self._wall = wall
+        self._settle = settle
+
+    async def session(self) -> SessionCost | None:
+        """The session that is open; None without one."""
+        status = self._status()
+        if status is None or status.uptime_seconds is None:
+            return None
+        return SessionCost(
+            estimated_cost=status.estimated_cost,
+            currency=self._currency,
+            duration_s=status.uptime_seconds,
+            provider=status.provider or "",
+            hourly_rate=status.hourly_rate,
+        )
+
+    async def summary(self, month: str | None = None) -> Summary:
+        """A month ("2026-11", UTC), or the present one. ValueError: that is no month."""
+        month = month or costs.month_of(self._wall())
+        bill = await self._bill(costs.month_span(month))
+        return Summary(
+            month=month,
+            session_count=bill.sessions,
+            total_hours=(bill.whole.seconds / costs.SECONDS_PER_HOUR).quantize(costs.QUANTUM),
+            estimated_total=bill.whole.cost.quantize(costs.QUANTUM),
+            currency=self._currency,
+            by_provider=_lines(bill.by_provider, bill.whole),
+            by_day=_lines(bill.by_day, bill.whole),
+            by_user=_lines(bill.by_user, bill.whole),
+            failed_starts=_line(bill.failed_starts),
+            stopped_disk=_line(Group(name="", part=bill.stopped_disk)),
+            warnings=_warnings(bill, self._currency),
+        )
+
+    async def sessions(self, since: datetime | None, until: datetime | None) -> list[SessionRow]:
+        """The billed sessions that began in this span, oldest first; `until` is not in it."""
+        first, last = since or BEGINNING, until or END
+        now = self._wall()
+        return [
+            _row(session, now)
+            for session in await self._between(first, last)
+            if session.started_at is not None and first <= session.started_at < last
+        ]
+
+    async def receipt(self, session_id: str) -> tuple[SessionRow, list[ReceiptLine]] | None:
+        """Whose the seconds of this session are; None if there is none of that name."""
+        now = self._wall()
+        for session in await self._between(BEGINNING, END):
+            if session.id == session_id:
+                life = costs.lifetime(session, now)
+                uses = await self._ledger.uses(life.since, life.until)
+                own = [use for use in uses if use.session_id == session_id]
+                return _row(session, now), costs.receipt(session, own, now)
+        return None
+
+    async def spent(self, since: datetime, until: datetime) -> Decimal:
+        """In this span, unrounded, open sessions until now included."""
+        return (await self._bill(Span(since, until))).whole.cost
+
+    async def spent_in_month(self, month: str | None = None) -> Decimal:
+        """The same in a month, or the present one."""
+        return (await self._bill(costs.month_span(month or costs.month_of(self._wall())))).whole.cost
+
+    async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
+        """The same by user; warm-up and idle are nobody's."""
+        bill = await self._bill(costs.month_span(month or costs.month_of(self._wall())))
+        return {group.name: group.part.cost for group in bill.by_user}
+
+    async def today(self) -> Decimal:
+        """Since midnight, UTC."""
+        now = self._wall()
+        return await self.spent(costs.midnight(now.astimezone(UTC).date()), now)
+
+    async def _bill(self, span: Span) -> Bill:
+        sessions = await self._between(BEGINNING, span.until)  # older ones: their disks cost on
+        uses = await self._ledger.uses(span.since, span.until)
+        return costs.bill(sessions, uses, span, self._wall(), self._currency)
+
+    async def _between(self, since: datetime, until: datetime) -> list[Session]:
+        if self._settle is not None:
+            await self._settle()
+        return await self._ledger.sessions(since, until)
+
+
+def _lines(groups: Sequence[Group], whole: Part) -> list[Line]:
+    return [
+        Line(name=group.name, session_count=group.sessions, hours=share.hours, cost=share.cost)
+        for group, share in zip(groups, costs.shares(groups, whole), strict=True)
+    ]
+
+
+def _line(group: Group) -> Line:
+    return Line(
+        name=group.name,
+        session_count=group.sessions,
+        hours=(group.part.seconds / costs.SECONDS_PER_HOUR).quantize(costs.QUANTUM),
+        cost=group.part.cost.quantize(costs.QUANTUM),
+    )
+
+
+def _row(session: Session, now: datetime) -> SessionRow:
+    part = costs.part_of(session, costs.lifetime(session, now))
+    if session.started_at is None:
+        part = Part()
+    return SessionRow(
+        session=session, seconds=part.seconds, cost=None if session.hourly_rate is None else part.cost
+    )
+
+
+def _warnings(bill: Bill, currency: str) -> list[str]:
+    said = []
+    if bill.unpriced:
+        said.append(f"{bill.unpriced} sessions without a price are counted as 0; set cost.hourly_rate")
+    if bill.other_currencies:
+        others = ", ".join(bill.other_currencies)
+        said.append(f"sessions paid in {others} are left out: cost.currency is {currency}")
+    return said

@@ -1,0 +1,204 @@
+"""What was spent, over HTTP: the contract's shapes as JSON and CSV; adds nothing up itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TypeVar
+
+from aiohttp import web
+
+from gpugate.core.costs import QUANTUM, ReceiptLine
+from gpugate.errors import InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
+from gpugate.services.costs import Costs, Line, SessionCost, SessionRow, Summary
+from gpugate.web.call import Call
+from gpugate.web.dialects import success
+from gpugate.web.gate_api import OwnRoute, OwnRoutes
+
+T = TypeVar("T")
+COLUMNS = (
+    *("id", "provider", "pod_id", "gpu", "started_at", "ready_at", "ended_at", "seconds", "hourly_rate"),
+    *("rate_source", "cost", "currency", "started_by", "start_reason", "end_reason"),
+)
+"""Contract section 4, `cost/sessions`."""
+LEDGER_RETRY_S = 30.0
+_MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class CostApi:
+    """`/api/v1/cost/*`; reads only, and no pod is touched by it."""
+
+    def __init__(self, costs: Costs) -> None:
+        self._costs = costs
+
+    def routes(self) -> OwnRoutes:
+        """The endpoints, for the gate's table."""
+        return {
+            "/api/v1/cost/session": {"GET": OwnRoute(self.session, scope="cost")},
+            "/api/v1/cost/summary": {"GET": OwnRoute(self.summary, scope="cost")},
+            "/api/v1/cost/sessions": {"GET": OwnRoute(self.sessions, scope="cost")},
+            "/api/v1/cost/receipt": {"GET": OwnRoute(self.receipt, scope="cost")},
+        }
+
+    async def session(self, call: Call) -> web.StreamResponse:
+        """The session that is open, or null."""
+        cost = await self._costs.session()
+        return _answer(call, None if cost is None else _session_cost(cost))
+
+    async def summary(self, call: Call) -> web.StreamResponse:
+        """A month, split by provider, day and user."""
+        month = _asked(call, "month") or None
+        if month is not None and not _MONTH.fullmatch(month):
+            raise InvalidRequest('month: must look like "2026-11"')
+        return _answer(call, _summary(await _read(self._costs.summary, month)))
+
+    async def sessions(self, call: Call) -> web.StreamResponse:
+        """The sessions that began in a span, as JSON or CSV."""
+        since, until = _instant(call, "from"), _instant(call, "to")
+        form = _asked(call, "format") or "json"
+        if form not in ("json", "csv"):
+            raise InvalidRequest("format: must be json or csv")
+        rows = [_row(row) for row in await _read(self._costs.sessions, since, until)]
+        if form == "json":
+            return _answer(call, {"sessions": rows})
+        return web.Response(text=_csv(rows), content_type="text/csv", charset="utf-8")
+
+    async def receipt(self, call: Call) -> web.StreamResponse:
+        """Whose every second of one session is."""
+        session_id = _asked(call, "id")
+        if not session_id:
+            raise InvalidRequest("id: a session's id is missing")
+        found = await _read(self._costs.receipt, session_id)
+        if found is None:
+            raise PathNotFound("id: there is no such session")
+        row, lines = found
+        return _answer(call, {"session": _row(row), "lines": [_receipt_line(line) for line in lines]})
+
+
+async def _read(ask: Callable[..., Awaitable[T]], *given: object) -> T:
+    try:
+        return await ask(*given)
+    except LedgerError as error:
+        raise ProviderUnavailable(str(error), retry_after_s=LEDGER_RETRY_S) from error
+
+
+def _asked(call: Call, name: str) -> str:
+    return str(call.request.query.get(name, "")).strip()
+
+
+def _instant(call: Call, name: str) -> datetime | None:
+    """A date (its midnight, UTC) or an instant; without a zone it is UTC. A `+` may have become a blank."""
+    said = _asked(call, name)
+    if not said:
+        return None
+    try:
+        at = datetime.fromisoformat(re.sub(r" (?=[0-9]{2}:?[0-9]{2}$)", "+", said))
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            f'{name}: must be a date or an instant, such as "2026-11-01" or "2026-11-01T12:00:00Z"'
+        ) from None
+
+
+def _answer(call: Call, data: object) -> web.Response:
+    body = success(data, call.request_id, time.time())
+    return web.Response(body=body, content_type="application/json")
+
+
+def _session_cost(cost: SessionCost) -> Mapping[str, object]:
+    return {
+        "estimatedCost": _number(cost.estimated_cost),
+        "currency": cost.currency,
+        "sessionDuration": round(cost.duration_s, 3),
+        "provider": cost.provider,
+        "hourlyRate": _number(cost.hourly_rate),
+    }
+
+
+def _summary(summary: Summary) -> Mapping[str, object]:
+    return {
+        "month": summary.month,
+        "sessionCount": summary.session_count,
+        "totalHours": _number(summary.total_hours),
+        "estimatedTotal": _number(summary.estimated_total),
+        "currency": summary.currency,
+        "byProvider": [{"provider": line.name, **_line(line)} for line in summary.by_provider],
+        "byDay": [{"date": line.name, **_line(line)} for line in summary.by_day],
+        "byUser": [
+            {"user": line.name, "hours": _number(line.hours), "cost": _number(line.cost)}
+            for line in summary.by_user
+        ],
+        "failedStarts": _line(summary.failed_starts),
+        "stoppedDisk": {
+            "hours": _number(summary.stopped_disk.hours),
+            "cost": _number(summary.stopped_disk.cost),
+        },
+        "warnings": list(summary.warnings),
+    }
+
+
+def _line(line: Line) -> Mapping[str, object]:
+    return {"sessionCount": line.session_count, "hours": _number(line.hours), "cost": _number(line.cost)}
+
+
+def _row(row: SessionRow) -> Mapping[str, object]:
+    session = row.session
+    return {
+        "id": session.id,
+        "provider": session.provider,
+        "pod_id": session.pod_id,
+        "gpu": session.gpu,
+        "started_at": _time(session.started_at),
+        "ready_at": _time(session.ready_at),
+        "ended_at": _time(session.ended_at),
+        "seconds": float(round(row.seconds, 3)),
+        "hourly_rate": _number(session.hourly_rate),
+        "rate_source": session.rate_source,
+        "cost": _number(row.cost),
+        "currency": session.currency,
+        "started_by": session.started_by,
+        "start_reason": session.start_reason,
+        "end_reason": session.end_reason or None,
+    }
+
+
+def _receipt_line(line: ReceiptLine) -> Mapping[str, object]:
+    return {
+        "user": line.user,
+        "request_id": line.request_id or None,
+        "requests": line.requests,
+        "seconds": float(round(line.part.seconds, 6)),
+        "cost": _number(line.part.cost),
+    }
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount.quantize(QUANTUM))
+
+
+def _time(at: datetime | None) -> str | None:
+    return (
+        None if at is None else at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)  # RFC 4180: commas, doubled quotes, CR LF
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([_cell(row[name]) for name in COLUMNS])
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """A spreadsheet must not take what a provider or a user is called for a formula."""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
+    return "" if value is None else value

@@ -1,0 +1,226 @@
+"""What sessions cost: split at midnight and at the month's turn, and by whose seconds they were."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpugate.core import costs
+from gpugate.core.costs import IDLE, WARM_UP, Span
+from gpugate.ports.ledger import Session, Use
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+NOVEMBER = costs.month_span("2026-11")
+LATER = datetime(2027, 6, 1, tzinfo=UTC)
+
+
+def session(begin: datetime = NOON, hours: float = 2, **more) -> Session:
+    fields = {
+        "id": f"{begin:%d%H%M}",
+        "provider": "runpod",
+        "asked_at": begin,
+        "started_at": begin,
+        "ready_at": begin + timedelta(minutes=6),
+        "ended_at": begin + timedelta(hours=hours),
+        "hourly_rate": Decimal("0.60"),
+        "end_reason": "idle",
+    }
+    return Session(**{**fields, **more})
+
+
+def use(of: Session, user: str, after_min: float, minutes: float, name: str = "r") -> Use:
+    begin = of.began_at + timedelta(minutes=after_min)
+    return Use(
+        session_id=of.id,
+        id=f"{name}-{user}",
+        request_id=name,
+        user=user,
+        began_at=begin,
+        ended_at=begin + timedelta(minutes=minutes),
+        seconds=Decimal(str(minutes * 60)),
+    )
+
+
+def bill(*sessions: Session, uses=(), span: Span = NOVEMBER, now: datetime = LATER) -> costs.Bill:
+    return costs.bill(sessions, uses, span, now, "USD")
+
+
+def test_a_session() -> None:
+    """Rate times time, and whose it was."""
+    row = session()
+    told = bill(row, uses=[use(row, "ann", 10, 30), use(row, "bob", 60, 24)])
+
+    assert (1, Decimal("1.2"), Decimal(7200)) == (told.sessions, told.whole.cost, told.whole.seconds)
+    assert {
+        "ann": Decimal("0.3"),
+        "bob": Decimal("0.24"),
+        WARM_UP: Decimal("0.06"),
+        IDLE: Decimal("0.6"),
+    } == {group.name: group.part.cost for group in told.by_user}
+
+
+def test_over_midnight() -> None:
+    """Each day gets its own hours."""
+    told = bill(session(datetime(2026, 11, 20, 23, tzinfo=UTC), 3))
+    assert [("2026-11-20", Decimal(3600)), ("2026-11-21", Decimal(7200))] == [
+        (group.name, group.part.seconds) for group in told.by_day
+    ]
+
+
+def test_over_the_months_turn() -> None:
+    """Each month gets its own part, the users' too."""
+    row = session(datetime(2026, 11, 30, 23, tzinfo=UTC), 3)
+    long = use(row, "ann", 30, 60)
+    november, december = (
+        bill(row, uses=[long], span=costs.month_span(month)) for month in ("2026-11", "2026-12")
+    )
+    assert (Decimal("0.6"), Decimal("1.2")) == (november.whole.cost, december.whole.cost)
+    assert [Decimal(1800), Decimal(1800)] == [
+        group.part.seconds for told in (november, december) for group in told.by_user if group.name == "ann"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("month", "days"), [("2028-02", 29), ("2026-02", 28), ("2026-12", 31), ("2026-04", 30)]
+)
+def test_a_month(month: str, days: int) -> None:
+    """Leap years and the year's end."""
+    span = costs.month_span(month)
+    assert days == (span.until - span.since).days
+    assert days == len(list(span.days()))
+
+
+def test_another_zone() -> None:
+    """Half past eleven in New York is the next day: days are UTC's."""
+    begin = datetime.fromisoformat("2026-11-20T23:30:00-05:00")
+    (day,) = bill(session(begin, 1)).by_day
+    assert "2026-11-21" == day.name
+
+
+def test_an_open_session() -> None:
+    """It costs until now; with a clock that was set back, nothing, and never less."""
+    row = session(ended_at=None)
+    assert Decimal("0.6") == bill(row, now=NOON + HOUR).whole.cost
+    assert Decimal(0) == bill(row, now=NOON - HOUR).whole.cost
+
+
+def test_failed_starts() -> None:
+    """Shown apart; one that was billed is in the whole, one that was refused cost nothing."""
+    never_ready = session(ready_at=None, hours=0.5)
+    refused = session(NOON + HOUR, started_at=None, ready_at=None, id="refused")
+    told = bill(never_ready, refused)
+    assert (1, Decimal("0.3")) == (told.sessions, told.whole.cost)
+    assert (2, Decimal("0.3")) == (told.failed_starts.sessions, told.failed_starts.part.cost)
+    assert [WARM_UP] == [group.name for group in told.by_user]
+
+
+def test_the_disk_of_a_stopped_pod() -> None:
+    """Between sessions and after the last, beside the whole; of no pod that was destroyed."""
+    first = session(pod_id="a", stopped_rate=Decimal("0.01"))
+    second = session(NOON + 10 * HOUR, pod_id="a", stopped_rate=Decimal("0.02"))
+    gone = session(NOON - 10 * HOUR, pod_id="b")
+    told = bill(gone, first, second, now=NOON + 22 * HOUR)
+    assert Decimal("0.01") * 8 + Decimal("0.02") * 10 == told.stopped_disk.cost
+    assert Decimal(6 * 3600) == told.whole.seconds
+
+
+def test_a_session_without_a_price() -> None:
+    """Counted, at no cost, and said."""
+    told = bill(session(hourly_rate=None))
+    assert (1, 1, Decimal(0), Decimal(7200)) == (
+        told.sessions,
+        told.unpriced,
+        told.whole.cost,
+        told.whole.seconds,
+    )
+
+
+def test_another_currency() -> None:
+    """Left out of every sum, and named."""
+    told = bill(session(), session(NOON + 5 * HOUR, currency="EUR"))
+    assert (1, ["EUR"]) == (told.sessions, told.other_currencies)
+
+
+def test_a_receipt() -> None:
+    """Each second is a request's, warm-up, or idle."""
+    row = session()
+    lines = costs.receipt(row, [use(row, "ann", 10, 30, "r-1"), use(row, "ann", 50, 6, "r-2")], LATER)
+    assert [(WARM_UP, 360), ("ann", 1800), ("ann", 360), (IDLE, 4680)] == [
+        (line.user, line.part.seconds) for line in lines
+    ]
+
+
+def test_uses_that_claim_more_than_there_was() -> None:
+    """A ledger that is wrong does not make the parts more than the whole."""
+    row = session()
+    lines = costs.receipt(row, [use(row, "ann", 10, 500), use(row, "bob", 10, 500)], LATER)
+    assert Decimal(7200) == sum(line.part.seconds for line in lines)
+
+
+MOMENTS = st.integers(0, 40 * 24 * 3600 * 1000).map(
+    lambda ms: datetime(2026, 10, 25, tzinfo=UTC) + timedelta(milliseconds=ms)
+)
+
+
+@st.composite
+def stretches(draw: st.DrawFn) -> tuple[Session, list[Use]]:
+    """A session with its uses, somewhere around November."""
+    begin, end = sorted((draw(MOMENTS), draw(MOMENTS)))
+    ready = draw(st.none() | st.floats(0, 1).map(lambda at: begin + at * (end - begin)))
+    row = session(
+        begin,
+        0,
+        id=str(draw(st.uuids())),
+        provider=draw(st.sampled_from(["runpod", "vastai"])),
+        ended_at=draw(st.sampled_from([end, None])),
+        ready_at=ready,
+        hourly_rate=draw(st.none() | st.decimals(0, 9, places=4)),
+    )
+    found = []
+    for number in range(draw(st.integers(0, 4))):
+        from_s, long_s = draw(st.floats(0, 1e6)), draw(st.floats(0, 1e5))
+        one = use(row, draw(st.sampled_from(["ann", "bob"])), from_s / 60, long_s / 60, f"r-{number}")
+        found.append(evolve(one, seconds=one.seconds / draw(st.integers(1, 3))))
+    return row, found
+
+
+@given(st.lists(stretches(), max_size=5))
+def test_the_parts_are_the_whole(drawn: list[tuple[Session, list[Use]]]) -> None:
+    """By provider, day and user, in seconds and money, exactly, as they are shown."""
+    told = bill(*(row for row, _ in drawn), uses=[one for _, uses in drawn for one in uses])
+    for groups in (told.by_provider, told.by_day, told.by_user):
+        shares = costs.shares(groups, told.whole)
+        assert told.whole.cost.quantize(costs.QUANTUM) == sum((s.cost for s in shares), Decimal(0))
+        hours = (told.whole.seconds / 3600).quantize(costs.QUANTUM)
+        assert hours == sum((s.hours for s in shares), Decimal(0))
+        assert all(share.cost >= 0 and share.hours >= 0 for share in shares)
+
+
+@given(stretches())
+def test_a_receipt_is_the_whole(drawn: tuple[Session, list[Use]]) -> None:
+    """Of any session: the lines sum to its seconds."""
+    row, uses = drawn
+    whole = costs.lifetime(row, LATER).seconds
+    lines = costs.receipt(row, uses, LATER)
+    assert abs(whole - sum((line.part.seconds for line in lines), Decimal(0))) < Decimal("1e-9")
+
+
+@given(st.lists(st.decimals(0, 100, places=9), min_size=1, max_size=9))
+def test_apportion(parts: list[Decimal]) -> None:
+    """Nobody is off by more than the smallest unit, and together they are right."""
+    cent = Decimal("0.01")
+    shown = costs.apportion(sum(parts, Decimal(0)), parts, cent)
+    assert sum(parts, Decimal(0)).quantize(cent) == sum(shown)
+    assert all(abs(was - now) <= cent for was, now in zip(parts, shown, strict=True))
+
+
+def test_days_of_nothing() -> None:
+    """The wrong way round is no time at all."""
+    assert Decimal(0) == Span(NOON, NOON - HOUR).seconds
+    assert date(2026, 11, 21) == next(Span(NOON, NOON + HOUR).days())[0]

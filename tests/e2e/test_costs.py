@@ -1,0 +1,177 @@
+"""`/api/v1/cost/*` of a gateway that has run pods: the contract's shapes, and sums that are right."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.ports.ledger import Session
+
+from .support import House
+
+MONTH = f"{datetime.now(UTC):%Y-%m}"
+ROW_KEYS = [
+    *("id", "provider", "pod_id", "gpu", "started_at", "ready_at", "ended_at", "seconds", "hourly_rate"),
+    *("rate_source", "cost", "currency", "started_by", "start_reason", "end_reason"),
+]
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+async def data(house: House, path: str):
+    answer = await house.ask("GET", f"/api/v1/cost/{path}")
+    assert 200 == answer.status, answer.body
+    assert "success" == answer.json["status"]
+    return answer.json["data"]
+
+
+async def test_the_open_session(house: House):
+    """Null without one; else what it costs so far."""
+    assert await data(house, "session") is None
+    await house.chat()
+    cost = await data(house, "session")
+    assert {"estimatedCost", "currency", "sessionDuration", "provider", "hourlyRate"} == set(cost)
+    assert 0.44 == cost["hourlyRate"]
+    assert math.isclose(cost["estimatedCost"], 0.44 * cost["sessionDuration"] / 3600, abs_tol=1e-5)
+
+
+async def test_a_month_of_nothing(house: House):
+    """All sums are 0; any month can be asked for."""
+    told = await data(house, "summary?month=2031-02")
+    assert ("2031-02", 0, 0, 0, "USD", [], [], []) == tuple(
+        told[key]
+        for key in (
+            *("month", "sessionCount", "totalHours", "estimatedTotal", "currency"),
+            *("byProvider", "byDay", "byUser"),
+        )
+    )
+
+
+async def test_after_a_session(house: House):
+    """Summary, list and CSV tell the same of it; the parts sum to the whole; whoever asked is named."""
+    await house.chat()
+    await house.stop()
+    await house.off()
+    (row,) = (await data(house, "sessions"))["sessions"]
+    assert ROW_KEYS == list(row)
+    assert ("tester", "request") == (row["started_by"], row["start_reason"])
+    assert all(INSTANT.fullmatch(row[key]) for key in ("started_at", "ready_at", "ended_at"))
+    told = await data(house, "summary")
+    assert (MONTH, 1, row["provider"]) == (
+        told["month"],
+        told["sessionCount"],
+        told["byProvider"][0]["provider"],
+    )
+    assert math.isclose(told["estimatedTotal"], row["cost"], abs_tol=2e-6)
+    for part in ("byProvider", "byDay", "byUser"):
+        assert math.isclose(told["estimatedTotal"], sum(line["cost"] for line in told[part]), abs_tol=1e-9)
+        assert math.isclose(told["totalHours"], sum(line["hours"] for line in told[part]), abs_tol=1e-9)
+    assert {"provider", "sessionCount", "hours", "cost"} == set(told["byProvider"][0])
+    assert {"date", "sessionCount", "hours", "cost"} == set(told["byDay"][0])
+    assert {"user", "hours", "cost"} == set(told["byUser"][0])
+    assert "tester" in {line["user"] for line in told["byUser"]}
+
+    answer = await house.ask("GET", "/api/v1/cost/sessions?format=csv")
+    assert "text/csv" in answer.headers["Content-Type"]
+    (written,) = csv.DictReader(io.StringIO(answer.body.decode(), newline=""))
+    assert ROW_KEYS == list(written)
+    assert {key: "" if value is None else str(value) for key, value in row.items()} == written
+
+    receipt = await data(house, f"receipt?id={row['id']}")
+    assert math.isclose(row["seconds"], sum(line["seconds"] for line in receipt["lines"]), abs_tol=2e-3)
+
+
+async def test_an_open_session_in_the_list(house: House):
+    """It has no end, and costs what it cost so far."""
+    await house.warm()
+    (row,) = (await data(house, "sessions"))["sessions"]
+    assert (None, None) == (row["ended_at"], row["end_reason"])
+    assert row["cost"] >= 0
+
+
+async def old_sessions(path) -> None:
+    ledger = await SqliteLedger.open(path / "ledger.sqlite3")
+    for day in (1, 2, 3):
+        begin = datetime(2026, 3, day, tzinfo=UTC)
+        await ledger.put(
+            Session(
+                id=f"day-{day}",
+                provider="=cmd()",
+                asked_at=begin,
+                started_at=begin,
+                ended_at=begin + timedelta(hours=day),
+                hourly_rate=Decimal("0.5"),
+            )
+        )
+    await ledger.aclose()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", [1, 2, 3]),
+        ("from=2026-03-02", [2, 3]),
+        ("to=2026-03-02", [1]),
+        ("from=2026-03-02&to=2026-03-03", [2]),
+        ("from=2026-03-02T00:00:01Z", [3]),
+        ("from=2026-03-02T01:00:00%2B01:00", [2, 3]),
+        ("from=2026-03-02T01:00:00+01:00", [2, 3]),
+        ("from=2026-03-05&to=2026-03-01", []),
+    ],
+)
+async def test_a_span(tmp_path, opened, query: str, expected: list[int]):
+    """`from` is in it, `to` is not; dates and instants, whatever their zone."""
+    await old_sessions(tmp_path)
+    house = await opened()
+    rows = (await data(house, f"sessions?{query}"))["sessions"]
+    assert [f"day-{day}" for day in expected] == [row["id"] for row in rows]
+
+
+async def test_a_name_like_a_formula(tmp_path, opened):
+    """A spreadsheet must not run it."""
+    await old_sessions(tmp_path)
+    house = await opened()
+    text = (await house.ask("GET", "/api/v1/cost/sessions?format=csv")).body.decode()
+    assert "'=cmd()" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "field"),
+    [
+        ("summary?month=2026-13", "month"),
+        ("summary?month=november", "month"),
+        ("summary?month=2026-1", "month"),
+        ("summary?month=0000-01", "month"),
+        ("sessions?from=yesterday", "from"),
+        ("sessions?to=2026-02-30", "to"),
+        ("sessions?format=xml", "format"),
+        ("receipt", "id"),
+    ],
+)
+async def test_a_wrong_question(house: House, path: str, field: str):
+    """400, naming the field."""
+    answer = await house.ask("GET", f"/api/v1/cost/{path}")
+    assert (400, "INVALID_REQUEST") == (answer.status, answer.json["error"]["code"])
+    assert answer.json["error"]["message"].startswith(field)
+
+
+async def test_no_pod_is_touched(house: House):
+    """Asking wakes nothing."""
+    for path in ("session", "summary", "sessions"):
+        await data(house, path)
+    assert 0 == house.cloud.starts
+
+
+async def test_without_a_ledger(opened):
+    """503 that names the file; the open session is told all the same."""
+    house = await opened(state__dir="/proc/nothing-can-be-made-here")
+    answer = await house.ask("GET", "/api/v1/cost/summary")
+    assert 503 == answer.status
+    assert "ledger.sqlite3" in answer.json["error"]["message"]
+    assert await data(house, "session") is None
