@@ -13,13 +13,14 @@ from gpugate.errors import (
     RateLimited,
     Transient,
 )
-from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+from gpugate.ports.provider import Capabilities, Charge, Endpoint, Phase, PodReport, Price, Provider
 
 __all__ = [
     "Ambiguous",
     "AuthFailed",
     "Blocked",
     "Capabilities",
+    "Charge",
     "Conflict",
     "Endpoint",
     "Misconfigured",

@@ -7,7 +7,7 @@ A plugin subclasses `Provider` and registers it under the entry point group `gpu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -15,6 +15,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import field, frozen
+
+from gpugate.errors import Misconfigured
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -121,6 +123,26 @@ class PodReport:
     output: str = ""
 
 
+@frozen(kw_only=True)
+class Charge:
+    """A line of the provider's own bill.
+
+    Attributes:
+        pod_id: for which pod, as reports name it; None for what belongs to no pod.
+        began_at, ended_at: the time that the line is about (aware); may be wider than what was asked for,
+            where a cloud bills by the day.
+        amount: what was taken, exactly.
+        what: "gpu", "disk" or another word of the provider's; empty where it does not tell.
+    """
+
+    pod_id: str | None = field(converter=_as_text)
+    began_at: datetime
+    ended_at: datetime
+    amount: Decimal
+    currency: str = "USD"
+    what: str = ""
+
+
 @frozen
 class Capabilities:
     """What a provider can and cannot do (facts/providers.md D).
@@ -129,7 +151,7 @@ class Capabilities:
         resume: a stopped pod can be started again.
         ephemeral: pods can be created and destroyed.
         stable_urls: addresses survive a stop and start.
-        billing_api: the provider's own bill can be read.
+        billing_api: the provider's own bill can be read: there is a `bill`.
         logs: the pod's log can be read.
         stop_keeps_disk: models survive a stop.
         queue_on_capacity: a start without capacity may fire later by itself.
@@ -186,6 +208,14 @@ class Provider(ABC):
     @abstractmethod
     async def inspect(self) -> PodReport:
         """Say what the pod is doing, changing nothing."""
+
+    async def bill(self, since: datetime, until: datetime) -> Sequence[Charge]:
+        """What the provider billed in this span; only with `capabilities.billing_api`.
+
+        Whole or an error: a page that is missing would read as money saved. It may name pods of others on
+        the same account; gpugate knows its own.
+        """
+        raise Misconfigured("this provider has no billing API")
 
     async def aclose(self) -> None:  # noqa: B027  (optional: most providers hold nothing)
         """Let go of what this object holds; the pod itself is not touched."""

@@ -36,7 +36,7 @@ def class_complaints(kind: object) -> list[str]:
     if not (isinstance(kind, type) and issubclass(kind, Provider)):
         return ["it is no subclass of gpugate.Provider"]
     complaints = [f"{name} is missing" for name in sorted(kind.__abstractmethods__)]
-    for name in ("start", "stop", "inspect", "aclose"):
+    for name in ("start", "stop", "inspect", "bill", "aclose"):
         if not inspect.iscoroutinefunction(getattr(kind, name)):
             complaints.append(f"{name} is not async")
     if not attrs.has(kind.Config):
@@ -44,7 +44,10 @@ def class_complaints(kind: object) -> list[str]:
     for attribute in attrs.fields(kind.Config):
         if attribute.repr and _SOUNDS_SECRET.search(attribute.name):
             complaints.append(f"Config.{attribute.name} sounds like a secret: field(repr=False) keeps it out")
-    return [*complaints, *capability_complaints(kind.capabilities)]
+    complaints += capability_complaints(kind.capabilities)
+    if getattr(kind.capabilities, "billing_api", False) and kind.bill is Provider.bill:
+        complaints.append("capabilities.billing_api promises a bill, and there is no method bill")
+    return complaints
 
 
 def capability_complaints(capabilities: object) -> list[str]:

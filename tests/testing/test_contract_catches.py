@@ -12,7 +12,18 @@ import aiohttp
 import pytest
 from attrs import define, field, frozen
 
-from gpugate import Conflict, Endpoint, NotFound, Phase, PodReport, Price, Provider, ProviderError, Transient
+from gpugate import (
+    Capabilities,
+    Conflict,
+    Endpoint,
+    NotFound,
+    Phase,
+    PodReport,
+    Price,
+    Provider,
+    ProviderError,
+    Transient,
+)
 from gpugate.testing import ProviderContract
 from gpugate.testing.fakes import FakeCloud, FakeProvider
 from gpugate.testing.reports import class_complaints, report_complaints
@@ -288,3 +299,16 @@ def test_an_unsound_class() -> None:
     assert "stop is not async" in said
     assert ["it is no subclass of gpugate.Provider"] == class_complaints(dict)
     assert "start is missing" in class_complaints(Provider)
+
+
+class Promising(FakeProvider):
+    """A class that promises a bill and has none."""
+
+    capabilities = Capabilities(billing_api=True)
+
+
+def test_a_bill_that_is_not_there() -> None:
+    """The promise is held against the class; calling it says so too."""
+    assert ["capabilities.billing_api promises a bill, and there is no method bill"] == class_complaints(
+        Promising
+    )

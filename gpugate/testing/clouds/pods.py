@@ -117,6 +117,13 @@ class SimPod:
         now = self.clock.now()
         return sum((now if s.until is None else s.until) - s.since for s in self.stretches)
 
+    def billed_between(self, since: float, until: float) -> float:
+        """Billed seconds between two of the clock's, none of them in the future."""
+        self.look()
+        until = min(until, self.clock.now())
+        ends = ((s.since, until if s.until is None else s.until) for s in self.stretches)
+        return sum(max(0.0, min(end, until) - max(begin, since)) for begin, end in ends)
+
     # --- commands, and what happens behind everybody's back -------------------------------------
 
     def start(self, *, queued_s: float = 0.0) -> None:

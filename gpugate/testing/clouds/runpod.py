@@ -21,6 +21,7 @@ from gpugate.testing.clouds.pods import Delays, SimPod
 from gpugate.testing.clouds.runpod_words import (
     ACTIONS,
     BILLED_IN,
+    BUCKETS_S,
     CREATE_FIELDS,
     DEFAULT_GPUS,
     HOST_FULL,
@@ -273,6 +274,8 @@ class RunPodSim(Cloud):
         return self._json({"gpus": [show_gpu(gpu) for gpu in self.gpus.values()]})
 
     async def _billing(self, request: web.Request, fault: Fault | None) -> web.Response:
+        if request.query.get("bucketSize", "day") not in BUCKETS_S:
+            return self._problem(422, "Request validation failed.", errors=["$.bucketSize: not allowed"])
         wanted = request.query.get("podId")
         pods = [pod for pod in self.pods.values() if wanted in (None, pod.id)]
         return self._json(show_bill(pods, self.clock, self.gpus, dict(request.query)))

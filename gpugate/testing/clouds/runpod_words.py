@@ -59,6 +59,9 @@ CREATE_FIELDS = frozenset(
     }
 )
 WINDOW_S = 60.0
+BUCKETS_S = {"hour": 3600, "day": 86_400}
+STOPPED_DISK = 0.20 / 730
+"""USD per GB and hour (facts/providers.md A6)."""
 PAGE = 20
 
 
@@ -147,19 +150,49 @@ def show_gpu(gpu: Gpu) -> dict[str, Any]:
 def show_bill(
     pods: Iterable[SimPod], clock: Clock, gpus: Mapping[str, Gpu], query: dict[str, str]
 ) -> dict[str, Any]:
-    """`GET /billing/pods`, in one bucket from the beginning."""
+    """`GET /billing/pods`: what pods cost, by bucket; the window snaps to whole ones."""
+    width = BUCKETS_S[query.get("bucketSize", "day")]
+    since = _second(query.get("startTime"), clock, 0.0) // width * width
+    until = _second(query.get("endTime"), clock, clock.wall().timestamp())
+    began = clock.at(0).timestamp()
+    given = list(pods)
+    since = max(since, began // width * width)  # before it there was no cloud
     records = []
-    for pod in pods:
-        gpu = round(pod.billed_s / 3600 * rate(pod, gpus), 4)
-        span = {"startTime": iso(clock.at(0)), "endTime": iso(clock.wall())}
-        records.append({**span, "podId": pod.id, **_amounts(gpu)})
-    total = round(sum(record["totalAmount"] for record in records), 4)
-    counts = {"recordCount": len(records), "uniquePodCount": len(records)}
-    return {"records": records, "metadata": {"query": query, **counts, "totals": _amounts(total)}}
+    while since < until:
+        for pod in given:
+            gpu, disk = _costs(pod, since - began, since + width - began, clock, gpus)
+            if gpu or disk:
+                span = {"startTime": _at(since), "endTime": _at(since + width)}
+                records.append({**span, "podId": pod.id, **_amounts(gpu, disk)})
+        since += width
+    totals = [round(sum(record[key] for record in records), 4) for key in ("gpuAmount", "diskAmount")]
+    counts = {"recordCount": len(records), "uniquePodCount": len({r["podId"] for r in records})}
+    return {"records": records, "metadata": {"query": query, **counts, "totals": _amounts(*totals)}}
 
 
-def _amounts(gpu: float) -> dict[str, Any]:
-    return {"totalAmount": gpu, "gpuAmount": gpu, "cpuAmount": 0, "diskAmount": 0}
+def _costs(
+    pod: SimPod, since: float, until: float, clock: Clock, gpus: Mapping[str, Gpu]
+) -> tuple[float, float]:
+    """Of the GPU while the pod is on, and of the disk that stays while it is off."""
+    on_s = pod.billed_between(since, until)
+    gpu = round(on_s / 3600 * rate(pod, gpus), 4)
+    if pod.look() is Phase.GONE:
+        return gpu, 0.0
+    there_s = max(0.0, min(until, clock.now()) - max(since, pod.created_at))
+    size = pod.spec.get("mounts", {}).get("persistent", {}).get("size", 0)
+    return gpu, round((there_s - on_s) / 3600 * size * STOPPED_DISK, 4)
+
+
+def _second(given: str | None, clock: Clock, otherwise: float) -> float:
+    return otherwise if given is None else datetime.fromisoformat(given).timestamp()
+
+
+def _at(second: float) -> str:
+    return iso(datetime.fromtimestamp(second, UTC))
+
+
+def _amounts(gpu: float, disk: float) -> dict[str, Any]:
+    return {"totalAmount": round(gpu + disk, 4), "gpuAmount": gpu, "cpuAmount": 0, "diskAmount": disk}
 
 
 def problem(status: int, detail: str, errors: list[str]) -> dict[str, Any]:

@@ -258,7 +258,17 @@ class VastSim(Cloud):
         return self._json({"success": True, "new_contract": int(pod.id)})
 
     async def _charges(self, request: web.Request, fault: Fault | None) -> web.Response:
-        return self._json(show_charges(self.pods.values()))
+        filters = orjson.loads(request.query.get("select_filters", "{}"))
+        if set(filters) - {"day"}:
+            return self.refusal(400, "")
+        results = show_charges(self.pods.values(), self.clock, filters.get("day", {}))
+        begin = int(request.query.get("after_token") or 0)
+        after = begin + PAGE
+        token = str(after) if after < len(results) else None
+        if token is not None:
+            self._last_at.pop("charges", None)  # as for the list
+        body = {"success": True, "results": results[begin:after], "count": len(results[begin:after])}
+        return self._json({**body, "total": len(results), "next_token": token})
 
     async def _user(self, request: web.Request, fault: Fault | None) -> web.Response:
         credit = 0.0 if self.balance_zero else 25.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gpugate.ports.provider import Phase
@@ -25,6 +25,7 @@ INTERVAL_S = {
 """Minimum intervals by endpoint (facts/providers.md B1); the list's is not documented."""
 CREATE_PENALTY_S = 12.0
 PAGE = 25
+DAY_S = 86_400
 STATE_FIELDS = ("state", "label")
 CREATE_FIELDS = (
     *("image", "label", "disk", "runtype", "env", "target_state", "cancel_unavail", "template_hash_id"),
@@ -111,11 +112,15 @@ def _prices(total: float, *, on: bool) -> dict[str, Any]:
     }
 
 
-def show_charges(pods: Iterable[SimPod]) -> dict[str, Any]:
-    """`GET /charges/`: what each instance has cost so far."""
+def show_charges(pods: Iterable[SimPod], clock: Clock, days: Mapping[str, float]) -> list[dict[str, Any]]:
+    """The results of `GET /charges/`: what each instance cost on these days, whole ones, both included."""
+    began = clock.at(0).timestamp()
+    since = days.get("gte", began) // DAY_S * DAY_S - began
+    until = days.get("lte", clock.wall().timestamp()) // DAY_S * DAY_S + DAY_S - began
     results = []
     for pod in pods:
-        amount = round(pod.billed_s / 3600 * pod.spec["dph_total"], 6)
-        items = [{"type": "gpu", "amount": amount}]
-        results.append({"source": f"instance-{pod.id}", "amount": amount, "items": items})
-    return {"success": True, "results": results}
+        amount = round(pod.billed_between(since, until) / 3600 * pod.spec["dph_total"], 6)
+        if amount:
+            items = [{"type": "gpu", "amount": amount}]
+            results.append({"source": f"instance-{pod.id}", "amount": amount, "items": items})
+    return results

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -16,6 +17,7 @@ from gpugate import (
     Ambiguous,
     AuthFailed,
     Blocked,
+    Charge,
     Conflict,
     Misconfigured,
     NoCapacity,
@@ -25,6 +27,7 @@ from gpugate import (
     RateLimited,
     Transient,
 )
+from gpugate_runpod.billing import charges_of, query_of
 from gpugate_runpod.pods import Shown, Stock
 from gpugate_runpod.settings import RunPodConfig
 
@@ -98,6 +101,10 @@ class Api:
         if not isinstance(lines, list):
             raise Transient("RunPod answered something that is no catalogue of GPUs")
         return [Stock.of(line, cloud) for line in lines if isinstance(line, dict)]
+
+    async def bill(self, since: datetime, until: datetime, pod_id: str | None) -> list[Charge]:
+        """`GET /billing/pods`, of one pod or of all; RunPod widens the span to whole hours or days."""
+        return charges_of(await self._call("GET", "/billing/pods", query=query_of(since, until, pod_id)))
 
     # --- one call -----------------------------------------------------------------------------
 

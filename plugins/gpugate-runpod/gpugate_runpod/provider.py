@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 
 from attrs import evolve
 
-from gpugate import Capabilities, PodReport, Provider
+from gpugate import Capabilities, Charge, PodReport, Provider
 from gpugate_runpod.api import Api
 from gpugate_runpod.ephemeral import EphemeralPods
 from gpugate_runpod.fixed import FixedPod
@@ -31,6 +33,7 @@ class RunPod(Provider):
         resume=True,
         ephemeral=True,
         stable_urls=True,
+        billing_api=True,
         stop_keeps_disk=True,
         min_poll_s=MIN_POLL_S,
         min_probe_s=MIN_PROBE_S,
@@ -39,7 +42,7 @@ class RunPod(Provider):
 
     def __init__(self, config: RunPodConfig, session: ClientSession) -> None:
         super().__init__(config, session)
-        api = Api(config, session)
+        api = self._api = Api(config, session)
         self._pods: FixedPod | EphemeralPods
         if config.mode == "ephemeral":
             self._pods = EphemeralPods(config, api)
@@ -60,3 +63,8 @@ class RunPod(Provider):
     async def inspect(self) -> PodReport:
         """Look at the pod."""
         return await self._pods.inspect()
+
+    async def bill(self, since: datetime, until: datetime) -> Sequence[Charge]:
+        """What the pod was billed; in ephemeral mode the account's pods, since a bill knows no names."""
+        pod_id = self.config.pod_id if self.config.mode == "fixed" else None
+        return await self._api.bill(since, until, pod_id)

@@ -30,7 +30,7 @@ Object = Mapping[str, Any]
 LONGEST_QUOTE = 160
 
 KEY_ADVICE = "check providers.vastai.api_key (cloud.vast.ai, Keys)"
-RIGHTS = "it needs instance_read and instance_write, and misc in ephemeral mode"
+RIGHTS = "it needs instance_read and instance_write, misc in ephemeral mode, billing_read for the bill"
 FUNDS_ADVICE = "add credit at cloud.vast.ai, Billing"
 
 _BY_CODE: dict[str, tuple[type[ProviderError], str]] = {

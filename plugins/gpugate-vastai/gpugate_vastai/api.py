@@ -52,6 +52,7 @@ STOP = Call("stop", "PUT", 1.0, 1.0)
 START = Call("start", "PUT", 1.0, 1.0, starts=True)
 DESTROY = Call("destroy", "DELETE", 3.0, 3.0)
 SEARCH = Call("search", "POST", 6.0, 6.0)
+CHARGES = Call("charges", "GET", 1.0, 1.0)
 CREATE = Call("create", "PUT", 4.5, 12.0, starts=True)  # too early costs 12 s
 
 
@@ -116,19 +117,26 @@ class VastApi:
 
     async def list_all(self) -> Sequence[Object]:
         """Every instance of the account, page by page."""
+        return await self._pages(LIST, self._list_url, "instances", {"limit": str(LIST_PAGE)})
+
+    async def charges(self, filters: str) -> Sequence[Object]:
+        """What the account was charged, page by page, if it comes in pages (not documented)."""
+        return await self._pages(CHARGES, f"{self._base}/charges/", "results", {"select_filters": filters})
+
+    async def _pages(self, call: Call, url: str, key: str, query: dict[str, str]) -> Sequence[Object]:
+        """All rows, or an error: absence is concluded from them."""
         rows: list[Object] = []
-        query = {"limit": str(LIST_PAGE)}
-        self._pace(LIST)
+        self._pace(call)
         for _ in range(MOST_PAGES):
-            page = await self._ask(LIST, self._list_url, query=query)
-            if not isinstance(page.get("instances"), list):
-                raise Transient("Vast.ai answered without a list of instances")
-            rows += [row for row in page["instances"] if isinstance(row, dict)]
+            page = await self._ask(call, url, query=query)
+            if not isinstance(page.get(key), list):
+                raise Transient(f"Vast.ai answered without a list of {key}")
+            rows += [row for row in page[key] if isinstance(row, dict)]
             token = page.get("next_token")
             if not token:
                 return rows
-            query["after_token"] = str(token)
-        raise Transient(f"Vast.ai lists more than {MOST_PAGES * LIST_PAGE} instances")
+            query = {**query, "after_token": str(token)}
+        raise Transient(f"Vast.ai's list of {key} has more than {MOST_PAGES} pages")
 
     async def search(self, wanted: Object) -> Sequence[Object]:
         """Offers that fit, best first."""
@@ -177,7 +185,11 @@ class VastApi:
     ) -> Object:
         answer = await self._send(call, url, body, query)
         error = self._error_of(call, answer)
-        if isinstance(error, NotFound) and call in (LIST, SEARCH):  # of no instance: it must prove nothing
+        if isinstance(error, NotFound) and call in (
+            LIST,
+            SEARCH,
+            CHARGES,
+        ):  # of no instance: it must prove nothing
             error = Misconfigured("Vast.ai does not know this path: is providers.vastai.api_base right?")
         if error is not None:
             raise error

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gpugate import Capabilities, PodReport, Provider
+from gpugate import Capabilities, Charge, PodReport, Provider
 from gpugate_vastai.api import VastApi
+from gpugate_vastai.billing import charges_of, filters_of
 from gpugate_vastai.ephemeral import EphemeralInstance
 from gpugate_vastai.fixed import FixedInstance
 from gpugate_vastai.reading import Reader
@@ -32,6 +33,7 @@ class VastAi(Provider):
         resume=True,
         ephemeral=True,
         stable_urls=False,
+        billing_api=True,
         stop_keeps_disk=True,
         queue_on_capacity=True,
         min_poll_s=5.0,  # facts/providers.md B1
@@ -43,6 +45,7 @@ class VastAi(Provider):
     ) -> None:
         super().__init__(config, session)
         api, reader = VastApi(config, session), Reader(config, wall)
+        self._api = api
         self._instance: FixedInstance | EphemeralInstance = (
             EphemeralInstance(config, api, reader)
             if config.mode == "ephemeral"
@@ -60,3 +63,9 @@ class VastAi(Provider):
     async def inspect(self) -> PodReport:
         """Read state, addresses and price."""
         return await self._instance.inspect()
+
+    async def bill(self, since: datetime, until: datetime) -> Sequence[Charge]:
+        """What the instance was charged; in ephemeral mode all of the account's: charges have no labels."""
+        found = charges_of(await self._api.charges(filters_of(since, until)), since, until)
+        own = None if self.config.mode == "ephemeral" else str(self.config.instance_id)
+        return [charge for charge in found if own in (None, charge.pod_id)]

@@ -79,7 +79,7 @@ class Reader:
             phase,
             str(row["id"]) if "id" in row else None,
             endpoints,
-            price_of(row),
+            price_of(row, keeps_disk=self.config.mode != "ephemeral"),
             gpu_of(row),
             self._started_at(row) if phase is Phase.RUNNING else None,
             detail,
@@ -165,12 +165,13 @@ def _coming_up(row: Object, run: Run, now: float, message: str) -> tuple[Phase, 
     return Phase.QUEUED, "its GPU is rented to somebody else; the start waits at Vast.ai"
 
 
-def price_of(row: Object) -> Price:
-    """Per hour, in USD; a stopped instance pays for its disk for ever."""
+def price_of(row: Object, *, keeps_disk: bool) -> Price:
+    """Per hour, in USD; a stopped instance pays for its disk for ever, unless its stop destroys it."""
     search = row.get("search")
     total = search.get("totalHour") if isinstance(search, Mapping) else None
     running = _number(row.get("dph_total"))
-    return Price(running if running is not None else _number(total), _number(row.get("storage_total_cost")))
+    stopped = _number(row.get("storage_total_cost")) if keeps_disk else Decimal(0)
+    return Price(running if running is not None else _number(total), stopped)
 
 
 def gpu_of(row: Object) -> str | None:
