@@ -49,6 +49,7 @@ from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, Transition
 from gpugate.services.pictures import Pictures
 from gpugate.services.pod_lease import PodLease
+from gpugate.services.reconcile import Reconcile
 from gpugate.services.story import Stories
 from gpugate.services.tasks import spawn
 from gpugate.services.workflows import load as load_workflows
@@ -217,6 +218,7 @@ class Gateway:
             lambda: datetime.now(UTC),
             self._books.settle,
         )
+        self._reconcile = Reconcile(self._costs, providers, settings.cost.currency, lambda: datetime.now(UTC))
         if settings.cost.monthly_budget:
             self._budget = self._new_budget(*(self._money or (self._costs, self._ledger)))
             await self._budget.open()
@@ -299,7 +301,7 @@ class Gateway:
             ollama=ollama,
             own={
                 **GateApi(self.lifecycle, self._hub).routes(),
-                **CostApi(self._costs).routes(),
+                **CostApi(self._costs, self._reconcile).routes(),
                 **services.routes(),
                 **hook.routes(),
             },

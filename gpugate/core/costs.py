@@ -126,9 +126,8 @@ def month_span(month: str) -> Span:
 
 
 def lifetime(session: Session, now: datetime) -> Span:
-    """When it was billed; an open one until now."""
-    begin = session.began_at
-    return Span(begin, max(begin, session.ended_at or now))
+    """When it was billed; an open one until now, or its last sign of life: a clock may be set back."""
+    return Span(session.began_at, max(session.began_at, session.ended_at or max(now, session.last_known_at)))
 
 
 def part_of(session: Session, span: Span) -> Part:

@@ -151,9 +151,10 @@ class Costs:
         return (await self._bill(costs.month_span(month or costs.month_of(self._wall())))).whole.cost
 
     async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
-        """The same by user; warm-up and idle are nobody's."""
+        """The same by user; warm-up and idle are nobody's, and left out."""
         bill = await self._bill(costs.month_span(month or costs.month_of(self._wall())))
-        return {group.name: group.part.cost for group in bill.by_user}
+        nobody = (costs.WARM_UP, costs.IDLE)
+        return {group.name: group.part.cost for group in bill.by_user if group.name not in nobody}
 
     async def today(self) -> Decimal:
         """Since midnight, UTC."""

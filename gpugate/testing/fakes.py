@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
+from gpugate.errors import LedgerError
+from gpugate.ports.ledger import Session, Use
 from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 
 
@@ -195,6 +198,70 @@ class FakePod:
     def healthy_at(self) -> float:
         """When this pod's Ollama begins to answer."""
         return self.cloud._changes_at + self.warm_s
+
+
+@define
+class MemoryLedger:
+    """A ledger in memory, as `ports.ledger.Ledger` has it.
+
+    Attributes:
+        broken: while True every call raises `LedgerError`.
+    """
+
+    rows: dict[str, Session] = field(factory=dict)
+    used: dict[tuple[str, str], Use] = field(factory=dict)
+    told: dict[str, int] = field(factory=dict)
+    broken: bool = False
+
+    async def put(self, session: Session) -> None:
+        """Keep this row."""
+        self._try()
+        self.rows[session.id] = session
+
+    async def put_uses(self, uses: Sequence[Use]) -> None:
+        """Keep these uses."""
+        self._try()
+        self.used.update({(use.session_id, use.id): use for use in uses})
+
+    async def open_sessions(self) -> list[Session]:
+        """Those without an end, oldest first."""
+        self._try()
+        return sorted(
+            (row for row in self.rows.values() if row.ended_at is None),
+            key=lambda row: (row.asked_at, row.id),
+        )
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """Those of which some part lies between, oldest first."""
+        self._try()
+        found = (row for row in self.rows.values() if row.began_at < until)
+        return sorted(
+            (row for row in found if row.ended_at is None or row.ended_at >= since),
+            key=lambda row: (row.began_at, row.id),
+        )
+
+    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+        """The uses of which some part lies between."""
+        self._try()
+        found = (use for use in self.used.values() if use.began_at < until and use.ended_at >= since)
+        return sorted(found, key=lambda use: (use.began_at, use.id))
+
+    async def budget_told(self, month: str) -> int:
+        """The highest threshold that was told of this month."""
+        self._try()
+        return self.told.get(month, 0)
+
+    async def tell_budget(self, month: str, percent: int) -> None:
+        """Remember that this threshold was told."""
+        self._try()
+        self.told[month] = percent
+
+    async def aclose(self) -> None:
+        """Nothing is held."""
+
+    def _try(self) -> None:
+        if self.broken:
+            raise LedgerError("the ledger is broken")
 
 
 @define

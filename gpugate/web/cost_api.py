@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from gpugate.core.costs import QUANTUM, ReceiptLine
+from gpugate.core.costs import QUANTUM, ReceiptLine, apportion
 from gpugate.errors import InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
 from gpugate.services.costs import Costs, Line, SessionCost, SessionRow, Summary
+from gpugate.services.reconcile import Reconcile, Reconciled
 from gpugate.web.call import Call
 from gpugate.web.dialects import success
 from gpugate.web.gate_api import OwnRoute, OwnRoutes
@@ -27,39 +28,41 @@ COLUMNS = (
 )
 """Contract section 4, `cost/sessions`."""
 LEDGER_RETRY_S = 30.0
-_MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
+_MONTH = re.compile(r"(?!0000|9999)[0-9]{4}-(0[1-9]|1[0-2])")
+_BLANK_FOR_PLUS = re.compile(r"([T ][0-9:.,]+) (?=[0-9]{2}:?[0-9]{2}$)")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CostApi:
     """`/api/v1/cost/*`; reads only, and no pod is touched by it."""
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: Costs, reconcile: Reconcile) -> None:
         self._costs = costs
+        self._reconcile = reconcile
 
     def routes(self) -> OwnRoutes:
         """The endpoints, for the gate's table."""
+        handlers = (self.session, self.summary, self.sessions, self.receipt, self.reconcile)
         return {
-            "/api/v1/cost/session": {"GET": OwnRoute(self.session, scope="cost")},
-            "/api/v1/cost/summary": {"GET": OwnRoute(self.summary, scope="cost")},
-            "/api/v1/cost/sessions": {"GET": OwnRoute(self.sessions, scope="cost")},
-            "/api/v1/cost/receipt": {"GET": OwnRoute(self.receipt, scope="cost")},
+            f"/api/v1/cost/{handler.__name__}": dict.fromkeys(
+                ("GET", "HEAD"), OwnRoute(handler, scope="cost")
+            )
+            for handler in handlers
         }
 
     async def session(self, call: Call) -> web.StreamResponse:
         """The session that is open, or null."""
+        _only(call)
         cost = await self._costs.session()
         return _answer(call, None if cost is None else _session_cost(cost))
 
     async def summary(self, call: Call) -> web.StreamResponse:
         """A month, split by provider, day and user."""
-        month = _asked(call, "month") or None
-        if month is not None and not _MONTH.fullmatch(month):
-            raise InvalidRequest('month: must look like "2026-11"')
-        return _answer(call, _summary(await _read(self._costs.summary, month)))
+        return _answer(call, _summary(await _read(self._costs.summary, _month(call))))
 
     async def sessions(self, call: Call) -> web.StreamResponse:
         """The sessions that began in a span, as JSON or CSV."""
+        _only(call, "from", "to", "format")
         since, until = _instant(call, "from"), _instant(call, "to")
         form = _asked(call, "format") or "json"
         if form not in ("json", "csv"):
@@ -71,6 +74,7 @@ class CostApi:
 
     async def receipt(self, call: Call) -> web.StreamResponse:
         """Whose every second of one session is."""
+        _only(call, "id")
         session_id = _asked(call, "id")
         if not session_id:
             raise InvalidRequest("id: a session's id is missing")
@@ -78,7 +82,11 @@ class CostApi:
         if found is None:
             raise PathNotFound("id: there is no such session")
         row, lines = found
-        return _answer(call, {"session": _row(row), "lines": [_receipt_line(line) for line in lines]})
+        return _answer(call, {"session": _row(row), "lines": _receipt_lines(row, lines)})
+
+    async def reconcile(self, call: Call) -> web.StreamResponse:
+        """What was counted in a month beside what the providers billed; asks them, and touches no pod."""
+        return _answer(call, _reconciled(await _read(self._reconcile.month, _month(call))))
 
 
 async def _read(ask: Callable[..., Awaitable[T]], *given: object) -> T:
@@ -92,13 +100,29 @@ def _asked(call: Call, name: str) -> str:
     return str(call.request.query.get(name, "")).strip()
 
 
+def _only(call: Call, *known: str) -> None:
+    """Refuse what nobody would look at: a filter that is mistyped must not read as everything."""
+    for name in call.request.query:
+        if name not in known:
+            takes = f"this takes {', '.join(known)}" if known else "this takes no parameters"
+            raise InvalidRequest(f"{name}: unknown; {takes}")
+
+
+def _month(call: Call) -> str | None:
+    _only(call, "month")
+    month = _asked(call, "month") or None
+    if month is not None and not _MONTH.fullmatch(month):
+        raise InvalidRequest('month: must look like "2026-11"')
+    return month
+
+
 def _instant(call: Call, name: str) -> datetime | None:
     """A date (its midnight, UTC) or an instant; without a zone it is UTC. A `+` may have become a blank."""
     said = _asked(call, name)
     if not said:
         return None
     try:
-        at = datetime.fromisoformat(re.sub(r" (?=[0-9]{2}:?[0-9]{2}$)", "+", said))
+        at = datetime.fromisoformat(_BLANK_FOR_PLUS.sub(r"\1+", said))
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(
@@ -168,13 +192,36 @@ def _row(row: SessionRow) -> Mapping[str, object]:
     }
 
 
-def _receipt_line(line: ReceiptLine) -> Mapping[str, object]:
+def _receipt_lines(row: SessionRow, lines: Sequence[ReceiptLine]) -> list[Mapping[str, object]]:
+    """As they are shown they sum to the session's cost as it is shown."""
+    costs = apportion(row.cost or Decimal(0), [line.part.cost for line in lines])
+    return [
+        {
+            "user": line.user,
+            "request_id": line.request_id or None,
+            "requests": line.requests,
+            "seconds": float(round(line.part.seconds, 6)),
+            "cost": None if row.cost is None else _number(cost),
+        }
+        for line, cost in zip(lines, costs, strict=True)
+    ]
+
+
+def _reconciled(found: Reconciled) -> Mapping[str, object]:
     return {
-        "user": line.user,
-        "request_id": line.request_id or None,
-        "requests": line.requests,
-        "seconds": float(round(line.part.seconds, 6)),
-        "cost": _number(line.part.cost),
+        "month": found.month,
+        "currency": found.currency,
+        "providers": [
+            {
+                "provider": one.provider,
+                "estimate": _number(one.estimate),
+                "bill": _number(one.bill),
+                "parts": {what: _number(amount) for what, amount in one.parts.items()},
+                "otherPods": _number(one.other_pods),
+                "note": one.note or None,
+            }
+            for one in found.providers
+        ],
     }
 
 

@@ -104,10 +104,12 @@ def test_another_zone() -> None:
 
 
 def test_an_open_session() -> None:
-    """It costs until now; with a clock that was set back, nothing, and never less."""
+    """It costs until now; with a clock that was set back, until its last sign of life, and never less."""
     row = session(ended_at=None)
     assert Decimal("0.6") == bill(row, now=NOON + HOUR).whole.cost
-    assert Decimal(0) == bill(row, now=NOON - HOUR).whole.cost
+    assert Decimal("0.06") == bill(row, now=NOON - HOUR).whole.cost
+    assert Decimal("0.3") == bill(evolve(row, seen_at=NOON + HOUR / 2), now=NOON - HOUR).whole.cost
+    assert Decimal(0) == bill(evolve(row, ready_at=None), now=NOON - HOUR).whole.cost
 
 
 def test_failed_starts() -> None:

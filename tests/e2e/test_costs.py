@@ -14,7 +14,7 @@ import pytest
 from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.ports.ledger import Session
 
-from .support import House
+from .support import House, bearer
 
 MONTH = f"{datetime.now(UTC):%Y-%m}"
 ROW_KEYS = [
@@ -85,6 +85,7 @@ async def test_after_a_session(house: House):
 
     receipt = await data(house, f"receipt?id={row['id']}")
     assert math.isclose(row["seconds"], sum(line["seconds"] for line in receipt["lines"]), abs_tol=2e-3)
+    assert Decimal(str(row["cost"])) == sum(Decimal(str(line["cost"])) for line in receipt["lines"])
 
 
 async def test_an_open_session_in_the_list(house: House):
@@ -122,6 +123,8 @@ async def old_sessions(path) -> None:
         ("from=2026-03-02T00:00:01Z", [3]),
         ("from=2026-03-02T01:00:00%2B01:00", [2, 3]),
         ("from=2026-03-02T01:00:00+01:00", [2, 3]),
+        ("from=2026-03-02%2000:00&to=2026-03-02T00:00:01", [2]),
+        ("from=2026-03-02T01:00:00.5+0100", [3]),
         ("from=2026-03-05&to=2026-03-01", []),
     ],
 )
@@ -148,6 +151,11 @@ async def test_a_name_like_a_formula(tmp_path, opened):
         ("summary?month=november", "month"),
         ("summary?month=2026-1", "month"),
         ("summary?month=0000-01", "month"),
+        ("summary?month=9999-12", "month"),
+        ("reconcile?month=2026-00", "month"),
+        ("summary?mounth=2026-11", "mounth"),
+        ("sessions?until=2026-11-01", "until"),
+        ("session?month=2026-11", "month"),
         ("sessions?from=yesterday", "from"),
         ("sessions?to=2026-02-30", "to"),
         ("sessions?format=xml", "format"),
@@ -163,9 +171,40 @@ async def test_a_wrong_question(house: House, path: str, field: str):
 
 async def test_no_pod_is_touched(house: House):
     """Asking wakes nothing."""
-    for path in ("session", "summary", "sessions"):
+    for path in ("session", "summary", "sessions", "reconcile"):
         await data(house, path)
     assert 0 == house.cloud.starts
+
+
+async def test_head(house: House):
+    """The same head as GET's, without the body."""
+    for path in ("session", "summary?month=2026-11", "sessions?format=csv"):
+        told = await house.ask("GET", f"/api/v1/cost/{path}")
+        head = await house.ask("HEAD", f"/api/v1/cost/{path}")
+        assert (200, b"") == (head.status, head.body)
+        assert told.headers["Content-Type"] == head.headers["Content-Type"]
+
+
+async def test_who_may_ask(house: House):
+    """The scope `cost`, and no other but `admin`."""
+    for path in ("session", "summary", "sessions", "receipt?id=x", "reconcile"):
+        chat = await house.ask("GET", f"/api/v1/cost/{path}", headers=bearer(scope="chat pod"))
+        assert (403, "FORBIDDEN") == (chat.status, chat.json["error"]["code"])
+        cost = await house.ask("GET", f"/api/v1/cost/{path}", headers=bearer(scope="cost"))
+        assert (404 if "receipt" in path else 200) == cost.status
+
+
+async def test_a_provider_without_a_bill(house: House):
+    """That is said beside the estimate."""
+    await house.chat()
+    await house.stop()
+    told = await data(house, "reconcile")
+    assert (MONTH, "USD") == (told["month"], told["currency"])
+    (one,) = told["providers"]
+    assert ("fake", None, {}, "this provider has no billing API") == (
+        *(one[key] for key in ("provider", "bill", "parts", "note")),
+    )
+    assert one["estimate"] > 0
 
 
 async def test_without_a_ledger(opened):

@@ -1,0 +1,111 @@
+"""What the gateway, the budget and the bot ask about money: over any ledger, at any time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+
+from gpugate.errors import LedgerError
+from gpugate.ports.ledger import Session, Use
+from gpugate.services.costs import Costs
+from gpugate.testing.fakes import MemoryLedger
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def session(began_at: datetime, hours: float | None = 1, **more: object) -> Session:
+    """An hour at 0.60, or one that is open."""
+    given = {
+        "id": f"{began_at:%m%dT%H}",
+        "provider": "runpod",
+        "asked_at": began_at,
+        "started_at": began_at,
+        "ready_at": began_at + HOUR / 10,
+        "ended_at": None if hours is None else began_at + hours * HOUR,
+        "hourly_rate": Decimal("0.60"),
+    }
+    return Session(**{**given, **more})  # type: ignore[arg-type]
+
+
+def costs_of(*rows: Session, used: tuple[Use, ...] = (), now: datetime = NOW) -> Costs:
+    ledger = MemoryLedger({row.id: row for row in rows}, {(use.session_id, use.id): use for use in used})
+    return Costs(ledger, lambda: None, "USD", lambda: now)
+
+
+async def test_what_was_spent() -> None:
+    """An open session counts until now: today, in the month, and in any span."""
+    costs = costs_of(session(NOW - 2 * HOUR, None), session(NOW - 24 * HOUR, 2))
+
+    assert Decimal("1.2") == await costs.today()
+    assert Decimal("2.4") == await costs.spent_in_month()
+    assert Decimal("1.2") == await costs.spent(NOW - 24 * HOUR, NOW - 12 * HOUR)
+    assert Decimal(0) == await costs.spent_in_month("2026-10")
+
+
+async def test_the_months_turn() -> None:
+    """A session that goes on belongs to the new month only with what comes after midnight, UTC."""
+    midnight = datetime(2026, 12, 1, tzinfo=UTC)
+    costs = costs_of(session(midnight - HOUR, None), now=midnight + HOUR / 2)
+
+    assert Decimal("0.3") == await costs.spent_in_month()
+    assert Decimal("0.6") == await costs.spent_in_month("2026-11")
+    assert Decimal("0.3") == await costs.today()
+    assert "2026-12" == (await costs.summary()).month
+
+
+async def test_whose_it_was() -> None:
+    """Users alone: what nobody asked for is in nobody's name."""
+    row = session(NOW - 2 * HOUR)
+    use = Use(
+        session_id=row.id,
+        id="1",
+        request_id="r",
+        user="ann",
+        began_at=row.began_at + HOUR / 2,
+        ended_at=row.began_at + HOUR * 3 / 4,
+        seconds=Decimal(900),
+    )
+    costs = costs_of(row, used=(use,))
+
+    assert {"ann": Decimal("0.15")} == await costs.spent_by_user()
+    assert {"ann", "(warm-up)", "(idle)"} == {line.name for line in (await costs.summary()).by_user}
+
+
+async def test_warnings() -> None:
+    """What a sum leaves out is said beside it."""
+    told = await costs_of(
+        session(NOW - 5 * HOUR),
+        session(NOW - 3 * HOUR, hourly_rate=None),
+        session(NOW - HOUR, currency="EUR"),
+    ).summary()
+
+    assert (2, Decimal("0.6")) == (told.session_count, told.estimated_total)
+    assert ["1 sessions without a price", "sessions paid in EUR"] == [
+        " ".join(warning.split()[: len(start.split())])
+        for warning, start in zip(
+            told.warnings, ("1 sessions without a price", "sessions paid in EUR"), strict=True
+        )
+    ]
+
+
+async def test_a_ledger_that_is_brought_up_to_date() -> None:
+    """Before it is read, so that what was served a moment ago is in it."""
+    ledger = MemoryLedger()
+
+    async def settle() -> None:
+        await ledger.put(session(NOW - HOUR))
+
+    assert Decimal("0.6") == await Costs(ledger, lambda: None, "USD", lambda: NOW, settle).today()
+
+
+async def test_a_ledger_that_cannot_be_read() -> None:
+    """Is an error, never a sum of nothing."""
+    costs = Costs(MemoryLedger(broken=True), lambda: None, "USD", lambda: NOW)
+
+    for ask in (costs.today, costs.summary, costs.spent_in_month, costs.spent_by_user):
+        with pytest.raises(LedgerError):
+            await ask()
+    assert await costs.session() is None
