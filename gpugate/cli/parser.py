@@ -113,7 +113,8 @@ def _add_remote(commands: Any) -> None:
         ("costs", "what was spent"),
         ("events", "watch what happens, line by line"),
     ):
-        parser = _add(commands, name, f"remote:{name}", f"{about} (GPUGATE_URL, GPUGATE_TOKEN)")
+        module = "spending" if name == "costs" else "remote"
+        parser = _add(commands, name, f"{module}:{name}", f"{about} (GPUGATE_URL, GPUGATE_TOKEN)")
         formats = parser.add_mutually_exclusive_group()
         formats.add_argument("--json", action="store_true", help="for machines")
         if name == "stop":
@@ -125,6 +126,11 @@ def _add_remote(commands: Any) -> None:
             formats.add_argument(
                 "--csv", action="store_true", help="every session as CSV; of --month, or all"
             )
+            views = parser.add_mutually_exclusive_group()
+            views.add_argument(
+                "--reconcile", action="store_true", help="the estimate beside each provider's own bill"
+            )
+            views.add_argument("--receipt", metavar="ID", help="whose every second of one session is")
 
 
 def _month(text: str) -> str:

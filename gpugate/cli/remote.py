@@ -1,17 +1,15 @@
-"""`gpugate status`, `start`, `stop`, `costs` and `events`: asks a running gateway and prints its answer."""
+"""`gpugate status`, `start`, `stop` and `events`: asks a running gateway and prints its answer."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from gpugate.cli.client import gateway
 from gpugate.cli.failures import OK, Failure
 
 _GPU = "/api/v1/gpu"
-_COST = "/api/v1/cost"
 
 
 def status(args: Namespace) -> int:
@@ -32,20 +30,6 @@ def stop(args: Namespace) -> int:
         if failure.message.startswith("POD_BUSY") and not args.force:
             raise Failure(f"{failure.message} (gpugate stop --force)", failure.status) from None
         raise
-
-
-def costs(args: Namespace) -> int:
-    """Print a month's summary, or its sessions as CSV."""
-    if args.csv:
-        print(gateway(args).text(f"{_COST}/sessions?format=csv{_span(args.month)}"), end="")
-        return OK
-    summary = gateway(args).get(f"{_COST}/summary" + (f"?month={args.month}" if args.month else ""))
-    if args.json or not isinstance(summary, dict):
-        print(json.dumps(summary))
-        return OK
-    for line in _cost_lines(summary):
-        print(line)
-    return OK
 
 
 def events(args: Namespace) -> int:
@@ -84,8 +68,8 @@ def _decoded(text: str) -> object:
 def _event_line(event: Mapping[str, object]) -> str:
     data = event["data"]
     if not isinstance(data, dict):
-        return f"{event['event']} {_plain(data)}"
-    pairs = (f"{key}={_plain(value)}" for key, value in data.items() if value is not None)
+        return f"{event['event']} {plain(data)}"
+    pairs = (f"{key}={plain(value)}" for key, value in data.items() if value is not None)
     return " ".join([str(event["event"]), *pairs])
 
 
@@ -95,38 +79,11 @@ def _print_fields(data: object, args: Namespace) -> int:
     else:
         for key, value in data.items():
             if value is not None:
-                print(f"{key}: {_plain(value)}")
+                print(f"{key}: {plain(value)}")
     return OK
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """On one line that a terminal only shows."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return "".join(c if c.isprintable() else " " for c in text)  # a terminal must not obey what a pod says
-
-
-def _span(month: str | None) -> str:
-    """Return from and to of a month: the first day of it, and of the next."""
-    if month is None:
-        return ""
-    year, number = map(int, month.split("-"))
-    after = f"{year + number // 12:04d}-{number % 12 + 1:02d}"
-    return f"&from={month}-01&to={after}-01"
-
-
-def _cost_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    currency = _plain(summary.get("currency", ""))
-    yield (
-        f"{_plain(summary.get('month', ''))}: {summary.get('sessionCount', 0)} sessions, "
-        f"{_rounded(summary.get('totalHours'))} hours, {_rounded(summary.get('estimatedTotal'))} {currency}"
-    )
-    for title, key in (("byProvider", "provider"), ("byDay", "date"), ("byUser", "user")):
-        for row in summary.get(title) or []:
-            hours, cost = _rounded(row.get("hours")), _rounded(row.get("cost"))
-            yield f"  {_plain(row.get(key, ''))}: {hours} hours, {cost} {currency}"
-
-
-def _rounded(number: object) -> str:
-    try:
-        return f"{float(str(number)):.2f}"
-    except ValueError:
-        return "?"

@@ -1,4 +1,4 @@
-"""`gpugate status`, `start`, `stop`, `costs` and `events` against a gateway on a real socket."""
+"""`gpugate status`, `start`, `stop` and `events` against a gateway on a real socket."""
 
 from __future__ import annotations
 
@@ -19,16 +19,6 @@ from gpugate.settings import Server, Settings
 from .support import SECRET
 
 STATUS = {"status": "READY", "provider": "demo", "waiting": 0, "last_error": None, "hourly_rate": 0.44}
-SUMMARY = {
-    "month": "2026-11",
-    "sessionCount": 2,
-    "totalHours": 1.5,
-    "estimatedTotal": 0.66,
-    "currency": "USD",
-    "byProvider": [{"provider": "runpod", "sessionCount": 2, "hours": 1.5, "cost": 0.66}],
-    "byDay": [],
-    "byUser": [{"user": "me", "hours": 1.5, "cost": 0.66}],
-}
 
 
 @pytest.fixture
@@ -171,38 +161,6 @@ def test_no_token_at_all(bare: Path, fake_gateway: Any, capsys: pytest.CaptureFi
 def test_where_the_configured_gateway_is(host: str, port: int, url: str) -> None:
     """One that listens everywhere is reached on loopback."""
     assert url == url_of(Settings(server=Server(host=host, port=port)))
-
-
-def test_costs(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """A month's sums for people, the same data for machines."""
-    gateway.answer("/api/v1/cost/summary?month=2026-11", envelope(SUMMARY))
-    gateway.answer("/api/v1/cost/summary", envelope(SUMMARY))
-
-    assert 0 == main(["costs", "--month", "2026-11"])
-    assert [
-        "2026-11: 2 sessions, 1.50 hours, 0.66 USD",
-        "  runpod: 1.50 hours, 0.66 USD",
-        "  me: 1.50 hours, 0.66 USD",
-    ] == capsys.readouterr().out.splitlines()
-
-    assert 0 == main(["costs", "--json"])
-    assert SUMMARY == json.loads(capsys.readouterr().out)
-
-
-@pytest.mark.parametrize(
-    ("args", "query"),
-    [
-        ([], ""),
-        (["--month", "2026-11"], "&from=2026-11-01&to=2026-12-01"),
-        (["--month", "2026-12"], "&from=2026-12-01&to=2027-01-01"),
-    ],
-)
-def test_costs_as_csv(gateway: Any, capsys: pytest.CaptureFixture[str], args: list[str], query: str) -> None:
-    """The sessions come as the gateway sends them, a month's or all."""
-    gateway.answer(f"/api/v1/cost/sessions?format=csv{query}", "id,cost\r\n1,0.66\r\n", kind="text/csv")
-
-    assert 0 == main(["costs", "--csv", *args])
-    assert "id,cost\n1,0.66\n" == capsys.readouterr().out.replace("\r\n", "\n")
 
 
 def test_events(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
