@@ -4,6 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
+JOBS   ?= 4
 
 .PHONY: run test fast lint types bench simulate mutants states clean
 
@@ -19,8 +20,8 @@ $(VENV)/.dev: $(VENV)/.run
 run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GPU, no Ollama
 	$(BIN)/gpugate demo --port $(PORT)
 
-test: $(VENV)/.dev        ## all tests, the plugins' included
-	$(BIN)/python -m pytest tests plugins examples/write-a-provider
+test: $(VENV)/.dev        ## all tests, the plugins' included; they wait more than they work, so JOBS of them at once
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests plugins examples/write-a-provider
 
 fast: $(VENV)/.dev        ## without real sockets and processes
 	$(BIN)/python -m pytest --ignore tests/e2e --ignore tests/providers
