@@ -8,11 +8,7 @@ client that reads too slowly.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import socket
-import struct
-import termios
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
 
@@ -21,6 +17,7 @@ from aiohttp import web
 from gpugate.relay.answer import DECLINED_LIMIT, Answer, AnswerDeclined, Cut, Ending, Tapped
 from gpugate.relay.framing import LAST_CHUNK, BadAnswer, Body, Framing, Head, as_chunk
 from gpugate.relay.headers import response_head
+from gpugate.relay.sockets import close_within, reset, untaken
 from gpugate.relay.upstream import Upstream, UpstreamGone, Why
 from gpugate.services.tasks import spawn
 
@@ -41,6 +38,7 @@ class Exchange:
         gone: why there will be no answer; nothing has been written to the client then.
         head: the answer's head, once it has left for the client.
         keep_alive: the client's connection may serve another request after this answer.
+        news: called when the answer is over or the client reads too slowly, if nobody awaits that.
         paused: the client reads too slowly, and the upstream is not read.
         reusable: the upstream's connection has ended this answer exactly where it said.
         sent: bytes written to the client.
@@ -51,6 +49,7 @@ class Exchange:
     ending: Ending | None = None
     gone: UpstreamGone | AnswerDeclined | None = None
     head: Head | None = None
+    news: Callable[[], None] | None = None
     paused = False
     reusable = False
     sent = 0
@@ -122,14 +121,14 @@ class Exchange:
         """Wait until the client has read, or the upstream is lost; False: it took nothing for `stall_s`."""
         if not self._protocol.writing_paused:
             return True
-        over, left = self.over, _untaken(self._client)
+        over, left = self.over, untaken(self._client)
         # A task, as aiohttp's drain() cannot be waited for again once a wait for it was given up.
         drain = spawn(self._drain(), "relay: a slow client")
         try:
             while self._protocol.writing_paused and self.over == over:
                 if await self.meanwhile(asyncio.shield(drain), stall_s) or self.over != over:
                     continue
-                before, left = left, _untaken(self._client)
+                before, left = left, untaken(self._client)
                 if left >= before:
                     return False
         finally:
@@ -159,7 +158,7 @@ class Exchange:
             return
         self.sent += len(words)
         self._client.write(words)
-        _close_within(self._client, flush_s)
+        close_within(self._client, flush_s)
 
     def cut(self, flush_s: float) -> None:
         """Close the client's connection so that nobody can take the answer for complete.
@@ -169,9 +168,9 @@ class Exchange:
         """
         self.keep_alive = False
         if self._ends_by_closing:
-            _reset(self._client)
+            reset(self._client)
         else:
-            _close_within(self._client, flush_s)
+            close_within(self._client, flush_s)
 
     def _last_words(self) -> bytes | None:
         head, ask = self.head, self._answer.epitaph
@@ -360,42 +359,9 @@ class Exchange:
             self._waiter = None
         elif self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time())
+        elif self.news is not None:
+            self.news()
 
 
 def _text(head: Head, name: bytes) -> str:
     return head.get(name).decode("latin-1").lower()
-
-
-def _untaken(transport: asyncio.Transport) -> int:
-    """Return how many bytes the other side has not acknowledged.
-
-    The transport's own count stands still while megabytes leave the kernel's buffer, which asks for more only
-    when a third of it is empty.
-    """
-    here = transport.get_write_buffer_size()
-    sock = transport.get_extra_info("socket")
-    if sock is None:  # closed, to uvloop
-        return here
-    with suppress(OSError, ValueError):  # closed, to asyncio, or a system that cannot be asked
-        (queued,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4))
-        return here + int(queued)
-    return here
-
-
-def _close_within(transport: asyncio.Transport, flush_s: float) -> None:
-    """Close in order; what the other side has not taken after `flush_s` is dropped."""
-    if not flush_s:
-        transport.abort()
-        return
-    transport.close()
-    if transport.get_write_buffer_size():
-        asyncio.get_running_loop().call_later(flush_s, transport.abort)
-
-
-def _reset(transport: asyncio.Transport) -> None:
-    """Close with a RST, which no reader can take for an end."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
-        with suppress(OSError, ValueError):  # closed already
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()

@@ -12,7 +12,7 @@ whose headers go on saying that it is packed (facts/hot-path.md section 6).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from aiohttp import ClientConnectionResetError, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
@@ -260,8 +260,8 @@ class Relay:
 class Sending:
     """A request that was sent over one connection, and its answer that is coming back.
 
-    Either all of it is left to `result`; or, for the many answers that come in one piece, `news` is
-    awaited, and `result` only if there is nothing `whole` yet.
+    Either all of it is left to `result`; or, for the many answers that come in one piece, no task is
+    needed: `tell` says when to look for the `whole`, and `result` is for those that are not.
     """
 
     __slots__ = ("_exchange", "_stall_s", "_upload", "_upstream")
@@ -274,9 +274,14 @@ class Sending:
         self._upload = upload
         self._stall_s = stall_s
 
-    def news(self) -> asyncio.Future[None]:
-        """To be awaited: the answer is over, or asks for more than waiting. If cancelled: `abort`."""
-        return self._exchange.changed()
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come from the upstream."""
+        return self._exchange.over
+
+    def tell(self, news: Callable[[], None]) -> None:
+        """Have `news` called when the answer is over, or asks for more than waiting."""
+        self._exchange.news = news
 
     def whole(self) -> Relayed | None:
         """The answer, if all of it has left and nothing is left to do; its connection is free then."""

@@ -1,9 +1,13 @@
-"""One client's connection: aiohttp's, answering in one task; it must not know what is asked.
+"""One client's connection: aiohttp's, answering in one task or none; it must not know what is asked.
 
 aiohttp starts a task for each request, so that its context variables end with it. There are none here,
 and a task is a tenth of what a small request costs (facts/hot-path.md section 3). What `start` does beside
 that is aiohttp 3.14's, and relies on what is private there: `tests/web/test_connection.py` says when to
 look again.
+
+A request whose bytes have been seen before means what it meant then: aiohttp's parser need not read
+them again, and where `Begin` can send it on at once no task need wake up. All else, and all that turns out
+to be less simple than it looked, is aiohttp's as ever (`_hand_over`).
 """
 
 from __future__ import annotations
@@ -12,10 +16,12 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import StreamReader, web
-from aiohttp.http import StreamWriter
+from aiohttp.http import HttpVersion11, StreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR as _READ_TOO_LATE
 from aiohttp.web_protocol import ERROR, RequestHandler, _ErrInfo
 
@@ -29,7 +35,50 @@ _WATCHED = (  # a client that vanished without a word is found after 30 + 3 * 10
     ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, 120_000),
 )
 
+_LONGEST_KNOWN = 2048  # bytes
+_MOST_KNOWN = 256
+_NEVER = -1
+
 Malformed = Callable[[web.BaseRequest], web.StreamResponse]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Begun(Protocol):
+    """A request that was sent on, and whose answer comes without a task of its own."""
+
+    def ended(self) -> web.StreamResponse | None:
+        """The answer, if all of it was written; None if there is more to do: then `finish` or `abandon`."""
+
+    def finish(self) -> Awaitable[web.StreamResponse]:
+        """Do what is left; from now on `news` is not called any more."""
+
+    def abandon(self) -> None:
+        """The client is gone."""
+
+
+Begin = Callable[[web.BaseRequest, Callable[[], None]], Begun | None]
+"""Sends a request on if that needs no thought; else None, and nothing has happened. Must not raise.
+
+The second argument is called, never at once, whenever there may be something new to learn of `Begun.ended`.
+"""
+
+
+class Known:
+    """Requests without a body, by their bytes, as aiohttp's parser read them."""
+
+    def __init__(self) -> None:
+        self._messages: dict[bytes, RawRequestMessage] = {}
+        self.get = self._messages.get
+
+    def learn(self, data: bytes, message: RawRequestMessage) -> None:
+        """Keep what is simple enough to be asked again; `data` is all of the request and nothing else."""
+        if len(data) > _LONGEST_KNOWN or message.method != "GET" or message.version != HttpVersion11:
+            return
+        if message.should_close or message.upgrade or message.chunked:
+            return
+        if len(self._messages) >= _MOST_KNOWN:
+            self._messages.clear()
+        self._messages[data] = message
 
 
 class Connection(RequestHandler):
@@ -40,18 +89,146 @@ class Connection(RequestHandler):
     they are the rest of somebody's prompt, and a malformed header may be the one with the token.
     """
 
-    __slots__ = ("_malformed",)
+    __slots__ = (
+        "_begin",
+        "_begun",
+        "_close_then",
+        "_fed",
+        "_handed",
+        "_known",
+        "_last",
+        "_malformed",
+        "_swift",
+    )
 
     def __init__(
-        self, server: web.Server, *, loop: asyncio.AbstractEventLoop, malformed: Malformed, **options: Any
+        self,
+        server: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        malformed: Malformed,
+        begin: Begin,
+        known: Known,
+        **options: Any,
     ) -> None:
         super().__init__(server, loop=loop, **options)
         self._malformed = malformed
+        self._begin = begin
+        self._known = known
+        self._swift: web.BaseRequest | None = None  # the request that `_begun` answers
+        self._begun: Begun | None = None
+        self._handed: tuple[web.BaseRequest, Begun] | None = None  # the same, waiting for our task
+        self._close_then = False
+        # Whether the parser stands between two requests: how much it was fed behind the last time it did
+        # (never again, if that cannot be told), and the body of the one request that began there.
+        self._fed = 0
+        self._last: StreamReader = EMPTY_PAYLOAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; see `RequestHandler`."""
         super().connection_made(transport)
         _watch(transport.get_extra_info("socket"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give up what is under way; see `RequestHandler`."""
+        begun = self._handed[1] if self._handed is not None else self._begun
+        self._handed = self._swift = self._begun = None
+        if begun is not None:
+            begun.abandon()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take the client's bytes; see `RequestHandler`."""
+        if self._begun is not None and data:
+            self._hand_over()  # another request, which waits for its turn with aiohttp
+        elif data and self._between_requests and self._begin_at_once(data):
+            return
+        self._feed(data)
+
+    def close(self) -> None:
+        """Close when the present request is answered; see `RequestHandler`."""
+        if self._begun is not None:
+            self._close_then = True
+        else:
+            super().close()
+
+    def _process_keepalive(self) -> None:
+        if self._begun is not None:
+            self._keepalive_handle = None  # not idle; set again behind the answer
+        else:
+            super()._process_keepalive()
+
+    # --- without a task -----------------------------------------------------------------------
+
+    @property
+    def _between_requests(self) -> bool:
+        """Whether all that came is answered, and the next byte begins a request."""
+        if self._messages or self._request_in_progress or self._close or self._force_close:
+            return False
+        return self._fed == self._last.total_bytes and self._last.is_eof() and not self._upgraded
+
+    def _feed(self, data: bytes) -> None:
+        """Let aiohttp's parser have it, and see where that leaves it."""
+        queued, fresh = len(self._messages), self._handed is None and self._between_requests
+        super().data_received(data)
+        if self._fed == _NEVER or not data:
+            return
+        if not fresh:
+            self._fed = self._fed + len(data) if len(self._messages) == queued else _NEVER
+            return
+        end = data.find(b"\r\n\r\n") + 4
+        if len(self._messages) != 1 or end < 4:
+            self._fed = _NEVER
+            return
+        message, self._last = self._messages[0]
+        self._fed = len(data) - end
+        if not self._fed and self._last is EMPTY_PAYLOAD and isinstance(message, RawRequestMessage):
+            self._known.learn(data, message)
+
+    def _begin_at_once(self, data: bytes) -> bool:
+        message = self._known.get(data)
+        manager, factory, task = self._manager, self._request_factory, self._task_handler
+        if message is None or manager is None or factory is None or task is None:
+            return False
+        request = factory(message, EMPTY_PAYLOAD, self, StreamWriter(self, self._loop), task)
+        begun = self._begin(request, self._news)
+        if begun is None:
+            return False
+        self._swift, self._begun = request, begun
+        manager.requests_count += 1
+        self._request_count += 1
+        self._request_in_progress = True
+        return True
+
+    def _news(self) -> None:
+        if self._begun is None:
+            return
+        response = self._begun.ended()
+        if response is None:
+            self._hand_over()
+            return
+        self._begun = self._swift = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
+        self._keepalive = bool(response.keep_alive)
+        if self._keepalive and not self._close_then and not self._force_close:
+            self._wait_for_more()
+        else:
+            super().close()
+            self._end()
+
+    def _hand_over(self) -> None:
+        """Let the connection's task do the rest, as it would have done all of it."""
+        assert self._swift is not None
+        assert self._begun is not None
+        self._handed, self._swift, self._begun = (self._swift, self._begun), None, None
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        if self._close_then:
+            super().close()
+
+    # --- in the connection's task -------------------------------------------------------------
 
     def handle_error(
         self,
@@ -70,7 +247,7 @@ class Connection(RequestHandler):
     async def start(self) -> None:
         """Answer requests, one after the other, until the connection is to be closed."""
         while not self._force_close:
-            if not self._messages:
+            if not self._messages and self._handed is None:
                 self._waiter = self._loop.create_future()
                 try:
                     await self._waiter
@@ -100,8 +277,11 @@ class Connection(RequestHandler):
             self._wait_for_more()
         self._end()
 
-    def _next(self) -> tuple[web.BaseRequest, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]]:
+    def _next(self) -> tuple[web.BaseRequest, Handler]:
         """The oldest request that came."""
+        if self._handed is not None:
+            (request, begun), self._handed = self._handed, None
+            return request, lambda _: begun.finish()
         message, payload = self._messages.popleft()
         if self._parser is not None:
             self._parser.message_consumed()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import web
@@ -18,6 +18,7 @@ from gpugate.relay import Ending, Relayed, Sending
 from gpugate.services.tasks import CrashListener
 from gpugate.web.auth import User, Verifier, bearer
 from gpugate.web.call import Call
+from gpugate.web.connection import Begun
 from gpugate.web.cors import Cors
 from gpugate.web.dialects import error_body, request_id
 from gpugate.web.gate_api import OwnRoutes
@@ -70,28 +71,46 @@ class Gate:
         self._path_tokens = path_tokens
         self._on_crash = on_crash
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    def handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """Answer one request; every error becomes an answer in the dialect of its path."""
         began = time.perf_counter()
         call = self._name(request)
+        return self.carry(call, classify(call.method, call.path), None, began)
+
+    def begin(self, request: web.BaseRequest, news: Callable[[], None]) -> Begun | None:
+        """Send what needs no thought: a list, for somebody known, from a pod that serves.
+
+        See `connection.Begin`. Whatever is wrong with the request is for `handle` to find and to say.
+        """
+        if self._ollama.sleeps:
+            return None
+        began = time.perf_counter()
+        call = self._name(request)
+        route = classify(call.method, call.path)
+        try:
+            sending = self._sent_at_once(call, route)
+        except (GateError, ConnectionError):
+            return None
+        if sending is None:
+            return None
+        if sending.over:  # its connection had been closed
+            sending.abort()
+            return None
+        sending.tell(news)
+        return _Begun(self, call, route, sending, began)
+
+    async def carry(
+        self, call: Call, route: Route, sending: Sending | None, began: float
+    ) -> web.StreamResponse:
+        """Bring a call to its end, from its beginning or from where `begin` has left it."""
         status = LEFT
         try:
-            route = classify(call.method, call.path)
-            sending = self._sent_at_once(call, route)
             if sending is None:
                 response = await self._answer(call, route)
             else:
-                try:
-                    await sending.news()
-                except BaseException:
-                    sending.abort()
-                    raise
-                response = sending.whole() or await self._ollama.finish(call, route, sending)
+                response = await self._ollama.finish(call, route, sending)
             status = response.status
-            if isinstance(response, Relayed):
-                call.sent = response.sent
-                if response.ending is not Ending.COMPLETE:
-                    call.ending = response.ending.name.lower()
+            _note(call, response)
         except GateError as error:
             response = _refuse(call, error)
             status = response.status
@@ -99,12 +118,12 @@ class Gate:
             raise
         except Exception as error:
             self._on_crash(f"request {call.request_id}", error)
-            if request.writer.output_size:  # an answer has begun: nothing can be said any more
+            if call.request.writer.output_size:  # an answer has begun: nothing can be said any more
                 raise ConnectionResetError from error
             response = _refuse(call, InternalError())
             status = response.status
         finally:
-            self._write_line(call, status, began)
+            self.write_line(call, status, began)
         if not isinstance(response, Relayed) and not response.prepared:
             _add_head(call, response)
         return response
@@ -114,7 +133,7 @@ class Gate:
         call = Call(request, request_id(None), "", "", "")
         response = _refuse(call, InvalidRequest("the request is malformed"))
         response.headers["X-Request-Id"] = call.request_id
-        self._write_line(call, response.status, time.perf_counter())
+        self.write_line(call, response.status, time.perf_counter())
         return response
 
     # --- in -----------------------------------------------------------------------------------
@@ -204,7 +223,7 @@ class Gate:
 
     # --- out ----------------------------------------------------------------------------------
 
-    def _write_line(self, call: Call, status: int, began: float) -> None:
+    def write_line(self, call: Call, status: int, began: float) -> None:
         self._log.request(
             request_id=call.request_id,
             method=call.method,
@@ -217,6 +236,40 @@ class Gate:
             bytes_out=call.sent or None,
             ending=call.ending or None,
         )
+
+
+class _Begun:
+    """A call whose request `Gate.begin` has sent; see `connection.Begun`."""
+
+    __slots__ = ("_began", "_call", "_gate", "_route", "_sending")
+
+    def __init__(self, gate: Gate, call: Call, route: Route, sending: Sending, began: float) -> None:
+        self._gate = gate
+        self._call = call
+        self._route = route
+        self._sending = sending
+        self._began = began
+
+    def ended(self) -> web.StreamResponse | None:
+        response = self._sending.whole()
+        if response is not None:
+            _note(self._call, response)
+            self._gate.write_line(self._call, response.status, self._began)
+        return response
+
+    def finish(self) -> Awaitable[web.StreamResponse]:
+        return self._gate.carry(self._call, self._route, self._sending, self._began)
+
+    def abandon(self) -> None:
+        self._sending.abort()
+        self._gate.write_line(self._call, LEFT, self._began)
+
+
+def _note(call: Call, response: web.StreamResponse) -> None:
+    if isinstance(response, Relayed):
+        call.sent = response.sent
+        if response.ending is not Ending.COMPLETE:
+            call.ending = response.ending.name.lower()
 
 
 def _token(call: Call) -> str:

@@ -62,6 +62,11 @@ class OllamaApi:
             Kind.OWN: self._nothing,
         }
 
+    @property
+    def sleeps(self) -> bool:
+        """Whether no pod serves."""
+        return self._lifecycle.serving is None
+
     def answer(self, call: Call, route: Route) -> Awaitable[web.StreamResponse]:
         """Answer a call whose token has been judged.
 

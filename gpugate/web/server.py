@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
-from gpugate.web.connection import Connection, Malformed
+from gpugate.web.connection import Begin, Connection, Handler, Known, Malformed
 
 HEAD_LIMIT_S = 30.0
 """A new connection has so long to send the head of its first request (slow loris)."""
@@ -28,8 +28,6 @@ SOFTWARE = "gpugate"
 LONGEST_LINE = 16 * 1024
 LONGEST_FIELD = 32 * 1024
 
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
 
 class _Request(web.BaseRequest):
     """aiohttp's, whose answers do not tell what gpugate is made of."""
@@ -38,15 +36,20 @@ class _Request(web.BaseRequest):
         response.headers["Server"] = SOFTWARE
 
 
+def _nothing_at_once(request: web.BaseRequest, news: Callable[[], None]) -> None:
+    """For servers that have nothing to send on."""
+
+
 class GuardedServer(web.Server):
     """`web.Server` that drops connections whose first request does not come.
 
     Args:
         handler: answers requests.
         malformed: answers what is none; must not look into it.
+        begin: sends on at once what needs no thought.
     """
 
-    def __init__(self, handler: Handler, malformed: Malformed) -> None:
+    def __init__(self, handler: Handler, malformed: Malformed, begin: Begin = _nothing_at_once) -> None:
         super().__init__(
             handler,
             handler_cancellation=True,
@@ -58,9 +61,18 @@ class GuardedServer(web.Server):
             request_factory=self._request,
         )
         self._malformed = malformed
+        self._begin = begin
+        self._known = Known()
 
     def __call__(self) -> RequestHandler:
-        connection = Connection(self, loop=self._loop, malformed=self._malformed, **self._kwargs)
+        connection = Connection(
+            self,
+            loop=self._loop,
+            malformed=self._malformed,
+            begin=self._begin,
+            known=self._known,
+            **self._kwargs,
+        )
         asyncio.get_running_loop().call_later(HEAD_LIMIT_S, _expect_request, connection)
         return connection
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from itertools import pairwise
 
 import pytest
 
-from gpugate.simulated.faults import BreakAfter, CleanEndAfter, HangAfter, Slow
+from gpugate.simulated.faults import Answer as Simulated
+from gpugate.simulated.faults import (
+    BreakAfter,
+    CleanEndAfter,
+    CloseBeforeHead,
+    Garbage,
+    Hang,
+    HangAfter,
+    Slow,
+)
 
-from .support import House, chat_body, open_house, request, wire_to
+from .support import House, Wire, bearer, chat_body, open_house, request, wire_to
 
 
 class TestUpstream:
@@ -55,6 +65,93 @@ class TestUpstream:
         house.ollama.faults.add("/api/chat", CleanEndAfter(2))
         answer = await house.chat()
         assert (True, 2) == (answer.whole, len(answer.lines))
+
+
+class TestTheSameAgain:
+    """A list asked for twice in the same bytes goes another way through the gateway than the first time."""
+
+    @pytest.fixture
+    async def talker(self, log, opened) -> House:
+        """A warm gateway that logs every request."""
+        house = await opened(log__level="info")
+        await house.warm()
+        return house
+
+    @pytest.fixture
+    def ask(self):
+        """Ask for the list, in the same bytes every time."""
+        asked = request("GET", "/api/tags")
+
+        async def ask(wire: Wire) -> tuple[bytes, bytes]:
+            wire.send(asked)
+            head = await wire.head()
+            length = int(head.lower().partition(b"content-length:")[2].split()[0])
+            return head, await wire.reader.readexactly(length)
+
+        return ask
+
+    async def test_answers(self, log, talker: House, ask):
+        """Are the same but for their ids, and each is logged."""
+        async with wire_to(talker.port) as wire:
+            answers = [await ask(wire) for _ in range(4)]
+        assert 1 == len({body for _, body in answers})
+        ids = [head.partition(b"X-Request-Id: ")[2].split()[0].decode() for head, _ in answers]
+        assert 4 == len(set(ids))
+        heads = {head.replace(one.encode(), b"") for (head, _), one in zip(answers, ids, strict=True)}
+        assert 1 == len(heads)
+        lines = [line for line in log.lines("request") if line["path"] == "/api/tags"]
+        assert ids == [line["request_id"] for line in lines]
+        assert {(200, "tester")} == {(line["status"], line["user"]) for line in lines}
+
+    @pytest.mark.parametrize(
+        "fault", [CloseBeforeHead(), CloseBeforeHead(reset=True), Garbage(), Simulated(524, b"edge")]
+    )
+    async def test_pod_in_trouble(self, talker: House, ask, fault):
+        """What is remembered is said, as the first time, and the connection lives on."""
+        async with wire_to(talker.port) as wire:
+            expected = [await ask(wire) for _ in range(2)][1][1]
+            talker.ollama.faults.add("/api/tags", fault)
+            talker.ollama.faults.add("/api/tags", fault)
+            assert [expected] * 3 == [(await ask(wire))[1] for _ in range(3)]
+
+    async def test_client_that_leaves(self, log, talker: House, ask):
+        """Its request is taken back from the pod and logged as left."""
+        async with wire_to(talker.port) as wire:
+            for _ in range(2):
+                await ask(wire)
+            talker.ollama.faults.add("/api/tags", Hang())
+            asked = len(talker.ollama.calls("/api/tags"))
+            waiting = asyncio.ensure_future(ask(wire))
+            await talker.until(lambda: len(talker.ollama.calls("/api/tags")) > asked)
+            wire.abort()
+            await talker.until(lambda: 499 in [line["status"] for line in log.lines("request")])
+            await asyncio.wait([waiting])
+            assert isinstance(waiting.exception(), (ConnectionError, asyncio.IncompleteReadError))
+
+    async def test_token_that_expires(self, opened):
+        """It is looked at every time."""
+        house = await opened(auth__leeway=0)
+        await house.warm()
+        asked = request("GET", "/api/tags", headers=bearer(exp=time.time() + 1))
+        async with wire_to(house.port) as wire:
+            statuses = []
+            async with asyncio.timeout(5):
+                while not statuses or statuses[-1] == b"200":
+                    wire.send(asked)
+                    head = await wire.head()
+                    statuses.append(head.split()[1])
+                    length = int(head.lower().partition(b"content-length:")[2].split()[0])
+                    await wire.reader.readexactly(length)
+                    await asyncio.sleep(0.05)
+        assert len(statuses) > 2
+        assert b"401" == statuses[-1]
+
+    async def test_pod_that_was_stopped(self, talker: House, ask):
+        """The list is answered out of memory."""
+        async with wire_to(talker.port) as wire:
+            expected = [await ask(wire) for _ in range(2)][1][1]
+            await talker.stop()
+            assert expected == (await ask(wire))[1]
 
 
 class TestClients:
