@@ -70,7 +70,9 @@ class Bookkeeper:
         self._tell = tell
         self._on_crash = on_crash
         self._open: dict[str, Session] = {}
-        self._left: set[str] = set()  # providers whose row is an earlier gateway's, and not confirmed yet
+        # Of providers whose row is an earlier gateway's and not confirmed yet: until when that one is sure
+        # to have paid; None once the pod was seen alive by this one.
+        self._left: dict[str, datetime | None] = {}
         self._stopping: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
         self._serving: str | None = None
@@ -99,7 +101,7 @@ class Bookkeeper:
             self._open[row.provider] = row
         for row in [row for row in left if row.provider not in providers and row is self._open[row.provider]]:
             self._give_up(row)
-        self._left = set(self._open)
+        self._left = {name: _sure_until(row) for name, row in self._open.items()}
         self._writer = spawn(self._write_for_ever(), "ledger:writer", on_crash=self._on_crash)
 
     def _give_up(self, row: Session) -> None:
@@ -137,8 +139,11 @@ class Bookkeeper:
             return
         over = report.phase in _OFF or (report.phase in _ALIVE and not _same(row, report))
         if over and provider in self._left and provider not in self._stopping:
-            self._close(row, row.last_known_at, "found stopped" if row.started_at else "failed start")
+            at = max(row.last_known_at, self._left[provider] or row.last_known_at)
+            self._close(row, at, "found stopped" if row.started_at else "failed start")
         elif report.phase in _ALIVE:
+            if provider in self._left and not over:
+                self._left[provider] = None
             self._keep(self._with(row, report))
 
     def stops(self, providers: frozenset[str]) -> None:
@@ -153,7 +158,7 @@ class Bookkeeper:
                 reason = (
                     "restart" if row.started_at else f"failed start: {self._reasons.get(name, 'refused')}"
                 )
-                self._close(row, self._now(row), reason)
+                self._close(row, self._left.get(name) or self._now(row), reason)
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by an earlier gateway's row; None: there is none."""
@@ -175,7 +180,7 @@ class Bookkeeper:
                 self._reasons[news.provider] = news.reason
 
     def _began(self, news: SessionBegan) -> None:
-        self._left.discard(news.provider)
+        self._left.pop(news.provider, None)
         row = self._open.get(news.provider) or self._new(news.provider, Starter(reason=news.cause))
         up_s = max(0.0, (self._wall() - news.at).total_seconds())
         if row.started_at is None or up_s > self._age_s(row) + 1.0:
@@ -249,7 +254,7 @@ class Bookkeeper:
     def _close(self, row: Session, at: datetime, reason: str) -> None:
         """This row is over; the seconds before an accepted start cost nothing."""
         self._open.pop(row.provider, None)
-        self._left.discard(row.provider)
+        self._left.pop(row.provider, None)
         seconds = Decimal(str(max(0.0, (at - row.began_at).total_seconds())))
         cost = None if row.hourly_rate is None else row.hourly_rate * seconds / SECONDS_PER_HOUR
         self._note(evolve(row, ended_at=at, end_reason=reason, cost=cost if row.started_at else NOTHING))
@@ -336,6 +341,11 @@ class Bookkeeper:
         if bool(trouble) != bool(self._trouble):
             self._tell(trouble or "the ledger can be written again")
         self._trouble = trouble
+
+
+def _sure_until(row: Session) -> datetime:
+    """A stop that was asked for may have come to its end while nobody looked."""
+    return max(row.last_known_at, row.stop_asked_at or row.last_known_at)
 
 
 def _same(row: Session, report: PodReport) -> bool:

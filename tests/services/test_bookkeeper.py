@@ -363,6 +363,26 @@ def test_a_crash_while_a_stop_is_unproved() -> None:
     play(story)
 
 
+def test_a_crash_while_a_stop_is_unproved_and_hours_pass() -> None:
+    """Nobody pays for the hours in which the pod was off: the row ends where it was known last."""
+
+    async def story() -> None:
+        house = House([FakeCloud(stop_s=1)])
+        async with house.crashes() as lifecycle:
+            await ask(lifecycle, 600)
+            lifecycle.stop(force=True)
+            await asyncio.sleep(0.5)
+        assert house.debts.names
+        await asyncio.sleep(3 * 3600)
+        async with house.open() as lifecycle:
+            await off(lifecycle)
+        (row,) = house.rows
+        assert row.ended_at is not None
+        assert seconds(row) == pytest.approx(house.clouds[0].total_billed_s, abs=2)
+
+    play(story)
+
+
 def test_another_pod_is_found() -> None:
     """The old row ends; the pod that is there has a row of its own, adopted."""
 
