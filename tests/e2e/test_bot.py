@@ -6,11 +6,17 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.ports.ledger import Session
+from gpugate.services.announcer import Announcer
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.picture import draw
 from gpugate.testing.fakes import FakeCloud
@@ -154,3 +160,79 @@ async def test_news_of_who_and_why(opened: Opener, telegram: SimulatedTelegram) 
     )
     assert "Shutting down the pod now" in texts
     assert any("somebody stopped it by hand. It ran for 0 seconds and cost" in text for text in texts), texts
+
+
+async def spend(state: Path, dollars: int) -> None:
+    """A session of this instant, in the ledger of a gateway that is still to come."""
+    now = datetime.now(UTC)
+    ledger = await SqliteLedger.open(state / "ledger.sqlite3")
+    await ledger.put(
+        Session(
+            id="earlier",
+            provider="fake",
+            asked_at=now,
+            started_at=now,
+            ended_at=now + timedelta(microseconds=36),
+            hourly_rate=Decimal(dollars * 10**8),
+        )
+    )
+    await ledger.aclose()
+
+
+async def test_costs_by_the_ledger(tmp_path: Path, opened: Opener, telegram: SimulatedTelegram) -> None:
+    """What was spent is told to who asks, as a sum of the real ledger."""
+    await spend(tmp_path, 7)
+    await opened()
+    telegram.write(ADA, "/cost")
+    await telegram.said()
+    telegram.write(ADA, "how much did we spend today")
+    await telegram.said(2)
+
+    month, today = telegram.texts(ADA)
+    assert month.startswith("This month you have run 1 session totalling")
+    assert month.endswith("estimated cost is $7.00.")
+    assert today.startswith("Today you have spent about $7.00.")
+
+
+async def test_news_of_the_budget(tmp_path: Path, opened: Opener, telegram: SimulatedTelegram) -> None:
+    """Each threshold once, over a restart too, by the real ledger; a start is then refused in the chat."""
+    month = f"{datetime.now(UTC):%Y-%m}"
+    await spend(tmp_path, 20)
+    for _ in range(2):
+        house = await opened(bot__news=(ADA,), cost__monthly_budget=20.0)
+        await telegram.said(3)
+        await house.gateway.close()
+
+    assert [
+        f"50 % of the budget for {month} is spent: $20.00 of $20.00.",
+        f"80 % of the budget for {month} is spent: $20.00 of $20.00.",
+        f"The budget for {month} is spent: $20.00 of $20.00. No new pod starts until the month is over.",
+    ] == telegram.texts(ADA)
+
+    house = await opened(cost__monthly_budget=20.0)
+    telegram.write(ADA, "/start_pod")
+    refusal = await telegram.said(4)
+    assert refusal.text.startswith(f"The budget of 20 USD for {month} is spent")
+    assert 0 == house.cloud.starts
+
+
+async def test_daily_summary(
+    tmp_path: Path, opened: Opener, telegram: SimulatedTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Comes at its hour, by the real ledger."""
+    ahead = timedelta(0)
+    monkeypatch.setattr("gpugate.services.announcer.LOOK_S", 0.02)
+    monkeypatch.setattr(
+        "gpugate.wiring_bot.Announcer", partial(Announcer, wall=lambda: datetime.now(UTC) + ahead)
+    )
+    await spend(tmp_path, 3)
+    await opened(bot__news=(ADA,))
+    await telegram.until(lambda: "setMyCommands" in telegram.calls)
+    assert [] == telegram.texts(ADA)
+    ahead = timedelta(days=2)
+
+    summary = await telegram.said()
+    assert (
+        "In the last 24 hours there was 1 session, estimated cost is $3.00. "
+        "This month so far: 1 session, $3.00."
+    ) == summary.text
