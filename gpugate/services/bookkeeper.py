@@ -29,6 +29,8 @@ FLUSH_S = 2.0
 """How often the uses of a pod that serves are written: a crash may lose so much of them."""
 SIGN_OF_LIFE_S = 60.0
 """How old `seen_at` may get."""
+SIGN_OF_LIFE_STOPPING_S = 2.0
+"""The same once a stop was sent: it may come to its end while nobody looks."""
 RETRY_S = 5.0
 """Between two tries of a write that failed."""
 CLOSE_LIMIT_S = 5.0
@@ -137,7 +139,7 @@ class Bookkeeper:
         row = self._open.get(provider)
         if row is None:
             return
-        over = report.phase in _OFF or (report.phase in _ALIVE and not _same(row, report))
+        over = report.phase in _OFF or (report.phase in _ALIVE and not self._same(row, report))
         if over and provider in self._left and provider not in self._stopping:
             at = max(row.last_known_at, self._left[provider] or row.last_known_at)
             self._close(row, at, "found stopped" if row.started_at else "failed start")
@@ -163,7 +165,7 @@ class Bookkeeper:
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by an earlier gateway's row; None: there is none."""
         row = self._open.get(provider)
-        if row is None or provider not in self._left or not _same(row, report):
+        if row is None or provider not in self._left or not self._same(row, report):
             return None
         return self._age_s(row)
 
@@ -232,7 +234,8 @@ class Bookkeeper:
             rate = self._fallback.running_per_hour
             source = "unknown" if rate is None else "configured"
         now = self._now(row)
-        stale = row.seen_at is None or (now - row.seen_at).total_seconds() >= SIGN_OF_LIFE_S
+        limit_s = SIGN_OF_LIFE_S if row.stop_asked_at is None else SIGN_OF_LIFE_STOPPING_S
+        stale = row.seen_at is None or (now - row.seen_at).total_seconds() >= limit_s
         running = report.phase is Phase.RUNNING and row.running_at is None
         return evolve(
             row,
@@ -262,6 +265,14 @@ class Bookkeeper:
     def _note(self, row: Session) -> None:
         self._rows[row.id] = row
         self._wake.set()
+
+    def _same(self, row: Session, report: PodReport) -> bool:
+        """What is seen is the stretch of this row: its pod, and not started since its last sign of life."""
+        if row.pod_id is not None and report.pod_id is not None and row.pod_id != report.pod_id:
+            return False
+        if report.started_at is None or report.started_at > self._wall():  # one of the clocks is wrong
+            return True
+        return report.started_at <= row.last_known_at + timedelta(seconds=2 * SIGN_OF_LIFE_S)
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -346,15 +357,6 @@ class Bookkeeper:
 def _sure_until(row: Session) -> datetime:
     """A stop that was asked for may have come to its end while nobody looked."""
     return max(row.last_known_at, row.stop_asked_at or row.last_known_at)
-
-
-def _same(row: Session, report: PodReport) -> bool:
-    """What is seen is the stretch of this row: the same pod, and not started since its last sign of life."""
-    if row.pod_id is not None and report.pod_id is not None and row.pod_id != report.pod_id:
-        return False
-    if report.started_at is None:
-        return True
-    return report.started_at <= row.last_known_at + timedelta(seconds=2 * SIGN_OF_LIFE_S)
 
 
 def _use(session_id: str, name: str, spent: Spent, here: datetime, now: float) -> Use:

@@ -24,6 +24,7 @@ STORIES = {
     "pod": {"lease", "start_scripts"},
     "relay": {"declined", "hangups", "upload"},
     "services": {
+        "killed_at_any_time",
         "bad_neighbours",
         "idle_policies",
         "money",

@@ -1,0 +1,201 @@
+"""SIGKILL at every step: the next gateway adopts or stops the pod, and each stretch is in the ledger once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gpugate.simulated.faults import Hang, HangAfter
+from gpugate.testing.clouds.faults import Capacity, LostResponse
+
+from .crashes import RATE, Scene, open_scene
+from .process import Running
+
+UNWRITTEN_S = 0.7
+"""What an estimate lacks where nobody lived to see the end: 0.3 s idle, and the 0.2 s of the stop."""
+LATE_S = 1.3
+"""RunPod tells a start in whole seconds; the rest is for a busy machine.
+
+Sessions of seconds cannot prove the two per cent: `tests/services/test_killed_at_any_time.py` does.
+"""
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    async with open_scene(tmp_path) as scene:
+        yield scene
+
+
+async def is_right_afterwards(scene: Scene) -> None:
+    """Nothing is billed, each billed stretch has one row, and the estimate is the bill."""
+    rows = [row for row in await scene.restarted() if row["ended_at"] is None or row["cost"]]
+    assert all(row["ended_at"] for row in rows), rows
+    assert scene.stretches == len(rows), rows
+    told_s = sum(row["cost"] for row in rows) / RATE * 3600
+    least, most = scene.billed_s, scene.billed_s + scene.unseen_s
+    assert 0.98 * least - UNWRITTEN_S <= told_s <= 1.02 * most + LATE_S, (least, told_s, most, rows)
+
+
+POINTS = [
+    "saw STOPPED",  # the first look of all
+    "put intent before",
+    "put intent after",  # on disk, and the provider was not called
+    "start after",  # accepted, and that is not written
+    "put accepted before",
+    "put accepted after",
+    "saw STARTING",
+    "saw RUNNING",
+    "stop before",  # decided, not sent
+    "stop after",  # accepted, not proved
+    "proved",  # not written
+    "put end before",
+    "put end after",
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_at(scene: Scene, point: str) -> None:
+    """Killed by its own hand between two lines of its life."""
+    scene.settings()
+    scene.order.write_text(point)
+
+    async def drive(gateway: Running) -> None:
+        scene.ask(gateway)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+@pytest.mark.parametrize(
+    "point", ["start before", "start after", "saw STARTING", "stop before", "stop after", "proved"]
+)
+async def test_at_with_pods_made_and_deleted(scene: Scene, point: str) -> None:
+    """The same where each session has a pod of its own."""
+    scene.settings(mode="ephemeral")
+    scene.order.write_text(point)
+
+    async def drive(gateway: Running) -> None:
+        scene.ask(gateway)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+@pytest.mark.parametrize(
+    ("mode", "call"),
+    [("fixed", "start"), ("ephemeral", "create"), ("fixed", "stop"), ("ephemeral", "delete")],
+)
+async def test_done_and_the_answer_is_on_its_way(scene: Scene, mode: str, call: str) -> None:
+    """The provider has obeyed; nobody was alive to hear of it."""
+    scene.settings(mode=mode)
+
+    async def drive(gateway: Running) -> None:
+        scene.cloud.done[call] = lambda: gateway.signal(9)
+        scene.ask(gateway)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+async def test_while_a_model_is_loaded(scene: Scene) -> None:
+    """The pod's Ollama answers, the first request's model is on its way into memory."""
+    scene.settings()
+    scene.ollama.faults.add("/api/generate", Hang())
+
+    async def drive(gateway: Running) -> None:
+        scene.ask(gateway)
+        await scene.until(lambda: scene.ollama.calls("/api/generate"))
+        gateway.signal(9)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+async def test_in_the_middle_of_an_answer(scene: Scene) -> None:
+    """Its client is cut off; the pod idles with the next gateway, and is stopped."""
+    scene.settings()
+    scene.ollama.faults.add("/api/chat", HangAfter(2))
+
+    async def drive(gateway: Running) -> None:
+        scene.ask(gateway, stream=True)
+        await scene.until(lambda: scene.ollama.calls("/api/chat"))
+        gateway.signal(9)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+async def test_while_the_queue_drains(scene: Scene) -> None:
+    """One of three is being answered."""
+    scene.settings()
+    scene.ollama.faults.add("/api/chat", Hang())
+
+    async def drive(gateway: Running) -> None:
+        for _ in range(3):
+            scene.ask(gateway)
+        await scene.until_told(gateway, lambda told: told["waiting"] == 2 and scene.ollama.calls("/api/chat"))
+        gateway.signal(9)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+async def test_when_nobody_asks(scene: Scene) -> None:
+    """READY and idle."""
+    scene.settings(idle="2s")
+
+    async def drive(gateway: Running) -> None:
+        scene.ask(gateway)
+        await scene.until_told(gateway, lambda told: told["status"] == "READY")
+        await scene.asking[0]
+        gateway.signal(9)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+async def test_a_request_came_while_it_stopped(scene: Scene) -> None:
+    """It waits for the next start when everything ends."""
+    scene.settings()
+    scene.cloud.fail("stop", LostResponse(0.0))
+
+    async def drive(gateway: Running) -> None:
+        scene.ask(gateway)
+        await scene.until_told(gateway, lambda told: told["status"] == "STOPPING")
+        scene.ask(gateway)
+        await scene.until_told(gateway, lambda told: told["waiting"] == 1)
+        gateway.signal(9)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+@pytest.mark.parametrize("point", ["second start before", "second start after", "second saw STARTING"])
+async def test_between_two_providers(scene: Scene, point: str) -> None:
+    """The first has no GPU, the second is asked."""
+    scene.settings(second=True)
+    scene.cloud.fail("start", Capacity(), times=None)
+    scene.order.write_text(point)
+
+    async def drive(gateway: Running) -> None:
+        scene.ask(gateway)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
+
+
+async def test_at_the_limit_of_a_session(scene: Scene) -> None:
+    """The last answer runs, others wait for the next session."""
+    scene.settings(pod="max_session = '1s'")
+    scene.ollama.faults.add("/api/chat", HangAfter(2))
+
+    async def drive(gateway: Running) -> None:
+        scene.ask(gateway, stream=True)
+        await scene.until(lambda: scene.ollama.calls("/api/chat"))
+        await scene.until_told(gateway, lambda told: told["status"] != "READY")
+        gateway.signal(9)
+
+    await scene.killed(drive)
+    await is_right_afterwards(scene)
