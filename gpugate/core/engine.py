@@ -122,7 +122,7 @@ class Engine:
         self._failures: list[tuple[int, ProviderError]] = []
         self._last_op = 0
         self._asked_op = 0
-        self._asked = (0, 0)  # provider and run of the start that was asked last
+        self._asked = (0, 0, "request")  # provider, run and cause of the start that was asked last
         self._effects: list[Effect] = []
 
     # --- what the owner may ask ---------------------------------------------------------------
@@ -292,10 +292,10 @@ class Engine:
 
     def _start_answered_late(self, event: StartAccepted, now: float) -> None:
         """A start that nobody wants any more was accepted: it is billed until its stop is proved."""
-        provider, run = self._asked
+        provider, run, cause = self._asked
         order = self.stops.orders.get(provider)
         if event.op == self._asked_op and order is not None and event.report.phase is not Phase.QUEUED:
-            self._open_session(provider, run, "request", event.report, event.up_s, now)
+            self._open_session(provider, run, cause, event.report, event.up_s, now)
 
     def _look_answered(self, event: Looked | LookFailed, now: float) -> None:
         op, provider = event.op, event.provider

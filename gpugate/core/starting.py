@@ -202,7 +202,7 @@ class StartingRows(Engine):
         op = self._next_op()
         self.looks.forget(provider)
         self._effects.append(StartPod(op, provider))
-        self._asked_op, self._asked = op, (provider, self.run)
+        self._asked_op, self._asked = op, (provider, self.run, self.start_cause)
         return Asking(
             run=self.run,
             provider=provider,

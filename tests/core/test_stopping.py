@@ -172,7 +172,7 @@ def test_a_start_is_accepted_after_the_stop_was_ordered() -> None:
     """It is billed from the accepted start to the proved stop, so it is a session."""
     play = Play(policy()).at(0, Opened(), StartWanted(), gives=["reply accepted", "start 0"])
     play.at(1, StopWanted(), gives=["reply accepted", "stop 0"])
-    play.at(2, Accepted(), gives=["session 0 opens: request"], state=Stopping)
+    play.at(2, Accepted(), gives=["session 0 opens: hand"], state=Stopping)
     play.at(3, Obeyed(), gives=["session 0 closes: hand"], state=Stopped)
 
 

@@ -123,6 +123,24 @@ class TestStart:
 
         story(Talk(), plot)
 
+    @pytest.mark.parametrize("ends", ["stop", "close"])
+    def test_called_off_before_the_provider_answers(self, ends):
+        """What it cost until then was started by hand all the same, and not by a request."""
+
+        async def plot(talk):
+            talk.clouds[0].fail("start", Hang(10))
+            writing = talk.writing("/start_pod")
+            await asyncio.sleep(1)
+            if ends == "stop":
+                talk.stage.lifecycle.stop()
+            else:
+                await talk.stage.lifecycle.close(keep=False, stop_wait_s=60)
+            await writing
+            await asyncio.sleep(60)
+            assert "alpha opens: hand" == talk.stage.sessions()[0]
+
+        story(Talk(), plot)
+
     def test_cancelled(self):
         """Nothing waits on."""
 
