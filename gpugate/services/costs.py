@@ -200,7 +200,8 @@ def _row(session: Session, now: datetime) -> SessionRow:
 def _warnings(bill: Bill, currency: str) -> list[str]:
     said = []
     if bill.unpriced:
-        said.append(f"{bill.unpriced} sessions without a price are counted as 0; set cost.hourly_rate")
+        some = "1 session" if bill.unpriced == 1 else f"{bill.unpriced} sessions"
+        said.append(f"{some} without a price: counted as 0; set cost.hourly_rate")
     if bill.other_currencies:
         others = ", ".join(bill.other_currencies)
         said.append(f"sessions paid in {others} are left out: cost.currency is {currency}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Protocol
 
@@ -79,6 +79,9 @@ class Summary(Protocol):
     def estimated_total(self) -> Decimal: ...
     @property
     def currency(self) -> str: ...
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the sum leaves out."""
 
 
 # --- numbers --------------------------------------------------------------------------------------
@@ -133,6 +136,11 @@ def _both(first: str, second: str) -> str:
 def brief(trouble: str) -> str:
     """A provider's own words, as far as a message has room for them."""
     return trouble if len(trouble) <= LONGEST_TROUBLE else f"{trouble[: LONGEST_TROUBLE - 1].rstrip()}…"
+
+
+def capital(text: str) -> str:
+    """As a sentence begins."""
+    return text[:1].upper() + text[1:]
 
 
 def sentences(*parts: str) -> str:
@@ -273,13 +281,15 @@ def session_cost(cost: SessionCost | None) -> str:
 
 
 def month_cost(cost: Summary) -> str:
-    """The month (seed 001)."""
+    """The month (seed 001), and what its sum leaves out."""
+    left_out = [capital(warning) for warning in cost.warnings]
     if not cost.session_count:
-        return "This month you have not run the pod yet."
+        return sentences("This month you have not run the pod yet", *left_out)
     sessions = count(cost.session_count, "session")
     return sentences(
         f"This month you have run {sessions} totalling {hours(cost.total_hours)}, "
-        f"estimated cost is {money(cost.estimated_total, cost.currency)}"
+        f"estimated cost is {money(cost.estimated_total, cost.currency)}",
+        *left_out,
     )
 
 
@@ -287,7 +297,8 @@ def today_cost(cost: Decimal, currency: str) -> str:
     """Today, by UTC."""
     if not cost:
         return "Today nothing has been spent yet."
-    return f"Today you have spent about {money(cost, currency)}."
+    about = "" if cost < CENT / 2 else "about "
+    return f"Today you have spent {about}{money(cost, currency)}."
 
 
 # --- the rest -------------------------------------------------------------------------------------
@@ -306,7 +317,7 @@ def health(version: str, now: PodStatus | None, trouble: str) -> str:
 def refused(error: GateError) -> str:
     """Why something was not done, and when to try again."""
     again = f"Try again in {duration(error.retry_after_s)}" if error.retry_after_s else ""
-    return sentences(brief(error.message[:1].upper() + error.message[1:]), again)
+    return sentences(brief(capital(error.message)), again)
 
 
 def warned(error: GateError) -> str:

@@ -125,6 +125,7 @@ class Summary:
     total_hours: Decimal = Decimal(18)
     estimated_total: Decimal = Decimal("4.90")
     currency: str = "USD"
+    warnings: Sequence[str] = ()
 
 
 @define

@@ -83,10 +83,10 @@ async def test_warnings() -> None:
     ).summary()
 
     assert (2, Decimal("0.6")) == (told.session_count, told.estimated_total)
-    assert ["1 sessions without a price", "sessions paid in EUR"] == [
+    assert ["1 session without a price:", "sessions paid in EUR"] == [
         " ".join(warning.split()[: len(start.split())])
         for warning, start in zip(
-            told.warnings, ("1 sessions without a price", "sessions paid in EUR"), strict=True
+            told.warnings, ("1 session without a price:", "sessions paid in EUR"), strict=True
         )
     ]
 

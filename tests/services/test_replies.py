@@ -192,6 +192,17 @@ def test_start_and_stop(text, said):
             "This month you have not run the pod yet.",
         ),
         (
+            replies.month_cost(
+                Summary(session_count=1, warnings=("1 session without a price: counted as 0",))
+            ),
+            "This month you have run 1 session totalling 18 hours, estimated cost is $4.90. "
+            "1 session without a price: counted as 0.",
+        ),
+        (
+            replies.month_cost(Summary(session_count=0, warnings=("sessions paid in EUR are left out",))),
+            "This month you have not run the pod yet. Sessions paid in EUR are left out.",
+        ),
+        (
             replies.session_cost(SessionCost(estimated_cost=None, hourly_rate=None)),
             "The current session has lasted 23 minutes. "
             "What it costs is not known: nobody tells the pod's price.",
@@ -202,6 +213,7 @@ def test_start_and_stop(text, said):
         ),
         (replies.today_cost(Decimal(0), "USD"), "Today nothing has been spent yet."),
         (replies.today_cost(Decimal("0.4"), "USD"), "Today you have spent about $0.40."),
+        (replies.today_cost(Decimal("0.001"), "USD"), "Today you have spent less than $0.01."),
     ],
 )
 def test_costs(text, said):
