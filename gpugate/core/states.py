@@ -73,7 +73,7 @@ class Settling:
 
 @frozen(kw_only=True)
 class Provisioning:
-    """The start was accepted; the pod does not run yet."""
+    """The start was accepted; the pod does not run yet, and `said` is what it is waiting for."""
 
     run: int
     provider: int
@@ -81,6 +81,7 @@ class Provisioning:
     accepted_at: float
     since: float
     capacity_until: float
+    said: str = ""
 
 
 @frozen(kw_only=True)
@@ -88,7 +89,7 @@ class Warming:
     """The pod runs; its Ollama does not answer (yet).
 
     `probe` is the check that is out, if one is; `served` if it was READY before and fell ill; `flaw` is
-    what has to be told of it once it serves.
+    what has to be told of it once it serves, `said` what the provider said of it.
     """
 
     run: int
@@ -101,6 +102,7 @@ class Warming:
     probe_at: float
     served: bool = False
     flaw: str = ""
+    said: str = ""
 
 
 @frozen(kw_only=True)

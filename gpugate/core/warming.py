@@ -36,6 +36,13 @@ ON_CPU = "the model runs on the CPU only"
 NO_GPU = "the pod has no GPU"
 
 
+def _waits_for(report: PodReport) -> str:
+    """What a pod on its way is waiting for, for people."""
+    if report.detail or report.phase is not Phase.RUNNING:
+        return report.detail
+    return "running, but the provider tells no address of its Ollama"
+
+
 class WarmingRows(StartingRows):
     """Provisioning, Warming, Preloading."""
 
@@ -62,6 +69,7 @@ class WarmingRows(StartingRows):
                 probe=None,
                 probe_at=now,
                 flaw=NO_GPU if report.cpu_only else "",
+                said=report.detail,
             )
         if report.phase is Phase.QUEUED and (now >= was.capacity_until or not self._demanded):
             # Left alone it would fire some day, and bill with nobody there (facts/providers.md 0.3).
@@ -71,7 +79,7 @@ class WarmingRows(StartingRows):
             return evolve(was, accepted_at=now)  # its time to start begins when it leaves the queue
         if report.phase is Phase.STOPPED and now - was.accepted_at < self.policy.health_interval_s:
             return was  # a read may lag behind the start it should show (facts/providers.md B5)
-        return self._check_alive(was, report, now) or was
+        return self._check_alive(was, report, now) or evolve(was, said=_waits_for(report))
 
     def _check_alive(self, was: STARTED, report: PodReport, now: float) -> Failed | None:
         if report.phase is Phase.GONE:
@@ -87,7 +95,13 @@ class WarmingRows(StartingRows):
         if now >= self.session_ends:
             return self._end_unserved(was, now)
         said = f"accepted, but not running within {self.policy.start_timeout_s:g} s"
-        return self._leave_provider(was, Ambiguous(said), now)
+        return self._leave_provider(was, Ambiguous(self._because(said, was)), now)
+
+    def _because(self, said: str, was: Provisioning | Warming) -> str:
+        """With what the last look said: who reads "too late" has to know of what."""
+        blind = self.blind.get(was.provider, "").removeprefix(f"{self._name(was.provider)}: ")
+        why = blind or was.said
+        return f"{said}: {why}" if why else said
 
     @transition
     def _watch_warming(self, was: Warms, event: Looked, now: float) -> Warms | Failed:
@@ -119,7 +133,7 @@ class WarmingRows(StartingRows):
         if now >= self.session_ends:
             return self._end_session(was, now)
         if now >= was.began_at + self.policy.warmup_timeout_s:
-            return self._leave_provider(was, NeverWarm("pod failed to become ready"), now)
+            return self._leave_provider(was, NeverWarm(self._because("pod failed to become ready", was)), now)
         op = self._next_op()
         self._effects.append(Probe(op, was.endpoints["ollama"]))
         pause = self.policy.probe_pause_s(was.provider, now - was.since)

@@ -33,7 +33,7 @@ from gpugate.errors import (
     RateLimited,
     Transient,
 )
-from gpugate.ports.provider import Phase
+from gpugate.ports.provider import Phase, PodReport
 from gpugate.testing.playbook import (
     QUEUED,
     RUNNING,
@@ -400,3 +400,29 @@ def test_the_losers_stop_is_refused_while_the_next_one_serves() -> None:
     play.sees(1, RUNNING).at(67, gives=["stop 0"]).at(67, Balked(Transient("down"), 0)).at(76.9, gives=[])
     play.at(77, gives=["stop 0"], state=Ready)
     assert play.machine.stops.owed == {0}
+
+
+NO_ADDRESS = "running, but the provider tells no address of its Ollama"
+
+
+@pytest.mark.parametrize(
+    ("view", "why"),
+    [
+        (PodReport(Phase.RUNNING, detail="port 11434 is not mapped"), "port 11434 is not mapped"),
+        (PodReport(Phase.RUNNING), NO_ADDRESS),
+        (PodReport(Phase.PROVISIONING, detail="pulling the image"), "pulling the image"),
+        (Transient("HTTP 500"), "could not look: HTTP 500"),
+    ],
+)
+def test_a_start_that_is_given_up_says_what_it_waited_for(view: PodReport | Transient, why: str) -> None:
+    """The last look's word is in the answer, not only that the time is over."""
+    play = cold(Play(policy(max_wait_s=900))).at(1, Arrived(1)).at(2, Accepted()).sees(0, view).at(603)
+    said = f"pod could not be started: alpha: accepted, but not running within 600 s: {why}"
+    assert play.refusals[1].message == said
+
+
+def test_a_start_that_says_nothing() -> None:
+    """Then the sentence ends where our knowledge does."""
+    play = cold(Play(policy(max_wait_s=900))).at(1, Arrived(1)).at(2, Accepted()).sees(0, STARTING).at(603)
+    said = "pod could not be started: alpha: accepted, but not running within 600 s"
+    assert play.refusals[1].message == said

@@ -210,7 +210,7 @@ def test_ports_that_never_come(settings: Settings) -> None:
 
     async def scenario(house: House) -> None:
         house.cloud.ports_after_polls = 10_000
-        with pytest.raises(GateError, match="not running within"):
+        with pytest.raises(GateError, match="its port 11434 is not mapped"):
             await house.ask()
         await house.off()
         assert [] == house.cloud.billing
