@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from math import isfinite
 
 from gpugate.core.machine import PodMachine
@@ -31,6 +32,7 @@ from gpugate.services.news import (
     SessionEnded,
     Transition,
 )
+from gpugate.services.plausible import Plausible
 from gpugate.services.status import PaidStretch, PodStatus, Record
 
 
@@ -181,11 +183,15 @@ class Chronicle:
             )
         )
 
-    def warn(self, provider: str, message: str) -> None:
-        """A pod may be billing, and nothing here can stop it."""
+    def warn(self, provider: str, message: str, *, alarm: bool = True) -> None:
+        """Tell of a provider what only people can mend; an alarm where a pod may be billing unseen."""
         self.tell(
-            ProviderTrouble(provider=provider, message=message, reason="config", alarm=True, at=self._wall())
+            ProviderTrouble(provider=provider, message=message, reason="config", alarm=alarm, at=self._wall())
         )
+
+    def plausible(self, provider: str) -> Plausible:
+        """Who judges this provider's reports before they are believed."""
+        return Plausible(self._wall, self.record.steady, partial(self.warn, provider, alarm=False))
 
     def tell(self, news: News) -> None:
         """Tell every listener. A listener that fails is heard of, and never stops the pod's life."""

@@ -24,6 +24,7 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import Ambiguous, LedgerError, Misconfigured, ProviderError, Transient
 from gpugate.ports.provider import PodReport, Provider
+from gpugate.services.plausible import Plausible
 from gpugate.services.tasks import CrashListener, report_crash, spawn
 
 CALL_LIMIT_S = 120.0
@@ -60,11 +61,13 @@ class CommandLine:
         named: NamedProvider,
         tell: Callable[[Event], None],
         age_s: Callable[[PodReport], float],
+        plausible: Plausible,
         on_crash: CrashListener | None = None,
     ) -> None:
         self._named = named
         self._tell = tell
         self._age_s = age_s
+        self._plausible = plausible
         self._orders: asyncio.Queue[tuple[Order, Intent | None]] = asyncio.Queue()
         self._on_crash = on_crash
         self._worker = spawn(self._work(), f"provider:{named.name}", on_crash=on_crash)
@@ -100,6 +103,7 @@ class CommandLine:
                     return StartRefused(op, Misconfigured(str(error)))
                 seen = await self._call(provider.start)
                 if isinstance(seen, PodReport):
+                    seen = self._plausible.said(seen)
                     return StartAccepted(op, seen, self._age_s(seen))
                 return StartRefused(op, seen)
             case StopPod(op):
@@ -108,6 +112,7 @@ class CommandLine:
             case Look(op, index):
                 seen = await self._call(provider.inspect)
                 if isinstance(seen, PodReport):
+                    seen = self._plausible.seen(seen)
                     return Looked(op, index, seen, self._age_s(seen))
                 return LookFailed(op, index, seen)
 

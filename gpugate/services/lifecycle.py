@@ -145,7 +145,13 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._known: asyncio.Future[None] = self._loop.create_future()
         self._lines = tuple(
-            CommandLine(named, self._feed, partial(self._age_s, named.name), self._on_crash)
+            CommandLine(
+                named,
+                self._feed,
+                partial(self._age_s, named.name),
+                self._chronicle.plausible(named.name),
+                self._on_crash,
+            )
             for named in self._providers
         )
         for name in sorted(self._foreign_debts):
