@@ -167,6 +167,13 @@ class Connection(RequestHandler):
             return False
         return self._fed == self._last.total_bytes and self._last.is_eof() and not self._upgraded
 
+    def let_go(self, payload: StreamReader) -> None:
+        """Forget the reader of a body that was read to its end."""
+        if payload is self._last:
+            self._last = EMPTY_PAYLOAD
+            if self._fed != _NEVER:
+                self._fed -= payload.total_bytes
+
     def _feed(self, data: bytes) -> None:
         """Let aiohttp's parser have it, and see where that leaves it."""
         queued, fresh = len(self._messages), self._handed is None and self._between_requests
@@ -320,6 +327,13 @@ class Connection(RequestHandler):
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
+
+
+def let_go_of_body(request: web.BaseRequest) -> None:
+    """Forget the reader of a body that was read to its end: a held request is a kilobyte lighter without."""
+    if isinstance(request.protocol, Connection):
+        request.protocol.let_go(request._payload)
+        request._payload = request._cache["content"] = EMPTY_PAYLOAD
 
 
 def _watch(sock: socket.socket | None) -> None:

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 
 import pytest
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.http_parser import HttpRequestParser
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
 
 from gpugate.relay import Ending, Relayed
-from gpugate.web.connection import Known
+from gpugate.web.connection import Known, let_go_of_body
 from gpugate.web.server import GuardedServer, listen
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -165,11 +166,19 @@ class Desk(House):
 
     def __init__(self) -> None:
         super().__init__()
+        self.readers: list[StreamReader] = []
         self.pending: list[Pending] = []
         self.runner = web.ServerRunner(
             GuardedServer(self.answer, lambda request: web.Response(status=400), self.begin),
             shutdown_timeout=1,
         )
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/eaten":
+            await request.read()
+            let_go_of_body(request)
+            self.readers.append(request.content)
+        return await super().answer(request)
 
     def begin(self, request: web.BaseRequest, news: Callable[[], None]) -> Pending | None:
         if not request.path.startswith("/swift"):
@@ -333,6 +342,14 @@ class TestBetweenRequests:
         assert "/1" == await client.ask(SWIFT)
         assert [] == desk.pending
 
+    async def test_behind_a_body_that_was_let_go(self, desk, client):
+        """Where it was read whole, its reader is gone, and the next request is known again."""
+        assert "/eaten" == await client.ask(LENGTHY.replace(b"/post", b"/eaten") % 5 + b"xxxxx")
+        assert [EMPTY_PAYLOAD] == desk.readers
+        client.writer.write(SWIFT)
+        (await desk.begun()).news()
+        assert "swift /swift" == await client.hear()
+
     @pytest.mark.parametrize("size", [0, 5, 100_000])
     async def test_behind_a_body(self, desk, client, size):
         """The next request is known again."""
@@ -399,6 +416,8 @@ class Mixed(Desk):
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if self.chance.random() < 0.5:
             await request.read()
+            if self.chance.random() < 0.5:
+                let_go_of_body(request)
         return await super().answer(request)
 
     def begin(self, request: web.BaseRequest, news: Callable[[], None]) -> Pending | None:
