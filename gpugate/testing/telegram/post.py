@@ -57,9 +57,9 @@ class Post:
         """Deliver to this URL from now on; an empty one ends that."""
         await self.aclose()
         self.url, self.secret, self.allowed, self.trouble = url, secret, allowed, ""
-        if self._poller is not None and not self._poller.done():
-            self._poller.set_exception(_while_hooked())
         if url:
+            if self._poller is not None and not self._poller.done():
+                self._poller.set_exception(_while_hooked())
             self._postman = spawn(self._deliver(), "telegram's webhook calls")
 
     async def aclose(self) -> None:

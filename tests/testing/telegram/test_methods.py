@@ -109,6 +109,17 @@ async def test_polling_while_a_webhook_is_set(bot: Bot) -> None:
     assert (200, []) == await bot.call("getUpdates")
 
 
+@pytest.mark.parametrize(("method", "ends"), [("deleteWebhook", False), ("setWebhook", True)])
+async def test_a_webhook_while_somebody_polls(bot: Bot, method: str, ends: bool) -> None:
+    """Only one that is set ends the call that waits for updates."""
+    poll = asyncio.ensure_future(bot.call("getUpdates", timeout=5))
+    await bot.telegram.until(lambda: "getUpdates" in bot.telegram.calls)
+    await bot.call(method, url="https://x.org/hook")
+    bot.telegram.write(ADA, "hello")
+
+    assert (409 if ends else 200) == (await poll)[0]
+
+
 async def test_updates(bot: Bot) -> None:
     """Come again until they are confirmed by a higher offset."""
     first = bot.telegram.write(ADA, "one")
