@@ -83,7 +83,8 @@ class Inbox:
         if said := self.translator.said(update, chat):
             if said.manners:
                 spawn(self._mannerly(said), "telegram manners", on_crash=self.on_crash)
-            self._hear(said)
+            if said.heard is not None:
+                self._hear(said.chat, said.heard)
 
     async def drain(self, grace_s: float) -> None:
         """Let jobs have so long, then cut them and tell their chats."""
@@ -109,25 +110,27 @@ class Inbox:
         """End the grace of `drain` now."""
         self._no_grace.set()
 
-    def _hear(self, said: Said) -> None:
-        before, mine = self._turns.get(said.chat), asyncio.Event()
-        self._turns[said.chat] = mine
-        job = spawn(self._heard(said, before, mine), "telegram message", on_crash=self.on_crash)
-        self._jobs[job] = said.chat
+    def _hear(self, chat: int, heard: Heard) -> None:
+        before, mine = self._turns.get(chat), asyncio.Event()
+        self._turns[chat] = mine
+        job = spawn(self._heard(chat, heard, before, mine), "telegram message", on_crash=self.on_crash)
+        self._jobs[job] = chat
         job.add_done_callback(self._ended)
 
-    async def _heard(self, said: Said, before: asyncio.Event | None, mine: asyncio.Event) -> None:
+    async def _heard(
+        self, chat: int, heard: Heard, before: asyncio.Event | None, mine: asyncio.Event
+    ) -> None:
         try:
             if before is not None:
                 await _wait(before, PATIENCE_S)
-            await self.hearer.hear(said.heard, TelegramChat(said.chat, self.outbox, mine.set))
+            await self.hearer.hear(heard, TelegramChat(chat, self.outbox, mine.set))
         except Exception as error:
             self.on_crash("telegram message", error)
-            await self.outbox.say(said.chat, BROKEN)
+            await self.outbox.say(chat, BROKEN)
         finally:
             mine.set()
-            if self._turns.get(said.chat) is mine:
-                del self._turns[said.chat]
+            if self._turns.get(chat) is mine:
+                del self._turns[chat]
 
     async def _mannerly(self, said: Said) -> None:
         for method in said.manners:

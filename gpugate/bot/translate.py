@@ -26,11 +26,12 @@ class Said:
     """What an update means.
 
     Attributes:
+        heard: None for a press of buttons that were used: nothing but manners follows from it.
         manners: what a press deserves: it is answered, and its buttons go.
     """
 
     chat: int
-    heard: Heard
+    heard: Heard | None
     manners: tuple[TelegramMethod[Any], ...] = ()
 
 
@@ -60,14 +61,12 @@ class Translator:
             return self._written(update.message, chat)
         return None
 
-    def _pressed(self, press: CallbackQuery, chat: int) -> Said | None:
+    def _pressed(self, press: CallbackQuery, chat: int) -> Said:
         message = press.message
+        answer = AnswerCallbackQuery(callback_query_id=press.id)
         if message is None or not press.data or not _first((chat, message.message_id), self._used):
-            return None
-        manners = (
-            AnswerCallbackQuery(callback_query_id=press.id),
-            EditMessageReplyMarkup(chat_id=chat, message_id=message.message_id),
-        )
+            return Said(chat=chat, heard=None, manners=(answer,))
+        manners = (answer, EditMessageReplyMarkup(chat_id=chat, message_id=message.message_id))
         return Said(
             chat=chat,
             heard=Heard(user=_user(chat), chat=str(chat), pressed=press.data),
