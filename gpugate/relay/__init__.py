@@ -3,6 +3,7 @@
 from gpugate.relay.answer import Answer, AnswerDeclined, Cut, Ending, Epitaph, Tapped
 from gpugate.relay.framing import BadAnswer, Framing
 from gpugate.relay.relayed import Outgoing, Relay, Relayed, Sending
+from gpugate.relay.sockets import broken_when_left
 from gpugate.relay.upstream import Pool, Upstream, UpstreamGone
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "Tapped",
     "Upstream",
     "UpstreamGone",
+    "broken_when_left",
 ]

@@ -1,13 +1,17 @@
-"""What a transport does not do by itself: unread bytes, bounded closing, resets; it must not know HTTP."""
+"""What a transport does not do by itself: unread bytes, bounded closing, resets, and hearing of a client that
+leaves while it is not read; it must not know HTTP.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import select
 import socket
 import struct
 import termios
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 
 def untaken(transport: asyncio.Transport) -> int:
@@ -43,3 +47,32 @@ def reset(transport: asyncio.Transport) -> None:
         with suppress(OSError, ValueError):  # closed already
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()
+
+
+@contextmanager
+def broken_when_left(transport: asyncio.Transport | None) -> Iterator[None]:
+    """Abort the connection at once when the other side closes or resets it, also while nobody reads it.
+
+    A transport whose reading is paused hears of neither (facts/hot-path.md 6.2). An end that waits behind
+    more bytes than the system's buffers take has not arrived, and is found when reading goes on; so is every
+    end where the system has no epoll.
+    """
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if transport is None or sock is None or sock.fileno() < 0 or not hasattr(select, "epoll"):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    # The loop itself must not watch a transport's socket twice, but it may watch who watches it.
+    with select.epoll() as watch:
+        watch.register(sock.fileno(), select.EPOLLRDHUP)
+        loop.add_reader(watch.fileno(), _abort, loop, watch, transport)
+        try:
+            yield
+        finally:
+            loop.remove_reader(watch.fileno())
+
+
+def _abort(loop: asyncio.AbstractEventLoop, watch: select.epoll, transport: asyncio.Transport) -> None:
+    if watch.poll(0):
+        loop.remove_reader(watch.fileno())
+        transport.abort()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from aiohttp import StreamReader, web
+from attrs import define
 
 from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken, UpstreamTimeout
 from gpugate.relay import (
@@ -29,6 +30,7 @@ from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.aggregate import Aggregation, aggregation
 from gpugate.web.assembly import Assembly, Unfinished
+from gpugate.web.bodies import allow_body
 from gpugate.web.call import Call
 from gpugate.web.dialects import stream_error
 from gpugate.web.heartbeat import NDJSON, SSE, Heartbeat
@@ -77,6 +79,20 @@ class Pools:
         self._by_service.clear()
 
 
+@define
+class _Tries:
+    """How often a call was sent to one run of the pod."""
+
+    run: int = 0
+    count: int = 0
+    recovered: bool = False
+
+    def at(self, run: int) -> None:
+        """Begin anew with another run."""
+        if run != self.run:
+            self.run, self.count = run, 0
+
+
 class Forwarder:
     """Forwards calls to the pod's Ollama."""
 
@@ -98,40 +114,64 @@ class Forwarder:
         Raises:
             GateError: refused while it waited, or the pod broke before the first byte.
         """
-        tried, run, recovered = 0, 0, False
+        tries, streamed = _Tries(), isinstance(body, StreamReader)
         while True:
             pod = lease.pod
             if pod is None:
                 pod = await (lease.admitted() if heartbeat is None else heartbeat.hold(lease))
-            if pod.run != run:
-                run, tried = pod.run, 0
+            tries.at(pod.run)
             self._note(call, lease)
-            pool = self._pools.of(pod)
-            lease.on_lost = pool.abort
-            whole = _in_one_piece(call, upstream_path, body) if pod.first_byte_limit_s else None
+            if streamed:
+                allow_body(call.request)  # not before: who leaves while all is still unsent is heard of
             try:
-                if whole is not None:
-                    return await self._aggregated(call, pool, upstream_path, whole, lease, heartbeat)
-                return await self._once(call, pool, upstream_path, body, lease.begin, heartbeat)
+                return await self._tried(call, pod, upstream_path, body, lease, heartbeat)
             except UpstreamGone as gone:
-                if _timed_out(gone):
-                    raise UpstreamTimeout from gone
-                tried += 2 if gone.again else 1
                 lease.on_lost = None
-                if tried < 2 and lease.pod is pod and not isinstance(body, StreamReader):
-                    continue
-                finding = await self._lifecycle.examine(pod.run)
-                if finding is Finding.RECOVERED and lease.pod is pod and not recovered:
-                    recovered, tried = True, 1
-                    continue
-                if lease.pod is pod:
-                    raise UpstreamBroken from gone
-                if isinstance(body, StreamReader) and lease.error is None:
-                    raise PodStopped("the pod was lost during the upload") from gone
+                await self._understand(gone, pod, lease, tries, streamed=streamed)
             except AnswerDeclined as declined:
                 if heartbeat is None:  # never: only an answer behind filler is declined for its status
                     raise UpstreamBroken from declined
                 return heartbeat.pass_on(declined.body)
+
+    async def _tried(
+        self,
+        call: Call,
+        pod: ServingPod,
+        upstream_path: str,
+        body: bytes | StreamReader | None,
+        lease: Lease,
+        heartbeat: Heartbeat | None,
+    ) -> web.StreamResponse:
+        pool = self._pools.of(pod)
+        lease.on_lost = pool.abort
+        whole = _in_one_piece(call, upstream_path, body) if pod.first_byte_limit_s else None
+        if whole is not None:
+            return await self._aggregated(call, pool, upstream_path, whole, lease, heartbeat)
+        return await self._once(call, pool, upstream_path, body, lease.begin, heartbeat)
+
+    async def _understand(
+        self, gone: UpstreamGone, pod: ServingPod, lease: Lease, tries: _Tries, *, streamed: bool
+    ) -> None:
+        """Return if the call may be tried again, at this pod or, when it is admitted again, at another.
+
+        A body that was streamed is not there any more, unless no connection was made at all.
+
+        Raises:
+            GateError: it may not.
+        """
+        if _timed_out(gone):
+            raise UpstreamTimeout from gone
+        tries.count += 2 if gone.again else 1
+        spent = streamed and not gone.connecting
+        if tries.count < 2 and lease.pod is pod and not streamed:
+            return
+        finding = await self._lifecycle.examine(pod.run)
+        if lease.pod is pod:
+            if finding is not Finding.RECOVERED or tries.recovered or spent:
+                raise UpstreamBroken from gone
+            tries.recovered, tries.count = True, 1
+        elif spent and lease.error is None:
+            raise PodStopped("the pod was lost during the upload") from gone
 
     def plain(
         self,

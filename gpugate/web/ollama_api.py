@@ -13,11 +13,11 @@ import orjson
 from aiohttp import StreamReader, web
 
 from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
-from gpugate.relay import Sending, Tapped, UpstreamGone
+from gpugate.relay import Sending, Tapped, UpstreamGone, broken_when_left
 from gpugate.services.catalog import Catalog, slot_of
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.auth import subject_of
-from gpugate.web.bodies import allow_body, read_body
+from gpugate.web.bodies import read_body
 from gpugate.web.call import Call
 from gpugate.web.dialects import Dialect
 from gpugate.web.forward import Forwarder
@@ -147,8 +147,8 @@ class OllamaApi:
     async def _admin(self, call: Call, route: Route) -> web.StreamResponse:
         """What changes models on the pod's disk; blobs of many GB stream through."""
         if route.streamed_body:
-            allow_body(call.request)
-            return await self._leased(call, route, call.request.content, None)
+            with broken_when_left(call.request.transport):
+                return await self._leased(call, route, call.request.content, None)
         body = await read_body(call.request, self._max_body)
         seen = None
         serves = self._lifecycle.serving is not None

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from contextlib import suppress
-from hashlib import sha256
 
 import pytest
 
@@ -103,78 +100,6 @@ class TestSize:
             status, body = await wire.answer()
             assert (400, "INVALID_REQUEST") == (status, json.loads(body)["code"])
         await assert_alive(house)
-
-
-class TestBlobs:
-    @pytest.mark.parametrize("temperature", ["cold", "warm"])
-    async def test_upload(self, house: House, temperature):
-        """More than `max_body` streams through, after 100 Continue, with flat memory."""
-        if temperature == "warm":
-            await house.warm()
-        piece = os.urandom(MIB)
-        digest = sha256()
-
-        async def content():
-            for _ in range(65):
-                digest.update(piece)
-                yield piece
-
-        for _ in range(65):
-            digest.update(piece)
-        name, digest = digest.hexdigest(), sha256()
-        answer = await house.ask("POST", f"/api/blobs/sha256:{name}", data=content(), expect100=True)
-        assert 201 == answer.status, answer.body
-        (seen,) = [call for call in house.ollama.calls(f"/api/blobs/sha256:{name}") if call.method == "POST"]
-        assert 65 * MIB == seen.body_size
-        assert 200 == (await house.ask("HEAD", f"/api/blobs/sha256:{name}")).status
-
-    async def test_no_byte_before_the_pod_is_there(self, house: House):
-        """While it waits, the gateway takes no more than a little of the upload."""
-        house.cloud.boot_s = 0.3
-        async with wire_to(house.port) as wire:
-            head = {**house.auth, "Content-Length": str(200 * MIB)}
-            wire.send(request("POST", BLOB, headers=head))
-            await house.waiting(1)
-            taken = 0
-            with suppress(TimeoutError):
-                while taken < 200:
-                    wire.send(bytes(MIB))
-                    async with asyncio.timeout(0.1):
-                        await wire.writer.drain()
-                    taken += 1
-            assert taken < 40
-
-    async def test_refused_by_the_pod_early(self, house: House):
-        """An answer in the middle of the upload reaches the client, and the connection ends."""
-        await house.warm()
-        async with wire_to(house.port) as wire:
-            head = {**house.auth, "Content-Length": str(100)}
-            wire.send(request("POST", "/api/blobs/nonsense", headers=head) + b"x" * 100)
-            status, _ = await wire.answer()
-        assert 400 <= status < 500
-
-    async def test_pod_lost_in_mid_upload(self, house: House):
-        """An error, no hang, no second half sent as if it were the whole."""
-        await house.warm()
-        async with wire_to(house.port) as wire:
-            wire.send(request("POST", BLOB, headers={**house.auth, "Content-Length": str(8 * MIB)}))
-            wire.send(bytes(MIB))
-            await house.ollama.until(lambda: len(house.ollama.calls(BLOB)) == 1)
-            for connection in list(house.ollama._web.connections):
-                connection.transport.abort()
-            status, body = await wire.answer()
-        assert status in (502, 503), body
-
-    async def test_client_gone_in_mid_upload(self, house: House):
-        """The pod hears of it at once."""
-        await house.warm()
-        async with wire_to(house.port) as wire:
-            wire.send(request("POST", BLOB, headers={**house.auth, "Content-Length": str(8 * MIB)}))
-            wire.send(bytes(MIB))
-            await house.ollama.until(lambda: len(house.ollama.calls(BLOB)) == 1)
-            wire.abort()
-            await house.ollama.until(lambda: house.ollama.in_flight == 0)
-        await house.until(lambda: house.in_flight == 0)
 
 
 MALFORMED = {
