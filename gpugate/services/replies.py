@@ -145,7 +145,7 @@ def capital(text: str) -> str:
 
 def sentences(*parts: str) -> str:
     """Those that say something, each with its full stop, as one text."""
-    return " ".join(part if part[-1] in ".!?…)" else f"{part}." for part in parts if part)
+    return " ".join(part if part[-1] in ".!?…" else f"{part}." for part in parts if part)
 
 
 # --- the pod --------------------------------------------------------------------------------------

@@ -37,6 +37,13 @@ STOPPED = evolve(
 )
 
 
+def test_sentences():
+    """Each ends with a stop, one that ends in a bracket as well; what is a question or cut off stays so."""
+    assert "One. Not before 2026-12-01 (UTC). Two? Three…" == replies.sentences(
+        "One", "", "Not before 2026-12-01 (UTC)", "Two?", "Three…"
+    )
+
+
 @pytest.mark.parametrize(
     ("amount", "currency", "said"),
     [
