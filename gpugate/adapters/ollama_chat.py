@@ -11,6 +11,7 @@ import orjson
 from attrs import frozen
 
 from gpugate.adapters.dial import BROKEN, trust, url_of
+from gpugate.ports.edge import gave_up, speaks_for_pod
 from gpugate.ports.provider import Endpoint
 from gpugate.ports.texts import Hear, ModelFailed, PodSilent
 
@@ -19,10 +20,6 @@ SILENCE_S = 600.0
 
 CONNECT_S = 10.0
 LONGEST_LINE = 8 * 1024 * 1024
-EDGE_STATUSES = frozenset(range(520, 528))
-"""A provider's proxy speaks for a pod that does not answer (facts/providers.md 0.5)."""
-
-EDGE_TIMEOUT = 524
 
 
 @frozen
@@ -38,7 +35,7 @@ class OllamaModels:
         answer = await self._ask(endpoint, path, body)
         try:
             if answer.status != 200:
-                raise _refused(answer.status, model)
+                raise _refused(answer.status, answer.content_type, model)
             async with aclosing(_lines(answer.content)) as lines:
                 async for line in lines:
                     said = _said(line, model)
@@ -115,10 +112,10 @@ def _text(said: Mapping[str, Any]) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _refused(status: int, model: str) -> ModelFailed | PodSilent:
-    if status == EDGE_TIMEOUT:
-        return ModelFailed(f"the model {model!r} did not answer in time", timed_out=True)
-    if status in EDGE_STATUSES:
+def _refused(status: int, content_type: str, model: str) -> ModelFailed | PodSilent:
+    if speaks_for_pod(status, content_type, proxied=True):
+        if gave_up(status):
+            return ModelFailed(f"the model {model!r} did not answer in time", timed_out=True)
         return PodSilent(f"the pod's Ollama cannot be reached ({status})")
     return ModelFailed(complaint(status, model))
 

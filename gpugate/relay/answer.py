@@ -7,6 +7,8 @@ from enum import Enum
 
 from attrs import define, frozen
 
+from gpugate.relay.framing import Head
+
 DECLINED_LIMIT = 64 * 1024
 """Bytes kept of an answer that is not passed on."""
 
@@ -73,16 +75,17 @@ class AnswerDeclined(Exception):
     """The upstream answered, and its answer is not passed on: `Answer.declines` said so.
 
     Attributes:
-        status: the upstream's.
+        status, content_type: the upstream's.
         body: its payload without chunks, cut off at `DECLINED_LIMIT`; empty if `Answer.keep` took it.
         complete: it came to its end in order.
     """
 
-    def __init__(self, status: int, body: bytes, *, complete: bool = False) -> None:
-        self.status = status
+    def __init__(self, head: Head, body: bytes, *, complete: bool = False) -> None:
+        self.status = head.status
+        self.content_type = head.get(b"content-type").decode("latin-1")
         self.body = body
         self.complete = complete
-        super().__init__(f"the upstream answered {status}")
+        super().__init__(f"the upstream answered {head.status}")
 
 
 @define
@@ -91,7 +94,7 @@ class Answer:
 
     Attributes:
         extra_head: whole header lines to add, each with its CRLF; upstream headers so named are dropped.
-        declines: asked once with the status, before anything leaves: True keeps this answer from the client;
+        declines: asked once with the head, before anything leaves: True keeps this answer from the client;
             `AnswerDeclined` is raised with it instead.
         keep: gets the payload of a declined 200, piece by piece as it comes, all of it.
         on_head: called once, with the status, when the first byte is about to leave for the client.
@@ -104,7 +107,7 @@ class Answer:
     """
 
     extra_head: bytes = b""
-    declines: Callable[[int], bool] | None = None
+    declines: Callable[[Head], bool] | None = None
     keep: Callable[[bytes], None] | None = None
     on_head: Callable[[int], None] | None = None
     epitaph: Callable[[Cut], Epitaph | None] | None = None

@@ -232,7 +232,7 @@ class Exchange:
         if not self.over:
             if self._declined is not None:
                 complete = ended and self._framing.may_end_here
-                self.gone = AnswerDeclined(self._refused.status, bytes(self._declined), complete=complete)
+                self.gone = AnswerDeclined(self._refused, bytes(self._declined), complete=complete)
                 self._wake()
             elif ended and self.head is not None and self._framing.may_end_here:
                 if self._outlet is _Outlet.WRAPPED and self._protocol.connected:
@@ -255,7 +255,7 @@ class Exchange:
         if head is None:
             return None
         declines = self._answer.declines
-        if declines is not None and declines(head.status):
+        if declines is not None and declines(head):
             self._declined, self._refused, self._framing.parts = bytearray(), head, []
             self._decline(head, self._framing.rest)
             return None
@@ -280,7 +280,7 @@ class Exchange:
         else:
             declined += payload
         if ended or garbage or len(declined) >= DECLINED_LIMIT:
-            self.gone = AnswerDeclined(head.status, bytes(declined[:DECLINED_LIMIT]), complete=ended)
+            self.gone = AnswerDeclined(head, bytes(declined[:DECLINED_LIMIT]), complete=ended)
             self._wake()
 
     def _choose_outlet(self, head: Head) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from gpugate.errors import UpstreamBroken, UpstreamTimeout
+from gpugate.ports.edge import gave_up, speaks_for_pod
 from gpugate.ports.texts import PodSilent
 from gpugate.relay import Answer, AnswerDeclined, Outgoing, Relay, Relayed, UpstreamGone
 from gpugate.services.lease import ServingPod
 from gpugate.services.visit import Visit
 from gpugate.web.call import Call
-from gpugate.web.forward import EDGE_STATUSES, EDGE_TIMEOUT, Pools, last_words
+from gpugate.web.forward import Pools, last_words
 from gpugate.web.heartbeat import Heartbeat
 
 PATH = "/api/chat"
@@ -42,7 +43,7 @@ class CodeStream:
             outgoing = Outgoing("POST", PATH, call.request.raw_headers, body)
             answer = Answer(
                 extra_head=call.extra_head,
-                declines=lambda status: status != 200,
+                declines=lambda head: head.status != 200,
                 on_head=lambda status: visit.begin(),
                 epitaph=lambda cut: last_words(call, cut),
                 committed=heartbeat is not None and heartbeat.committed,
@@ -52,7 +53,7 @@ class CodeStream:
             except UpstreamGone as gone:
                 raise PodSilent("the pod's Ollama broke the connection") from gone
             except AnswerDeclined as declined:
-                raise _refused(declined.status, model) from declined
+                raise _refused(declined, model) from declined
 
         try:
             relayed = await visit.use(work)
@@ -62,11 +63,10 @@ class CodeStream:
         return relayed
 
 
-def _refused(status: int, model: str) -> Exception:
-    if status == EDGE_TIMEOUT:
-        return UpstreamTimeout()
-    if status in EDGE_STATUSES:
-        return PodSilent("the pod's Ollama cannot be reached")
+def _refused(declined: AnswerDeclined, model: str) -> Exception:
+    status = declined.status
+    if speaks_for_pod(status, declined.content_type, proxied=True):
+        return UpstreamTimeout() if gave_up(status) else PodSilent("the pod's Ollama cannot be reached")
     if status == 404:
         return UpstreamBroken(f"the pod has no coding model {model!r}")
     return UpstreamBroken(f"the coding model {model!r} answered {status}")

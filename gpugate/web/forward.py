@@ -12,11 +12,13 @@ from aiohttp import StreamReader, web
 from attrs import define
 
 from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken, UpstreamTimeout
+from gpugate.ports.edge import ERRORS, gave_up, speaks_for_pod
 from gpugate.relay import (
     Answer,
     AnswerDeclined,
     Cut,
     Epitaph,
+    Head,
     Outgoing,
     Pool,
     Relay,
@@ -34,13 +36,6 @@ from gpugate.web.bodies import allow_body
 from gpugate.web.call import Call
 from gpugate.web.dialects import stream_error
 from gpugate.web.heartbeat import NDJSON, SSE, Heartbeat
-
-EDGE_STATUSES = frozenset(range(520, 528))
-"""A provider's proxy speaks for a pod that does not answer; no Ollama says these (facts/providers.md 0.5)."""
-
-EDGE_TIMEOUT = 524
-"""A provider's proxy gave up waiting; the job may still run (facts/providers.md A7)."""
-
 
 _MALFORMED = "the request's head or body is malformed"
 
@@ -142,12 +137,11 @@ class Forwarder:
         lease: Lease,
         heartbeat: Heartbeat | None,
     ) -> web.StreamResponse:
-        pool = self._pools.of(pod)
-        lease.on_lost = pool.abort
+        lease.on_lost = self._pools.of(pod).abort
         whole = _in_one_piece(call, upstream_path, body) if pod.first_byte_limit_s else None
         if whole is not None:
-            return await self._aggregated(call, pool, upstream_path, whole, lease, heartbeat)
-        return await self._once(call, pool, upstream_path, body, lease.begin, heartbeat)
+            return await self._aggregated(call, pod, upstream_path, whole, lease, heartbeat)
+        return await self._once(call, pod, upstream_path, body, lease.begin, heartbeat)
 
     async def _understand(
         self, gone: UpstreamGone, pod: ServingPod, lease: Lease, tries: _Tries, *, streamed: bool
@@ -186,7 +180,7 @@ class Forwarder:
         Raises:
             UpstreamGone: no byte has left for the client.
         """
-        return self._once(call, self._pools.of(pod), upstream_path, body, None, None, tap)
+        return self._once(call, pod, upstream_path, body, None, None, tap)
 
     def send(
         self, call: Call, pod: ServingPod, upstream_path: str, tap: Callable[[Tapped], None] | None
@@ -196,7 +190,7 @@ class Forwarder:
         Raises:
             InvalidRequest: the request's head is malformed.
         """
-        answer = _answer(call, None, None, tap, None)
+        answer = _answer(call, pod, None, None, tap, None)
         outgoing = Outgoing(call.method, call.target(upstream_path), call.request.raw_headers)
         try:
             return self._relay.send(call.request, self._pools.of(pod), outgoing, answer)
@@ -217,7 +211,7 @@ class Forwarder:
     async def _aggregated(
         self,
         call: Call,
-        pool: Pool,
+        pod: ServingPod,
         upstream_path: str,
         whole: Aggregation,
         lease: Lease,
@@ -232,7 +226,7 @@ class Forwarder:
         assembly = whole.assembly()
         try:
             return await self._once(
-                call, pool, upstream_path, whole.body, lease.begin, heartbeat, assembly=assembly
+                call, pod, upstream_path, whole.body, lease.begin, heartbeat, assembly=assembly
             )
         except AnswerDeclined as declined:
             if declined.status != 200:
@@ -252,7 +246,7 @@ class Forwarder:
     async def _once(
         self,
         call: Call,
-        pool: Pool,
+        pod: ServingPod,
         upstream_path: str,
         body: bytes | StreamReader | None,
         begin: Callable[[], None] | None,
@@ -260,12 +254,12 @@ class Forwarder:
         tap: Callable[[Tapped], None] | None = None,
         assembly: Assembly | None = None,
     ) -> Relayed:
-        answer = _answer(call, begin, heartbeat, tap, assembly)
+        answer = _answer(call, pod, begin, heartbeat, tap, assembly)
         outgoing = Outgoing(call.method, call.target(upstream_path), call.request.raw_headers, body)
         try:
-            relayed = await self._relay.forward(call.request, pool, outgoing, answer)
+            relayed = await self._relay.forward(call.request, self._pools.of(pod), outgoing, answer)
         except AnswerDeclined as declined:
-            if declined.status in EDGE_STATUSES:
+            if speaks_for_pod(declined.status, declined.content_type, proxied=_proxied(pod)):
                 raise UpstreamGone("closed", heard=True) from declined
             raise
         except (ValueError, web.RequestPayloadError) as error:
@@ -292,15 +286,17 @@ def _in_one_piece(call: Call, path: str, body: bytes | StreamReader | None) -> A
 
 def _answer(
     call: Call,
+    pod: ServingPod,
     begin: Callable[[], None] | None,
     heartbeat: Heartbeat | None,
     tap: Callable[[Tapped], None] | None,
     assembly: Assembly | None,
 ) -> Answer:
     """What we want of the pod's answer."""
+    from_edge = _from_proxy if _proxied(pod) else _from_edge
     answer = Answer(
         extra_head=call.extra_head,
-        declines=EDGE_STATUSES.__contains__,
+        declines=from_edge,
         epitaph=partial(last_words, call),
         tap=tap,
     )
@@ -311,7 +307,7 @@ def _answer(
     if heartbeat is not None and heartbeat.committed:
         answer.committed = True
     if answer.keep or answer.committed:
-        answer.declines = partial(_declines, answer)
+        answer.declines = partial(_declines, answer, from_edge)
     return answer
 
 
@@ -319,16 +315,30 @@ def _begin(begin: Callable[[], None], status: int) -> None:
     begin()
 
 
-def _declines(answer: Answer, status: int) -> bool:
+def _proxied(pod: ServingPod) -> bool:
+    return pod.first_byte_limit_s is not None
+
+
+def _from_edge(head: Head) -> bool:
+    return head.status in ERRORS
+
+
+def _from_proxy(head: Head) -> bool:
+    status = head.status
+    return status >= 404 and speaks_for_pod(status, head.get(b"content-type").decode("latin-1"), proxied=True)
+
+
+def _declines(answer: Answer, from_edge: Callable[[Head], bool], head: Head) -> bool:
+    status = head.status
     if status == 200 and answer.keep is not None:
         return True
-    return status in EDGE_STATUSES or (answer.committed and status >= 400)
+    return (answer.committed and status >= 400) or from_edge(head)
 
 
 def _timed_out(gone: UpstreamGone) -> bool:
     """Whether the provider's proxy gave up waiting: the job may still run, so it is never sent again."""
     declined = gone.__cause__
-    return isinstance(declined, AnswerDeclined) and declined.status == EDGE_TIMEOUT
+    return isinstance(declined, AnswerDeclined) and gave_up(declined.status)
 
 
 def last_words(call: Call, cut: Cut) -> Epitaph | None:

@@ -11,7 +11,7 @@ from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, 
 
 
 def declining() -> Answer:
-    return Answer(declines=lambda status: status == 524)
+    return Answer(declines=lambda head: head.status == 524)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ async def test_kept(raw, complete, idle):
     pieces: list[bytes] = []
 
     def keeping() -> Answer:
-        return Answer(declines=lambda status: True, keep=pieces.append)
+        return Answer(declines=lambda head: True, keep=pieces.append)
 
     heads: list[bytes] = []
 
@@ -94,7 +94,7 @@ async def test_refusals_are_not_kept():
     pieces: list[bytes] = []
 
     def keeping() -> Answer:
-        return Answer(declines=lambda status: True, keep=pieces.append)
+        return Answer(declines=lambda head: True, keep=pieces.append)
 
     async with fake_pod(as_script(raw, "close")) as pod, gateway(pod.endpoint, answer=keeping) as gate:
         client = await gate.client()
