@@ -253,6 +253,9 @@ class Gateway:
         await asyncio.wait([drained])
         if not proved:
             self._log.error("the pod may still be running: its stop is not proved", alarm=True)
+            if self._room is not None:
+                status = self.lifecycle.snapshot()
+                self._room.hear_unproved((status and status.provider) or "the provider")
         elif settings.on_exit == "keep" and self.lifecycle.word is not Status.STOPPED:
             self._log.info("the pod is kept for the next start", status=self.lifecycle.word)
         self._hub.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +19,7 @@ from gpugate.services.assistant import Assistant, CostBook
 from gpugate.services.dreaming import Dreaming
 from gpugate.services.fantasy import Fantasies
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import News
+from gpugate.services.news import News, ProviderTrouble
 from gpugate.services.watch import Watch
 from gpugate.settings import Settings
 from gpugate.web.telegram_hook import TelegramHook
@@ -109,6 +110,18 @@ class BotRoom:
         """Listen to the lifecycle and the budget."""
         self._watch.hear(news)
         self._announcer.hear(news)
+
+    def hear_unproved(self, provider: str) -> None:
+        """The gateway ends without having seen the pod stopped."""
+        self._announcer.hear(
+            ProviderTrouble(
+                provider=provider,
+                message="gpugate ends now, and the pod is not seen stopped",
+                reason="ambiguous",
+                alarm=True,
+                at=datetime.now(UTC),
+            )
+        )
 
     async def drain(self, grace_s: float) -> None:
         """Hear nothing more; jobs under way have so many seconds, then their chats are told."""

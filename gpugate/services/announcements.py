@@ -63,6 +63,11 @@ def alarm(news: ProviderTrouble) -> str:
     )
 
 
+def all_clear(provider: str) -> str:
+    """The end of an alarm, this gateway's or an earlier one's."""
+    return f"The pod at {provider} is seen stopped now."
+
+
 def budget(news: BudgetCrossed, currency: str) -> str:
     """A threshold of the month's budget was crossed."""
     spent = f"{money(news.spent, currency)} of {money(news.budget, currency)}"

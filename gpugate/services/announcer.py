@@ -144,9 +144,20 @@ class Announcer:
                 self._trouble = f"{news.provider}: {news.message}"
                 return news if news.alarm and self._is_new(news) else None
             case Transition():
-                return self._failed_start(news)
+                return self._all_clear(news) or self._failed_start(news)
             case _:
                 return None
+
+    def _all_clear(self, news: Transition) -> str | None:
+        """A stop that an earlier gateway had ordered is seen; no session ends with it."""
+        if news.cause == "Opened" and news.status is Status.STOPPING and news.provider is not None:
+            self._alarms.add((news.provider, ""))  # that gateway may have ended with one
+        seen = news.was_status is Status.STOPPING and news.status is Status.STOPPED
+        alarms = {known for known in self._alarms if known[0] == news.provider}
+        if not seen or not alarms or news.provider is None:
+            return None
+        self._alarms -= alarms
+        return announcements.all_clear(news.provider)
 
     def _is_new(self, news: ProviderTrouble) -> bool:
         """An alarm is repeated only after its provider's session ended or another began."""

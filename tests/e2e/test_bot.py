@@ -49,7 +49,7 @@ async def opened(
     """Opens a gateway with a bot."""
     async with AsyncExitStack() as stack:
 
-        async def opener(mode: str = "webhook", **overrides: object) -> House:
+        async def opener(mode: str = "webhook", cloud: FakeCloud | None = None, **overrides: object) -> House:
             settings: dict[str, object] = {
                 "bot__enabled": True,
                 "bot__token": TOKEN,
@@ -62,7 +62,7 @@ async def opened(
                 **overrides,
             }
             house = await stack.enter_async_context(
-                open_house(tmp_path, ollama, FakeCloud(boot_s=0.02), **settings)
+                open_house(tmp_path, ollama, cloud or FakeCloud(boot_s=0.02), **settings)
             )
             telegram.post.roads[PUBLIC] = house.url
             return house
@@ -236,3 +236,19 @@ async def test_daily_summary(
         "In the last 24 hours there was 1 session, estimated cost is $3.00. "
         "This month so far: 1 session, $3.00."
     ) == summary.text
+
+
+async def test_a_stop_that_the_gateways_end_does_not_see(opened: Opener, telegram: SimulatedTelegram) -> None:
+    """Alarms with its last word; the next gateway, which sees it, tells that it is over."""
+    house = await opened(bot__news=(ADA,), server__stop_wait=0.1)
+    await house.warm()
+    house.cloud.ignore_stops = 10**6
+    assert not await house.gateway.close()
+    assert telegram.texts(ADA)[-1] == (
+        "ALARM from fake: gpugate ends now, and the pod is not seen stopped. "
+        "The pod may still be billing; please look into the provider's console."
+    )
+
+    house.cloud.ignore_stops = 0
+    await opened(bot__news=(ADA,), cloud=house.cloud)
+    await telegram.until(lambda: "The pod at fake is seen stopped now." == telegram.texts(ADA)[-1])

@@ -18,7 +18,7 @@ from gpugate.services import announcements
 from gpugate.services.announcer import MOST_UNTOLD, TELL_S, Announcer, summary_times
 from gpugate.services.news import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.testing import virtual_time
-from gpugate.testing.fakes import PRICE, FakeCloud
+from gpugate.testing.fakes import PRICE, FakeCloud, FakeDebts
 
 from .chats import NOON, FakeCosts, Summary, wall
 from .support import Stage
@@ -159,6 +159,27 @@ class TestLife:
         alarms = [text for text in play(plot).texts if text.startswith("ALARM")]
         assert 2 == len(alarms)
         assert "The pod may still be billing" in alarms[0]
+
+    @pytest.mark.parametrize("ignored", [0, 2])
+    def test_stop_that_an_earlier_gateway_ordered(self, ignored):
+        """Is told when it is seen, whether or not it was an alarm in between; once."""
+
+        async def plot(room):
+            cloud = FakeCloud(stop_s=3)
+            cloud.turn_on()
+            cloud.ignore_stops = ignored
+            debts = FakeDebts(frozenset({"alpha"}))
+            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall, debts=debts) as stage:
+                await asyncio.sleep(600)
+                stage.lifecycle.start()
+                await asyncio.sleep(60)
+
+        texts = play(plot).texts
+        assert [bool(ignored), "The pod at alpha is seen stopped now."] == [
+            texts[0].startswith("ALARM"),
+            texts[1 if ignored else 0],
+        ]
+        assert 1 == sum("seen stopped" in text for text in texts)
 
     def test_trouble_of_another_start(self):
         """Is not given as the reason of this one."""
