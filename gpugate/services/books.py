@@ -47,6 +47,9 @@ class Books(Protocol):
     def stops(self, providers: frozenset[str]) -> None:
         """The providers at which a stop is under way, whenever they change."""
 
+    async def settle(self) -> None:
+        """Write what is known by now, as far as the disk lets itself be written."""
+
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by the books of an earlier gateway; None: not in them."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from attrs import frozen
 
@@ -30,12 +31,15 @@ from gpugate.services.tasks import CrashListener, report_crash, spawn
 CALL_LIMIT_S = 120.0
 """Longest a provider may take over one call; plugins have shorter limits of their own."""
 
+STOP_NOTE_LIMIT_S = 1.0
+"""Longest a stop waits for its note in the ledger: what is known of it costs less than what runs on."""
+
 CLOSE_LIMIT_S = 5.0
 """Longest a plugin may hold up the end of the gateway."""
 
 Order = StartPod | StopPod | Look
 Intent = Callable[[], Awaitable[None]]
-"""Writes down that the provider is about to be asked for a pod; `LedgerError` forbids to ask it."""
+"""Writes down what the provider is about to be asked; `LedgerError` forbids to ask it for a pod."""
 
 
 @frozen
@@ -51,6 +55,13 @@ def _whole(error: ProviderError) -> ProviderError:
     if not isinstance(getattr(error, "message", None), str):
         error.message = str(error) or type(error).__name__
     return error
+
+
+async def _noted(intent: Intent) -> None:
+    """Try to write this down first; what comes after it must be done in any case."""
+    with suppress(LedgerError, TimeoutError):
+        async with asyncio.timeout(STOP_NOTE_LIMIT_S):
+            await intent()
 
 
 class CommandLine:
@@ -73,7 +84,7 @@ class CommandLine:
         self._worker = spawn(self._work(), f"provider:{named.name}", on_crash=on_crash)
 
     def send(self, order: Order, intent: Intent | None = None) -> None:
-        """Queue a command behind those that are out; a start after its intent."""
+        """Queue a command behind those that are out; a start after its intent, a stop if it can be."""
         self._orders.put_nowait((order, intent))
 
     async def aclose(self) -> None:
@@ -107,6 +118,8 @@ class CommandLine:
                     return StartAccepted(op, seen, self._age_s(seen))
                 return StartRefused(op, seen)
             case StopPod(op):
+                if intent is not None:
+                    await _noted(intent)
                 seen = await self._call(provider.stop)
                 return StopAccepted(op) if isinstance(seen, PodReport) else StopRefused(op, seen)
             case Look(op, index):

@@ -396,7 +396,9 @@ class Lifecycle:
                 self._tell_lease(effect, now)
             case StartPod(_, provider):
                 self._lines[provider].send(effect, self._intent(provider))
-            case StopPod() | Look():
+            case StopPod(_, provider):
+                self._lines[provider].send(effect, self._books.settle if self._books is not None else None)
+            case Look():
                 self._lines[effect.provider].send(effect)
             case Probe():
                 self._errands.probe(effect)

@@ -28,15 +28,19 @@ IDLE_S = 300.0
 
 @define
 class Book:
-    """A ledger in memory: what is in `rows` is on disk. `broken` is a disk that takes nothing."""
+    """A ledger in memory: what is in `rows` is on disk. `broken` is a disk that takes nothing.
+
+    `takes_s`: how long one write of a row lasts.
+    """
 
     rows: dict[str, Session] = field(factory=dict)
     used: dict[tuple[str, str], Use] = field(factory=dict)
     log: list[str] = field(factory=list)
     broken: bool = False
+    takes_s: float = 0.0
 
     async def put(self, session: Session) -> None:
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.takes_s)
         if self.broken:
             raise LedgerError("the disk is full")
         self.rows[session.id] = session

@@ -13,7 +13,7 @@ from gpugate.core.vocabulary import Status
 from gpugate.errors import Ambiguous, AuthFailed, NoCapacity, PodStartFailed
 from gpugate.ports.ledger import BY_HAND, Session
 from gpugate.ports.provider import Phase, PodReport, Price
-from gpugate.services.commands import NamedProvider
+from gpugate.services.commands import STOP_NOTE_LIMIT_S, NamedProvider
 from gpugate.testing.fakes import FakeCloud, FakeProvider, LostAnswer
 
 from .ledger_house import BEGINNING, House, ask, off, play, seconds
@@ -408,5 +408,49 @@ def test_a_refusal_is_no_mystery() -> None:
         (row,) = house.rows
         assert "failed start: auth" == row.end_reason
         assert Phase.STOPPED is house.clouds[0].phase
+
+    play(story)
+
+
+def test_a_stop_is_on_disk_first() -> None:
+    """A crash in the same moment leaves it on record: the seconds until then are known to be paid."""
+
+    async def story() -> None:
+        house = House([FakeCloud(stop_s=1)])
+        async with house.crashes() as lifecycle:
+            await ask(lifecycle, 59)
+            house.book.takes_s = 0.3
+            lifecycle.stop(force=True)
+            while "stop" not in house.clouds[0].calls:
+                await asyncio.sleep(0.001)
+        await asyncio.sleep(3 * 3600)
+        house.book.takes_s = 0.0
+        async with house.open() as lifecycle:
+            await off(lifecycle)
+        (row,) = house.rows
+        assert seconds(row) == pytest.approx(house.clouds[0].total_billed_s, abs=2)
+
+    play(story)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_no_disk_holds_up_a_stop(broken: bool) -> None:
+    """One that hangs does so for a second at most, one that takes nothing not at all."""
+
+    async def story() -> None:
+        house = House([FakeCloud(stop_s=1)])
+        async with house.open() as lifecycle:
+            await ask(lifecycle, 60)
+            house.book.broken, house.book.takes_s = broken, 0.0 if broken else 600.0
+            asked_at = house.clouds[0].now
+            lifecycle.stop(force=True)
+            while "stop" not in house.clouds[0].calls:
+                await asyncio.sleep(0.01)
+            assert house.clouds[0].now - asked_at <= (0.1 if broken else STOP_NOTE_LIMIT_S + 0.1)
+            house.book.broken, house.book.takes_s = False, 0.0
+            await off(lifecycle)
+            await asyncio.sleep(601)
+        (row,) = house.rows
+        assert row.end_reason == "forced"
 
     play(story)
