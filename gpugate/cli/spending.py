@@ -57,10 +57,10 @@ def _span(month: str | None) -> str:
 
 
 def _cost_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    currency = plain(summary.get("currency", ""))
+    currency, count = plain(summary.get("currency", "")), summary.get("sessionCount", 0)
     yield (
-        f"{plain(summary.get('month', ''))}: {summary.get('sessionCount', 0)} sessions, "
-        f"{_rounded(summary.get('totalHours'))} hours, {_rounded(summary.get('estimatedTotal'))} {currency}"
+        f"{plain(summary.get('month', ''))}: {plain(count)} session{'' if count == 1 else 's'}, "
+        f"{_shown(summary.get('totalHours'))} hours, {_shown(summary.get('estimatedTotal'))} {currency}"
     )
     for title, key in (("byProvider", "provider"), ("byDay", "date"), ("byUser", "user")):
         for row in summary.get(title) or []:
@@ -80,12 +80,12 @@ def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{plain(session.get('id', ''))}: {plain(session.get('provider', ''))}, "
         f"{plain(session.get('started_at') or '?')} to {plain(session.get('ended_at') or 'now')}, "
-        f"{_rounded(session.get('seconds'))} s, {_rounded(session.get('cost'))} {currency}"
+        f"{_rounded(session.get('seconds'))} s, {_shown(session.get('cost'))} {currency}"
     )
     for line in receipt.get("lines") or []:
         requests, name = line.get("requests") or 0, line.get("request_id")
         which = f" {requests} requests" if requests > 1 else f" {plain(name)}" if name else ""
-        seconds, cost = _rounded(line.get("seconds")), _rounded(line.get("cost"), 4)
+        seconds, cost = _rounded(line.get("seconds")), _shown(line.get("cost"))
         yield f"  {plain(line.get('user', ''))}{which}: {seconds} s, {cost} {currency}"
 
 
@@ -93,19 +93,25 @@ def _bill_lines(found: Mapping[str, Any]) -> Iterator[str]:
     currency = plain(found.get("currency", ""))
     yield f"{plain(found.get('month', ''))}, estimated beside billed, {currency}"
     for one in found.get("providers") or []:
-        line = f"  {plain(one.get('provider', ''))}: {_rounded(one.get('estimate'))} estimated"
+        line = f"  {plain(one.get('provider', ''))}: {_shown(one.get('estimate'))} estimated"
         if one.get("bill") is not None:
             parts = ", ".join(
-                f"{plain(what)} {_rounded(amount)}" for what, amount in (one.get("parts") or {}).items()
+                f"{plain(what)} {_shown(amount)}" for what, amount in (one.get("parts") or {}).items()
             )
-            line += f", {_rounded(one['bill'])} billed" + (f" ({parts})" if parts else "")
+            line += f", {_shown(one['bill'])} billed" + (f" ({parts})" if parts else "")
         if one.get("otherPods"):
-            line += f", {_rounded(one['otherPods'])} for other pods"
+            line += f", {_shown(one['otherPods'])} for other pods"
         yield line + (f": {plain(one['note'])}" if one.get("note") else "")
 
 
 def _amount(row: Mapping[str, Any], currency: str) -> str:
-    return f"{_rounded(row.get('hours'))} hours, {_rounded(row.get('cost'))} {currency}"
+    return f"{_shown(row.get('hours'))} hours, {_shown(row.get('cost'))} {currency}"
+
+
+def _shown(number: object) -> str:
+    """All the places that were sent, so that small sums are seen and parts add up, and two at least."""
+    whole, point, places = _rounded(number, 6).partition(".")
+    return f"{whole}{point}{places.rstrip('0').ljust(2, '0')}" if point else whole
 
 
 def _rounded(number: object, places: int = 2) -> str:

@@ -83,6 +83,38 @@ def test_costs(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert SUMMARY == json.loads(capsys.readouterr().out)
 
 
+def test_what_costs_less_than_a_cent(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is not shown as nothing, and the parts still sum to the whole as they are printed."""
+    small = {
+        "sessionCount": 1,
+        "totalHours": 0.002778,
+        "estimatedTotal": 0.001917,
+        "byProvider": [{"provider": "runpod", "sessionCount": 1, "hours": 0.002778, "cost": 0.001917}],
+        "byUser": [
+            {"user": "(idle)", "hours": 0.002777, "cost": 0.001916},
+            {"user": "me", "hours": 0.000001, "cost": 1e-06},
+        ],
+    }
+    gateway.answer("/api/v1/cost/summary", envelope({**SUMMARY, **small}))
+
+    assert 0 == main(["costs"])
+    assert [
+        "2026-11: 1 session, 0.002778 hours, 0.001917 USD",
+        "  runpod: 0.002778 hours, 0.001917 USD",
+        "  (idle): 0.002777 hours, 0.001916 USD",
+        "  me: 0.000001 hours, 0.000001 USD",
+    ] == capsys.readouterr().out.splitlines()
+
+
+def test_a_cost_that_nobody_knows(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Is a question mark, and not nothing."""
+    session = {**RECEIPT["session"], "cost": None}  # type: ignore[dict-item]
+    gateway.answer("/api/v1/cost/receipt?id=x", envelope({"session": session, "lines": []}))
+
+    assert 0 == main(["costs", "--receipt", "x"])
+    assert "3600.00 s, ? USD" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("args", "query"),
     [
