@@ -28,11 +28,11 @@ def normalised(values: list[float]) -> list[float]:
     return [value / length for value in values]
 
 
-def model_of(store: Store, request: Body) -> Model:
-    """The model, loaded. Raises Refused."""
-    name = str(request.get("model", ""))
-    if not name:
-        raise Refused(400, "model is required")
+def model_of(store: Store, request: Body, *, older: bool = False) -> Model:
+    """The model, loaded; the older endpoint minds a missing name in other words. Raises Refused."""
+    name = str(request.get("model") or "")
+    if not name.strip():
+        raise Refused(400, "model is required") if older else Refused(404, f"model '{name}' not found")
     if not valid_name(name):
         raise Refused(400, "invalid model name")
     try:

@@ -9,7 +9,7 @@ import orjson
 from aiohttp import web
 
 from gpugate.simulated import translate
-from gpugate.simulated.calls import TEXT, Call, Handler, answer, refuse
+from gpugate.simulated.calls import TEXT, Call, Handler, answer, refuse, refuse_early
 from gpugate.simulated.dialects import JSON_PLAIN, NATIVE, Anthropic, Native, OpenAiChat, OpenAiCompletions
 from gpugate.simulated.faults import ErrorLine
 from gpugate.simulated.generation import CHAT_TYPES, GENERATE_TYPES, Api, Job
@@ -52,7 +52,7 @@ async def responses(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
             raise Refused(400, "failed to decompress zstd body")  # no such decoder in the standard library
         asked, native = translate.response(body)
     except Refused as refused:
-        return refuse(Responses("", 0), refused)
+        return refuse_early(Responses("", 0), refused)
     dialect = Responses(str(native["model"]), ollama.number(), asked.get("instructions"))
     return await _generate_in(ollama, call, dialect, "chat", native, asked.get("stream", False))
 
@@ -63,7 +63,7 @@ async def messages(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
     try:
         asked, native = translate.messages(body)
     except Refused as refused:
-        return refuse(Anthropic("", ollama.number()), refused)
+        return refuse_early(Anthropic("", ollama.number()), refused)
     dialect = Anthropic(str(native["model"]), ollama.number())
     return await _generate_in(ollama, call, dialect, "chat", native, asked.get("stream", False))
 
@@ -72,7 +72,7 @@ async def transcriptions(ollama: SimulatedOllama, call: Call) -> web.StreamRespo
     """POST /v1/audio/transcriptions: multipart in, JSON or plain text out."""
     body = await call.body()
     if b'name="file"' not in body:
-        return refuse(OpenAiChat("", 0), Refused(400, "file is required"))
+        return refuse_early(OpenAiChat("", 0), Refused(400, "file is required"))
     text = "".join(ollama.reply(Asked("transcribe", "the model", "")))
     if b"\r\ntext\r\n" in body:
         return answer(text.encode(), TEXT)
@@ -90,7 +90,7 @@ async def _translated(
     try:
         asked, native = read(body)
     except Refused as refused:
-        return refuse(kind("", 0), refused)
+        return refuse_early(kind("", 0), refused)
     usage = bool((asked.get("stream_options") or {}).get("include_usage"))
     dialect = kind(str(native["model"]), ollama.number(), include_usage=usage)
     return await _generate_in(ollama, call, dialect, api, native, asked.get("stream", False))

@@ -8,7 +8,7 @@ import orjson
 from aiohttp import web
 
 from gpugate.simulated import embedding
-from gpugate.simulated.calls import Call, Handler, answer, refuse
+from gpugate.simulated.calls import Call, Handler, answer, refuse, refuse_early
 from gpugate.simulated.dialects import JSON_PLAIN, OpenAiChat
 from gpugate.simulated.godecode import Refused, decode
 
@@ -28,7 +28,7 @@ async def embed(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
 async def embeddings(ollama: SimulatedOllama, call: Call) -> web.StreamResponse:
     """POST /api/embeddings, the older one."""
     request = decode(await call.body(), "EmbeddingRequest", embedding.EMBEDDINGS_TYPES)
-    model = embedding.model_of(ollama.store, request)
+    model = embedding.model_of(ollama.store, request, older=True)
     prompt = str(request.get("prompt", ""))
     found = embedding.vector(model, prompt, ollama.seed) if prompt else []
     return answer(orjson.dumps({"embedding": found}))
@@ -45,6 +45,9 @@ async def openai_embeddings(ollama: SimulatedOllama, call: Call) -> web.StreamRe
             raise Refused(400, f"Invalid value for 'encoding_format' = {encoding}. {supported}")
         if request.get("input") in (None, []):
             raise Refused(400, "invalid input")
+    except Refused as refused:
+        return refuse_early(OpenAiChat("", 0), refused)
+    try:
         model = embedding.model_of(ollama.store, request)
         vectors, tokens = embedding.many(model, request, ollama.seed)
     except Refused as refused:

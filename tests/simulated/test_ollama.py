@@ -214,7 +214,8 @@ class TestNative:
                 400,
                 '"llava" does not support thinking',
             ),
-            ("/api/embed", b'{"input":"x"}', 400, "model is required"),
+            ("/api/embed", b'{"input":"x"}', 404, "model '' not found"),
+            ("/api/embeddings", b'{"prompt":"x"}', 400, "model is required"),
             (
                 "/api/embed",
                 b'{"model":"nope","input":"x"}',
