@@ -13,6 +13,8 @@ from gpugate.web.connection import let_go_of_body
 SILENCE_S = 60.0
 """Longest pause between two pieces of a body: who sends slower is cut off with a 400."""
 
+MAX_BODY = "server.max_body"
+
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -24,7 +26,7 @@ def allow_body(request: web.BaseRequest) -> None:
             transport.write(_CONTINUE)
 
 
-def refuse_too_large(request: web.BaseRequest, limit: int) -> None:
+def refuse_too_large(request: web.BaseRequest, limit: int, key: str = MAX_BODY) -> None:
     """Refuse by the announced length, before a byte is read.
 
     Raises:
@@ -32,11 +34,19 @@ def refuse_too_large(request: web.BaseRequest, limit: int) -> None:
     """
     length = request.content_length
     if length is not None and length > limit:
-        raise PayloadTooLarge(f"request body is larger than {limit} bytes (server.max_body)")
+        raise _too_large(limit, key)
 
 
-async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+def _too_large(limit: int, key: str) -> PayloadTooLarge:
+    named = f" ({key})" if key else ""
+    return PayloadTooLarge(f"request body is larger than {limit} bytes{named}")
+
+
+async def read_body(request: web.BaseRequest, limit: int, key: str = MAX_BODY) -> bytes:
     """Return the whole body.
+
+    Args:
+        key: the setting that `limit` is from; empty if none is.
 
     Raises:
         PayloadTooLarge: it is over `limit` bytes.
@@ -49,7 +59,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
         whole = content.read_nowait(-1)
         let_go_of_body(request)
         return whole
-    refuse_too_large(request, limit)
+    refuse_too_large(request, limit, key)
     allow_body(request)
     body = bytearray()  # not a list of pieces: those leave holes between a thousand bodies that are held
     try:
@@ -57,7 +67,7 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
             async with asyncio.timeout(SILENCE_S):
                 piece = await content.readany()
             if len(body) + len(piece) > limit:
-                raise PayloadTooLarge(f"request body is larger than {limit} bytes (server.max_body)")
+                raise _too_large(limit, key)
             body += piece
     except TimeoutError as error:
         raise InvalidRequest("the request body stopped coming") from error

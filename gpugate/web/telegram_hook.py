@@ -49,7 +49,7 @@ class TelegramHook:
         shown = call.request.headers.get(SECRET_HEADER, "")
         if not hmac.compare_digest(_bytes(shown), _bytes(self.secret)):
             raise InvalidToken("Telegram's secret token is missing or wrong")
-        if not self.take(_parsed(await read_body(call.request, LARGEST_UPDATE))):
+        if not self.take(_parsed(await read_body(call.request, LARGEST_UPDATE, key=""))):
             raise ShuttingDown
         return web.Response()
 

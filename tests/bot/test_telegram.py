@@ -373,6 +373,18 @@ async def test_calls_that_are_not_telegrams(
         assert [] == talk.hearer.heard
 
 
+async def test_a_body_that_is_too_large_for_an_update() -> None:
+    """Is refused by its announced length, in words that blame no setting: none can change it."""
+    headers = {"X-Telegram-Bot-Api-Secret-Token": SECRET, "Content-Length": str(1024 * 1024 + 1)}
+    async with line("webhook") as talk, aiohttp.ClientSession() as http:
+        async with http.post(talk.url + PATH, data=b"{", headers=headers) as response:
+            answer = await response.json()
+
+        assert (413, "PAYLOAD_TOO_LARGE") == (response.status, answer["error"]["code"])
+        assert "request body is larger than 1048576 bytes" == answer["error"]["message"]
+        assert [] == talk.hearer.heard
+
+
 async def test_a_wrong_secret_with_an_endless_body() -> None:
     """The answer comes before the body has: nothing of it is read."""
     async with line("webhook") as talk:
