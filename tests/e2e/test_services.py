@@ -854,3 +854,19 @@ class TestExamples:
         assert says in said.decode()
         if draws:
             assert "PNG" == measure(out.read_bytes()).kind
+
+
+async def test_the_ledger_names_who_had_it_done(house: House) -> None:
+    """A token's subject, with the seconds of each service, and of whoever had the pod started."""
+    for path, body in SERVICES.items():
+        answer = await house.ask("POST", path, json=body, headers=bearer(sub=f"who asked {path}"))
+        assert 200 == answer.status, answer.body
+    await house.stop()
+    await house.off()
+
+    (row,) = (await house.ask("GET", "/api/v1/cost/sessions")).json["data"]["sessions"]
+    assert (f"who asked {next(iter(SERVICES))}", "request") == (row["started_by"], row["start_reason"])
+    lines = (await house.ask("GET", f"/api/v1/cost/receipt?id={row['id']}")).json["data"]["lines"]
+    took_s = {line["user"]: line["seconds"] for line in lines}
+    assert {f"who asked {path}" for path in SERVICES} == {user for user in took_s if user.startswith("who")}
+    assert all(took_s[f"who asked {path}"] > 0 for path in SERVICES)
