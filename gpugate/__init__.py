@@ -1,19 +1,25 @@
-"""The names that a provider plugin needs."""
+"""The names that a provider plugin needs.
 
-from gpugate.errors import (
-    Ambiguous,
-    AuthFailed,
-    Blocked,
-    Conflict,
-    Misconfigured,
-    NoCapacity,
-    NoFunds,
-    NotFound,
-    ProviderError,
-    RateLimited,
-    Transient,
-)
-from gpugate.ports.provider import Capabilities, Charge, Endpoint, Phase, PodReport, Price, Provider
+Each is brought when it is asked for: the command line must hear signals before anything heavy is imported.
+"""
+
+TYPE_CHECKING = False  # as `typing` has it, which need not be imported for this
+
+if TYPE_CHECKING:
+    from gpugate.errors import (
+        Ambiguous,
+        AuthFailed,
+        Blocked,
+        Conflict,
+        Misconfigured,
+        NoCapacity,
+        NoFunds,
+        NotFound,
+        ProviderError,
+        RateLimited,
+        Transient,
+    )
+    from gpugate.ports.provider import Capabilities, Charge, Endpoint, Phase, PodReport, Price, Provider
 
 __all__ = [
     "Ambiguous",
@@ -35,3 +41,13 @@ __all__ = [
     "RateLimited",
     "Transient",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from gpugate import errors
+        from gpugate.ports import provider
+
+        return getattr(errors if hasattr(errors, name) else provider, name)

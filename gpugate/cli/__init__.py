@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _sigterm_as_interrupt():
         args = parse(argv)
         try:
+            # Held back by `gpugate.__main__`; a command's processes must not inherit that.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
             status = _command(args.run)(args)
             sys.stdout.flush()
         except KeyboardInterrupt:

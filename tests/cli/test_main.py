@@ -328,3 +328,19 @@ def test_a_signal_while_the_gateway_starts(shell: Shell, where: str, signals: in
 
     assert 0 == process.returncode, err
     assert not any(word in err for word in ("Traceback", "unforeseen", '"error"')), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_command_line_is_there(shell: Shell, number: int) -> None:
+    """What comes while the interpreter still imports waits, and then ends the command as ever."""
+    shell.configure("[server]\nport = 0\n")
+    code = (
+        f"import os, signal, sys; from gpugate.__main__ import main; import gpugate.cli as cli\n"
+        f"parse = cli.parse\n"
+        f"cli.parse = lambda argv: (os.kill(os.getpid(), {int(number)}), parse(argv))[1]\n"
+        f"sys.argv[1:] = ['serve']; sys.exit(main())\n"
+    )
+    told = [sys.executable, "-c", code]
+    done = subprocess.run(told, env=shell.env, cwd=shell.folder, capture_output=True, timeout=30)
+
+    assert (0, b"") == (done.returncode, done.stderr)
