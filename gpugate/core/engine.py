@@ -301,7 +301,7 @@ class Engine:
         op, provider = event.op, event.provider
         planned = self.looks.is_answered_by(provider, op)
         if planned:
-            self._note_sight(provider, event)
+            self._note_sight(provider, event, now)
         if planned and (order := self.stops.orders.get(provider)) is not None:
             self._judge_stop(order, event, now)
             return
@@ -355,6 +355,13 @@ class Engine:
     def _order_stop(self, provider: int, cause: str, now: float, *, firm: bool = True) -> None:
         self.stops.open(provider, cause, firm, now)
         self.looks.forget(provider)
+
+    def _check_rest(self, cause: str, now: float, *, but: int | None = None) -> None:
+        """Look once where nothing is known to run: a console may have started what nobody here asked for."""
+        for provider in range(len(self.policy.providers)):
+            if provider != but and self.stops.check(provider, cause, now):
+                self.looks.forget(provider)
+                self.looks.schedule(provider, now)
 
     def _send_stop(self, order: StopOrder, now: float) -> None:
         op = self._next_op()
@@ -424,9 +431,11 @@ class Engine:
         self.trouble = f"{self._name(provider)}: {message}"
         self._effects.append(Complain(provider=provider, message=message, reason=reason, alarm=alarm))
 
-    def _note_sight(self, provider: int, event: Looked | LookFailed) -> None:
+    def _note_sight(self, provider: int, event: Looked | LookFailed, now: float) -> None:
         """Whether we see the pod there; losing sight of it is told once."""
         known = self.blind.pop(provider, None)
+        if isinstance(event, Looked):
+            self.stops.saw(provider, event.report.phase, now)
         if isinstance(event, LookFailed):
             said = f"{self._name(provider)}: could not look: {event.error.message}"
             self.blind[provider] = said

@@ -218,12 +218,15 @@ class ServingRows(WarmingRows):
         return Stopping()
 
     @transition
-    def _stop_again(self, was: Still, event: StopWanted, now: float) -> Still:
-        """Already so; a stop that is not proved is sent again now."""
-        if self._may_stop(event, now):
-            for order in self.stops.orders.values():
+    def _stop_again(self, was: Still, event: StopWanted, now: float) -> Still | Stopping:
+        """Already so, as far as is known: look again. A stop that is not proved is sent again now."""
+        if not self._may_stop(event, now):
+            return was
+        for order in self.stops.orders.values():
+            if not order.is_check:
                 order.send_at = now
-        return was
+        self._check_rest("hand", now)
+        return Stopping() if self.stops.orders else was
 
     @transition
     def _stop_closed(self, was: Closed, event: StartWanted | StopWanted, now: float) -> Closed:
@@ -250,6 +253,7 @@ class ServingRows(WarmingRows):
     ) -> Stopping | Closed:
         """Refuse who waits; what may come up is stopped, or left to be adopted."""
         self._shut_door(event)
+        self._look_around(was.provider, now)
         return self._shut(was) if event.keep else self._stop(was.provider, "shutdown", now)
 
     @transition
@@ -258,6 +262,7 @@ class ServingRows(WarmingRows):
     ) -> Draining | Stopping | Closed:
         """Refuse who waits, give running answers their grace, then stop the pod or leave it."""
         self._shut_door(event)
+        self._look_around(was.provider, now)
         if self.backlog.leases:
             until = now + self.policy.shutdown_grace_s
             return Draining(
@@ -274,6 +279,7 @@ class ServingRows(WarmingRows):
     def _close_draining(self, was: Draining, event: CloseWanted, now: float) -> Draining:
         """The answers that run have their grace already."""
         self._shut_door(event)
+        self._look_around(was.provider, now)
         return evolve(was, kept=event.keep)
 
     @transition
@@ -294,8 +300,10 @@ class ServingRows(WarmingRows):
     def _close_resting(
         self, was: Stopped | Stopping | Closed, event: CloseWanted, now: float
     ) -> Stopping | Closed:
-        """Nothing runs, as far as is known; a stop that is not proved goes on."""
+        """Nothing runs, as far as is known: look once more. A stop that is not proved goes on."""
         self._shut_door(event)
+        if not isinstance(was, Closed):
+            self._look_around(None, now)
         return self._shut(was)
 
     def _shut(self, was: State) -> Stopping | Closed:
@@ -303,6 +311,11 @@ class ServingRows(WarmingRows):
         if self.keep and not isinstance(was, Stopping | Closed):
             self.left = Closed(status_of(was), getattr(was, "provider", None))
         return Stopping() if self.stops.orders else self.left
+
+    def _look_around(self, served_by: int | None, now: float) -> None:
+        """Nobody looks after this process: what a console has started is found now, or bills for long."""
+        if not self.keep:
+            self._check_rest("shutdown", now, but=served_by)
 
     def _shut_door(self, event: CloseWanted) -> None:
         self.closing, self.keep, self.start_wanted = True, event.keep, False

@@ -23,7 +23,7 @@ class StopOrder:
 
     Attributes:
         firm: a pod may be running, so only a look at a stopped pod ends this. Otherwise the provider
-            had refused the start outright, and one good try at stop and look is enough.
+            had refused the start outright, and one good try at stop and look is enough; or this is a check.
         op: the command that is out, if one is.
         sent: how often the stop was sent.
         failed: the last word was an error: we do not know what the pod does.
@@ -41,12 +41,17 @@ class StopOrder:
     resend_at: float = -inf  # where no patience with a pod that says it is stopping comes in between
 
     @property
+    def is_check(self) -> bool:
+        """Only a look so far, at a provider where nothing is known to run."""
+        return self.sent == 0 and self.send_at == inf
+
+    @property
     def may_start_again(self) -> bool:
         """Not known to stop, so a pod that is wanted again may be started: start is idempotent.
 
         Not where the session's limit is over: then nobody is served before the stop is proved.
         """
-        return self.failed and self.cause != "max_session"
+        return self.is_check or (self.failed and self.cause != "max_session")
 
     @property
     def due(self) -> float:
@@ -60,16 +65,23 @@ class Stops:
 
     Attributes:
         doubts: where a firm stop was given up unproved because the pod is wanted again.
+        proofs: when each provider was last seen with nothing running.
     """
 
     policy: Policy
     orders: dict[int, StopOrder] = field(factory=dict)
     doubts: set[int] = field(factory=set)
+    proofs: dict[int, float] = field(factory=dict)
 
     @property
     def next_due(self) -> float:
         """When the next stop has to be sent."""
         return min((order.due for order in self.orders.values()), default=inf)
+
+    @property
+    def are_checks(self) -> bool:
+        """Nothing is known to run: whatever is open is a look that has not come back."""
+        return all(order.is_check for order in self.orders.values())
 
     @property
     def owed(self) -> frozenset[int]:
@@ -78,8 +90,24 @@ class Stops:
 
     def open(self, provider: int, cause: str, firm: bool, now: float) -> None:
         """Decide that this provider's pod has to be stopped; it is sent as soon as it is due."""
-        if provider not in self.orders:
+        if provider not in self.orders or self.orders[provider].is_check:
             self.orders[provider] = StopOrder(provider=provider, cause=cause, firm=firm, since=now)
+
+    def check(self, provider: int, cause: str, now: float) -> bool:
+        """Decide to look before this provider is left alone, and to stop what that shows.
+
+        False if there is an order already, or it was seen stopped a moment ago.
+        """
+        fresh_s = max(self.policy.health_interval_s, self.policy.providers[provider].min_poll_s)
+        if provider in self.orders or now - self.proofs.get(provider, -inf) < fresh_s:
+            return False
+        self.orders[provider] = StopOrder(provider=provider, cause=cause, firm=False, since=now, send_at=inf)
+        return True
+
+    def saw(self, provider: int, phase: Phase, now: float) -> None:
+        """Remember when nothing ran there last."""
+        if phase in PROOF:
+            self.proofs[provider] = now
 
     def give_up(self, provider: int) -> None:
         """The pod is wanted again before its stop is proved: forget the order, not the doubt."""
@@ -120,8 +148,13 @@ class Stops:
         """Judge a look; True if this order is settled and closed."""
         if isinstance(seen, ProviderError):
             order.failed = True
-            settled = isinstance(seen, NotFound) or not order.firm
+            later = order.is_check and isinstance(seen, RateLimited)
+            settled = isinstance(seen, NotFound) or not (order.firm or later)
+        elif order.is_check and seen.phase is Phase.UNREACHABLE:
+            settled = True  # it was off when it was seen last, and nobody can be told to stop it
         else:
+            if order.is_check:
+                order.send_at = -inf
             order.firm = order.firm or seen.phase not in PROOF
             ignored = seen.phase is Phase.RUNNING and order.sent >= IGNORED_AFTER
             order.failed = (

@@ -170,7 +170,7 @@ class Lifecycle:
         with suppress(TimeoutError):
             async with asyncio.timeout(stop_wait_s):
                 await self._closed.wait()
-        proved = self._closed.is_set()
+        proved = self._closed.is_set() or self._machine.stops.are_checks
         if self._flight_timer is not None:
             self._flight_timer.cancel()
         await self._errands.aclose()

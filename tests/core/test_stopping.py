@@ -28,7 +28,7 @@ from gpugate.core.vocabulary import (
     StopWanted,
     Unknown,
 )
-from gpugate.errors import Ambiguous, NotFound, Transient
+from gpugate.errors import Ambiguous, NotFound, RateLimited, Transient
 from gpugate.ports.provider import Phase
 from gpugate.testing.playbook import (
     QUEUED,
@@ -332,7 +332,7 @@ def test_the_gateway_goes_down_before_it_knows_anything_and_keeps() -> None:
 def test_a_pod_appears_while_the_gateway_goes_down(keep: bool, gives: list[str]) -> None:
     """It is not adopted any more: stopped with the rest, or left where it is."""
     play = stopping(Play(policy(2))).at(11, CloseWanted(keep), state=Stopping).sees(1, RUNNING)
-    play.at(31, gives=gives, state=Stopping)
+    play.at(42, gives=gives, state=Stopping)
 
 
 def test_by_hand_while_the_gateway_goes_down() -> None:
@@ -342,3 +342,69 @@ def test_by_hand_while_the_gateway_goes_down() -> None:
     play.sees(0, STOPPED).at(13, Obeyed(), state=Closed)
     play.at(14, StartWanted(), StopWanted(), gives=["reply SHUTTING_DOWN"] * 2, state=Closed)
     play.at(15, CloseWanted(), gives=[], state=Closed)
+
+
+# --- what nobody here asked for ---------------------------------------------------------------
+
+
+def resting(play: Play) -> Play:
+    """Nothing runs; the last look was at 0 s."""
+    return play.at(0, Opened(), state=Stopped)
+
+
+@pytest.mark.parametrize("event", [CloseWanted(), StopWanted()])
+def test_a_console_start_that_no_look_has_shown(event: CloseWanted | StopWanted) -> None:
+    """A clean exit and a stop by hand look once more, and stop what they find."""
+    play = resting(Play(policy())).sees(0, RUNNING).at(20, event, state=Stopping)
+    assert [StopPod(play.out(StopPod)[0].op, 0)] == play.out(StopPod)
+    play.sees(0, STOPPED).at(21, Obeyed(), state=Closed if isinstance(event, CloseWanted) else Stopped)
+
+
+def test_an_exit_right_after_a_look() -> None:
+    """What was seen a moment ago is not asked again."""
+    resting(Play(policy())).at(4.9, CloseWanted(), state=Closed)
+
+
+def test_an_exit_that_cannot_look() -> None:
+    """One good try; nothing was known to run, so nothing is owed."""
+    play = (
+        resting(Play(policy())).sees(0, Transient("HTTP 500")).at(20, CloseWanted(), gives=[], state=Closed)
+    )
+    assert play.machine.stops.owed == frozenset()
+
+
+def test_an_exit_that_has_looked_too_often() -> None:
+    """A rate limit is waited out, and then it is looked."""
+    play = resting(Play(policy())).sees(0, RateLimited(3)).at(20, CloseWanted(), gives=[], state=Stopping)
+    play.sees(0, RUNNING).at(22.9, gives=[]).at(23, gives=["stop 0"], state=Stopping)
+
+
+def test_an_exit_while_the_host_is_offline() -> None:
+    """It was off when it was seen last: no stop that can never be proved."""
+    resting(Play(policy())).sees(0, Phase.UNREACHABLE).at(20, CloseWanted(), gives=[], state=Closed)
+
+
+def test_an_exit_that_keeps_the_pod() -> None:
+    """What runs is left for the next start to adopt, so nobody looks."""
+    resting(Play(policy())).sees(0, RUNNING).at(20, CloseWanted(True), gives=[], state=Closed)
+
+
+def test_a_console_start_elsewhere_at_the_exit() -> None:
+    """The other providers are looked at as well, and the one that serves is told to stop once."""
+    play = ready(Play(policy(2))).sees(1, RUNNING)
+    play.at(20, CloseWanted(), gives=["stop 0", "stop 1"], state=Stopping)
+
+
+def test_a_request_while_a_stop_by_hand_looks() -> None:
+    """It does not wait for that look: a start is as good."""
+    play = (
+        resting(Play(policy())).sees(0, None).at(20, StopWanted(), gives=["reply accepted"], state=Stopping)
+    )
+    play.at(21, Arrived(1), gives=["start 0"])
+    play.sees(0, RUNNING).at(22, Accepted(report=RUNNING), state=Ready)
+
+
+def test_an_exit_while_somebody_elses_stop_hangs() -> None:
+    """A pod that says it is stopping has its patience, then it is told."""
+    play = resting(Play(policy())).sees(0, Phase.STOPPING).at(20, CloseWanted(), gives=[], state=Stopping)
+    play.at(79, gives=[]).at(81, gives=["stop 0"], state=Stopping)

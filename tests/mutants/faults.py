@@ -306,7 +306,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         STOPS,
-        "            settled = isinstance(seen, NotFound) or not order.firm",
+        "            settled = isinstance(seen, NotFound) or not (order.firm or later)",
         "            settled = True",
         "a look that failed counts as proof",
     ),
@@ -448,5 +448,23 @@ FAULTS: tuple[Fault, ...] = (
         "            async with limit:\n                report = await method()",
         "            if True:\n                report = await method()",
         "a plugin that hangs holds everything for ever",
+    ),
+    Fault(
+        SERVING,
+        '        self._check_rest("hand", now)\n',
+        "",
+        "a stop by hand believes that nothing runs, while a console start bills",
+    ),
+    Fault(
+        SERVING,
+        "            self._look_around(None, now)\n",
+        "            pass\n",
+        "a clean exit leaves a console start that no look has shown",
+    ),
+    Fault(
+        STOPS,
+        "            if order.is_check:\n                order.send_at = -inf\n",
+        "",
+        "what the last look finds is never told to stop",
     ),
 )
