@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class Town:
 
     Attributes:
         events: what `GET /api/v1/gpu/events` told, as (event, data).
+        set_back: how far the gateway's calendar is behind the clouds'.
     """
 
     state: Path
@@ -77,6 +79,7 @@ class Town:
     patch: pytest.MonkeyPatch = field(repr=False)
     gateway: Gateway = field(init=False)
     events: list[tuple[str, dict[str, Any]]] = field(factory=list)
+    set_back: timedelta = timedelta(0)
     _ear: asyncio.Task[None] | None = None
 
     @property
@@ -95,6 +98,10 @@ class Town:
 
     # --- the gateway --------------------------------------------------------------------------
 
+    def wall(self) -> datetime:
+        """What the gateway takes for the calendar."""
+        return self.runpod.clock.wall() - self.set_back
+
     def _settings(self) -> Any:
         places: dict[str, dict[str, object]] = {
             "runpod": {"api_base": self.runpod.api_base, "proxy_url": self.runpod.proxy_url},
@@ -111,10 +118,9 @@ class Town:
 
     async def open(self) -> None:
         """Start the gateway, and listen to its events; again after `close`."""
-        clock = self.runpod.clock
-        kinds = {"runpod": RunPod, "vastai": partial(VastAi, wall=clock.wall)}
+        kinds = {"runpod": RunPod, "vastai": partial(VastAi, wall=self.wall)}
         kinds["vastai"].Config = VastAi.Config  # type: ignore[attr-defined]
-        self.patch.setattr(wiring, "Lifecycle", partial(Lifecycle, wall=clock.wall))
+        self.patch.setattr(wiring, "Lifecycle", partial(Lifecycle, wall=self.wall))
         self.patch.setitem(os.environ, "GPUGATE_STATE_DIR", str(self.state))  # the gateway sets it
         self.gateway = Gateway(self._settings(), find=kinds.__getitem__)  # type: ignore[arg-type]
         await self.gateway.open()

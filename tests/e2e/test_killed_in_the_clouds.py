@@ -1,0 +1,184 @@
+"""A whole gateway dies at both simulated clouds, beside their own faults: no second is lost or told twice.
+
+Two per cent means that here, without anything added: sessions are long enough.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+from gpugate.ports.ledger import Session
+from gpugate.services.news import SessionBegan, SessionEnded
+from gpugate.simulated.faults import Hang
+from gpugate.testing.clouds import Capacity, Cloud, LostResponse, SimPod
+
+from .clouds import BOTH, EPHEMERAL, FIXED, Town, play
+from .kills import Mortal
+
+RUNPOD_RATE = 0.69
+STARTS, STOPS, LOOKS = ("start", "create"), ("stop", "delete"), ("get", "list")
+IDLE_S = 1200.0
+AWAY_S = 600.0
+ADOPTED_WITHIN_S = 60.0
+IGNORED_S = 60.0
+"""How long Vast.ai's plugin believes in a deletion that was accepted, before it is sent again."""
+EVER = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+
+
+@frozen
+class Luck:
+    """What goes wrong beside the kill."""
+
+    starts_lost: int = 0
+    stops_lost: int = 0
+    stops_ignored: int = 0
+    set_back: timedelta = timedelta(0)
+
+
+LUCKS = {
+    "nothing else": Luck(),
+    "a start's answer is lost": Luck(starts_lost=1),
+    "stops' answers are lost": Luck(stops_lost=2),
+    "stops are ignored": Luck(stops_ignored=2),
+    "the calendar goes back": Luck(set_back=timedelta(hours=1)),
+    "all of it": Luck(1, 1, 1, timedelta(hours=1)),
+}
+
+
+def answering(mortal: Mortal) -> None:
+    """Two more wait behind the one whose answer does not come."""
+    town = mortal.town
+    ollama = town.ollamas[town.providers[0]]
+    ollama.faults.add("/api/chat", Hang())
+    mortal.at_state("Ready", 30.0)
+    mortal.ask()
+    mortal.ask()
+
+
+def between_providers(mortal: Mortal) -> None:
+    """The first has no GPU."""
+    first, second = (mortal.town.clouds[name] for name in mortal.town.providers)
+    first.faults.heal()
+    for call in ("start", "create", "search"):
+        first.fail(call, Capacity(), times=None)
+    mortal.at_call(second, STARTS, done=True)
+
+
+POINTS: dict[str, Callable[[Mortal], None]] = {
+    "the first look": lambda mortal: mortal.at_call(mortal.town.cloud, LOOKS, done=True),
+    "no intent yet": lambda mortal: mortal.at_write(lambda row: True, done=False),
+    "intent on disk": lambda mortal: mortal.at_write(lambda row: True, done=True),
+    "start sent": lambda mortal: mortal.at_call(mortal.town.cloud, STARTS, done=False),
+    "start done": lambda mortal: mortal.at_call(mortal.town.cloud, STARTS, done=True),
+    "accepted": lambda mortal: mortal.at_news(lambda news: isinstance(news, SessionBegan)),
+    "accepted on disk": lambda mortal: mortal.at_write(lambda row: row.started_at is not None, done=True),
+    "provisioning": lambda mortal: mortal.at_state("Provisioning", 5.0),
+    "warming": lambda mortal: mortal.at_state("Warming", 1.0),
+    "preloading": lambda mortal: mortal.at_state("Preloading"),
+    "ready": lambda mortal: mortal.at_state("Ready"),
+    "answering": answering,
+    "idle": lambda mortal: mortal.at_state("Ready", IDLE_S / 2),
+    "stop decided": lambda mortal: mortal.at_state("Stopping"),
+    "stop sent": lambda mortal: mortal.at_call(mortal.town.cloud, STOPS, done=False),
+    "stop done": lambda mortal: mortal.at_call(mortal.town.cloud, STOPS, done=True),
+    "stop unproved": lambda mortal: mortal.at_call(mortal.town.cloud, LOOKS, done=False, after="stop"),
+    "proved": lambda mortal: mortal.at_news(lambda news: isinstance(news, SessionEnded)),
+    "end on disk": lambda mortal: mortal.at_write(lambda row: row.ended_at is not None, done=True),
+    "between providers": between_providers,
+}
+
+
+def spoil(cloud: Cloud, luck: Luck, patch: pytest.MonkeyPatch) -> None:
+    """Plan what goes wrong at this cloud, with pods that are there and those to come."""
+    for calls, times in ((STARTS, luck.starts_lost), (STOPS, luck.stops_lost)):
+        for call in calls:
+            cloud.fail(call, LostResponse(), times=times)
+    add = cloud.add
+
+    def deaf(pod: SimPod) -> SimPod:
+        pod.ignore_stops = luck.stops_ignored
+        return add(pod)
+
+    patch.setattr(cloud, "add", deaf)
+    for pod in cloud.pods.values():
+        pod.ignore_stops = luck.stops_ignored
+
+
+def rate(pod: SimPod) -> float:
+    """Per hour; Vast.ai's machines have their own."""
+    return float(pod.spec.get("dph_total", RUNPOD_RATE))
+
+
+async def paid_rows(town: Town) -> list[Session]:
+    """Of accepted starts, each of them over."""
+    await town.gateway._books.settle()
+    rows = await town.gateway._ledger.sessions(EVER[0], EVER[1])
+    assert [] == [row for row in rows if row.ended_at is None]
+    return [row for row in rows if row.started_at is not None]
+
+
+def cases() -> Iterator[tuple[str, str, str, str]]:
+    """Each point at both clouds, and each bad luck at each of the four kinds of pods."""
+    lucks = list(LUCKS)
+    for number, point in enumerate(POINTS):
+        modes = ("fixed", "ephemeral") if number % 2 else ("ephemeral", "fixed")
+        for place, (name, mode) in enumerate(zip(BOTH, modes, strict=True)):
+            yield name, mode, point, lucks[(number // 2 + 3 * place) % len(lucks)]
+
+
+@pytest.mark.parametrize(("name", "mode", "point", "luck"), list(cases()))
+def test_killed(tmp_path: Path, name: str, mode: str, point: str, luck: str) -> None:
+    """Within a minute the pod serves or is stopped; at the end each session is told once, to two per cent."""
+    bad = LUCKS[luck]
+    state = tmp_path / "state"
+    state.mkdir()
+
+    async def scenario(town: Town) -> None:
+        for cloud in town.clouds.values():
+            spoil(cloud, bad, town.patch)
+        mortal = Mortal(town)
+        if point == "the first look":
+            POINTS[point](mortal)
+            await mortal.open()
+        else:
+            await mortal.open()
+            await town.word("STOPPED")
+            POINTS[point](mortal)
+            mortal.ask()
+        async with asyncio.timeout(2 * IDLE_S):
+            await mortal.dead.wait()
+        await mortal.bury()
+        town.set_back = bad.set_back
+        await asyncio.sleep(AWAY_S)
+        await mortal.open()
+        await asyncio.sleep(ADOPTED_WITHIN_S + IGNORED_S * bad.stops_ignored)
+        assert not town.billing or town.gateway.lifecycle.serving is not None
+        async with asyncio.timeout(3 * IDLE_S):
+            while town.gateway.lifecycle.word != "STOPPED":
+                await asyncio.sleep(60)
+        paid = await paid_rows(town)
+        for at in town.providers:
+            here = [row for row in paid if row.provider == at]
+            assert town.starts[at] == len(here), here
+            due = sum(rate(pod) * pod.billed_s / 3600 for pod in town.clouds[at].pods.values())
+            assert float(sum(row.cost or 0 for row in here)) == pytest.approx(due, rel=0.02), here
+
+    others = tuple(other for other in BOTH if other != name)
+    providers = (name, *others) if point == "between providers" else (name,)
+    sections = FIXED if mode == "fixed" else EPHEMERAL
+    play(
+        scenario,
+        state,
+        providers=providers,
+        sections=sections,
+        start=False,
+        pod__idle_timeout=IDLE_S,
+        pod__start_backoff=5,
+        pod__preload="auto",
+    )
