@@ -16,7 +16,7 @@ from gpugate.core.looks import Looks
 from gpugate.core.pauses import Pauses
 from gpugate.core.policy import Policy
 from gpugate.core.purse import Purse
-from gpugate.core.stops import StopOrder, Stops
+from gpugate.core.stops import ON_ITS_WAY, StopOrder, Stops
 from gpugate.core.table import Cell, Row
 from gpugate.core.vocabulary import (
     Admit,
@@ -308,8 +308,24 @@ class Engine:
         if planned:
             pause = max(self._look_pause(provider, now), self._asked_pause_s(event))
             self.looks.follow_up(provider, now + pause)
-        if planned or getattr(self.state, "op", None) == op:
+        if planned and isinstance(event, Looked) and self._is_stray(event):
+            self._end_stray(provider, now)
+        elif planned or getattr(self.state, "op", None) == op:
             self._decide(event, now)
+
+    def _is_stray(self, event: Looked) -> bool:
+        """A pod runs there although another provider's serves, or is being started."""
+        provider = getattr(self.state, "provider", None)
+        if provider is None or provider == event.provider or isinstance(self.state, Closed):
+            return False
+        return event.report.phase in ON_ITS_WAY
+
+    def _end_stray(self, provider: int, now: float) -> None:
+        """One pod is enough (contract 7): somebody started this one in a console, say."""
+        meant = self._name(getattr(self.state, "provider", 0))
+        said = f"a pod runs there beside that of {meant}, and is stopped"
+        self._effects.append(Complain(provider=provider, message=said, reason="conflict", alarm=True))
+        self._order_stop(provider, "stray", now)
 
     def _asked_pause_s(self, event: Looked | LookFailed) -> float:
         """How long a provider that looks were too many for wants to be left alone."""

@@ -7,7 +7,6 @@ from typing import TypeVar
 from attrs import evolve
 
 from gpugate.core.engine import COLD
-from gpugate.core.starting import ON_ITS_WAY
 from gpugate.core.stops import PROOF
 from gpugate.core.table import transition
 from gpugate.core.vocabulary import (
@@ -87,11 +86,9 @@ class ServingRows(WarmingRows):
         return self._watch_live(was, event, now)
 
     def _watch_live(self, was: Served, event: Looked, now: float) -> Served | Rest:
-        """A second pod is stopped, a lost one is noted, an address may have changed."""
+        """A lost pod is noted, an address may have changed."""
         phase = event.report.phase
         if event.provider != was.provider:
-            if phase in ON_ITS_WAY:
-                self._order_stop(event.provider, "stray", now)
             return was
         if phase in PROOF or phase is Phase.FAILED:
             return self._lose_pod(was, event, now)

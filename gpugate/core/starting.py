@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpugate.core.backlog import Ticket
 from gpugate.core.engine import Engine
-from gpugate.core.stops import PROOF
+from gpugate.core.stops import ON_ITS_WAY, PROOF
 from gpugate.core.table import transition
 from gpugate.core.vocabulary import (
     Asking,
@@ -42,7 +42,6 @@ from gpugate.errors import (
 )
 from gpugate.ports.provider import Phase, PodReport
 
-ON_ITS_WAY = frozenset({Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING})
 STARTED = Provisioning | Warming | Preloading
 
 

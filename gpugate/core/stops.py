@@ -11,6 +11,7 @@ from gpugate.errors import NotFound, ProviderError, RateLimited
 from gpugate.ports.provider import Phase, PodReport
 
 PROOF = frozenset({Phase.STOPPED, Phase.GONE})
+ON_ITS_WAY = frozenset({Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING})
 IGNORED_AFTER = 3
 """A pod that runs on after so many stops ignores them: who waits may as well be served by it."""
 

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 from attrs import evolve
 
-from gpugate.core.starting import ON_ITS_WAY, STARTED, NeverWarm, StartingRows
-from gpugate.core.stops import PROOF
+from gpugate.core.starting import STARTED, NeverWarm, StartingRows
+from gpugate.core.stops import ON_ITS_WAY, PROOF
 from gpugate.core.table import transition
 from gpugate.core.vocabulary import (
     Draining,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gpugate.core.vocabulary import (
     Arrived,
     Complain,
     Look,
     Opened,
+    Owe,
+    Pausing,
     Probe,
     Provisioning,
     Ready,
@@ -15,10 +19,22 @@ from gpugate.core.vocabulary import (
     Stopping,
     StopWanted,
     Unknown,
+    Warming,
+    Weigh,
 )
 from gpugate.errors import AuthFailed, Transient
 from gpugate.ports.provider import Phase
-from gpugate.testing.playbook import QUEUED, RUNNING, STARTING, STOPPED, Accepted, Obeyed, Play, policy
+from gpugate.testing.playbook import (
+    QUEUED,
+    RUNNING,
+    STARTING,
+    STOPPED,
+    Accepted,
+    Obeyed,
+    Play,
+    Refused,
+    policy,
+)
 
 
 def test_nothing_runs() -> None:
@@ -66,6 +82,24 @@ def test_a_second_pod_appears_while_one_serves() -> None:
     """A stray at another provider is stopped; the pod that serves goes on."""
     play = Play(policy(2)).sees(0, RUNNING).at(0, Opened(), state=Ready)
     play.at(1, Arrived(1)).sees(1, RUNNING).at(30, gives=["stop 1"], state=Ready)
+
+
+@pytest.mark.parametrize("healthy", [None, False])
+def test_a_second_pod_appears_while_one_starts(healthy: bool | None) -> None:
+    """Somebody starts the other provider's pod in its console: it is told of and stopped."""
+    play = Play(policy(2), hidden=(Look, Probe, Owe, Weigh)).at(0, Opened())
+    play.feels(healthy).at(1, Arrived(1), gives=["start 0"]).sees(1, RUNNING)
+    play.at(2, Accepted(0, STARTING if healthy is None else RUNNING), gives=["session 0 opens: request"])
+    play.sees(0, STARTING if healthy is None else RUNNING).at(29.9, gives=[])
+    play.at(30.1, gives=["alarm 1 conflict", "stop 1"], state=Provisioning if healthy is None else Warming)
+    play.sees(1, STOPPED).at(31, Obeyed(1)).sees(0, RUNNING).feels(True)
+    play.at(40, gives=["admit 1 run 1"], state=Ready)
+
+
+def test_a_second_pod_appears_while_a_start_is_tried_again() -> None:
+    """Also between two attempts: who waits is served by the provider that comes first."""
+    play = Play(policy(2, start_backoff_s=60)).at(0, Opened()).at(1, Arrived(1)).sees(1, RUNNING)
+    play.at(2, Refused(Transient()), state=Pausing).at(31, gives=["stop 1"], state=Pausing)
 
 
 def test_a_debt_is_told_as_paid_at_once() -> None:

@@ -189,9 +189,9 @@ FAULTS: tuple[Fault, ...] = (
         "an old health check throws a good pod back to warming",
     ),
     Fault(
-        SERVING,
-        "            if phase in ON_ITS_WAY:\n",
-        "            if False:\n",
+        ENGINE,
+        "        return event.report.phase in ON_ITS_WAY\n",
+        "        return False\n",
         "a second pod runs and is paid beside the one that serves",
     ),
     Fault(
