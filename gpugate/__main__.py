@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line; a signal that comes while it is imported ends it as one that comes later does."""
+    """Run the command line; a signal that comes while it is imported waits until it can be heard."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     from gpugate import cli
 

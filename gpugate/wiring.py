@@ -105,8 +105,10 @@ async def _serve(settings: Settings) -> int:
             gateway.cut()
         asked.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    ending = {signal.SIGTERM, signal.SIGINT}
+    for number in ending:
         loop.add_signal_handler(number, on_signal)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)  # the command line has held them back until now
     await gateway.open()
     try:
         await asked.wait()

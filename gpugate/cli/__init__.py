@@ -24,15 +24,21 @@ __all__ = ["main"]
 # Commands that run until they are told to stop: a signal is how they end well (contract section 2).
 _LASTING = {"serve", "demo", "events"}
 
+# Of these the gateway itself hears signals, once it can: it lets them through then (`gpugate.wiring`).
+_GATEWAYS = {"serve", "demo"}
+
+_ENDING = {signal.SIGTERM, signal.SIGINT}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 refused or failed, 2 wrong usage."""
     with _sigterm_as_interrupt():
         args = parse(argv)
         try:
-            # Held back by `gpugate.__main__`; a command's processes must not inherit that.
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-            status = _command(args.run)(args)
+            command = _command(args.run)
+            if args.command not in _GATEWAYS:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            status = command(args)
             sys.stdout.flush()
         except KeyboardInterrupt:
             status = OK if args.command in _LASTING else FAILED
@@ -79,7 +85,11 @@ def _unforeseen(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, until a command's own handler takes over."""
+    """Let SIGTERM end a command as Ctrl-C does, until a command's own handler takes over.
+
+    Neither is heard before the command lets them through: an exception out of the middle of an import can
+    crash what is written in C, or be lost there.
+    """
     interrupted = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -93,9 +103,11 @@ def _sigterm_as_interrupt() -> Iterator[None]:
     except ValueError:  # not in the main thread: signals are somebody else's
         yield
         return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if not interrupted:
             signal.signal(signal.SIGTERM, before)
 

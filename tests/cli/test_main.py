@@ -332,15 +332,16 @@ def test_a_signal_while_the_gateway_starts(shell: Shell, where: str, signals: in
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_command_line_is_there(shell: Shell, number: int) -> None:
-    """What comes while the interpreter still imports waits, and then ends the command as ever."""
-    shell.configure("[server]\nport = 0\n")
+    """What comes while the interpreter still imports waits until the gateway can hear it."""
+    shell.configure("[server]\nport = 0\non_exit = 'keep'\n")
     code = (
-        f"import os, signal, sys; from gpugate.__main__ import main; import gpugate.cli as cli\n"
-        f"parse = cli.parse\n"
+        "import os, signal, sys; from gpugate.__main__ import main; import gpugate.cli as cli\n"
+        "parse = cli.parse\n"
         f"cli.parse = lambda argv: (os.kill(os.getpid(), {int(number)}), parse(argv))[1]\n"
-        f"sys.argv[1:] = ['serve']; sys.exit(main())\n"
+        "sys.argv[1:] = ['serve']; sys.exit(main())\n"
     )
     told = [sys.executable, "-c", code]
     done = subprocess.run(told, env=shell.env, cwd=shell.folder, capture_output=True, timeout=30)
 
-    assert (0, b"") == (done.returncode, done.stderr)
+    assert 0 == done.returncode, done.stderr
+    assert not any(word in done.stderr for word in (b"Traceback", b"unforeseen", b'"error"')), done.stderr
