@@ -32,7 +32,8 @@ NGINX_CONF = """
 daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
-  access_log {dir}/access.log; client_max_body_size 0; keepalive_requests 1000000000; client_body_temp_path {dir}/body;
+  access_log {dir}/access.log; client_max_body_size 0; keepalive_requests 1000000000;
+  client_body_temp_path {dir}/body;
   proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s;
   upstream pod {{ server 127.0.0.1:{upstream}; keepalive 4096; keepalive_requests 1000000000; }}
   server {{
