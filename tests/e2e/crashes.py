@@ -12,8 +12,9 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from attrs import define, field
+from attrs import define, evolve, field
 
+from gpugate.ports.provider import Phase
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Delays, LoopClock, RunPodSim
 from gpugate.testing.clouds.cloud import Operation
@@ -93,6 +94,21 @@ class Scene:
             parts.append(f"[providers.{name}]\n" + "\n".join(lines) + "\n")
         self.ground.settings = "".join(parts)
 
+    def hold(self) -> None:
+        """Let pods that are started from now on come no further than that, until a gateway was killed."""
+        for cloud in self.clouds.values():
+            cloud.delays = evolve(DELAYS, start_s=2 * PATIENCE_S)
+            for pod in cloud.pods.values():
+                pod.delays = cloud.delays
+
+    def _let_go(self) -> None:
+        for cloud in self.clouds.values():
+            cloud.delays = DELAYS
+            for pod in cloud.pods.values():
+                pod.delays = DELAYS
+                if pod.look() is Phase.STARTING:
+                    pod.become(Phase.RUNNING)
+
     # --- clients ------------------------------------------------------------------------------
 
     def ask(self, gateway: Running, *, stream: bool = False) -> None:
@@ -131,6 +147,7 @@ class Scene:
             async with asyncio.timeout(PATIENCE_S):
                 assert -9 == await gateway.process.wait(), gateway.lines
             await asyncio.gather(*self.asking)
+            self._let_go()
 
     async def restarted(self) -> list[dict[str, Any]]:
         """Run the next gateway until nothing is billed or left to do; returns the ledger's rows."""
