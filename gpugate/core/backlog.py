@@ -122,6 +122,12 @@ class Backlog:
         ticket.deadline = now + self.max_wait_s
         insort(self.waiting, ticket)
 
+    def name(self, number: int, model: str | None) -> None:
+        """Note which model a ticket that waits asks for, where nobody had looked before."""
+        for ticket in self.waiting:
+            if ticket.number == number and ticket.model is None:
+                ticket.model = model
+
     def _release(self, number: int) -> Ticket:
         ticket = self.leases.pop(number)
         if ticket.drained:

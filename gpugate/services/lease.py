@@ -37,6 +37,7 @@ class Lease:
         number: the ticket, in order of arrival.
         arrived_at, admitted_at: loop time, in seconds; `admitted_at` is None while it waits.
         user, request_id: whose use of the pod it is, for the ledger.
+        names: tells which model it asks for; called if it has to wait although it was admitted at once.
         on_lost: called when the exchange with the pod has to be given up at once; set it while one runs.
     """
 
@@ -47,6 +48,7 @@ class Lease:
         "_waiter",
         "admitted_at",
         "arrived_at",
+        "names",
         "number",
         "on_lost",
         "request_id",
@@ -63,6 +65,7 @@ class Lease:
         self.request_id = request_id
         self.arrived_at = now
         self.admitted_at: float | None = None
+        self.names: Callable[[], str | None] | None = None
         self.on_lost: Callable[[], None] | None = None
 
     @property

@@ -55,6 +55,7 @@ from gpugate.core.vocabulary import (
     Stopping,
     StopPod,
     StopWanted,
+    Sweep,
     TimePassed,
     Troubled,
     Unknown,
@@ -398,7 +399,7 @@ class Lifecycle:
                 self._lines[provider].send(effect, self._intent(provider))
             case StopPod(_, provider):
                 self._lines[provider].send(effect, self._books.settle if self._books is not None else None)
-            case Look():
+            case Look() | Sweep():
                 self._lines[effect.provider].send(effect)
             case Probe():
                 self._errands.probe(effect)
@@ -432,6 +433,8 @@ class Lifecycle:
                 lease.refuse(error)
             case Requeue():
                 lease.requeue()
+                if lease.names is not None:
+                    self._machine.backlog.name(lease.number, lease.names())
             case Cut():
                 lease.cut()
         if self._uses is not None and not isinstance(effect, Admit):

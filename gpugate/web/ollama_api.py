@@ -132,6 +132,8 @@ class OllamaApi:
         with self._lifecycle.request(
             model=model, embeds=embeds, user=user, request_id=call.request_id
         ) as lease:
+            if seen is None and isinstance(body, bytes):
+                lease.names = lambda: peek(route, call.request.headers, body).model
             try:
                 return await self._forwarder.leased(call, route.upstream_path, body, lease, heartbeat)
             except GateError as error:

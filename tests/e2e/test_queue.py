@@ -71,6 +71,16 @@ class TestWaiting:
         assert MODEL == json.loads(load.body)["model"]
         assert "Authorization" not in load.headers
 
+    async def test_preload_for_who_lost_the_pod(self, house: House):
+        """Nobody had looked which model a request asks for that was admitted at once: now somebody does."""
+        await house.warm()
+        house.ollama.faults.add("/api/chat", Planned(523, b"", "text/html"), times=2)
+        house.cloud.turn_off(at_once=True)
+        before = len(house.ollama.calls("/api/generate"))
+        assert 200 == (await house.chat()).status
+        (preload,) = house.ollama.calls("/api/generate")[before:]
+        assert MODEL == json.loads(preload.body)["model"]
+
     async def test_failed_preload(self, house: House):
         """Does not fail the start."""
         house.ollama.faults.add("/api/generate", Planned(500, b'{"error":"out of memory"}'))
