@@ -33,6 +33,13 @@ class Look:
 
 
 @frozen
+class Sweep:
+    """Call `sweep()`: this provider bills for more than the pod that serves. The next look is the answer."""
+
+    provider: int
+
+
+@frozen
 class Probe:
     """Ask the pod's Ollama whether it is healthy; answer with Probed."""
 
@@ -136,6 +143,7 @@ Effect = (
     StartPod
     | StopPod
     | Look
+    | Sweep
     | Probe
     | Preload
     | Weigh

@@ -52,6 +52,7 @@ from gpugate.core.vocabulary import (
     Stopping,
     StopPod,
     StopRefused,
+    Sweep,
     TimePassed,
     Unknown,
     status_of,
@@ -294,7 +295,10 @@ class Engine:
         """A start that nobody wants any more was accepted: it is billed until its stop is proved."""
         provider, run, cause = self._asked
         order = self.stops.orders.get(provider)
-        if event.op == self._asked_op and order is not None and event.report.phase is not Phase.QUEUED:
+        if event.op != self._asked_op:
+            return
+        self._asked_op = 0  # answered, once
+        if order is not None and event.report.phase is not Phase.QUEUED:
             self._open_session(provider, run, cause, event.report, event.up_s, now)
 
     def _look_answered(self, event: Looked | LookFailed, now: float) -> None:
@@ -459,10 +463,15 @@ class Engine:
                 self._effects.append(Complain(provider=provider, message=said, reason=event.error.reason))
         elif event.report.phase is Phase.UNREACHABLE:
             self.blind[provider] = f"{self._name(provider)}: the pod is unreachable"
+        if isinstance(event, Looked) and event.report.alarm and self._serves(provider):
+            self._effects.append(Sweep(provider))  # at each look, until one shows nothing to sweep
         if isinstance(event, Looked) and event.report.alarm != self._alarms.get(provider, ""):
             self._alarms[provider] = event.report.alarm
             if event.report.alarm:
                 self._complain(provider, event.report.alarm, alarm=True)
+
+    def _serves(self, provider: int) -> bool:
+        return type(self.state) is Ready and self.state.provider == provider
 
     def _name(self, provider: int) -> str:
         return self.policy.providers[provider].name

@@ -216,6 +216,7 @@ class StartingRows(Engine):
         """The provider took the start: from here on it costs money, unless it is queued there."""
         if event.op != was.op:
             return was
+        self._asked_op = 0  # answered, once
         if event.report.phase is not Phase.QUEUED:
             self._open_session(was.provider, was.run, self.start_cause, event.report, event.up_s, now)
         return self._accepted(was, event.report, event.up_s, now)

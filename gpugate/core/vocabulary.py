@@ -16,6 +16,7 @@ from gpugate.core.effects import (
     SessionOpened,
     StartPod,
     StopPod,
+    Sweep,
     Weigh,
 )
 from gpugate.core.events import (
@@ -119,6 +120,7 @@ __all__ = [
     "StopWanted",
     "Stopped",
     "Stopping",
+    "Sweep",
     "TimePassed",
     "Troubled",
     "Unknown",

@@ -217,5 +217,11 @@ class Provider(ABC):
         """
         raise Misconfigured("this provider has no billing API")
 
+    async def sweep(self) -> None:  # noqa: B027  (optional: most providers have one pod, known by its id)
+        """End what is ours and billed beside the pod that `inspect` reports; only called while that serves.
+
+        One try, at each look whose report has an `alarm`; what came of it is what the next look shows.
+        """
+
     async def aclose(self) -> None:  # noqa: B027  (optional: most providers hold nothing)
         """Let go of what this object holds; the pod itself is not touched."""

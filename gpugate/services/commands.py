@@ -22,6 +22,7 @@ from gpugate.core.vocabulary import (
     StopAccepted,
     StopPod,
     StopRefused,
+    Sweep,
 )
 from gpugate.errors import Ambiguous, LedgerError, Misconfigured, ProviderError, Transient
 from gpugate.ports.provider import PodReport, Provider
@@ -37,7 +38,7 @@ STOP_NOTE_LIMIT_S = 1.0
 CLOSE_LIMIT_S = 5.0
 """Longest a plugin may hold up the end of the gateway."""
 
-Order = StartPod | StopPod | Look
+Order = StartPod | StopPod | Look | Sweep
 Intent = Callable[[], Awaitable[None]]
 """Writes down what the provider is about to be asked; `LedgerError` forbids to ask it for a pod."""
 
@@ -97,13 +98,16 @@ class CommandLine:
     async def _work(self) -> None:
         while True:
             order, intent = await self._orders.get()
+            if isinstance(order, Sweep):
+                await self._call(self._named.provider.sweep)  # what came of it, the next look shows
+                continue
             event = await self._carry_out(order, intent)
             try:
                 self._tell(event)
             except Exception as error:  # whatever is wrong with one answer, the next command goes out
                 report_crash(f"provider:{self._named.name}", error, self._on_crash)
 
-    async def _carry_out(self, order: Order, intent: Intent | None) -> Event:
+    async def _carry_out(self, order: StartPod | StopPod | Look, intent: Intent | None) -> Event:
         provider = self._named.provider
         match order:
             case StartPod(op):

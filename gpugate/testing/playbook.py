@@ -41,6 +41,7 @@ from gpugate.core.vocabulary import (
     StopAccepted,
     StopPod,
     StopRefused,
+    Sweep,
     TimePassed,
     Weigh,
     Weighed,
@@ -110,6 +111,8 @@ def told(effect: Effect) -> str:
             return f"stop {provider}"
         case Look(provider=provider):
             return f"look {provider}"
+        case Sweep(provider):
+            return f"sweep {provider}"
         case Probe():
             return "probe"
         case Preload(model=model, embeds=embeds):

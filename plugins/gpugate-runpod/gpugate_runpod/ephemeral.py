@@ -91,6 +91,13 @@ class EphemeralPods:
             raise Transient("a create was not answered; too early to say that there is no pod")
         return PodReport(Phase.STOPPED, detail="no pod")
 
+    async def sweep(self) -> None:
+        """Delete ours beside the one that serves, such as that of a create whose answer was lost."""
+        serving = self._known
+        pods = await self._owned()
+        if serving is not None and pods and pods[0].id == serving.id:  # else the next look says which it is
+            await self._delete_all(pods[1:])
+
     # --- what is ours ---------------------------------------------------------------------------
 
     async def _owned(self) -> list[Shown]:

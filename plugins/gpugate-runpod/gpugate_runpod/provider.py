@@ -64,6 +64,11 @@ class RunPod(Provider):
         """Look at the pod."""
         return await self._pods.inspect()
 
+    async def sweep(self) -> None:
+        """End what of ours is billed beside the one that serves; only in ephemeral mode can there be any."""
+        if isinstance(self._pods, EphemeralPods):
+            await self._pods.sweep()
+
     async def bill(self, since: datetime, until: datetime) -> Sequence[Charge]:
         """What the pod was billed; in ephemeral mode the account's pods, since a bill knows no names."""
         pod_id = self.config.pod_id if self.config.mode == "fixed" else None

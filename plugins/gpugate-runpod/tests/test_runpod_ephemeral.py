@@ -176,14 +176,14 @@ def test_a_lost_answer_and_a_slow_list(lag_s: float) -> None:
 
 
 def test_a_list_slower_than_we_wait() -> None:
-    """A second pod is made then; both are seen, and both are deleted."""
+    """A second pod is made then; both are seen, and the one that does not serve is deleted at once."""
 
     async def scenario(house: House) -> None:
         house.cloud.list_lag_s = 25
         house.cloud.fail("create", LostResponse())
         await house.ask(hold_s=0)
         await asyncio.sleep(60)
-        assert "are billed" in (await house.provider.inspect()).alarm
+        assert 1 == len(house.cloud.billing)
         await house.off()
         assert 2 == house.cloud.starts
         assert [] == house.cloud.billing
@@ -264,6 +264,25 @@ def test_two_orphans() -> None:
         assert [] == house.cloud.billing
 
     play(scenario, ephemeral(), start=False)
+
+
+def test_an_orphan_that_turns_up_while_one_serves() -> None:
+    """It is deleted at the next look, not with the session; the pod that serves goes on."""
+
+    async def scenario(house: House) -> None:
+        asking = asyncio.ensure_future(house.ask(hold_s=120))
+        await house.until(lambda: house.lifecycle.word is Status.READY)
+        (serving,) = house.cloud.billing
+        orphan(house, "gpugate-main-0123abcd", "a late one")
+        await asyncio.sleep(60)
+        assert [serving.id] == [pod.id for pod in house.cloud.billing]
+        assert house.lifecycle.word is Status.READY
+        await asking
+        await house.off()
+        assert [] == house.cloud.billing
+        assert 1 == len(house.sessions)
+
+    play(scenario, ephemeral())
 
 
 def test_one_stop_for_all() -> None:

@@ -69,6 +69,7 @@ class EphemeralInstance:
         self._excluded: dict[object, float] = {}  # machines, until when
         self._offers: list[Object] = []
         self._offers_at = -inf
+        self._meant: int | None = None  # the one that was reported last
         self._known: set[int] = set()  # rented or seen, and not seen gone
         self._rows: Sequence[Object] = ()
         self._listed_at = -inf
@@ -109,6 +110,16 @@ class EphemeralInstance:
             return ours[0].report if ours else self._nothing()
         return report
 
+    async def sweep(self) -> None:
+        """Destroy one of ours beside the one that serves; one per call, as with `stop`."""
+        serving = self._meant
+        ours = await self._list()
+        if not ours or ours[0].number != serving:  # the next look says which it is
+            return
+        left = [other for other in ours[1:] if other.number not in self._destroyed]
+        if left:
+            await self._destroy(left[0].number, left[0])
+
     # --- what there is ----------------------------------------------------------------------------
 
     async def _list(self) -> list[Instance]:
@@ -123,7 +134,7 @@ class EphemeralInstance:
         ours = [self._instance(row) for row in self._rows if self._is_ours(row)]
         self._note(ours)
         ours = [instance for instance in ours if instance.report.phase is not Phase.GONE]
-        return sorted(ours, key=lambda instance: _RANK.index(instance.report.phase))
+        return sorted(ours, key=lambda one: (_RANK.index(one.report.phase), one.number != self._meant))
 
     async def _missing_from(self, rows: Sequence[Object]) -> list[Object]:
         """What we know of and the list does not show: asked for one by one before it is taken for gone."""
@@ -172,6 +183,7 @@ class EphemeralInstance:
     def _on_its_way(self, ours: Sequence[Instance]) -> PodReport | None:
         """The pod that runs or will: listed, rented and not listed yet, or perhaps rented."""
         alive = [instance for instance in ours if instance.report.phase in _ON_ITS_WAY]
+        self._meant = alive[0].number if alive else None
         if alive:
             return _mentioning(alive[0].report, alive[1:])
         for number in self._unseen.keys() - self._destroyed.keys():
@@ -258,7 +270,7 @@ class EphemeralInstance:
 
 
 def _mentioning(report: PodReport, others: Sequence[Instance]) -> PodReport:
-    """Another instance of ours bills as well; the next stop destroys it."""
+    """Another instance of ours bills as well; `sweep` or the next stop destroys it."""
     if not others:
         return report
     numbers = ", ".join(str(other.number) for other in others)

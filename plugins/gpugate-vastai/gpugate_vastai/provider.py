@@ -64,6 +64,11 @@ class VastAi(Provider):
         """Read state, addresses and price."""
         return await self._instance.inspect()
 
+    async def sweep(self) -> None:
+        """End what of ours is billed beside the one that serves; only in ephemeral mode can there be any."""
+        if isinstance(self._instance, EphemeralInstance):
+            await self._instance.sweep()
+
     async def bill(self, since: datetime, until: datetime) -> Sequence[Charge]:
         """What the instance was charged; in ephemeral mode all of the account's: charges have no labels."""
         found = charges_of(await self._api.charges(filters_of(since, until)), since, until)

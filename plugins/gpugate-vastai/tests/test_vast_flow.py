@@ -456,7 +456,7 @@ def test_a_forgotten_instance_of_an_earlier_gateway() -> None:
 
 
 def test_two_instances_of_ours() -> None:
-    """One serves, the other is mentioned; the stop destroys both."""
+    """One serves, the other is mentioned and destroyed; the stop destroys both."""
 
     async def scenario(house: House) -> None:
         pods = [house.cloud.add_instance(n, f"gpugate-main-0000000{n}") for n in (1, 2)]
@@ -467,6 +467,26 @@ def test_two_instances_of_ours() -> None:
         assert "also rented" in (await house.provider.inspect()).alarm
         await house.off()
         assert [Phase.GONE] * 2 == [pod.look() for pod in pods]
+
+    play(scenario, EPHEMERAL)
+
+
+def test_orphans_that_turn_up_while_one_serves() -> None:
+    """They are destroyed one by one at the next looks, not with the session; the one that serves goes on."""
+
+    async def scenario(house: House) -> None:
+        asking = asyncio.ensure_future(house.ask(hold_s=240))
+        await house.until(lambda: house.lifecycle.word is Status.READY, 120)
+        (serving,) = house.cloud.billing
+        for number in (1, 2):
+            house.cloud.add_instance(number, f"gpugate-main-0000000{number}").start()
+        await asyncio.sleep(150)
+        assert [serving] == house.cloud.billing
+        assert house.lifecycle.word is Status.READY
+        await asking
+        await house.off()
+        assert [] == house.cloud.billing
+        assert 1 == len(house.sessions)
 
     play(scenario, EPHEMERAL)
 
