@@ -15,6 +15,7 @@ from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
 from gpugate.ports.habits import Habits
 from gpugate.ports.provider import Price
+from gpugate.services.bookkeeper import Bookkeeper
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, SessionBegan, SessionEnded, Transition
@@ -22,6 +23,7 @@ from gpugate.services.tasks import spawn
 from gpugate.testing.fakes import FakePod
 
 from .cloud import Rented, StormyCloud, wall
+from .record import Record, RecordOf
 from .spans import Span
 
 RECONCILE_S = 600.0
@@ -77,6 +79,7 @@ class Disk:
     """What outlives a gateway."""
 
     debts: frozenset[str] = frozenset()
+    record: Record = field(factory=Record)
     habits: Habits = field(factory=Habits)
     saved_at: float = 0.0
 
@@ -144,10 +147,22 @@ class Gateway:
     crashes: list[float] = field(factory=list)
     _provider: Rented = field(init=False)
     _access: Access = field(init=False)
+    _ledger: Bookkeeper = field(init=False)
 
     async def open(self) -> None:
         """Come up, with what is on the disk."""
         self._provider, self._access = Rented(self.cloud), Access(self.disk, self.books)
+        access, steady = self._access, asyncio.get_running_loop().time
+        self._ledger = Bookkeeper(
+            RecordOf(self.disk.record, lambda: access.dead),
+            fallback=Price(),
+            wall=wall,
+            steady=steady,
+            boot="the machine never restarts",
+            flush_s=RECONCILE_S,
+            tell=_unexpected,
+        )
+        await self._ledger.open(["cloud"])
         self.lifecycle = Lifecycle(
             providers=[NamedProvider("cloud", self._provider)],
             pod=FakePod(self.cloud, warm_s=WARM_S),
@@ -164,12 +179,14 @@ class Gateway:
             wall=wall,
             idle=self.make_idle(self.idle_timeout_s),
             habits=HabitsOf(self._access),
+            books=self._ledger,
+            steady=steady,
         )
         await self.lifecycle.open()
 
     async def crash(self, down_s: float) -> None:
         """Die: nothing that it does from here on reaches the cloud or the disk. Come up after `down_s`."""
-        lifecycle = self.lifecycle
+        lifecycle, ledger = self.lifecycle, self._ledger
         if lifecycle is None:
             return
         self.crashes.append(asyncio.get_running_loop().time())
@@ -180,6 +197,7 @@ class Gateway:
         await asyncio.sleep(0)
         lifecycle.cut()
         await dying
+        await ledger.aclose()
         await asyncio.sleep(down_s)
         await self.open()
 
@@ -187,4 +205,9 @@ class Gateway:
         """The month is over."""
         if self.lifecycle is not None:
             await self.lifecycle.close(keep=True, stop_wait_s=0)
+            await self._ledger.aclose()
         self.books.end()
+
+
+def _unexpected(trouble: str) -> None:
+    raise RuntimeError(trouble)

@@ -49,6 +49,8 @@ class Report:
             looking; and billed in a pause for longer than any policy allows.
         billing_at_end: the cloud still bills, hours after the last request.
         told: what all sessions cost, by the gateway's own word.
+        on_record: the same by the ledger, which is written by the real bookkeeper, over all crashes.
+        open_rows: sessions of the ledger that never came to an end.
         cost: what they cost by the cloud's bill.
         crashes: of the gateway.
     """
@@ -62,6 +64,8 @@ class Report:
     leaked_s: float
     billing_at_end: bool
     told: float
+    on_record: float
+    open_rows: int
     cost: float
     crashes: int
 
@@ -206,6 +210,8 @@ def _report(cloud: StormyCloud, gateway: Gateway, clients: Clients, end: float) 
         leaked_s=_leaked(bill, gateway, clients, end),
         billing_at_end=bool(bill) and bill[-1][1] >= end,
         told=float(books.told),
+        on_record=float(gateway.disk.record.cost),
+        open_rows=len(gateway.disk.record.still_open),
         cost=paid_s / 3600 * float(rate or 0),
         crashes=len(gateway.crashes),
     )

@@ -49,6 +49,7 @@ class Bookkeeper:
         wall: the calendar.
         steady: a clock that no calendar moves, in seconds, sleep of the machine included.
         boot: names the run of that clock.
+        flush_s: how often the uses of a pod that serves are written.
         tell: hears of a ledger that fails, once for each trouble, and of its recovery.
     """
 
@@ -60,6 +61,7 @@ class Bookkeeper:
         wall: Callable[[], datetime],
         steady: Callable[[], float],
         boot: str,
+        flush_s: float = FLUSH_S,
         tell: Callable[[str], None],
         on_crash: CrashListener | None = None,
     ) -> None:
@@ -69,12 +71,14 @@ class Bookkeeper:
         self._wall = wall
         self._steady = steady
         self._boot = boot
+        self._flush_s = flush_s
         self._tell = tell
         self._on_crash = on_crash
         self._open: dict[str, Session] = {}
         # Of providers whose row is an earlier gateway's and not confirmed yet: until when that one is sure
         # to have paid; None once the pod was seen alive by this one.
         self._left: dict[str, datetime | None] = {}
+        self._refused: dict[str, str] = {}  # why; the pod is started all the same, and is being stopped
         self._stopping: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
         self._serving: str | None = None
@@ -146,6 +150,9 @@ class Bookkeeper:
         elif report.phase in _ALIVE:
             if provider in self._left and not over:
                 self._left[provider] = None
+            if row.started_at is None and provider in self._stopping:
+                self._refused[provider] = self._reasons.get(provider, "refused")
+                row = evolve(row, started_at=row.asked_at)
             self._keep(self._with(row, report))
 
     def stops(self, providers: frozenset[str]) -> None:
@@ -156,10 +163,10 @@ class Bookkeeper:
                 self._keep(evolve(row, stop_asked_at=self._now(row)))
         for name in was - providers:
             row = self._open.get(name)
-            if row is not None and (row.started_at is None or name in self._left):
-                reason = (
-                    "restart" if row.started_at else f"failed start: {self._reasons.get(name, 'refused')}"
-                )
+            if row is not None and (row.started_at is None or name in self._left or name in self._refused):
+                failed = self._refused.get(name, self._reasons.get(name, "refused"))
+                paid = row.started_at is not None and name not in self._refused
+                reason = "restart" if paid else f"failed start: {failed}"
                 self._close(row, self._left.get(name) or self._now(row), reason)
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
@@ -183,6 +190,7 @@ class Bookkeeper:
 
     def _began(self, news: SessionBegan) -> None:
         self._left.pop(news.provider, None)
+        self._refused.pop(news.provider, None)
         row = self._open.get(news.provider) or self._new(news.provider, Starter(reason=news.cause))
         up_s = max(0.0, (self._wall() - news.at).total_seconds())
         if row.started_at is None or up_s > self._age_s(row) + 1.0:
@@ -258,6 +266,7 @@ class Bookkeeper:
         """This row is over; the seconds before an accepted start cost nothing."""
         self._open.pop(row.provider, None)
         self._left.pop(row.provider, None)
+        self._refused.pop(row.provider, None)
         seconds = Decimal(str(max(0.0, (at - row.began_at).total_seconds())))
         cost = None if row.hourly_rate is None else row.hourly_rate * seconds / SECONDS_PER_HOUR
         self._note(evolve(row, ended_at=at, end_reason=reason, cost=cost if row.started_at else NOTHING))
@@ -311,7 +320,7 @@ class Bookkeeper:
     async def _write_for_ever(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._wake.wait(), FLUSH_S if self._serving else None)
+                await asyncio.wait_for(self._wake.wait(), self._flush_s if self._serving else None)
             except TimeoutError:  # steps of a session are written at once, uses now and then
                 self._flush()
             self._wake.clear()

@@ -49,10 +49,12 @@ def test_rough_days(make_idle: MakeIdle) -> None:
 
 @POLICIES
 def test_the_books_after_usual_days(make_idle: MakeIdle) -> None:
-    """Faults and crashes included, the gateway's word of the cost is within 2 % of the cloud's."""
+    """Faults and crashes included, the gateway's word and its ledger are within 2 % of the cloud's bill."""
     report = days("bot", make_idle, 4)
     assert 10 == report.crashes
     assert report.told == pytest.approx(report.cost, rel=0.02)
+    assert report.on_record == pytest.approx(report.cost, rel=0.02)
+    assert 0 == report.open_rows
 
 
 @POLICIES

@@ -1,0 +1,67 @@
+"""The ledger in the simulation: rows in memory that outlive each gateway; knows no cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from attrs import define, field
+
+from gpugate.ports.ledger import Session, Use
+
+
+@define
+class Record:
+    """All that reached the disk, of all gateways."""
+
+    rows: dict[str, Session] = field(factory=dict)
+    still_open: dict[str, Session] = field(factory=dict)
+
+    @property
+    def cost(self) -> Decimal:
+        """What the sessions cost that have come to an end."""
+        return sum((row.cost or Decimal(0) for row in self.rows.values()), Decimal(0))
+
+
+@define
+class RecordOf:
+    """One gateway's hold on it: what a dead one writes does not arrive."""
+
+    record: Record
+    is_dead: Callable[[], bool]
+
+    async def put(self, session: Session) -> None:
+        """Write this session's row."""
+        if self.is_dead():
+            return
+        self.record.rows[session.id] = session
+        if session.ended_at is None:
+            self.record.still_open[session.id] = session
+        else:
+            self.record.still_open.pop(session.id, None)
+
+    async def open_sessions(self) -> list[Session]:
+        """Those without an end, oldest first."""
+        return sorted(self.record.still_open.values(), key=lambda row: (row.asked_at, row.id))
+
+    async def put_uses(self, uses: Sequence[Use]) -> None:
+        """Nobody asks here whose the seconds were."""
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """All."""
+        return list(self.record.rows.values())
+
+    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+        """None are kept."""
+        return []
+
+    async def budget_told(self, month: str) -> int:
+        """No budget is set."""
+        return 0
+
+    async def tell_budget(self, month: str, percent: int) -> None:
+        """No budget is set."""
+
+    async def aclose(self) -> None:
+        """Nothing to let go."""
