@@ -12,13 +12,14 @@ import aiohttp
 
 from gpugate.cli.failures import FAILED, OK
 from gpugate.cli.parser import gpugate_version
-from gpugate.errors import ProviderError, SettingsError
-from gpugate.ports.provider import Endpoint, Phase
+from gpugate.errors import ProviderError, RateLimited, SettingsError
+from gpugate.ports.provider import Endpoint, Phase, PodReport, Provider
 from gpugate.providers import registry
 from gpugate.providers.local import Local, command_problem
 from gpugate.settings import Settings, provider_config
 
 _PATIENCE_S = 20.0  # for one answer: above any provider's own timeout of one call (10 s)
+_LONGEST_WAIT_S = 10.0  # for a provider's rate limit: somebody sits in front of it
 Finding = tuple[bool, str]  # whether it is well, and a line about it
 
 
@@ -56,7 +57,7 @@ async def _provider_findings(
         provider_class = registry.find(name)
         provider = provider_class(provider_config(settings, name, provider_class.Config), session)
         try:
-            report = await asyncio.wait_for(provider.inspect(), _PATIENCE_S)
+            report = await _look(provider)
         finally:
             await provider.aclose()
     except (ProviderError, SettingsError) as error:
@@ -73,6 +74,17 @@ async def _provider_findings(
         yield report.phase is not Phase.GONE, f"{who}: {about}" + (f" ({more})" if more else "")
         if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
             yield await _pod_health(settings, report.endpoints["ollama"], session)
+
+
+async def _look(provider: Provider) -> PodReport:
+    """One look; asked for too soon after the last (another `check` a moment ago), it is waited out once."""
+    try:
+        return await asyncio.wait_for(provider.inspect(), _PATIENCE_S)
+    except RateLimited as error:
+        if error.retry_after is None or not 0 <= error.retry_after <= _LONGEST_WAIT_S:
+            raise
+        await asyncio.sleep(error.retry_after)
+    return await asyncio.wait_for(provider.inspect(), _PATIENCE_S)
 
 
 async def _pod_health(settings: Settings, endpoint: Endpoint, session: aiohttp.ClientSession) -> Finding:
