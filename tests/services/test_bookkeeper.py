@@ -454,3 +454,22 @@ def test_no_disk_holds_up_a_stop(broken: bool) -> None:
         assert row.end_reason == "forced"
 
     play(story)
+
+
+@pytest.mark.parametrize("ignored", [0, 2])
+def test_a_pod_that_was_refused_and_is_started_all_the_same(ignored: int) -> None:
+    """The provider says that it has no GPU, and bills one: what it takes to stop it is on record."""
+
+    async def story() -> None:
+        liar = FakeCloud(boot_s=300, stop_s=50, ignore_stops=ignored)
+        liar.fail("start", LostAnswer(NoCapacity()))
+        house = House([liar, FakeCloud()])
+        async with house.open() as lifecycle:
+            await ask(lifecycle)
+            await off(lifecycle)
+        lied, _ = sorted(house.rows, key=lambda row: row.provider)
+        assert seconds(lied) == pytest.approx(liar.total_billed_s, abs=1)
+        assert lied.cost == pytest.approx(Decimal("0.44") * Decimal(seconds(lied)) / 3600)
+        assert lied.end_reason == "failed start: capacity"
+
+    play(story)
