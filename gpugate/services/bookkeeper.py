@@ -349,7 +349,7 @@ class Bookkeeper:
                 await self._ledger.put_uses(list(spent.values()))
                 spent = {}
         except LedgerError as error:
-            self._complain(f"{error}; {len(rows)} sessions wait to be written")
+            self._complain(f"{error}; rows that wait to be written: {len(rows)}")
             return False
         finally:  # cancelled, too: what has not been written is not forgotten
             self._rows = {**rows, **self._rows}

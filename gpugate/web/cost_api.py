@@ -245,7 +245,9 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def _cell(value: object) -> object:
-    """A spreadsheet must not take what a provider or a user is called for a formula."""
+    """As a spreadsheet reads it: no name that it takes for a formula, no 5e-05."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
+    if isinstance(value, float):
+        return f"{Decimal(str(value)):f}"
     return "" if value is None else value
