@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from decimal import Decimal
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import aiohttp
-import attrs
 import structlog
 from aiohttp import web
 
@@ -28,13 +24,12 @@ from gpugate.adapters.ollama import OllamaPod
 from gpugate.adapters.ollama_chat import OllamaModels
 from gpugate.adapters.steady_clock import boot, steady
 from gpugate.core.idle import Learned
-from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
 from gpugate.observe.log import AccessLog, configure, log_crash
 from gpugate.observe.news import log_news
 from gpugate.ports.ledger import Ledger
-from gpugate.ports.provider import Endpoint, Price, Provider
+from gpugate.ports.provider import Endpoint, Provider
 from gpugate.providers import registry
 from gpugate.relay import Relay
 from gpugate.services.bookkeeper import Bookkeeper
@@ -64,57 +59,16 @@ from gpugate.web.gate import Gate
 from gpugate.web.gate_api import GateApi
 from gpugate.web.jwks import Jwks, http_fetch
 from gpugate.web.ollama_api import OllamaApi
-from gpugate.web.server import GuardedServer, listen, raise_file_limit
+from gpugate.web.server import GuardedServer, listen
 from gpugate.web.services_api import ServicesApi
 from gpugate.wiring_bot import BotRoom, no_bot
+from gpugate.wiring_settings import fallback_price_of, policy_of, secrets_of
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
 
 POD_LIVES = frozenset({"Warming", "Preloading", "Ready", "Draining"})
 """States in which an exchange with the pod may be under way."""
-
-
-def serve(settings: Settings) -> int:
-    """Run the gateway until a signal ends it; return the exit status (0, or 1 with a stop not proved).
-
-    Raises:
-        OSError: the address is taken.
-        SettingsError: a provider is not installed, or its section is wrong.
-    """
-    raise_file_limit()
-    return _runner()(_serve(settings))
-
-
-def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
-    """uvloop's loop where it is installed (the extra `uvloop`), asyncio's otherwise."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run
-    return uvloop.run
-
-
-async def _serve(settings: Settings) -> int:
-    gateway = Gateway(settings)
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-
-    def on_signal() -> None:
-        if asked.is_set():
-            gateway.cut()
-        asked.set()
-
-    ending = {signal.SIGTERM, signal.SIGINT}
-    for number in ending:
-        loop.add_signal_handler(number, on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)  # the command line has held them back until now
-    await gateway.open()
-    try:
-        await asked.wait()
-    finally:
-        proved = await gateway.close()
-    return 0 if proved else 1
 
 
 class Gateway:
@@ -154,7 +108,7 @@ class Gateway:
         self._output = configure(
             settings.log.format,  # type: ignore[arg-type]
             settings.log.level,
-            secrets=_secrets(settings.auth, settings.bot, settings.pod, *self._configs.values()),
+            secrets=secrets_of(settings.auth, settings.bot, settings.pod, *self._configs.values()),
         )
         self._log = structlog.get_logger()
         self._hub = EventHub(lambda: self.lifecycle.snapshot())
@@ -202,7 +156,7 @@ class Gateway:
             pod=pod,
             policy=policy_of(settings, [named.provider for named in providers]),
             debts=DebtsFile(self._state / "unproved-stops.json", self._warn),
-            fallback_price=_fallback_price(settings),
+            fallback_price=fallback_price_of(settings),
             listeners=[log_news, self._hub.hear, self._hear],
             on_crash=log_crash,
             idle=Learned(settings.pod.idle_timeout) if learns else None,
@@ -326,7 +280,7 @@ class Gateway:
         self._stack.push_async_callback(self._ledger.aclose)
         books = Bookkeeper(
             self._ledger,
-            fallback=_fallback_price(self.settings),
+            fallback=fallback_price_of(self.settings),
             wall=lambda: datetime.now(UTC),
             steady=steady,
             boot=boot(),
@@ -424,48 +378,6 @@ class Gateway:
         self._log.warning(text)
 
 
-def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
-    """The machine's numbers out of the settings and what the providers can."""
-    pod, queue = settings.pod, settings.queue
-    paces = tuple(
-        Pace(
-            name=name,
-            min_poll_s=provider.capabilities.min_poll_s,
-            min_probe_s=provider.capabilities.min_probe_s,
-        )
-        for name, provider in zip(pod.provider, providers, strict=True)
-    )
-    return Policy(
-        providers=paces,
-        idle_timeout_s=pod.idle_timeout,
-        start_attempts=pod.start_attempts,
-        start_backoff_s=pod.start_backoff,
-        start_timeout_s=pod.start_timeout,
-        capacity_wait_s=pod.capacity_wait,
-        warmup_timeout_s=pod.warmup_timeout,
-        health_interval_s=pod.health_interval,
-        reconcile_interval_s=pod.reconcile_interval,
-        stop_retry_s=pod.stop_retry,
-        preload=pod.preload,
-        max_session_s=pod.max_session,
-        retry_after_s=pod.retry_after,
-        max_waiting=queue.max_waiting,
-        max_wait_s=queue.max_wait,
-        drain_concurrency=queue.drain_concurrency,
-        shutdown_grace_s=settings.server.shutdown_grace,
-    )
-
-
-def _secrets(*configs: attrs.AttrsInstance) -> list[str]:
-    """Every secret of these attrs objects (fields that have no repr), for the log to leave out."""
-    return [
-        value
-        for config in configs
-        for attribute in attrs.fields(type(config))
-        if not attribute.repr and isinstance(value := getattr(config, attribute.name), str) and value
-    ]
-
-
 def _session() -> aiohttp.ClientSession:
     """For the gateway's own calls; a CDN refuses clients without a User-Agent (facts/providers.md 0.8).
 
@@ -478,8 +390,3 @@ def _session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=30),
     )
-
-
-def _fallback_price(settings: Settings) -> Price:
-    rate = Decimal(str(settings.cost.hourly_rate))
-    return Price(rate or None, None, settings.cost.currency)

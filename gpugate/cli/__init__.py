@@ -24,7 +24,7 @@ __all__ = ["main"]
 # Commands that run until they are told to stop: a signal is how they end well (contract section 2).
 _LASTING = {"serve", "demo", "events"}
 
-# Of these the gateway itself hears signals, once it can: it lets them through then (`gpugate.wiring`).
+# Of these the gateway itself hears signals, once it can: it lets them through then (`running.py`).
 _GATEWAYS = {"serve", "demo"}
 
 _ENDING = {signal.SIGTERM, signal.SIGINT}

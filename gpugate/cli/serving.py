@@ -46,7 +46,7 @@ def _warn(text: str) -> None:
 
 
 def _run(settings: Settings) -> int:
-    from gpugate.wiring import serve as run_gateway  # it imports everything: only now
+    from gpugate.cli.running import serve as run_gateway  # it imports everything: only now
 
     try:
         return run_gateway(settings)

@@ -187,9 +187,9 @@ def _hanging_gateway() -> Iterator[str]:
 
 def fake_wiring(monkeypatch: pytest.MonkeyPatch, serve: Any) -> None:
     """Put a gateway that does as `serve` in the place of the real one."""
-    module = ModuleType("gpugate.wiring")
+    module = ModuleType("gpugate.cli.running")
     module.serve = serve  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "gpugate.wiring", module)
+    monkeypatch.setitem(sys.modules, "gpugate.cli.running", module)
 
 
 @pytest.fixture

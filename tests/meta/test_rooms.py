@@ -82,7 +82,10 @@ ROOMS: dict[str, Room] = {
         {"attrs", "pytest", "aiohttp", "aiogram", "multidict", "orjson"},
     ),
     "wiring_bot": Room(EVERYTHING | {"bot"}, {"attrs", "aiohttp", "structlog"}),
-    "wiring": Room(EVERYTHING | {"wiring_bot"}, {"attrs", "aiohttp", "structlog", "uvloop", "orjson"}),
+    "wiring_settings": Room({"core", "ports", "settings"}, {"attrs"}),
+    "wiring": Room(
+        EVERYTHING | {"wiring_bot", "wiring_settings"}, {"attrs", "aiohttp", "structlog", "orjson"}
+    ),
     "cli": Room(EVERYTHING | CLI, {"attrs", "aiohttp", "structlog", "uvloop", "orjson", "jwt", "cattrs"}),
     "__main__": Room({"cli"}),
     "__init__": Room({"errors", "ports"}),

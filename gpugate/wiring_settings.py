@@ -1,0 +1,59 @@
+"""The settings in the words of other rooms: the machine's numbers, the log's secrets; connects nothing."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import attrs
+
+from gpugate.core.policy import Pace, Policy
+from gpugate.ports.provider import Price, Provider
+from gpugate.settings import Settings
+
+
+def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
+    """The machine's numbers out of the settings and what the providers can."""
+    pod, queue = settings.pod, settings.queue
+    paces = tuple(
+        Pace(
+            name=name,
+            min_poll_s=provider.capabilities.min_poll_s,
+            min_probe_s=provider.capabilities.min_probe_s,
+        )
+        for name, provider in zip(pod.provider, providers, strict=True)
+    )
+    return Policy(
+        providers=paces,
+        idle_timeout_s=pod.idle_timeout,
+        start_attempts=pod.start_attempts,
+        start_backoff_s=pod.start_backoff,
+        start_timeout_s=pod.start_timeout,
+        capacity_wait_s=pod.capacity_wait,
+        warmup_timeout_s=pod.warmup_timeout,
+        health_interval_s=pod.health_interval,
+        reconcile_interval_s=pod.reconcile_interval,
+        stop_retry_s=pod.stop_retry,
+        preload=pod.preload,
+        max_session_s=pod.max_session,
+        retry_after_s=pod.retry_after,
+        max_waiting=queue.max_waiting,
+        max_wait_s=queue.max_wait,
+        drain_concurrency=queue.drain_concurrency,
+        shutdown_grace_s=settings.server.shutdown_grace,
+    )
+
+
+def secrets_of(*configs: attrs.AttrsInstance) -> list[str]:
+    """Every secret of these attrs objects (fields that have no repr), for the log to leave out."""
+    return [
+        value
+        for config in configs
+        for attribute in attrs.fields(type(config))
+        if not attribute.repr and isinstance(value := getattr(config, attribute.name), str) and value
+    ]
+
+
+def fallback_price_of(settings: Settings) -> Price:
+    """The price where the provider tells none."""
+    rate = Decimal(str(settings.cost.hourly_rate))
+    return Price(rate or None, None, settings.cost.currency)
