@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -141,43 +142,14 @@ class Gateway:
             NamedProvider(name, kind(self._configs[name], session)) for name, kind in self._kinds.items()
         ]
         pod = OllamaPod(session, settings.pod.health_path)
-        catalog = Catalog(
-            settings.catalog.when_stopped,  # type: ignore[arg-type]
-            settings.catalog.models,
-            self._state / "catalog.json",
-            tell=self._warn,
-            refresh=lambda: self._keeper.refresh(),
-        )
+        catalog = self._new_catalog()
         self._keeper = CatalogKeeper(catalog, pod, log_crash)
-        learns = settings.pod.idle_policy == "learned"
         self._books = await self._open_books()
-        self.lifecycle = Lifecycle(
-            providers=providers,
-            pod=pod,
-            policy=policy_of(settings, [named.provider for named in providers]),
-            debts=DebtsFile(self._state / "unproved-stops.json", self._warn),
-            fallback_price=fallback_price_of(settings),
-            listeners=[log_news, self._hub.hear, self._hear],
-            on_crash=log_crash,
-            idle=Learned(settings.pod.idle_timeout) if learns else None,
-            habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
-            books=self._books,
-            steady=steady,
-        )
+        self.lifecycle = self._new_lifecycle(providers, pod, self._books)
         if settings.pod.lease:
             self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)
             self._stack.push_async_callback(self._lease.aclose)
-        self._costs = Costs(
-            self._ledger,
-            lambda: self.lifecycle.snapshot(),
-            settings.cost.currency,
-            lambda: datetime.now(UTC),
-            self._books.settle,
-        )
-        self._reconcile = Reconcile(self._costs, providers, settings.cost.currency, lambda: datetime.now(UTC))
-        if settings.cost.monthly_budget:
-            self._budget = self._new_budget(*(self._money or (self._costs, self._ledger)))
-            await self._budget.open()
+        await self._open_costs(providers, self._books)
         gate = self._gate(session, catalog)
         self._runner = web.ServerRunner(
             GuardedServer(gate.handle, gate.malformed, gate.begin), shutdown_timeout=CLEANUP_S
@@ -229,6 +201,40 @@ class Gateway:
     async def _drained(self, grace_s: float) -> None:
         if self._room is not None:
             await self._room.drain(grace_s)
+
+    def _new_catalog(self) -> Catalog:
+        return Catalog(
+            self.settings.catalog.when_stopped,  # type: ignore[arg-type]
+            self.settings.catalog.models,
+            self._state / "catalog.json",
+            tell=self._warn,
+            refresh=lambda: self._keeper.refresh(),
+        )
+
+    def _new_lifecycle(self, providers: list[NamedProvider], pod: OllamaPod, books: Bookkeeper) -> Lifecycle:
+        settings = self.settings
+        learns = settings.pod.idle_policy == "learned"
+        return Lifecycle(
+            providers=providers,
+            pod=pod,
+            policy=policy_of(settings, [named.provider for named in providers]),
+            debts=DebtsFile(self._state / "unproved-stops.json", self._warn),
+            fallback_price=fallback_price_of(settings),
+            listeners=[log_news, self._hub.hear, self._hear],
+            on_crash=log_crash,
+            idle=Learned(settings.pod.idle_timeout) if learns else None,
+            habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
+            books=books,
+            steady=steady,
+        )
+
+    async def _open_costs(self, providers: list[NamedProvider], books: Bookkeeper) -> None:
+        currency, wall = self.settings.cost.currency, partial(datetime.now, UTC)
+        self._costs = Costs(self._ledger, self.lifecycle.snapshot, currency, wall, books.settle)
+        self._reconcile = Reconcile(self._costs, providers, currency, wall)
+        if self.settings.cost.monthly_budget:
+            self._budget = self._new_budget(*(self._money or (self._costs, self._ledger)))
+            await self._budget.open()
 
     def _gate(self, session: aiohttp.ClientSession, catalog: Catalog) -> Gate:
         settings = self.settings
