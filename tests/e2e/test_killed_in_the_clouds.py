@@ -26,8 +26,6 @@ STARTS, STOPS, LOOKS = ("start", "create"), ("stop", "delete"), ("get", "list")
 IDLE_S = 1200.0
 AWAY_S = 600.0
 ADOPTED_WITHIN_S = 60.0
-IGNORED_S = 60.0
-"""How long Vast.ai's plugin believes in a deletion that was accepted, before it is sent again."""
 EVER = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
 
@@ -157,7 +155,7 @@ def test_killed(tmp_path: Path, name: str, mode: str, point: str, luck: str) -> 
         town.set_back = bad.set_back
         await asyncio.sleep(AWAY_S)
         await mortal.open()
-        await asyncio.sleep(ADOPTED_WITHIN_S + IGNORED_S * bad.stops_ignored)
+        await asyncio.sleep(ADOPTED_WITHIN_S)
         assert not town.billing or town.gateway.lifecycle.serving is not None
         async with asyncio.timeout(3 * IDLE_S):
             while town.gateway.lifecycle.word != "STOPPED":

@@ -30,7 +30,7 @@ EXCLUDED_S = 3600.0
 """How long a machine is left alone after an instance failed there."""
 SLOW_S = 300.0
 """An instance that is destroyed after so long without having run has failed."""
-ENDING_S = 60.0
+ENDING_S = 20.0
 """What is still listed so long after it was destroyed was not destroyed."""
 
 _ON_ITS_WAY = (Phase.RUNNING, Phase.STARTING, Phase.PROVISIONING)
