@@ -6,7 +6,7 @@ that is aiohttp 3.14's, and relies on what is private there: `tests/web/test_con
 look again.
 
 A request whose bytes have been seen before means what it meant then: aiohttp's parser need not read
-them again, and where `Begin` can send it on at once no task need wake up. All else, and all that turns out
+them again, and where the `Desk` can send it on at once no task need wake up. All else, and all that turns out
 to be less simple than it looked, is aiohttp's as ever (`_hand_over`).
 """
 
@@ -16,7 +16,8 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Protocol
+from hashlib import sha256
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpVersion11, StreamWriter
@@ -56,29 +57,63 @@ class Begun(Protocol):
         """The client is gone."""
 
 
-Begin = Callable[[web.BaseRequest, Callable[[], None]], Begun | None]
-"""Sends a request on if that needs no thought; else None, and nothing has happened. Must not raise.
+class Familiar(Protocol):
+    """A request that was asked before."""
 
-The second argument is called, never at once, whenever there may be something new to learn of `Begun.ended`.
-"""
+    @property
+    def message(self) -> RawRequestMessage:
+        """As the parser read it, but for what is secret."""
+
+
+FamiliarT = TypeVar("FamiliarT", bound=Familiar)
+
+
+class Desk(Protocol[FamiliarT]):
+    """Who sends on at once what needs no thought, and says what that is."""
+
+    def learn(self, message: RawRequestMessage) -> FamiliarT | None:
+        """What to keep of a request without a body, if it may come again and needs no thought then."""
+
+    def begin(self, familiar: FamiliarT, request: web.BaseRequest, news: Callable[[], None]) -> Begun | None:
+        """Send it on now; None: not now, and nothing has happened. Must not raise.
+
+        `news` is called, never at once, whenever there may be something new to learn of `Begun.ended`.
+        """
+
+
+class NoDesk:
+    """For servers that have nothing to send on."""
+
+    def learn(self, message: RawRequestMessage) -> None:
+        """Nothing is."""
+
+    def begin(self, familiar: Familiar, request: web.BaseRequest, news: Callable[[], None]) -> None:
+        """Never asked for."""
 
 
 class Known:
-    """Requests without a body, by their bytes, as aiohttp's parser read them."""
+    """Familiar requests by what their bytes hash to: who reads our memory finds no token."""
 
-    def __init__(self) -> None:
-        self._messages: dict[bytes, RawRequestMessage] = {}
-        self.get = self._messages.get
+    def __init__(self, learn: Callable[[RawRequestMessage], Familiar | None]) -> None:
+        self._learn = learn
+        self._familiar: dict[bytes, Familiar] = {}
+
+    def get(self, data: bytes) -> Familiar | None:
+        """The request of these bytes, if it is familiar."""
+        return self._familiar.get(sha256(data).digest()) if len(data) <= _LONGEST_KNOWN else None
 
     def learn(self, data: bytes, message: RawRequestMessage) -> None:
-        """Keep what is simple enough to be asked again; `data` is all of the request and nothing else."""
+        """Keep what may be asked again; `data` is all of the request and nothing else."""
         if len(data) > _LONGEST_KNOWN or message.method != "GET" or message.version != HttpVersion11:
             return
         if message.should_close or message.upgrade or message.chunked:
             return
-        if len(self._messages) >= _MOST_KNOWN:
-            self._messages.clear()
-        self._messages[data] = message
+        familiar = self._learn(message)
+        if familiar is None:
+            return
+        if len(self._familiar) >= _MOST_KNOWN:
+            self._familiar.clear()
+        self._familiar[sha256(data).digest()] = familiar
 
 
 class Connection(RequestHandler):
@@ -90,9 +125,9 @@ class Connection(RequestHandler):
     """
 
     __slots__ = (
-        "_begin",
         "_begun",
         "_close_then",
+        "_desk",
         "_fed",
         "_handed",
         "_known",
@@ -107,13 +142,13 @@ class Connection(RequestHandler):
         *,
         loop: asyncio.AbstractEventLoop,
         malformed: Malformed,
-        begin: Begin,
+        desk: Desk[Any],
         known: Known,
         **options: Any,
     ) -> None:
         super().__init__(server, loop=loop, **options)
         self._malformed = malformed
-        self._begin = begin
+        self._desk = desk
         self._known = known
         self._swift: web.BaseRequest | None = None  # the request that `_begun` answers
         self._begun: Begun | None = None
@@ -193,12 +228,12 @@ class Connection(RequestHandler):
             self._known.learn(data, message)
 
     def _begin_at_once(self, data: bytes) -> bool:
-        message = self._known.get(data)
+        familiar = self._known.get(data)
         manager, factory, task = self._manager, self._request_factory, self._task_handler
-        if message is None or manager is None or factory is None or task is None:
+        if familiar is None or manager is None or factory is None or task is None:
             return False
-        request = factory(message, EMPTY_PAYLOAD, self, StreamWriter(self, self._loop), task)
-        begun = self._begin(request, self._news)
+        request = factory(familiar.message, EMPTY_PAYLOAD, self, StreamWriter(self, self._loop), task)
+        begun = self._desk.begin(familiar, request, self._news)
         if begun is None:
             return False
         self._swift, self._begun = request, begun

@@ -12,15 +12,18 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+from attrs import frozen
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
 from gpugate.relay import Ending, Relayed, Sending
 from gpugate.services.tasks import CrashListener
-from gpugate.web.auth import User, Verifier, bearer
+from gpugate.web.auth import User, Verifier, bearer, key_of
 from gpugate.web.call import Call
 from gpugate.web.connection import Begun
 from gpugate.web.cors import Cors
-from gpugate.web.dialects import error_body, request_id
+from gpugate.web.dialects import error_body, new_id, request_id, sane_id
 from gpugate.web.gate_api import OwnRoutes
 from gpugate.web.ollama_api import OllamaApi
 from gpugate.web.surface import Kind, Route, classify, split_path_token
@@ -77,18 +80,43 @@ class Gate:
         call = self._name(request)
         return self.carry(call, classify(call.method, call.path), None, began)
 
-    def begin(self, request: web.BaseRequest, news: Callable[[], None]) -> Begun | None:
-        """Send what needs no thought: a list, for somebody known, from a pod that serves.
+    def learn(self, message: RawRequestMessage) -> Asked | None:
+        """A list needs no thought; see `connection.Desk`."""
+        headers = message.headers
+        path, _, query = message.path.partition("?")
+        route = classify(message.method, path)
+        key = key_of(headers)
+        if route.kind is not Kind.METADATA or key is None:
+            return None
+        open_headers = CIMultiDict(headers)
+        del open_headers["Authorization"]
+        raw = tuple(line for line in message.raw_headers if line[0].lower() != b"authorization")
+        return Asked(
+            message=message._replace(headers=CIMultiDictProxy(open_headers), raw_headers=raw),
+            path=path,
+            query=query,
+            route=route,
+            key=key,
+            request_id=sane_id(headers.get("X-Request-Id")),
+            extra_head=self._cors.headers_for(headers["Origin"]) if "Origin" in headers else b"",
+        )
 
-        See `connection.Begin`. Whatever is wrong with the request is for `handle` to find and to say.
+    def begin(self, familiar: Asked, request: web.BaseRequest, news: Callable[[], None]) -> Begun | None:
+        """Send a list, for somebody known, to a pod that serves; see `connection.Desk`.
+
+        Whatever is wrong with the request is for `handle` to find and to say.
         """
         if self._ollama.sleeps:
             return None
         began = time.perf_counter()
-        call = self._name(request)
-        route = classify(call.method, call.path)
+        route, user = familiar.route, self._verifier.still(familiar.key)
+        if user is None or (route.scope is not None and not user.may(route.scope)):
+            return None
+        call = Call(request, familiar.request_id or new_id(), familiar.path, familiar.query, "")
+        call.user = user
+        call.extra_head = _id_line(call.request_id) + familiar.extra_head
         try:
-            sending = self._sent_at_once(call, route)
+            sending = self._ollama.send(call, route)
         except (GateError, ConnectionError):
             return None
         if sending is None:
@@ -148,18 +176,10 @@ class Gate:
             token, rest = split
             prefix, path = f"/k/{token}", rest
         call = Call(request, request_id(headers.get("X-Request-Id")), path, query, prefix)
-        call.extra_head = b"X-Request-Id: " + call.request_id.encode("ascii") + b"\r\n"
+        call.extra_head = _id_line(call.request_id)
         if "Origin" in headers:
             call.extra_head += self._cors.headers_for(headers["Origin"])
         return call
-
-    def _sent_at_once(self, call: Call, route: Route) -> Sending | None:
-        """Send what needs no thought: a list, for somebody known, from a pod that serves."""
-        if route.kind is not Kind.METADATA or (user := self._remembered(call)) is None:
-            return None
-        if route.scope is not None and not user.may(route.scope):
-            return None
-        return self._ollama.send(call, route)
 
     def _answer(self, call: Call, route: Route) -> Awaitable[web.StreamResponse]:
         if route.kind is Kind.NOT_OURS and call.path.startswith("/k/"):
@@ -238,6 +258,26 @@ class Gate:
         )
 
 
+@frozen
+class Asked:
+    """A list that was asked for before, as it was understood then; see `connection.Familiar`.
+
+    Attributes:
+        message: without its token.
+        key: what the verifier remembers the token under.
+        request_id: the client's own; None: it has none.
+        extra_head: what every answer carries beside its id.
+    """
+
+    message: RawRequestMessage
+    path: str
+    query: str
+    route: Route
+    key: bytes
+    request_id: str | None
+    extra_head: bytes
+
+
 class _Begun:
     """A call whose request `Gate.begin` has sent; see `connection.Begun`."""
 
@@ -270,6 +310,10 @@ def _note(call: Call, response: web.StreamResponse) -> None:
         call.sent = response.sent
         if response.ending is not Ending.COMPLETE:
             call.ending = response.ending.name.lower()
+
+
+def _id_line(request_id: str) -> bytes:
+    return b"X-Request-Id: " + request_id.encode("ascii") + b"\r\n"
 
 
 def _token(call: Call) -> str:

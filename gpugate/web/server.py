@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from collections.abc import Callable
+from typing import Any
 
 from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
-from gpugate.web.connection import Begin, Connection, Handler, Known, Malformed
+from gpugate.web.connection import Connection, Desk, Handler, Known, Malformed, NoDesk
 
 HEAD_LIMIT_S = 30.0
 """A new connection has so long to send the head of its first request (slow loris)."""
@@ -36,20 +36,16 @@ class _Request(web.BaseRequest):
         response.headers["Server"] = SOFTWARE
 
 
-def _nothing_at_once(request: web.BaseRequest, news: Callable[[], None]) -> None:
-    """For servers that have nothing to send on."""
-
-
 class GuardedServer(web.Server):
     """`web.Server` that drops connections whose first request does not come.
 
     Args:
         handler: answers requests.
         malformed: answers what is none; must not look into it.
-        begin: sends on at once what needs no thought.
+        desk: sends on at once what needs no thought.
     """
 
-    def __init__(self, handler: Handler, malformed: Malformed, begin: Begin = _nothing_at_once) -> None:
+    def __init__(self, handler: Handler, malformed: Malformed, desk: Desk[Any] | None = None) -> None:
         super().__init__(
             handler,
             handler_cancellation=True,
@@ -61,15 +57,15 @@ class GuardedServer(web.Server):
             request_factory=self._request,
         )
         self._malformed = malformed
-        self._begin = begin
-        self._known = Known()
+        self._desk: Desk[Any] = desk or NoDesk()
+        self._known = Known(self._desk.learn)
 
     def __call__(self) -> RequestHandler:
         connection = Connection(
             self,
             loop=self._loop,
             malformed=self._malformed,
-            begin=self._begin,
+            desk=self._desk,
             known=self._known,
             **self._kwargs,
         )

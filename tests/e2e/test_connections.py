@@ -128,6 +128,15 @@ class TestTheSameAgain:
             await asyncio.wait([waiting])
             assert isinstance(waiting.exception(), (ConnectionError, asyncio.IncompleteReadError))
 
+    async def test_what_is_kept(self, talker: House, ask):
+        """No token is."""
+        async with wire_to(talker.port) as wire:
+            await ask(wire)
+        server = talker.gateway._runner.server
+        (kept,) = server._known._familiar.values()
+        assert "Host" in kept.message.headers
+        assert "eyJ" not in repr(server._known._familiar)
+
     async def test_token_that_expires(self, opened):
         """It is looked at every time."""
         house = await opened(auth__leeway=0)

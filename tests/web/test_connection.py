@@ -11,9 +11,10 @@ from hashlib import sha256
 
 import pytest
 from aiohttp import StreamReader, web
-from aiohttp.http_parser import HttpRequestParser
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import RequestHandler
+from attrs import frozen
 
 from gpugate.relay import Ending, Relayed
 from gpugate.web.connection import Known, let_go_of_body
@@ -133,6 +134,13 @@ async def test_shutdown_while_a_request_runs(house):
     writer.close()
 
 
+@frozen
+class Kept:
+    """What is kept of a request."""
+
+    message: RawRequestMessage
+
+
 class Pending:
     """A request sent on, as the tests want it to end."""
 
@@ -169,7 +177,7 @@ class Desk(House):
         self.readers: list[StreamReader] = []
         self.pending: list[Pending] = []
         self.runner = web.ServerRunner(
-            GuardedServer(self.answer, lambda request: web.Response(status=400), self.begin),
+            GuardedServer(self.answer, lambda request: web.Response(status=400), self),
             shutdown_timeout=1,
         )
 
@@ -180,7 +188,10 @@ class Desk(House):
             self.readers.append(request.content)
         return await super().answer(request)
 
-    def begin(self, request: web.BaseRequest, news: Callable[[], None]) -> Pending | None:
+    def learn(self, message: RawRequestMessage) -> Kept:
+        return Kept(message)
+
+    def begin(self, kept: Kept, request: web.BaseRequest, news: Callable[[], None]) -> Pending | None:
         if not request.path.startswith("/swift"):
             return None
         self.pending.append(Pending(self, request, news))
@@ -377,13 +388,17 @@ class TestBetweenRequests:
 
 
 def test_no_end_of_known_ones():
-    """Only so many are remembered."""
-    known = Known()
+    """Only so many are remembered, and none that the desk does not want."""
+    wanted = [True]
+    known = Known(lambda message: Kept(message) if wanted[0] else None)
     message = HttpRequestParser(None, None, 2**16).feed_data(SWIFT)[0][0][0]
     for number in range(1000):
         known.learn(b"%d" % number, message)
-    assert known.get(b"999") is message
+    assert known.get(b"999").message is message
     assert known.get(b"0") is None
+    wanted[0] = False
+    known.learn(b"1000", message)
+    assert known.get(b"1000") is None
 
 
 ANY = (
@@ -420,8 +435,8 @@ class Mixed(Desk):
                 let_go_of_body(request)
         return await super().answer(request)
 
-    def begin(self, request: web.BaseRequest, news: Callable[[], None]) -> Pending | None:
-        pending = super().begin(request, news)
+    def begin(self, kept: Kept, request: web.BaseRequest, news: Callable[[], None]) -> Pending | None:
+        pending = super().begin(kept, request, news)
         if pending is not None:
             pending.whole = self.chance.random() < 0.7
             asyncio.get_running_loop().call_later(self.chance.choice((0, 0, 0.002)), news)
