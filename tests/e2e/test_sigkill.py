@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from gpugate.simulated.faults import Hang, HangAfter
 from gpugate.testing.clouds.faults import Capacity, LostResponse
 
-from .crashes import RATE, Scene, open_scene
+from .crashes import DELAYS, RATE, Scene, open_scene
 from .process import Running
 
 UNWRITTEN_S = 0.7
@@ -165,6 +166,8 @@ async def test_a_request_came_while_it_stopped(scene: Scene) -> None:
     """It waits for the next start when everything ends."""
     scene.settings()
     scene.cloud.fail("stop", LostResponse(0.0))
+    for pod in scene.cloud.pods.values():  # time enough for a busy machine to see it stop
+        pod.delays = evolve(DELAYS, stop_s=3.0)
 
     async def drive(gateway: Running) -> None:
         scene.ask(gateway)
