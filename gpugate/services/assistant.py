@@ -250,7 +250,8 @@ class Assistant:
             case Period.SESSION:
                 return replies.session_cost(await self.costs.session())
             case Period.TODAY:
-                return replies.today_cost(await self.costs.today(), self.currency)
+                spent, running = await self.costs.today(), await self.costs.session()
+                return replies.today_cost(spent, self.currency, running)
             case Period.MONTH:
                 return replies.month_cost(await self.costs.summary())
 

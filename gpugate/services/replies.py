@@ -293,12 +293,14 @@ def month_cost(cost: Summary) -> str:
     )
 
 
-def today_cost(cost: Decimal, currency: str) -> str:
-    """Today, by UTC."""
+def today_cost(cost: Decimal, currency: str, now: SessionCost | None = None) -> str:
+    """Today, by UTC; `now` is the running session, whose price may be unknown."""
+    unknown = "What the running session costs is not known: nobody tells the pod's price"
+    unknown = unknown if now is not None and now.estimated_cost is None else ""
     if not cost:
-        return "Today nothing has been spent yet."
+        return unknown + "." if unknown else "Today nothing has been spent yet."
     about = "" if cost < CENT / 2 else "about "
-    return f"Today you have spent {about}{money(cost, currency)}."
+    return sentences(f"Today you have spent {about}{money(cost, currency)}", unknown)
 
 
 # --- the rest -------------------------------------------------------------------------------------

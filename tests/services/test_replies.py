@@ -219,6 +219,15 @@ def test_start_and_stop(text, said):
             "The current session has lasted 23 minutes at runpod, estimated cost so far is $0.13.",
         ),
         (replies.today_cost(Decimal(0), "USD"), "Today nothing has been spent yet."),
+        (
+            replies.today_cost(Decimal(0), "USD", SessionCost(estimated_cost=None)),
+            "What the running session costs is not known: nobody tells the pod's price.",
+        ),
+        (
+            replies.today_cost(Decimal("0.4"), "USD", SessionCost(estimated_cost=None)),
+            "Today you have spent about $0.40. "
+            "What the running session costs is not known: nobody tells the pod's price.",
+        ),
         (replies.today_cost(Decimal("0.4"), "USD"), "Today you have spent about $0.40."),
         (replies.today_cost(Decimal("0.001"), "USD"), "Today you have spent less than $0.01."),
     ],
