@@ -67,6 +67,13 @@ class TestUpstream:
         assert (True, 2) == (answer.whole, len(answer.lines))
 
 
+async def status_of_whole(wire: Wire) -> bytes:
+    """Read one answer to its end; its status."""
+    head = await wire.head()
+    await wire.reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+    return head.split()[1]
+
+
 class TestTheSameAgain:
     """A list asked for twice in the same bytes goes another way through the gateway than the first time."""
 
@@ -147,13 +154,32 @@ class TestTheSameAgain:
             async with asyncio.timeout(5):
                 while not statuses or statuses[-1] == b"200":
                     wire.send(asked)
-                    head = await wire.head()
-                    statuses.append(head.split()[1])
-                    length = int(head.lower().partition(b"content-length:")[2].split()[0])
-                    await wire.reader.readexactly(length)
+                    statuses.append(await status_of_whole(wire))
                     await asyncio.sleep(0.05)
         assert len(statuses) > 2
         assert b"401" == statuses[-1]
+
+    async def test_scope(self, talker: House):
+        """Is asked for every time, also of somebody who is known."""
+        asked = request("GET", "/api/tags", headers=bearer(scope="pod"))
+        async with wire_to(talker.port) as wire:
+            statuses = []
+            for _ in range(3):
+                wire.send(asked)
+                statuses.append(await status_of_whole(wire))
+        assert [b"403"] * 3 == statuses
+
+    async def test_users_who_share_a_connection(self, log, talker: House):
+        """As behind a proxy: each request is its own sender's, and one user's right is not the next one's."""
+        users = {name: bearer(sub=name, scope=scope) for name, scope in (("ann", "chat"), ("bob", "pod"))}
+        users["eve"] = {"Authorization": "Bearer no.such.token"}
+        async with wire_to(talker.port) as wire:
+            for name in ("ann", "bob", "eve") * 3:
+                wire.send(request("GET", "/api/tags", headers=users[name]))
+                await status_of_whole(wire)
+        lines = [line for line in log.lines("request") if line["path"] == "/api/tags"]
+        expected = [("ann", 200), ("bob", 403), (None, 401)] * 3
+        assert expected == [(line["user"], line["status"]) for line in lines]
 
     async def test_pod_that_was_stopped(self, talker: House, ask):
         """The list is answered out of memory."""
