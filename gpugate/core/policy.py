@@ -52,7 +52,7 @@ class Policy:
     preload_limit_s: float = 300.0  # Ollama's own OLLAMA_LOAD_TIMEOUT
     soonest_look_s: float = 0.1
     soonest_probe_s: float = 0.05
-    eagerness: float = 0.008  # the next look comes after this share of the time waited so far
+    eagerness: float = 0.005  # the next look comes after this share of the time waited so far
 
     def backoff_s(self, attempt: int, chance: float) -> float:
         """The pause after failed attempt `attempt` (from 1), with `chance` in [0, 1) as the jitter's die."""
@@ -67,7 +67,7 @@ class Policy:
         """The pause until the next look at a provider that has been at it for `waited_s`.
 
         Readiness is seen soon after it comes, in proportion to the wait: a start of 6 s is looked at
-        every 0.1 s near its end, one of 90 s every 0.7 s, and never slower than `health_interval`.
+        every 0.1 s near its end, one of 90 s every 0.45 s, and never slower than `health_interval`.
         """
         eager = max(self.soonest_look_s, self.eagerness * waited_s)
         return max(min(eager, self.health_interval_s), self.providers[provider].min_poll_s)
