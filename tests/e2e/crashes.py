@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,18 @@ stop_retry = 0.1
 """
 
 
+class OurClock(LoopClock):
+    """Its calendar is the machine's, also when that is set while a test runs."""
+
+    def at(self, second: float) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=second - self.now())
+
+
 class WatchedRunPod(RunPodSim):
     """Tells when it has done something, before anybody hears of it."""
 
     def __init__(self) -> None:
-        super().__init__(clock=LoopClock(epoch=datetime.now(UTC)), delays=DELAYS, strict=False)
+        super().__init__(clock=OurClock(), delays=DELAYS, strict=False)
         self.done: dict[str, Callable[[], None]] = {}
 
     async def _answer(self, operation: Operation, request: web.Request) -> web.StreamResponse:
@@ -208,7 +215,6 @@ async def open_scene(folder: Path) -> AsyncIterator[Scene]:
     ):
         clouds = {"mortal": first, "second": second}
         for cloud in clouds.values():
-            cloud.clock.now()  # it begins to run, so that its calendar is ours
             cloud.edge.upstreams[11434] = ollama.url
         ground = Ground(folder, env={"MORTAL_AT": str(order)})
         yield Scene(ground, clouds, ollama, order)
