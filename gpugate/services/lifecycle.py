@@ -458,9 +458,6 @@ class Lifecycle:
         return Starter(user=lease.user, reason=reason, request_id=lease.request_id)
 
     def _age_s(self, provider: str, report: PodReport) -> float:
-        """How long a pod that is found has been paid for: by the books, else by the provider's word.
-
-        What is in the books was written before the pod was asked for; the provider's clock may be wrong.
-        """
+        """How long a pod that is found has been paid for: by the books or the provider's word, the longer."""
         known = self._books.age_s(provider, report) if self._books is not None else None
-        return self._chronicle.record.age_s(report) if known is None else known
+        return max(self._chronicle.record.age_s(report), known or 0.0)

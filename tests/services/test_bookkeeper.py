@@ -251,22 +251,19 @@ def test_a_crash_while_a_stop_is_unproved_and_hours_pass() -> None:
 
 
 @define
-class Wrong(FakeCloud):
-    """A cloud whose clock is so much ahead of ours."""
-
-    ahead: timedelta = timedelta(hours=1)
+class Ahead(FakeCloud):
+    """A cloud whose clock is an hour ahead of ours."""
 
     def report(self) -> PodReport:
-        began = BEGINNING + timedelta(seconds=self._billed_since or 0.0) + self.ahead
+        began = BEGINNING + timedelta(seconds=self._billed_since or 0.0, hours=1)
         return evolve(super().report(), started_at=began)
 
 
-@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(hours=-1)])
-def test_a_crash_and_a_cloud_whose_clock_is_wrong(ahead: timedelta) -> None:
-    """A pod starts neither in the future nor before it was asked for: it is the one that the row is about."""
+def test_a_crash_and_a_cloud_whose_clock_is_ahead() -> None:
+    """A pod cannot have started in the future: it is the one that the row is about."""
 
     async def story() -> None:
-        house = House([Wrong(ahead=ahead)])
+        house = House([Ahead()])
         async with house.crashes() as lifecycle:
             await ask(lifecycle, 600)
         async with house.open() as lifecycle:
