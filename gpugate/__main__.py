@@ -1,12 +1,13 @@
 """Where the process begins: holds signals back until the command line can hear them; knows no command."""
 
-import signal
 import sys
+
+from gpugate.signals import hold_back
 
 
 def main() -> int:
     """Run the command line; a signal that comes while it is imported waits until it can be heard."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    hold_back()
     from gpugate import cli
 
     return cli.main()

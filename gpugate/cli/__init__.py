@@ -18,6 +18,7 @@ from types import FrameType
 from gpugate.cli.failures import FAILED, OK, WRONG, Failure
 from gpugate.cli.parser import parse
 from gpugate.errors import GateError, ProviderError, SettingsError
+from gpugate.signals import ENDING, heard
 
 __all__ = ["main"]
 
@@ -27,17 +28,15 @@ _LASTING = {"serve", "demo", "events"}
 # Of these the gateway itself hears signals, once it can: it lets them through then (`running.py`).
 _GATEWAYS = {"serve", "demo"}
 
-_ENDING = {signal.SIGTERM, signal.SIGINT}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0 done, 1 refused or failed, 2 wrong usage."""
-    with _sigterm_as_interrupt():
+    with _signals_as_interrupt():
         args = parse(argv)
         try:
             command = _command(args.run)
             if args.command not in _GATEWAYS:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             status = command(args)
             sys.stdout.flush()
         except KeyboardInterrupt:
@@ -70,7 +69,8 @@ def _tell(error: Exception) -> int:
     else:
         lines, status = [_unforeseen(error)], FAILED
     for line in lines:
-        print(" ".join(line.splitlines()), file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # the terminal is closed
+            print(" ".join(line.splitlines()), file=sys.stderr)
     return status
 
 
@@ -84,32 +84,37 @@ def _unforeseen(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, until a command's own handler takes over.
+def _signals_as_interrupt() -> Iterator[None]:
+    """Let every signal of `ENDING` end a command as Ctrl-C does, until a command's own handler takes over.
 
-    Neither is heard before the command lets them through: an exception out of the middle of an import can
+    None is heard before the command lets them through: an exception out of the middle of an import can
     crash what is written in C, or be lost there.
     """
+    numbers = heard() - {signal.SIGINT}  # that one raises already
     interrupted = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
         interrupted = True
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending: a second one must not spoil the status
+        for number in numbers:
+            signal.signal(number, signal.SIG_IGN)  # it is ending: a second one must not spoil the status
         raise KeyboardInterrupt
 
+    before = {number: signal.getsignal(number) for number in numbers}
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: signals are somebody else's
+        for number in numbers:
+            signal.signal(number, interrupt)
+    except ValueError:  # not in the main thread: signals are not this command's to hear
         yield
         return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if not interrupted:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _let_go_of_stdout() -> None:

@@ -7,13 +7,14 @@ command ends by stopping it until a look proves the stop. It knows no provider.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from decimal import ROUND_UP, Decimal
-from typing import Any
+from typing import Any, TextIO
 
 import aiohttp
 from attrs import define, field, frozen
@@ -26,6 +27,7 @@ from gpugate.errors import ProviderError, RateLimited
 from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry
 from gpugate.settings import Settings, provider_config
+from gpugate.signals import heard
 from gpugate.testing.reports import OFF, ON, class_complaints, report_complaints, secrets_of, told
 from gpugate.testing.wires import cut_session
 
@@ -62,6 +64,12 @@ class Pace:
         pod = settings.pod
         look_s = max(pod.health_interval, capabilities.min_poll_s)
         return cls(look_s, pod.start_timeout, pod.warmup_timeout, max(pod.stop_retry, look_s))
+
+
+def _put(line: str, stream: TextIO) -> None:
+    """Print; a terminal that was closed must not keep the pod from its stop."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=stream, flush=True)
 
 
 def provider_check(args: Namespace) -> int:
@@ -118,16 +126,16 @@ class Check:
 
     def say(self, text: str) -> None:
         """A claim that holds."""
-        print(f"ok    {text}", flush=True)
+        _put(f"ok    {text}", sys.stdout)
 
     def note(self, text: str) -> None:
         """Something that is neither."""
-        print(f"--    {text}", flush=True)
+        _put(f"--    {text}", sys.stdout)
 
     def fail(self, text: str) -> None:
         """A claim that does not hold."""
         self.failed = True
-        print(f"FAIL  {text}", file=sys.stderr, flush=True)
+        _put(f"FAIL  {text}", sys.stderr)
 
     # --- the run ------------------------------------------------------------------------------
 
@@ -135,7 +143,8 @@ class Check:
         """All checks; with `spend` also those that start the pod."""
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in heard() - {signal.SIGINT}:  # asyncio hears that one itself
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         headers = {"User-Agent": f"gpugate/{gpugate_version()}"}
         async with aiohttp.ClientSession(headers=headers, cookie_jar=aiohttp.DummyCookieJar()) as session:
             provider = self.kind(self.config, session)

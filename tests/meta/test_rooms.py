@@ -41,7 +41,7 @@ class Room:
     banned: set[str] = field(factory=set)
 
 
-CLI = {"cli", "wiring", "__main__"}
+CLI = {"cli", "wiring", "__main__", "signals"}
 EVERYTHING = {
     "core",
     "ports",
@@ -82,12 +82,13 @@ ROOMS: dict[str, Room] = {
         {"attrs", "pytest", "aiohttp", "aiogram", "multidict", "orjson"},
     ),
     "wiring_bot": Room(EVERYTHING | {"bot"}, {"attrs", "aiohttp", "structlog"}),
-    "wiring_settings": Room({"core", "ports", "settings"}, {"attrs"}),
+    "wiring_settings": Room({"core", "ports", "settings", "services"}, {"attrs"}),
     "wiring": Room(
         EVERYTHING | {"wiring_bot", "wiring_settings"}, {"attrs", "aiohttp", "structlog", "orjson"}
     ),
     "cli": Room(EVERYTHING | CLI, {"attrs", "aiohttp", "structlog", "uvloop", "orjson", "jwt", "cattrs"}),
-    "__main__": Room({"cli"}),
+    "__main__": Room({"cli", "signals"}),
+    "signals": Room(),
     "__init__": Room({"errors", "ports"}),
 }
 

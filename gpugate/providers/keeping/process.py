@@ -17,7 +17,7 @@ from .launch import CommandFailed, become_subreaper
 
 def main() -> None:
     """Obey the order on standard input, which is a socket to the gateway."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if os.getpid() != os.getsid(0):
