@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from gpugate.bot.polling import Poller
 from gpugate.bot.seen import Seen
 from gpugate.bot.translate import ALLOWED_UPDATES, Translator
 from gpugate.bot.trouble import FIRST_PAUSE_S, Patience
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.services.tasks import CrashListener, Supervised
 
 PATH = "/api/v1/bot/telegram"
 COMMANDS: Mapping[str, str] = {
@@ -106,7 +106,7 @@ class TelegramBot:
             on_crash=on_crash,
         )
         self._poller = Poller(self._bot, self.inbox.take, ALLOWED_UPDATES, first_pause_s)
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._tasks: list[Supervised] = []
         self._is_open = False
 
     def open(self) -> None:
@@ -115,9 +115,9 @@ class TelegramBot:
         self._is_open = True
         if not self._allowed:
             self._log.warning("bot: bot.allowed_chats is empty, so nobody is heard")
-        self._spawn(self._introduce(), "introduction")
+        self._keep(self._introduce, "introduction")
         if self._hook is None:
-            self._spawn(self._poller.run(), "polling")
+            self._keep(self._poller.run, "polling")
 
     def take(self, update: Mapping[str, Any]) -> bool:
         """Take an update that came by webhook; False: not any more, it has to come again."""
@@ -133,10 +133,7 @@ class TelegramBot:
     async def drain(self, grace_s: float) -> None:
         """Hear nothing more; what is under way has so many seconds, then its chat is told."""
         self._is_open = False
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await asyncio.gather(*(task.aclose() for task in self._tasks))
         if self._hook is None:
             await self._poller.confirm()
         await self.inbox.drain(grace_s)
@@ -151,8 +148,8 @@ class TelegramBot:
             await self.drain(0)
         await self.outbox.aclose()
 
-    def _spawn(self, work: Any, name: str) -> None:
-        self._tasks.append(spawn(work, f"telegram {name}", on_crash=self._on_crash))
+    def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        self._tasks.append(Supervised(work, f"telegram {name}", on_crash=self._on_crash))
 
     async def _introduce(self) -> None:
         """Learn the own name, register the webhook, show the menu; until it works."""

@@ -25,7 +25,7 @@ from gpugate.services.news import (
     SessionEnded,
     Transition,
 )
-from gpugate.services.tasks import CrashListener, report_crash, spawn
+from gpugate.services.tasks import CrashListener, Supervised, report_crash
 
 SUMMARY_AT = time(9, 0)
 """When the daily summary comes, by this machine's own clock; only if there was a session since the last."""
@@ -101,14 +101,14 @@ class Announcer:
         self._trouble = ""
         self._alarms: set[tuple[str, str]] = set()
         self._failed: tuple[str, datetime] | None = None
-        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._tasks: tuple[Supervised, ...] = ()
 
     def open(self) -> None:
         """Begin to tell; without chats there is nothing to do."""
         if self._chats:
             self._tasks = (
-                spawn(self._tell_on(), "tells news", on_crash=self._on_crash),
-                spawn(self._sum_up_daily(), "sums up the day", on_crash=self._on_crash),
+                Supervised(self._tell_on, "tells news", on_crash=self._on_crash),
+                Supervised(self._sum_up_daily, "sums up the day", on_crash=self._on_crash),
             )
 
     async def aclose(self, patience_s: float = 5.0) -> None:
@@ -117,9 +117,7 @@ class Announcer:
             with suppress(TimeoutError):
                 async with asyncio.timeout(patience_s):
                     await self._all_told.wait()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
+            await asyncio.gather(*(task.aclose() for task in self._tasks))
 
     # --- what is news -------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from gpugate.ports.provider import Phase, PodReport, Price
 from gpugate.services.books import Starter
 from gpugate.services.news import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.services.status import SECONDS_PER_HOUR
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.services.tasks import CrashListener, Supervised
 from gpugate.services.uses import Spent, Uses
 
 FLUSH_S = 2.0
@@ -108,7 +108,7 @@ class Bookkeeper:
         for row in [row for row in left if row.provider not in providers and row is self._open[row.provider]]:
             self._give_up(row)
         self._left = {name: _sure_until(row) for name, row in self._open.items()}
-        self._writer = spawn(self._write_for_ever(), "ledger:writer", on_crash=self._on_crash)
+        self._writer = Supervised(self._write_for_ever, "ledger:writer", on_crash=self._on_crash)
 
     def _give_up(self, row: Session) -> None:
         """Nobody can look at this pod any more, or stop it."""
@@ -122,8 +122,7 @@ class Bookkeeper:
     async def aclose(self) -> None:
         """Write what is left; what cannot be written in time is told."""
         self._flush()
-        self._writer.cancel()
-        await asyncio.gather(self._writer, return_exceptions=True)
+        await self._writer.aclose()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_LIMIT_S):
                 await self._write()
@@ -320,7 +319,9 @@ class Bookkeeper:
     async def _write_for_ever(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._wake.wait(), self._flush_s if self._serving else None)
+                # not `wait_for`: Python 3.11's swallows a cancellation that comes together with the event
+                async with asyncio.timeout(self._flush_s if self._serving else None):
+                    await self._wake.wait()
             except TimeoutError:  # steps of a session are written at once, uses now and then
                 self._flush()
             self._wake.clear()

@@ -23,7 +23,7 @@ from attrs import frozen
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError
 from gpugate.services.news import BudgetCrossed, Listener, News, SessionBegan, SessionEnded
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.services.tasks import CrashListener, Supervised
 
 THRESHOLDS = (50, 80, 100)
 """Per cent of the budget that are told of (contract section 7)."""
@@ -109,7 +109,7 @@ class Budget:
         self._month = ""  # that `judged` is about
         self._blind = False
         self._soon = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task: Supervised | None = None
 
     async def open(self) -> BudgetJudged:
         """Take the first look, before anybody can ask for a start; tells nothing yet."""
@@ -122,13 +122,12 @@ class Budget:
     def watch(self) -> None:
         """From now on judge and tell: the lifecycle is open."""
         self._judge(self.judged)
-        self._task = spawn(self._watch(), "budget", on_crash=self._on_crash)
+        self._task = Supervised(self._watch, "budget", on_crash=self._on_crash)
 
     async def aclose(self) -> None:
         """Watch no more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await self._task.aclose()
 
     def hear(self, news: News) -> None:
         """A session that begins or ends changes what is spent."""
@@ -140,7 +139,8 @@ class Budget:
             self._soon.clear()
             pause_s = await self._step()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._soon.wait(), pause_s)
+                async with asyncio.timeout(pause_s):
+                    await self._soon.wait()
 
     async def _step(self) -> float:
         """Look, bar or release, tell; return how long nothing can change by itself."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from gpugate.ports.provider import Endpoint
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.services.tasks import CrashListener, Supervised
 
 RENEW_EVERY_S = 30.0
 """Three looks of the pod's script, which takes a letter out at each; thirty renewals in its 15 minutes."""
@@ -64,7 +64,7 @@ class PodLease:
         self._untaken = 0
         self._trouble: str | None = None
         self._soon = asyncio.Event()
-        self._task = spawn(self._renew_for_ever(), "pod:lease", on_crash=on_crash)
+        self._task = Supervised(self._renew_for_ever, "pod:lease", on_crash=on_crash)
 
     def renew_soon(self) -> None:
         """A pod has become ready: do not wait for the next round."""
@@ -73,8 +73,7 @@ class PodLease:
 
     async def aclose(self) -> None:
         """Renew no more."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await self._task.aclose()
 
     async def _renew_for_ever(self) -> None:
         while True:
@@ -82,7 +81,8 @@ class PodLease:
             if (endpoint := self._serving()) is not None:
                 self._judge(await self._mailbox.leave(endpoint, self._digest, self._content))
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._soon.wait(), self._every_s)
+                async with asyncio.timeout(self._every_s):
+                    await self._soon.wait()
 
     def _judge(self, came: int | str) -> None:
         self._untaken = self._untaken + 1 if came == STILL_THERE else 0

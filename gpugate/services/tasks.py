@@ -8,7 +8,16 @@ from typing import Any
 
 CrashListener = Callable[[str, BaseException], None]
 
+FIRST_PAUSE_S = 0.1
+"""Before a supervised task that died is started afresh; doubles with each death."""
+LONGEST_PAUSE_S = 5.0
+"""The longest of these pauses; a task that lived longer than this begins with the first one again."""
+
 _alive: set[asyncio.Task[Any]] = set()
+
+
+class TaskDied(Exception):
+    """A supervised task was ended by something else than an error of its own."""
 
 
 def report_crash(name: str, error: BaseException, on_crash: CrashListener | None) -> None:
@@ -36,3 +45,68 @@ def spawn(
 
     task.add_done_callback(ended)
     return task
+
+
+class Supervised:
+    """A task for as long as its owner lives: when it dies, that is reported and it is started afresh.
+
+    It dies of an error, of SystemExit, or of a cancellation that is not `cancel`; one that returns has done
+    its work. Made where a loop runs.
+
+    Args:
+        work: makes the coroutine of one run; must take up what an earlier run left undone.
+        name: of the task, in log lines.
+        on_crash: hears of each death.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        name: str,
+        *,
+        on_crash: CrashListener | None = None,
+    ) -> None:
+        self._work = work
+        self._name = name
+        self._on_crash = on_crash
+        self._pause_s = FIRST_PAUSE_S
+        self._loop = asyncio.get_running_loop()
+        self._next: asyncio.TimerHandle | None = None
+        self._cancelled = asyncio.Event()
+        self._begin()
+
+    def cancel(self) -> None:
+        """End it for good; returns before it has ended."""
+        self._cancelled.set()
+        if self._next is not None:
+            self._next.cancel()
+        self._task.cancel()
+
+    async def aclose(self, limit_s: float | None = None) -> None:
+        """End it for good, and wait for the end, for `limit_s` at most."""
+        self.cancel()
+        await asyncio.wait([self._task], timeout=limit_s)
+
+    def _begin(self) -> None:
+        self._next = None
+        self._began_at = self._loop.time()
+        self._task = spawn(self._run(), self._name, on_crash=self._on_crash)
+        self._task.add_done_callback(self._ended)
+
+    async def _run(self) -> None:
+        try:
+            await self._work()
+        except SystemExit as error:  # it would end the loop, and everything else with it
+            raise TaskDied("it called sys.exit") from error
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._cancelled.is_set():
+            return
+        if task.cancelled():
+            report_crash(self._name, TaskDied("it was cancelled"), self._on_crash)
+        elif task.exception() is None:
+            return
+        if self._loop.time() - self._began_at > LONGEST_PAUSE_S:
+            self._pause_s = FIRST_PAUSE_S
+        self._next = self._loop.call_later(self._pause_s, self._begin)
+        self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)

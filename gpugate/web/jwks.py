@@ -131,7 +131,7 @@ class Jwks:
             await asyncio.wait([looking])
 
     async def _look(self) -> None:
-        if self._looking is None:
+        if self._looking is None or self._looking.done():  # done: it was cancelled before it began
             if self._tried_at is not None and self._clock() - self._tried_at < PAUSE_S:
                 return
             self._tried_at = self._clock()
