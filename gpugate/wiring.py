@@ -60,10 +60,10 @@ from gpugate.web.gate import Gate
 from gpugate.web.gate_api import GateApi
 from gpugate.web.jwks import Jwks, http_fetch
 from gpugate.web.ollama_api import OllamaApi
-from gpugate.web.server import GuardedServer, listen
+from gpugate.web.server import GuardedServer, answer_itself, listen
 from gpugate.web.services_api import ServicesApi
 from gpugate.wiring_bot import BotRoom, no_bot
-from gpugate.wiring_settings import fallback_price_of, policy_of, secrets_of
+from gpugate.wiring_settings import fallback_price_of, longest_end_s, policy_of, secrets_of
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
@@ -83,6 +83,7 @@ class Gateway:
         settings: the whole configuration.
         find: the class of a provider's name; tests bring their own.
         money: what was spent, and what was told of it.
+        on_failure: called when the lifecycle has failed: `close` stops the pod then, and has to follow.
 
     Raises:
         SettingsError: a provider is not installed, its section is wrong, or a workflow is.
@@ -95,8 +96,10 @@ class Gateway:
         settings: Settings,
         find: Callable[[str], type[Provider]] = registry.find,
         money: tuple[Spending, Told] | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
+        self._on_failure = on_failure
         self._money = money
         self.port = settings.server.port
         self._stack = AsyncExitStack()
@@ -127,12 +130,21 @@ class Gateway:
 
         Raises:
             OSError: the address is taken; nothing has been started then.
+            NotAnswering: it listens, and does not answer; what it had found is left as `on_exit` says.
         """
         try:
             await self._open()
         except BaseException:
-            await self._stack.aclose()
+            if self._is_open:
+                await self.close()
+            else:
+                await self._stack.aclose()
             raise
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the lifecycle has failed, or None."""
+        return self.lifecycle.failure
 
     async def _open(self) -> None:
         settings = self.settings
@@ -158,14 +170,19 @@ class Gateway:
         self._stack.push_async_callback(self._runner.cleanup)
         self.port = await listen(self._runner, settings.server.host, settings.server.port)
         await self.lifecycle.open()
+        self._is_open = True
         if self._budget is not None:  # nothing was awaited since the socket: nobody came before this
             self._budget.watch()
             self._stack.push_async_callback(self._budget.aclose)
         if self._room is not None:
             self._room.open()
             self._stack.push_async_callback(self._room.aclose)
-        self._is_open = True
+        await answer_itself(self._runner, "/api/v1/health")
         gc.freeze()  # what is here now stays: the collector need not walk it again
+        self._log.info(
+            "an orderly end may take so long: `docker stop -t`, TimeoutStopSec and the like must allow it",
+            seconds=longest_end_s(settings),
+        )
         self._log.info("listening", host=settings.server.host, port=self.port)
 
     async def close(self) -> bool:
@@ -175,7 +192,7 @@ class Gateway:
         """
         settings = self.settings.server
         for site in list(self._runner.sites):
-            await site.stop()
+            await site.stop()  # closes its socket, and waits for nothing
         drained = spawn(self._drained(settings.shutdown_grace), "bot: drains", on_crash=log_crash)
         proved = await self.lifecycle.close(keep=settings.on_exit == "keep", stop_wait_s=settings.stop_wait)
         await asyncio.wait([drained])
@@ -226,6 +243,7 @@ class Gateway:
             habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
             books=books,
             steady=steady,
+            on_failure=self._on_failure,
         )
 
     async def _open_costs(self, providers: list[NamedProvider], books: Bookkeeper) -> None:

@@ -8,7 +8,11 @@ import attrs
 
 from gpugate.core.policy import Pace, Policy
 from gpugate.ports.provider import Price, Provider
+from gpugate.services.commands import STOP_NOTE_LIMIT_S
 from gpugate.settings import Settings
+
+LETTING_GO_S = 5.0
+"""What an orderly end takes after the pod's: the last rows of the ledger, news, connections."""
 
 
 def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
@@ -41,6 +45,13 @@ def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
         drain_concurrency=queue.drain_concurrency,
         shutdown_grace_s=settings.server.shutdown_grace,
     )
+
+
+def longest_end_s(settings: Settings) -> float:
+    """How long an orderly end may take, in seconds; only a provider or a disk that hangs makes it longer."""
+    server = settings.server
+    stop_s = server.stop_wait + STOP_NOTE_LIMIT_S if server.on_exit == "stop" else 0.0
+    return server.shutdown_grace + stop_s + LETTING_GO_S
 
 
 def secrets_of(*configs: attrs.AttrsInstance) -> list[str]:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any
 
+from gpugate.cli.failures import Failure
 from gpugate.settings import Settings
-from gpugate.web.server import raise_file_limit
+from gpugate.signals import ENDING, heard
+from gpugate.web.server import NotAnswering, raise_file_limit
 from gpugate.wiring import Gateway
+
+HANG_UP_S = 1.0
+"""A closed terminal sends SIGHUP from the shell and from the kernel: both together are one."""
 
 
 def serve(settings: Settings) -> int:
-    """Run the gateway until a signal ends it; return the exit status (0, or 1 with a stop not proved).
+    """Run the gateway until a signal or a failure of its lifecycle ends it; return the exit status.
+
+    It is 0 after a signal, 1 after a failure and where a stop is not proved.
 
     Raises:
+        Failure: it does not answer its own request.
         OSError: the address is taken.
         SettingsError: a provider is not installed, or its section is wrong.
     """
@@ -32,23 +41,39 @@ def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
     return uvloop.run
 
 
-async def _serve(settings: Settings) -> int:
-    gateway = Gateway(settings)
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+async def _open(gateway: Gateway) -> None:
+    try:
+        await gateway.open()
+    except NotAnswering as error:
+        raise Failure(str(error)) from error
 
-    def on_signal() -> None:
+
+async def _serve(settings: Settings) -> int:
+    asked = asyncio.Event()
+    gateway = Gateway(settings, on_failure=asked.set)
+    loop = asyncio.get_running_loop()
+    hung_up_at = -inf
+
+    def on_signal(number: int) -> None:
+        nonlocal hung_up_at
+        now, last = loop.time(), hung_up_at
+        if number == signal.SIGHUP:
+            hung_up_at = now
+            if now - last < HANG_UP_S:
+                return
         if asked.is_set():
             gateway.cut()
         asked.set()
 
-    ending = {signal.SIGTERM, signal.SIGINT}
-    for number in ending:
-        loop.add_signal_handler(number, on_signal)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)  # the command line has held them back until now
-    await gateway.open()
+    for number in heard():
+        loop.add_signal_handler(number, on_signal, number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # the command line has held them back until now
     try:
-        await asked.wait()
+        await _open(gateway)
+        try:
+            await asked.wait()
+        finally:
+            proved = await gateway.close()
     finally:
-        proved = await gateway.close()
-    return 0 if proved else 1
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the loop's handlers go: one more must not kill
+    return 0 if proved and gateway.failure is None else 1

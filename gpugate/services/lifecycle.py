@@ -61,7 +61,7 @@ from gpugate.core.vocabulary import (
     Unknown,
     Weigh,
 )
-from gpugate.errors import GateError, ProviderUnavailable
+from gpugate.errors import GateError, ProviderUnavailable, ShuttingDown
 from gpugate.ports.debts import Debts
 from gpugate.ports.habits import HabitsStore
 from gpugate.ports.ledger import BY_HAND
@@ -75,7 +75,7 @@ from gpugate.services.examination import Examination, Finding
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.news import Listener, News
 from gpugate.services.status import PodStatus
-from gpugate.services.tasks import CrashListener
+from gpugate.services.tasks import CrashListener, report_crash
 
 FLIGHT_PAUSE_S = 0.25
 """How long changes of what is in flight are gathered before they are told."""
@@ -90,6 +90,10 @@ class Lifecycle:
 
     Attributes:
         serving: the pod that serves, or None; a plain attribute, for the hot path.
+        failure: the error after which nothing is decided any more, or None; all that is left is `close`.
+
+    Args:
+        on_failure: called once when `failure` is set; `close` has to follow.
     """
 
     def __init__(
@@ -108,8 +112,11 @@ class Lifecycle:
         habits: HabitsStore | None = None,
         books: Books | None = None,
         steady: Callable[[], float] | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.serving: ServingPod | None = None
+        self.failure: BaseException | None = None
+        self._on_failure = on_failure
         self._providers = tuple(providers)
         self._policy = policy
         self._debts = debts
@@ -171,7 +178,10 @@ class Lifecycle:
         with suppress(TimeoutError):
             async with asyncio.timeout(stop_wait_s):
                 await self._closed.wait()
-        proved = self._closed.is_set() or self._machine.stops.are_checks
+        if self.failure is not None:
+            proved = keep or await self._stop_undecided(stop_wait_s)
+        else:
+            proved = self._closed.is_set() or self._machine.stops.are_checks
         if self._flight_timer is not None:
             self._flight_timer.cancel()
         await self._errands.aclose()
@@ -179,6 +189,23 @@ class Lifecycle:
         self._arm(inf)
         self._armed = -inf  # nothing is ever due again
         return proved
+
+    async def _stop_undecided(self, stop_wait_s: float) -> bool:
+        """Stop every provider's pod without the machine, which has failed; False: not proved in time.
+
+        What is not proved stays in the debts, so that the next start of the gateway goes on with it.
+        """
+        names = {named.name for named in self._providers}
+        self._debts.save(sorted(names | self._foreign_debts))
+        if self._books is not None:
+            self._books.stops(frozenset(names))
+        stopping = [line.stop_now(stop_wait_s, self._policy.health_interval_s) for line in self._lines]
+        stopped = await asyncio.gather(*stopping, return_exceptions=True)
+        owed = {
+            named.name for named, proved in zip(self._providers, stopped, strict=True) if proved is not True
+        }
+        self._debts.save(sorted(owed | self._foreign_debts))
+        return not owed
 
     def cut(self) -> None:
         """Break off what still runs: somebody asked a second time."""
@@ -201,6 +228,8 @@ class Lifecycle:
                 self._tell_flight_soon()
         else:
             self._feed(Arrived(number, model, embeds, user))
+            if self.failure is not None:
+                lease.refuse(ShuttingDown(retry_after_s=5))
         return lease
 
     def begun(self, lease: Lease) -> None:
@@ -257,6 +286,8 @@ class Lifecycle:
     def _ask(self, event: Event) -> None:
         self._reply = None
         self._feed(event)
+        if self.failure is not None:
+            raise ShuttingDown(retry_after_s=5)
         if self._reply is not None:
             raise self._reply
 
@@ -298,7 +329,34 @@ class Lifecycle:
     # --- events in ----------------------------------------------------------------------------
 
     def _feed(self, event: Event) -> None:
-        """Bring one event in, carry its effects out, set the alarm for the next deadline."""
+        """Bring one event in, carry its effects out, set the alarm for the next deadline.
+
+        An error in here leaves the pod's life in no known state: it ends the gateway, by `on_failure`.
+        """
+        if self.failure is not None:
+            return
+        try:
+            self._take(event)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        self.failure = error
+        self.serving = None
+        self._arm(inf)
+        for lease in list(self._leases.values()):
+            if lease.pod is None:
+                lease.refuse(ShuttingDown(retry_after_s=5))
+            else:
+                lease.cut()
+        self._drained.set()
+        self._closed.set()
+        self._settle_known()
+        report_crash("lifecycle", error, self._on_crash)
+        if self._on_failure is not None:
+            self._on_failure()
+
+    def _take(self, event: Event) -> None:
         machine = self._machine
         was = machine.state
         now = self._loop.time()
@@ -342,7 +400,7 @@ class Lifecycle:
     def _wake(self) -> None:
         self._timer, self._armed = None, inf
         self._feed(TimePassed())
-        if self._timer is None:
+        if self._timer is None and self.failure is None:
             self._arm(self._machine.wake_at)
 
     def _seen(self, event: Looked | LookFailed) -> None:

@@ -20,6 +20,11 @@ from gpugate.web.connection import Connection, Desk, Handler, Known, Malformed, 
 HEAD_LIMIT_S = 30.0
 """A new connection has so long to send the head of its first request (slow loris)."""
 
+ANSWER_LIMIT_S = 5.0
+"""Longest that the server may take over its first request, which is its own."""
+
+_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
 KEEPALIVE_S = 75.0
 BACKLOG = 4096
 SOFTWARE = "gpugate"
@@ -92,6 +97,10 @@ def _expect_request(connection: RequestHandler) -> None:
         connection.force_close()
 
 
+class NotAnswering(Exception):
+    """The server listens, and does not answer a request to itself; the text says how."""
+
+
 async def listen(runner: web.ServerRunner, host: str, port: int) -> int:
     """Open the listening socket; return its port.
 
@@ -103,6 +112,36 @@ async def listen(runner: web.ServerRunner, host: str, port: int) -> int:
     server = site._server
     sockets: list[socket.socket] = list(server.sockets) if server is not None else []  # type: ignore[attr-defined]
     return int(sockets[0].getsockname()[1]) if sockets else port
+
+
+async def answer_itself(runner: web.ServerRunner, path: str) -> None:
+    """See that `GET path` is answered with 200 where this runner listens.
+
+    Raises:
+        NotAnswering: it is not, within `ANSWER_LIMIT_S`.
+    """
+    address = runner.addresses[0]
+    host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
+    host, port = _REACHED_AT.get(host, host), address[1]
+    asked = f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT_S):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(asked.encode())
+                status = await reader.readline()
+                await reader.read()
+            finally:
+                writer.transport.abort()
+    except TimeoutError:
+        said = f"no answer within {ANSWER_LIMIT_S:g} s"
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or type(error).__name__
+    else:
+        if status.startswith(b"HTTP/1.1 200 "):
+            return
+        said = f"the answer was {status[:40].decode('ascii', 'replace').strip()!r}"
+    raise NotAnswering(f"it listens on {host} port {port}, and does not answer its own GET {path}: {said}")
 
 
 def raise_file_limit() -> None:

@@ -8,8 +8,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from attrs import define, field
 from .support import SECRET, bearer
 
 _PLUGIN = '''
+import asyncio
 from datetime import datetime, UTC
 from decimal import Decimal
 from pathlib import Path
@@ -31,7 +33,10 @@ class Config:
     cloud: str
 
 class Filed(Provider):
-    """A cloud in a folder: `running` holds the pod, `stuck` lets stops do nothing, `log` what was asked."""
+    """A cloud in a folder: `running` holds the pod, `stuck` lets stops do nothing, `log` what was asked.
+
+    `hang` lets looks never end; `fault-at-open` and `fault` are Python to be run, the second by a look.
+    """
 
     Config = Config
 
@@ -39,6 +44,14 @@ class Filed(Provider):
         super().__init__(config, session)
         self.folder = Path(config.cloud)
         self.file = self.folder / "running"
+        self.run_fault("fault-at-open")
+
+    def run_fault(self, name):
+        fault = self.folder / name
+        if fault.exists():
+            code = fault.read_text()
+            fault.unlink()
+            exec(code, {})
 
     def report(self, asked):
         with open(self.folder / "log", "a") as log:
@@ -60,6 +73,9 @@ class Filed(Provider):
         return self.report("stop")
 
     async def inspect(self):
+        while (self.folder / "hang").exists():
+            await asyncio.sleep(0.01)
+        self.run_fault("fault")
         return self.report("inspect")
 '''
 
@@ -72,6 +88,15 @@ def install_plugin(site: Path) -> None:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gpugate-filed\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[gpugate.providers]\nfiled = gpugate_filed:Filed\n")
 
+
+DISPOSITIONS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
 
 _PORTS = itertools.count()
 
@@ -156,9 +181,14 @@ class Ground:
 
     @asynccontextmanager
     async def serve(
-        self, *, port: int = 0, wait: bool = True, stderr: Path | None = None
+        self,
+        *,
+        port: int = 0,
+        wait: bool = True,
+        stderr: Path | None = None,
+        ignored: Collection[signal.Signals] = (),
     ) -> AsyncIterator[Running]:
-        """Run `gpugate serve`; killed at the end if it still runs."""
+        """Run `gpugate serve`, with signals `ignored` as by `nohup`; killed at the end if it still runs."""
         self._count += 1
         port = port or free_port()
         config = self.folder / f"config-{self._count}.toml"
@@ -173,6 +203,7 @@ class Ground:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=sink,
+                preexec_fn=partial(settle_signals, ignored),
             )
         try:
             async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
@@ -184,6 +215,13 @@ class Ground:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
+
+
+def settle_signals(ignored: Collection[signal.Signals] = ()) -> None:
+    """Between fork and exec: what this test process has inherited must not be passed on."""
+    for number in DISPOSITIONS:
+        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 async def _listening(running: Running) -> None:

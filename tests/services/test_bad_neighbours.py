@@ -363,3 +363,101 @@ def test_a_plugin_that_will_not_close() -> None:
             assert stage.cloud.now - before < 15
 
     play(story())
+
+
+async def cancel_the_worker() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def leave_the_process() -> None:
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize(("act", "crashes"), [(cancel_the_worker, 1), (leave_the_process, 0)])
+def test_a_plugin_that_kills_its_worker(act: Any, crashes: int) -> None:
+    """The command counts as failed, a fresh worker carries the next ones out, and the pod can be stopped."""
+
+    async def story() -> None:
+        died: list[int] = []
+
+        async def once() -> PodReport:
+            if not died:
+                died.append(1)
+                await act()
+            return await FakeProvider(stage.cloud).start()
+
+        def wrap(provider: FakeProvider) -> Provider:
+            return Broken(provider, once)
+
+        async with Stage([FakeCloud()], {"start_attempts": 2}, wrap=wrap) as stage:
+            await stage.ask()
+            assert crashes == len(stage.crashes)
+            stage.crashes.clear()
+            stage.lifecycle.stop()
+            await asyncio.sleep(10)
+            assert stage.lifecycle.word is Status.STOPPED
+
+    play(story())
+
+
+class Deaf(FakeProvider):
+    """Looks never end, once it is told so."""
+
+    deaf = False
+
+    async def inspect(self) -> PodReport:
+        while self.deaf:
+            await asyncio.sleep(1)
+        return await super().inspect()
+
+
+def test_a_stop_goes_before_a_look_that_hangs() -> None:
+    """It is sent at once, not when the look's time is over."""
+
+    async def story() -> None:
+        providers: list[Deaf] = []
+
+        def wrap(provider: FakeProvider) -> Provider:
+            providers.append(Deaf(provider.cloud))
+            return providers[-1]
+
+        async with Stage([FakeCloud()], {"reconcile_interval_s": 5}, wrap=wrap) as stage:
+            await stage.ask()
+            providers[0].deaf = True
+            await asyncio.sleep(6)
+            stage.lifecycle.stop()
+            await asyncio.sleep(0.1)
+            assert "stop" in stage.cloud.calls
+            providers[0].deaf = False
+            await asyncio.sleep(10)
+            assert stage.lifecycle.word is Status.STOPPED
+
+    play(story())
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_machine_that_fails(keep: bool) -> None:
+    """Who waits or asks is told that the gateway goes down; closing stops the pod without the machine."""
+
+    async def story() -> None:
+        def handle(*_: object) -> None:
+            raise RuntimeError("a bug of ours")
+
+        async with Stage([FakeCloud()]) as stage:
+            await stage.ask()
+            stage.lifecycle._machine.handle = handle  # type: ignore[method-assign, assignment]
+            with pytest.raises(ShuttingDown):
+                stage.lifecycle.start()
+            with pytest.raises(ShuttingDown):
+                await stage.ask()
+            assert isinstance(stage.lifecycle.failure, RuntimeError)
+            assert await stage.lifecycle.close(keep=keep, stop_wait_s=60)
+            assert ("stop" in stage.cloud.calls) is not keep
+            assert frozenset() == stage.debts.load()
+            assert ["lifecycle: RuntimeError('a bug of ours')"] == stage.crashes
+            stage.crashes.clear()
+
+    play(story())

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from gpugate.web import server
-from gpugate.web.server import GuardedServer, listen, raise_file_limit
+from gpugate.web.server import GuardedServer, NotAnswering, answer_itself, listen, raise_file_limit
 
 
 async def greet(request: web.BaseRequest) -> web.StreamResponse:
@@ -50,6 +50,39 @@ async def test_taken_port(runner):
     port = await listen(runner, "127.0.0.1", 0)
     with pytest.raises(OSError, match="in use"):
         await listen(runner, "127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost"])
+async def test_it_answers_itself(runner, host):
+    """Also where what it listens on is no address to connect to."""
+    await listen(runner, host, 0)
+    await answer_itself(runner, "/")
+
+
+async def hang(request: web.BaseRequest) -> web.StreamResponse:
+    await asyncio.sleep(1e9)
+    raise AssertionError
+
+
+async def refused(request: web.BaseRequest) -> web.StreamResponse:
+    return refuse(request)
+
+
+@pytest.mark.parametrize(
+    ("handler", "said"), [(hang, "no answer within 0.1 s"), (refused, "400 Bad Request")]
+)
+async def test_it_does_not_answer_itself(handler, said, monkeypatch):
+    """Silence and any other status are told, with the place."""
+    monkeypatch.setattr(server, "ANSWER_LIMIT_S", 0.1)
+    runner = web.ServerRunner(GuardedServer(handler, refuse), shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        port = await listen(runner, "127.0.0.1", 0)
+        with pytest.raises(NotAnswering, match=said) as caught:
+            await answer_itself(runner, "/there")
+        assert f"127.0.0.1 port {port}, and does not answer its own GET /there" in str(caught.value)
+    finally:
+        await runner.cleanup()
 
 
 async def test_what_is_no_http(runner, caplog):
