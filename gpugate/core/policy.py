@@ -40,7 +40,7 @@ class Policy:
     max_waiting: int = 100
     max_wait_s: float = 600.0
     drain_concurrency: int = 1
-    shutdown_grace_s: float = 30.0
+    shutdown_grace_s: float = 5.0
 
     # Not settings: each has its source.
     jitter: float = 0.2  # contract, pod.start_attempts: at most ±20 %

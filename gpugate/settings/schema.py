@@ -105,7 +105,7 @@ class Server:
         above(0),
     )
     shutdown_grace: float = _duration(
-        "30s",
+        "5s",
         "SIGTERM: running requests get this long, new and waiting ones a 503; a second signal cuts",
         at_least(0),
     )
