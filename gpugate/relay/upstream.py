@@ -123,7 +123,7 @@ class Upstream(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """See `asyncio.Protocol`."""
-        self._ended = True
+        self._ended = _closed_in_order(self.transport)
         self.transport.abort()  # not a mere close, which would first wait for a peer that is gone to take all
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -144,6 +144,25 @@ class Upstream(asyncio.Protocol):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
+
+
+def _closed_in_order(transport: asyncio.Transport) -> bool:
+    """Whether the upstream itself ended the connection: over TLS only its close_notify alert proves that.
+
+    A bare FIN can be forged by whatever sits between the two. asyncio's TLS reports both ends as the same EOF;
+    the TLS object knows which one it was. uvloop reports a bare FIN as an error, and never comes here with it.
+    The read cannot take a byte from the answer: at EOF nothing is delivered any more, and a byte that is
+    still there is one that asyncio lost.
+    """
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        return bool(tls.read(1) == b"")
+    except ssl.SSLZeroReturnError:  # close_notify has been received, and ours has been sent
+        return True
+    except ssl.SSLError:  # it expects more: the connection was cut
+        return False
 
 
 class Pool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from contextlib import suppress
 
 import pytest
 from attrs import evolve
 from certificates import make_certificate
 
-from gpugate.relay import Ending, Pool, UpstreamGone
+from gpugate.relay import Answer, AnswerDeclined, Ending, Pool, UpstreamGone
 from gpugate.relay.tls import TlsPolicy, context
 
-from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
+from .support import Script, Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
 
 OK = counted(b"ok")
 
@@ -149,3 +152,77 @@ def test_context_is_kept():
     assert context(TlsPolicy.of("system")) is context(TlsPolicy.of("system"))
     assert context(TlsPolicy.of("system")).check_hostname
     assert not context(TlsPolicy.of("insecure")).check_hostname
+
+
+UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nall of it"
+
+
+def ending_script(how: str, answer: bytes) -> Script:
+    """Send `answer`, then close with a close_notify, or with nothing but a FIN."""
+
+    async def script(wire: Wire) -> None:
+        await wire.head()
+        await wire.send(answer)
+        if how == "fin":
+            # By a second descriptor, as transports let nobody shut their own socket down.
+            with socket.socket(fileno=os.dup(wire.writer.get_extra_info("socket").fileno())) as same:
+                same.shutdown(socket.SHUT_WR)
+            await wire.gone()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("how", "ending"), [("close_notify", Ending.COMPLETE), ("fin", Ending.UPSTREAM_LOST)]
+)
+@pytest.mark.parametrize("size", [0, 3_000_000], ids=["small", "larger than every buffer"])
+async def test_answer_that_ends_by_closing(certificate, how, ending, size):
+    """An answer without a length is whole when close_notify came, and cut when only a FIN did."""
+    answer = UNTIL_CLOSE + b"." * size
+    async with (
+        fake_pod(ending_script(how, answer), secure=certificate.server) as pod,
+        gateway(evolve(pod.endpoint, tls="insecure")) as gate,
+    ):
+        client = await gate.client(receive_buffer=16 * 1024 if size else None)
+        await client.send(get())
+        if size:
+            await asyncio.sleep(0.1)  # the upstream is paused when its end arrives
+
+        if ending is Ending.COMPLETE:
+            assert await client.rest() == answer
+        else:
+            with suppress(ConnectionResetError):  # a clean close would look like the end of the answer
+                await client.rest()
+                raise AssertionError("the client saw a clean end")
+        assert (await gate.outcome()).ending is ending
+
+
+@pytest.mark.parametrize(("how", "complete"), [("close_notify", True), ("fin", False)])
+async def test_declined_answer_that_ends_by_closing(certificate, how, complete):
+    """What is collected instead of passed on is told apart in the same way."""
+    async with (
+        fake_pod(ending_script(how, UNTIL_CLOSE), secure=certificate.server) as pod,
+        gateway(
+            evolve(pod.endpoint, tls="insecure"), answer=lambda: Answer(declines=lambda head: True)
+        ) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+        declined = await gate.outcome()
+
+        assert isinstance(declined, AnswerDeclined)
+        assert (declined.body, declined.complete) == (b"all of it", complete)
+
+
+@pytest.mark.parametrize("how", ["close_notify", "fin"])
+async def test_counted_answer_needs_no_close_notify(certificate, how):
+    """An answer that tells its length is whole however its connection ends afterwards."""
+    async with (
+        fake_pod(ending_script(how, OK), secure=certificate.server) as pod,
+        gateway(evolve(pod.endpoint, tls="insecure")) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+
+        assert await client.exactly(len(OK)) == OK
+        assert (await gate.outcome()).complete
