@@ -92,6 +92,9 @@ class AnswerDeclined(Exception):
 class Answer:
     """What the caller wants of an answer. The hooks are called on the loop; they must be quick and not raise.
 
+    One that raises all the same is reported to the loop's exception handler. `on_head`, `epitaph` and `tap`
+    then count as not given; `declines` and `keep` break the answer, which cannot go on without their word.
+
     Attributes:
         extra_head: whole header lines to add, each with its CRLF; upstream headers so named are dropped.
         declines: asked once with the head, before anything leaves: True keeps this answer from the client;

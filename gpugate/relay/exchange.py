@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -19,7 +20,10 @@ from gpugate.relay.framing import LAST_CHUNK, BadAnswer, Body, Framing, Head, as
 from gpugate.relay.headers import response_head
 from gpugate.relay.sockets import close_within, reset, untaken
 from gpugate.relay.upstream import Upstream, UpstreamGone, Why
-from gpugate.services.tasks import spawn
+from gpugate.services.tasks import report_crash, spawn
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class _Outlet(Enum):
@@ -179,7 +183,8 @@ class Exchange:
         chunked = self._outlet is _Outlet.AS_IS and not self._ends_by_closing
         if chunked and self._framing.finish_with(b"") is None:
             return None
-        epitaph = ask(Cut(head.status, _text(head, b"content-type"), self._framing.tail))
+        cut = Cut(head.status, _text(head, b"content-type"), self._framing.tail)
+        epitaph = _guarded(ask, cut)
         if epitaph is None:
             return None
         self.keep_alive = False
@@ -306,7 +311,7 @@ class Exchange:
         """The first byte is about to leave: return the head for the client."""
         self.head = head
         if self._answer.on_head is not None:
-            self._answer.on_head(head.status)
+            _guarded(self._answer.on_head, head.status)
         if self._answer.committed:
             return b""
         old = head.line.startswith(b"HTTP/1.0")  # its client would not expect more on this connection
@@ -340,9 +345,10 @@ class Exchange:
         assert head is not None
         self.ending = Ending.COMPLETE
         self.reusable = head.keep and not self._framing.excess
+        self._wake()  # before anything is called that could fail: nobody else wakes the owner
         if self._taps is not None and tap is not None:
-            tap(Tapped(b"".join(self._taps), _text(head, b"content-type"), _text(head, b"content-encoding")))
-        self._wake()
+            body = b"".join(self._taps)
+            _guarded(tap, Tapped(body, _text(head, b"content-type"), _text(head, b"content-encoding")))
 
     def _break(self, why: Why) -> None:
         if self.head is None:
@@ -361,6 +367,15 @@ class Exchange:
             self._deadline.reschedule(asyncio.get_running_loop().time())
         elif self.news is not None:
             self.news()
+
+
+def _guarded(hook: Callable[[T], R], value: T) -> R | None:
+    """Call a hook of the `Answer`; one that raises is reported, and the answer goes on without it."""
+    try:
+        return hook(value)
+    except Exception as error:
+        report_crash("relay: a hook of an answer", error, None)
+        return None
 
 
 def _text(head: Head, name: bytes) -> str:

@@ -149,10 +149,10 @@ class Upstream(asyncio.Protocol):
 def _closed_in_order(transport: asyncio.Transport) -> bool:
     """Whether the upstream itself ended the connection: over TLS only its close_notify alert proves that.
 
-    A bare FIN can be forged by whatever sits between the two. asyncio's TLS reports both ends as the same EOF;
-    the TLS object knows which one it was. uvloop reports a bare FIN as an error, and never comes here with it.
-    The read cannot take a byte from the answer: at EOF nothing is delivered any more, and a byte that is
-    still there is one that asyncio lost.
+    A bare FIN can be forged by whatever sits between the two. asyncio reports both ends as the same EOF,
+    and only the TLS object knows which one it was; uvloop reports a bare FIN as an error and never calls
+    this for it. The read takes no byte from the answer: at EOF nothing is delivered any more, and a byte
+    that is still there is one that asyncio lost.
     """
     tls = transport.get_extra_info("ssl_object")
     if tls is None:

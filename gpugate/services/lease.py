@@ -11,6 +11,7 @@ from attrs import frozen
 
 from gpugate.errors import GateError, PodStopped
 from gpugate.ports.provider import Endpoint
+from gpugate.services.tasks import report_crash
 
 if TYPE_CHECKING:
     from gpugate.services.lifecycle import Lifecycle
@@ -112,6 +113,14 @@ class Lease:
     ) -> None:
         self.close()
 
+    def asked_model(self) -> str | None:
+        """The model that `names` tells; None if nobody tells it."""
+        try:
+            return None if self.names is None else self.names()
+        except Exception as error:  # the lifecycle has more to do, such as sending a stop
+            report_crash("finding a request's model", error, None)
+            return None
+
     # --- what the lifecycle does to it --------------------------------------------------------
 
     def admit(self, pod: ServingPod, now: float) -> None:
@@ -137,8 +146,12 @@ class Lease:
         self._lose()
 
     def _lose(self) -> None:
-        if self.on_lost is not None:
+        if self.on_lost is None:
+            return
+        try:
             self.on_lost()
+        except Exception as error:  # the lifecycle has more to do, such as sending a stop
+            report_crash("giving an exchange up", error, None)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

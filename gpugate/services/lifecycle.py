@@ -367,7 +367,10 @@ class Lifecycle:
         if state is not was:
             self._moved(was, state)
         for effect in effects:
-            self._carry_out(effect, now)
+            try:
+                self._carry_out(effect, now)
+            except Exception as error:  # the next one may be the stop, or another request's wake-up
+                report_crash(f"lifecycle: {type(effect).__name__}", error, self._on_crash)
         if type(state) is not type(was):
             self._chronicle.transition(was, state, event, now)
         if self._books is not None and machine.stops.orders.keys() != self._stopping:
@@ -492,7 +495,7 @@ class Lifecycle:
             case Requeue():
                 lease.requeue()
                 if lease.names is not None:
-                    self._machine.backlog.name(lease.number, lease.names())
+                    self._machine.backlog.name(lease.number, lease.asked_model())
             case Cut():
                 lease.cut()
         if self._uses is not None and not isinstance(effect, Admit):

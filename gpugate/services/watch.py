@@ -22,7 +22,14 @@ class Watch:
     def hear(self, news: News) -> None:
         """Listen to the lifecycle."""
         for judge, future in tuple(self._waiting):
-            if not future.done() and (found := judge(news)) is not None:
+            if future.done():
+                continue
+            try:
+                found = judge(news)
+            except Exception as error:  # told to the one who waits, and to nobody else
+                future.set_exception(error)
+                continue
+            if found is not None:
                 future.set_result(found)
 
     def first(self, judge: Callable[[News], T | None]) -> asyncio.Future[T]:

@@ -16,7 +16,7 @@ from attrs import define, field
 from jwt import PyJWK
 
 from gpugate.errors import ProviderUnavailable
-from gpugate.services.tasks import spawn
+from gpugate.services.tasks import report_crash, spawn
 
 PROVIDER_SILENT = "the identity provider cannot be asked right now"
 REFRESH_S = 600.0
@@ -160,8 +160,12 @@ class Jwks:
 
     def _tell(self, trouble: str | None) -> None:
         was, self.failing = self.failing, trouble is not None
-        if self._told is not None and was != self.failing:
+        if self._told is None or was == self.failing:
+            return
+        try:
             self._told(trouble)
+        except Exception as error:  # who waits for the keys has them all the same
+            report_crash("jwks: telling of trouble", error, None)
 
 
 def http_fetch(session: aiohttp.ClientSession, url: str) -> Fetch:

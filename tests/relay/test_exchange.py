@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gpugate.relay import Answer, Cut, Ending, Epitaph, UpstreamGone
+from gpugate.relay import Answer, AnswerDeclined, Cut, Ending, Epitaph, UpstreamGone
 
 from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
 
@@ -16,6 +16,7 @@ NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 WORDS = b'{"error":"the pod was lost"}\n'
 SSE_WORDS = b'data: {"error":{"message":"the pod was lost"}}\n\n'
+UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nall of it"
 OURS = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -353,3 +354,60 @@ def test_cut(tail, line, block):
     cut = Cut(200, NDJSON, tail)
 
     assert (line, block, bool(tail)) == (cut.ends_line, cut.ends_block, cut.started)
+
+
+def failing(*_: object) -> None:
+    raise RuntimeError("a hook that fails")
+
+
+@pytest.mark.parametrize("hook", ["tap", "on_head"])
+@pytest.mark.parametrize(
+    ("raw", "close"),
+    [(counted(b"ok"), False), (streamed_head() + chunked(LINE), False), (UNTIL_CLOSE, True)],
+)
+async def test_hook_that_fails(hook, raw, close):
+    """The answer goes on, its handler comes to its end, and the failure is reported, once."""
+    reports: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reports.append(context))
+    async with (
+        fake_pod(once(raw, close=close)) as pod,
+        gateway(pod.endpoint, answer=lambda: Answer(**{hook: failing})) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+
+        assert await client.exactly(len(raw)) == raw
+        assert (await gate.outcome()).complete
+    assert [str(report["exception"]) for report in reports] == ["a hook that fails"]
+
+
+async def test_epitaph_that_fails():
+    """The answer is left unfinished, as if there were no last words."""
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    sent = streamed_head(NDJSON) + chunked(LINE, last=False)
+    async with (
+        fake_pod(as_script(sent)) as pod,
+        gateway(pod.endpoint, answer=lambda: Answer(epitaph=failing)) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+
+        assert await client.rest() == sent
+        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+
+
+@pytest.mark.parametrize("hooks", [{"declines": failing}, {"declines": lambda head: True, "keep": failing}])
+async def test_decision_that_fails(hooks):
+    """Without the decision there is no answer; nothing has left, and the handler hears of it."""
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    async with (
+        fake_pod(once(counted(b"ok"))) as pod,
+        gateway(pod.endpoint, answer=lambda: Answer(**hooks)) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+        outcome = await gate.outcome()
+
+        assert isinstance(outcome, UpstreamGone) or (
+            isinstance(outcome, AnswerDeclined) and not outcome.complete
+        )

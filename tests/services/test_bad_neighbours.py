@@ -17,6 +17,7 @@ from gpugate.errors import (
     WarmupTimeout,
 )
 from gpugate.ports.provider import Endpoint, Phase, PodReport, Provider
+from gpugate.services.lease import Lease
 from gpugate.services.news import News
 from gpugate.testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
 
@@ -346,6 +347,27 @@ def test_a_second_signal() -> None:
                 assert await closing is True
                 assert stage.cloud.now < 10
 
+    play(story())
+
+
+def test_a_step_that_fails_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cutting one exchange fails: that is reported, and the stop behind it is sent all the same."""
+
+    def fail(lease: Lease) -> None:
+        raise RuntimeError("broken")
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            with stage.lifecycle.request() as lease:
+                await lease.admitted()
+                lease.begin()
+                stage.lifecycle.stop(force=True)
+                await asyncio.sleep(60)
+                assert stage.lifecycle.word is Status.STOPPED
+            assert stage.crashes == ["lifecycle: Cut: RuntimeError('broken')"]
+            stage.crashes.clear()
+
+    monkeypatch.setattr(Lease, "cut", fail)
     play(story())
 
 

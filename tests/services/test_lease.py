@@ -92,3 +92,23 @@ async def test_lost_without_an_exchange(how: str) -> None:
     getattr(lease, how)()
 
     assert None is lease.pod
+
+
+@pytest.mark.parametrize("how", ["cut", "requeue", "refuse"])
+async def test_exchange_that_cannot_be_given_up(how: str) -> None:
+    """An exchange's own failure is reported and reaches neither the lifecycle nor the one who waits."""
+    reports: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: reports.append(str(context["exception"]))
+    )
+
+    def fail() -> str:
+        raise RuntimeError("broken")
+
+    lease = lease_at()
+    lease.admit(POD, 101.0)
+    lease.on_lost, lease.names = fail, fail
+    getattr(lease, how)(*([QueueFull()] if how == "refuse" else []))
+
+    assert (None, None) == (lease.pod, lease.asked_model())
+    assert ["broken", "broken"] == reports

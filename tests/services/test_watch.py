@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from gpugate.services.news import QueueChanged
 from gpugate.services.watch import Watch
 
@@ -31,3 +33,18 @@ async def test_given_up():
     await asyncio.sleep(0)
 
     assert (True, []) == (found.cancelled(), watch._waiting)
+
+
+async def test_a_judge_that_fails():
+    """The one who waits for its word hears of the failure; the others get theirs."""
+
+    def fail(news):
+        raise RuntimeError("broken")
+
+    watch = Watch()
+    broken, found = watch.first(fail), watch.first(full)
+    watch.hear(QueueChanged(waiting=2, in_flight=0))
+
+    assert 2 == await found
+    with pytest.raises(RuntimeError, match="broken"):
+        await broken

@@ -145,6 +145,26 @@ class TestOutage:
         await idp.jwks.ready()
         assert (2, False, ["refused", None]) == (idp.visits, idp.jwks.failing, idp.told)
 
+    async def test_telling_that_fails(self) -> None:
+        """A broken listener costs a report, not the keys."""
+        reports: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(
+            lambda loop, context: reports.append(str(context["exception"]))
+        )
+
+        def fail(trouble: str | None) -> None:
+            raise RuntimeError("broken")
+
+        idp = Idp()
+        idp.jwks = Jwks(idp.fetch, clock=lambda: idp.now, told=fail)
+        idp.document = ConnectionRefusedError("refused")
+        with pytest.raises(ProviderUnavailable):
+            await idp.jwks.ready()
+        idp.publish(rsa_member(kid="k"))
+        idp.now += PAUSE_S
+        await idp.jwks.ready()
+        assert (1, ["broken", "broken"]) == (idp.count("k"), reports)
+
     async def test_old_keys(self) -> None:
         """Old keys are good for a day, counted from the last fetch that worked."""
         idp = Idp(rsa_member(kid="k"))
