@@ -27,7 +27,7 @@ GateError                       what a client is told: `code`, `retry_after_s`, 
 │   ├── StoryFailed
 │   └── ImageFailed
 └── InternalError
-ProviderError                   what a provider plugin raises (contract section 6)
+ProviderError                   what a provider plugin raises (docs/api.md#provider-plugins)
 ├── Transient                   a network error, a 5xx: worth another attempt
 ├── RateLimited                 with `retry_after` seconds; no attempt is counted
 ├── NoCapacity                  no GPU free; `queued` when the start waits at the provider
@@ -242,7 +242,7 @@ class ProviderError(Exception):
     """What a provider plugin raises; the message is for people and carries no secret.
 
     Attributes:
-        reason: the word a client is told (contract section 7).
+        reason: the word a client is told (docs/api.md#which-provider).
         message: what a client is told.
         output: what a program of the pod wrote itself; it may be anything, a prompt even, so it is for the
             log and the status alone.

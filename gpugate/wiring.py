@@ -403,7 +403,7 @@ class Gateway:
 
 
 def _session() -> aiohttp.ClientSession:
-    """For the gateway's own calls; a CDN refuses clients without a User-Agent (facts/providers.md 0.8).
+    """For the gateway's own calls; a CDN refuses clients without a User-Agent (docs/providers.md#user-agent).
 
     Without a limit on connections: a hundred pictures that wait, each with its websocket, would keep every
     other call from the pod and from the provider, a stop included.

@@ -1,6 +1,6 @@
 """The pod's ComfyUI on its v1 routes: submit, follow, fetch, cancel; implements `ports.images.Painter`.
 
-Follows facts/bot-and-comfyui.md 2.2: the websocket tells progress and when to look, the history is the
+Follows docs/telegram-comfyui.md#comfyui: the websocket tells progress and when to look, the history is the
 truth, and a job that is in neither history nor queue is lost. It must not know leases or clients, and
 passes on no text of the server that could hold its paths or a prompt.
 """
@@ -36,10 +36,10 @@ BROKEN_LOOKS = 5
 LARGEST_PICTURE = 64 * 1024 * 1024
 LARGEST_ANSWER = 16 * 1024 * 1024
 NOT_UP = frozenset({404, 502, 503, 504, *range(520, 524), *range(525, 528)})
-"""What a provider's proxy says for a service that is not up yet (facts/providers.md 0.5)."""
+"""What a provider's proxy says for a service that is not up yet (docs/providers.md#proxy-answers)."""
 
 GAVE_UP_WAITING = 524
-"""The proxy's word for a request that arrived, and may be under way: never sent again (ibid.)."""
+"""The proxy's word for a request that may still run: never sent again (docs/providers.md#silent-requests)."""
 
 
 class _NotUp(Exception):

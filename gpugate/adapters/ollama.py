@@ -20,7 +20,7 @@ VERSION_PATH = "/api/version"
 LARGEST_ANSWER = 4 * 1024 * 1024
 LARGEST_VERSION = 64 * 1024
 PROXY_GAVE_UP = 524
-"""A provider's proxy waited long enough; the model may be loading on (facts/providers.md A7)."""
+"""A provider's proxy waited long enough; the model may be loading on (docs/providers.md#silent-requests)."""
 LISTED_PAUSE_S = 1.0
 ASK_AGAIN_S = 15.0
 """A load that shows nowhere for so long was dropped with its request, and is asked for again."""
@@ -34,7 +34,7 @@ class OllamaPod:
 
     Attributes:
         health_path: `pod.health_path`; for Ollama's own a JSON object with a version is wanted, because
-            a provider's edge may answer for a pod that is not there (facts/providers.md 0.5).
+            a provider's edge may answer for a pod that is not there (docs/providers.md#proxy-answers).
     """
 
     session: aiohttp.ClientSession
@@ -52,7 +52,7 @@ class OllamaPod:
             return _seen(error)
 
     async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
-        """Load a model, as Ollama does on a request without a prompt (facts/ollama-and-clients.md 1.3).
+        """Load a model, as Ollama does on a request without a prompt (docs/ollama.md#unload-and-load).
 
         Where a proxy gives up on the silence of a long load, Ollama's list says when the model is there.
         """

@@ -25,7 +25,7 @@ FIRST_PAUSE_S = 0.5
 LONGEST_FLOOD_S = 120.0
 """A 429 that asks for more than this is given up: the text would be stale."""
 
-PHOTO_BYTES = 10 * 1024 * 1024  # facts/bot-and-comfyui.md 1: larger pictures go as files
+PHOTO_BYTES = 10 * 1024 * 1024  # docs/telegram-comfyui.md#telegram-limits: larger pictures go as files
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]

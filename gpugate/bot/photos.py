@@ -13,7 +13,7 @@ from gpugate.bot.outbox import Outbox
 from gpugate.ports.messenger import PhotoTrouble
 
 LARGEST = 20 * 1024 * 1024
-"""What Telegram lets a bot fetch; facts/bot-and-comfyui.md 3.1."""
+"""What Telegram lets a bot fetch; docs/telegram-comfyui.md#telegram-limits."""
 
 TIMEOUT_S = 60
 ATTEMPTS = 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-TEXT_UNITS = 4096  # of one message, in UTF-16 code units; facts/bot-and-comfyui.md 3.1
+TEXT_UNITS = 4096  # of one message, in UTF-16 code units; docs/telegram-comfyui.md#telegram-limits
 CAPTION_UNITS = 1024
 
 _SEAMS = ("\n\n", "\n", ". ", " ")

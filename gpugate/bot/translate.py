@@ -115,7 +115,7 @@ def _first(key: Hashable, seen: OrderedDict[Hashable, None]) -> bool:
 
 
 def _user(chat: int) -> str:
-    return f"telegram:{chat}"  # contract section 8
+    return f"telegram:{chat}"  # docs/api.md#manners
 
 
 def _is_something(message: Message) -> bool:

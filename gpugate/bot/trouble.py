@@ -1,7 +1,7 @@
 """Telegram's errors in words without a secret, and the patience with them; knows no method.
 
-aiogram's and aiohttp's own words may hold a URL, and with it the bot's token (facts/bot-and-comfyui.md
-3.1), so of those only the kind is told.
+aiogram's and aiohttp's own words may hold a URL, and with it the bot's token, so of those only the kind
+is told (docs/telegram-comfyui.md#aiogram).
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from gpugate.signals import ENDING, heard
 
 __all__ = ["main"]
 
-# Commands that run until they are told to stop: a signal is how they end well (contract section 2).
+# Commands that run until they are told to stop: a signal is how they end well (docs/api.md#exit-status).
 _LASTING = {"serve", "demo", "events"}
 
 # Of these the gateway itself hears signals, once it can: it lets them through then (`running.py`).

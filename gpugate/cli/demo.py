@@ -20,7 +20,7 @@ from gpugate.cli.urls import url_of
 from gpugate.settings import Given, Settings, duration, load_settings, show_duration
 
 _TOKEN_LIFE_S = 30 * 86_400.0  # as long as `token issue` says
-_COLD_START_S = 6.0  # contract section 3, [providers.demo]
+_COLD_START_S = 6.0  # as examples/gpugate.toml has it
 _MODEL = "llama3.2:3b"
 
 _WORDS = """\

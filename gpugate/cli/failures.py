@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-OK, FAILED, WRONG = 0, 1, 2  # contract section 2
+OK, FAILED, WRONG = 0, 1, 2  # docs/api.md#exit-status
 
 
 class Failure(Exception):

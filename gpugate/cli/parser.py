@@ -11,7 +11,7 @@ _ABOUT = "A drop-in Ollama endpoint that is always on, in front of a GPU pod tha
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose every complaint is one line (contract section 2)."""
+    """A parser whose every complaint is one line (docs/api.md#exit-status)."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)

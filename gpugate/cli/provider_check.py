@@ -32,7 +32,7 @@ from gpugate.testing.reports import OFF, ON, class_complaints, report_complaints
 from gpugate.testing.wires import cut_session
 
 CALL_LIMIT_S = 30.0
-"""For one call: three times a provider's own timeout (contract section 3)."""
+"""For one call: three times a provider's own timeout (docs/api.md#configuration)."""
 CENT = Decimal("0.01")
 STOP_LIMIT_S = 900.0
 """How long a stop is sent and looked after before the user is asked to do it."""

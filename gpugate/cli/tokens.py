@@ -10,7 +10,7 @@ from gpugate.cli.configured import settings_as_given
 from gpugate.cli.failures import OK, WRONG, Failure
 from gpugate.settings import Settings, duration
 
-SCOPES = ("chat", "pod", "cost", "admin")  # contract section 5, FORBIDDEN
+SCOPES = ("chat", "pod", "cost", "admin")  # docs/api.md#tokens-and-scopes
 
 
 def issue(args: Namespace) -> int:

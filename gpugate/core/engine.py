@@ -244,7 +244,7 @@ class Engine:
         self.backlog.quiet_since = now
 
     def _lose_leases(self, now: float) -> None:
-        """The pod is gone: answers that have begun break, the others wait again, once (contract 5)."""
+        """The pod is gone: answers that have begun break, others wait again, once (docs/api.md#retries)."""
         for ticket in self.backlog.take_leases():
             self.backlog.wanted_until = now
             if ticket.begun:
@@ -325,7 +325,7 @@ class Engine:
         return event.report.phase in ON_ITS_WAY
 
     def _end_stray(self, provider: int, now: float) -> None:
-        """One pod is enough (contract 7): somebody started this one in a console, say."""
+        """One pod is enough (docs/api.md#adoption): somebody started this one in a console, say."""
         meant = self._name(getattr(self.state, "provider", 0))
         said = f"a pod runs there beside that of {meant}, and is stopped"
         self._effects.append(Complain(provider=provider, message=said, reason="conflict", alarm=True))

@@ -23,7 +23,7 @@ COMMANDS = {
     "help": Intent.UNRECOGNISED,
     "start": Intent.UNRECOGNISED,
 }
-"""`/start` is what every messenger sends first: it shows the help and starts nothing (contract section 8)."""
+"""`/start` is what messengers send first: it shows the help and starts nothing (docs/api.md#manners)."""
 
 LONGEST = 1000
 """Characters that are read of a sentence; whoever writes more tells a story."""

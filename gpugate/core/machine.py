@@ -1,4 +1,4 @@
-"""PodMachine decides: events in, effects out. It has no clock, no I/O and no task (house.md 3).
+"""PodMachine decides: events in, effects out. It has no clock, no I/O and no task.
 
 Theory of operation. `handle(event, now)` is one synchronous step: nothing can come between looking and
 deciding. A request is a ticket of the `Backlog`; a stop that is not proved is an order of the `Stops`;
@@ -7,7 +7,7 @@ methods marked `@transition`, whose signatures are the table (`core/table.py`). 
 timers: `wake_at` is the least of them, and `TimePassed` asks each whether it has come.
 
 A start goes through the providers in order. Whatever goes wrong, a provider that was left is told to
-stop and looked at until that is proved (contract section 7): by its order, beside the pod's life.
+stop and looked at until that is proved (docs/api.md#stops): by its order, beside the pod's life.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Pace:
 
 @frozen(kw_only=True)
 class Policy:
-    """Contract section 3, `[pod]`, `[queue]` and `[server]`, in seconds; 0 is "none" where that is said."""
+    """The settings `[pod]`, `[queue]` and `[server]`, in seconds; 0 is "none" where that is said."""
 
     providers: tuple[Pace, ...]
     idle_timeout_s: float = 900.0
@@ -46,7 +46,7 @@ class Policy:
     jitter: float = 0.2  # contract, pod.start_attempts: at most ±20 %
     longest_backoff_s: float = 60.0
     longest_rate_limit_s: float = 60.0  # contract, pod.start_attempts: a Retry-After is kept up to this
-    capacity_pause_s: float = 15.0  # facts/providers.md C: the slow poll of a full host
+    capacity_pause_s: float = 15.0  # docs/providers.md#errors-and-retries: the slow poll of a full host
     longest_stop_retry_s: float = 300.0  # contract, pod.stop_retry: doubles up to 5 minutes
     stopping_patience_s: float = 60.0  # a pod that says it is stopping is not told again for so long
     preload_limit_s: float = 300.0  # Ollama's own OLLAMA_LOAD_TIMEOUT

@@ -87,7 +87,7 @@ class StartingRows(Engine):
         return was
 
     def _take_over(self, found: dict[int, Looked], now: float) -> OnItsWay:
-        """The first pod on its way is adopted, every other one is stopped (contract 7)."""
+        """The first pod on its way is adopted, every other one is stopped (docs/api.md#adoption)."""
         alive = [p for p, seen in found.items() if seen.report.phase in ON_ITS_WAY]
         for provider, seen in found.items():
             if provider in alive[1:] or seen.report.phase in (Phase.STOPPING, Phase.FAILED):
@@ -96,7 +96,7 @@ class StartingRows(Engine):
 
     @transition
     def _find(self, was: Stopped | Stopping, event: Looked, now: float) -> OnItsWay:
-        """A pod that runs although nobody here started it is adopted (contract 7)."""
+        """A pod that runs although nobody here started it is adopted (docs/api.md#adoption)."""
         if event.report.phase in PROOF or event.report.phase is Phase.UNREACHABLE:
             return was
         if self.closing:
@@ -296,7 +296,7 @@ class StartingRows(Engine):
     # --- failing ------------------------------------------------------------------------------
 
     def _failed(self, was: Asking | STARTED, error: ProviderError, now: float) -> Failed:
-        """One attempt failed; the error's kind says what follows (contract 3 and 7, facts/providers.md C)."""
+        """One attempt failed; the error's kind says what follows (docs/api.md#which-provider)."""
         if not self._demanded:
             return self._leave_provider(was, error, now)
         again = isinstance(error, Transient | Ambiguous | Conflict) or type(error) is ProviderError
@@ -342,7 +342,7 @@ class StartingRows(Engine):
         )
 
     def _leave_provider(self, was: Asking | STARTED, error: ProviderError, now: float) -> Rest:
-        """This provider will not do: stop what may run there, and go to the next (contract 7)."""
+        """This provider will not do: stop what may run there, go to the next (docs/api.md#which-provider)."""
         clean = self._is_clean(was.provider, was.attempt)
         refused = not isinstance(error, Transient | Ambiguous | Conflict) and type(error) is not ProviderError
         queued = isinstance(error, NoCapacity) and error.queued

@@ -13,7 +13,7 @@ from gpugate.ports.provider import Endpoint
 
 
 class Status(StrEnum):
-    """The five words that users see (mission, system 3)."""
+    """The five words that users see."""
 
     STOPPED = "STOPPED"
     STARTING = "STARTING"

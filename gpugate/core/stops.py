@@ -1,4 +1,4 @@
-"""Stops that are sent and not proved: sent again for ever, proved only by a look (facts/providers.md 0.9)."""
+"""Stops that are not proved: sent again for ever, proved only by a look (docs/providers.md#failed-stops)."""
 
 from __future__ import annotations
 

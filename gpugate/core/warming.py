@@ -72,13 +72,13 @@ class WarmingRows(StartingRows):
                 said=report.detail,
             )
         if report.phase is Phase.QUEUED and (now >= was.capacity_until or not self._demanded):
-            # Left alone it would fire some day, and bill with nobody there (facts/providers.md 0.3).
+            # Left alone it would run some day, and bill unused (docs/providers.md#vastai-queued-starts).
             error = NoCapacity(report.detail or "no GPU is free, the start is queued", queued=True)
             return self._leave_provider(was, error, now)
         if report.phase is Phase.QUEUED:
             return evolve(was, accepted_at=now)  # its time to start begins when it leaves the queue
         if report.phase is Phase.STOPPED and now - was.accepted_at < self.policy.health_interval_s:
-            return was  # a read may lag behind the start it should show (facts/providers.md B5)
+            return was  # a read may lag behind the start it should show (docs/providers.md#vastai-creation)
         return self._check_alive(was, report, now) or evolve(was, said=_waits_for(report))
 
     def _check_alive(self, was: STARTED, report: PodReport, now: float) -> Failed | None:
@@ -115,7 +115,7 @@ class WarmingRows(StartingRows):
         return self._check_alive(was, event.report, now) or was
 
     def _lose_pod(self, was: Warming | Preloading | Ready | Draining, event: Looked, now: float) -> Rest:
-        """A pod that served is gone: who has no answer yet waits for a new start (contract 7)."""
+        """A pod that served is gone: who has no answer yet waits for a new start (docs/api.md#retries)."""
         phase = event.report.phase
         said = event.report.detail or f"the pod is {phase} behind our back"
         self._complain(was.provider, Transient(said, output=event.report.output).in_full)

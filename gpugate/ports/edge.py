@@ -1,6 +1,6 @@
 """Tells what a provider's proxy says in a pod's place from what the pod says; it must not know connections.
 
-Such a proxy answers for a pod that is gone, boots or has crashed (facts/providers.md 0.5 and A7). Passed on,
+Such a proxy answers for a pod that is gone, boots or has crashed (docs/providers.md#runpod-proxy). Passed on,
 its page would look like Ollama's own answer.
 """
 

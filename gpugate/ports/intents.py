@@ -9,7 +9,7 @@ from attrs import frozen
 
 
 class Intent(StrEnum):
-    """All that a sentence can set off (seed 001, contract section 8)."""
+    """All that a sentence can set off (docs/api.md#intents)."""
 
     POD_STATUS = "POD_STATUS"
     POD_START = "POD_START"

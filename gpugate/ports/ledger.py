@@ -1,6 +1,6 @@
 """The ledger port: what was paid for, on disk before it is; knows nothing of SQL, of HTTP or of a clock.
 
-A `Session` is one billed stretch (contract section 7); its row is written whole at every step of its life.
+A `Session` is one billed stretch (docs/api.md#sessions); its row is written whole at every step of its life.
 A `Use` is a part of a session's seconds that belongs to one request and its user.
 """
 

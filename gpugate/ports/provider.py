@@ -1,7 +1,7 @@
 """The provider port: what gpugate asks of a cloud, and nothing of how a cloud is asked.
 
 A plugin subclasses `Provider` and registers it under the entry point group `gpugate.providers`
-(contract section 6). One call is one try: retries, polling and sleeping belong to the lifecycle.
+(docs/api.md#provider-plugins). One call is one try: retries, polling and sleeping belong to the lifecycle.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Phase(StrEnum):
-    """Where a pod is, in every provider's words translated (facts/providers.md B3)."""
+    """Where a pod is, in every provider's words translated (docs/providers.md#vastai-states)."""
 
     STOPPED = "stopped"
     QUEUED = "queued"
@@ -145,7 +145,7 @@ class Charge:
 
 @frozen
 class Capabilities:
-    """What a provider can and cannot do (facts/providers.md D).
+    """What a provider can and cannot do (docs/providers.md#what-gpugate-models).
 
     Attributes:
         resume: a stopped pod can be started again.

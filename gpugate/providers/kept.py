@@ -58,7 +58,7 @@ class KeptStatus(StrEnum):
 
 @frozen
 class Timing:
-    """How patient a keeper is, all in seconds (contract section 7: 20 s; 15 s in all without a gateway).
+    """How patient a keeper is, all in seconds (docs/api.md#the-local-provider: 20 s; 15 s without a gateway).
 
     Attributes:
         settle_s: how long a start watches for a command that ends at once.

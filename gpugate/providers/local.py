@@ -83,7 +83,7 @@ class Local(Provider):
     """Runs `providers.local.command` while this gateway or its next start wants it, and 15 s more at most.
 
     Its process is a pod like any other: found again after a restart, stopped only when every process that it
-    ever spawned is gone (contract section 7). It costs nothing, so no price is told.
+    ever spawned is gone (docs/api.md#the-local-provider). It costs nothing, so no price is told.
     """
 
     Config = LocalConfig

@@ -1,6 +1,6 @@
 """Which provider plugins are installed, and the class of the one that is wanted; no other plugin is imported.
 
-A plugin is an entry point of the group `gpugate.providers`, value `package:Class` (contract section 6).
+A plugin is an entry point of `gpugate.providers`, value `package:Class` (docs/api.md#provider-plugins).
 """
 
 from __future__ import annotations

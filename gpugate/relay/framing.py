@@ -1,7 +1,7 @@
 """Where an answer begins and ends: HTTP/1.1 framing of bytes passing by; it must not know sockets.
 
 The walker never copies a body and never joins one: it steps from chunk border to chunk border inside the
-bytes it is shown, so that the same bytes can be written on as they came (facts/hot-path.md section 3).
+bytes it is shown, so that the same bytes can be written on as they came (docs/ollama.md#where-the-time-goes).
 It is strict, because whoever reads the bytes after us may be lenient in another way: a length told twice,
 a length beside chunks, folded header lines and lone CRs or LFs are refused (`BadAnswer`).
 """

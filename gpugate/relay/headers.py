@@ -3,7 +3,7 @@
 What crosses keeps its order, its case and its bytes. What is about one hop only is dropped on both ways
 (RFC 9110 section 7.6.1), and what belongs to the gateway's own caller does not go up: its `Authorization`,
 `X-Api-Key` and `Cookie` are between it and the gateway, and Ollama would refuse its `Origin`
-(facts/ollama-and-clients.md).
+(docs/ollama.md#content-types-and-headers).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 It runs under `web.Server(handler, handler_cancellation=True, auto_decompress=False)`: without the first,
 nothing here hears of a client that hangs up; without the second, aiohttp would unpack a streamed upload
-whose headers go on saying that it is packed (facts/hot-path.md section 6).
+whose headers go on saying that it is packed (docs/ollama.md#bodies-and-decompression).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def reset(transport: asyncio.Transport) -> None:
 def broken_when_left(transport: asyncio.Transport | None) -> Iterator[None]:
     """Abort the connection at once when the other side closes or resets it, also while nobody reads it.
 
-    A transport whose reading is paused hears of neither (facts/hot-path.md 6.2). An end that waits behind
+    A paused transport hears of neither (docs/ollama.md#paused-sockets). An end that waits behind
     more bytes than the system's buffers take has not arrived, and is found when reading goes on; so is every
     end where the system has no epoll.
     """

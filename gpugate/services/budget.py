@@ -26,7 +26,7 @@ from gpugate.services.news import BudgetCrossed, Listener, News, SessionBegan, S
 from gpugate.services.tasks import CrashListener, Supervised
 
 THRESHOLDS = (50, 80, 100)
-"""Per cent of the budget that are told of (contract section 7)."""
+"""Per cent of the budget that are told of (docs/api.md#budget)."""
 SECONDS_PER_HOUR = Decimal(3600)
 OPEN_RECHECK_S = 60.0
 """While a pod is billed: its rate may change, or be unknown."""

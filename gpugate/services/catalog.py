@@ -1,7 +1,7 @@
 """What clients may know of the pod's models while it is off; never starts a pod, knows no HTTP server.
 
 With an empty model list Open WebUI refuses to chat, so nobody could wake the pod from it; so the last
-good answers are remembered, as raw bytes, also across restarts (facts/ollama-and-clients.md 3.4).
+good answers are remembered, as raw bytes, also across restarts (docs/ollama.md#open-webui-empty-list).
 """
 
 from __future__ import annotations

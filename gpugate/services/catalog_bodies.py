@@ -14,7 +14,7 @@ _VERSION: Final = re.compile(r"v?[0-9]+(\.[0-9]+)*([-+].*)?")
 NOBODY_LOADED: Final = b'{"models":[]}'
 DEFAULT_VERSION: Final = b'{"version":"0.32.15"}'
 """Until the pod's own is known: clients refuse what is too old or no number, and the routes served
-here are those of this version (facts/ollama-and-clients.md 1)."""
+here are those of this version (docs/ollama.md#routes)."""
 DEFAULT_STATUS: Final = b'{"cloud":{"disabled":true,"source":"none"}}'
 DEFAULT_RECOMMENDATIONS: Final = b'{"recommendations":[]}'
 _LONG_AGO: Final = "1970-01-01T00:00:00Z"
@@ -40,7 +40,7 @@ def _is_list(document: Document, name: str, key: str) -> bool:
 
 
 def _is_tags(document: Document) -> bool:
-    # {"models":null} and entries without a name give Open WebUI a 500 (facts/ollama-and-clients.md 3.3).
+    # {"models":null} or a nameless entry is a 500 in Open WebUI (docs/ollama.md#open-webui-model-lists).
     return _is_list(document, "models", "name")
 
 
@@ -100,7 +100,7 @@ def _tag(name: str) -> dict[str, object]:
         "parameter_size": "",
         "quantization_level": "",
     }
-    # The command line slices digests and dies of one that is shorter (facts/ollama-and-clients.md 2).
+    # The command line slices digests and dies of one that is shorter (docs/ollama.md#client-defaults).
     digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
     return {
         "name": name,

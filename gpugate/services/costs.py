@@ -19,7 +19,7 @@ END = datetime(9000, 1, 1, tzinfo=UTC)
 
 @frozen(kw_only=True)
 class SessionCost:
-    """Contract section 4, `cost/session`: the session that is open; None is unknown."""
+    """`cost/session` of docs/api.md#costs: the session that is open; None is unknown."""
 
     estimated_cost: Decimal | None
     currency: str
@@ -40,7 +40,7 @@ class Line:
 
 @frozen(kw_only=True)
 class Summary:
-    """Contract section 4, `cost/summary`, and beside it what `core.costs.Bill` shows apart."""
+    """`cost/summary` of docs/api.md#costs, and beside it what `core.costs.Bill` shows apart."""
 
     month: str
     session_count: int

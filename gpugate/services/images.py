@@ -1,7 +1,7 @@
 """Pictures as bytes: what they are, whether they are whole, and without their metadata. Pure; knows no pod.
 
 PNG, JPEG, WebP and GIF are read by their frames alone: no pixel is ever unpacked, so a picture that
-would unpack to gigabytes costs nothing here. Limits are those of contract section 8.
+would unpack to gigabytes costs nothing here. Limits are those of docs/api.md#images-in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lifecycle: the one object that owns the pod's life, the queue and the idle timer (house.md 3).
+"""Lifecycle: the one object that owns the pod's life, the queue and the idle timer.
 
 It lives around the pure `PodMachine`: it brings events in, carries effects out, and keeps the one timer
 that `wake_at` asks for. Nobody else ever sees the machine. It must not know HTTP.

@@ -88,7 +88,7 @@ class Summary(Protocol):
 
 
 def money(amount: Decimal, currency: str) -> str:
-    """`$0.13` for USD, else `0.13 EUR` (contract section 8); what is less than a cent says so."""
+    """`$0.13` for USD, else `0.13 EUR` (docs/api.md#manners); what is less than a cent says so."""
     if 0 < amount < CENT / 2:
         return f"less than {_written(CENT, currency)}"
     return _written(amount, currency)
@@ -188,7 +188,7 @@ def _trouble(now: PodStatus) -> str:
 
 
 def starting(after: PodStatus | None) -> str:
-    """The acknowledgement of a start (seed 001)."""
+    """The acknowledgement of a start."""
     if after is None:
         return STARTS_WHEN_KNOWN
     if after.status is Status.STOPPING:
@@ -281,7 +281,7 @@ def session_cost(cost: SessionCost | None) -> str:
 
 
 def month_cost(cost: Summary) -> str:
-    """The month (seed 001), and what its sum leaves out."""
+    """The month, and what its sum leaves out."""
     left_out = [capital(warning) for warning in cost.warnings]
     if not cost.session_count:
         return sentences("This month you have not run the pod yet", *left_out)

@@ -16,7 +16,7 @@ SECONDS_PER_HOUR = Decimal(3600)
 
 @frozen(kw_only=True)
 class PodStatus:
-    """Contract section 4, `GET /api/v1/gpu/status`; None is unknown."""
+    """`GET /api/v1/gpu/status` (docs/api.md#pod-status); None is unknown."""
 
     status: Status
     provider: str | None

@@ -1,6 +1,6 @@
 """A piece of work on the pod that a lease has: given up when the pod is lost, tried again where that is safe.
 
-Knows leases and what may be tried again (contract section 5); not what the work is.
+Knows leases and what may be tried again (docs/api.md#retries); not what the work is.
 """
 
 from __future__ import annotations

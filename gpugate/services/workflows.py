@@ -1,7 +1,7 @@
 """ComfyUI workflows as data: read and checked once, filled in per request by node title; knows no ComfyUI.
 
 A workflow is a graph in API format. Nodes whose title (`_meta.title`) is `prompt`, `negative prompt`,
-`seed`, `size` or `checkpoint` are filled in (contract section 8); several nodes may share a title.
+`seed`, `size` or `checkpoint` are filled in (docs/api.md#images-out); several nodes may share a title.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Workflow:
 
         Args:
             mark: makes names of files unique, so that ComfyUI's cache cannot answer with a file that was
-                deleted (facts/bot-and-comfyui.md 2.2).
+                deleted (docs/telegram-comfyui.md#comfyui-caching).
 
         Raises:
             InvalidRequest: something is wished for that this workflow cannot do.

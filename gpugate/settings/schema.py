@@ -1,6 +1,6 @@
 """Every setting, its default, its bounds and its one-line help; knows nothing of files and variables.
 
-One class a section of contract section 3, one field a key. Durations are floats in seconds, sizes
+One class a section (docs/api.md#configuration), one field a key. Durations are floats in seconds, sizes
 ints in bytes, money Decimal. A field with `repr=False` is a secret. `metadata` carries what the
 written configuration says of the key: `help`, and `text`, the default as people write it.
 """
@@ -34,7 +34,7 @@ ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
-SECRET_BYTES = 32  # contract section 3; RFC 7518 3.2 for HS256
+SECRET_BYTES = 32  # docs/api.md#configuration; RFC 7518 3.2 for HS256
 LEASE_BYTES = 16  # a renewal must not be guessed; only its hash is known outside
 DEFAULT_SOURCE = "gpugate.toml"
 NO_FILE = "no configuration file"  # where complaints about what is missing would else name one
@@ -85,7 +85,7 @@ def _a_name(name: str) -> bool:
 
 
 def _a_bot_secret(text: str) -> bool:
-    # Telegram's own rule for the header's value; facts/bot-and-comfyui.md 3.1
+    # Telegram's own rule for the header's value; docs/telegram-comfyui.md#telegram-limits
     return re.fullmatch(r"[A-Za-z0-9_-]{0,256}", text) is not None
 
 

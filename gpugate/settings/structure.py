@@ -1,7 +1,7 @@
 """From raw values to an attrs class, strictly and with every complaint at once; knows no section by name.
 
 cattrs is lax by default ("false" is True, 3.9 is 3, "abc" is three letters) and loses a validator's
-key and text (facts/bot-and-comfyui.md 3.5). So plain types have strict hooks here, and the walk over
+key and text (docs/telegram-comfyui.md#cattrs). So plain types have strict hooks here, and the walk over
 a class's fields is ours: each field is structured and validated alone, and nothing hides the next.
 """
 
@@ -98,7 +98,7 @@ NO_VALUE = object()
 def from_text(text: str, kind: Any, *, comma_list: bool = False) -> object:
     """Return what `text` of a variable stands for where `kind` is wanted; text that does not fit stays.
 
-    Lists are JSON or separated by commas, tables JSON (contract section 3).
+    Lists are JSON or separated by commas, tables JSON (docs/api.md#configuration).
     """
     kind = _essence(kind)
     origin = get_origin(kind) or kind

@@ -1,6 +1,6 @@
 """A server that behaves like ComfyUI 0.3.64 and draws landscapes; knows nothing of the gateway.
 
-Routes and shapes are the recorded ones (facts/bot-and-comfyui.md 2.2). Not like the real one:
+Routes and shapes are the recorded ones (docs/telegram-comfyui.md#comfyui). Not like the real one:
 `preview=` answers a plain PNG whatever format is asked for, as the standard library writes no JPEG
 or WebP, and pictures beyond 2048 pixels a side are drawn smaller.
 """

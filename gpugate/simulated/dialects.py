@@ -1,7 +1,7 @@
 """The surfaces of a simulated Ollama: how native events, refusals and failures look in each; pure.
 
 `Native` is Ollama's own. The others do what Ollama's middleware does to it, its habit of losing an
-error in mid-stream included (facts/ollama-and-clients.md 1.4).
+error in mid-stream included (docs/ollama.md#errors-in-mid-stream).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What stands before Ollama's handlers: routes, CORS and the Host check; pure, knows no socket.
 
-Modelled on facts/ollama-and-clients.md 1 and 1.1: gin with method checks and slash redirects, then
+Modelled on docs/ollama.md#routes: gin with method checks and slash redirects, then
 gin-contrib/cors, then Ollama's own Host check.
 """
 

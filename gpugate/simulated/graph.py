@@ -1,6 +1,6 @@
 """Checks and reads ComfyUI graphs as its server does; pure, runs nothing.
 
-The complaints have the recorded shapes (facts/bot-and-comfyui.md 2.2, comfyui-recordings/).
+The complaints have the recorded shapes (docs/telegram-comfyui.md#comfyui-submitting-a-job).
 """
 
 from __future__ import annotations

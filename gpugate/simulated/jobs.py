@@ -1,7 +1,7 @@
 """The queue of a simulated ComfyUI and the one worker that empties it; knows no HTTP.
 
 Every event goes to `tell(event, data, client)`, client None meaning everybody, in the recorded
-order (facts/bot-and-comfyui.md 2.2). History is written after `execution_success`, as really.
+order (docs/telegram-comfyui.md#comfyui). History is written after `execution_success`, as really.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The ComfyUI nodes that the simulation knows, as `/object_info` tells them; knows no graph.
 
-Kinds, limits and defaults are those that ComfyUI 0.3.64 enforces (facts/bot-and-comfyui.md 2).
+Kinds, limits and defaults are those that ComfyUI 0.3.64 enforces (docs/telegram-comfyui.md#comfyui).
 """
 
 from __future__ import annotations

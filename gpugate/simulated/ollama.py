@@ -1,6 +1,6 @@
 """A server that behaves like Ollama 0.32 and has no model; knows nothing of the gateway.
 
-Routes, content types, refusals and stream endings follow facts/ollama-and-clients.md 1. Where a
+Routes, content types, refusals and stream endings follow docs/ollama.md#routes. Where a
 fault is planned (`faults`), it misbehaves as told.
 """
 

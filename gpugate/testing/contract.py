@@ -1,4 +1,4 @@
-"""The tests that every provider plugin runs: what gpugate relies on, claim by claim (contract section 6).
+"""The tests that every provider plugin runs, claim by claim (docs/api.md#provider-plugins).
 
 A plugin's test module has `class TestMine(ProviderContract)` with a `provider_class` and a fixture
 `config`; docs/write-a-provider.md walks through it. Needs pytest-asyncio in auto mode. It must not know

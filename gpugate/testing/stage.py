@@ -24,7 +24,7 @@ MakeProvider = Callable[[ClientSession], Provider]
 MANY_TURNS = 100
 """A call over a socket of this machine ends within so many turns of the loop; one with a process does not."""
 STOP_RETRY_S = 5.0
-"""gpugate's own pause before an unproved stop is sent again (contract section 3)."""
+"""gpugate's own pause before an unproved stop is sent again (docs/api.md#stops)."""
 LONGER_S = 30.0
 """A stop that held for so long, in the provider's seconds, has not been undone by a queued start."""
 

@@ -17,7 +17,7 @@ import aiohttp
 from attrs import field, frozen
 
 AGENT = {"User-Agent": "gpugate/contract"}
-"""A cloud's CDN may refuse clients without one (facts/providers.md 0.8)."""
+"""A cloud's CDN may refuse clients without one (docs/providers.md#user-agent)."""
 
 
 @frozen

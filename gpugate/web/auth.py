@@ -56,7 +56,7 @@ class User:
     scopes: frozenset[str] | None
 
     def may(self, scope: str) -> bool:
-        """Whether the token covers `scope`; "admin" covers all (contract section 5, FORBIDDEN)."""
+        """Whether the token covers `scope`; "admin" covers all (docs/api.md#tokens-and-scopes)."""
         scopes = self.scopes
         return scopes is None or scope in scopes or "admin" in scopes
 

@@ -1,7 +1,7 @@
 """One client's connection: aiohttp's, answering in one task or none; it must not know what is asked.
 
 aiohttp starts a task for each request, so that its context variables end with it. There are none here,
-and a task is a tenth of what a small request costs (facts/hot-path.md section 3). What `start` does beside
+and a task is a tenth of a small request's cost (docs/ollama.md#where-the-time-goes). What `start` does beside
 that is aiohttp 3.14's, and relies on what is private there: `tests/web/test_connection.py` says when to
 look again.
 

@@ -26,7 +26,7 @@ COLUMNS = (
     *("id", "provider", "pod_id", "gpu", "started_at", "ready_at", "ended_at", "seconds", "hourly_rate"),
     *("rate_source", "cost", "currency", "started_by", "start_reason", "end_reason"),
 )
-"""Contract section 4, `cost/sessions`."""
+"""`cost/sessions` of docs/api.md#costs."""
 LEDGER_RETRY_S = 30.0
 _MONTH = re.compile(r"(?!0000|9999)[0-9]{4}-(0[1-9]|1[0-2])")
 _BLANK_FOR_PLUS = re.compile(r"([T ][0-9:.,]+) (?=[0-9]{2}:?[0-9]{2}$)")

@@ -1,6 +1,6 @@
 """How errors look on each surface: from an error to bytes; knows neither sockets nor the pod.
 
-The surface that the client called picks the shape (contract section 5), since each client reads
+The surface that the client called picks the shape (docs/api.md#error-shapes), since each client reads
 its own: Ollama's want a string under `error`, OpenAI's an object, Anthropic's a typed one, and
 gpugate's own endpoints answer in the envelope.
 """
@@ -50,14 +50,14 @@ STATUS: Mapping[type[GateError], int] = {
 }
 
 RETRY_AFTER_S = 5  # the hint of a 503 that brings none of its own
-_START_RETRY_AFTER_S = 60  # contract section 3, pod.retry_after, for errors raised without the setting
+_START_RETRY_AFTER_S = 60  # docs/api.md#configuration, for errors raised without the setting
 _DAY_S = 86400.0
 _RETRY_AFTER: Mapping[type[GateError], int] = {
     errors.PodStartFailed: _START_RETRY_AFTER_S,
     errors.WarmupTimeout: _START_RETRY_AFTER_S,
 }
 
-# OpenAI's and Anthropic's libraries try again by themselves on any 5xx (facts/ollama-and-clients.md 2).
+# OpenAI's and Anthropic's libraries try again by themselves on any 5xx (docs/ollama.md#client-defaults).
 # Here that would rent the pod once more, undo a stop by hand, or run a job twice.
 _DO_NOT_RETRY = (errors.PodStartFailed, errors.WarmupTimeout, errors.PodStopped, errors.UpstreamTimeout)
 
@@ -141,7 +141,7 @@ def stream_error(
     request_id: str = "",
     now: float | None = None,
 ) -> bytes:
-    """What ends a stream whose status is already sent (contract section 5, in mid-stream).
+    """What ends a stream whose status is already sent (docs/api.md#in-mid-stream).
 
     Args:
         dialect: of the path that the client called.
@@ -181,7 +181,7 @@ def new_id() -> str:
 
 
 def timestamp(now: float) -> str:
-    """Seconds since 1970 as the contract writes instants: ISO 8601, UTC, milliseconds."""
+    """Seconds since 1970 as docs/api.md#the-envelope has it: ISO 8601, UTC, milliseconds."""
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

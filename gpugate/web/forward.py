@@ -1,6 +1,6 @@
 """Brings a request to the pod and its answer back: lease, tries, and the words when an answer breaks.
 
-Knows when to try again (contract section 5); moves no byte itself (that is `gpugate.relay`).
+Knows when to try again (docs/api.md#retries); moves no byte itself (that is `gpugate.relay`).
 """
 
 from __future__ import annotations
@@ -342,7 +342,7 @@ def _timed_out(gone: UpstreamGone) -> bool:
 
 
 def last_words(call: Call, cut: Cut) -> Epitaph | None:
-    """What a client is told when the pod is lost in mid-answer (contract 5, In mid-stream)."""
+    """What a client is told when the pod is lost in mid-answer (docs/api.md#in-mid-stream)."""
     kind = cut.content_type.partition(";")[0].strip()
     error = UpstreamBroken("the pod was lost in the middle of the answer")
     if kind == NDJSON:

@@ -1,7 +1,7 @@
 """Filler while a request is held, opt-in (`queue.heartbeat`): keeps middle boxes from cutting a silent wait.
 
 Costs the real status code: 200 is sent with the first filler, and a later failure comes as in
-mid-stream (contract section 5). Knows nothing of pods.
+mid-stream (docs/api.md#heartbeat). Knows nothing of pods.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Ollama's surface: what wakes the pod is held and forwarded, what does not is answered from what is known.
 
-Contract section 4. Decides by the route; bodies are only looked into where the pod is not READY.
+See docs/api.md#what-wakes-the-pod. Decides by the route; looks into bodies only where the pod is not READY.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What Ollama refuses without a look at its models, said as Ollama says it; knows nothing of pods or sockets.
 
-Statuses, texts and shapes are those of Ollama's handlers (facts/ollama-and-clients.md 1.2). Only what is
+Statuses, texts and shapes are those of Ollama's handlers (docs/ollama.md#error-bodies). Only what is
 certain is refused here: a request that Ollama might take is held for the pod instead. In particular a
 body in a Content-Encoding, a multipart body and an endpoint that is not known are not judged.
 """

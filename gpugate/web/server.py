@@ -1,6 +1,6 @@
 """The listening side: aiohttp's low-level server with our limits, and a guard against slow heads.
 
-Why not an Application: hot-path.md section 3 (20 to 37 us a request). Knows sockets, not pods.
+Why not an Application: docs/ollama.md#where-the-time-goes (20 to 37 us a request). Knows sockets, not pods.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ async def answer_itself(runner: web.ServerRunner, path: str) -> None:
 
 
 def raise_file_limit() -> None:
-    """Two descriptors a stream (facts/hot-path.md 6.12): take what the system lets us have."""
+    """Two descriptors a stream (docs/ollama.md#descriptors): take what the system lets us have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         try:

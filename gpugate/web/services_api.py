@@ -1,7 +1,7 @@
 """The services on top of the pod over HTTP: code, story, fantasy, image. Thin: reads, leases, shows.
 
 Everything is checked before a lease is asked for, so a wrong request wakes nothing. Shapes are those of
-contract sections 4 and 8.
+docs/api.md#services.
 """
 
 from __future__ import annotations

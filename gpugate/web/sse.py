@@ -21,7 +21,7 @@ SEND_S = 120.0
 class EventStream:
     """One answer; `async with` ends it.
 
-    Nothing leaves before the first event, so a failure until then is a plain error (contract section 8);
+    Before the first event nothing has left and a failure is a plain error (docs/api.md#service-events);
     unless the pod is waited for with a heartbeat of `beat_s` seconds (0: none).
     """
 

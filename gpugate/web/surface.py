@@ -1,6 +1,6 @@
 """Ollama's surface as a table: what a method and a path mean; knows nothing of bodies, tokens or pods.
 
-Routes are those of facts/ollama-and-clients.md 1; what wakes a pod is contract section 4. A path is
+Routes are those of docs/ollama.md#routes; what wakes a pod is docs/api.md#what-wakes-the-pod. A path is
 judged by what Ollama's router would see in it: decoded once, without dot segments or empty ones. A
 spelling that Ollama would redirect is redirected here, so no spelling gets round a scope or a wake class.
 """
@@ -220,7 +220,7 @@ def _unknown(method: str, raw: str, path: str) -> Route:
     if not _is_inside(path):
         return Route(Kind.NOT_OURS, raw)
     if method == "POST" and path.count("/") > 1 and path not in ("/api/", "/v1/"):
-        # Some Ollama has it, or will: the surface grows faster than this table (contract section 4).
+        # Some Ollama has it, or will: it grows faster than this table (docs/api.md#what-wakes-the-pod).
         return Route(Kind.COMPUTE, raw, "chat")
     if method in _PASSED_ON or method == "POST":
         return Route(Kind.UNKNOWN_GET, raw, "chat")
@@ -233,7 +233,7 @@ _PATH_TOKEN = re.compile(r"/k/([A-Za-z0-9._~-]{1,16384})(?:/+((?:api|v1)(?:/.*)?
 def split_path_token(raw_path: str) -> tuple[str, str] | None:
     """Split `/k/<token>/api/…`, `/k/<token>/v1/…` or `/k/<token>/` into the token and the path behind it.
 
-    The Ollama command line can send no headers but keeps a path prefix (facts/ollama-and-clients.md 2).
+    The Ollama command line can send no headers but keeps a path prefix (docs/ollama.md#client-defaults).
     The token is a secret: neither it nor `raw_path` may be logged. A redirect of such a request needs
     the prefix put back.
     """

@@ -1,6 +1,6 @@
 """Requests that only unload a model: while the pod is off nothing is loaded, so they are answered here.
 
-Knows Ollama's rules for them (facts/ollama-and-clients.md 1.3), nothing of pods.
+Knows Ollama's rules for them (docs/ollama.md#unload-and-load), nothing of pods.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One look at the bot through somebody else's Telegram: the npm package `telegram-test-api`.
 
 It needs Node and npm, and npm's registry; without them there is nothing to see here. Its getUpdates does
-not wait, its getMe lacks fields, and it knows neither photos nor menus (facts/bot-and-comfyui.md 1.1).
+not wait, its getMe lacks fields, it knows no photos, no menus (docs/telegram-comfyui.md#telegram-test-api).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the first demand to a pod that runs: attempts, pauses, errors, queues at the provider (contract 3)."""
+"""From the first demand to a pod that runs: attempts, pauses, errors, queues (docs/api.md#which-provider)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def cold(play: Play) -> Play:
 
 
 def test_a_request_while_the_pod_is_off() -> None:
-    """Seed 003, flow 1: start, wait until it runs and answers, then the request goes on."""
+    """Start, wait until it runs and answers, then the request goes on."""
     play = cold(Play(policy())).at(1, Arrived(1), gives=["start 0"], state=Asking)
     play.at(2, Accepted(), gives=["session 0 opens: request"], state=Provisioning).feels(False)
     play.sees(0, STARTING).at(30, gives=[]).sees(0, RUNNING).at(60, gives=[])
@@ -87,7 +87,7 @@ def test_a_pod_that_runs_at_once() -> None:
 
 
 def test_a_transient_error_three_times() -> None:
-    """Seed 003, flow 5: three attempts with doubling pauses, then 503 and a proved stop."""
+    """Three attempts with doubling pauses, then 503 and a proved stop."""
     play = cold(Play(policy())).at(1, Arrived(1), gives=["start 0"])
     play.at(1, Refused(Transient("boom")), gives=[], state=Pausing)
     play.at(1.99, gives=[]).at(2, gives=["start 0"], state=Asking)
@@ -298,7 +298,7 @@ def test_a_pod_vanishes_while_it_starts() -> None:
 
 
 def test_a_look_lags_behind_the_start() -> None:
-    """For a while after the start a look may still say stopped (facts/providers.md B5)."""
+    """For a while after the start a look may still say stopped (docs/providers.md#vastai-creation)."""
     play = cold(Play(policy(health_interval_s=5))).at(0, Arrived(1)).at(1, Accepted())
     play.at(5.9, gives=[], state=Provisioning)
     play.sees(0, RUNNING).at(6, state=Ready)

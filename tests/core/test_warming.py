@@ -1,4 +1,4 @@
-"""From a pod that runs to one that serves: health, preload, the warm-up's limit (contract 3)."""
+"""From a pod that runs to one that serves: health, preload, the warm-up's limit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def warming(play: Play, *arrivals: Arrived) -> Play:
 
 
 def test_the_pod_never_becomes_healthy() -> None:
-    """Seed 003, flow 6: after `warmup_timeout` it is stopped and who waits gets WARMUP_TIMEOUT."""
+    """After `warmup_timeout` it is stopped and who waits gets WARMUP_TIMEOUT."""
     play = warming(Play(policy())).at(179.9, gives=[]).at(180, gives=["refuse 1 WARMUP_TIMEOUT", "stop 0"])
     assert isinstance(play.refusals[1], WarmupTimeout)
     assert play.refusals[1].message == "pod failed to become ready"

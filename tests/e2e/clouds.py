@@ -32,7 +32,7 @@ from .support import CHAT, MODEL, SECRET, Answer, bearer
 DELAYS = Delays(provision_s=2.0, start_s=8.0, ready_s=5.0, stop_s=3.0)
 COLD_S = DELAYS.provision_s + DELAYS.start_s + DELAYS.ready_s
 RUNNING_COLD_S = DELAYS.ready_s
-"""Vast.ai bills a GPU only while its instance runs (facts/providers.md B3)."""
+"""Vast.ai bills a GPU only while its instance runs (docs/providers.md#vastai-states)."""
 IDLE_S = 120.0
 SLACK_S = 7.0
 """What looks every two (RunPod) or five seconds (Vast.ai) may add to a bill."""

@@ -1,4 +1,4 @@
-"""A provider's proxy that answers where the pod does not (facts/providers.md 0.4, 0.5 and A7)."""
+"""A provider's proxy that answers where the pod does not (docs/providers.md#runpod-proxy)."""
 
 from __future__ import annotations
 

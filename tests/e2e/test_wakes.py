@@ -1,4 +1,4 @@
-"""What wakes the pod and what never does (contract section 4), over real sockets."""
+"""What wakes the pod and what never does (docs/api.md#what-wakes-the-pod), over real sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may know whom (house.md 2): a wrong import is a red test, not a review comment."""
+"""Who may know whom: a wrong import is a red test, not a review comment."""
 
 from __future__ import annotations
 

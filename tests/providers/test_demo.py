@@ -281,7 +281,7 @@ class TestAccidents:
 
 
 async def test_a_gateway_that_is_killed(make, other, tmp_path):
-    """Its pod ends with it, soon after (contract section 7; the times are scaled)."""
+    """Its pod ends with it, soon after (docs/api.md#the-local-provider; the times are scaled)."""
     holder = other()
     state = tmp_path / "processes" / "demo.json"
     pid = json.loads(state.read_text())["pid"]

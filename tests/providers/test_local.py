@@ -167,7 +167,7 @@ class TestTrouble:
             await make("no-such-ollama").start()
 
     async def test_a_command_that_ends_at_once(self, make):
-        """Another attempt may help (contract section 7); its own words are kept apart from that."""
+        """Another attempt may help (docs/api.md#the-local-provider); its own words are kept apart."""
         with pytest.raises(Transient, match=r"^'sh' ended with exit status 1$") as failed:
             await make("sh", "-c", "echo 'bind: address already in use'; exit 1").start()
 
@@ -253,7 +253,7 @@ class TestOllamaHost:
 
 
 async def test_errors_are_of_the_port(make):
-    """Whatever goes wrong is a ProviderError; nothing else comes out (contract section 6)."""
+    """Whatever goes wrong is a ProviderError; nothing else comes out (docs/api.md#provider-plugins)."""
     for command in (["/"], ["/dev/null"], ["sh", "-c", "exit 255"]):
         with pytest.raises(ProviderError):
             await make(*command).start()

@@ -21,7 +21,7 @@ OURS = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encod
 
 
 def last_words(cut: Cut) -> Epitaph | None:
-    """What the web layer would say: see the contract, section 5."""
+    """What the web layer would say: see docs/api.md#in-mid-stream."""
     if cut.content_type.startswith(SSE):
         return Epitaph((b"" if cut.ends_block else b"\n\n") + SSE_WORDS, clean_end=True)
     if cut.content_type.startswith(NDJSON) and cut.ends_line:

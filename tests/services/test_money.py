@@ -1,4 +1,4 @@
-"""Whole flows of seed 003 through the lifecycle, in virtual time; what counts is what is billed."""
+"""Whole flows through the lifecycle, in virtual time; what counts is what is billed."""
 
 from __future__ import annotations
 

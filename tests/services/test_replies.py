@@ -137,7 +137,7 @@ def test_hours(number, said):
     ],
 )
 def test_status(now, said):
-    """Seed 001's sentence; what is not known is left out."""
+    """The sentence of a running pod; what is not known is left out."""
     assert said == replies.status(now, "USD")
 
 

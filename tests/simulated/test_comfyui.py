@@ -1,4 +1,4 @@
-"""A simulated ComfyUI over HTTP and its socket, against the recorded shapes (facts/bot-and-comfyui.md 2)."""
+"""A simulated ComfyUI, HTTP and socket, against the recorded shapes (docs/telegram-comfyui.md#comfyui)."""
 
 import asyncio
 import json

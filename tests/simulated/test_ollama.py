@@ -1,4 +1,4 @@
-"""A simulated Ollama over HTTP, surface by surface, against facts/ollama-and-clients.md 1."""
+"""A simulated Ollama over HTTP, surface by surface, against docs/ollama.md#routes."""
 
 import asyncio
 import hashlib

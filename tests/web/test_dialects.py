@@ -96,7 +96,7 @@ class TestStatus:
         ],
     )
     def test_contract(self, code: str, status: int) -> None:
-        """The statuses of the contract, section 5."""
+        """The statuses of docs/api.md#error-codes."""
         found = {status_of(kind()) for kind in leaves(GateError) if kind.code == code}
 
         assert {status} == found

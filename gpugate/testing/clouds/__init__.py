@@ -1,6 +1,6 @@
 """Simulated clouds, shipped for tests of gpugate and of provider plugins: they answer, they bill, they fail.
 
-They imitate what the clouds' APIs were found to do (facts/providers.md), over real sockets on 127.0.0.1
+They imitate what the clouds' APIs were found to do (docs/providers.md), over real sockets on 127.0.0.1
 and in virtual time if wanted (`jumping.run`).
 """
 

@@ -29,7 +29,7 @@ from gpugate.testing.clouds.faults import (
 from gpugate.testing.clouds.pods import Delays, SimPod
 
 BLOCKED_AGENTS = re.compile(r"^$|^python|^curl/0|bot", re.IGNORECASE)
-"""User-Agents that a CDN refuses; aiohttp's own begins with "Python" (facts/providers.md 0.8)."""
+"""User-Agents that a CDN refuses; aiohttp's own begins with "Python" (docs/providers.md#user-agent)."""
 API_KEY = "sim-key-5e2f7c"
 
 Handler = Callable[[web.Request, Fault | None], Awaitable[web.StreamResponse]]

@@ -1,7 +1,7 @@
 """The HTTP proxy in front of RunPod's pods: it answers for a pod that is not there, and gives up on silence.
 
 Reached by path, `/edge/{pod id}/{port}/...`, or by the Host header as the real one is,
-`{pod id}-{port}.proxy...` (facts/providers.md A7). It knows no API.
+`{pod id}-{port}.proxy...` (docs/providers.md#silent-requests). It knows no API.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gpugate.testing.clouds.faults import Fault, Faults, Hang, Html1010, Http, R
 from gpugate.testing.clouds.pods import SimPod
 
 SILENCE_S = 100.0
-"""Longest pause before the first byte, and between bytes (facts/providers.md A7)."""
+"""Longest pause before the first byte, and between bytes (docs/providers.md#silent-requests)."""
 _HOST = re.compile(r"^([a-z0-9]+)-(\d+)\.proxy\.", re.IGNORECASE)
 _OWN_HOP = ("connection", "keep-alive", "transfer-encoding", "host", "upgrade", "te", "trailer")
 _CHUNK = 64 * 1024

@@ -77,7 +77,7 @@ class Locked:
 
 @frozen
 class Html1010:
-    """The CDN in front of the API refuses the client (facts/providers.md 0.8)."""
+    """The CDN in front of the API refuses the client (docs/providers.md#user-agent)."""
 
 
 Fault = (

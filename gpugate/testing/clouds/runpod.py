@@ -1,4 +1,4 @@
-"""A simulated RunPod: REST v2 with its limits and lies, and the edge proxy (facts/providers.md A).
+"""A simulated RunPod: REST v2 with its limits and lies, and the edge proxy (docs/providers.md#runpod).
 
 It knows nothing of the plugin that is tested against it.
 """
@@ -112,7 +112,7 @@ class RunPodSim(Cloud):
     # --- the API ------------------------------------------------------------------------------
 
     def operations(self) -> Sequence[Operation]:
-        """Facts/providers.md A3."""
+        """See docs/providers.md#runpod-operations."""
         return (
             Operation("GET", "/v2/pods/{id}", "get", self._get),
             Operation("GET", "/v2/pods", "list", self._list),

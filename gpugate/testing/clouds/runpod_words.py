@@ -1,4 +1,4 @@
-"""RunPod's words: the shapes of its pods, catalogue, bill and errors (facts/providers.md A); no server."""
+"""RunPod's words: shapes of its pods, catalogue, bill and errors (docs/providers.md#runpod); no server."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ CREATE_FIELDS = frozenset(
 WINDOW_S = 60.0
 BUCKETS_S = {"hour": 3600, "day": 86_400}
 STOPPED_DISK = 0.20 / 730
-"""USD per GB and hour (facts/providers.md A6)."""
+"""USD per GB and hour (docs/providers.md#runpod-lifecycle)."""
 PAGE = 20
 
 
@@ -93,7 +93,7 @@ def rate(pod: SimPod, gpus: Mapping[str, Gpu]) -> float:
 
 
 def show_pod(pod: SimPod, clock: Clock, gpus: Mapping[str, Gpu]) -> dict[str, Any]:
-    """The pod object of facts/providers.md A2."""
+    """The pod object of docs/providers.md#runpod-pod-object."""
     phase = pod.look()
     status = STATUS[phase]
     return {

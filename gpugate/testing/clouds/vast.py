@@ -1,4 +1,4 @@
-"""A simulated Vast.ai: its API with the lies that it tells (facts/providers.md B).
+"""A simulated Vast.ai: its API with the lies that it tells (docs/providers.md#vastai).
 
 It knows nothing of the plugin that is tested against it.
 """
@@ -103,7 +103,7 @@ class VastSim(Cloud):
     # --- the API ------------------------------------------------------------------------------
 
     def operations(self) -> Sequence[Operation]:
-        """Facts/providers.md B1."""
+        """See docs/providers.md#vastai-api."""
         return (
             Operation("GET", "/api/v0/instances/{id}/", "get", self._get),
             Operation("GET", "/api/v1/instances/", "list", self._list),

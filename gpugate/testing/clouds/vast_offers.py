@@ -1,4 +1,4 @@
-"""Vast.ai's market: offers and the filters that find them (facts/providers.md B4); no server."""
+"""Vast.ai's market: offers and the filters that find them (docs/providers.md#vastai-offers); no server."""
 
 from __future__ import annotations
 

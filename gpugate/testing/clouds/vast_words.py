@@ -1,4 +1,4 @@
-"""Vast.ai's words: the shapes of its instances, bill and errors (facts/providers.md B); no server."""
+"""Vast.ai's words: the shapes of its instances, bill and errors (docs/providers.md#vastai); no server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INTERVAL_S = {
     "charges": 1.0,
     "user": 1.0,
 }
-"""Minimum intervals by endpoint (facts/providers.md B1); the list's is not documented."""
+"""Minimum intervals by endpoint (docs/providers.md#vastai-api); the list's is not documented."""
 CREATE_PENALTY_S = 12.0
 PAGE = 25
 DAY_S = 86_400

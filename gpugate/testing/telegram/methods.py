@@ -1,6 +1,6 @@
 """The Bot API's methods that bots of ours use, with their limits; knows nothing of HTTP.
 
-Limits are Telegram's own (facts/bot-and-comfyui.md 3.1, core.telegram.org/bots/api). Not like the real
+Limits: Telegram's (docs/telegram-comfyui.md#telegram-limits, core.telegram.org/bots/api). Not like the real
 one: parse modes are refused, and a photo is not made smaller.
 """
 

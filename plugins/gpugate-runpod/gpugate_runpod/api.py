@@ -154,7 +154,7 @@ class Api:
             raise lost("RunPod answered something that is not the pod")
         return shown
 
-    # --- errors (facts/providers.md A3, A4, C) --------------------------------------------------
+    # --- errors (docs/providers.md#runpod-operations) --------------------------------------------------
 
     def _error(
         self, status: int, headers: Mapping[str, str], text: bytes, broken: type[ProviderError]

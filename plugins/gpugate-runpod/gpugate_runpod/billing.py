@@ -1,4 +1,4 @@
-"""What RunPod's billing API answers, read as charges; asks nobody (facts/providers.md A3)."""
+"""What RunPod's billing API answers, read as charges; asks nobody (docs/providers.md#runpod-operations)."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class EphemeralPods:
     # --- making one ---------------------------------------------------------------------------
 
     async def _create_somewhere(self) -> PodReport:
-        """Ask candidate after candidate: RunPod does not look for room by itself (facts/providers.md A4)."""
+        """Ask candidate after candidate: RunPod does not search (docs/providers.md#runpod-creation)."""
         config = self._config
         stock = await self._api.gpus(config.gpu_count, config.cloud.upper())
         refusals: list[ProviderError] = []
@@ -207,7 +207,7 @@ class EphemeralPods:
         return line.price is None or float(line.price) * self._config.gpu_count > limit
 
     def _body(self, candidate: Candidate) -> dict[str, Any]:
-        """Facts/providers.md A4; RunPod refuses fields that it does not know."""
+        """See docs/providers.md#runpod-creation; RunPod refuses fields that it does not know."""
         config = self._config
         gpu: dict[str, Any] = {"id": candidate.gpu, "count": config.gpu_count}
         if config.min_cuda:

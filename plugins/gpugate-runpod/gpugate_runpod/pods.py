@@ -1,6 +1,6 @@
 """What RunPod shows of a pod, read and put into gpugate's words; asks nobody and decides nothing.
 
-Figures and meanings: facts/providers.md A2 and A6.
+Figures and meanings: docs/providers.md#runpod-pod-object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ON = frozenset({"PROVISIONING", "STARTING", "RUNNING"})
 STOPPED_DISK_PER_GB_MONTH = Decimal("0.20")
 HOURS_PER_MONTH = Decimal(730)
 STUCK_S = 180.0
-"""A container whose uptime stays 0 for so long hangs: 180 to 300 s were seen (facts/providers.md A2)."""
+"""A container hangs whose uptime stays 0: 180 to 300 s seen (docs/providers.md#runpod-pod-object)."""
 
 
 @frozen
@@ -141,7 +141,7 @@ class Reader:
         )
 
     def endpoints(self, pod_id: str) -> dict[str, Endpoint]:
-        """Composed, not asked for: RunPod's proxy knows a pod by its id (facts/providers.md A7)."""
+        """Composed, not asked for: RunPod's proxy knows a pod by its id (docs/providers.md#runpod-proxy)."""
         ports = {"ollama": self.config.ollama_port, "comfyui": self.config.comfyui_port}
         return {name: Endpoint(self.config.url(pod_id, port)) for name, port in ports.items()}
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
 FIRST_BYTE_LIMIT_S = 100.0
-"""RunPod's proxy cuts a request that is silent for so long, with a 524 (facts/providers.md A7)."""
+"""RunPod's proxy ends a request that is silent so long, with a 524 (docs/providers.md#silent-requests)."""
 MIN_POLL_S = 2.0
-"""30 looks a minute at most, half of what the documented limit of 60 lets pass (facts/providers.md A3)."""
+"""At most 30 looks a minute, half of the documented limit of 60 (docs/providers.md#runpod-operations)."""
 MIN_PROBE_S = 0.25
 """Health checks go through RunPod's edge, which others share."""
 

@@ -67,7 +67,7 @@ def _is_path(_: object, __: Attribute[str], value: str) -> None:
 
 @frozen
 class RunPodConfig:
-    """`[providers.runpod]` (contract section 3; from `mode` on for ephemeral pods, see the README).
+    """`[providers.runpod]` (docs/api.md#configuration; from `mode` on for ephemeral pods, see the README).
 
     Attributes:
         api_key: of RunPod, with read and write access to pods.

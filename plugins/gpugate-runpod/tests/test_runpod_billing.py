@@ -25,7 +25,7 @@ RECORD: dict[str, Any] = {
     "cpuAmount": 0,
     "diskAmount": 0.11,
 }
-"""As facts/examples/runpod-v2-billing-pods.json has it."""
+"""As docs/providers.md#runpod-operations has it."""
 
 
 def by_what(charges: list[Charge]) -> dict[str, Decimal]:

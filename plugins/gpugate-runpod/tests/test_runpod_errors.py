@@ -1,4 +1,4 @@
-"""RunPod's answers in gpugate's words (facts/providers.md A3, A4, C), call by call, without a lifecycle."""
+"""RunPod's answers in gpugate's words (docs/providers.md#runpod-operations), call by call, no lifecycle."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ POD_KEYS = {
     *("cloud", "dataCenterId", "cudaVersion", "ssh", "template", "cost", "locked", "globalNetworking"),
     *("runtime", "createdAt", "startedAt"),
 }
-"""Of the documented pod object (facts/examples/runpod-v2-pod-running.json)."""
+"""Of the documented pod object (docs/providers.md#runpod-pod-object)."""
 
 
 @pytest.fixture

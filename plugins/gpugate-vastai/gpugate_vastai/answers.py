@@ -1,6 +1,6 @@
 """What Vast.ai's answers mean as errors: a pure translation, without network and without state.
 
-A 2xx is no success here, a 404 may be a wrong key, and a 429 is plain text (facts/providers.md B1).
+A 2xx is no success here, a 404 may be a wrong key, and a 429 is plain text (docs/providers.md#vastai-errors).
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _named(answer: Answer) -> ProviderError | None:
     said = f"{answer.code} {answer.says}".lower()
     if answer.code == "resources_unavailable":
         return NoCapacity(_with("no GPU is free on the instance's host", answer), queued="queued" in said)
-    if "user key" in said or "api key" in said:  # also with a 404 (facts/providers.md B1)
+    if "user key" in said or "api key" in said:  # also with a 404 (docs/providers.md#vastai-errors)
         return AuthFailed(_BY_CODE["auth_error"][1])
     if answer.code in _BY_CODE:
         kind, words = _BY_CODE[answer.code]

@@ -34,7 +34,7 @@ class Call:
     """One of the API's calls.
 
     Attributes:
-        interval_s: the endpoint's minimum interval (facts/providers.md B1).
+        interval_s: the endpoint's minimum interval (docs/providers.md#vastai-api).
         patience_s: how long to wait after a 429 that does not say.
         starts: it may begin something that costs money, so a lost answer is `Ambiguous`.
     """

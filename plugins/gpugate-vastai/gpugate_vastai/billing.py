@@ -1,4 +1,4 @@
-"""What Vast.ai's charges say, read as gpugate's; asks nobody (facts/providers.md B1)."""
+"""What Vast.ai's charges say, read as gpugate's; asks nobody (docs/providers.md#vastai-api)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from gpugate_vastai.reading import Reader, Run
 from gpugate_vastai.settings import VastConfig
 
 VISIBLE_S = 30.0
-"""Reads lag behind creates (facts/providers.md B5): so long an instance that is not listed may exist."""
+"""Reads lag behind creates (docs/providers.md#vastai-creation): so long an unlisted instance may exist."""
 OFFERS_S = 60.0
 """How long found offers are good for another try: searches have a daily quota."""
 EXCLUDED_S = 3600.0
@@ -92,7 +92,7 @@ class EphemeralInstance:
     async def stop(self) -> PodReport:
         """Destroy one of ours, what bills most first; sent again until the list shows none.
 
-        One per call, because Vast.ai takes one in 3 s (facts/providers.md B1).
+        One per call, because Vast.ai takes one in 3 s (docs/providers.md#vastai-api).
         """
         ours = await self._list()
         if ours:

@@ -1,4 +1,4 @@
-"""Ephemeral mode's two requests, and which offer is taken (facts/providers.md B4, B5); pure."""
+"""Ephemeral mode's two requests, and which offer is taken (docs/providers.md#vastai-offers); pure."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class VastAi(Provider):
         billing_api=True,
         stop_keeps_disk=True,
         queue_on_capacity=True,
-        min_poll_s=5.0,  # facts/providers.md B1
+        min_poll_s=5.0,  # docs/providers.md#vastai-api
     )
     config: VastConfig
 

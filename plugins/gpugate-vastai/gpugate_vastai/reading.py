@@ -1,4 +1,4 @@
-"""What an instance's row says: phase, addresses, price (facts/providers.md B2, B3); pure, without network."""
+"""What an instance's row says: phase, addresses, price (docs/providers.md#vastai-fields); no network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpugate_vastai.answers import Object
 from gpugate_vastai.settings import VastConfig
 
 SCHEDULING_S = 30.0
-"""Vast.ai's own figure: who waits longer for the GPU waits for another renter (facts/providers.md B3)."""
+"""Vast.ai's figure: after that another renter has the GPU (docs/providers.md#vastai-states)."""
 LAG_S = 10.0
 """A read may be so much older than the start that was accepted before it."""
 

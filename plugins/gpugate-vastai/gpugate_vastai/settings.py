@@ -59,7 +59,7 @@ _are_gb = _between(1, 100_000, "a number of GB")
 
 @frozen
 class VastConfig:
-    """`[providers.vastai]` (contract section 3), and behind `mode` the keys of ephemeral mode.
+    """`[providers.vastai]` (docs/api.md#configuration), and behind `mode` the keys of ephemeral mode.
 
     Attributes:
         api_key: needs the rights instance_read and instance_write, and misc in ephemeral mode.

@@ -206,7 +206,7 @@ def test_a_wrong_configuration(given: dict[str, Any], complaint: str) -> None:
 
 
 def test_a_right_configuration() -> None:
-    """As contract section 3 writes it, and for ephemeral mode."""
+    """As the example configuration has it, and for ephemeral mode."""
     fixed = structure_provider_config(
         "vastai", VastConfig, {"api_key": "k", "instance_id": 5, "timeout": "10s", "headers": {"A": "b"}}
     )

@@ -1,4 +1,4 @@
-"""Rows of the API as reports, and answers as errors: every line of facts/providers.md B1 to B3."""
+"""Rows of the API as reports, and answers as errors: every line of docs/providers.md#vastai."""
 
 from __future__ import annotations
 

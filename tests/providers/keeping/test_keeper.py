@@ -133,7 +133,7 @@ class TestLeases:
         await sleeper.count(0)
 
     def test_the_promise(self):
-        """As shipped, all is over 15 s after the gateway's death (contract section 7)."""
+        """As shipped, all is over 15 s after the gateway's death (docs/api.md#the-local-provider)."""
         from gpugate.providers.kept import Timing
 
         assert Timing().grace_s + Timing().orphan_kill_s + 1 < 15
