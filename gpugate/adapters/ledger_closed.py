@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn
 
@@ -28,6 +28,10 @@ class ClosedLedger:
         self._refuse()
 
     async def open_sessions(self) -> list[Session]:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def last_ends(self) -> Mapping[str, datetime]:
         """Raises LedgerError."""
         self._refuse()
 

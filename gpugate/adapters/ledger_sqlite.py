@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -91,6 +91,14 @@ class SqliteLedger:
         """Those without an end, oldest first."""
         rows = await self._read("SELECT * FROM sessions WHERE ended_at IS NULL ORDER BY asked_at, id")
         return [Session(**_values(row)) for row in rows]
+
+    async def last_ends(self) -> Mapping[str, datetime]:
+        """By provider the latest `ended_at` of its billed sessions; without those that have none."""
+        rows = await self._read(
+            "SELECT provider, max(ended_at) AS ended_at FROM sessions"
+            " WHERE ended_at IS NOT NULL AND started_at IS NOT NULL GROUP BY provider"
+        )
+        return {row["provider"]: datetime.fromisoformat(row["ended_at"]) for row in rows}
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
         """Those of which some part lies between, oldest first; open ones last until now."""

@@ -6,7 +6,7 @@ A `Use` is a part of a session's seconds that belongs to one request and its use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
@@ -119,6 +119,9 @@ class Ledger(Protocol):
 
     async def open_sessions(self) -> list[Session]:
         """Those without an end, oldest first."""
+
+    async def last_ends(self) -> Mapping[str, datetime]:
+        """By provider the latest `ended_at` of its billed sessions; without those that have none."""
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
         """Those of which some part lies between, oldest first; open ones last until now."""

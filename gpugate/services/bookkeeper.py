@@ -19,7 +19,7 @@ from attrs import evolve
 from gpugate.errors import LedgerError
 from gpugate.ports.ledger import BY_HAND, Ledger, Session, Use
 from gpugate.ports.provider import Phase, PodReport, Price
-from gpugate.services.books import Starter
+from gpugate.services.books import StartBound, Starter
 from gpugate.services.news import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.services.status import SECONDS_PER_HOUR
 from gpugate.services.tasks import CrashListener, Supervised
@@ -35,6 +35,8 @@ RETRY_S = 5.0
 """Between two tries of a write that failed."""
 CLOSE_LIMIT_S = 5.0
 """Longest that the last writes may hold up the end of the gateway."""
+_TOLD_NOTHING = timedelta(seconds=1)
+"""An adopted row that began so shortly before it was found has its beginning from no provider."""
 NOTHING = Decimal(0)
 _OFF = frozenset({Phase.STOPPED, Phase.GONE})
 _ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
@@ -78,6 +80,7 @@ class Bookkeeper:
         # Of providers whose row is an earlier gateway's and not confirmed yet: until when that one is sure
         # to have paid; None once the pod was seen alive by this one.
         self._left: dict[str, datetime | None] = {}
+        self._last_ends: dict[str, datetime] = {}  # of billed sessions, by provider
         self._refused: dict[str, str] = {}  # why; the pod is started all the same, and is being stopped
         self._stopping: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
@@ -98,6 +101,7 @@ class Bookkeeper:
         """Read what an earlier gateway left open at the configured providers, and begin to write."""
         try:
             left = await self._ledger.open_sessions()
+            self._last_ends = dict(await self._ledger.last_ends())
         except LedgerError as error:
             self._complain(str(error))
             left = []
@@ -167,6 +171,24 @@ class Bookkeeper:
                 paid = row.started_at is not None and name not in self._refused
                 reason = "restart" if paid else f"failed start: {failed}"
                 self._close(row, self._left.get(name) or self._now(row), reason)
+
+    def start_bound(self, provider: str, report: PodReport) -> StartBound:
+        """The end of the last session there, and of a row that is open what was written when it began."""
+        end = self._last_ends.get(provider)
+        bound = StartBound(earliest=end, what="its last session in the ledger ended")
+        row = self._open.get(provider)
+        if row is None or (None not in (row.pod_id, report.pod_id) and row.pod_id != report.pod_id):
+            return bound
+        instead = row.began_at if end is None else max(row.began_at, end)
+        adopted = row.start_reason == "adopted"
+        if provider not in self._left:
+            return bound if adopted or row.started_at else evolve(bound, instead=instead)
+        if adopted and row.asked_at - row.began_at < _TOLD_NOTHING:
+            return bound  # it began before it was found, and its provider had not yet told when
+        earliest = min(row.asked_at, row.began_at)
+        if end is not None and end > earliest:
+            return evolve(bound, instead=instead)
+        return StartBound(earliest=earliest, instead=instead, what="its open session in the ledger began")
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by an earlier gateway's row; None: there is none."""
@@ -266,6 +288,8 @@ class Bookkeeper:
         self._open.pop(row.provider, None)
         self._left.pop(row.provider, None)
         self._refused.pop(row.provider, None)
+        if row.started_at is not None:
+            self._last_ends[row.provider] = max(at, self._last_ends.get(row.provider, at))
         seconds = Decimal(str(max(0.0, (at - row.began_at).total_seconds())))
         cost = None if row.hourly_rate is None else row.hourly_rate * seconds / SECONDS_PER_HOUR
         self._note(evolve(row, ended_at=at, end_reason=reason, cost=cost if row.started_at else NOTHING))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Protocol
 
 from attrs import frozen
@@ -27,6 +28,21 @@ class Starter:
     request_id: str = ""
 
 
+@frozen(kw_only=True)
+class StartBound:
+    """What the ledger knows of the beginning of a run that a provider reports.
+
+    Attributes:
+        earliest: a start time before it is not believed; None: every one may be true.
+        instead: where a run that is not believed is billed from; None: from `earliest`.
+        what: the event in the ledger at `earliest`, for people.
+    """
+
+    earliest: datetime | None = None
+    instead: datetime | None = None
+    what: str = ""
+
+
 class Books(Protocol):
     """Sessions and their uses."""
 
@@ -49,6 +65,9 @@ class Books(Protocol):
 
     async def settle(self) -> None:
         """Write what is known by now, as far as the disk lets itself be written."""
+
+    def start_bound(self, provider: str, report: PodReport) -> StartBound:
+        """What the ledger knows of the beginning of the run in this report."""
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by the books of an earlier gateway; None: not in them."""

@@ -32,7 +32,7 @@ from gpugate.services.news import (
     SessionEnded,
     Transition,
 )
-from gpugate.services.plausible import Plausible
+from gpugate.services.plausible import Plausible, StartBoundOf, no_bound
 from gpugate.services.status import PaidStretch, PodStatus, Record
 
 
@@ -189,9 +189,10 @@ class Chronicle:
             ProviderTrouble(provider=provider, message=message, reason="config", alarm=alarm, at=self._wall())
         )
 
-    def plausible(self, provider: str) -> Plausible:
-        """Who judges this provider's reports before they are believed."""
-        return Plausible(self._wall, self.record.steady, partial(self.warn, provider, alarm=False))
+    def plausible(self, provider: str, bound: StartBoundOf | None) -> Plausible:
+        """Who judges this provider's reports before they are believed; `bound` is what the ledger knows."""
+        warn = partial(self.warn, provider, alarm=False)
+        return Plausible(self._wall, self.record.steady, warn, bound or no_bound)
 
     def tell(self, news: News) -> None:
         """Tell every listener. A listener that fails is heard of, and never stops the pod's life."""

@@ -152,12 +152,15 @@ class Lifecycle:
         """Begin: look at the providers, adopt what runs, go on with stops that were left unproved."""
         self._loop = asyncio.get_running_loop()
         self._known: asyncio.Future[None] = self._loop.create_future()
+        books = self._books
         self._lines = tuple(
             CommandLine(
                 named,
                 self._feed,
                 partial(self._age_s, named.name),
-                self._chronicle.plausible(named.name),
+                self._chronicle.plausible(
+                    named.name, partial(books.start_bound, named.name) if books is not None else None
+                ),
                 self._on_crash,
             )
             for named in self._providers

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -230,6 +230,15 @@ class MemoryLedger:
             (row for row in self.rows.values() if row.ended_at is None),
             key=lambda row: (row.asked_at, row.id),
         )
+
+    async def last_ends(self) -> Mapping[str, datetime]:
+        """By provider the latest end of its billed sessions."""
+        self._try()
+        ends: dict[str, datetime] = {}
+        for row in self.rows.values():
+            if row.started_at is not None and row.ended_at is not None:
+                ends[row.provider] = max(row.ended_at, ends.get(row.provider, row.ended_at))
+        return ends
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
         """Those of which some part lies between, oldest first."""

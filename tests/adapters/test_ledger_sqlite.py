@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 
@@ -101,6 +101,25 @@ async def test_one_name_for_many_requests(ledger: SqliteLedger) -> None:
     await ledger.put_uses([attrs.evolve(USE, id="1"), attrs.evolve(USE, id="2")])
     found = await ledger.uses(NOON, NOON + timedelta(days=1))
     assert ["1", "2"] == sorted(use.id for use in found)
+
+
+async def test_the_last_end_at_each_provider(ledger: SqliteLedger) -> None:
+    """Of billed sessions alone: neither of one that is open, nor of a start that was refused."""
+    assert {} == await ledger.last_ends()
+    later = NOON + timedelta(hours=1)
+    for number, more in enumerate(
+        (
+            {},
+            {"ended_at": NOON},
+            {"ended_at": None},
+            {"started_at": None, "ended_at": later},
+            {"provider": "vastai", "ended_at": later.astimezone(timezone(timedelta(hours=-5)))},
+            {"provider": "local", "ended_at": None},
+        )
+    ):
+        await ledger.put(attrs.evolve(WHOLE, id=str(number), **more))  # type: ignore[arg-type]
+
+    assert {"runpod": WHOLE.ended_at, "vastai": later} == await ledger.last_ends()
 
 
 async def test_another_time_zone(ledger: SqliteLedger) -> None:

@@ -19,6 +19,7 @@ from gpugate.ports.provider import Price
 from gpugate.services.bookkeeper import Bookkeeper
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle
+from gpugate.services.news import News, ProviderTrouble
 from gpugate.testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 from gpugate.testing.virtual_time import run
 
@@ -57,6 +58,14 @@ class Book:
             raise LedgerError("the disk is full")
         return [row for row in self.rows.values() if row.ended_at is None]
 
+    async def last_ends(self) -> dict[str, datetime]:
+        ended = sorted(
+            (row.ended_at, row.provider)
+            for row in self.rows.values()
+            if row.ended_at is not None and row.started_at is not None
+        )
+        return {provider: at for at, provider in ended}
+
     async def aclose(self) -> None:
         """Nothing to let go."""
 
@@ -72,6 +81,12 @@ class House:
     set_back: timedelta = timedelta(0)
     boot: str = "boot-1"
     told: list[str] = field(factory=list)
+    heard: list[str] = field(factory=list)
+
+    def hear(self, news: News) -> None:
+        """Keep what is told of providers."""
+        if isinstance(news, ProviderTrouble):
+            self.heard.append(news.message)
 
     def wall(self) -> datetime:
         return BEGINNING + timedelta(seconds=asyncio.get_running_loop().time()) - self.set_back
@@ -100,6 +115,7 @@ class House:
             ),
             debts=self.debts,
             fallback_price=Price(Decimal("0.5")),
+            listeners=[self.hear],
             chance=lambda: 0.5,
             wall=self.wall,
             books=books,

@@ -12,17 +12,19 @@ from gpugate.services.tasks import spawn
 
 Result = TypeVar("Result")
 EPOCH = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+"""A fixed instant, for tests that need days and months to be known."""
 
 
 class Clock(ABC):
     """Seconds of a cloud.
 
     Attributes:
-        epoch: the calendar's instant at second 0.
+        epoch: the calendar's instant at second 0; by default when the clock is made, so that a real
+            gateway, whose calendar is the machine's, believes the start times.
     """
 
-    def __init__(self, epoch: datetime = EPOCH) -> None:
-        self.epoch = epoch
+    def __init__(self, epoch: datetime | None = None) -> None:
+        self.epoch = epoch or datetime.now(UTC)
 
     @abstractmethod
     def now(self) -> float:
@@ -63,7 +65,7 @@ def _unheard(_: str, __: BaseException) -> None:
 class LoopClock(Clock):
     """The running loop's time, `scale` times as fast; exact under `gpugate.testing.clouds.jumping`."""
 
-    def __init__(self, scale: float = 1.0, epoch: datetime = EPOCH) -> None:
+    def __init__(self, scale: float = 1.0, epoch: datetime | None = None) -> None:
         super().__init__(epoch)
         self.scale = scale
         self._began: float | None = None
@@ -81,7 +83,7 @@ class LoopClock(Clock):
 class ManualClock(Clock):
     """Stands still until `advance` moves it."""
 
-    def __init__(self, epoch: datetime = EPOCH) -> None:
+    def __init__(self, epoch: datetime | None = None) -> None:
         super().__init__(epoch)
         self._now = 0.0
         self._moved = asyncio.Event()

@@ -21,6 +21,7 @@ from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, ProviderTrouble, SessionEnded
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Delays, RunPodSim, SimPod, jumping
+from gpugate.testing.clouds.clocks import EPOCH, LoopClock
 from gpugate.testing.fakes import FakeDebts
 
 AGENT = {"User-Agent": "gpugate/0.1"}
@@ -131,7 +132,7 @@ async def open_house(
     """A gateway at rest; `start=False` leaves the lifecycle to the test."""
     async with (
         SimulatedOllama() as ollama,
-        RunPodSim(delays=DELAYS) as cloud,
+        RunPodSim(clock=LoopClock(epoch=EPOCH), delays=DELAYS) as cloud,
         aiohttp.ClientSession(
             headers=AGENT, cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=30)
         ) as session,

@@ -21,6 +21,7 @@ from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, ProviderTrouble, SessionEnded
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import jumping
+from gpugate.testing.clouds.clocks import EPOCH, LoopClock
 from gpugate.testing.clouds.pods import Delays, SimPod
 from gpugate.testing.clouds.vast import VastSim
 from gpugate.testing.fakes import FakeDebts
@@ -121,7 +122,7 @@ async def open_house(
     """A gateway at rest; `start=False` leaves the lifecycle to the test."""
     async with (
         SimulatedOllama() as ollama,
-        VastSim(delays=DELAYS) as cloud,
+        VastSim(clock=LoopClock(epoch=EPOCH), delays=DELAYS) as cloud,
         aiohttp.ClientSession(
             headers=AGENT, cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=30)
         ) as session,
