@@ -23,7 +23,43 @@ T = TypeVar("T")
 LOCK_WAIT_S = 5.0
 """How long another program (a backup, a person's shell) may hold the file."""
 
-STEPS = (
+_NUMBERED_USES = """
+    ALTER TABLE uses RENAME TO old_uses;
+    CREATE TABLE uses (
+        session_id TEXT NOT NULL, id TEXT NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL,
+        began_at TEXT NOT NULL, ended_at TEXT NOT NULL, seconds TEXT NOT NULL, requests INTEGER NOT NULL,
+        PRIMARY KEY (session_id, id)
+    ) WITHOUT ROWID;
+    INSERT INTO uses
+        SELECT session_id,
+            'v1-' || row_number() OVER (PARTITION BY session_id ORDER BY began_at, request_id, user),
+            request_id, user, began_at, ended_at, seconds, requests
+        FROM old_uses;
+    DROP TABLE old_uses;
+    CREATE INDEX uses_ended ON uses (ended_at);
+    """
+
+
+def _number_uses(database: sqlite3.Connection) -> None:
+    """Give each use an id of its own. Files of version 1 came with and without that column."""
+    if "id" not in _columns(database, "uses"):
+        _execute_all(database, _NUMBERED_USES)
+
+
+def _columns(database: sqlite3.Connection, table: str) -> frozenset[str]:
+    return frozenset(row["name"] for row in database.execute(f"PRAGMA table_info({table})"))
+
+
+def _execute_all(database: sqlite3.Connection, script: str) -> None:
+    """Execute each statement in the transaction that is open: `executescript` would commit it first.
+
+    A semicolon ends a statement, wherever it stands.
+    """
+    for statement in script.split(";"):
+        database.execute(statement)
+
+
+STEPS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
     """
     CREATE TABLE sessions (
         id TEXT PRIMARY KEY, provider TEXT NOT NULL, asked_at TEXT NOT NULL, pod_id TEXT, gpu TEXT,
@@ -34,18 +70,25 @@ STEPS = (
     );
     CREATE INDEX sessions_ended ON sessions (ended_at);
     CREATE TABLE uses (
-        session_id TEXT NOT NULL, id TEXT NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL,
+        session_id TEXT NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL,
         began_at TEXT NOT NULL, ended_at TEXT NOT NULL, seconds TEXT NOT NULL, requests INTEGER NOT NULL,
-        PRIMARY KEY (session_id, id)
+        PRIMARY KEY (session_id, request_id, user)
     ) WITHOUT ROWID;
     CREATE INDEX uses_ended ON uses (ended_at);
     CREATE TABLE budgets (month TEXT PRIMARY KEY, percent INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    _number_uses,
 )
 """What brings a file from one schema version (`PRAGMA user_version`) to the next; only ever added to."""
 
 _SESSION = tuple(field.name for field in attrs.fields(Session))
 _USE = tuple(field.name for field in attrs.fields(Use))
+_TABLES = {
+    "sessions": frozenset(_SESSION),
+    "uses": frozenset(_USE),
+    "budgets": frozenset({"month", "percent"}),
+}
+"""The columns that are read and written here."""
 _INSTANTS = frozenset(name for name in (*_SESSION, *_USE) if name.endswith("_at"))
 _AMOUNTS = frozenset({"hourly_rate", "stopped_rate", "cost", "seconds"})
 
@@ -158,19 +201,42 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _make_ready(database: sqlite3.Connection, path: Path) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version < 0 or (version == 0 and database.execute("SELECT 1 FROM sqlite_master").fetchone()):
+        raise _foreign(path, "it is an SQLite file of another program")
     if version > len(STEPS):
         raise LedgerError(
             f"{path}: written by a newer gpugate (schema {version}, this one knows {len(STEPS)});"
             " use that version, or move the file away"
         )
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")  # an intent has to outlive the power as well
     (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(str(verdict))
-    for number, step in enumerate(STEPS[version:], version + 1):
-        database.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
+    _migrate(database, path, version)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")  # an intent has to outlive the power as well
     _written(database, "UPDATE budgets SET percent = ? WHERE month = ?", [(0, "")])  # can it be written?
+
+
+def _migrate(database: sqlite3.Connection, path: Path, version: int) -> None:
+    """Take every step that is missing, in one transaction, and look that all columns are there then."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for number, step in enumerate(STEPS[version:], version + 1):
+            if isinstance(step, str):
+                _execute_all(database, step)
+            else:
+                step(database)
+            database.execute(f"PRAGMA user_version = {number}")
+        for table, columns in _TABLES.items():
+            if missing := sorted(columns - _columns(database, table)):
+                raise _foreign(path, f"its table {table} has no column {missing[0]}")
+        database.execute("COMMIT")
+    except BaseException as error:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+            raise _foreign(path, "its tables are not those of any version") from error
+        raise
 
 
 def _written(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
@@ -183,6 +249,12 @@ def _written(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[
         if database.in_transaction:
             database.execute("ROLLBACK")
         raise
+
+
+def _foreign(path: Path, why: str) -> LedgerError:
+    return LedgerError(
+        f"{path}: no ledger that this gpugate knows ({why}); move the file away: a new one is made"
+    )
 
 
 def _unusable(path: Path, error: Exception) -> LedgerError:

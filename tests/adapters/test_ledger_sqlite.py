@@ -169,10 +169,135 @@ async def test_a_step_that_fails_half_way(path: Path, monkeypatch: pytest.Monkey
         await SqliteLedger.open(path)
     database = sqlite3.connect(path)
     try:
-        assert (1,) == database.execute("PRAGMA user_version").fetchone()
+        assert (len(ledger_sqlite.STEPS) - 1,) == database.execute("PRAGMA user_version").fetchone()
         assert [] == database.execute("SELECT name FROM sqlite_master WHERE name = 'a'").fetchall()
     finally:
         database.close()
+
+
+_SESSIONS_1 = """
+    CREATE TABLE sessions (
+        id TEXT PRIMARY KEY, provider TEXT NOT NULL, asked_at TEXT NOT NULL, pod_id TEXT, gpu TEXT,
+        started_at TEXT, running_at TEXT, ready_at TEXT, last_used_at TEXT, stop_asked_at TEXT, ended_at TEXT,
+        hourly_rate TEXT, stopped_rate TEXT, rate_source TEXT NOT NULL, currency TEXT NOT NULL,
+        started_by TEXT NOT NULL, start_reason TEXT NOT NULL, request_id TEXT NOT NULL,
+        end_reason TEXT NOT NULL, cost TEXT, seen_at TEXT, anchor TEXT NOT NULL
+    );
+    CREATE INDEX sessions_ended ON sessions (ended_at);
+    CREATE INDEX uses_ended ON uses (ended_at);
+    CREATE TABLE budgets (month TEXT PRIMARY KEY, percent INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO budgets VALUES ('2026-11', 50);
+    INSERT INTO sessions VALUES ('s', 'runpod', '2026-11-21T12:00:00.000000+00:00', 'p1', NULL,
+        '2026-11-21T12:00:01.000000+00:00', NULL, NULL, NULL, NULL, '2026-11-21T13:00:00.000000+00:00',
+        '0.44', NULL, 'provider', 'USD', 'ann', 'request', 'r-1', 'idle', '0.4', NULL, '');
+    PRAGMA user_version = 1;
+"""
+FIRST = f"""
+    CREATE TABLE uses (
+        session_id TEXT NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL,
+        began_at TEXT NOT NULL, ended_at TEXT NOT NULL, seconds TEXT NOT NULL, requests INTEGER NOT NULL,
+        PRIMARY KEY (session_id, request_id, user)
+    ) WITHOUT ROWID;
+    INSERT INTO uses VALUES ('s', 'r-2', 'bob', '2026-11-21T12:20:00.000000+00:00',
+        '2026-11-21T12:30:00.000000+00:00', '600', 2);
+    INSERT INTO uses VALUES ('s', 'r-1', 'ann', '2026-11-21T12:10:00.000000+00:00',
+        '2026-11-21T12:11:00.000000+00:00', '60.5', 1);
+    INSERT INTO uses VALUES ('t', 'r-1', 'ann', '2026-11-21T12:10:00.000000+00:00',
+        '2026-11-21T12:11:00.000000+00:00', '1', 1);
+    {_SESSIONS_1}
+"""
+"""The first ledger, of version 1: a use is named by its request and user."""
+SECOND = f"""
+    CREATE TABLE uses (
+        session_id TEXT NOT NULL, id TEXT NOT NULL, request_id TEXT NOT NULL, user TEXT NOT NULL,
+        began_at TEXT NOT NULL, ended_at TEXT NOT NULL, seconds TEXT NOT NULL, requests INTEGER NOT NULL,
+        PRIMARY KEY (session_id, id)
+    ) WITHOUT ROWID;
+    INSERT INTO uses VALUES ('s', 'a-1', 'r-1', 'ann', '2026-11-21T12:10:00.000000+00:00',
+        '2026-11-21T12:11:00.000000+00:00', '60.5', 1);
+    {_SESSIONS_1}
+"""
+"""The next one, which was of version 1 as well: a use has an id."""
+
+
+def written(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    database = sqlite3.connect(path)
+    database.executescript(script)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("script", "ids"),
+    [
+        (FIRST, {("s", "v1-1", "r-1", "60.5"), ("s", "v1-2", "r-2", "600"), ("t", "v1-1", "r-1", "1")}),
+        (SECOND, {("s", "a-1", "r-1", "60.5")}),
+    ],
+    ids=["the first", "the second"],
+)
+async def test_a_file_of_every_schema_so_far(path: Path, script: str, ids: set[tuple[str, ...]]) -> None:
+    """It is brought up to date with all its rows, and once: a second opening changes nothing."""
+    written(path, script)
+    for _ in range(2):
+        ledger = await SqliteLedger.open(path)
+        try:
+            (row,) = await ledger.sessions(NOON, NOON + timedelta(days=1))
+            uses = await ledger.uses(NOON, NOON + timedelta(days=1))
+            told = await ledger.budget_told("2026-11")
+            await ledger.put_uses([attrs.evolve(USE, id="9", began_at=NOON + timedelta(days=2))])
+        finally:
+            await ledger.aclose()
+        assert ("s", Decimal("0.4"), 50) == (row.id, row.cost, told)
+        assert ids == {(use.session_id, use.id, use.request_id, str(use.seconds)) for use in uses}
+    database = sqlite3.connect(path)
+    (found,) = database.execute("SELECT count(*) FROM sqlite_master WHERE name LIKE 'old%'").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    database.close()
+    assert (0, len(ledger_sqlite.STEPS)) == (found, version)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "CREATE TABLE sessions (cookie TEXT);",
+        "CREATE TABLE photos (name TEXT); PRAGMA user_version = -3;",
+        "CREATE TABLE photos (name TEXT); PRAGMA user_version = 1;",
+        FIRST.replace("cost TEXT, ", "").replace("'0.4', ", ""),
+        FIRST + "ALTER TABLE uses DROP COLUMN requests;",
+        SECOND + "DROP TABLE budgets; PRAGMA user_version = 2;",
+    ],
+)
+async def test_a_file_of_another_program(path: Path, script: str) -> None:
+    """One line says so and what to do, in no words of SQL's; nothing in the file is changed."""
+    written(path, script)
+    with pytest.raises(LedgerError) as told:
+        await SqliteLedger.open(path)
+    said = str(told.value)
+    assert said.startswith(f"{path}: no ledger that this gpugate knows")
+    assert "move the file away" in said
+    assert "no such" not in said
+    database = sqlite3.connect(path)
+    dump = "\n".join(database.iterdump())
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    database.close()
+    fresh = sqlite3.connect(":memory:")
+    fresh.executescript(script)
+    assert "\n".join(fresh.iterdump()) == dump
+    assert (version,) == fresh.execute("PRAGMA user_version").fetchone()
+    fresh.close()
+
+
+async def test_a_newer_file(path: Path) -> None:
+    """One plain line, and nothing in it is changed."""
+    written(path, SECOND + "PRAGMA user_version = 3;")
+    before = path.read_bytes()
+    with pytest.raises(LedgerError) as told:
+        await SqliteLedger.open(path)
+    assert str(told.value) == (
+        f"{path}: written by a newer gpugate (schema 3, this one knows 2);"
+        " use that version, or move the file away"
+    )
+    assert before == path.read_bytes()
 
 
 def newer(path: Path) -> None:
