@@ -51,7 +51,10 @@ def demo(args: Namespace) -> int:
 
 
 def _settings(args: Namespace) -> Settings:
-    """Return the demo's settings: built here; only variables, flags and a --config that was named count."""
+    """Return the demo's settings: built here; only variables, flags and a --config that was named count.
+
+    Its state stands in the folder `demo` of `state.dir`: the demo touches nothing of a real gateway's.
+    """
     path = Path(args.config) if args.config else None
     overrides: dict[str, object] = {"pod.provider": ("demo",)}
     if args.port is not None:
@@ -61,9 +64,13 @@ def _settings(args: Namespace) -> Settings:
     draft = load_settings(
         path, os.environ, overrides=overrides, complete=False, state_problem=state_folder.problem_of
     )
+    state_dir = Path(draft.state.dir).absolute() / "demo"
+    overrides["state.dir"] = str(state_dir)
     if not draft.auth.secret:
-        overrides["auth.secret"] = demo_secret(Path(draft.state.dir))
-    return load_settings(path, os.environ, overrides=overrides, config_of=config_of)
+        overrides["auth.secret"] = demo_secret(state_dir)
+    return load_settings(
+        path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_folder.problem_of
+    )
 
 
 def _cold_start(settings: Settings) -> float:

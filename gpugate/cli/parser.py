@@ -74,7 +74,8 @@ def _add_serving(commands: Any) -> None:
     serve.add_argument("--host", help="server.host")
     serve.add_argument("--port", help="server.port")
     serve.add_argument("--provider", metavar="NAME", help="pod.provider; several with commas")
-    demo = _add(commands, "demo", "demo:demo", "run the gateway with a simulated pod: no account, no GPU")
+    about = "run the gateway with a simulated pod: no account, no GPU; its state in state.dir/demo"
+    demo = _add(commands, "demo", "demo:demo", about)
     demo.add_argument("--port", help="default 11434; 0 for any free one")
     demo.add_argument("--cold-start", metavar="TIME", help="how long the pod takes to start, default 6s")
 

@@ -80,7 +80,7 @@ def test_the_secret_stays(run: Callable[..., Any], bare: Path) -> None:
     """A second demo accepts the first one's token; the secret is for its owner's eyes only."""
     first, second = run("--port", "0")[1], run("--port", "0")[1]
 
-    path = bare.parent / "home/.local/state/gpugate/demo-secret"
+    path = bare.parent / "home/.local/state/gpugate/demo/demo-secret"
     assert first.auth.secret == second.auth.secret == path.read_text().strip()
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     assert 0o700 == stat.S_IMODE(path.parent.stat().st_mode)
@@ -144,7 +144,7 @@ def test_a_state_folder_that_cannot_be(run: Callable[..., Any], bare: Path) -> N
 
 def test_a_state_folder_that_is_taken(run: Callable[..., Any], bare: Path) -> None:
     """A second demo beside the first, on a port of its own, is refused before any word to paste."""
-    folder = bare.parent / "home/.local/state/gpugate"
+    folder = bare.parent / "home/.local/state/gpugate/demo"
     folder.mkdir(parents=True)
     with held(folder, print):
         status, settings, out, err = run("--port", "0")
@@ -155,9 +155,22 @@ def test_a_state_folder_that_is_taken(run: Callable[..., Any], bare: Path) -> No
     assert 0 == run("--port", "0")[0]
 
 
+def test_beside_a_real_gateway(run: Callable[..., Any], bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo has a folder of its own in `state.dir`, by default and where that is given."""
+    folder = bare.parent / "home/.local/state/gpugate"
+    folder.mkdir(parents=True)
+    with held(folder, print):
+        status, settings, _, _ = run("--port", "0")
+    assert (0, str(folder / "demo")) == (status, settings.state.dir)
+
+    monkeypatch.setenv("GPUGATE_STATE__DIR", str(bare / "mine"))
+    _, settings, _, _ = run("--port", "0")
+    assert str(bare / "mine" / "demo") == settings.state.dir
+
+
 def test_a_secret_that_cannot_be_kept(run: Callable[..., Any], bare: Path) -> None:
     """A folder in its place is one line."""
-    (bare.parent / "home/.local/state/gpugate/demo-secret").mkdir(parents=True)
+    (bare.parent / "home/.local/state/gpugate/demo/demo-secret").mkdir(parents=True)
 
     status, _, out, err = run("--port", "0")
 
