@@ -20,6 +20,7 @@ from gpugate.adapters.comfyui import ComfyUI
 from gpugate.adapters.debts_file import DebtsFile
 from gpugate.adapters.habits_file import HabitsFile
 from gpugate.adapters.ledger_closed import ClosedLedger
+from gpugate.adapters.ledger_split import SplitLedger
 from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.adapters.ollama_chat import OllamaModels
@@ -67,6 +68,9 @@ from gpugate.wiring_settings import fallback_price_of, longest_end_s, policy_of,
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
+
+LEDGER = "ledger.sqlite3"
+DEMO = "demo"
 
 POD_LIVES = frozenset({"Warming", "Preloading", "Ready", "Draining"})
 """States in which an exchange with the pod may be under way."""
@@ -123,6 +127,7 @@ class Gateway:
         self._budget: Budget | None = None
         self._ledger: Ledger
         self._books: Bookkeeper
+        self._simulated: set[str] = set()  # of the providers
         self._is_open = False
 
     async def open(self) -> None:
@@ -156,6 +161,7 @@ class Gateway:
         pod = OllamaPod(session, settings.pod.health_path)
         catalog = self._new_catalog()
         self._keeper = CatalogKeeper(catalog, pod, log_crash)
+        self._simulated = {named.name for named in providers if named.provider.capabilities.simulated}
         self._books = await self._open_books()
         self.lifecycle = self._new_lifecycle(providers, pod, self._books)
         if settings.pod.lease:
@@ -248,9 +254,12 @@ class Gateway:
 
     async def _open_costs(self, providers: list[NamedProvider], books: Bookkeeper) -> None:
         currency, wall = self.settings.cost.currency, partial(datetime.now, UTC)
-        self._costs = Costs(self._ledger, self.lifecycle.snapshot, currency, wall, books.settle)
+        # Older versions wrote the demo's sessions into the real ledger.
+        simulated = self._simulated | ({DEMO} - self._kinds.keys())
+        self._costs = Costs(self._ledger, self.lifecycle.snapshot, currency, wall, books.settle, simulated)
         self._reconcile = Reconcile(self._costs, providers, currency, wall)
-        if self.settings.cost.monthly_budget:
+        pays = self._kinds.keys() - self._simulated
+        if self.settings.cost.monthly_budget and pays:
             self._budget = self._new_budget(*(self._money or (self._costs, self._ledger)))
             await self._budget.open()
 
@@ -296,12 +305,7 @@ class Gateway:
 
     async def _open_books(self) -> Bookkeeper:
         """The ledger and who keeps it; with a ledger that cannot be used no pod is started, but all stop."""
-        path = self._state / "ledger.sqlite3"
-        try:
-            self._ledger = await SqliteLedger.open(path)
-        except LedgerError as error:
-            self._ledger = ClosedLedger(error)
-        self._stack.push_async_callback(self._ledger.aclose)
+        self._ledger = await self._open_ledger()
         books = Bookkeeper(
             self._ledger,
             fallback=fallback_price_of(self.settings),
@@ -314,6 +318,25 @@ class Gateway:
         await books.open(self._kinds)
         self._stack.push_async_callback(books.aclose)
         return books
+
+    async def _open_ledger(self) -> Ledger:
+        """`state.dir` has the real ledger, and its folder `simulated` that of simulated providers."""
+        simulated = self._simulated
+        if not simulated:
+            return await self._open_file(self._state / LEDGER)
+        play = await self._open_file(self._state / "simulated" / LEDGER)
+        if simulated == self._kinds.keys():
+            return play
+        return SplitLedger(await self._open_file(self._state / LEDGER), play, simulated)
+
+    async def _open_file(self, path: Path) -> Ledger:
+        ledger: Ledger
+        try:
+            ledger = await SqliteLedger.open(path)
+        except LedgerError as error:
+            ledger = ClosedLedger(error)
+        self._stack.push_async_callback(ledger.aclose)
+        return ledger
 
     def _new_room(self, session: aiohttp.ClientSession, services: ServicesApi) -> BotRoom:
         return BotRoom(

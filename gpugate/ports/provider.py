@@ -154,6 +154,8 @@ class Capabilities:
         billing_api: the provider's own bill can be read: there is a `bill`.
         logs: the pod's log can be read.
         stop_keeps_disk: models survive a stop.
+        simulated: the pod is a simulation and costs nothing: its sessions stand in a ledger of their own, and
+            count for no sum and no budget.
         queue_on_capacity: a start without capacity may fire later by itself.
         min_poll_s: shortest pause between two `inspect` calls.
         min_probe_s: shortest pause between two health checks of the pod.
@@ -170,6 +172,7 @@ class Capabilities:
     min_poll_s: float = 0.0
     min_probe_s: float = 0.0
     first_byte_limit_s: float | None = None
+    simulated: bool = False
 
 
 @frozen

@@ -69,7 +69,7 @@ class Demo(Provider):
 
     Config: ClassVar[type[Any]] = DemoConfig
     capabilities: ClassVar[Capabilities] = Capabilities(
-        resume=False, ephemeral=True, stable_urls=False, stop_keeps_disk=False
+        resume=False, ephemeral=True, stable_urls=False, stop_keeps_disk=False, simulated=True
     )
     timing: ClassVar[Timing] = Timing()
 

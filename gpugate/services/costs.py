@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from gpugate.core import costs
 from gpugate.core.costs import Bill, Group, Part, ReceiptLine, Span
@@ -74,6 +74,7 @@ class Costs:
         currency: the configured one; sessions in another are listed, and left out of every sum.
         wall: the calendar.
         settle: brings the ledger up to date before it is read.
+        simulated: the providers whose sessions cost nothing; they are listed, and left out of every sum.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class Costs:
         currency: str,
         wall: Callable[[], datetime],
         settle: Callable[[], Awaitable[None]] | None = None,
+        simulated: Collection[str] = (),
     ) -> None:
         self._ledger = ledger
         self._status = status
         self._currency = currency
         self._wall = wall
         self._settle = settle
+        self._simulated = frozenset(simulated)
 
     async def session(self) -> SessionCost | None:
         """The session that is open; None without one."""
@@ -106,7 +109,8 @@ class Costs:
     async def summary(self, month: str | None = None) -> Summary:
         """A month ("2026-11", UTC), or the present one. ValueError: that is no month."""
         month = month or costs.month_of(self._wall())
-        bill = await self._bill(costs.month_span(month))
+        span = costs.month_span(month)
+        bill, simulated = await self._bill(span), await self._count_simulated(span)
         return Summary(
             month=month,
             session_count=bill.sessions,
@@ -118,7 +122,7 @@ class Costs:
             by_user=_lines(bill.by_user, bill.whole),
             failed_starts=_line(bill.failed_starts),
             stopped_disk=_line(Group(name="", part=bill.stopped_disk)),
-            warnings=_warnings(bill, self._currency),
+            warnings=[*_warnings(bill, self._currency), *_simulated_warnings(simulated)],
         )
 
     async def sessions(self, since: datetime | None, until: datetime | None) -> list[SessionRow]:
@@ -162,14 +166,32 @@ class Costs:
         return await self.spent(costs.midnight(now.astimezone(UTC).date()), now)
 
     async def _bill(self, span: Span) -> Bill:
-        sessions = await self._between(BEGINNING, span.until)  # older ones: their disks cost on
+        rows = await self._between(BEGINNING, span.until)  # older ones: their disks cost on
+        sessions = [row for row in rows if row.provider not in self._simulated]
         uses = await self._ledger.uses(span.since, span.until)
         return costs.bill(sessions, uses, span, self._wall(), self._currency)
+
+    async def _count_simulated(self, span: Span) -> int:
+        rows = await self._between(span.since, span.until)
+        return sum(row.provider in self._simulated and row.started_at is not None for row in rows)
 
     async def _between(self, since: datetime, until: datetime) -> list[Session]:
         if self._settle is not None:
             await self._settle()
-        return await self._ledger.sessions(since, until)
+        rows = await self._ledger.sessions(since, until)
+        return [_costless(row) if row.provider in self._simulated else row for row in rows]
+
+
+def _costless(row: Session) -> Session:
+    """The session of a simulated pod: what it pretends to cost was never paid."""
+    return evolve(row, hourly_rate=costs.NOTHING, stopped_rate=None, cost=row.cost and costs.NOTHING)
+
+
+def _simulated_warnings(count: int) -> list[str]:
+    if not count:
+        return []
+    some = "1 session of a simulated pod is" if count == 1 else f"{count} sessions of simulated pods are"
+    return [f"{some} left out: no money was spent"]
 
 
 def _lines(groups: Sequence[Group], whole: Part) -> list[Line]:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
+import aiohttp
 from attrs import define, field, frozen
 
 from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.errors import NoCapacity
 from gpugate.ports.ledger import Session
+from gpugate.ports.provider import Capabilities, Provider
 from gpugate.simulated.faults import HangAfter
+from gpugate.simulated.ollama import SimulatedOllama
+from gpugate.testing.fakes import FakeCloud, FakeProvider
+from gpugate.wiring import Gateway
 
-from .support import CHAT, MODEL, bearer, open_house
+from .support import CHAT, MODEL, House, bearer, open_house, settings_for
 
 SAID = "the budget of 20 USD for 20"
 MESSAGES = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
@@ -155,3 +163,103 @@ async def test_a_users_share(tmp_path, ollama):
 
         assert 200 == (await house.chat()).status
         assert 200 == (await house.ask("POST", "/api/chat", json=dict(CHAT), headers=anne)).status
+
+
+class Play(FakeProvider):
+    """A simulated provider."""
+
+    capabilities = Capabilities(simulated=True)
+
+
+@asynccontextmanager
+async def play_house(
+    tmp_path: Path, ollama: SimulatedOllama, clouds: Mapping[str, FakeCloud], play: set[str]
+) -> AsyncIterator[House]:
+    """A gateway with a budget of 20 whose providers in `play` are simulated."""
+
+    def find(name: str) -> type[Provider]:
+        class Kind(Play if name in play else FakeProvider):  # type: ignore[misc]
+            def __init__(self, config: object, session: object) -> None:
+                super().__init__(clouds[name], session)
+
+        return Kind
+
+    for cloud in clouds.values():
+        cloud.url = ollama.url
+    settings = settings_for(tmp_path, pod__provider=tuple(clouds), cost__monthly_budget=20.0)
+    gateway = Gateway(settings, find=find)
+    await gateway.open()
+    try:
+        async with aiohttp.ClientSession() as http:
+            yield House(tmp_path, next(iter(clouds.values())), ollama, gateway, http)
+    finally:
+        await gateway.close()
+
+
+async def put_expensive(path: Path, provider: str, *, ended: bool = True) -> None:
+    """A session of this month that cost 30, in the file."""
+    ledger = await SqliteLedger.open(path)
+    now = datetime.now(UTC)
+    began = max(now - timedelta(hours=1), now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
+    rate = Decimal(30) * 3600 / max(Decimal(1), Decimal(str((now - began).total_seconds())))
+    row = Session(
+        id=f"{provider}-old",
+        provider=provider,
+        asked_at=began,
+        started_at=began,
+        seen_at=now,
+        ended_at=now if ended else None,
+        hourly_rate=rate,
+    )
+    await ledger.put(row)
+    await ledger.aclose()
+
+
+async def rows_of(path: Path) -> list[Session]:
+    """What is in this file."""
+    ledger = await SqliteLedger.open(path)
+    try:
+        return await ledger.sessions(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+    finally:
+        await ledger.aclose()
+
+
+async def test_simulated_providers_alone(tmp_path, ollama):
+    """Nothing of the real ledger is touched, and neither its sums nor play money bar a start."""
+    real = tmp_path / "ledger.sqlite3"
+    await put_expensive(real, "runpod")
+    await put_expensive(tmp_path / "simulated" / "ledger.sqlite3", "demo")
+    before = real.read_bytes()
+    async with play_house(tmp_path, ollama, {"demo": FakeCloud()}, {"demo"}) as house:
+        assert 200 == (await house.chat()).status
+        summary = (await house.ask("GET", "/api/v1/cost/summary")).json["data"]
+        assert (0, 0) == (summary["sessionCount"], summary["estimatedTotal"])
+        assert "simulated" in summary["warnings"][0]
+    assert before == real.read_bytes()
+    assert {"demo"} == {row.provider for row in await rows_of(tmp_path / "simulated" / "ledger.sqlite3")}
+
+
+async def test_simulated_providers_among_real_ones(tmp_path, ollama):
+    """Each session is in its own ledger; what an older version wrote into the real one does not count."""
+    real = tmp_path / "ledger.sqlite3"
+    await put_expensive(real, "toy", ended=False)
+    await put_expensive(real, "demo")
+    clouds = {"runpod": FakeCloud(), "toy": FakeCloud()}
+    clouds["runpod"].fail("start", NoCapacity("none free"))
+    async with play_house(tmp_path, ollama, clouds, {"toy"}) as house:
+        assert 200 == (await house.chat()).status
+        summary = (await house.ask("GET", "/api/v1/cost/summary")).json["data"]
+        assert 0 == summary["estimatedTotal"]
+    rows = {row.id: row for row in await rows_of(real)}
+    assert "simulated" == rows.pop("toy-old").end_reason
+    assert "" == rows.pop("demo-old").end_reason
+    assert ["runpod"] == [row.provider for row in rows.values()]
+    assert ["toy"] == [row.provider for row in await rows_of(tmp_path / "simulated" / "ledger.sqlite3")]
+
+
+async def test_a_real_provider_and_the_old_rows_of_the_demo(tmp_path, ollama):
+    """Without the demo in the configuration its old rows do not count either."""
+    await put_expensive(tmp_path / "ledger.sqlite3", "demo")
+    async with play_house(tmp_path, ollama, {"runpod": FakeCloud()}, set()) as house:
+        assert 200 == (await house.chat()).status
+    assert not (tmp_path / "simulated").exists()

@@ -91,6 +91,29 @@ async def test_warnings() -> None:
     ]
 
 
+async def test_simulated_sessions() -> None:
+    """They are listed at no cost, are in no sum of any kind, and that is said."""
+    play = session(NOW - 3 * HOUR, provider="demo", stopped_rate=Decimal(1), cost=Decimal("0.6"))
+    rows = (play, session(NOW - 5 * HOUR, 0.5, provider="demo"), session(NOW - 2 * HOUR))
+    ledger = MemoryLedger({row.id: row for row in rows})
+    costs = Costs(ledger, lambda: None, "USD", lambda: NOW, simulated={"demo"})
+
+    summary = await costs.summary()
+    assert (1, Decimal("0.6"), Decimal(1)) == (
+        summary.session_count,
+        summary.estimated_total,
+        summary.total_hours,
+    )
+    assert ["runpod"] == [line.name for line in summary.by_provider]
+    assert 0 == summary.stopped_disk.cost
+    assert ["2 sessions of simulated pods are left out: no money was spent"] == summary.warnings
+    assert Decimal("0.6") == await costs.today() == await costs.spent_in_month()
+    assert [0, 0, Decimal("0.6")] == [row.cost for row in await costs.sessions(None, None)]
+    found = await costs.receipt(play.id)
+    assert found is not None
+    assert 0 == sum(line.part.cost for line in found[1])
+
+
 async def test_a_ledger_that_is_brought_up_to_date() -> None:
     """Before it is read, so that what was served a moment ago is in it."""
     ledger = MemoryLedger()
