@@ -256,11 +256,13 @@ def test_a_state_folder_that_is_missing(shell: Shell) -> None:
     assert 0o700 == stat.S_IMODE((shell.folder / "of" / "mine").stat().st_mode)
 
 
-@pytest.mark.parametrize("command", [["serve"], ["demo", "--port", "0"]])
-def test_a_second_gateway_on_one_state_folder(shell: Shell, command: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "below"), [(["serve"], "state"), (["demo", "--port", "0"], "state/demo")]
+)
+def test_a_second_gateway_on_one_state_folder(shell: Shell, command: list[str], below: str) -> None:
     """It would adopt the first one's pod and stop it at its exit: status 1, and the other one is named."""
-    folder = shell.folder / "state"
-    folder.mkdir()
+    folder = shell.folder / below
+    folder.mkdir(parents=True)
     shell.configure()
     with held(folder, print):
         ended = shell.run(*command, GPUGATE_STATE__DIR="state", GPUGATE_SERVER__PORT="0")

@@ -31,6 +31,7 @@ STORIES = {
         "odd_reports",
         "output",
         "processor",
+        "stale_starts",
         "stubborn_stops",
     },
     "simulated": {"clients"},
