@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -44,6 +44,15 @@ class RecordOf:
     async def open_sessions(self) -> list[Session]:
         """Those without an end, oldest first."""
         return sorted(self.record.still_open.values(), key=lambda row: (row.asked_at, row.id))
+
+    async def last_ends(self) -> Mapping[str, datetime]:
+        """By provider the latest end of its billed sessions."""
+        ended = sorted(
+            (row.ended_at, row.provider)
+            for row in self.record.rows.values()
+            if row.ended_at is not None and row.started_at is not None
+        )
+        return {provider: at for at, provider in ended}
 
     async def put_uses(self, uses: Sequence[Use]) -> None:
         """Nobody asks here whose the seconds were."""

@@ -11,6 +11,7 @@ import pytest
 
 from gpugate import wiring
 from gpugate.testing.clouds import Http
+from gpugate.testing.clouds.clocks import EPOCH
 
 from .clouds import DELAYS, IDLE_S, MODES, SLACK_S, Town, play
 
@@ -18,7 +19,8 @@ RATE = {"runpod": 0.69, "vastai": 0.4125}
 
 
 async def open_in_cloud_time(town: Town) -> None:
-    """Let the gateway's books live in the clouds' time too."""
+    """Let the gateway's books live in the clouds' time too, in a month that is known."""
+    town.runpod.clock.epoch = EPOCH  # the two clouds have one clock
 
     class Calendar:
         @staticmethod
