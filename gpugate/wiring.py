@@ -170,7 +170,7 @@ class Gateway:
         await self._open_costs(providers, self._books)
         gate = self._gate(session, catalog)
         self._runner = web.ServerRunner(
-            GuardedServer(gate.handle, gate.malformed, gate), shutdown_timeout=CLEANUP_S
+            GuardedServer(gate.handle, gate.malformed, log_crash), shutdown_timeout=CLEANUP_S
         )
         await self._runner.setup()
         self._stack.push_async_callback(self._runner.cleanup)

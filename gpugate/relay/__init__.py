@@ -2,7 +2,7 @@
 
 from gpugate.relay.answer import Answer, AnswerDeclined, Cut, Ending, Epitaph, Tapped
 from gpugate.relay.framing import BadAnswer, Framing, Head
-from gpugate.relay.relayed import Outgoing, Relay, Relayed, Sending
+from gpugate.relay.relayed import Outgoing, Relay, Relayed
 from gpugate.relay.sockets import broken_when_left
 from gpugate.relay.upstream import Pool, Upstream, UpstreamGone
 
@@ -19,7 +19,6 @@ __all__ = [
     "Pool",
     "Relay",
     "Relayed",
-    "Sending",
     "Tapped",
     "Upstream",
     "UpstreamGone",

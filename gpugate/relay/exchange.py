@@ -42,7 +42,6 @@ class Exchange:
         gone: why there will be no answer; nothing has been written to the client then.
         head: the answer's head, once it has left for the client.
         keep_alive: the client's connection may serve another request after this answer.
-        news: called when the answer is over or the client reads too slowly, if nobody awaits that.
         paused: the client reads too slowly, and the upstream is not read.
         reusable: the upstream's connection has ended this answer exactly where it said.
         sent: bytes written to the client.
@@ -53,7 +52,6 @@ class Exchange:
     ending: Ending | None = None
     gone: UpstreamGone | AnswerDeclined | None = None
     head: Head | None = None
-    news: Callable[[], None] | None = None
     paused = False
     reusable = False
     sent = 0
@@ -73,7 +71,9 @@ class Exchange:
     def __init__(
         self, request: web.BaseRequest, client: asyncio.Transport, method: str, answer: Answer
     ) -> None:
-        self.keep_alive = request.keep_alive and request.version >= (1, 1)
+        self.keep_alive = (  # behind an Upgrade aiohttp leaves the rest of the connection unread
+            request.keep_alive and request.version >= (1, 1) and "Upgrade" not in request.headers
+        )
         self._request = request
         self._client = client
         self._protocol = request.protocol
@@ -365,8 +365,6 @@ class Exchange:
             self._waiter = None
         elif self._deadline is not None and not self._deadline.expired():
             self._deadline.reschedule(asyncio.get_running_loop().time())
-        elif self.news is not None:
-            self.news()
 
 
 def _guarded(hook: Callable[[T], R], value: T) -> R | None:

@@ -12,7 +12,7 @@ whose headers go on saying that it is packed (docs/ollama.md#bodies-and-decompre
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from aiohttp import ClientConnectionResetError, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
@@ -58,7 +58,7 @@ class Relayed(web.StreamResponse):
 
     def __init__(self, status: int, *, ending: Ending, keep_alive: bool, sent: int) -> None:
         # Not aiohttp's own: it makes headers, cookies and more, all of which have left already.
-        self._status = status
+        self._answered = status
         self.ending = ending
         self.sent = sent
         self._stays = keep_alive
@@ -66,6 +66,11 @@ class Relayed(web.StreamResponse):
     def __repr__(self) -> str:
         """What a log or a debugger shows; aiohttp's own wants a response that it has written itself."""
         return f"<Relayed {self.status} {self.ending.value}, {self.sent} bytes>"
+
+    @property
+    def status(self) -> int:
+        """The status that was sent."""
+        return self._answered
 
     @property
     def complete(self) -> bool:
@@ -188,7 +193,7 @@ class Relay:
             aiohttp.ClientConnectionResetError: the client is gone already.
             asyncio.CancelledError: the client hung up; the upstream's connection is closed.
         """
-        sending = self.send(request, pool, outgoing, answer)
+        sending = self._send(request, pool, outgoing, answer)
         if sending is not None:
             try:
                 return await sending.result()
@@ -203,9 +208,9 @@ class Relay:
             gone.again = sending is not None
             raise
 
-    def send(
+    def _send(
         self, request: web.BaseRequest, pool: Pool, outgoing: Outgoing, answer: Answer
-    ) -> Sending | None:
+    ) -> _Sending | None:
         """Send `outgoing` over an idle connection, at once; None if there is none or it must not be used.
 
         Raises:
@@ -241,7 +246,7 @@ class Relay:
         length: int | None,
         outgoing: Outgoing,
         answer: Answer,
-    ) -> Sending:
+    ) -> _Sending:
         client = request.transport
         if client is None:
             upstream.abort()
@@ -254,15 +259,11 @@ class Relay:
             body = None
         if not exchange.over:
             upstream.transport.write(head + body if body else head)
-        return Sending(exchange, upstream, upload, self.stall_s)
+        return _Sending(exchange, upstream, upload, self.stall_s)
 
 
-class Sending:
-    """A request that was sent over one connection, and its answer that is coming back.
-
-    Either all of it is left to `result`; or, for the many answers that come in one piece, no task is
-    needed: `tell` says when to look for the `whole`, and `result` is for those that are not.
-    """
+class _Sending:
+    """A request that was sent over one connection, and its answer that is coming back."""
 
     __slots__ = ("_exchange", "_stall_s", "_upload", "_upstream")
 
@@ -274,27 +275,7 @@ class Sending:
         self._upload = upload
         self._stall_s = stall_s
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing more will come from the upstream."""
-        return self._exchange.over
-
-    def tell(self, news: Callable[[], None]) -> None:
-        """Have `news` called when the answer is over, or asks for more than waiting."""
-        self._exchange.news = news
-
-    def whole(self) -> Relayed | None:
-        """The answer, if all of it has left and nothing is left to do; its connection is free then."""
-        exchange = self._exchange
-        if not exchange.reusable or exchange.ending is not Ending.COMPLETE or exchange.client_full:
-            return None
-        if self._upload is not None or self._upstream.sending:
-            return None
-        exchange.resume()
-        self._upstream.give_back()
-        return _relayed(exchange)
-
-    def abort(self) -> None:
+    def _abort(self) -> None:
         """Give both sides up."""
         self._upstream.abort()
         if self._exchange.head is not None:
@@ -310,7 +291,7 @@ class Sending:
                 else:
                     await exchange.changed()
         except BaseException as error:
-            self.abort()
+            self._abort()
             if exchange.head is None or not isinstance(error, Exception):
                 raise
         if exchange.reusable and self._upload is None and not upstream.sending:

@@ -118,10 +118,7 @@ class Verifier:
 
     def remembered(self, token: str) -> User | None:
         """The user of a token that was good and still is, else None: then ask `verify`."""
-        return self.still(_digest(token))
-
-    def still(self, key: bytes) -> User | None:
-        """The same, by what `key_of` made of the token."""
+        key = _digest(token)
         found = self._remembered.get(key)
         if found is None:
             return None
@@ -132,8 +129,10 @@ class Verifier:
 
     def recognised(self, headers: Headers) -> User | None:
         """The same for the token in `Authorization`; a stranger's is taken apart by `bearer`, not here."""
-        key = key_of(headers)
-        return None if key is None else self.still(key)
+        values = headers.getall("Authorization", ())
+        if len(values) != 1 or not values[0].startswith("Bearer "):
+            return None
+        return self.remembered(values[0][7:])
 
     async def verify(self, token: str) -> User:
         """Judge a token, and remember it if it is good.
@@ -232,14 +231,6 @@ def bearer(headers: Headers) -> str:
     if scheme.lower() != "bearer" or not _plausible(token) or " " in token or not token.isprintable():
         raise InvalidToken
     return token
-
-
-def key_of(headers: Headers) -> bytes | None:
-    """What the token of `Authorization` is remembered under, if it is written in the usual way."""
-    values = headers.getall("Authorization", ())
-    if len(values) != 1 or not values[0].startswith("Bearer "):
-        return None
-    return _digest(values[0][7:])
 
 
 def _digest(token: str) -> bytes:

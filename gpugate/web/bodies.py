@@ -8,7 +8,6 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gpugate.errors import InvalidRequest, PayloadTooLarge
-from gpugate.web.connection import let_go_of_body
 
 SILENCE_S = 60.0
 """Longest pause between two pieces of a body: who sends slower is cut off with a 400."""
@@ -56,9 +55,7 @@ async def read_body(request: web.BaseRequest, limit: int, key: str = MAX_BODY) -
     if content.is_eof() and content.total_bytes <= limit:
         if not content.total_bytes:
             return b""
-        whole = content.read_nowait(-1)
-        let_go_of_body(request)
-        return whole
+        return content.read_nowait(-1)
     refuse_too_large(request, limit, key)
     allow_body(request)
     body = bytearray()  # not a list of pieces: those leave holes between a thousand bodies that are held
@@ -73,5 +70,4 @@ async def read_body(request: web.BaseRequest, limit: int, key: str = MAX_BODY) -
         raise InvalidRequest("the request body stopped coming") from error
     except (web.RequestPayloadError, HttpProcessingError, ValueError) as error:
         raise InvalidRequest("the request body is malformed") from error
-    let_go_of_body(request)
     return bytes(body)

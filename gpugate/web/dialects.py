@@ -164,19 +164,12 @@ def stream_error(
 
 
 def request_id(raw: str | None) -> str:
-    """The client's id if it is a sane one, else a new one."""
-    return sane_id(raw) or new_id()
+    """Return the client's id if it is a sane one, else a new one: 16 hex digits, this process and a count.
 
-
-def sane_id(raw: str | None) -> str | None:
-    """The client's id if it is a sane one; what begins like a token is not: ids are logged, tokens never."""
+    An id that begins like a token is not sane: ids are logged, tokens never.
+    """
     if raw is not None and _SANE_ID.fullmatch(raw) and not raw.startswith("eyJ"):
         return raw
-    return None
-
-
-def new_id() -> str:
-    """16 hex digits: this process, and a count."""
     return f"{_BOOT}{next(_COUNT) & 0xFFFFFFFF:08x}"
 
 

@@ -23,7 +23,6 @@ from gpugate.relay import (
     Pool,
     Relay,
     Relayed,
-    Sending,
     Tapped,
     UpstreamGone,
 )
@@ -181,32 +180,6 @@ class Forwarder:
             UpstreamGone: no byte has left for the client.
         """
         return self._once(call, pod, upstream_path, body, None, None, tap)
-
-    def send(
-        self, call: Call, pod: ServingPod, upstream_path: str, tap: Callable[[Tapped], None] | None
-    ) -> Sending | None:
-        """Begin what `plain` does for a call without a body, if a connection is free; then `finish`.
-
-        Raises:
-            InvalidRequest: the request's head is malformed.
-        """
-        answer = _answer(call, pod, None, None, tap, None)
-        outgoing = Outgoing(call.method, call.target(upstream_path), call.request.raw_headers)
-        try:
-            return self._relay.send(call.request, self._pools.of(pod), outgoing, answer)
-        except ValueError as error:
-            raise InvalidRequest(_MALFORMED) from error
-
-    async def finish(self, sending: Sending) -> Relayed:
-        """Stay with what `send` has begun.
-
-        Raises:
-            UpstreamGone: no byte has left for the client.
-        """
-        try:
-            return await sending.result()
-        except AnswerDeclined as declined:
-            raise UpstreamGone("closed", heard=True) from declined
 
     async def _aggregated(
         self,

@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
 from aiohttp import web
-from aiohttp.http_parser import RawRequestMessage
-from attrs import frozen
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
-from gpugate.relay import Ending, Relayed, Sending
+from gpugate.relay import Ending, Relayed
 from gpugate.services.tasks import CrashListener
-from gpugate.web.auth import User, Verifier, bearer, key_of
+from gpugate.web.auth import User, Verifier, bearer
 from gpugate.web.call import Call
-from gpugate.web.connection import Begun
 from gpugate.web.cors import Cors
-from gpugate.web.dialects import error_body, new_id, request_id, sane_id
+from gpugate.web.dialects import error_body, request_id
 from gpugate.web.gate_api import OwnRoutes
 from gpugate.web.ollama_api import OllamaApi
 from gpugate.web.surface import Kind, Route, classify, split_path_token
@@ -78,65 +74,12 @@ class Gate:
         """Answer one request; every error becomes an answer in the dialect of its path."""
         began = time.perf_counter()
         call = self._name(request)
-        return self.carry(call, classify(call.method, call.path), None, began)
+        return self._carry(call, classify(call.method, call.path), began)
 
-    def learn(self, message: RawRequestMessage) -> Asked | None:
-        """A list needs no thought; see `connection.Desk`."""
-        headers = message.headers
-        path, _, query = message.path.partition("?")
-        route = classify(message.method, path)
-        key = key_of(headers)
-        if route.kind is not Kind.METADATA or key is None:
-            return None
-        open_headers = CIMultiDict(headers)
-        del open_headers["Authorization"]
-        raw = tuple(line for line in message.raw_headers if line[0].lower() != b"authorization")
-        return Asked(
-            message=message._replace(headers=CIMultiDictProxy(open_headers), raw_headers=raw),
-            path=path,
-            query=query,
-            route=route,
-            key=key,
-            request_id=sane_id(headers.get("X-Request-Id")),
-            extra_head=self._cors.headers_for(headers["Origin"]) if "Origin" in headers else b"",
-        )
-
-    def begin(self, familiar: Asked, request: web.BaseRequest, news: Callable[[], None]) -> Begun | None:
-        """Send a list, for somebody known, to a pod that serves; see `connection.Desk`.
-
-        Whatever is wrong with the request is for `handle` to find and to say.
-        """
-        if self._ollama.sleeps:
-            return None
-        began = time.perf_counter()
-        route, user = familiar.route, self._verifier.still(familiar.key)
-        if user is None or (route.scope is not None and not user.may(route.scope)):
-            return None
-        call = Call(request, familiar.request_id or new_id(), familiar.path, familiar.query, "")
-        call.user = user
-        call.extra_head = _id_line(call.request_id) + familiar.extra_head
-        try:
-            sending = self._ollama.send(call, route)
-        except (GateError, ConnectionError):
-            return None
-        if sending is None:
-            return None
-        if sending.over:  # its connection had been closed
-            sending.abort()
-            return None
-        sending.tell(news)
-        return _Begun(self, call, route, sending, began)
-
-    async def carry(
-        self, call: Call, route: Route, sending: Sending | None, began: float
-    ) -> web.StreamResponse:
-        """Bring a call to its end, from its beginning or from where `begin` has left it."""
+    async def _carry(self, call: Call, route: Route, began: float) -> web.StreamResponse:
         status = LEFT
         try:
-            if sending is None:
-                response = await self._answer(call, route)
-            else:
-                response = await self._ollama.finish(call, route, sending)
+            response = await self._answer(call, route)
             status = response.status
             _note(call, response)
         except GateError as error:
@@ -151,7 +94,7 @@ class Gate:
             response = _refuse(call, InternalError())
             status = response.status
         finally:
-            self.write_line(call, status, began)
+            self._write_line(call, status, began)
         if not isinstance(response, Relayed) and not response.prepared:
             _add_head(call, response)
         return response
@@ -161,7 +104,7 @@ class Gate:
         call = Call(request, request_id(None), "", "", "")
         response = _refuse(call, InvalidRequest("the request is malformed"))
         response.headers["X-Request-Id"] = call.request_id
-        self.write_line(call, response.status, time.perf_counter())
+        self._write_line(call, response.status, time.perf_counter())
         return response
 
     # --- in -----------------------------------------------------------------------------------
@@ -243,7 +186,7 @@ class Gate:
 
     # --- out ----------------------------------------------------------------------------------
 
-    def write_line(self, call: Call, status: int, began: float) -> None:
+    def _write_line(self, call: Call, status: int, began: float) -> None:
         self._log.request(
             request_id=call.request_id,
             method=call.method,
@@ -256,53 +199,6 @@ class Gate:
             bytes_out=call.sent or None,
             ending=call.ending or None,
         )
-
-
-@frozen
-class Asked:
-    """A list that was asked for before, as it was understood then; see `connection.Familiar`.
-
-    Attributes:
-        message: without its token.
-        key: what the verifier remembers the token under.
-        request_id: the client's own; None: it has none.
-        extra_head: what every answer carries beside its id.
-    """
-
-    message: RawRequestMessage
-    path: str
-    query: str
-    route: Route
-    key: bytes
-    request_id: str | None
-    extra_head: bytes
-
-
-class _Begun:
-    """A call whose request `Gate.begin` has sent; see `connection.Begun`."""
-
-    __slots__ = ("_began", "_call", "_gate", "_route", "_sending")
-
-    def __init__(self, gate: Gate, call: Call, route: Route, sending: Sending, began: float) -> None:
-        self._gate = gate
-        self._call = call
-        self._route = route
-        self._sending = sending
-        self._began = began
-
-    def ended(self) -> web.StreamResponse | None:
-        response = self._sending.whole()
-        if response is not None:
-            _note(self._call, response)
-            self._gate.write_line(self._call, response.status, self._began)
-        return response
-
-    def finish(self) -> Awaitable[web.StreamResponse]:
-        return self._gate.carry(self._call, self._route, self._sending, self._began)
-
-    def abandon(self) -> None:
-        self._sending.abort()
-        self._gate.write_line(self._call, LEFT, self._began)
 
 
 def _note(call: Call, response: web.StreamResponse) -> None:

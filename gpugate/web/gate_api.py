@@ -15,6 +15,7 @@ from gpugate.web.auth import subject_of
 from gpugate.web.call import Call
 from gpugate.web.dialects import success
 from gpugate.web.events import EventHub
+from gpugate.web.server import SOFTWARE
 from gpugate.web.shown import shown
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
@@ -82,7 +83,8 @@ class GateApi:
         async def present() -> object:
             return shown(await self._lifecycle.status())
 
-        headers = dict(line.split(": ", 1) for line in call.extra_head.decode().split("\r\n") if line)
+        lines = call.extra_head.decode().split("\r\n")
+        headers = {"Server": SOFTWARE, **dict(line.split(": ", 1) for line in lines if line)}
         last_id = call.request.headers.get("Last-Event-ID")
         return await self._hub.serve(call.request, headers, present, last_id)
 

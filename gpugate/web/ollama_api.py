@@ -13,7 +13,7 @@ import orjson
 from aiohttp import StreamReader, web
 
 from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
-from gpugate.relay import Sending, Tapped, UpstreamGone, broken_when_left
+from gpugate.relay import Tapped, UpstreamGone, broken_when_left
 from gpugate.services.catalog import Catalog, slot_of
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.auth import subject_of
@@ -62,11 +62,6 @@ class OllamaApi:
             Kind.OWN: self._nothing,
         }
 
-    @property
-    def sleeps(self) -> bool:
-        """Whether no pod serves."""
-        return self._lifecycle.serving is None
-
     def answer(self, call: Call, route: Route) -> Awaitable[web.StreamResponse]:
         """Answer a call whose token has been judged.
 
@@ -74,28 +69,6 @@ class OllamaApi:
             GateError: what the client is to be told instead.
         """
         return self._answers[route.kind](call, route)
-
-    def send(self, call: Call, route: Route) -> Sending | None:
-        """Begin what needs neither thought nor waiting: a list, asked of a pod that serves.
-
-        Raises:
-            GateError: what the client is to be told instead.
-        """
-        pod, content = self._lifecycle.serving, call.request.content
-        if pod is None or route.kind is not Kind.METADATA or not content.is_eof() or content.total_bytes:
-            return None
-        return self._forwarder.send(call, pod, route.upstream_path, self._tap(call, route, b""))
-
-    async def finish(self, call: Call, route: Route, sending: Sending) -> web.StreamResponse:
-        """Go on with what `send` has begun, or answer in another way if that broke.
-
-        Raises:
-            GateError: what the client is to be told instead.
-        """
-        try:
-            return await self._forwarder.finish(sending)
-        except UpstreamGone:
-            return await self._metadata(call, route)
 
     # --- what wakes ---------------------------------------------------------------------------
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, cast
 
-from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import web
 
-from gpugate.web.connection import Connection, Desk, Handler, Known, Malformed, NoDesk
+from gpugate.services.tasks import CrashListener
 
 HEAD_LIMIT_S = 30.0
 """A new connection has so long to send the head of its first request (slow loris)."""
@@ -25,20 +24,89 @@ ANSWER_LIMIT_S = 5.0
 
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
-KEEPALIVE_S = 75.0
 BACKLOG = 4096
 SOFTWARE = "gpugate"
 """What `Server` says: not which versions a stranger could look up the holes of."""
 
-LONGEST_LINE = 16 * 1024
-LONGEST_FIELD = 32 * 1024
+OPTIONS: dict[str, Any] = {
+    "access_log": None,
+    "auto_decompress": False,
+    "keepalive_timeout": 75.0,
+    "max_line_size": 16 * 1024,
+    "max_field_size": 32 * 1024,
+}
+
+_WATCHED = (  # a client that vanished without a word is found after 30 + 3 * 10 s
+    ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
+    ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 30),
+    ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 10),
+    ("TCP_KEEPCNT", socket.IPPROTO_TCP, 3),
+    # Where there is this one it is the limit of all three ways to be silent: no keepalive answered, no
+    # byte acknowledged, no byte taken. It is the relay's own limit for the last one (`Relay.stall_s`).
+    ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, 120_000),
+)
+
+Malformed = Callable[[web.BaseRequest], web.StreamResponse]
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class _Request(web.BaseRequest):
-    """aiohttp's, whose answers do not tell what gpugate is made of."""
+class Connection(web.RequestHandler):
+    """A client's connection: aiohttp's, with a limit for the first head and our answer to malformed requests.
 
-    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+    aiohttp's answer to a malformed request would show the offending bytes to the client and the log: after a
+    wrong Content-Length they are the rest of a prompt, and a malformed header may be the one with the token.
+    """
+
+    __slots__ = ("_answer_malformed", "_head_timer", "_on_crash")
+
+    def __init__(self, server: web.Server, malformed: Malformed, on_crash: CrashListener) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(server, loop=loop, **OPTIONS)
+        self._answer_malformed = malformed
+        self._on_crash = on_crash
+        self._head_timer = loop.call_later(HEAD_LIMIT_S, self.force_close)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve the connection; see `RequestHandler`."""
+        super().connection_made(transport)
+        _watch(transport.get_extra_info("socket"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give up what is under way; see `RequestHandler`."""
+        self._head_timer.cancel()
+        super().connection_lost(exc)
+
+    def head_arrived(self) -> None:
+        """End the limit for the first head; called for each request."""
+        self._head_timer.cancel()
+
+    async def start(self) -> None:
+        """Serve the connection to its end, in a task that aiohttp starts and nobody awaits.
+
+        aiohttp catches what a handler raises, but not its own faults. Those are reported, and the client's
+        socket is closed instead of leaving the client to wait.
+        """
+        try:
+            await super().start()
+        except Exception as error:
+            self._on_crash("client connection", error)
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer a request that could not be parsed (400), or whose handler failed; see `RequestHandler`."""
+        if status == 400:
+            response = self._answer_malformed(request)
+            response.force_close()
+        else:
+            response = super().handle_error(request, status, exc, message)
         response.headers["Server"] = SOFTWARE
+        return response
 
 
 class GuardedServer(web.Server):
@@ -46,55 +114,26 @@ class GuardedServer(web.Server):
 
     Args:
         handler: answers requests.
-        malformed: answers what is none; must not look into it.
-        desk: sends on at once what needs no thought.
+        malformed: answers malformed requests; must not look into them.
+        on_crash: told of a connection's task that died.
     """
 
-    def __init__(self, handler: Handler, malformed: Malformed, desk: Desk[Any] | None = None) -> None:
-        super().__init__(
-            handler,
-            handler_cancellation=True,
-            auto_decompress=False,
-            access_log=None,
-            keepalive_timeout=KEEPALIVE_S,
-            max_line_size=LONGEST_LINE,
-            max_field_size=LONGEST_FIELD,
-            request_factory=self._request,
-        )
+    def __init__(self, handler: Handler, malformed: Malformed, on_crash: CrashListener) -> None:
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            cast(Connection, request.protocol).head_arrived()
+            response = await handler(request)
+            if not response.prepared:
+                response.headers["Server"] = SOFTWARE
+                if "Upgrade" in request.headers:  # aiohttp leaves unread what stands behind it
+                    response.force_close()
+            return response
+
+        super().__init__(answer, handler_cancellation=True)
         self._malformed = malformed
-        self._desk: Desk[Any] = desk or NoDesk()
-        self._known = Known(self._desk.learn)
+        self._on_crash = on_crash
 
-    def __call__(self) -> RequestHandler:
-        connection = Connection(
-            self,
-            loop=self._loop,
-            malformed=self._malformed,
-            desk=self._desk,
-            known=self._known,
-            **self._kwargs,
-        )
-        asyncio.get_running_loop().call_later(HEAD_LIMIT_S, _expect_request, connection)
-        return connection
-
-    def _request(
-        self,
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: asyncio.Task[None],
-    ) -> web.BaseRequest:
-        # Behind an Upgrade aiohttp leaves the rest of the connection unread: nothing may be hoped for there.
-        if message.upgrade:
-            message = message._replace(should_close=True)
-        return _Request(message, payload, protocol, writer, task, self._loop)
-
-
-def _expect_request(connection: RequestHandler) -> None:
-    # No public attribute says so, and counting in the handler would cost every request.
-    if not connection._request_count:
-        connection.force_close()
+    def __call__(self) -> web.RequestHandler:
+        return Connection(self, self._malformed, self._on_crash)
 
 
 class NotAnswering(Exception):
@@ -107,11 +146,8 @@ async def listen(runner: web.ServerRunner, host: str, port: int) -> int:
     Raises:
         OSError: the address is taken or cannot be had.
     """
-    site = web.TCPSite(runner, host, port, backlog=BACKLOG)
-    await site.start()
-    server = site._server
-    sockets: list[socket.socket] = list(server.sockets) if server is not None else []  # type: ignore[attr-defined]
-    return int(sockets[0].getsockname()[1]) if sockets else port
+    await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+    return int(runner.addresses[0][1])
 
 
 async def answer_itself(runner: web.ServerRunner, path: str) -> None:
@@ -152,3 +188,14 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError):
             return
+
+
+def _watch(sock: socket.socket | None) -> None:
+    """Let the kernel find out whether the client is still there."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    for name, level, value in _WATCHED:
+        option = getattr(socket, name, None)
+        if option is not None:
+            with suppress(OSError):  # gone already, or a system that knows the name only
+                sock.setsockopt(level, option, value)

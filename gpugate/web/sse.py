@@ -12,6 +12,7 @@ from gpugate.errors import GateError
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.web.call import Call
 from gpugate.web.dialects import dump
+from gpugate.web.server import SOFTWARE
 
 PING_S = 15.0
 SEND_S = 120.0
@@ -65,7 +66,7 @@ class EventStream:
     async def _begun(self) -> EventSourceResponse:
         if self._response is None:
             lines = self._call.extra_head.decode("ascii").split("\r\n")
-            headers = dict(line.split(": ", 1) for line in lines if line)
+            headers = {"Server": SOFTWARE, **dict(line.split(": ", 1) for line in lines if line)}
             response = EventSourceResponse(
                 headers=headers,
                 sep="\n",

@@ -86,6 +86,10 @@ class Line:
         await self.telegram.until(lambda: not self.telegram.post.waiting)
 
 
+def ignore_crash(name: str, error: BaseException) -> None:
+    """For tests in which nothing crashes."""
+
+
 @asynccontextmanager
 async def front(hook: TelegramHook) -> AsyncIterator[str]:
     """The gateway's server with nothing behind it but this endpoint; yields its URL."""
@@ -105,9 +109,9 @@ async def front(hook: TelegramHook) -> AsyncIterator[str]:
         cors=Cors(()),
         log=NoLog(),
         path_tokens=False,
-        on_crash=lambda name, error: None,
+        on_crash=ignore_crash,
     )
-    runner = web.ServerRunner(GuardedServer(gate.handle, gate.malformed), shutdown_timeout=0.1)
+    runner = web.ServerRunner(GuardedServer(gate.handle, gate.malformed, ignore_crash), shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

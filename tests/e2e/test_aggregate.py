@@ -264,7 +264,7 @@ async def test_the_real_clients(limited: House) -> None:
         assert TEXT == made.response
         assert made.context
     finally:
-        await ollama._client.aclose()
+        await ollama.close()
     async with AsyncOpenAI(base_url=f"{limited.url}/v1", api_key=token(), max_retries=0) as client:
         chat = await client.chat.completions.create(model=MODEL, messages=HI)
         assert (TEXT, "stop") == (chat.choices[0].message.content, chat.choices[0].finish_reason)

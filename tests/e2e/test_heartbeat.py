@@ -194,7 +194,7 @@ class TestRealClients:
         await beating.ask("POST", "/api/v1/gpu/stop?force=true")
         with pytest.raises(ResponseError, match="stopped by hand"):
             await ask
-        await client._client.aclose()
+        await client.close()
 
     async def test_openai(self, beating: House):
         """The same."""

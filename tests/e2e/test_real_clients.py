@@ -25,7 +25,7 @@ TEXT = " word0 word1 word2 word3 word4"
 async def client(house_on_both: House) -> AsyncIterator[AsyncClient]:
     client = AsyncClient(host=house_on_both.url, headers=bearer())
     yield client
-    await client._client.aclose()
+    await client.close()
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ class TestOllama:
         with pytest.raises(ResponseError, match="token is missing or malformed") as caught:
             await client.list()
         assert 401 == caught.value.status_code
-        await client._client.aclose()
+        await client.close()
 
     async def test_unknown_model(self, house_on_both, client, temperature):
         """The pod's own 404."""
@@ -139,7 +139,7 @@ class TestOllama:
             try:
                 return "".join(p.message.content or "" for p in client.chat(MODEL, HI, stream=True))
             finally:
-                client._client.close()
+                client.close()
 
         assert TEXT == await asyncio.to_thread(talk)
 

@@ -123,6 +123,7 @@ class Gateway:
     port: int = 0
     ended: list[Relayed | BaseException] = field(factory=list)
     server: web.Server | None = None
+    handlers: set[asyncio.Task[object]] = field(factory=set)
     _clients: list[Wire] = field(factory=list)
     _news: asyncio.Event = field(factory=asyncio.Event)
 
@@ -152,9 +153,9 @@ class Gateway:
     def cut_handlers(self) -> None:
         """Do what aiohttp does to handlers that outlast a shutdown."""
         assert self.server is not None
+        for task in self.handlers:
+            task.cancel()
         for connection in self.server.connections:
-            assert connection._task_handler is not None
-            connection._task_handler.cancel()
             connection.force_close()
 
     def close(self) -> None:
@@ -182,6 +183,10 @@ async def gateway(
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         body: bytes | object = request.content
+        task = asyncio.current_task()
+        assert task is not None
+        gate.handlers.add(task)
+        task.add_done_callback(gate.handlers.discard)
         try:
             if not request.path.startswith("/stream"):
                 body = await request.content.read()

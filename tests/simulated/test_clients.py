@@ -19,7 +19,7 @@ def two_words(ollama):
 async def client(ollama):
     client = AsyncClient(host=ollama.url)
     yield client
-    await client._client.aclose()
+    await client.close()
 
 
 @pytest.fixture
