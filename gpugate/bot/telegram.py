@@ -14,6 +14,7 @@ from aiogram.client.telegram import TelegramAPIServer
 from aiogram.exceptions import AiogramError
 from aiogram.methods import SetMyCommands, SetWebhook, TelegramMethod
 from aiogram.types import BotCommand
+from aiohttp import ClientSession
 from attrs import frozen
 
 from gpugate.bot.inbox import Hearer, Inbox
@@ -53,9 +54,15 @@ class RawMe(TelegramMethod[dict[str, Any]]):
 class _Session(AiohttpSession):
     """aiogram's session, which closes without its quarter of a second of sleep: aiohttp waits itself."""
 
+    _opened: ClientSession | None = None
+
+    async def create_session(self) -> ClientSession:
+        self._opened = await super().create_session()
+        return self._opened
+
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._opened is not None:
+            await self._opened.close()
 
 
 class TelegramBot:
