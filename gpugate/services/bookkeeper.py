@@ -35,6 +35,9 @@ RETRY_S = 5.0
 """Between two tries of a write that failed."""
 CLOSE_LIMIT_S = 5.0
 """Longest that the last writes may hold up the end of the gateway."""
+_OFF_LOOK_AGE = timedelta(minutes=10)
+"""How old the look that showed the pod off may have been when its start was intended: it may have been
+started since by other hands."""
 _TOLD_NOTHING = timedelta(seconds=1)
 """An adopted row that began so shortly before it was found has its beginning from no provider."""
 NOTHING = Decimal(0)
@@ -175,7 +178,8 @@ class Bookkeeper:
     def start_bound(self, provider: str, report: PodReport) -> StartBound:
         """The end of the last session there, and of a row that is open what was written when it began."""
         end = self._last_ends.get(provider)
-        bound = StartBound(earliest=end, what="its last session in the ledger ended")
+        ended = "" if end is None else f"its last session in the ledger ended at {end:%F %T} UTC"
+        bound = StartBound(earliest=end, what=ended)
         row = self._open.get(provider)
         if row is None or (None not in (row.pod_id, report.pod_id) and row.pod_id != report.pod_id):
             return bound
@@ -185,10 +189,11 @@ class Bookkeeper:
             return bound if adopted or row.started_at else evolve(bound, instead=instead)
         if adopted and row.asked_at - row.began_at < _TOLD_NOTHING:
             return bound  # it began before it was found, and its provider had not yet told when
-        earliest = min(row.asked_at, row.began_at)
+        earliest = row.began_at if adopted else min(row.asked_at - _OFF_LOOK_AGE, row.began_at)
         if end is not None and end > earliest:
             return evolve(bound, instead=instead)
-        return StartBound(earliest=earliest, instead=instead, what="its open session in the ledger began")
+        began = f"its open session in the ledger began at {row.began_at:%F %T} UTC"
+        return StartBound(earliest=earliest, instead=instead, what=began)
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by an earlier gateway's row; None: there is none."""

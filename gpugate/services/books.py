@@ -35,7 +35,7 @@ class StartBound:
     Attributes:
         earliest: a start time before it is not believed; None: every one may be true.
         instead: where a run that is not believed is billed from; None: from `earliest`.
-        what: the event in the ledger at `earliest`, for people.
+        what: the entry of the ledger that `earliest` comes from and its instant, for people.
     """
 
     earliest: datetime | None = None

@@ -76,7 +76,7 @@ class Plausible:
         earliest, what = bound.earliest, bound.what
         seen_off = self._seen_off(now)
         if seen_off is not None and (earliest is None or seen_off > earliest):
-            earliest, what = seen_off, "it was seen stopped"
+            earliest, what = seen_off, f"it was seen stopped at {_in_utc(seen_off)}"
         if earliest is None or said >= earliest:
             return said
         # An instant of the ledger may lie ahead where the calendar was set back since.
@@ -84,7 +84,7 @@ class Plausible:
         if report.phase in _ALIVE and earliest - said > CLOCK_SKEW and said != self._doubted:
             self._doubted = said
             self.warn(
-                f"it says that its pod runs since {_in_utc(said)}, but {what} at {_in_utc(earliest)}:"
+                f"it says that its pod runs since {_in_utc(said)}, but {what}:"
                 f" not believed, billed from {_in_utc(since)}"
             )
         return since

@@ -135,6 +135,25 @@ def test_a_crash_right_after_the_intent() -> None:
     play(story)
 
 
+def test_a_pod_that_others_started_right_before_us() -> None:
+    """The look that saw it off is older than the intent: the provider's word counts."""
+
+    async def story() -> None:
+        house = House([Honest()])
+        house.clouds[0].turn_on()
+        await asyncio.sleep(100)
+        asked = BEGINNING + timedelta(seconds=95)
+        await house.book.put(
+            Session(id="1", provider="alpha", asked_at=asked, started_at=asked, start_reason="request")
+        )
+        async with house.open() as lifecycle:
+            await off(lifecycle)
+        (row,) = house.rows
+        assert row.started_at == BEGINNING
+
+    play(story)
+
+
 def test_a_start_of_ours_hours_after_the_last_session() -> None:
     """It is billed from when it was asked for, not from the end of the last session."""
 
