@@ -64,10 +64,10 @@ def _settings(args: Namespace) -> Settings:
     draft = load_settings(
         path, os.environ, overrides=overrides, complete=False, state_problem=state_folder.problem_of
     )
-    state_dir = Path(draft.state.dir).absolute() / "demo"
-    overrides["state.dir"] = str(state_dir)
+    folder = Path(draft.state.dir).absolute() / "demo"
+    overrides["state.dir"] = str(folder)
     if not draft.auth.secret:
-        overrides["auth.secret"] = demo_secret(state_dir)
+        overrides["auth.secret"] = demo_secret(folder)
     return load_settings(
         path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_folder.problem_of
     )
