@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         RateLimited,
         Transient,
     )
-    from gpugate.ports.provider import Capabilities, Charge, Endpoint, Phase, PodReport, Price, Provider
+    from gpugate.provider_api import Capabilities, Charge, Endpoint, Phase, PodReport, Price, Provider
 
 __all__ = [
     "Ambiguous",
@@ -47,7 +47,6 @@ if not TYPE_CHECKING:
     def __getattr__(name):
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from gpugate import errors
-        from gpugate.ports import provider
+        from gpugate import errors, provider_api
 
-        return getattr(errors if hasattr(errors, name) else provider, name)
+        return getattr(errors if hasattr(errors, name) else provider_api, name)

@@ -7,7 +7,7 @@ from decimal import Decimal
 import attrs
 
 from gpugate.core.policy import Pace, Policy
-from gpugate.ports.provider import Price, Provider
+from gpugate.provider_api import Price, Provider
 from gpugate.services.commands import STOP_NOTE_LIMIT_S
 from gpugate.settings import Settings
 

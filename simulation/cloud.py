@@ -12,8 +12,8 @@ from typing import Any
 from attrs import define, evolve, field, frozen
 
 from gpugate.errors import Ambiguous, NoCapacity, Transient
-from gpugate.ports.provider import Phase, PodReport
-from gpugate.services.tasks import spawn
+from gpugate.provider_api import Phase, PodReport
+from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakeCloud, FakeProvider, Fault, Hang, LostAnswer
 
 from .spans import Span

@@ -14,12 +14,12 @@ from gpugate.core.idle import IdlePolicy
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
 from gpugate.ports.habits import Habits
-from gpugate.ports.provider import Price
+from gpugate.provider_api import Price
 from gpugate.services.bookkeeper import Bookkeeper
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, SessionBegan, SessionEnded, Transition
-from gpugate.services.tasks import spawn
+from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakePod
 
 from .cloud import Rented, StormyCloud, wall

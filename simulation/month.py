@@ -15,8 +15,8 @@ from gpugate.errors import GateError
 from gpugate.ports.texts import PodSilent
 from gpugate.services.lease import ServingPod
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.tasks import spawn
 from gpugate.services.visit import Visit
+from gpugate.tasks import spawn
 from gpugate.testing import virtual_time
 
 from .cloud import StormyCloud, Weather, serves

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from gpugate.ports.provider import Endpoint, Phase, PodReport, Provider
+from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

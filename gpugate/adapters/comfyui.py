@@ -21,9 +21,9 @@ from gpugate.adapters.comfyui_words import execution_problem, refusal
 from gpugate.adapters.dial import BROKEN, trust, url_of
 from gpugate.errors import ImageFailed
 from gpugate.ports.images import Drawn, Graph, Progress
-from gpugate.ports.provider import Endpoint
 from gpugate.ports.texts import PodSilent
-from gpugate.services.tasks import spawn
+from gpugate.provider_api import Endpoint
+from gpugate.tasks import spawn
 
 CALL_S = 30.0
 CONNECT_S = 5.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.relay.tls import TlsPolicy, context
 
 BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ValueError)

@@ -15,7 +15,7 @@ import orjson
 from attrs import evolve
 
 from gpugate.ports.intents import Intent, Period, Source, Understood
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.tasks import CrashListener, spawn
 
 KEEP_ALIVE = "30m"
 LOAD_S = 180.0

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 from attrs import frozen
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.relay.tls import TlsPolicy, context
 
 CHECK_LIMIT_S = 5.0

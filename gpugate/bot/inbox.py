@@ -19,7 +19,7 @@ from gpugate.bot.seen import Seen
 from gpugate.bot.strangers import Strangers
 from gpugate.bot.translate import Said, Translator
 from gpugate.ports.messenger import Chat, Heard
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.tasks import CrashListener, spawn
 
 PATIENCE_S = 20.0
 """How long a message waits for the answer to the one before it: above any `bot.intent_timeout` in use."""

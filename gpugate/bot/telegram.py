@@ -23,7 +23,7 @@ from gpugate.bot.polling import Poller
 from gpugate.bot.seen import Seen
 from gpugate.bot.translate import ALLOWED_UPDATES, Translator
 from gpugate.bot.trouble import FIRST_PAUSE_S, Patience
-from gpugate.services.tasks import CrashListener, Supervised
+from gpugate.tasks import CrashListener, Supervised
 
 PATH = "/api/v1/bot/telegram"
 COMMANDS: Mapping[str, str] = {

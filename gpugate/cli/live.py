@@ -13,7 +13,7 @@ import aiohttp
 from gpugate.cli.failures import FAILED, OK
 from gpugate.cli.parser import gpugate_version
 from gpugate.errors import ProviderError, RateLimited, SettingsError
-from gpugate.ports.provider import Endpoint, Phase, PodReport, Provider
+from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 from gpugate.providers import registry
 from gpugate.providers.local import Local, command_problem
 from gpugate.settings import Settings, provider_config

@@ -24,7 +24,7 @@ from gpugate.cli.configured import settings_as_given
 from gpugate.cli.failures import FAILED, OK
 from gpugate.cli.parser import gpugate_version
 from gpugate.errors import ProviderError, RateLimited
-from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry
 from gpugate.settings import Settings, provider_config
 from gpugate.signals import heard

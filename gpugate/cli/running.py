@@ -8,11 +8,11 @@ from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any
 
+from gpugate.app import Gateway
 from gpugate.cli.failures import Failure
 from gpugate.settings import Settings
 from gpugate.signals import ENDING, heard
 from gpugate.web.server import NotAnswering, raise_file_limit
-from gpugate.wiring import Gateway
 
 HANG_UP_S = 1.0
 """A closed terminal sends SIGHUP from the shell and from the kernel: both together are one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from gpugate.errors import GateError
-from gpugate.ports.provider import Endpoint, PodReport
+from gpugate.provider_api import Endpoint, PodReport
 
 
 @frozen

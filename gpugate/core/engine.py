@@ -67,7 +67,7 @@ from gpugate.errors import (
     RateLimited,
     ShuttingDown,
 )
-from gpugate.ports.provider import Phase, PodReport
+from gpugate.provider_api import Phase, PodReport
 
 COLD = (Stopped, Stopping, Draining, Pausing)
 """Where who waits can be served by a new start only."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from attrs import field, frozen
 
 from gpugate.errors import ProviderError
-from gpugate.ports.provider import PodReport
+from gpugate.provider_api import PodReport
 
 
 @frozen

@@ -43,7 +43,7 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.core.warming import ON_CPU, WarmingRows
 from gpugate.errors import BudgetExceeded, GateError, NoCapacity, PodBusy, PodStopped, ShuttingDown
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 
 STARTING = Asking | Pausing | Settling | Provisioning | Warming | Preloading
 Live = TypeVar("Live", Asking, Pausing, Settling, Provisioning, Warming, Preloading, Ready, Draining)

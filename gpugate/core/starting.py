@@ -40,7 +40,7 @@ from gpugate.errors import (
     Transient,
     WarmupTimeout,
 )
-from gpugate.ports.provider import Phase, PodReport
+from gpugate.provider_api import Phase, PodReport
 
 STARTED = Provisioning | Warming | Preloading
 

@@ -9,7 +9,7 @@ from typing import Any
 from attrs import field, frozen
 
 from gpugate.core.events import Looked, LookFailed
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 
 
 class Status(StrEnum):

@@ -8,7 +8,7 @@ from attrs import define, field
 
 from gpugate.core.policy import Policy
 from gpugate.errors import NotFound, ProviderError, RateLimited
-from gpugate.ports.provider import Phase, PodReport
+from gpugate.provider_api import Phase, PodReport
 
 PROOF = frozenset({Phase.STOPPED, Phase.GONE})
 ON_ITS_WAY = frozenset({Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING})

@@ -28,7 +28,7 @@ from gpugate.core.vocabulary import (
     Weigh,
 )
 from gpugate.errors import Ambiguous, NoCapacity, NotFound, Transient
-from gpugate.ports.provider import Phase, PodReport
+from gpugate.provider_api import Phase, PodReport
 
 Warms = TypeVar("Warms", Warming, Preloading)
 

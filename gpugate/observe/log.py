@@ -212,7 +212,7 @@ class TransitionLog:
 
 
 def log_crash(name: str, error: BaseException) -> None:
-    """Write down that a task crashed; the `on_crash` of `services.tasks.spawn`."""
+    """Write down that a task crashed; the `on_crash` of `tasks.spawn`."""
     structlog.get_logger().error("task crashed", task=name, exc_info=error)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from attrs import field, frozen
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 
 Graph = Mapping[str, Any]
 """A ComfyUI graph in API format: node id to `{"class_type", "inputs", "_meta"?}`."""

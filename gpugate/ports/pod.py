@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 
 
 class Pod(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 
 Hear = Callable[[str], Awaitable[None]]
 """Gets each piece of text as it comes."""

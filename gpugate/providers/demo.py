@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import Attribute, field, frozen
 
 from gpugate.errors import Transient
-from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers.kept import Kept, KeptProcess, KeptStatus, Timing, state_dir
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from attrs import Attribute, field, frozen
 
 from gpugate.errors import Misconfigured
-from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Provider
+from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Provider
 from gpugate.providers.kept import CommandNotFound, Kept, KeptProcess, KeptStatus, Timing, state_dir
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import attrs
 from attrs import field, frozen
 
 from gpugate.errors import SettingsError
-from gpugate.ports.provider import Capabilities, Provider
+from gpugate.provider_api import Capabilities, Provider
 
 GROUP = "gpugate.providers"
 _KEY = "pod.provider"

@@ -20,7 +20,7 @@ from gpugate.relay.framing import LAST_CHUNK, BadAnswer, Body, Framing, Head, as
 from gpugate.relay.headers import response_head
 from gpugate.relay.sockets import close_within, reset, untaken
 from gpugate.relay.upstream import Upstream, UpstreamGone, Why
-from gpugate.services.tasks import report_crash, spawn
+from gpugate.tasks import report_crash, spawn
 
 T = TypeVar("T")
 R = TypeVar("R")

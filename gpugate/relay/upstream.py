@@ -8,7 +8,7 @@ import ssl
 from contextlib import suppress
 from typing import Literal, Protocol, cast
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.relay.headers import Address, RequestHeads
 from gpugate.relay.tls import TlsPolicy, context
 

@@ -25,7 +25,7 @@ from gpugate.services.news import (
     SessionEnded,
     Transition,
 )
-from gpugate.services.tasks import CrashListener, Supervised, report_crash
+from gpugate.tasks import CrashListener, Supervised, report_crash
 
 SUMMARY_AT = time(9, 0)
 """When the daily summary comes, by this machine's own clock; only if there was a session since the last."""

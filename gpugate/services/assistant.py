@@ -25,8 +25,8 @@ from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, SessionEnded, Transition
 from gpugate.services.questions import Action, Questions
 from gpugate.services.status import PodStatus
-from gpugate.services.tasks import CrashListener, report_crash
 from gpugate.services.watch import Watch
+from gpugate.tasks import CrashListener, report_crash
 
 STOP_PATIENCE_S = 180.0
 """A stop that is not proved after this is told of; the lifecycle tries on for ever."""

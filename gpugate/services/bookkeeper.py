@@ -18,12 +18,12 @@ from attrs import evolve
 
 from gpugate.errors import LedgerError
 from gpugate.ports.ledger import BY_HAND, Ledger, Session, Use
-from gpugate.ports.provider import Phase, PodReport, Price
+from gpugate.provider_api import Phase, PodReport, Price
 from gpugate.services.books import StartBound, Starter
 from gpugate.services.news import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.services.status import SECONDS_PER_HOUR
-from gpugate.services.tasks import CrashListener, Supervised
 from gpugate.services.uses import Spent, Uses
+from gpugate.tasks import CrashListener, Supervised
 
 FLUSH_S = 2.0
 """How often the uses of a pod that serves are written: a crash may lose so much of them."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from attrs import frozen
 
 from gpugate.ports.ledger import BY_HAND
-from gpugate.ports.provider import PodReport
+from gpugate.provider_api import PodReport
 from gpugate.services.news import News
 from gpugate.services.uses import Uses
 

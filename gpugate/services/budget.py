@@ -23,7 +23,7 @@ from attrs import frozen
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError
 from gpugate.services.news import BudgetCrossed, Listener, News, SessionBegan, SessionEnded
-from gpugate.services.tasks import CrashListener, Supervised
+from gpugate.tasks import CrashListener, Supervised
 
 THRESHOLDS = (50, 80, 100)
 """Per cent of the budget that are told of (docs/api.md#budget)."""

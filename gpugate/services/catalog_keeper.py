@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.services.catalog import Catalog
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.tasks import CrashListener, spawn
 
 WRITE_PAUSE_S = 1.0
 """Changes that come together are written together."""

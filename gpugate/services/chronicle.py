@@ -22,7 +22,7 @@ from gpugate.core.vocabulary import (
     Warming,
     status_of,
 )
-from gpugate.ports.provider import Price
+from gpugate.provider_api import Price
 from gpugate.services.news import (
     Listener,
     News,

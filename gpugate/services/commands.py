@@ -26,9 +26,9 @@ from gpugate.core.vocabulary import (
     Sweep,
 )
 from gpugate.errors import Ambiguous, LedgerError, Misconfigured, ProviderError, Transient
-from gpugate.ports.provider import PodReport, Provider
+from gpugate.provider_api import PodReport, Provider
 from gpugate.services.plausible import Plausible
-from gpugate.services.tasks import CrashListener, Supervised, report_crash
+from gpugate.tasks import CrashListener, Supervised, report_crash
 
 CALL_LIMIT_S = 120.0
 """Longest a provider may take over one call; plugins have shorter limits of their own."""

@@ -16,8 +16,8 @@ from gpugate.ports.messenger import Chat, Heard, PhotoTrouble
 from gpugate.services import images, replies
 from gpugate.services.fantasy import Fantasies, Fantasy
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.tasks import CrashListener, spawn
 from gpugate.services.visit import Visit
+from gpugate.tasks import CrashListener, spawn
 
 BUSY_S = 4.5
 """Messengers show "typing" for about five seconds."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from gpugate.core.vocabulary import Event, Preload, Preloaded, Probe, Probed, Weigh, Weighed
 from gpugate.ports.pod import Pod
-from gpugate.ports.provider import Endpoint
-from gpugate.services.tasks import CrashListener, spawn
+from gpugate.provider_api import Endpoint
+from gpugate.tasks import CrashListener, spawn
 
 
 class Errands:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from attrs import frozen
 
 from gpugate.errors import GateError, PodStopped
-from gpugate.ports.provider import Endpoint
-from gpugate.services.tasks import report_crash
+from gpugate.provider_api import Endpoint
+from gpugate.tasks import report_crash
 
 if TYPE_CHECKING:
     from gpugate.services.lifecycle import Lifecycle

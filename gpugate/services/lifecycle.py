@@ -66,7 +66,7 @@ from gpugate.ports.debts import Debts
 from gpugate.ports.habits import HabitsStore
 from gpugate.ports.ledger import BY_HAND
 from gpugate.ports.pod import Pod
-from gpugate.ports.provider import PodReport, Price
+from gpugate.provider_api import PodReport, Price
 from gpugate.services.books import Books, Starter
 from gpugate.services.chronicle import Chronicle
 from gpugate.services.commands import CommandLine, Intent, NamedProvider
@@ -75,7 +75,7 @@ from gpugate.services.examination import Examination, Finding
 from gpugate.services.lease import Lease, ServingPod
 from gpugate.services.news import Listener, News
 from gpugate.services.status import PodStatus
-from gpugate.services.tasks import CrashListener, report_crash
+from gpugate.tasks import CrashListener, report_crash
 
 FLIGHT_PAUSE_S = 0.25
 """How long changes of what is in flight are gathered before they are told."""

@@ -9,7 +9,7 @@ from decimal import Decimal
 from attrs import frozen
 
 from gpugate.core.vocabulary import Status
-from gpugate.ports.provider import PodReport
+from gpugate.provider_api import PodReport
 
 
 @frozen(kw_only=True)

@@ -9,7 +9,7 @@ from decimal import Decimal
 from attrs import define, evolve, field
 
 from gpugate.core.stops import PROOF
-from gpugate.ports.provider import Phase, PodReport, Price
+from gpugate.provider_api import Phase, PodReport, Price
 from gpugate.services.books import StartBound
 
 DEAREST_PER_HOUR = Decimal(1_000_000)

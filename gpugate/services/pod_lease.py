@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from gpugate.ports.provider import Endpoint
-from gpugate.services.tasks import CrashListener, Supervised
+from gpugate.provider_api import Endpoint
+from gpugate.tasks import CrashListener, Supervised
 
 RENEW_EVERY_S = 30.0
 """Three looks of the pod's script, which takes a letter out at each; thirty renewals in its 15 minutes."""

@@ -13,7 +13,7 @@ from attrs import field, frozen
 from gpugate.core import costs
 from gpugate.core.costs import Span
 from gpugate.errors import ProviderError
-from gpugate.ports.provider import Charge, Provider
+from gpugate.provider_api import Charge, Provider
 from gpugate.services.commands import NamedProvider
 from gpugate.services.costs import Costs
 

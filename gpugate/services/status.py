@@ -9,7 +9,7 @@ from decimal import Decimal
 from attrs import define, field, frozen
 
 from gpugate.core.vocabulary import Status
-from gpugate.ports.provider import PodReport, Price
+from gpugate.provider_api import PodReport, Price
 
 SECONDS_PER_HOUR = Decimal(3600)
 

@@ -21,7 +21,6 @@ import orjson
 from aiohttp import WSMsgType, web
 from aiohttp.multipart import BodyPartReader
 
-from gpugate.services.tasks import spawn
 from gpugate.simulated.faults import Fault
 from gpugate.simulated.graph import NotAGraph, complaint, judge
 from gpugate.simulated.jobs import EmptyJob, FailJob, HangJob, Job, JobFault, Jobs, LoseJob, VanishJob
@@ -29,6 +28,7 @@ from gpugate.simulated.nodes import DEFAULT_CHECKPOINT, known_nodes
 from gpugate.simulated.server import Seen, Simulated
 from gpugate.simulated.shelf import KINDS, Shelf
 from gpugate.simulated.work import Desk
+from gpugate.tasks import spawn
 
 VERSION = "0.3.64"
 JSON = "application/json; charset=utf-8"

@@ -14,10 +14,10 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from gpugate.services.tasks import spawn
 from gpugate.simulated.graph import Graph, order, signatures
 from gpugate.simulated.shelf import Shelf
 from gpugate.simulated.work import Desk, Failure, Interrupted, Tell
+from gpugate.tasks import spawn
 
 MAX_HISTORY = 10_000
 

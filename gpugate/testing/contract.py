@@ -14,7 +14,7 @@ import pytest
 from aiohttp import ClientSession
 
 from gpugate.errors import ProviderError, RateLimited
-from gpugate.ports.provider import Phase, Provider
+from gpugate.provider_api import Phase, Provider
 from gpugate.testing.reports import OFF, ON, class_complaints, report_complaints, told
 from gpugate.testing.stage import MakeProvider, Stage
 from gpugate.testing.wires import WRONGS, wrong_session

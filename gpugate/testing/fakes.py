@@ -16,7 +16,7 @@ from attrs import define, field, frozen
 
 from gpugate.errors import LedgerError
 from gpugate.ports.ledger import Session, Use
-from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 
 
 @frozen

@@ -47,7 +47,7 @@ from gpugate.core.vocabulary import (
     Weighed,
 )
 from gpugate.errors import ProviderError
-from gpugate.ports.provider import Endpoint, Phase, PodReport
+from gpugate.provider_api import Endpoint, Phase, PodReport
 
 STOPPED = PodReport(Phase.STOPPED, "pod-1")
 STARTING = PodReport(Phase.STARTING, "pod-1")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 
 ON = frozenset({Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING})
 OFF = frozenset({Phase.STOPPED, Phase.GONE})

@@ -14,8 +14,8 @@ import pytest
 from aiohttp import ClientSession
 
 from gpugate.errors import ProviderError, RateLimited
-from gpugate.ports.provider import Phase, PodReport, Provider
-from gpugate.services.tasks import spawn
+from gpugate.provider_api import Phase, PodReport, Provider
+from gpugate.tasks import spawn
 from gpugate.testing.reports import OFF, report_complaints, secrets_of
 from gpugate.testing.wires import cut_session, good_session
 

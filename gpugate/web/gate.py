@@ -15,7 +15,7 @@ from aiohttp import web
 
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
 from gpugate.relay import Ending, Relayed
-from gpugate.services.tasks import CrashListener
+from gpugate.tasks import CrashListener
 from gpugate.web.auth import User, Verifier, bearer
 from gpugate.web.call import Call
 from gpugate.web.cors import Cors

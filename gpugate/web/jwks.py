@@ -16,7 +16,7 @@ from attrs import define, field
 from jwt import PyJWK
 
 from gpugate.errors import ProviderUnavailable
-from gpugate.services.tasks import report_crash, spawn
+from gpugate.tasks import report_crash, spawn
 
 PROVIDER_SILENT = "the identity provider cannot be asked right now"
 REFRESH_S = 600.0

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from gpugate.services.tasks import CrashListener
+from gpugate.tasks import CrashListener
 
 HEAD_LIMIT_S = 30.0
 """A new connection has so long to send the head of its first request (slow loris)."""

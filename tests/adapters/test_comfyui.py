@@ -14,8 +14,8 @@ from gpugate.adapters.comfyui import BROKEN_LOOKS, ComfyUI
 from gpugate.adapters.comfyui_words import execution_problem, refusal
 from gpugate.errors import ImageFailed
 from gpugate.ports.images import Drawn
-from gpugate.ports.provider import Endpoint
 from gpugate.ports.texts import PodSilent
+from gpugate.provider_api import Endpoint
 from gpugate.simulated.comfyui import (
     EmptyJob,
     FailJob,

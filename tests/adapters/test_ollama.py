@@ -14,7 +14,7 @@ from certificates import Certificate, make_certificate
 
 from gpugate.adapters import ollama as adapter
 from gpugate.adapters.ollama import OllamaPod
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.simulated.faults import Answer, BreakAfter, CloseBeforeHead, Fault, Garbage, Hang, Slow
 from gpugate.simulated.ollama import SimulatedOllama
 

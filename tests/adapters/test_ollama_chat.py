@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 
 from gpugate.adapters.ollama_chat import OllamaModels
-from gpugate.ports.provider import Endpoint
 from gpugate.ports.texts import ModelFailed, PodSilent
+from gpugate.provider_api import Endpoint
 
 Serve = Callable[..., object]
 

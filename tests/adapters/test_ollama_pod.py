@@ -13,7 +13,7 @@ from attrs import define, field
 
 from gpugate.adapters import ollama as adapter
 from gpugate.adapters.ollama import OllamaPod
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 
 GAVE_UP = 524
 

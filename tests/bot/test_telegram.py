@@ -422,7 +422,7 @@ async def test_a_call_during_the_shutdown() -> None:
 
 def test_a_gateway_without_a_bot() -> None:
     """Does not import aiogram, which takes 3 s."""
-    code = "import gpugate.wiring, sys; print(int('aiogram' in sys.modules or 'gpugate.bot' in sys.modules))"
+    code = "import gpugate.app, sys; print(int('aiogram' in sys.modules or 'gpugate.bot' in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )

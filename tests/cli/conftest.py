@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from attrs import define, field
 
-from .support import Shell
-from .support import shell as make_shell
+from tests.cli.support import Shell
+from tests.cli.support import shell as make_shell
 
 
 @pytest.fixture

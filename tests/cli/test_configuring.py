@@ -13,8 +13,7 @@ import pytest
 from gpugate.adapters.state_folder import held
 from gpugate.cli import main
 from gpugate.settings import commented_config
-
-from .support import SECRET, Shell, install_plugin
+from tests.cli.support import SECRET, Shell, install_plugin
 
 
 def test_init(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,7 @@ from gpugate.cli import main
 from gpugate.cli.demo import demo_secret
 from gpugate.cli.failures import Failure
 from gpugate.settings import Settings, provider_config
-
-from .test_main import fake_wiring
+from tests.cli.test_main import fake_wiring
 
 
 @attrs.frozen

@@ -8,7 +8,7 @@ import pytest
 
 from gpugate.cli.live import _look
 from gpugate.errors import RateLimited
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing import virtual_time
 from gpugate.testing.fakes import FakeCloud, FakeProvider
 

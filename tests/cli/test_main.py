@@ -20,8 +20,7 @@ import pytest
 
 from gpugate import cli
 from gpugate.errors import PodBusy, SettingsError
-
-from .support import SECRET, Shell
+from tests.cli.support import SECRET, Shell
 
 
 @pytest.mark.parametrize(

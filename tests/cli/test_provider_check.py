@@ -16,11 +16,10 @@ from attrs import field, frozen
 
 from gpugate.cli.provider_check import Check
 from gpugate.errors import Ambiguous, NoCapacity, Transient
-from gpugate.ports.provider import Capabilities, Endpoint, Phase, PodReport, Price
+from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price
 from gpugate.settings import Settings, load_settings
 from gpugate.testing.fakes import FakeCloud, FakeProvider, LostAnswer
-
-from .support import Shell
+from tests.cli.support import Shell
 
 KEY = "a-key-that-must-stay-inside"
 

@@ -8,8 +8,7 @@ import jwt
 import pytest
 
 from gpugate.cli import main
-
-from .support import SECRET
+from tests.cli.support import SECRET
 
 DAY = 86_400
 

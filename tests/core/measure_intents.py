@@ -12,8 +12,7 @@ import aiohttp
 from gpugate.adapters.local_intents import LocalIntents
 from gpugate.core.keywords import classify
 from gpugate.ports.intents import Source, Understood
-
-from .labelled import Sentence, report, sentences
+from tests.core.labelled import Sentence, report, sentences
 
 PATIENCE_S = 180.0
 """For one answer: the first one loads the model."""

@@ -23,7 +23,7 @@ from gpugate.core.vocabulary import (
     Weigh,
 )
 from gpugate.errors import AuthFailed, Transient
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.playbook import (
     QUEUED,
     RUNNING,

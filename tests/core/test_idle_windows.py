@@ -18,7 +18,7 @@ from gpugate.core.vocabulary import (
     StopWanted,
 )
 from gpugate.errors import AuthFailed
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.playbook import RUNNING, STARTING, STOPPED, Accepted, Obeyed, Play, Refused, policy
 
 KEEP_S = 60.0

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from gpugate.core.keywords import LONGEST, classify, command
 from gpugate.ports.intents import Intent, Period, Source
-
-from .labelled import report, sentences
+from tests.core.labelled import report, sentences
 
 START, STOP = Intent.POD_START, Intent.POD_STOP
 

@@ -76,7 +76,7 @@ from gpugate.errors import (
     RateLimited,
     Transient,
 )
-from gpugate.ports.provider import Endpoint, Phase, PodReport
+from gpugate.provider_api import Endpoint, Phase, PodReport
 
 ERRORS: tuple[ProviderError, ...] = (
     Transient(),

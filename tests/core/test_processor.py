@@ -21,7 +21,7 @@ from gpugate.core.vocabulary import (
     Weighed,
 )
 from gpugate.errors import NoCapacity, Transient
-from gpugate.ports.provider import Endpoint, Phase, PodReport
+from gpugate.provider_api import Endpoint, Phase, PodReport
 from gpugate.testing.playbook import (
     RUNNING,
     STOPPED,

@@ -23,7 +23,7 @@ from gpugate.core.vocabulary import (
     Warming,
 )
 from gpugate.errors import Transient
-from gpugate.ports.provider import Endpoint, Phase, PodReport
+from gpugate.provider_api import Endpoint, Phase, PodReport
 from gpugate.testing.playbook import (
     RUNNING,
     STARTING,

@@ -33,7 +33,7 @@ from gpugate.errors import (
     RateLimited,
     Transient,
 )
-from gpugate.ports.provider import Phase, PodReport
+from gpugate.provider_api import Phase, PodReport
 from gpugate.testing.playbook import (
     QUEUED,
     RUNNING,

@@ -29,7 +29,7 @@ from gpugate.core.vocabulary import (
     Unknown,
 )
 from gpugate.errors import Ambiguous, NotFound, RateLimited, Transient
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.playbook import (
     QUEUED,
     RUNNING,

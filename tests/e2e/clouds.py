@@ -18,16 +18,15 @@ from attrs import define, field
 from gpugate_runpod import RunPod
 from gpugate_vastai import VastAi
 
-from gpugate import wiring
+from gpugate import app
+from gpugate.app import Gateway
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.tasks import spawn
 from gpugate.settings import load_settings
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.reply import fixed
+from gpugate.tasks import spawn
 from gpugate.testing.clouds import Cloud, Delays, LoopClock, RunPodSim, SimPod, VastSim, jumping
-from gpugate.wiring import Gateway
-
-from .support import CHAT, MODEL, SECRET, Answer, bearer
+from tests.e2e.support import CHAT, MODEL, SECRET, Answer, bearer
 
 DELAYS = Delays(provision_s=2.0, start_s=8.0, ready_s=5.0, stop_s=3.0)
 COLD_S = DELAYS.provision_s + DELAYS.start_s + DELAYS.ready_s
@@ -120,7 +119,7 @@ class Town:
         """Start the gateway, and listen to its events; again after `close`."""
         kinds = {"runpod": RunPod, "vastai": partial(VastAi, wall=self.wall)}
         kinds["vastai"].Config = VastAi.Config  # type: ignore[attr-defined]
-        self.patch.setattr(wiring, "Lifecycle", partial(Lifecycle, wall=self.wall))
+        self.patch.setattr(app, "Lifecycle", partial(Lifecycle, wall=self.wall))
         self.patch.setitem(os.environ, "GPUGATE_STATE_DIR", str(self.state))  # the gateway sets it
         self.gateway = Gateway(self._settings(), find=kinds.__getitem__)  # type: ignore[arg-type]
         await self.gateway.open()

@@ -16,8 +16,7 @@ from attrs import define
 
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.fakes import FakeCloud
-
-from .support import House, open_house, words
+from tests.e2e.support import House, open_house, words
 
 
 @define

@@ -14,13 +14,12 @@ import aiohttp
 from aiohttp import web
 from attrs import define, evolve, field
 
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Delays, LoopClock, RunPodSim
 from gpugate.testing.clouds.cloud import Operation
-
-from .process import Ground, Running
-from .support import CHAT, words
+from tests.e2e.process import Ground, Running
+from tests.e2e.support import CHAT, words
 
 DELAYS = Delays(provision_s=0.1, start_s=0.2, ready_s=0.1, stop_s=0.2)
 RATE = 0.69

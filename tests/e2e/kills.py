@@ -15,15 +15,14 @@ import attrs
 from aiohttp import web
 from attrs import define, field
 
-from gpugate import wiring
+from gpugate import app
 from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.ports.ledger import Session
 from gpugate.services.news import News, Transition
-from gpugate.services.tasks import spawn
+from gpugate.tasks import spawn
 from gpugate.testing.clouds import Cloud
 from gpugate.testing.clouds.cloud import Operation
-
-from .clouds import Town
+from tests.e2e.clouds import Town
 
 
 @define
@@ -41,7 +40,7 @@ class Mortal:
 
     async def open(self) -> None:
         """A gateway with all its clocks in the clouds' time."""
-        town, make = self.town, wiring._session
+        town, make = self.town, app._session
 
         class Calendar:
             @staticmethod
@@ -53,9 +52,9 @@ class Mortal:
             return self._session
 
         with town.patch.context() as patch:
-            patch.setattr(wiring, "_session", session)
-            town.patch.setattr(wiring, "datetime", Calendar)
-            town.patch.setattr(wiring, "steady", town.runpod.clock.now)
+            patch.setattr(app, "_session", session)
+            town.patch.setattr(app, "datetime", Calendar)
+            town.patch.setattr(app, "steady", town.runpod.clock.now)
             await town.open()
 
     def die(self) -> None:

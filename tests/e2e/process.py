@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from attrs import define, field
 
-from .support import SECRET, bearer
+from tests.e2e.support import SECRET, bearer
 
 _PLUGIN = '''
 import asyncio

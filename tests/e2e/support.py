@@ -15,11 +15,11 @@ import aiohttp
 import jwt
 from attrs import define, field
 
+from gpugate.app import Gateway
 from gpugate.settings import load_settings
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.reply import fixed
 from gpugate.testing.fakes import FakeCloud, FakeProvider
-from gpugate.wiring import Gateway
 
 SECRET = "a-secret-for-tests-of-40-characters-long"
 MODEL = "llama3.2:3b"

@@ -10,7 +10,7 @@ import pytest
 from ollama import AsyncClient
 from openai import AsyncOpenAI
 
-from gpugate.ports.provider import Capabilities
+from gpugate.provider_api import Capabilities
 from gpugate.simulated.faults import (
     Answer,
     BreakAfter,
@@ -21,8 +21,7 @@ from gpugate.simulated.faults import (
     Slow,
 )
 from gpugate.testing.fakes import FakeProvider
-
-from .support import MODEL, SOON, House, token
+from tests.e2e.support import MODEL, SOON, House, token
 
 HI = [{"role": "user", "content": "hi <b>"}]
 TEXT = " word0 word1 word2 word3 word4"

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from gpugate import wiring
+from gpugate import app
 from gpugate.testing.clouds import Http
 from gpugate.testing.clouds.clocks import EPOCH
-
-from .clouds import DELAYS, IDLE_S, MODES, SLACK_S, Town, play
+from tests.e2e.clouds import DELAYS, IDLE_S, MODES, SLACK_S, Town, play
 
 RATE = {"runpod": 0.69, "vastai": 0.4125}
 
@@ -27,8 +26,8 @@ async def open_in_cloud_time(town: Town) -> None:
         def now(zone: tzinfo) -> datetime:
             return town.runpod.clock.wall().astimezone(zone)
 
-    town.patch.setattr(wiring, "datetime", Calendar)
-    town.patch.setattr(wiring, "steady", town.runpod.clock.now)
+    town.patch.setattr(app, "datetime", Calendar)
+    town.patch.setattr(app, "steady", town.runpod.clock.now)
     await town.open()
     await town.word("STOPPED")
 

@@ -21,8 +21,7 @@ from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.picture import draw
 from gpugate.testing.fakes import FakeCloud
 from gpugate.testing.telegram import TOKEN, SimulatedTelegram
-
-from .support import SECRET, House, open_house, words
+from tests.e2e.support import SECRET, House, open_house, words
 
 PATH = "/api/v1/bot/telegram"
 PUBLIC = "https://gate.example.org"

@@ -14,15 +14,14 @@ import aiohttp
 from attrs import define, field, frozen
 
 from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.app import Gateway
 from gpugate.errors import NoCapacity
 from gpugate.ports.ledger import Session
-from gpugate.ports.provider import Capabilities, Provider
+from gpugate.provider_api import Capabilities, Provider
 from gpugate.simulated.faults import HangAfter
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.fakes import FakeCloud, FakeProvider
-from gpugate.wiring import Gateway
-
-from .support import CHAT, MODEL, House, bearer, open_house, settings_for
+from tests.e2e.support import CHAT, MODEL, House, bearer, open_house, settings_for
 
 SAID = "the budget of 20 USD for 20"
 MESSAGES = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}

@@ -14,8 +14,7 @@ from attrs import define, field
 
 from gpugate.simulated.faults import Answer as Planned
 from gpugate.simulated.faults import BreakAfter
-
-from .support import MODEL, SOON, House, chat_body, request, wire_to
+from tests.e2e.support import MODEL, SOON, House, chat_body, request, wire_to
 
 POSTS = [
     ("/api/chat", {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}),

@@ -6,8 +6,7 @@ import asyncio
 import json
 
 from gpugate.simulated.faults import Hang, HangAfter
-
-from .support import GENERATE, House, chat_body, request, wire_to
+from tests.e2e.support import GENERATE, House, chat_body, request, wire_to
 
 
 async def test_before_the_first_byte(house_on_both: House):

@@ -19,8 +19,7 @@ from gpugate.simulated.faults import (
     HangAfter,
     Slow,
 )
-
-from .support import House, Wire, bearer, chat_body, open_house, request, wire_to
+from tests.e2e.support import House, Wire, bearer, chat_body, open_house, request, wire_to
 
 
 class TestUpstream:

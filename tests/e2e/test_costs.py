@@ -13,8 +13,7 @@ import pytest
 
 from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.ports.ledger import Session
-
-from .support import House, bearer
+from tests.e2e.support import House, bearer
 
 MONTH = f"{datetime.now(UTC):%Y-%m}"
 ROW_KEYS = [

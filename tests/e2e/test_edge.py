@@ -6,12 +6,11 @@ import json
 
 import pytest
 
-from gpugate.ports.provider import Capabilities
+from gpugate.provider_api import Capabilities
 from gpugate.simulated.faults import Answer as Planned
 from gpugate.testing.fakes import FakeProvider
-
-from .support import House
-from .test_queue import PATHS, code_of
+from tests.e2e.support import House
+from tests.e2e.test_queue import PATHS, code_of
 
 PAGE = b"<html><head><title>Bad gateway</title></head></html>"
 

@@ -13,8 +13,7 @@ import pytest
 from gpugate.simulated.faults import Answer, Slow
 from gpugate.simulated.reply import fixed
 from gpugate.testing.clouds import BalanceZero, Capacity, Fault, Http, LostResponse
-
-from .clouds import COLD_S, DELAYS, FIXED, IDLE_S, MODEL, MODES, RUNNING_COLD_S, SLACK_S, Town, play
+from tests.e2e.clouds import COLD_S, DELAYS, FIXED, IDLE_S, MODEL, MODES, RUNNING_COLD_S, SLACK_S, Town, play
 
 
 def start_of(town: Town) -> str:

@@ -12,8 +12,7 @@ from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
 from gpugate.simulated.faults import BreakAfter, CloseBeforeHead, HangAfter
-
-from .support import MODEL, House, bearer, chat_body, request, token, wire_to
+from tests.e2e.support import MODEL, House, bearer, chat_body, request, token, wire_to
 
 HI = [{"role": "user", "content": "hi"}]
 TEXT = " word0 word1 word2 word3 word4"

@@ -7,10 +7,9 @@ import json
 
 import pytest
 
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.web import bodies, server
-
-from .support import MODEL, House, chat_body, request, wire_to
+from tests.e2e.support import MODEL, House, chat_body, request, wire_to
 
 MIB = 1024 * 1024
 BLOB = "/api/blobs/sha256:" + "ab" * 32

@@ -17,9 +17,8 @@ from gpugate.ports.ledger import Session
 from gpugate.services.news import SessionBegan, SessionEnded
 from gpugate.simulated.faults import Hang
 from gpugate.testing.clouds import Capacity, Cloud, LostResponse, SimPod
-
-from .clouds import BOTH, EPHEMERAL, FIXED, Town, play
-from .kills import Mortal
+from tests.e2e.clouds import BOTH, EPHEMERAL, FIXED, Town, play
+from tests.e2e.kills import Mortal
 
 RUNPOD_RATE = 0.69
 STARTS, STOPS, LOOKS = ("start", "create"), ("stop", "delete"), ("get", "list")

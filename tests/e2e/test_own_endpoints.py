@@ -13,8 +13,7 @@ import pytest
 from gpugate.errors import Transient
 from gpugate.simulated.faults import Hang, HangAfter
 from gpugate.testing import fakes
-
-from .support import SECRET, House, bearer, chat_body, open_house, request, token, wire_to
+from tests.e2e.support import SECRET, House, bearer, chat_body, open_house, request, token, wire_to
 
 STATUS_FIELDS = {
     "status",

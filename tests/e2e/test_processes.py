@@ -13,9 +13,8 @@ import aiohttp
 import pytest
 
 from gpugate.simulated.faults import HangAfter, NotReady
-
-from .process import Ground, filed_ground
-from .support import CHAT, chat_body, request, wire_to
+from tests.e2e.process import Ground, filed_ground
+from tests.e2e.support import CHAT, chat_body, request, wire_to
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import json
 import pytest
 
 from gpugate.errors import AuthFailed, NoCapacity, Transient
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.simulated.faults import Answer as Planned
 from gpugate.simulated.faults import BreakAfter, CloseBeforeHead, Hang, HangAfter, NotReady
 from gpugate.testing import fakes
-
-from .support import CHAT, MODEL, House, chat_body, request, wire_to
+from tests.e2e.support import CHAT, MODEL, House, chat_body, request, wire_to
 
 PATHS = ("/api/chat", "/v1/chat/completions", "/v1/messages", "/api/v1/chat")
 

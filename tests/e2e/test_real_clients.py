@@ -14,8 +14,7 @@ from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
 from gpugate.simulated.faults import Answer, BreakAfter, CloseBeforeHead
-
-from .support import MODEL, House, bearer, token
+from tests.e2e.support import MODEL, House, bearer, token
 
 HI = [{"role": "user", "content": "hi"}]
 TEXT = " word0 word1 word2 word3 word4"

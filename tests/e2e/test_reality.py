@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.simulated.faults import Hang as Silence
 from gpugate.simulated.faults import HangAfter
 from gpugate.testing.clouds import Capacity, Hang, Http
-
-from .clouds import BOTH, COLD_S, DELAYS, IDLE_S, RUNNING_COLD_S, SLACK_S, Town, play
+from tests.e2e.clouds import BOTH, COLD_S, DELAYS, IDLE_S, RUNNING_COLD_S, SLACK_S, Town, play
 
 EACH = pytest.mark.parametrize("name", BOTH)
 COLD = {"runpod": COLD_S, "vastai": RUNNING_COLD_S}

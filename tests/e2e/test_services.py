@@ -18,7 +18,7 @@ from attrs import define, evolve
 
 from gpugate.cli import main
 from gpugate.errors import NoCapacity
-from gpugate.ports.provider import Endpoint, PodReport
+from gpugate.provider_api import Endpoint, PodReport
 from gpugate.services.images import measure
 from gpugate.simulated.comfyui import FailJob, HangJob, SimulatedComfyUI
 from gpugate.simulated.faults import (
@@ -34,8 +34,7 @@ from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.picture import draw
 from gpugate.simulated.reply import fixed
 from gpugate.testing.fakes import FakeCloud
-
-from .support import House, bearer, open_house, wire_to, words
+from tests.e2e.support import House, bearer, open_house, wire_to, words
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "services"
 PNG = base64.b64encode(draw("input", 1, 32, 24)).decode()

@@ -10,9 +10,8 @@ from attrs import evolve
 
 from gpugate.simulated.faults import Hang, HangAfter
 from gpugate.testing.clouds.faults import Capacity, LostResponse
-
-from .crashes import DELAYS, RATE, Scene, open_scene
-from .process import Running
+from tests.e2e.crashes import DELAYS, RATE, Scene, open_scene
+from tests.e2e.process import Running
 
 UNWRITTEN_S = 0.7
 """What an estimate lacks where nobody lived to see the end: 0.3 s idle, and the 0.2 s of the stop."""

@@ -11,9 +11,8 @@ import pytest
 
 from gpugate.relay.sockets import reset
 from gpugate.simulated.faults import Hang
-
-from .support import House, request, wire_to
-from .test_intake import BLOB, MIB
+from tests.e2e.support import House, request, wire_to
+from tests.e2e.test_intake import BLOB, MIB
 
 
 @pytest.mark.parametrize("temperature", ["cold", "warm"])

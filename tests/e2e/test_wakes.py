@@ -9,8 +9,7 @@ import pytest
 
 from gpugate.simulated.faults import Hang, HangAfter
 from gpugate.testing.fakes import FakeCloud
-
-from .support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house
+from tests.e2e.support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house
 
 NEVER = [
     ("GET", "/", None),

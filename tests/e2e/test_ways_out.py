@@ -19,9 +19,8 @@ import pytest
 from attrs import define, field
 
 from gpugate.simulated.faults import HangAfter
-
-from .process import Ground, Running, filed_ground, free_port, settle_signals
-from .support import CHAT, SECRET
+from tests.e2e.process import Ground, Running, filed_ground, free_port, settle_signals
+from tests.e2e.support import CHAT, SECRET
 
 DOCKER_STOP_S = 10.0
 """What `docker stop` gives between SIGTERM and SIGKILL."""

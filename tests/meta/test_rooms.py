@@ -152,6 +152,6 @@ def test_a_wrong_import_is_noticed() -> None:
         == "core.machine knows gpugate.services.news.News"
     )
     assert trespass("services.lease", "aiohttp.web") == "services.lease needs aiohttp.web"
-    assert trespass("web.app", "gpugate.wiring.build") == "web.app knows gpugate.wiring.build"
+    assert trespass("web.app", "gpugate.app.build") == "web.app knows gpugate.app.build"
     assert trespass("observe.log", "gpugate.services.lifecycle.Lifecycle") is not None
-    assert trespass("core.engine", "gpugate.ports.provider.Phase") is None
+    assert trespass("core.engine", "gpugate.provider_api.Phase") is None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .faults import FAULTS, Fault
+from tests.mutants.faults import FAULTS, Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 

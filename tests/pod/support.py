@@ -14,7 +14,7 @@ from aiohttp import web
 from attrs import define, field
 
 from gpugate.services.pod_lease import lease_digest
-from gpugate.services.tasks import spawn
+from gpugate.tasks import spawn
 
 REPO = Path(__file__).parents[2]
 SECRET = "a lease that nobody guesses"

@@ -13,16 +13,15 @@ import pytest
 from attrs import define, field
 
 from gpugate.adapters.ollama import OllamaPod
+from gpugate.app import Gateway
 from gpugate.core.vocabulary import Status
 from gpugate.errors import SettingsError
-from gpugate.ports.provider import Endpoint, Provider
+from gpugate.provider_api import Endpoint, Provider
 from gpugate.services.pod_lease import PodLease, lease_digest
 from gpugate.settings import load_settings
 from gpugate.testing.clouds import Delays, RunPodSim
 from gpugate.testing.fakes import FakeCloud, FakeProvider
-from gpugate.wiring import Gateway
-
-from .support import DIGEST, SECRET, BlobStore, blob_store, container, script, until
+from tests.pod.support import DIGEST, SECRET, BlobStore, blob_store, container, script, until
 
 POD = Endpoint("http://pod.invalid")
 

@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from gpugate.ports.provider import Phase
-from gpugate.services.tasks import spawn
+from gpugate.provider_api import Phase
+from gpugate.tasks import spawn
 from gpugate.testing.clouds import Delays, Hang, Http, LoopClock, LostResponse, RunPodSim, SimPod, VastSim
-
-from .support import DIGEST, PAUSE_S, BlobStore, container, script, until
+from tests.pod.support import DIGEST, PAUSE_S, BlobStore, container, script, until
 
 DELAYS = Delays(provision_s=0.01, start_s=0.01, ready_s=0.0, stop_s=0.01)
 MINUTE_S = 6 * PAUSE_S

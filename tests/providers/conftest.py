@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpugate.providers.kept import KeptProcess, Timing
-
-from .support import QUICK, Gateway, Sleeper, gone
+from tests.providers.support import QUICK, Gateway, Sleeper, gone
 
 
 @pytest.fixture

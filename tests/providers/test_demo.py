@@ -19,10 +19,9 @@ import pytest
 from attrs import evolve
 
 from gpugate.errors import Conflict, Transient
-from gpugate.ports.provider import Phase, PodReport, Price
+from gpugate.provider_api import Phase, PodReport, Price
 from gpugate.providers.demo import GPU, Demo, DemoConfig
-
-from .support import until
+from tests.providers.support import until
 
 Make = Callable[..., Demo]
 

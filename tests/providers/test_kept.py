@@ -14,8 +14,7 @@ import pytest
 
 from gpugate.errors import Conflict, Misconfigured, Transient
 from gpugate.providers.kept import CommandNotFound, Kept, KeptStatus, state_dir
-
-from .support import PATIENT, QUICK, gone, until
+from tests.providers.support import PATIENT, QUICK, gone, until
 
 
 class TestStateDir:

@@ -12,10 +12,9 @@ import aiohttp
 import pytest
 
 from gpugate.errors import Conflict, Misconfigured, ProviderError, Transient
-from gpugate.ports.provider import Endpoint, Phase
+from gpugate.provider_api import Endpoint, Phase
 from gpugate.providers.local import Local, LocalConfig, command_problem
-
-from .support import QUICK, until
+from tests.providers.support import QUICK, until
 
 Make = Callable[..., Local]
 

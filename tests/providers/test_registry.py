@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from gpugate.errors import SettingsError
-from gpugate.ports.provider import Capabilities
+from gpugate.provider_api import Capabilities
 from gpugate.providers import registry
 
 Install = Callable[..., None]
 
 GOOD = """
-from gpugate.ports.provider import Capabilities, PodReport, Provider
+from gpugate.provider_api import Capabilities, PodReport, Provider
 
 class Pod(Provider):
     capabilities = Capabilities(first_byte_limit_s=100)

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 from attrs import define, field
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.relay import Answer, Outgoing, Pool, Relay, Relayed
 
 BOUND_S = 10.0

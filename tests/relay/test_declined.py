@@ -6,8 +6,7 @@ import pytest
 
 from gpugate.relay import Answer, AnswerDeclined
 from gpugate.relay.answer import DECLINED_LIMIT
-
-from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, streamed_head
+from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, streamed_head
 
 
 def declining() -> Answer:

@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from gpugate.relay import Answer, AnswerDeclined, Cut, Ending, Epitaph, UpstreamGone
-
-from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
+from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
 
 LINE = b'{"response":"hello"}\n'
 EVENT = b'data: {"x":1}\n\n'

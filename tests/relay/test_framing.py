@@ -20,8 +20,7 @@ from gpugate.relay.framing import (
     as_chunk,
     parse_head,
 )
-
-from .support import chunked, counted, streamed_head
+from tests.relay.support import chunked, counted, streamed_head
 
 
 class Reading:

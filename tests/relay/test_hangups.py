@@ -9,10 +9,9 @@ import tracemalloc
 
 import pytest
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.relay import Ending, Pool, Relay
-
-from .support import Wire, as_script, chunked, counted, fake_pod, gateway, get, post, streamed_head
+from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, post, streamed_head
 
 LINE = b'{"response":"hello"}\n'
 PIECE = bytes(range(256)) * 256

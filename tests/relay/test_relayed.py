@@ -8,10 +8,9 @@ import random
 
 import pytest
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.relay import Answer, Ending, Relay, Tapped, UpstreamGone
-
-from .support import (
+from tests.relay.support import (
     Wire,
     chunked,
     counted,

@@ -13,8 +13,18 @@ from certificates import make_certificate
 
 from gpugate.relay import Answer, AnswerDeclined, Ending, Pool, UpstreamGone
 from gpugate.relay.tls import TlsPolicy, context
-
-from .support import Script, Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
+from tests.relay.support import (
+    Script,
+    Wire,
+    as_script,
+    chunked,
+    counted,
+    fake_pod,
+    gateway,
+    get,
+    once,
+    streamed_head,
+)
 
 OK = counted(b"ok")
 

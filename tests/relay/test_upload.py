@@ -9,8 +9,7 @@ import tracemalloc
 import pytest
 
 from gpugate.relay import Ending, Relay, UpstreamGone
-
-from .support import Wire, chunked, counted, fake_pod, gateway, get, post
+from tests.relay.support import Wire, chunked, counted, fake_pod, gateway, get, post
 
 PIECE = bytes(range(256)) * 1024  # 256 KiB
 CREATED = counted(b"", status="201 Created")

@@ -7,10 +7,9 @@ import socket
 
 import pytest
 
-from gpugate.ports.provider import Endpoint
+from gpugate.provider_api import Endpoint
 from gpugate.relay import Pool, Upstream, UpstreamGone
-
-from .support import Wire, counted, fake_pod, gateway, get, once, streamed_head
+from tests.relay.support import Wire, counted, fake_pod, gateway, get, once, streamed_head
 
 OK = counted(b"ok")
 

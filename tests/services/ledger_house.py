@@ -15,7 +15,7 @@ from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
 from gpugate.ports.ledger import Session, Use
-from gpugate.ports.provider import Price
+from gpugate.provider_api import Price
 from gpugate.services.bookkeeper import Bookkeeper
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle

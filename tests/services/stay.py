@@ -9,8 +9,8 @@ from attrs import define, field
 
 from gpugate.errors import GateError
 from gpugate.ports.images import Drawn, Graph, Progress
-from gpugate.ports.provider import Endpoint
 from gpugate.ports.texts import Hear
+from gpugate.provider_api import Endpoint
 from gpugate.services.examination import Finding
 from gpugate.services.lease import ServingPod
 from gpugate.services.visit import Visit

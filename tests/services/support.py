@@ -12,7 +12,7 @@ from attrs import define, field
 from gpugate.core.idle import IdlePolicy
 from gpugate.core.policy import Pace, Policy
 from gpugate.ports.habits import HabitsStore
-from gpugate.ports.provider import Price, Provider
+from gpugate.provider_api import Price, Provider
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import Listener, News, SessionBegan, SessionEnded, Transition

@@ -16,12 +16,11 @@ from gpugate.errors import (
     Transient,
     WarmupTimeout,
 )
-from gpugate.ports.provider import Endpoint, Phase, PodReport, Provider
+from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 from gpugate.services.lease import Lease
 from gpugate.services.news import News
 from gpugate.testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
-
-from .support import Stage, play
+from tests.services.support import Stage, play
 
 
 class Broken(FakeProvider):

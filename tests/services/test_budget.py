@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError
-from gpugate.ports.provider import Phase, PodReport
+from gpugate.provider_api import Phase, PodReport
 from gpugate.services.budget import Budget, Limits, judge, month_of, next_month
 from gpugate.services.news import BudgetCrossed, News, SessionBegan, SessionEnded
 from gpugate.testing import virtual_time

@@ -15,8 +15,7 @@ from gpugate.services.pictures import Pictures
 from gpugate.services.story import Stories
 from gpugate.services.workflows import load
 from gpugate.simulated.picture import draw
-
-from .stay import FakePainter, FakeTexts, pod, visit_of
+from tests.services.stay import FakePainter, FakeTexts, pod, visit_of
 
 PNG = draw("x", 1, 16, 16)
 IMAGE = read(PNG)

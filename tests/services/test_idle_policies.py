@@ -11,8 +11,7 @@ from gpugate.core.idle import Learned
 from gpugate.core.vocabulary import Status
 from gpugate.ports.habits import Habits
 from gpugate.testing.fakes import FakeCloud
-
-from .support import Stage, play
+from tests.services.support import Stage, play
 
 HOUR_S = 3600.0
 HOURLY = Habits((3400.0,) * 40, (40.0,) * 9)

@@ -14,10 +14,9 @@ from attrs import frozen
 
 from gpugate.errors import Ambiguous, Transient
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.tasks import spawn
+from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakeCloud, LostAnswer
-
-from .ledger_house import IDLE_S, House, ask, off, play
+from tests.services.ledger_house import IDLE_S, House, ask, off, play
 
 BOOT_S, STOP_S = 20.0, 5.0
 ASKED_AT = (1.0, 100.0)

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from attrs import define, evolve, field
 
-from gpugate.ports.provider import Phase, PodReport, Price
+from gpugate.provider_api import Phase, PodReport, Price
 from gpugate.services.news import ProviderTrouble, SessionBegan
 from gpugate.services.plausible import Plausible
 from gpugate.testing.fakes import FakeCloud
-
-from .support import Stage, play
+from tests.services.support import Stage, play
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 FIVE_MINUTES = timedelta(minutes=5)

@@ -12,7 +12,7 @@ import pytest
 
 from gpugate.errors import NoFunds, RateLimited
 from gpugate.ports.ledger import Session
-from gpugate.ports.provider import Capabilities, Charge
+from gpugate.provider_api import Capabilities, Charge
 from gpugate.services.commands import NamedProvider
 from gpugate.services.costs import Costs
 from gpugate.services.reconcile import BILL_LIMIT_S, Compared, Reconcile, Reconciled

@@ -14,8 +14,7 @@ from gpugate.core.vocabulary import Status
 from gpugate.errors import BudgetExceeded, ImageFailed, QueueFull, StoryFailed
 from gpugate.services import replies
 from gpugate.services.status import PodStatus
-
-from .chats import SessionCost, Summary
+from tests.services.chats import SessionCost, Summary
 
 RUNNING = PodStatus(
     status=Status.READY,

@@ -10,12 +10,11 @@ import pytest
 from attrs import define, evolve
 
 from gpugate.ports.ledger import Session
-from gpugate.ports.provider import Phase, PodReport
+from gpugate.provider_api import Phase, PodReport
 from gpugate.services.books import StartBound
 from gpugate.services.plausible import Plausible
 from gpugate.testing.fakes import FakeCloud
-
-from .ledger_house import BEGINNING, House, ask, off, play, seconds
+from tests.services.ledger_house import BEGINNING, House, ask, off, play, seconds
 
 NINE_DAYS = timedelta(days=9)
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

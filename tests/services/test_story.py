@@ -12,8 +12,7 @@ from gpugate.services.examination import Finding
 from gpugate.services.images import read
 from gpugate.services.story import MOST_TOKENS, Stories
 from gpugate.simulated.picture import draw
-
-from .stay import FakeTexts, pod, visit_of
+from tests.services.stay import FakeTexts, pod, visit_of
 
 IMAGE = read(draw("x", 1, 8, 8))
 

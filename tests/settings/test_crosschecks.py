@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpugate.settings import crosschecks, load_settings, notes
-
-from .support import env_complaints, load
+from tests.settings.support import env_complaints, load
 
 BOT = {
     "GPUGATE_BOT__ENABLED": "true",

@@ -11,8 +11,16 @@ import pytest
 from gpugate.errors import SettingsError
 from gpugate.settings import Given, Settings, load_settings, provider_config
 from gpugate.settings.load import known_keys
-
-from .support import ENOUGH, GOOD, SECRET, complaints, env_complaints, file_complaints, load, write
+from tests.settings.support import (
+    ENOUGH,
+    GOOD,
+    SECRET,
+    complaints,
+    env_complaints,
+    file_complaints,
+    load,
+    write,
+)
 
 
 def test_a_secret_and_a_provider(tmp_path: Path) -> None:

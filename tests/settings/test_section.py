@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from gpugate.settings import load_settings
-
-from .support import ENOUGH, SECRET, complaints, env_complaints, file_complaints, load, write
+from tests.settings.support import ENOUGH, SECRET, complaints, env_complaints, file_complaints, load, write
 
 SHORT = "hunter2-hunter2"
 

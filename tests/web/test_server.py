@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gpugate.services.tasks import CrashListener
+from gpugate.tasks import CrashListener
 from gpugate.web import server
 from gpugate.web.server import (
     GuardedServer,

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from gpugate.services.tasks import spawn
+from gpugate.tasks import spawn
 
 Result = TypeVar("Result")
 EPOCH = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

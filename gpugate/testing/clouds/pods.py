@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.clouds.clocks import Clock
 
 OFF = frozenset({Phase.STOPPED, Phase.FAILED, Phase.GONE})

@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.clouds.clocks import Clock
 from gpugate.testing.clouds.cloud import API_KEY, Cloud, Operation
 from gpugate.testing.clouds.edge import Edge

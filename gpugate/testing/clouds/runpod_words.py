@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.clouds.clocks import Clock
 from gpugate.testing.clouds.pods import ON_ITS_WAY, SimPod
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from attrs import define, field
 
-from gpugate.services.tasks import spawn
+from gpugate.tasks import spawn
 from gpugate.testing.clouds.pods import SimPod
 
 CHUNK = 64 * 1024

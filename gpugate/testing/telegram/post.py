@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 from attrs import define, field
 
-from gpugate.services.tasks import spawn
+from gpugate.tasks import spawn
 from gpugate.testing.telegram.refusal import Refusal, bad
 
 RETRY_S = 0.05

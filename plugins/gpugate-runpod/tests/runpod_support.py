@@ -15,7 +15,7 @@ from gpugate_runpod import RunPod, RunPodConfig
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
-from gpugate.ports.provider import Price
+from gpugate.provider_api import Price
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, ProviderTrouble, SessionEnded

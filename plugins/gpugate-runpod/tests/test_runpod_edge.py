@@ -12,12 +12,12 @@ import pytest
 from gpugate_runpod import RunPod
 from runpod_support import FIXED, House, play
 
+from gpugate.app import Gateway
 from gpugate.settings import load_settings
 from gpugate.simulated.faults import BreakAfter, HangAfter
 from gpugate.simulated.faults import Hang as Mute
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Hang, Html1010, Http, LoopClock, Reset, RunPodSim
-from gpugate.wiring import Gateway
 
 CHAT = {"model": "llama3.2:3b", "messages": [{"role": "user", "content": "hi"}]}
 SECRET = "a-secret-for-tests-of-40-characters-long"

@@ -8,7 +8,7 @@ import pytest
 from runpod_support import COLD_S, DELAYS, FIXED, IDLE_S, SLACK_S, House, ephemeral, play
 
 from gpugate.core.vocabulary import Status
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 
 MODES = pytest.mark.parametrize("settings", [FIXED, ephemeral()], ids=["fixed", "ephemeral"])
 

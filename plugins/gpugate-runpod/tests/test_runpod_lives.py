@@ -13,7 +13,7 @@ from runpod_support import House, play
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.clouds import Stale
 
 STEPS = 25

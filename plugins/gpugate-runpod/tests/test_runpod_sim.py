@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from runpod_support import AGENT, GPU
 
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.clouds import API_KEY, Delays, LoopClock, ManualClock, RunPodSim, SimPod, jumping
 from gpugate.testing.virtual_time import Stuck
 

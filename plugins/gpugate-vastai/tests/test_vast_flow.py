@@ -11,7 +11,7 @@ from vast_support import DELAYS, EPHEMERAL, FIXED, IDLE_S, SLACK_S, House, play
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError
-from gpugate.ports.provider import Phase
+from gpugate.provider_api import Phase
 from gpugate.testing.clouds import Capacity, LostResponse, Stale
 from gpugate.testing.clouds.pods import ON_ITS_WAY
 

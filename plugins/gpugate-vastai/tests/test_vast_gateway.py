@@ -15,11 +15,11 @@ from attrs import evolve
 from gpugate_vastai import VastAi
 from vast_support import EPHEMERAL, FIXED, SECRETS
 
+from gpugate.app import Gateway
 from gpugate.settings import load_settings
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds.pods import Delays
 from gpugate.testing.clouds.vast import VastSim
-from gpugate.wiring import Gateway
 
 SECRET = "a-secret-for-tests-of-40-characters-long"
 MARK = "a-prompt-that-no-log-may-hold"

@@ -13,8 +13,7 @@ import pytest
 from attrs import evolve
 
 from gpugate.providers.kept import KeptStatus
-
-from ..support import PATIENT, QUICK, gone, until  # noqa: TID252
+from tests.providers.support import PATIENT, QUICK, gone, until
 
 
 class TestTheWholeFamily:

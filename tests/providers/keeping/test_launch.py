@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from ..support import until  # noqa: TID252
+from tests.providers.support import until
 
 
 async def test_a_command_inherits_nothing_odd(keep, tmp_path):

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpugate.providers.kept import KeptStatus
-
-from ..support import QUICK, gone, until  # noqa: TID252
+from tests.providers.support import QUICK, gone, until
 
 FAMILY = "trap '' TERM; {0} & setsid {0} & wait"
 

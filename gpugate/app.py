@@ -24,14 +24,14 @@ from gpugate.adapters.ledger_split import SplitLedger
 from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.adapters.ollama_chat import OllamaModels
-from gpugate.adapters.steady_clock import boot, steady
+from gpugate.clock import boot, steady
 from gpugate.core.idle import Learned
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
 from gpugate.observe.log import AccessLog, configure, log_crash
 from gpugate.observe.news import log_news
 from gpugate.ports.ledger import Ledger
-from gpugate.ports.provider import Endpoint, Provider
+from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
 from gpugate.relay import Relay
 from gpugate.services.bookkeeper import Bookkeeper
@@ -48,9 +48,9 @@ from gpugate.services.pictures import Pictures
 from gpugate.services.pod_lease import PodLease
 from gpugate.services.reconcile import Reconcile
 from gpugate.services.story import Stories
-from gpugate.services.tasks import spawn
 from gpugate.services.workflows import load as load_workflows
 from gpugate.settings import Settings, provider_config
+from gpugate.tasks import spawn
 from gpugate.web.auth import Verifier
 from gpugate.web.code_stream import CodeStream
 from gpugate.web.cors import Cors

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from gpugate.services.tasks import FIRST_PAUSE_S, LONGEST_PAUSE_S, Supervised, TaskDied
-
-from .support import play
+from gpugate.tasks import FIRST_PAUSE_S, LONGEST_PAUSE_S, Supervised, TaskDied
+from tests.services.support import play
 
 
 async def fail() -> None:
