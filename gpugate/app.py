@@ -25,6 +25,8 @@ from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.adapters.ollama_chat import OllamaModels
 from gpugate.clock import boot, steady
+from gpugate.config import Settings, provider_config
+from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
 from gpugate.core.idle import Learned
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
@@ -49,7 +51,6 @@ from gpugate.services.pod_lease import PodLease
 from gpugate.services.reconcile import Reconcile
 from gpugate.services.story import Stories
 from gpugate.services.workflows import load as load_workflows
-from gpugate.settings import Settings, provider_config
 from gpugate.tasks import spawn
 from gpugate.web.auth import Verifier
 from gpugate.web.code_stream import CodeStream
@@ -64,7 +65,6 @@ from gpugate.web.ollama_api import OllamaApi
 from gpugate.web.server import GuardedServer, answer_itself, listen
 from gpugate.web.services_api import ServicesApi
 from gpugate.wiring_bot import BotRoom, no_bot
-from gpugate.wiring_settings import fallback_price_of, longest_end_s, policy_of, secrets_of
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""

@@ -11,6 +11,7 @@ from typing import Protocol
 import aiohttp
 
 from gpugate.adapters.local_intents import LocalIntents
+from gpugate.config import Settings
 from gpugate.core.keywords import classify
 from gpugate.errors import SettingsError
 from gpugate.observe.log import log_crash
@@ -21,7 +22,6 @@ from gpugate.services.fantasy import Fantasies
 from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.news import News, ProviderTrouble
 from gpugate.services.watch import Watch
-from gpugate.settings import Settings
 from gpugate.web.telegram_hook import TelegramHook
 
 SEEN = "telegram-updates.json"

@@ -20,7 +20,7 @@ from gpugate.cli.configured import settings_as_given
 from gpugate.cli.failures import WRONG, Failure
 from gpugate.cli.tokens import signed
 from gpugate.cli.urls import url_of
-from gpugate.settings.checks import is_url
+from gpugate.config.validators import is_url
 
 _PATIENCE_S = 30.0  # start and stop are accepted at once; nothing asked here takes longer
 _OWN_TOKEN_S = 300.0

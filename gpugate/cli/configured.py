@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gpugate.adapters import state_folder
+from gpugate.config import Settings, find_config, load_settings
 from gpugate.services.workflows import load as load_workflows
-from gpugate.settings import Settings, find_config, load_settings
 
 
 def config_path(args: Namespace) -> Path | None:

@@ -14,8 +14,8 @@ import attrs
 from gpugate.cli.configured import config_path, settings_for_serving
 from gpugate.cli.failures import OK, WRONG, Failure
 from gpugate.cli.urls import url_of
+from gpugate.config import Settings, commented_config, notes
 from gpugate.services.pod_lease import lease_digest
-from gpugate.settings import Settings, commented_config, notes
 
 if TYPE_CHECKING:
     from gpugate.providers.registry import Description

@@ -17,7 +17,7 @@ from gpugate.cli.failures import Failure
 from gpugate.cli.serving import listening_problem, run
 from gpugate.cli.tokens import signed
 from gpugate.cli.urls import url_of
-from gpugate.settings import Given, Settings, duration, load_settings, show_duration
+from gpugate.config import Given, Settings, duration, load_settings, show_duration
 
 _TOKEN_LIFE_S = 30 * 86_400.0  # as long as `token issue` says
 _COLD_START_S = 6.0  # as examples/gpugate.toml has it

@@ -12,11 +12,11 @@ import aiohttp
 
 from gpugate.cli.failures import FAILED, OK
 from gpugate.cli.parser import gpugate_version
+from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited, SettingsError
 from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 from gpugate.providers import registry
 from gpugate.providers.local import Local, command_problem
-from gpugate.settings import Settings, provider_config
 
 _PATIENCE_S = 20.0  # for one answer: above any provider's own timeout of one call (10 s)
 _LONGEST_WAIT_S = 10.0  # for a provider's rate limit: somebody sits in front of it

@@ -23,10 +23,10 @@ from gpugate.adapters.ollama import OllamaPod
 from gpugate.cli.configured import settings_as_given
 from gpugate.cli.failures import FAILED, OK
 from gpugate.cli.parser import gpugate_version
+from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry
-from gpugate.settings import Settings, provider_config
 from gpugate.signals import heard
 from gpugate.testing.reports import OFF, ON, class_complaints, report_complaints, secrets_of, told
 from gpugate.testing.wires import cut_session

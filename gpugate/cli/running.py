@@ -10,7 +10,7 @@ from typing import Any
 
 from gpugate.app import Gateway
 from gpugate.cli.failures import Failure
-from gpugate.settings import Settings
+from gpugate.config import Settings
 from gpugate.signals import ENDING, heard
 from gpugate.web.server import NotAnswering, raise_file_limit
 

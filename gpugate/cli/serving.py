@@ -11,7 +11,7 @@ from pathlib import Path
 from gpugate.adapters.state_folder import StateFolderTaken, held
 from gpugate.cli.configured import settings_for_serving
 from gpugate.cli.failures import Failure
-from gpugate.settings import Given, Settings
+from gpugate.config import Given, Settings
 
 _FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provider"}
 

@@ -8,7 +8,7 @@ from argparse import Namespace
 
 from gpugate.cli.configured import settings_as_given
 from gpugate.cli.failures import OK, WRONG, Failure
-from gpugate.settings import Settings, duration
+from gpugate.config import Settings, duration
 
 SCOPES = ("chat", "pod", "cost", "admin")  # docs/api.md#tokens-and-scopes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpugate.settings import Settings
+from gpugate.config import Settings
 
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}
 _OLLAMA_PORT = 11434

@@ -12,7 +12,7 @@ import pytest
 
 from gpugate.adapters.state_folder import held
 from gpugate.cli import main
-from gpugate.settings import commented_config
+from gpugate.config import commented_config
 from tests.cli.support import SECRET, Shell, install_plugin
 
 

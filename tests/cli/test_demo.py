@@ -19,7 +19,7 @@ from gpugate.adapters.state_folder import held
 from gpugate.cli import main
 from gpugate.cli.demo import demo_secret
 from gpugate.cli.failures import Failure
-from gpugate.settings import Settings, provider_config
+from gpugate.config import Settings, provider_config
 from tests.cli.test_main import fake_wiring
 
 

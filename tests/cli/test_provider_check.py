@@ -15,9 +15,9 @@ from aiohttp import web
 from attrs import field, frozen
 
 from gpugate.cli.provider_check import Check
+from gpugate.config import Settings, load_settings
 from gpugate.errors import Ambiguous, NoCapacity, Transient
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price
-from gpugate.settings import Settings, load_settings
 from gpugate.testing.fakes import FakeCloud, FakeProvider, LostAnswer
 from tests.cli.support import Shell
 

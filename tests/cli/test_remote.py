@@ -14,7 +14,7 @@ import pytest
 from gpugate.cli import main
 from gpugate.cli.remote import parse_events
 from gpugate.cli.urls import url_of
-from gpugate.settings import Server, Settings
+from gpugate.config import Server, Settings
 from tests.cli.support import SECRET
 
 STATUS = {"status": "READY", "provider": "demo", "waiting": 0, "last_error": None, "hourly_rate": 0.44}

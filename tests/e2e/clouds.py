@@ -20,8 +20,8 @@ from gpugate_vastai import VastAi
 
 from gpugate import app
 from gpugate.app import Gateway
+from gpugate.config import load_settings
 from gpugate.services.lifecycle import Lifecycle
-from gpugate.settings import load_settings
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.reply import fixed
 from gpugate.tasks import spawn

@@ -16,7 +16,7 @@ import jwt
 from attrs import define, field
 
 from gpugate.app import Gateway
-from gpugate.settings import load_settings
+from gpugate.config import load_settings
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.reply import fixed
 from gpugate.testing.fakes import FakeCloud, FakeProvider

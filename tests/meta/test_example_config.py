@@ -12,10 +12,10 @@ from typing import Any
 import attrs
 import pytest
 
-from gpugate.settings import commented_config, load_settings, structure_provider_config
-from gpugate.settings.schema import SECTIONS
-from gpugate.settings.structure import keys_of
-from gpugate.settings.template import default_of
+from gpugate.config import commented_config, load_settings, structure_provider_config
+from gpugate.config.converter import keys_of
+from gpugate.config.schema import SECTIONS
+from gpugate.config.template import default_of
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "gpugate.toml"
 PROVIDERS = {

@@ -14,11 +14,11 @@ from attrs import define, field
 
 from gpugate.adapters.ollama import OllamaPod
 from gpugate.app import Gateway
+from gpugate.config import load_settings
 from gpugate.core.vocabulary import Status
 from gpugate.errors import SettingsError
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.services.pod_lease import PodLease, lease_digest
-from gpugate.settings import load_settings
 from gpugate.testing.clouds import Delays, RunPodSim
 from gpugate.testing.fakes import FakeCloud, FakeProvider
 from tests.pod.support import DIGEST, SECRET, BlobStore, blob_store, container, script, until

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpugate.cli.parser import parse
-from gpugate.settings import structure_provider_config
+from gpugate.config import structure_provider_config
 from gpugate.testing.reports import class_complaints
 
 REPO = Path(__file__).parents[2]

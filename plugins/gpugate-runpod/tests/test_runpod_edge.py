@@ -13,7 +13,7 @@ from gpugate_runpod import RunPod
 from runpod_support import FIXED, House, play
 
 from gpugate.app import Gateway
-from gpugate.settings import load_settings
+from gpugate.config import load_settings
 from gpugate.simulated.faults import BreakAfter, HangAfter
 from gpugate.simulated.faults import Hang as Mute
 from gpugate.simulated.ollama import SimulatedOllama

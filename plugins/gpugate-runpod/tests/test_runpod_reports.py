@@ -12,9 +12,9 @@ from gpugate_runpod.pods import Reader, Shown
 from runpod_support import FIXED, GPU, RUNPODS_PROXY, House, ephemeral, play
 
 from gpugate import Misconfigured, Phase, Price, Transient
+from gpugate.config import structure_provider_config
 from gpugate.errors import SettingsError
 from gpugate.providers.registry import find
-from gpugate.settings import structure_provider_config
 
 POD = {
     "id": "k3x9v2m7q1",

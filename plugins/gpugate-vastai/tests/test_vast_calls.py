@@ -10,8 +10,8 @@ from gpugate_vastai import VastAi, VastConfig
 from vast_support import EPHEMERAL, FIXED, House, play
 
 from gpugate import Ambiguous, Misconfigured, Phase, ProviderError, RateLimited
+from gpugate.config import structure_provider_config
 from gpugate.errors import SettingsError
-from gpugate.settings import structure_provider_config
 from gpugate.testing.clouds import Capacity, Http, LostResponse, Reset
 from gpugate.testing.clouds.vast_offers import Offer
 

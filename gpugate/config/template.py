@@ -9,8 +9,8 @@ from typing import Any
 
 import attrs
 
-from gpugate.settings.schema import SECTIONS
-from gpugate.settings.structure import is_secret, keys_of, types_of
+from gpugate.config.converter import is_secret, keys_of, types_of
+from gpugate.config.schema import SECTIONS
 
 _HEAD = """\
 # gpugate's configuration. Every key is here with its default: what you delete keeps it.

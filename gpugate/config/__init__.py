@@ -1,9 +1,9 @@
 """The configuration: its classes, its one loader, and the text that `gpugate init` writes."""
 
-from gpugate.settings.crosschecks import notes
-from gpugate.settings.given import Given
-from gpugate.settings.load import load_settings, provider_config, structure_provider_config
-from gpugate.settings.schema import (
+from gpugate.config.consistency import notes
+from gpugate.config.given import Given
+from gpugate.config.loader import load_settings, provider_config, structure_provider_config
+from gpugate.config.schema import (
     Auth,
     Bot,
     Catalog,
@@ -17,9 +17,9 @@ from gpugate.settings.schema import (
     Settings,
     State,
 )
-from gpugate.settings.sources import default_state_dir, find_config
-from gpugate.settings.template import commented_config
-from gpugate.settings.units import duration, show_duration, size
+from gpugate.config.sources import default_state_dir, find_config
+from gpugate.config.template import commented_config
+from gpugate.config.units import duration, show_duration, size
 
 __all__ = [
     "Auth",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.settings import crosschecks, load_settings, notes
-from tests.settings.support import env_complaints, load
+from gpugate.config import consistency, load_settings, notes
+from tests.config.support import env_complaints, load
 
 BOT = {
     "GPUGATE_BOT__ENABLED": "true",
@@ -64,7 +64,7 @@ def test_a_bot_that_is_off() -> None:
 
 def test_a_bot_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra that is missing is named before the gateway runs into it."""
-    monkeypatch.setattr(crosschecks, "find_spec", lambda name: None)
+    monkeypatch.setattr(consistency, "find_spec", lambda name: None)
 
     (line,) = env_complaints(BOT)
 
@@ -84,7 +84,7 @@ def test_news_for_a_stranger() -> None:
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a home folder the state folder must be named."""
-    monkeypatch.setattr("gpugate.settings.load.default_state_dir", lambda env: None)
+    monkeypatch.setattr("gpugate.config.loader.default_state_dir", lambda env: None)
 
     assert ["state.dir"] == keys({})
     assert "" == load_settings(None, {}, complete=False).state.dir

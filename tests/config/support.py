@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpugate.config import Settings, load_settings
 from gpugate.errors import SettingsError
-from gpugate.settings import Settings, load_settings
 
 SECRET = "0123456789abcdef0123456789abcdef"
 GOOD = f"""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.settings import load_settings
-from tests.settings.support import ENOUGH, SECRET, complaints, env_complaints, file_complaints, load, write
+from gpugate.config import load_settings
+from tests.config.support import ENOUGH, SECRET, complaints, env_complaints, file_complaints, load, write
 
 SHORT = "hunter2-hunter2"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import attrs
 import pytest
 
+from gpugate.config import Given, Settings, load_settings, provider_config
+from gpugate.config.loader import known_keys
 from gpugate.errors import SettingsError
-from gpugate.settings import Given, Settings, load_settings, provider_config
-from gpugate.settings.load import known_keys
-from tests.settings.support import (
+from tests.config.support import (
     ENOUGH,
     GOOD,
     SECRET,

@@ -6,8 +6,8 @@ import os.path
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from gpugate.settings.schema import Bot, Settings
-from gpugate.settings.units import show_duration
+from gpugate.config.schema import Bot, Settings
+from gpugate.config.units import show_duration
 
 Finding = tuple[str, str]  # dotted key, problem
 

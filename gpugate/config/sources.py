@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpugate.config.given import ENV_PREFIX, Given
+from gpugate.config.schema import DEFAULT_SOURCE
 from gpugate.errors import SettingsError
-from gpugate.settings.given import ENV_PREFIX, Given
-from gpugate.settings.schema import DEFAULT_SOURCE
 
 Raw = dict[str, Any]  # {section: {key: Given}}, with one more floor under "providers"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.settings import default_state_dir, find_config
-from tests.settings.support import complaints, load, write
+from gpugate.config import default_state_dir, find_config
+from tests.config.support import complaints, load, write
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

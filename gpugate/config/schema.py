@@ -15,8 +15,8 @@ from typing import Any
 
 from attrs import field, frozen
 
-from gpugate.settings import units
-from gpugate.settings.checks import (
+from gpugate.config import units
+from gpugate.config.validators import (
     Validator,
     above,
     at_least,

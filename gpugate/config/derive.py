@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import attrs
 
+from gpugate.config import Settings
 from gpugate.core.policy import Pace, Policy
 from gpugate.provider_api import Price, Provider
 from gpugate.services.commands import STOP_NOTE_LIMIT_S
-from gpugate.settings import Settings
 
 LETTING_GO_S = 5.0
 """What an orderly end takes after the pod's: the last rows of the ledger, news, connections."""

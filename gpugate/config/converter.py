@@ -22,8 +22,8 @@ from cattrs import Converter, transform_error
 from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import BaseValidationError, IterableValidationError, IterableValidationNote
 
-from gpugate.settings import units
-from gpugate.settings.checks import Impossible, in_words
+from gpugate.config import units
+from gpugate.config.validators import Impossible, in_words
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 Fault = tuple[str, str, object]  # where below the key ("" or "[1]"), the problem, the value at fault

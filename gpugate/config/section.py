@@ -9,9 +9,9 @@ from typing import Any
 import attrs
 from attrs import define, field
 
-from gpugate.settings.checks import Impossible
-from gpugate.settings.given import Given, complaint, nearest, shown, variable
-from gpugate.settings.structure import NO_VALUE, faults_of, is_secret, keys_of, types_of, value_of
+from gpugate.config.converter import NO_VALUE, faults_of, is_secret, keys_of, types_of, value_of
+from gpugate.config.given import Given, complaint, nearest, shown, variable
+from gpugate.config.validators import Impossible
 
 Section = Mapping[str, Given]
 _LARGEST_SECRET = 64 * 1024

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.settings.units import duration, has_unit, show_duration, size
+from gpugate.config.units import duration, has_unit, show_duration, size
 
 
 @pytest.mark.parametrize(

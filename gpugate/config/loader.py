@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import attrs
 
-from gpugate.errors import SettingsError
-from gpugate.settings import crosschecks
-from gpugate.settings.given import Given, nearest, shown, variable
-from gpugate.settings.schema import DEFAULT_SOURCE, NO_FILE, SECTIONS, Settings
-from gpugate.settings.section import Reader, Section
-from gpugate.settings.sources import (
+from gpugate.config import consistency
+from gpugate.config.converter import from_text, is_secret, keys_of, types_of
+from gpugate.config.given import Given, nearest, shown, variable
+from gpugate.config.schema import DEFAULT_SOURCE, NO_FILE, SECTIONS, Settings
+from gpugate.config.section import Reader, Section
+from gpugate.config.sources import (
     Raw,
     add_environment,
     add_overrides,
@@ -21,7 +21,7 @@ from gpugate.settings.sources import (
     from_file,
     read_file,
 )
-from gpugate.settings.structure import from_text, is_secret, keys_of, types_of
+from gpugate.errors import SettingsError
 
 C = TypeVar("C")
 ConfigOf = Callable[[str], type[Any]]
@@ -218,7 +218,7 @@ def _check_state(reader: Reader, raw: Raw, settings: Settings, problem_of: Probl
 
 
 def _check_across(reader: Reader, raw: Raw, settings: Settings, *, complete: bool) -> None:
-    findings = [*crosschecks.contradictions(settings), *(crosschecks.lacks(settings) if complete else ())]
+    findings = [*consistency.contradictions(settings), *(consistency.lacks(settings) if complete else ())]
     for key, problem in findings:
         section, _, last = key.partition(".")
         given = raw.get(section, {})

@@ -14,8 +14,8 @@ from attrs import field, frozen, validators
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpugate.config import structure_provider_config
 from gpugate.errors import SettingsError
-from gpugate.settings import structure_provider_config
 
 HIDDEN = "do-not-show-me"
 
