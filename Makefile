@@ -48,7 +48,7 @@ intents: $(VENV)/.dev     ## how well the bot's local model understands people; 
 	$(BIN)/python -m tests.core.measure_intents --url $(OLLAMA) --model $(MODEL)
 
 states: $(VENV)/.dev      ## docs/states.md from the transition table
-	$(BIN)/python -m gpugate.core.diagram > docs/states.md
+	$(BIN)/python -m gpugate.core.transition_docs > docs/states.md
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

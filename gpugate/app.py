@@ -27,7 +27,7 @@ from gpugate.adapters.ollama_chat import OllamaModels
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
-from gpugate.core.idle import Learned
+from gpugate.core.idle_policy import Learned
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
 from gpugate.observe.log import AccessLog, configure, log_crash

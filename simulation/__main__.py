@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import frozen
 
-from gpugate.core.idle import Fixed, IdlePolicy, Learned
+from gpugate.core.idle_policy import Fixed, IdlePolicy, Learned
 
 from .cloud import FAIR, Weather
 from .hindsight import Hindsight, hindsight, price_s

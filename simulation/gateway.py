@@ -10,10 +10,10 @@ from random import Random
 
 from attrs import define, evolve, field
 
-from gpugate.core.idle import IdlePolicy
+from gpugate.core.idle_history import Habits
+from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
-from gpugate.ports.habits import Habits
 from gpugate.provider_api import Price
 from gpugate.services.bookkeeper import Bookkeeper
 from gpugate.services.commands import NamedProvider

@@ -10,7 +10,7 @@ from random import Random
 
 from attrs import define, field, frozen
 
-from gpugate.core.idle import IdlePolicy
+from gpugate.core.idle_policy import IdlePolicy
 from gpugate.errors import GateError
 from gpugate.ports.texts import PodSilent
 from gpugate.services.lease import ServingPod

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import define
 
-from gpugate.ports.habits import Habits
+from gpugate.core.idle_history import Habits
 
 VERSION = 1
 MOST_BYTES = 65_536
@@ -20,7 +20,7 @@ MOST_BYTES = 65_536
 
 @define
 class HabitsFile:
-    """Implements `ports.habits.HabitsStore`; a disk that fails is told, and never stops a stop."""
+    """Implements `core.idle_history.HabitsStore`; a disk that fails is told, and never stops a stop."""
 
     path: Path
     warn: Callable[[str], None]

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, ClassVar
 
-from gpugate.core.backlog import Backlog
-from gpugate.core.idle import SHORT_S, Fixed, IdlePolicy
-from gpugate.core.looks import Looks
-from gpugate.core.pauses import Pauses
+from gpugate.core.budget_gate import Purse
+from gpugate.core.idle_policy import SHORT_S, Fixed, IdlePolicy
+from gpugate.core.idle_timer import Pauses
+from gpugate.core.inspect_schedule import Looks
+from gpugate.core.pending_stops import ON_ITS_WAY, StopOrder, Stops
 from gpugate.core.policy import Policy
-from gpugate.core.purse import Purse
-from gpugate.core.stops import ON_ITS_WAY, StopOrder, Stops
-from gpugate.core.table import Cell, Row
+from gpugate.core.request_queue import Backlog
+from gpugate.core.transition_table import Cell, Row
 from gpugate.core.vocabulary import (
     Admit,
     Arrived,

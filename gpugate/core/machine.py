@@ -15,7 +15,7 @@ from __future__ import annotations
 from math import inf
 
 from gpugate.core.serving import ServingRows
-from gpugate.core.table import read_table
+from gpugate.core.transition_table import read_table
 from gpugate.core.vocabulary import (
     Asking,
     Closed,

@@ -7,8 +7,8 @@ from typing import TypeVar
 from attrs import evolve
 
 from gpugate.core.engine import COLD
-from gpugate.core.stops import PROOF
-from gpugate.core.table import transition
+from gpugate.core.pending_stops import PROOF
+from gpugate.core.transition_table import transition
 from gpugate.core.vocabulary import (
     Asking,
     Closed,

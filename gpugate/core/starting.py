@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gpugate.core.backlog import Ticket
 from gpugate.core.engine import Engine
-from gpugate.core.stops import ON_ITS_WAY, PROOF
-from gpugate.core.table import transition
+from gpugate.core.pending_stops import ON_ITS_WAY, PROOF
+from gpugate.core.request_queue import Ticket
+from gpugate.core.transition_table import transition
 from gpugate.core.vocabulary import (
     Asking,
     Demanded,

@@ -1,6 +1,6 @@
 """The machine's words, in one place to import from: states, events (past), effects (orders)."""
 
-from gpugate.core.effects import (
+from gpugate.core.commands import (
     Admit,
     Complain,
     Cut,

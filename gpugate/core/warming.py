@@ -6,9 +6,9 @@ from typing import TypeVar
 
 from attrs import evolve
 
+from gpugate.core.pending_stops import ON_ITS_WAY, PROOF
 from gpugate.core.starting import STARTED, NeverWarm, StartingRows
-from gpugate.core.stops import ON_ITS_WAY, PROOF
-from gpugate.core.table import transition
+from gpugate.core.transition_table import transition
 from gpugate.core.vocabulary import (
     Draining,
     Failed,

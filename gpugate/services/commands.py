@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from attrs import frozen
 
-from gpugate.core.stops import PROOF
+from gpugate.core.pending_stops import PROOF
 from gpugate.core.vocabulary import (
     Event,
     Look,

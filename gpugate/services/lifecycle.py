@@ -15,7 +15,8 @@ from decimal import Decimal
 from functools import partial
 from math import inf, isfinite
 
-from gpugate.core.idle import IdlePolicy
+from gpugate.core.idle_history import HabitsStore
+from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
 from gpugate.core.vocabulary import (
@@ -63,7 +64,6 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import GateError, ProviderUnavailable, ShuttingDown
 from gpugate.ports.debts import Debts
-from gpugate.ports.habits import HabitsStore
 from gpugate.ports.ledger import BY_HAND
 from gpugate.ports.pod import Pod
 from gpugate.provider_api import PodReport, Price

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from attrs import define, evolve, field
 
-from gpugate.core.stops import PROOF
+from gpugate.core.pending_stops import PROOF
 from gpugate.provider_api import Phase, PodReport, Price
 from gpugate.services.books import StartBound
 

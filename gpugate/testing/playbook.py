@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from gpugate.core.idle import IdlePolicy
+from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import (

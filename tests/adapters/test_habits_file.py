@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpugate.adapters.habits_file import MOST_BYTES, HabitsFile
-from gpugate.ports.habits import Habits
+from gpugate.core.idle_history import Habits
 
 LEARNT = Habits((70.5, 3400.0), (88.0,), 1234.5, 100.0)
 

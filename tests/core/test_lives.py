@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gpugate.core.engine import COLD
-from gpugate.core.idle import Fixed, Window
+from gpugate.core.idle_policy import Fixed, Window
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import (

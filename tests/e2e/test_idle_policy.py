@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.core.idle import Learned
-from gpugate.ports.habits import Habits
+from gpugate.core.idle_history import Habits
+from gpugate.core.idle_policy import Learned
 
 TIMEOUT_S = 900.0
 HOURLY = Habits((3400.0,) * 40, (40.0,) * 9)

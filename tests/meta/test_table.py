@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from gpugate.core import vocabulary
-from gpugate.core.diagram import render
 from gpugate.core.machine import EVENTS, STATES, PodMachine
-from gpugate.core.table import read_table, transition
+from gpugate.core.transition_docs import render
+from gpugate.core.transition_table import read_table, transition
 from gpugate.core.vocabulary import Ready, State, Stopped, Troubled
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.core.idle import Fixed, IdlePolicy, Learned
+from gpugate.core.idle_policy import Fixed, IdlePolicy, Learned
 from simulation.__main__ import HEAD, WAYS, main
 from simulation.cloud import FAIR, Weather
 from simulation.hindsight import hindsight

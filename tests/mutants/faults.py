@@ -22,17 +22,17 @@ class Fault:
     why: str
 
 
-BACKLOG = "core/backlog.py"
+BACKLOG = "core/request_queue.py"
 ENGINE = "core/engine.py"
-IDLE = "core/idle.py"
-LOOKS = "core/looks.py"
-PAUSES = "core/pauses.py"
+IDLE = "core/idle_policy.py"
+LOOKS = "core/inspect_schedule.py"
+PAUSES = "core/idle_timer.py"
 POLICY = "core/policy.py"
-PURSE = "core/purse.py"
+PURSE = "core/budget_gate.py"
 SERVING = "core/serving.py"
 STARTING = "core/starting.py"
 WARMING = "core/warming.py"
-STOPS = "core/stops.py"
+STOPS = "core/pending_stops.py"
 MACHINE = "core/machine.py"
 LIFECYCLE = "services/lifecycle.py"
 COMMANDS = "services/commands.py"

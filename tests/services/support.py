@@ -9,9 +9,9 @@ from typing import Any
 
 from attrs import define, field
 
-from gpugate.core.idle import IdlePolicy
+from gpugate.core.idle_history import HabitsStore
+from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.policy import Pace, Policy
-from gpugate.ports.habits import HabitsStore
 from gpugate.provider_api import Price, Provider
 from gpugate.services.commands import NamedProvider
 from gpugate.services.lifecycle import Lifecycle

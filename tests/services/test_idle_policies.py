@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from attrs import define, field
 
-from gpugate.core.idle import Learned
+from gpugate.core.idle_history import Habits
+from gpugate.core.idle_policy import Learned
 from gpugate.core.vocabulary import Status
-from gpugate.ports.habits import Habits
 from gpugate.testing.fakes import FakeCloud
 from tests.services.support import Stage, play
 

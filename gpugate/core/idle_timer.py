@@ -9,9 +9,9 @@ from math import inf, isfinite
 
 from attrs import define, evolve, field
 
-from gpugate.core.backlog import Backlog
-from gpugate.core.idle import SHORT_S, IdlePolicy
-from gpugate.ports.habits import Habits
+from gpugate.core.idle_history import Habits
+from gpugate.core.idle_policy import SHORT_S, IdlePolicy
+from gpugate.core.request_queue import Backlog
 
 
 @define

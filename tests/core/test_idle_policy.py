@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.core.idle import (
+from gpugate.core.idle_history import Habits
+from gpugate.core.idle_policy import (
     CREDIT,
     FEW_PAUSES,
     MOST_PAUSES,
@@ -21,7 +22,6 @@ from gpugate.core.idle import (
     best_plan,
     cost_of,
 )
-from gpugate.ports.habits import Habits
 
 TIMEOUT_S = 900.0
 START_S = 90.0

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from attrs import define, field
 
-from gpugate.core.backlog import Ticket
 from gpugate.core.events import BudgetJudged
+from gpugate.core.request_queue import Ticket
 
 
 @define

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.core.idle import Fixed, Window
+from gpugate.core.idle_policy import Fixed, Window
 from gpugate.core.vocabulary import (
     Arrived,
     Begun,

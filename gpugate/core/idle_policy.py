@@ -18,7 +18,7 @@ from typing import Protocol
 
 from attrs import define, field, frozen
 
-from gpugate.ports.habits import Habits
+from gpugate.core.idle_history import Habits
 
 SHORT_S = 60.0
 """Pauses up to this are no question: nobody stops a pod between two sentences. They are not counted."""

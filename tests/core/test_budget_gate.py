@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gpugate.core.backlog import Ticket
-from gpugate.core.idle import Fixed, Window
-from gpugate.core.purse import Purse
+from gpugate.core.budget_gate import Purse
+from gpugate.core.idle_policy import Fixed, Window
+from gpugate.core.request_queue import Ticket
 from gpugate.core.vocabulary import (
     Arrived,
     Asking,
