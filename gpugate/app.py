@@ -17,12 +17,9 @@ import structlog
 from aiohttp import web
 
 from gpugate.adapters.comfyui import ComfyUI
-from gpugate.adapters.debts_file import DebtsFile
-from gpugate.adapters.habits_file import HabitsFile
 from gpugate.adapters.ledger_closed import ClosedLedger
 from gpugate.adapters.ledger_split import SplitLedger
 from gpugate.adapters.ledger_sqlite import SqliteLedger
-from gpugate.adapters.ollama import OllamaPod
 from gpugate.adapters.ollama_chat import OllamaModels
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
@@ -30,6 +27,13 @@ from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, s
 from gpugate.core.idle_policy import Learned
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
+from gpugate.lifecycle.dead_man_switch import PodLease
+from gpugate.lifecycle.event_bus import News, Transition
+from gpugate.lifecycle.idle_history_file import HabitsFile
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.ollama_pod_client import OllamaPod
+from gpugate.lifecycle.pending_stop_store import DebtsFile
+from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.observe.log import AccessLog, configure, log_crash
 from gpugate.observe.news import log_news
 from gpugate.ports.ledger import Ledger
@@ -41,13 +45,9 @@ from gpugate.services.budget import Budget, Limits, Spending, Told
 from gpugate.services.catalog import Catalog
 from gpugate.services.catalog_keeper import CatalogKeeper
 from gpugate.services.coding import SYSTEM, Coding
-from gpugate.services.commands import NamedProvider
 from gpugate.services.costs import Costs
 from gpugate.services.fantasy import Fantasies
-from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import News, Transition
 from gpugate.services.pictures import Pictures
-from gpugate.services.pod_lease import PodLease
 from gpugate.services.reconcile import Reconcile
 from gpugate.services.story import Stories
 from gpugate.services.workflows import load as load_workflows

@@ -14,11 +14,11 @@ from gpugate.core.idle_history import Habits
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
+from gpugate.lifecycle.event_bus import News, SessionBegan, SessionEnded, Transition
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price
 from gpugate.services.bookkeeper import Bookkeeper
-from gpugate.services.commands import NamedProvider
-from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import News, SessionBegan, SessionEnded, Transition
 from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakePod
 

@@ -12,10 +12,10 @@ from attrs import define, field, frozen
 
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.errors import GateError
+from gpugate.lifecycle.lease import ServingPod
+from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ports.texts import PodSilent
-from gpugate.services.lease import ServingPod
-from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.visit import Visit
 from gpugate.tasks import spawn
 from gpugate.testing import virtual_time
 

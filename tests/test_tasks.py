@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gpugate.tasks import FIRST_PAUSE_S, LONGEST_PAUSE_S, Supervised, TaskDied
-from tests.services.support import play
+from tests.lifecycle.support import play
 
 
 async def fail() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpugate.adapters import state_folder
 from gpugate.config import Settings, find_config, load_settings
+from gpugate.lifecycle import state_dir
 from gpugate.services.workflows import load as load_workflows
 
 
@@ -29,7 +29,7 @@ def settings_for_serving(args: Namespace, overrides: Mapping[str, object] | None
         os.environ,
         overrides=overrides,
         config_of=config_of,
-        state_problem=state_folder.problem_of,
+        state_problem=state_dir.problem_of,
     )
     comfyui = settings.comfyui
     load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)

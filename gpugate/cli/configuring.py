@@ -15,7 +15,7 @@ from gpugate.cli.configured import config_path, settings_for_serving
 from gpugate.cli.failures import OK, WRONG, Failure
 from gpugate.cli.urls import url_of
 from gpugate.config import Settings, commented_config, notes
-from gpugate.services.pod_lease import lease_digest
+from gpugate.lifecycle.dead_man_switch import lease_digest
 
 if TYPE_CHECKING:
     from gpugate.providers.registry import Description

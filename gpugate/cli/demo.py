@@ -11,13 +11,13 @@ from pathlib import Path
 
 import attrs
 
-from gpugate.adapters import state_folder
 from gpugate.cli.configured import config_of
 from gpugate.cli.failures import Failure
 from gpugate.cli.serving import listening_problem, run
 from gpugate.cli.tokens import signed
 from gpugate.cli.urls import url_of
 from gpugate.config import Given, Settings, duration, load_settings, show_duration
+from gpugate.lifecycle import state_dir
 
 _TOKEN_LIFE_S = 30 * 86_400.0  # as long as `token issue` says
 _COLD_START_S = 6.0  # as examples/gpugate.toml has it
@@ -62,14 +62,14 @@ def _settings(args: Namespace) -> Settings:
     if args.cold_start is not None:
         overrides["providers.demo.cold_start"] = Given(args.cold_start, "--cold-start", untyped=True)
     draft = load_settings(
-        path, os.environ, overrides=overrides, complete=False, state_problem=state_folder.problem_of
+        path, os.environ, overrides=overrides, complete=False, state_problem=state_dir.problem_of
     )
     folder = Path(draft.state.dir).absolute() / "demo"
     overrides["state.dir"] = str(folder)
     if not draft.auth.secret:
         overrides["auth.secret"] = demo_secret(folder)
     return load_settings(
-        path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_folder.problem_of
+        path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_dir.problem_of
     )
 
 

@@ -19,12 +19,12 @@ from typing import Any, TextIO
 import aiohttp
 from attrs import define, field, frozen
 
-from gpugate.adapters.ollama import OllamaPod
 from gpugate.cli.configured import settings_as_given
 from gpugate.cli.failures import FAILED, OK
 from gpugate.cli.parser import gpugate_version
 from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited
+from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry
 from gpugate.signals import heard

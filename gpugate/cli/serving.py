@@ -8,10 +8,10 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from gpugate.adapters.state_folder import StateFolderTaken, held
 from gpugate.cli.configured import settings_for_serving
 from gpugate.cli.failures import Failure
 from gpugate.config import Given, Settings
+from gpugate.lifecycle.state_dir import StateFolderTaken, held
 
 _FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provider"}
 

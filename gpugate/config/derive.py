@@ -8,8 +8,8 @@ import attrs
 
 from gpugate.config import Settings
 from gpugate.core.policy import Pace, Policy
+from gpugate.lifecycle.provider_worker import STOP_NOTE_LIMIT_S
 from gpugate.provider_api import Price, Provider
-from gpugate.services.commands import STOP_NOTE_LIMIT_S
 
 LETTING_GO_S = 5.0
 """What an orderly end takes after the pod's: the last rows of the ledger, news, connections."""

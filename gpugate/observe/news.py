@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import structlog
 
+from gpugate.lifecycle.event_bus import (
+    BudgetCrossed,
+    News,
+    ProviderTrouble,
+    SessionBegan,
+    SessionEnded,
+    Transition,
+)
 from gpugate.observe.log import TransitionLog
-from gpugate.services.news import BudgetCrossed, News, ProviderTrouble, SessionBegan, SessionEnded, Transition
 
 _transition = TransitionLog()
 

@@ -16,8 +16,7 @@ from typing import Protocol
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
-from gpugate.services import announcements, replies
-from gpugate.services.news import (
+from gpugate.lifecycle.event_bus import (
     BudgetCrossed,
     News,
     ProviderTrouble,
@@ -25,6 +24,7 @@ from gpugate.services.news import (
     SessionEnded,
     Transition,
 )
+from gpugate.services import announcements, replies
 from gpugate.tasks import CrashListener, Supervised, report_crash
 
 SUMMARY_AT = time(9, 0)

@@ -17,14 +17,14 @@ from attrs import define, field, frozen
 from gpugate.core.keywords import command
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError, LedgerError, PodBusy, ProviderUnavailable
+from gpugate.lifecycle.event_bus import News, SessionEnded, Transition
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.status import PodStatus
 from gpugate.ports.intents import Intent, Intents, Period, Source, Understood
 from gpugate.ports.messenger import Button, Chat, Heard
 from gpugate.services import replies
 from gpugate.services.dreaming import Dreaming
-from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import News, SessionEnded, Transition
 from gpugate.services.questions import Action, Questions
-from gpugate.services.status import PodStatus
 from gpugate.services.watch import Watch
 from gpugate.tasks import CrashListener, report_crash
 

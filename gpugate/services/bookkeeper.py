@@ -17,11 +17,11 @@ from types import MappingProxyType
 from attrs import evolve
 
 from gpugate.errors import LedgerError
+from gpugate.lifecycle.event_bus import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
+from gpugate.lifecycle.status import SECONDS_PER_HOUR
 from gpugate.ports.ledger import BY_HAND, Ledger, Session, Use
 from gpugate.provider_api import Phase, PodReport, Price
 from gpugate.services.books import StartBound, Starter
-from gpugate.services.news import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
-from gpugate.services.status import SECONDS_PER_HOUR
 from gpugate.services.uses import Spent, Uses
 from gpugate.tasks import CrashListener, Supervised
 

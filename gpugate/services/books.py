@@ -7,9 +7,9 @@ from typing import Protocol
 
 from attrs import frozen
 
+from gpugate.lifecycle.event_bus import News
 from gpugate.ports.ledger import BY_HAND
 from gpugate.provider_api import PodReport
-from gpugate.services.news import News
 from gpugate.services.uses import Uses
 
 

@@ -22,7 +22,7 @@ from attrs import frozen
 
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError
-from gpugate.services.news import BudgetCrossed, Listener, News, SessionBegan, SessionEnded
+from gpugate.lifecycle.event_bus import BudgetCrossed, Listener, News, SessionBegan, SessionEnded
 from gpugate.tasks import CrashListener, Supervised
 
 THRESHOLDS = (50, 80, 100)

@@ -10,8 +10,8 @@ from attrs import evolve, field, frozen
 
 from gpugate.core import costs
 from gpugate.core.costs import Bill, Group, Part, ReceiptLine, Span
+from gpugate.lifecycle.status import PodStatus
 from gpugate.ports.ledger import Ledger, Session
-from gpugate.services.status import PodStatus
 
 BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 END = datetime(9000, 1, 1, tzinfo=UTC)

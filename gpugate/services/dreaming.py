@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager, suppress
 from attrs import frozen
 
 from gpugate.core.vocabulary import Status
+from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ports.messenger import Chat, Heard, PhotoTrouble
 from gpugate.services import images, replies
 from gpugate.services.fantasy import Fantasies, Fantasy
-from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.visit import Visit
 from gpugate.tasks import CrashListener, spawn
 
 BUSY_S = 4.5

@@ -8,10 +8,10 @@ from typing import Protocol
 from attrs import field, frozen
 
 from gpugate.errors import GateError, ImageFailed
+from gpugate.lifecycle.leased_call import Visit
 from gpugate.services.images import Image
 from gpugate.services.pictures import Picture, Pictures, draw_seed
 from gpugate.services.story import Stories, Telling
-from gpugate.services.visit import Visit
 from gpugate.services.workflows import Wish
 
 EXCERPT = 320

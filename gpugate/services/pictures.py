@@ -11,11 +11,11 @@ import secrets
 from attrs import evolve, field, frozen
 
 from gpugate.errors import ImageFailed
+from gpugate.lifecycle.lease import ServingPod
+from gpugate.lifecycle.leased_call import Visit
 from gpugate.ports.images import Graph, Painter, Progress
 from gpugate.ports.texts import PodSilent
 from gpugate.services import images
-from gpugate.services.lease import ServingPod
-from gpugate.services.visit import Visit
 from gpugate.services.workflows import Wish, Workflow, Workflows
 
 LARGEST_SEED = 2**64 - 1

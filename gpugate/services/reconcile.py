@@ -13,8 +13,8 @@ from attrs import field, frozen
 from gpugate.core import costs
 from gpugate.core.costs import Span
 from gpugate.errors import ProviderError
+from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Charge, Provider
-from gpugate.services.commands import NamedProvider
 from gpugate.services.costs import Costs
 
 BILL_LIMIT_S = 20.0

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError
-from gpugate.services.status import PodStatus
+from gpugate.lifecycle.status import PodStatus
 
 CENT = Decimal("0.01")
 TENTH = Decimal("0.1")

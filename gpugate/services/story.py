@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from attrs import frozen
 
 from gpugate.errors import InvalidRequest, StoryFailed
+from gpugate.lifecycle.lease import ServingPod
+from gpugate.lifecycle.leased_call import Visit
 from gpugate.ports.texts import Hear, ModelFailed, PodSilent, TextModel
 from gpugate.services.images import Image
-from gpugate.services.lease import ServingPod
-from gpugate.services.visit import Visit
 
 SYSTEM = (
     "You are a storyteller. Tell one short, vivid story of at most three hundred words, in plain prose "

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from attrs import define, field
 
-from gpugate.services.news import News
+from gpugate.lifecycle.event_bus import News
 
 T = TypeVar("T")
 

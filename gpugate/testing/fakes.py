@@ -179,7 +179,7 @@ class FakePod:
     preloads: list[str] = field(factory=list)
 
     async def check(self, endpoint: Endpoint) -> str | None:
-        """Health, as `ports.pod.Pod` has it."""
+        """Health, as `lifecycle.pod_client.Pod` has it."""
         self.checks += 1
         up = self.cloud.report().phase is Phase.RUNNING and self.cloud.now >= self.healthy_at
         return None if up and not self.sick else "connection refused"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from gpugate.errors import UpstreamBroken, UpstreamTimeout
+from gpugate.lifecycle.lease import ServingPod
+from gpugate.lifecycle.leased_call import Visit
 from gpugate.ports.edge import gave_up, speaks_for_pod
 from gpugate.ports.texts import PodSilent
 from gpugate.relay import Answer, AnswerDeclined, Outgoing, Relay, Relayed, UpstreamGone
-from gpugate.services.lease import ServingPod
-from gpugate.services.visit import Visit
 from gpugate.web.call import Call
 from gpugate.web.forward import Pools, last_words
 from gpugate.web.heartbeat import Heartbeat

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
-from gpugate.services.news import (
+from gpugate.lifecycle.event_bus import (
     BudgetCrossed,
     News,
     ProviderTrouble,
@@ -22,7 +22,7 @@ from gpugate.services.news import (
     SessionEnded,
     Transition,
 )
-from gpugate.services.status import PodStatus
+from gpugate.lifecycle.status import PodStatus
 from gpugate.web.dialects import dump
 from gpugate.web.shown import shown
 

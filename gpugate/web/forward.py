@@ -12,6 +12,9 @@ from aiohttp import StreamReader, web
 from attrs import define
 
 from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken, UpstreamTimeout
+from gpugate.lifecycle.diagnosis import Finding
+from gpugate.lifecycle.lease import Lease, ServingPod
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ports.edge import ERRORS, gave_up, speaks_for_pod
 from gpugate.relay import (
     Answer,
@@ -26,9 +29,6 @@ from gpugate.relay import (
     Tapped,
     UpstreamGone,
 )
-from gpugate.services.examination import Finding
-from gpugate.services.lease import Lease, ServingPod
-from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.aggregate import Aggregation, aggregation
 from gpugate.web.assembly import Assembly, Unfinished
 from gpugate.web.bodies import allow_body

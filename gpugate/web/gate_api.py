@@ -10,7 +10,7 @@ from aiohttp import web
 from attrs import frozen
 
 from gpugate.errors import InvalidRequest
-from gpugate.services.lifecycle import Lifecycle
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.web.auth import subject_of
 from gpugate.web.call import Call
 from gpugate.web.dialects import success

@@ -12,8 +12,8 @@ import orjson
 from aiohttp import ClientConnectionResetError
 
 from gpugate.errors import GateError, UpstreamBroken
+from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.relay import Ending, Relayed
-from gpugate.services.lease import Lease, ServingPod
 from gpugate.web.call import Call
 from gpugate.web.dialects import Dialect, stream_error
 

@@ -13,9 +13,9 @@ import orjson
 from aiohttp import StreamReader, web
 
 from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.relay import Tapped, UpstreamGone, broken_when_left
 from gpugate.services.catalog import Catalog, slot_of
-from gpugate.services.lifecycle import Lifecycle
 from gpugate.web.auth import subject_of
 from gpugate.web.bodies import read_body
 from gpugate.web.call import Call

@@ -16,14 +16,14 @@ from aiohttp import web
 from attrs import define, evolve, field, frozen
 
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
+from gpugate.lifecycle.lease import ServingPod
+from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ports.texts import Hear, ModelFailed, PodSilent, TextModel
 from gpugate.services.coding import Coding, Question
 from gpugate.services.fantasy import Fantasies, Fantasy
-from gpugate.services.lease import ServingPod
-from gpugate.services.lifecycle import Lifecycle
 from gpugate.services.pictures import LARGEST_SEED, Drawing, Picture, Pictures, draw_seed
 from gpugate.services.story import Stories, Telling
-from gpugate.services.visit import Visit
 from gpugate.services.workflows import Wish
 from gpugate.web.asked import Asked, read_asked
 from gpugate.web.auth import subject_of

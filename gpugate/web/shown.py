@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from gpugate.services.status import PodStatus
+from gpugate.lifecycle.status import PodStatus
 
 _SECONDS = ("uptime_seconds", "idle_seconds", "stops_in_seconds", "ready_in_seconds")
 

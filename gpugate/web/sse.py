@@ -9,7 +9,7 @@ from typing import Self
 from aiohttp_sse import EventSourceResponse
 
 from gpugate.errors import GateError
-from gpugate.services.lease import Lease, ServingPod
+from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.web.call import Call
 from gpugate.web.dialects import dump
 from gpugate.web.server import SOFTWARE

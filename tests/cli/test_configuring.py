@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.adapters.state_folder import held
 from gpugate.cli import main
 from gpugate.config import commented_config
+from gpugate.lifecycle.state_dir import held
 from tests.cli.support import SECRET, Shell, install_plugin
 
 

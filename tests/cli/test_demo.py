@@ -15,11 +15,11 @@ import attrs
 import jwt
 import pytest
 
-from gpugate.adapters.state_folder import held
 from gpugate.cli import main
 from gpugate.cli.demo import demo_secret
 from gpugate.cli.failures import Failure
 from gpugate.config import Settings, provider_config
+from gpugate.lifecycle.state_dir import held
 from tests.cli.test_main import fake_wiring
 
 

@@ -21,7 +21,7 @@ from gpugate_vastai import VastAi
 from gpugate import app
 from gpugate.app import Gateway
 from gpugate.config import load_settings
-from gpugate.services.lifecycle import Lifecycle
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.reply import fixed
 from gpugate.tasks import spawn

@@ -17,8 +17,8 @@ from attrs import define, field
 
 from gpugate import app
 from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.lifecycle.event_bus import News, Transition
 from gpugate.ports.ledger import Session
-from gpugate.services.news import News, Transition
 from gpugate.tasks import spawn
 from gpugate.testing.clouds import Cloud
 from gpugate.testing.clouds.cloud import Operation

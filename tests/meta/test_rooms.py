@@ -148,10 +148,10 @@ def test_a_wrong_import_is_noticed() -> None:
     """The watchman is awake."""
     assert trespass("core.machine", "asyncio.sleep") == "core.machine uses asyncio.sleep"
     assert (
-        trespass("core.machine", "gpugate.services.news.News")
-        == "core.machine knows gpugate.services.news.News"
+        trespass("core.machine", "gpugate.lifecycle.event_bus.News")
+        == "core.machine knows gpugate.lifecycle.event_bus.News"
     )
     assert trespass("services.lease", "aiohttp.web") == "services.lease needs aiohttp.web"
     assert trespass("web.app", "gpugate.app.build") == "web.app knows gpugate.app.build"
-    assert trespass("observe.log", "gpugate.services.lifecycle.Lifecycle") is not None
+    assert trespass("observe.log", "gpugate.lifecycle.lifecycle.Lifecycle") is not None
     assert trespass("core.engine", "gpugate.provider_api.Phase") is None

@@ -34,8 +34,8 @@ STARTING = "core/starting.py"
 WARMING = "core/warming.py"
 STOPS = "core/pending_stops.py"
 MACHINE = "core/machine.py"
-LIFECYCLE = "services/lifecycle.py"
-COMMANDS = "services/commands.py"
+LIFECYCLE = "lifecycle/lifecycle.py"
+COMMANDS = "lifecycle/provider_worker.py"
 
 FAULTS: tuple[Fault, ...] = (
     Fault(
@@ -420,13 +420,13 @@ FAULTS: tuple[Fault, ...] = (
         "a pod is warmed ahead because of one coincidence",
     ),
     Fault(
-        "services/examination.py",
+        "lifecycle/diagnosis.py",
         "        self._looked = self._looked or looked\n",
         "        self._looked = True\n",
         "a broken request is judged before anybody looked",
     ),
     Fault(
-        "services/chronicle.py",
+        "lifecycle/chronicle.py",
         "            except Exception as error:\n",
         "            except TypeError as error:\n",
         "a listener's bug ends the pod's life",

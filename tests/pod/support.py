@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 from attrs import define, field
 
-from gpugate.services.pod_lease import lease_digest
+from gpugate.lifecycle.dead_man_switch import lease_digest
 from gpugate.tasks import spawn
 
 REPO = Path(__file__).parents[2]

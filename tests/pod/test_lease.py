@@ -12,13 +12,13 @@ import aiohttp
 import pytest
 from attrs import define, field
 
-from gpugate.adapters.ollama import OllamaPod
 from gpugate.app import Gateway
 from gpugate.config import load_settings
 from gpugate.core.vocabulary import Status
 from gpugate.errors import SettingsError
+from gpugate.lifecycle.dead_man_switch import PodLease, lease_digest
+from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.provider_api import Endpoint, Provider
-from gpugate.services.pod_lease import PodLease, lease_digest
 from gpugate.testing.clouds import Delays, RunPodSim
 from gpugate.testing.fakes import FakeCloud, FakeProvider
 from tests.pod.support import DIGEST, SECRET, BlobStore, blob_store, container, script, until

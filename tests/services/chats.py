@@ -12,6 +12,8 @@ from attrs import define, evolve, field, frozen
 
 from gpugate.core.keywords import classify
 from gpugate.errors import ImageFailed
+from gpugate.lifecycle.lease import ServingPod
+from gpugate.lifecycle.leased_call import Visit
 from gpugate.ports.intents import Source, Understood
 from gpugate.ports.messenger import Button, Heard
 from gpugate.provider_api import Endpoint, PodReport
@@ -19,17 +21,15 @@ from gpugate.services.assistant import Assistant
 from gpugate.services.dreaming import Dreaming
 from gpugate.services.fantasy import Fantasies
 from gpugate.services.images import Image
-from gpugate.services.lease import ServingPod
 from gpugate.services.pictures import Drawing, Picture, Pictures
 from gpugate.services.story import Stories
-from gpugate.services.visit import Visit
 from gpugate.services.watch import Watch
 from gpugate.services.workflows import load
 from gpugate.simulated.picture import draw
 from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakeCloud
+from tests.lifecycle.support import Stage
 from tests.services.stay import FakePainter, FakeTexts
-from tests.services.support import Stage
 
 PNG = draw("x", 1, 16, 16)
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

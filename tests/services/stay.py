@@ -8,12 +8,12 @@ from typing import Any
 from attrs import define, field
 
 from gpugate.errors import GateError
+from gpugate.lifecycle.diagnosis import Finding
+from gpugate.lifecycle.lease import ServingPod
+from gpugate.lifecycle.leased_call import Visit
 from gpugate.ports.images import Drawn, Graph, Progress
 from gpugate.ports.texts import Hear
 from gpugate.provider_api import Endpoint
-from gpugate.services.examination import Finding
-from gpugate.services.lease import ServingPod
-from gpugate.services.visit import Visit
 
 BOTH = {"ollama": Endpoint("http://ollama"), "comfyui": Endpoint("http://comfyui")}
 

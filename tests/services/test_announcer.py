@@ -13,14 +13,14 @@ from attrs import define, evolve, field
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError, NoFunds
+from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.provider_api import Phase, PodReport, Price
 from gpugate.services import announcements
 from gpugate.services.announcer import MOST_UNTOLD, TELL_S, Announcer, summary_times
-from gpugate.services.news import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.testing import virtual_time
 from gpugate.testing.fakes import PRICE, FakeCloud, FakeDebts
+from tests.lifecycle.support import Stage
 from tests.services.chats import NOON, FakeCosts, Summary, wall
-from tests.services.support import Stage
 
 ALARM = ProviderTrouble(
     provider="alpha", message="the stop is not proved (try 2)", reason="transient", alarm=True, at=NOON

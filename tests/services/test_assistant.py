@@ -15,8 +15,8 @@ from gpugate.services import replies
 from gpugate.services.assistant import STOP_PATIENCE_S
 from gpugate.services.questions import OPEN_S
 from gpugate.testing.fakes import FakeCloud, Hang
+from tests.lifecycle.support import play
 from tests.services.chats import PNG, FakeIntents, SessionCost, Talk
-from tests.services.support import play
 
 IN_NEWS = {"informed": frozenset({"7"})}
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.errors import ImageFailed, StoryFailed
+from gpugate.lifecycle.diagnosis import Finding
 from gpugate.ports.texts import ModelFailed, PodSilent
-from gpugate.services.examination import Finding
 from gpugate.services.fantasy import EXCERPT, STYLE, Fantasies, picture_prompt
 from gpugate.services.images import read
 from gpugate.services.pictures import Pictures

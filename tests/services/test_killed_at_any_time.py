@@ -13,7 +13,7 @@ import pytest
 from attrs import frozen
 
 from gpugate.errors import Ambiguous, Transient
-from gpugate.services.lifecycle import Lifecycle
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakeCloud, LostAnswer
 from tests.services.ledger_house import IDLE_S, House, ask, off, play

@@ -8,10 +8,10 @@ import pytest
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import Ambiguous, NoCapacity, PodStartFailed, PodStopped, Transient, WarmupTimeout
+from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase
-from gpugate.services.news import ProviderTrouble
 from gpugate.testing.fakes import FakeCloud, FakeDebts, Hang, LostAnswer
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 
 def test_a_request_while_the_pod_is_off() -> None:

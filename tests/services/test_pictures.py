@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gpugate.errors import ImageFailed, InvalidRequest
+from gpugate.lifecycle.diagnosis import Finding
 from gpugate.ports.texts import PodSilent
 from gpugate.provider_api import Endpoint
-from gpugate.services.examination import Finding
 from gpugate.services.pictures import LARGEST_SEED, Pictures, draw_seed
 from gpugate.services.workflows import Wish, load
 from gpugate.simulated.picture import draw, with_text

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from gpugate.errors import NoFunds, RateLimited
+from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.ports.ledger import Session
 from gpugate.provider_api import Capabilities, Charge
-from gpugate.services.commands import NamedProvider
 from gpugate.services.costs import Costs
 from gpugate.services.reconcile import BILL_LIMIT_S, Compared, Reconcile, Reconciled
 from gpugate.testing import virtual_time

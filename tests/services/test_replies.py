@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import BudgetExceeded, ImageFailed, QueueFull, StoryFailed
+from gpugate.lifecycle.status import PodStatus
 from gpugate.services import replies
-from gpugate.services.status import PodStatus
 from tests.services.chats import SessionCost, Summary
 
 RUNNING = PodStatus(

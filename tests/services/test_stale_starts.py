@@ -9,10 +9,10 @@ from decimal import Decimal
 import pytest
 from attrs import define, evolve
 
+from gpugate.lifecycle.report_sanitizer import Plausible
 from gpugate.ports.ledger import Session
 from gpugate.provider_api import Phase, PodReport
 from gpugate.services.books import StartBound
-from gpugate.services.plausible import Plausible
 from gpugate.testing.fakes import FakeCloud
 from tests.services.ledger_house import BEGINNING, House, ask, off, play, seconds
 

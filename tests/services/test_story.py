@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from gpugate.errors import InvalidRequest, PodStopped, QueueTimeout, StoryFailed
+from gpugate.lifecycle.diagnosis import Finding
 from gpugate.ports.texts import ModelFailed, PodSilent
-from gpugate.services.examination import Finding
 from gpugate.services.images import read
 from gpugate.services.story import MOST_TOKENS, Stories
 from gpugate.simulated.picture import draw

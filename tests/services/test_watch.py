@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gpugate.services.news import QueueChanged
+from gpugate.lifecycle.event_bus import QueueChanged
 from gpugate.services.watch import Watch
 
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
-from gpugate.services.news import BudgetCrossed, QueueChanged
+from gpugate.lifecycle.event_bus import BudgetCrossed, QueueChanged
 from gpugate.web import events
 from gpugate.web.events import EventHub
 

@@ -12,13 +12,13 @@ import aiohttp
 from attrs import define, field
 from gpugate_runpod import RunPod, RunPodConfig
 
-from gpugate.adapters.ollama import OllamaPod
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
+from gpugate.lifecycle.event_bus import News, ProviderTrouble, SessionEnded
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.ollama_pod_client import OllamaPod
+from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price
-from gpugate.services.commands import NamedProvider
-from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import News, ProviderTrouble, SessionEnded
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Delays, RunPodSim, SimPod, jumping
 from gpugate.testing.clouds.clocks import EPOCH, LoopClock

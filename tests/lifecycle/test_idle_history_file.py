@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.adapters.habits_file import MOST_BYTES, HabitsFile
 from gpugate.core.idle_history import Habits
+from gpugate.lifecycle.idle_history_file import MOST_BYTES, HabitsFile
 
 LEARNT = Habits((70.5, 3400.0), (88.0,), 1234.5, 100.0)
 

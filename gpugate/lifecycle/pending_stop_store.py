@@ -12,7 +12,7 @@ from attrs import define
 
 @define
 class DebtsFile:
-    """Implements `ports.debts.Debts`; a disk that cannot be written is told, and never stops a stop."""
+    """Implements `lifecycle.debts.Debts`; a disk that cannot be written is told, and never stops a stop."""
 
     path: Path
     warn: Callable[[str], None]

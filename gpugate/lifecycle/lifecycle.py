@@ -63,18 +63,18 @@ from gpugate.core.vocabulary import (
     Weigh,
 )
 from gpugate.errors import GateError, ProviderUnavailable, ShuttingDown
-from gpugate.ports.debts import Debts
+from gpugate.lifecycle.chronicle import Chronicle
+from gpugate.lifecycle.debts import Debts
+from gpugate.lifecycle.diagnosis import Examination, Finding
+from gpugate.lifecycle.event_bus import Listener, News
+from gpugate.lifecycle.lease import Lease, ServingPod
+from gpugate.lifecycle.pod_calls import Errands
+from gpugate.lifecycle.pod_client import Pod
+from gpugate.lifecycle.provider_worker import CommandLine, Intent, NamedProvider
+from gpugate.lifecycle.status import PodStatus
 from gpugate.ports.ledger import BY_HAND
-from gpugate.ports.pod import Pod
 from gpugate.provider_api import PodReport, Price
 from gpugate.services.books import Books, Starter
-from gpugate.services.chronicle import Chronicle
-from gpugate.services.commands import CommandLine, Intent, NamedProvider
-from gpugate.services.errands import Errands
-from gpugate.services.examination import Examination, Finding
-from gpugate.services.lease import Lease, ServingPod
-from gpugate.services.news import Listener, News
-from gpugate.services.status import PodStatus
 from gpugate.tasks import CrashListener, report_crash
 
 FLIGHT_PAUSE_S = 0.25

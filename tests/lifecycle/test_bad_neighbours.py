@@ -16,11 +16,11 @@ from gpugate.errors import (
     Transient,
     WarmupTimeout,
 )
+from gpugate.lifecycle.event_bus import News
+from gpugate.lifecycle.lease import Lease
 from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
-from gpugate.services.lease import Lease
-from gpugate.services.news import News
 from gpugate.testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 
 class Broken(FakeProvider):

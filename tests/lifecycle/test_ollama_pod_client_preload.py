@@ -12,8 +12,8 @@ from aiohttp.test_utils import TestServer
 from attrs import define
 from certificates import Certificate, make_certificate
 
-from gpugate.adapters import ollama as adapter
-from gpugate.adapters.ollama import OllamaPod
+from gpugate.lifecycle import ollama_pod_client as adapter
+from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.provider_api import Endpoint
 from gpugate.simulated.faults import Answer, BreakAfter, CloseBeforeHead, Fault, Garbage, Hang, Slow
 from gpugate.simulated.ollama import SimulatedOllama

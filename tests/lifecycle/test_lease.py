@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpugate.errors import PodStopped, QueueFull
-from gpugate.services.lease import Lease, ServingPod
+from gpugate.lifecycle.lease import Lease, ServingPod
 
 POD = ServingPod(1, "demo", {})
 

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
+from gpugate.lifecycle.diagnosis import Finding
 from gpugate.provider_api import PodReport
-from gpugate.services.examination import Finding
 from gpugate.testing.fakes import FakeCloud
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 
 def test_the_pod_lives() -> None:

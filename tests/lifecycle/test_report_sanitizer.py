@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from attrs import define, evolve, field
 
+from gpugate.lifecycle.event_bus import ProviderTrouble, SessionBegan
+from gpugate.lifecycle.report_sanitizer import Plausible
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.services.news import ProviderTrouble, SessionBegan
-from gpugate.services.plausible import Plausible
 from gpugate.testing.fakes import FakeCloud
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 FIVE_MINUTES = timedelta(minutes=5)

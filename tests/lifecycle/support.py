@@ -12,10 +12,10 @@ from attrs import define, field
 from gpugate.core.idle_history import HabitsStore
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.policy import Pace, Policy
+from gpugate.lifecycle.event_bus import Listener, News, SessionBegan, SessionEnded, Transition
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price, Provider
-from gpugate.services.commands import NamedProvider
-from gpugate.services.lifecycle import Lifecycle
-from gpugate.services.news import Listener, News, SessionBegan, SessionEnded, Transition
 from gpugate.testing import virtual_time
 from gpugate.testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 

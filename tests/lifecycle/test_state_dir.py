@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.adapters.state_folder import LOCK_NAME, StateFolderTaken, held, problem_of
+from gpugate.lifecycle.state_dir import LOCK_NAME, StateFolderTaken, held, problem_of
 
 _HOLDER = """
 import sys, pathlib
-from gpugate.adapters.state_folder import held
+from gpugate.lifecycle.state_dir import held
 with held(pathlib.Path(sys.argv[1]), print):
     print("held", flush=True)
     sys.stdin.read()

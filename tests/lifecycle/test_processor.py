@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from gpugate.core.vocabulary import Status
+from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Endpoint
-from gpugate.services.news import ProviderTrouble
 from gpugate.testing.fakes import FakeCloud, FakePod
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 ON_CPU = "the model runs on the CPU only"
 ALPHA, BETA = "http://127.0.0.1:1", "http://127.0.0.1:2"

@@ -22,8 +22,7 @@ from gpugate.core.vocabulary import (
     Warming,
     status_of,
 )
-from gpugate.provider_api import Price
-from gpugate.services.news import (
+from gpugate.lifecycle.event_bus import (
     Listener,
     News,
     ProviderTrouble,
@@ -32,8 +31,9 @@ from gpugate.services.news import (
     SessionEnded,
     Transition,
 )
-from gpugate.services.plausible import Plausible, StartBoundOf, no_bound
-from gpugate.services.status import PaidStretch, PodStatus, Record
+from gpugate.lifecycle.report_sanitizer import Plausible, StartBoundOf, no_bound
+from gpugate.lifecycle.status import PaidStretch, PodStatus, Record
+from gpugate.provider_api import Price
 
 
 class Chronicle:

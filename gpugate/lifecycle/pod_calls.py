@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from gpugate.core.vocabulary import Event, Preload, Preloaded, Probe, Probed, Weigh, Weighed
-from gpugate.ports.pod import Pod
+from gpugate.lifecycle.pod_client import Pod
 from gpugate.provider_api import Endpoint
 from gpugate.tasks import CrashListener, spawn
 

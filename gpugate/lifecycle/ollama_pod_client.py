@@ -30,7 +30,7 @@ _NOT_THERE = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 @frozen
 class OllamaPod:
-    """Small calls of the gateway's own to the pod; implements `ports.pod.Pod`.
+    """Small calls of the gateway's own to the pod; implements `lifecycle.pod_client.Pod`.
 
     Attributes:
         health_path: `pod.health_path`; for Ollama's own a JSON object with a version is wanted, because
@@ -109,7 +109,7 @@ class OllamaPod:
             return None
 
     async def leave(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
-        """Leave a blob, as `services.pod_lease.Mailbox` has it."""
+        """Leave a blob, as `lifecycle.dead_man_switch.Mailbox` has it."""
         try:
             async with self._call(
                 "POST", endpoint, f"/api/blobs/sha256:{digest}", FETCH_LIMIT_S, content

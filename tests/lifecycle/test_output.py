@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from gpugate.errors import PodStartFailed, ProviderError, Transient
+from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase, PodReport
-from gpugate.services.news import ProviderTrouble
 from gpugate.testing.fakes import FakeCloud
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 WORDS = "a prompt that was printed"
 FAILED = PodReport(Phase.FAILED, "fake-1", detail="it ended with exit status 1", output=WORDS)

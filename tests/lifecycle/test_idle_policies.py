@@ -11,7 +11,7 @@ from gpugate.core.idle_history import Habits
 from gpugate.core.idle_policy import Learned
 from gpugate.core.vocabulary import Status
 from gpugate.testing.fakes import FakeCloud
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 HOUR_S = 3600.0
 HOURLY = Habits((3400.0,) * 40, (40.0,) * 9)

@@ -14,7 +14,7 @@ from gpugate.provider_api import Endpoint
 from gpugate.tasks import report_crash
 
 if TYPE_CHECKING:
-    from gpugate.services.lifecycle import Lifecycle
+    from gpugate.lifecycle.lifecycle import Lifecycle
 
 
 @frozen

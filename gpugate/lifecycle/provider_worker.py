@@ -26,8 +26,8 @@ from gpugate.core.vocabulary import (
     Sweep,
 )
 from gpugate.errors import Ambiguous, LedgerError, Misconfigured, ProviderError, Transient
+from gpugate.lifecycle.report_sanitizer import Plausible
 from gpugate.provider_api import PodReport, Provider
-from gpugate.services.plausible import Plausible
 from gpugate.tasks import CrashListener, Supervised, report_crash
 
 CALL_LIMIT_S = 120.0

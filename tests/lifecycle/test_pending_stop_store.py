@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.adapters.debts_file import DebtsFile
+from gpugate.lifecycle.pending_stop_store import DebtsFile
 
 
 def never(text: str) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import NoCapacity, Transient
+from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.services.news import ProviderTrouble
 from gpugate.testing.fakes import FakeCloud
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 
 def test_values_that_are_nearly_right() -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import NoCapacity, RateLimited, Transient
+from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase
-from gpugate.services.news import ProviderTrouble
 from gpugate.testing.fakes import FakeCloud
-from tests.services.support import Stage, play
+from tests.lifecycle.support import Stage, play
 
 
 def test_the_session_is_over_and_the_stop_fails() -> None:
