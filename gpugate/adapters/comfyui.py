@@ -18,11 +18,11 @@ import orjson
 from attrs import define, field, frozen
 
 from gpugate.adapters.comfyui_words import execution_problem, refusal
-from gpugate.adapters.dial import BROKEN, trust, url_of
 from gpugate.errors import ImageFailed
 from gpugate.ports.images import Drawn, Graph, Progress
 from gpugate.ports.texts import PodSilent
 from gpugate.provider_api import Endpoint
+from gpugate.relay.pod_http import BROKEN, trust, url_of
 from gpugate.tasks import spawn
 
 CALL_S = 30.0

@@ -10,10 +10,10 @@ import aiohttp
 import orjson
 from attrs import frozen
 
-from gpugate.adapters.dial import BROKEN, trust, url_of
 from gpugate.ports.edge import gave_up, speaks_for_pod
 from gpugate.ports.texts import Hear, ModelFailed, PodSilent
 from gpugate.provider_api import Endpoint
+from gpugate.relay.pod_http import BROKEN, trust, url_of
 
 SILENCE_S = 600.0
 """Longest silence of a model; a large one loads for minutes before its first token."""

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from gpugate.relay.answer import DECLINED_LIMIT, Answer, AnswerDeclined, Cut, Ending, Tapped
-from gpugate.relay.framing import LAST_CHUNK, BadAnswer, Body, Framing, Head, as_chunk
 from gpugate.relay.headers import response_head
+from gpugate.relay.pool import Upstream, UpstreamGone, Why
+from gpugate.relay.response_parser import LAST_CHUNK, BadAnswer, Body, Framing, Head, as_chunk
+from gpugate.relay.response_policy import DECLINED_LIMIT, Answer, AnswerDeclined, Cut, Ending, Tapped
 from gpugate.relay.sockets import close_within, reset, untaken
-from gpugate.relay.upstream import Upstream, UpstreamGone, Why
 from gpugate.tasks import report_crash, spawn
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from gpugate.relay.framing import Body, Head, tokens
+from gpugate.relay.response_parser import Body, Head, tokens
 
 _ONE_HOP = frozenset({b"connection", b"keep-alive", b"upgrade"})
 _NOT_UP = _ONE_HOP | {

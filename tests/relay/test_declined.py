@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpugate.relay import Answer, AnswerDeclined
-from gpugate.relay.answer import DECLINED_LIMIT
+from gpugate.relay.response_policy import DECLINED_LIMIT
 from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, streamed_head
 
 

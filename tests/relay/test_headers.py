@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpugate.relay.framing import parse_head
 from gpugate.relay.headers import Address, RequestHeads, given_length, response_head
+from gpugate.relay.response_parser import parse_head
 
 HOME = Address.of("http://pod:11434/base")
 

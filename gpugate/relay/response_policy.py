@@ -7,7 +7,7 @@ from enum import Enum
 
 from attrs import define, frozen
 
-from gpugate.relay.framing import Head
+from gpugate.relay.response_parser import Head
 
 DECLINED_LIMIT = 64 * 1024
 """Bytes kept of an answer that is not passed on."""

@@ -18,11 +18,11 @@ from aiohttp import ClientConnectionResetError, StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from attrs import define, field, frozen
 
-from gpugate.relay.answer import Answer, Ending
 from gpugate.relay.exchange import Exchange
-from gpugate.relay.framing import LAST_CHUNK, as_chunk
 from gpugate.relay.headers import given_length
-from gpugate.relay.upstream import Pool, Upstream, UpstreamGone
+from gpugate.relay.pool import Pool, Upstream, UpstreamGone
+from gpugate.relay.response_parser import LAST_CHUNK, as_chunk
+from gpugate.relay.response_policy import Answer, Ending
 
 _SMALL = 64 * 1024  # a body up to this size goes out with its head, in one write
 _PIECE = 256 * 1024

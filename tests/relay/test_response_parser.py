@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.relay.framing import (
+from gpugate.relay.response_parser import (
     LAST_CHUNK,
     MAX_HEAD,
     MAX_PADDING,
