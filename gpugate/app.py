@@ -17,10 +17,15 @@ import structlog
 from aiohttp import web
 
 from gpugate.adapters.comfyui import ComfyUI
-from gpugate.adapters.ledger_closed import ClosedLedger
-from gpugate.adapters.ledger_split import SplitLedger
-from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.adapters.ollama_chat import OllamaModels
+from gpugate.billing.budget import Budget, Limits, Spending, Told
+from gpugate.billing.ledger_split import SplitLedger
+from gpugate.billing.model import Ledger
+from gpugate.billing.reconciliation import Reconcile
+from gpugate.billing.recorder import Bookkeeper
+from gpugate.billing.reports import Costs
+from gpugate.billing.sqlite_ledger import SqliteLedger
+from gpugate.billing.unavailable_ledger import ClosedLedger
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
@@ -36,19 +41,14 @@ from gpugate.lifecycle.pending_stop_store import DebtsFile
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.observe.log import AccessLog, configure, log_crash
 from gpugate.observe.news import log_news
-from gpugate.ports.ledger import Ledger
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
 from gpugate.relay import Relay
-from gpugate.services.bookkeeper import Bookkeeper
-from gpugate.services.budget import Budget, Limits, Spending, Told
 from gpugate.services.catalog import Catalog
 from gpugate.services.catalog_keeper import CatalogKeeper
 from gpugate.services.coding import SYSTEM, Coding
-from gpugate.services.costs import Costs
 from gpugate.services.fantasy import Fantasies
 from gpugate.services.pictures import Pictures
-from gpugate.services.reconcile import Reconcile
 from gpugate.services.story import Stories
 from gpugate.services.workflows import load as load_workflows
 from gpugate.tasks import spawn

@@ -10,6 +10,7 @@ from random import Random
 
 from attrs import define, evolve, field
 
+from gpugate.billing.recorder import Bookkeeper
 from gpugate.core.idle_history import Habits
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.policy import Pace, Policy
@@ -18,7 +19,6 @@ from gpugate.lifecycle.event_bus import News, SessionBegan, SessionEnded, Transi
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price
-from gpugate.services.bookkeeper import Bookkeeper
 from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakePod
 

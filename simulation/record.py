@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from attrs import define, field
 
-from gpugate.ports.ledger import Session, Use
+from gpugate.billing.model import Session, Use
 
 
 @define

@@ -15,6 +15,8 @@ from decimal import Decimal
 from functools import partial
 from math import inf, isfinite
 
+from gpugate.billing.books import Books, Starter
+from gpugate.billing.model import BY_HAND
 from gpugate.core.idle_history import HabitsStore
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
@@ -72,9 +74,7 @@ from gpugate.lifecycle.pod_calls import Errands
 from gpugate.lifecycle.pod_client import Pod
 from gpugate.lifecycle.provider_worker import CommandLine, Intent, NamedProvider
 from gpugate.lifecycle.status import PodStatus
-from gpugate.ports.ledger import BY_HAND
 from gpugate.provider_api import PodReport, Price
-from gpugate.services.books import Books, Starter
 from gpugate.tasks import CrashListener, report_crash
 
 FLIGHT_PAUSE_S = 0.25

@@ -8,9 +8,9 @@ from decimal import Decimal
 
 from attrs import define, evolve, field
 
+from gpugate.billing.books import StartBound
 from gpugate.core.pending_stops import PROOF
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.services.books import StartBound
 
 DEAREST_PER_HOUR = Decimal(1_000_000)
 """No pod costs more in any currency; what a plugin tells above it is a mistake."""

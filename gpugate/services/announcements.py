@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from gpugate.billing.model import BY_HAND
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded
-from gpugate.ports.ledger import BY_HAND
 from gpugate.services.replies import Summary, brief, count, duration, money, sentences
 
 ENDS = {

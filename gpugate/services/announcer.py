@@ -50,7 +50,7 @@ Tell = Callable[[str, str], Awaitable[None]]
 
 
 class DailyCosts(Protocol):
-    """What the summary needs of `services.costs`."""
+    """What the summary needs of `billing.reports`."""
 
     async def sessions(self, since: datetime | None, until: datetime | None) -> Sequence[object]:
         """Those that began between."""

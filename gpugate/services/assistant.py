@@ -39,7 +39,7 @@ ENDS = frozenset({Status.STOPPING, Status.STOPPED})
 
 
 class CostBook(Protocol):
-    """What the assistant asks of `services.costs`."""
+    """What the assistant asks of `billing.reports`."""
 
     async def session(self) -> replies.SessionCost | None:
         """The running session."""

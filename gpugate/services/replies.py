@@ -54,7 +54,7 @@ NO_SESSION = "No pod is running, so nothing is being paid for right now."
 
 
 class SessionCost(Protocol):
-    """The running session's money (`services.costs`)."""
+    """The running session's money (`billing.reports`)."""
 
     @property
     def estimated_cost(self) -> Decimal | None: ...
@@ -69,7 +69,7 @@ class SessionCost(Protocol):
 
 
 class Summary(Protocol):
-    """A month's money (`services.costs`)."""
+    """A month's money (`billing.reports`)."""
 
     @property
     def session_count(self) -> int: ...

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
+from gpugate.billing.model import Session, Use
 from gpugate.errors import LedgerError
-from gpugate.ports.ledger import Session, Use
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 
 
@@ -202,7 +202,7 @@ class FakePod:
 
 @define
 class MemoryLedger:
-    """A ledger in memory, as `ports.ledger.Ledger` has it.
+    """A ledger in memory, as `billing.model.Ledger` has it.
 
     Attributes:
         broken: while True every call raises `LedgerError`.

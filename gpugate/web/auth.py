@@ -24,8 +24,8 @@ from jwt import PyJWK, PyJWS
 from jwt.algorithms import HMACAlgorithm
 from jwt.exceptions import InvalidKeyError, InvalidTokenError
 
+from gpugate.billing.model import BY_HAND
 from gpugate.errors import InvalidToken, ProviderUnavailable, TokenExpired
-from gpugate.ports.ledger import BY_HAND
 from gpugate.web.jwks import PROVIDER_SILENT, Jwks
 
 SIGNATURE_INVALID = "token signature is invalid"

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from gpugate.core.costs import QUANTUM, ReceiptLine, apportion
+from gpugate.billing.cost_math import QUANTUM, ReceiptLine, apportion
+from gpugate.billing.reconciliation import Reconcile, Reconciled
+from gpugate.billing.reports import Costs, Line, SessionCost, SessionRow, Summary
 from gpugate.errors import InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
-from gpugate.services.costs import Costs, Line, SessionCost, SessionRow, Summary
-from gpugate.services.reconcile import Reconcile, Reconciled
 from gpugate.web.call import Call
 from gpugate.web.dialects import success
 from gpugate.web.gate_api import OwnRoute, OwnRoutes

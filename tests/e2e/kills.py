@@ -16,9 +16,9 @@ from aiohttp import web
 from attrs import define, field
 
 from gpugate import app
-from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.billing.model import Session
+from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.lifecycle.event_bus import News, Transition
-from gpugate.ports.ledger import Session
 from gpugate.tasks import spawn
 from gpugate.testing.clouds import Cloud
 from gpugate.testing.clouds.cloud import Operation

@@ -16,8 +16,8 @@ from attrs import evolve
 from gpugate_runpod import RunPod
 
 from gpugate import PodReport
-from gpugate.adapters.ledger_sqlite import SqliteLedger
-from gpugate.ports.ledger import Session
+from gpugate.billing.model import Session
+from gpugate.billing.sqlite_ledger import SqliteLedger
 
 _ORDER = Path(os.environ["MORTAL_AT"])
 _put = SqliteLedger.put

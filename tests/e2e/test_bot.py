@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from gpugate.adapters.ledger_sqlite import SqliteLedger
-from gpugate.ports.ledger import Session
+from gpugate.billing.model import Session
+from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.services.announcer import Announcer
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.picture import draw

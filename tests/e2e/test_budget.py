@@ -13,10 +13,10 @@ from pathlib import Path
 import aiohttp
 from attrs import define, field, frozen
 
-from gpugate.adapters.ledger_sqlite import SqliteLedger
 from gpugate.app import Gateway
+from gpugate.billing.model import Session
+from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.errors import NoCapacity
-from gpugate.ports.ledger import Session
 from gpugate.provider_api import Capabilities, Provider
 from gpugate.simulated.faults import HangAfter
 from gpugate.simulated.ollama import SimulatedOllama

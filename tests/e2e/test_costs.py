@@ -11,8 +11,8 @@ from decimal import Decimal
 
 import pytest
 
-from gpugate.adapters.ledger_sqlite import SqliteLedger
-from gpugate.ports.ledger import Session
+from gpugate.billing.model import Session
+from gpugate.billing.sqlite_ledger import SqliteLedger
 from tests.e2e.support import House, bearer
 
 MONTH = f"{datetime.now(UTC):%Y-%m}"

@@ -18,7 +18,7 @@ UNWRITTEN_S = 0.7
 LATE_S = 1.3
 """RunPod tells a start in whole seconds; the rest is for a busy machine.
 
-Sessions of seconds cannot prove the two per cent: `tests/services/test_killed_at_any_time.py` does.
+Sessions of seconds cannot prove the two per cent: `tests/billing/test_killed_at_any_time.py` does.
 """
 
 

@@ -107,7 +107,7 @@ class QuickPictures(Pictures):
 
 @frozen(kw_only=True)
 class SessionCost:
-    """As `services.costs` has it."""
+    """As `billing.reports` has it."""
 
     estimated_cost: Decimal | None
     currency: str = "USD"
@@ -118,7 +118,7 @@ class SessionCost:
 
 @frozen(kw_only=True)
 class Summary:
-    """As `services.costs` has it."""
+    """As `billing.reports` has it."""
 
     session_count: int = 7
     total_hours: Decimal = Decimal(18)

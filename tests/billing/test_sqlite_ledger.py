@@ -11,10 +11,10 @@ from pathlib import Path
 import attrs
 import pytest
 
-from gpugate.adapters import ledger_sqlite
-from gpugate.adapters.ledger_sqlite import SqliteLedger
+from gpugate.billing import sqlite_ledger
+from gpugate.billing.model import Session, Use
+from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.errors import LedgerError
-from gpugate.ports.ledger import Session, Use
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 WHOLE = Session(
@@ -148,8 +148,8 @@ async def test_an_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     first = await SqliteLedger.open(path)
     await first.tell_budget("2026-11", 50)
     await first.aclose()
-    more = (*ledger_sqlite.STEPS, "ALTER TABLE budgets ADD COLUMN told_at TEXT;")
-    monkeypatch.setattr(ledger_sqlite, "STEPS", more)
+    more = (*sqlite_ledger.STEPS, "ALTER TABLE budgets ADD COLUMN told_at TEXT;")
+    monkeypatch.setattr(sqlite_ledger, "STEPS", more)
     second = await SqliteLedger.open(path)
     try:
         assert 50 == await second.budget_told("2026-11")
@@ -164,12 +164,12 @@ async def test_an_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_a_step_that_fails_half_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it stays: the next try begins where this one began."""
     await (await SqliteLedger.open(path)).aclose()
-    monkeypatch.setattr(ledger_sqlite, "STEPS", (*ledger_sqlite.STEPS, "CREATE TABLE a (b); nonsense;"))
+    monkeypatch.setattr(sqlite_ledger, "STEPS", (*sqlite_ledger.STEPS, "CREATE TABLE a (b); nonsense;"))
     with pytest.raises(LedgerError):
         await SqliteLedger.open(path)
     database = sqlite3.connect(path)
     try:
-        assert (len(ledger_sqlite.STEPS) - 1,) == database.execute("PRAGMA user_version").fetchone()
+        assert (len(sqlite_ledger.STEPS) - 1,) == database.execute("PRAGMA user_version").fetchone()
         assert [] == database.execute("SELECT name FROM sqlite_master WHERE name = 'a'").fetchall()
     finally:
         database.close()
@@ -253,7 +253,7 @@ async def test_a_file_of_every_schema_so_far(path: Path, script: str, ids: set[t
     (found,) = database.execute("SELECT count(*) FROM sqlite_master WHERE name LIKE 'old%'").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     database.close()
-    assert (0, len(ledger_sqlite.STEPS)) == (found, version)
+    assert (0, len(sqlite_ledger.STEPS)) == (found, version)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ async def test_a_file_that_somebody_else_holds(
     path: Path, ledger: SqliteLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lock that is not let go in time is an error, not a wait for ever."""
-    monkeypatch.setattr(ledger_sqlite, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(sqlite_ledger, "LOCK_WAIT_S", 0.05)
     holder = sqlite3.connect(path)
     holder.execute("BEGIN IMMEDIATE")
     try:

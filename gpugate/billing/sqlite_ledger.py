@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import attrs
 
+from gpugate.billing.model import Session, Use
 from gpugate.errors import LedgerError
-from gpugate.ports.ledger import Session, Use
 
 T = TypeVar("T")
 

@@ -16,13 +16,13 @@ from types import MappingProxyType
 
 from attrs import evolve
 
+from gpugate.billing.books import StartBound, Starter
+from gpugate.billing.model import BY_HAND, Ledger, Session, Use
+from gpugate.billing.usage import Spent, Uses
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.lifecycle.status import SECONDS_PER_HOUR
-from gpugate.ports.ledger import BY_HAND, Ledger, Session, Use
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.services.books import StartBound, Starter
-from gpugate.services.uses import Spent, Uses
 from gpugate.tasks import CrashListener, Supervised
 
 FLUSH_S = 2.0

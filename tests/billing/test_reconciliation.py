@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from gpugate.billing.model import Session
+from gpugate.billing.reconciliation import BILL_LIMIT_S, Compared, Reconcile, Reconciled
+from gpugate.billing.reports import Costs
 from gpugate.errors import NoFunds, RateLimited
 from gpugate.lifecycle.provider_worker import NamedProvider
-from gpugate.ports.ledger import Session
 from gpugate.provider_api import Capabilities, Charge
-from gpugate.services.costs import Costs
-from gpugate.services.reconcile import BILL_LIMIT_S, Compared, Reconcile, Reconciled
 from gpugate.testing import virtual_time
 from gpugate.testing.fakes import FakeCloud, FakeProvider, MemoryLedger
 

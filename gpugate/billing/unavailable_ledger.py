@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn
 
+from gpugate.billing.model import Session, Use
 from gpugate.errors import LedgerError
-from gpugate.ports.ledger import Session, Use
 
 
 class ClosedLedger:

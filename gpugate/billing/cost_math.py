@@ -13,7 +13,7 @@ from decimal import ROUND_FLOOR, Decimal
 
 from attrs import field, frozen
 
-from gpugate.ports.ledger import Session, Use
+from gpugate.billing.model import Session, Use
 
 WARM_UP, IDLE = "(warm-up)", "(idle)"
 """Whose the seconds are that no request answers for; no token subject looks like this by chance."""

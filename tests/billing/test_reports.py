@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import pytest
 
+from gpugate.billing.model import Session, Use
+from gpugate.billing.reports import Costs
 from gpugate.errors import LedgerError
-from gpugate.ports.ledger import Session, Use
-from gpugate.services.costs import Costs
 from gpugate.testing.fakes import MemoryLedger
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

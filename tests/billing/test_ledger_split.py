@@ -8,9 +8,9 @@ from decimal import Decimal
 import attrs
 import pytest
 
-from gpugate.adapters.ledger_split import SplitLedger
+from gpugate.billing.ledger_split import SplitLedger
+from gpugate.billing.model import Session, Use
 from gpugate.errors import LedgerError
-from gpugate.ports.ledger import Session, Use
 from gpugate.testing.fakes import MemoryLedger
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

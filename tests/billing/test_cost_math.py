@@ -10,13 +10,13 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.core import costs
-from gpugate.core.costs import IDLE, WARM_UP, Span
-from gpugate.ports.ledger import Session, Use
+from gpugate.billing import cost_math
+from gpugate.billing.cost_math import IDLE, WARM_UP, Span
+from gpugate.billing.model import Session, Use
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-NOVEMBER = costs.month_span("2026-11")
+NOVEMBER = cost_math.month_span("2026-11")
 LATER = datetime(2027, 6, 1, tzinfo=UTC)
 
 
@@ -47,8 +47,8 @@ def use(of: Session, user: str, after_min: float, minutes: float, name: str = "r
     )
 
 
-def bill(*sessions: Session, uses=(), span: Span = NOVEMBER, now: datetime = LATER) -> costs.Bill:
-    return costs.bill(sessions, uses, span, now, "USD")
+def bill(*sessions: Session, uses=(), span: Span = NOVEMBER, now: datetime = LATER) -> cost_math.Bill:
+    return cost_math.bill(sessions, uses, span, now, "USD")
 
 
 def test_a_session() -> None:
@@ -78,7 +78,7 @@ def test_over_the_months_turn() -> None:
     row = session(datetime(2026, 11, 30, 23, tzinfo=UTC), 3)
     long = use(row, "ann", 30, 60)
     november, december = (
-        bill(row, uses=[long], span=costs.month_span(month)) for month in ("2026-11", "2026-12")
+        bill(row, uses=[long], span=cost_math.month_span(month)) for month in ("2026-11", "2026-12")
     )
     assert (Decimal("0.6"), Decimal("1.2")) == (november.whole.cost, december.whole.cost)
     assert [Decimal(1800), Decimal(1800)] == [
@@ -91,7 +91,7 @@ def test_over_the_months_turn() -> None:
 )
 def test_a_month(month: str, days: int) -> None:
     """Leap years and the year's end."""
-    span = costs.month_span(month)
+    span = cost_math.month_span(month)
     assert days == (span.until - span.since).days
     assert days == len(list(span.days()))
 
@@ -152,7 +152,7 @@ def test_another_currency() -> None:
 def test_a_receipt() -> None:
     """Each second is a request's, warm-up, or idle."""
     row = session()
-    lines = costs.receipt(row, [use(row, "ann", 10, 30, "r-1"), use(row, "ann", 50, 6, "r-2")], LATER)
+    lines = cost_math.receipt(row, [use(row, "ann", 10, 30, "r-1"), use(row, "ann", 50, 6, "r-2")], LATER)
     assert [(WARM_UP, 360), ("ann", 1800), ("ann", 360), (IDLE, 4680)] == [
         (line.user, line.part.seconds) for line in lines
     ]
@@ -161,7 +161,7 @@ def test_a_receipt() -> None:
 def test_uses_that_claim_more_than_there_was() -> None:
     """A ledger that is wrong does not make the parts more than the whole."""
     row = session()
-    lines = costs.receipt(row, [use(row, "ann", 10, 500), use(row, "bob", 10, 500)], LATER)
+    lines = cost_math.receipt(row, [use(row, "ann", 10, 500), use(row, "bob", 10, 500)], LATER)
     assert Decimal(7200) == sum(line.part.seconds for line in lines)
 
 
@@ -197,9 +197,9 @@ def test_the_parts_are_the_whole(drawn: list[tuple[Session, list[Use]]]) -> None
     """By provider, day and user, in seconds and money, exactly, as they are shown."""
     told = bill(*(row for row, _ in drawn), uses=[one for _, uses in drawn for one in uses])
     for groups in (told.by_provider, told.by_day, told.by_user):
-        shares = costs.shares(groups, told.whole)
-        assert told.whole.cost.quantize(costs.QUANTUM) == sum((s.cost for s in shares), Decimal(0))
-        hours = (told.whole.seconds / 3600).quantize(costs.QUANTUM)
+        shares = cost_math.shares(groups, told.whole)
+        assert told.whole.cost.quantize(cost_math.QUANTUM) == sum((s.cost for s in shares), Decimal(0))
+        hours = (told.whole.seconds / 3600).quantize(cost_math.QUANTUM)
         assert hours == sum((s.hours for s in shares), Decimal(0))
         assert all(share.cost >= 0 and share.hours >= 0 for share in shares)
 
@@ -208,8 +208,8 @@ def test_the_parts_are_the_whole(drawn: list[tuple[Session, list[Use]]]) -> None
 def test_a_receipt_is_the_whole(drawn: tuple[Session, list[Use]]) -> None:
     """Of any session: the lines sum to its seconds."""
     row, uses = drawn
-    whole = costs.lifetime(row, LATER).seconds
-    lines = costs.receipt(row, uses, LATER)
+    whole = cost_math.lifetime(row, LATER).seconds
+    lines = cost_math.receipt(row, uses, LATER)
     assert abs(whole - sum((line.part.seconds for line in lines), Decimal(0))) < Decimal("1e-9")
 
 
@@ -217,7 +217,7 @@ def test_a_receipt_is_the_whole(drawn: tuple[Session, list[Use]]) -> None:
 def test_apportion(parts: list[Decimal]) -> None:
     """Nobody is off by more than the smallest unit, and together they are right."""
     cent = Decimal("0.01")
-    shown = costs.apportion(sum(parts, Decimal(0)), parts, cent)
+    shown = cost_math.apportion(sum(parts, Decimal(0)), parts, cent)
     assert sum(parts, Decimal(0)).quantize(cent) == sum(shown)
     assert all(abs(was - now) <= cent for was, now in zip(parts, shown, strict=True))
 

@@ -57,7 +57,7 @@ class Spending(Protocol):
 
 
 class Told(Protocol):
-    """What was told of each month, across restarts; `ports.ledger.Ledger` keeps it."""
+    """What was told of each month, across restarts; `billing.model.Ledger` keeps it."""
 
     async def budget_told(self, month: str) -> int:
         """The highest threshold that was told of this month, 0 for none."""

@@ -1,4 +1,4 @@
-"""Answers what was spent: reads the ledger and the pod's status, adds up in `core.costs`, touches no pod."""
+"""Answers what was spent: reads the ledger and the pod's status, adds up in `billing.cost_math`, touches no pod."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from decimal import Decimal
 
 from attrs import evolve, field, frozen
 
-from gpugate.core import costs
-from gpugate.core.costs import Bill, Group, Part, ReceiptLine, Span
+from gpugate.billing import cost_math
+from gpugate.billing.cost_math import Bill, Group, Part, ReceiptLine, Span
+from gpugate.billing.model import Ledger, Session
 from gpugate.lifecycle.status import PodStatus
-from gpugate.ports.ledger import Ledger, Session
 
 BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 END = datetime(9000, 1, 1, tzinfo=UTC)
@@ -40,7 +40,7 @@ class Line:
 
 @frozen(kw_only=True)
 class Summary:
-    """`cost/summary` of docs/api.md#costs, and beside it what `core.costs.Bill` shows apart."""
+    """`cost/summary` of docs/api.md#costs, and beside it what `billing.cost_math.Bill` shows apart."""
 
     month: str
     session_count: int
@@ -108,14 +108,14 @@ class Costs:
 
     async def summary(self, month: str | None = None) -> Summary:
         """A month ("2026-11", UTC), or the present one. ValueError: that is no month."""
-        month = month or costs.month_of(self._wall())
-        span = costs.month_span(month)
+        month = month or cost_math.month_of(self._wall())
+        span = cost_math.month_span(month)
         bill, simulated = await self._bill(span), await self._count_simulated(span)
         return Summary(
             month=month,
             session_count=bill.sessions,
-            total_hours=(bill.whole.seconds / costs.SECONDS_PER_HOUR).quantize(costs.QUANTUM),
-            estimated_total=bill.whole.cost.quantize(costs.QUANTUM),
+            total_hours=(bill.whole.seconds / cost_math.SECONDS_PER_HOUR).quantize(cost_math.QUANTUM),
+            estimated_total=bill.whole.cost.quantize(cost_math.QUANTUM),
             currency=self._currency,
             by_provider=_lines(bill.by_provider, bill.whole),
             by_day=_lines(bill.by_day, bill.whole),
@@ -140,10 +140,10 @@ class Costs:
         now = self._wall()
         for session in await self._between(BEGINNING, END):
             if session.id == session_id:
-                life = costs.lifetime(session, now)
+                life = cost_math.lifetime(session, now)
                 uses = await self._ledger.uses(life.since, life.until)
                 own = [use for use in uses if use.session_id == session_id]
-                return _row(session, now), costs.receipt(session, own, now)
+                return _row(session, now), cost_math.receipt(session, own, now)
         return None
 
     async def spent(self, since: datetime, until: datetime) -> Decimal:
@@ -152,24 +152,24 @@ class Costs:
 
     async def spent_in_month(self, month: str | None = None) -> Decimal:
         """The same in a month, or the present one."""
-        return (await self._bill(costs.month_span(month or costs.month_of(self._wall())))).whole.cost
+        return (await self._bill(cost_math.month_span(month or cost_math.month_of(self._wall())))).whole.cost
 
     async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
         """The same by user; warm-up and idle are nobody's, and left out."""
-        bill = await self._bill(costs.month_span(month or costs.month_of(self._wall())))
-        nobody = (costs.WARM_UP, costs.IDLE)
+        bill = await self._bill(cost_math.month_span(month or cost_math.month_of(self._wall())))
+        nobody = (cost_math.WARM_UP, cost_math.IDLE)
         return {group.name: group.part.cost for group in bill.by_user if group.name not in nobody}
 
     async def today(self) -> Decimal:
         """Since midnight, UTC."""
         now = self._wall()
-        return await self.spent(costs.midnight(now.astimezone(UTC).date()), now)
+        return await self.spent(cost_math.midnight(now.astimezone(UTC).date()), now)
 
     async def _bill(self, span: Span) -> Bill:
         rows = await self._between(BEGINNING, span.until)  # older ones: their disks cost on
         sessions = [row for row in rows if row.provider not in self._simulated]
         uses = await self._ledger.uses(span.since, span.until)
-        return costs.bill(sessions, uses, span, self._wall(), self._currency)
+        return cost_math.bill(sessions, uses, span, self._wall(), self._currency)
 
     async def _count_simulated(self, span: Span) -> int:
         rows = await self._between(span.since, span.until)
@@ -184,7 +184,7 @@ class Costs:
 
 def _costless(row: Session) -> Session:
     """The session of a simulated pod: what it pretends to cost was never paid."""
-    return evolve(row, hourly_rate=costs.NOTHING, stopped_rate=None, cost=row.cost and costs.NOTHING)
+    return evolve(row, hourly_rate=cost_math.NOTHING, stopped_rate=None, cost=row.cost and cost_math.NOTHING)
 
 
 def _simulated_warnings(count: int) -> list[str]:
@@ -197,7 +197,7 @@ def _simulated_warnings(count: int) -> list[str]:
 def _lines(groups: Sequence[Group], whole: Part) -> list[Line]:
     return [
         Line(name=group.name, session_count=group.sessions, hours=share.hours, cost=share.cost)
-        for group, share in zip(groups, costs.shares(groups, whole), strict=True)
+        for group, share in zip(groups, cost_math.shares(groups, whole), strict=True)
     ]
 
 
@@ -205,13 +205,13 @@ def _line(group: Group) -> Line:
     return Line(
         name=group.name,
         session_count=group.sessions,
-        hours=(group.part.seconds / costs.SECONDS_PER_HOUR).quantize(costs.QUANTUM),
-        cost=group.part.cost.quantize(costs.QUANTUM),
+        hours=(group.part.seconds / cost_math.SECONDS_PER_HOUR).quantize(cost_math.QUANTUM),
+        cost=group.part.cost.quantize(cost_math.QUANTUM),
     )
 
 
 def _row(session: Session, now: datetime) -> SessionRow:
-    part = costs.part_of(session, costs.lifetime(session, now))
+    part = cost_math.part_of(session, cost_math.lifetime(session, now))
     if session.started_at is None:
         part = Part()
     return SessionRow(

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from attrs import frozen
 
+from gpugate.billing.model import BY_HAND
+from gpugate.billing.usage import Uses
 from gpugate.lifecycle.event_bus import News
-from gpugate.ports.ledger import BY_HAND
 from gpugate.provider_api import PodReport
-from gpugate.services.uses import Uses
 
 
 @frozen(kw_only=True)

@@ -10,12 +10,12 @@ from decimal import Decimal
 
 from attrs import field, frozen
 
-from gpugate.core import costs
-from gpugate.core.costs import Span
+from gpugate.billing import cost_math
+from gpugate.billing.cost_math import Span
+from gpugate.billing.reports import Costs
 from gpugate.errors import ProviderError
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Charge, Provider
-from gpugate.services.costs import Costs
 
 BILL_LIMIT_S = 20.0
 """Longest a provider may take over its bill: who asked waits for all of them."""
@@ -69,8 +69,8 @@ class Reconcile:
     async def month(self, month: str | None = None) -> Reconciled:
         """A month, or the present one so far. ValueError: that is no month. LedgerError."""
         now = self._wall()
-        summary = await self._costs.summary(month or costs.month_of(now))
-        span = costs.month_span(summary.month)
+        summary = await self._costs.summary(month or cost_math.month_of(now))
+        span = cost_math.month_span(summary.month)
         span = Span(span.since, min(span.until, now))
         estimates = {line.name: line.cost for line in summary.by_provider}
         pods = await self._pods()

@@ -16,7 +16,7 @@ from gpugate.errors import Ambiguous, Transient
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakeCloud, LostAnswer
-from tests.services.ledger_house import IDLE_S, House, ask, off, play
+from tests.billing.ledger_house import IDLE_S, House, ask, off, play
 
 BOOT_S, STOP_S = 20.0, 5.0
 ASKED_AT = (1.0, 100.0)

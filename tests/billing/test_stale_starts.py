@@ -9,12 +9,12 @@ from decimal import Decimal
 import pytest
 from attrs import define, evolve
 
+from gpugate.billing.books import StartBound
+from gpugate.billing.model import Session
 from gpugate.lifecycle.report_sanitizer import Plausible
-from gpugate.ports.ledger import Session
 from gpugate.provider_api import Phase, PodReport
-from gpugate.services.books import StartBound
 from gpugate.testing.fakes import FakeCloud
-from tests.services.ledger_house import BEGINNING, House, ask, off, play, seconds
+from tests.billing.ledger_house import BEGINNING, House, ask, off, play, seconds
 
 NINE_DAYS = timedelta(days=9)
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

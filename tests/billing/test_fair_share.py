@@ -7,7 +7,7 @@ from math import isclose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.core.meter import Meter
+from gpugate.billing.fair_share import Meter
 
 
 def test_alone() -> None:

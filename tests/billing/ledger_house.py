@@ -11,15 +11,15 @@ from typing import Any
 
 from attrs import define, field
 
+from gpugate.billing.model import Session, Use
+from gpugate.billing.recorder import Bookkeeper
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import NamedProvider
-from gpugate.ports.ledger import Session, Use
 from gpugate.provider_api import Price
-from gpugate.services.bookkeeper import Bookkeeper
 from gpugate.testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 from gpugate.testing.virtual_time import run
 

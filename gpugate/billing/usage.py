@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from gpugate.core.meter import Meter
+from gpugate.billing.fair_share import Meter
 
 SHORT_S = 0.1
 """Requests with fewer seconds are gathered by user and minute: a row for each would be most of the ledger."""

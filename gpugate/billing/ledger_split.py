@@ -7,7 +7,7 @@ from datetime import datetime
 
 import attrs
 
-from gpugate.ports.ledger import Ledger, Session, Use
+from gpugate.billing.model import Ledger, Session, Use
 
 
 class SplitLedger:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.services.uses import Spent, Uses
+from gpugate.billing.usage import Spent, Uses
 
 
 def test_a_long_request() -> None:
