@@ -41,11 +41,12 @@ from gpugate.lifecycle.pending_stop_store import DebtsFile
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.observe.log import AccessLog, configure, log_crash
 from gpugate.observe.news import log_news
+from gpugate.ollama.catalog_cache import Catalog
+from gpugate.ollama.catalog_refresher import CatalogKeeper
+from gpugate.ollama.handlers import OllamaApi
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
 from gpugate.relay import Relay
-from gpugate.services.catalog import Catalog
-from gpugate.services.catalog_keeper import CatalogKeeper
 from gpugate.services.coding import SYSTEM, Coding
 from gpugate.services.fantasy import Fantasies
 from gpugate.services.pictures import Pictures
@@ -61,7 +62,6 @@ from gpugate.web.forward import Forwarder, Pools
 from gpugate.web.gate import Gate
 from gpugate.web.gate_api import GateApi
 from gpugate.web.jwks import Jwks, http_fetch
-from gpugate.web.ollama_api import OllamaApi
 from gpugate.web.server import GuardedServer, answer_itself, listen
 from gpugate.web.services_api import ServicesApi
 from gpugate.wiring_bot import BotRoom, no_bot

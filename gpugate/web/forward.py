@@ -15,6 +15,8 @@ from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken, UpstreamT
 from gpugate.lifecycle.diagnosis import Finding
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.ollama.assemblers import Assembly, Unfinished
+from gpugate.ollama.stream_buffering import Aggregation, aggregation
 from gpugate.ports.edge import ERRORS, gave_up, speaks_for_pod
 from gpugate.relay import (
     Answer,
@@ -29,8 +31,6 @@ from gpugate.relay import (
     Tapped,
     UpstreamGone,
 )
-from gpugate.web.aggregate import Aggregation, aggregation
-from gpugate.web.assembly import Assembly, Unfinished
 from gpugate.web.bodies import allow_body
 from gpugate.web.call import Call
 from gpugate.web.dialects import stream_error

@@ -14,6 +14,8 @@ from typing import Protocol
 from aiohttp import web
 
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
+from gpugate.ollama.handlers import OllamaApi
+from gpugate.ollama.routes import Kind, Route, classify, split_path_token
 from gpugate.relay import Ending, Relayed
 from gpugate.tasks import CrashListener
 from gpugate.web.auth import User, Verifier, bearer
@@ -21,8 +23,6 @@ from gpugate.web.call import Call
 from gpugate.web.cors import Cors
 from gpugate.web.dialects import error_body, request_id
 from gpugate.web.gate_api import OwnRoutes
-from gpugate.web.ollama_api import OllamaApi
-from gpugate.web.surface import Kind, Route, classify, split_path_token
 
 LEFT = 499
 """The status that a log line shows for a client that hung up."""

@@ -1,4 +1,4 @@
-"""gpugate/services/catalog_bodies.py: which bodies are worth keeping, and how one is made."""
+"""gpugate/ollama/catalog_responses.py: which bodies are worth keeping, and how one is made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.services import catalog_bodies as bodies
+from gpugate.ollama import catalog_responses as bodies
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.web.members import Member, members, with_members
+from gpugate.ollama.json_edit import Member, members, with_members
 
 TRUE = {"stream": b"true"}
 

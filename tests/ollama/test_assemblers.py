@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpugate.ollama import assemblers
+from gpugate.ollama.assemblers import Assembly, Unfinished, Whole
 from gpugate.simulated.dialects import NATIVE, Anthropic, OpenAiChat, OpenAiCompletions
 from gpugate.simulated.dialects import Native as Dialect
 from gpugate.simulated.responses import Responses
-from gpugate.web import assembly
-from gpugate.web.assembly import Assembly, Unfinished, Whole
 
 STATS = {
     "total_duration": 5191566416,
@@ -70,7 +70,7 @@ class TestNative:
             chat(6, tool_calls=[OTHER]),
             chat(7, done=True),
         ]
-        whole = told(assembly.Native, lines(*events))
+        whole = told(assemblers.Native, lines(*events))
         message = {
             "role": "assistant",
             "content": "Let me look: <b>\u2028ü",
@@ -95,7 +95,7 @@ class TestNative:
         head = {"model": "m", "created_at": "2026-11-20T12:00:00Z"}
         last = {**head, "response": "", "done": True, "done_reason": "length", "context": [1, 2], **STATS}
         whole = told(
-            assembly.Native,
+            assemblers.Native,
             lines(
                 {**head, "response": "", "thinking": "so", "done": False},
                 {**head, "response": "a", "done": False, "logprobs": [{"token": "a", "logprob": -0.1}]},
@@ -111,23 +111,23 @@ class TestNative:
         """An image model tells how far it is, then the picture: the last object is the answer."""
         last = {"model": "m", "response": "", "done": True, "image": "QUJD", "completed": 4, "total": 4}
         steps = [{"model": "m", "response": "", "done": False, "completed": n, "total": 4} for n in (1, 2)]
-        assert last == json.loads(told(assembly.Native, lines(*steps, last)).body)
+        assert last == json.loads(told(assemblers.Native, lines(*steps, last)).body)
 
     def test_a_load(self) -> None:
         """One object, stream or not: its bytes stay."""
         body = b'{"model": "m",  "response":"<", "done":true,"done_reason":"load"}'
-        assert body == told(assembly.Native, body).body
-        assert body == told(assembly.Native, body + b"\n").body
+        assert body == told(assemblers.Native, body).body
+        assert body == told(assemblers.Native, body + b"\n").body
 
     def test_nothing_was_said(self) -> None:
         """An empty text stays; nothing appears that Ollama leaves out."""
-        whole = json.loads(told(assembly.Native, lines(chat(1), chat(2, done=True))).body)
+        whole = json.loads(told(assemblers.Native, lines(chat(1), chat(2, done=True))).body)
         assert {"role": "assistant", "content": ""} == whole["message"]
         assert "logprobs" not in whole
 
     def test_the_model_fails_under_way(self) -> None:
         """Ollama's line becomes Ollama's 500."""
-        whole = told(assembly.Native, lines(chat(1, content="a"), {"error": "out of memory"}))
+        whole = told(assemblers.Native, lines(chat(1, content="a"), {"error": "out of memory"}))
         assert (500, {"error": "out of memory"}) == (whole.status, json.loads(whole.body))
 
     @pytest.mark.parametrize(
@@ -146,12 +146,12 @@ class TestNative:
     def test_an_answer_that_is_cut_off(self, stream: bytes) -> None:
         """Nothing is told that looks complete."""
         with pytest.raises(Unfinished):
-            told(assembly.Native, stream)
+            told(assemblers.Native, stream)
 
     def test_a_stream_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is forgotten, and no answer."""
-        monkeypatch.setattr(assembly, "LIMIT", 1000)
-        made = assembly.Native()
+        monkeypatch.setattr(assemblers, "LIMIT", 1000)
+        made = assemblers.Native()
         for _ in range(100):
             made.feed(b"x" * 100)
         assert [] == made._line
@@ -190,7 +190,7 @@ class TestOpenAi:
             chunk(finish_reason="tool_calls"),
             {**chunk(), "choices": [], "usage": COUNTS},
         )
-        whole = told(assembly.OpenAiChat, stream)
+        whole = told(assemblers.OpenAiChat, stream)
         message = {"role": "assistant", "content": "xy", "reasoning": "ab", "tool_calls": [call, other]}
         probs = {"content": [{"token": "x", "logprob": -1.5}, {"token": "y", "logprob": -0.5}]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": probs}
@@ -211,7 +211,7 @@ class TestOpenAi:
         begin = {"id": "c1", "index": 0, "type": "function", "function": {"name": "f", "arguments": ""}}
         rest = [{"index": 0, "function": {"arguments": part}} for part in ('{"a"', ":1}")]
         deltas = [{"tool_calls": [piece]} for piece in (begin, *rest)]
-        whole = json.loads(told(assembly.OpenAiChat, frames(*map(chunk, deltas))).body)
+        whole = json.loads(told(assemblers.OpenAiChat, frames(*map(chunk, deltas))).body)
         (call,) = whole["choices"][0]["message"]["tool_calls"]
         assert '{"a":1}' == call["function"]["arguments"]
 
@@ -220,13 +220,13 @@ class TestOpenAi:
         stream = frames(
             chunk({"content": "b"}, index=1), chunk({"content": "a"}), chunk({"content": "B"}, index=1)
         )
-        choices = json.loads(told(assembly.OpenAiChat, stream).body)["choices"]
+        choices = json.loads(told(assemblers.OpenAiChat, stream).body)["choices"]
         assert [(0, "a"), (1, "bB")] == [(c["index"], c["message"]["content"]) for c in choices]
 
     def test_an_error_in_the_stream(self) -> None:
         """It is the answer."""
         error = {"error": {"message": "no", "type": "api_error"}}
-        whole = told(assembly.OpenAiChat, frames(chunk({"content": "a"}), error, done=False))
+        whole = told(assemblers.OpenAiChat, frames(chunk({"content": "a"}), error, done=False))
         assert (500, error) == (whole.status, json.loads(whole.body))
 
     @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ class TestOpenAi:
     def test_an_answer_that_is_cut_off(self, stream: bytes) -> None:
         """Ollama loses its errors in this dialect; without [DONE] there is no answer."""
         with pytest.raises(Unfinished):
-            told(assembly.OpenAiChat, stream)
+            told(assemblers.OpenAiChat, stream)
 
 
 class TestAnthropic:
@@ -288,7 +288,7 @@ class TestAnthropic:
             {"type": "message_stop"},
             done=False,
         )
-        whole = told(assembly.Anthropic, stream)
+        whole = told(assemblers.Anthropic, stream)
         content = [
             {"type": "thinking", "thinking": "hm"},
             {"type": "text", "text": "hi"},
@@ -320,12 +320,12 @@ class TestAnthropic:
     def test_an_answer_that_is_cut_off(self, events: list[object]) -> None:
         """Without its end, or with a tool's input that cannot be read, there is none."""
         with pytest.raises(Unfinished):
-            told(assembly.Anthropic, frames(*events, done=False))
+            told(assemblers.Anthropic, frames(*events, done=False))
 
     def test_an_error_in_the_stream(self) -> None:
         """It is the answer."""
         error = {"type": "error", "error": {"type": "api_error", "message": "no"}}
-        whole = told(assembly.Anthropic, b"event: error\n" + frames(error, done=False))
+        whole = told(assemblers.Anthropic, b"event: error\n" + frames(error, done=False))
         assert (500, error) == (whole.status, json.loads(whole.body))
 
 
@@ -340,20 +340,22 @@ class TestResponses:
             {"type": f"response.{kind}", "response": {"id": "r", "output": [1], "error": None}},
             done=False,
         )
-        assert {"id": "r", "output": [1], "error": None} == json.loads(told(assembly.Responses, stream).body)
+        assert {"id": "r", "output": [1], "error": None} == json.loads(
+            told(assemblers.Responses, stream).body
+        )
 
     def test_an_answer_that_is_cut_off(self) -> None:
         """Without that event there is none."""
         with pytest.raises(Unfinished):
-            told(assembly.Responses, frames({"type": "response.created", "response": {"id": "r"}}))
+            told(assemblers.Responses, frames({"type": "response.created", "response": {"id": "r"}}))
 
 
 DIALECTS: dict[type[Assembly], Any] = {
-    assembly.Native: lambda: NATIVE,
-    assembly.OpenAiChat: lambda: OpenAiChat("m", 12, include_usage=True),
-    assembly.OpenAiCompletions: lambda: OpenAiCompletions("m", 12, include_usage=True),
-    assembly.Anthropic: lambda: Anthropic("m", 12),
-    assembly.Responses: lambda: Responses("m", 12),
+    assemblers.Native: lambda: NATIVE,
+    assemblers.OpenAiChat: lambda: OpenAiChat("m", 12, include_usage=True),
+    assemblers.OpenAiCompletions: lambda: OpenAiCompletions("m", 12, include_usage=True),
+    assemblers.Anthropic: lambda: Anthropic("m", 12),
+    assemblers.Responses: lambda: Responses("m", 12),
 }
 
 
@@ -372,6 +374,6 @@ def test_every_dialect_in_any_pieces(kind: type[Assembly], texts: list[str], dat
     expected = json.loads(DIALECTS[kind]().whole(said))
     actual = json.loads(told(kind, *pieces).body)
     for answer in (expected, actual):  # the time of day
-        for name in ("created", "completed_at") + (("created_at",) if kind is assembly.Responses else ()):
+        for name in ("created", "completed_at") + (("created_at",) if kind is assemblers.Responses else ()):
             answer.pop(name, None)
     assert expected == actual

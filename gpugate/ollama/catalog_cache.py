@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import orjson
 from attrs import frozen
 
-from gpugate.services import catalog_bodies as bodies
-from gpugate.services.catalog_store import CatalogStore, Damaged
+from gpugate.ollama import catalog_responses as bodies
+from gpugate.ollama.catalog_store import CatalogStore, Damaged
 
 Mode = Literal["remembered", "empty", "static"]
 

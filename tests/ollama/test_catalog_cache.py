@@ -1,4 +1,4 @@
-"""gpugate/services/catalog.py: what clients may know while the pod is off."""
+"""gpugate/ollama/catalog_cache.py: what clients may know while the pod is off."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.services import catalog as catalog_module
-from gpugate.services.catalog import MAX_SHOWS, Answered, Catalog, Mode, slot_of
+from gpugate.ollama import catalog_cache as catalog_module
+from gpugate.ollama.catalog_cache import MAX_SHOWS, Answered, Catalog, Mode, slot_of
 
 NATIVE = "application/json; charset=utf-8"
 TAGS = b'{"models":[{"name":"llava:latest","modified_at":"1970-01-01T00:01:00Z"} , {"name":"a:1b"}]}'

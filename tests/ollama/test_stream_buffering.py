@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gpugate.web.aggregate import aggregation
+from gpugate.ollama.stream_buffering import aggregation
 
 PLAIN: dict[str, str] = {}
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -1,4 +1,4 @@
-"""gpugate/web/surface.py: what a method and a path mean."""
+"""gpugate/ollama/routes.py: what a method and a path mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.web.surface import Kind, Route, classify, split_path_token
+from gpugate.ollama.routes import Kind, Route, classify, split_path_token
 
 COMPUTE = [
     ("/api/generate", "generate"),

@@ -11,10 +11,18 @@ from collections.abc import Callable, Mapping
 import orjson
 from attrs import field, frozen
 
-from gpugate.web.assembly import Anthropic, Assembly, Native, OpenAi, OpenAiChat, OpenAiCompletions, Responses
-from gpugate.web.members import members, with_members
-from gpugate.web.refusals import peek
-from gpugate.web.surface import classify
+from gpugate.ollama.assemblers import (
+    Anthropic,
+    Assembly,
+    Native,
+    OpenAi,
+    OpenAiChat,
+    OpenAiCompletions,
+    Responses,
+)
+from gpugate.ollama.json_edit import members, with_members
+from gpugate.ollama.routes import classify
+from gpugate.ollama.validation import peek
 
 _ASSEMBLIES: Mapping[str, type[Assembly]] = {
     "/api/chat": Native,

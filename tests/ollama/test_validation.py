@@ -1,4 +1,4 @@
-"""gpugate/web/refusals.py: what Ollama refuses without a look at its models."""
+"""gpugate/ollama/validation.py: what Ollama refuses without a look at its models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from gpugate.web.refusals import (
+from gpugate.ollama.routes import classify
+from gpugate.ollama.validation import (
     Peek,
     Refused,
     native,
@@ -22,7 +23,6 @@ from gpugate.web.refusals import (
     running,
     wrong_method,
 )
-from gpugate.web.surface import classify
 
 NATIVE = "application/json; charset=utf-8"
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()

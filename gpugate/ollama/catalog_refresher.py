@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from gpugate.ollama.catalog_cache import Catalog
 from gpugate.provider_api import Endpoint
-from gpugate.services.catalog import Catalog
 from gpugate.tasks import CrashListener, spawn
 
 WRITE_PAUSE_S = 1.0

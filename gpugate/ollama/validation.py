@@ -13,10 +13,10 @@ from html import escape
 
 from attrs import frozen
 
-from gpugate.web import gojson
-from gpugate.web.gojson import Malformed, Unjudged
-from gpugate.web.surface import Kind, Route
-from gpugate.web.unload import is_unload
+from gpugate.ollama import gojson
+from gpugate.ollama.gojson import Malformed, Unjudged
+from gpugate.ollama.routes import Kind, Route
+from gpugate.ollama.unload import is_unload
 
 JSON = "application/json; charset=utf-8"
 PLAIN_JSON = "application/json"

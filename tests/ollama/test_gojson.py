@@ -1,4 +1,4 @@
-"""gpugate/web/gojson.py: JSON and durations as Go reads them."""
+"""gpugate/ollama/gojson.py: JSON and durations as Go reads them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.web import gojson
-from gpugate.web.gojson import Malformed, Unjudged
+from gpugate.ollama import gojson
+from gpugate.ollama.gojson import Malformed, Unjudged
 
 SECOND = 10**9
 

@@ -1,4 +1,4 @@
-"""gpugate/services/catalog_store.py: the catalogue's file."""
+"""gpugate/ollama/catalog_store.py: the catalogue's file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.services.catalog_store import CatalogStore, Damaged
+from gpugate.ollama.catalog_store import CatalogStore, Damaged
 
 SECTIONS = {"answers": {"tags": b'{"models":[ ]}', "version": '{"é":1}'.encode()}, "shows": {"x": b"{}"}}
 

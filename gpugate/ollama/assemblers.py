@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 from attrs import define, field, frozen
 
-from gpugate.web import gojson
-from gpugate.web.refusals import JSON, PLAIN_JSON
+from gpugate.ollama import gojson
+from gpugate.ollama.validation import JSON, PLAIN_JSON
 
 LIMIT = 256 * 1024 * 1024
 """Bytes of one stream; more is no answer of a model's."""

@@ -1,4 +1,4 @@
-"""gpugate/web/unload.py: requests that only unload a model."""
+"""gpugate/ollama/unload.py: requests that only unload a model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.web.unload import is_unload, may_be_unload, names_unload, unload_answer
+from gpugate.ollama.unload import is_unload, may_be_unload, names_unload, unload_answer
 
 ZEROS = [0, 0.0, -0.0, 1e-10, "0", "-0", "+0", "0s", "0m", "0h0m0s", "0.0s", "0.1ns"]
 OTHERS = [1, -1, 0.5, "5m", "-1s", "1ms", "-1", "", "x", None, True, False, [], {}, float("inf")]

@@ -14,17 +14,17 @@ from aiohttp import StreamReader, web
 
 from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.ollama.catalog_cache import Catalog, slot_of
+from gpugate.ollama.routes import Kind, Route
+from gpugate.ollama.unload import names_unload, unload_answer
+from gpugate.ollama.validation import JSON, Peek, Refused, peek, redirect, refusal, running, wrong_method
 from gpugate.relay import Tapped, UpstreamGone, broken_when_left
-from gpugate.services.catalog import Catalog, slot_of
 from gpugate.web.auth import subject_of
 from gpugate.web.bodies import read_body
 from gpugate.web.call import Call
 from gpugate.web.dialects import Dialect
 from gpugate.web.forward import Forwarder
 from gpugate.web.heartbeat import Heartbeat
-from gpugate.web.refusals import JSON, Peek, Refused, peek, redirect, refusal, running, wrong_method
-from gpugate.web.surface import Kind, Route
-from gpugate.web.unload import names_unload, unload_answer
 
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
 _CHANGES = frozenset({"pull", "create", "copy", "delete"})

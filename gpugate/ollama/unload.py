@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from gpugate.web import gojson
-from gpugate.web.gojson import Malformed, Unjudged
+from gpugate.ollama import gojson
+from gpugate.ollama.gojson import Malformed, Unjudged
 
 _SMALL = 64 * 1024
 """Bytes: an unload has no prompt and no messages, so a larger body is none."""
