@@ -16,8 +16,6 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from gpugate.adapters.comfyui import ComfyUI
-from gpugate.adapters.ollama_chat import OllamaModels
 from gpugate.billing.budget import Budget, Limits, Spending, Told
 from gpugate.billing.ledger_split import SplitLedger
 from gpugate.billing.model import Ledger
@@ -32,6 +30,14 @@ from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, s
 from gpugate.core.idle_policy import Learned
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
+from gpugate.generation.code_assist import SYSTEM, Coding
+from gpugate.generation.code_stream import CodeStream
+from gpugate.generation.comfyui import ComfyUI
+from gpugate.generation.fantasy import Fantasies
+from gpugate.generation.images import Pictures
+from gpugate.generation.ollama_text_model import OllamaModels
+from gpugate.generation.stories import Stories
+from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.dead_man_switch import PodLease
 from gpugate.lifecycle.event_bus import News, Transition
 from gpugate.lifecycle.idle_history_file import HabitsFile
@@ -47,14 +53,8 @@ from gpugate.ollama.handlers import OllamaApi
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
 from gpugate.relay import Relay
-from gpugate.services.coding import SYSTEM, Coding
-from gpugate.services.fantasy import Fantasies
-from gpugate.services.pictures import Pictures
-from gpugate.services.story import Stories
-from gpugate.services.workflows import load as load_workflows
 from gpugate.tasks import spawn
 from gpugate.web.auth import Verifier
-from gpugate.web.code_stream import CodeStream
 from gpugate.web.cors import Cors
 from gpugate.web.cost_api import CostApi
 from gpugate.web.events import EventHub

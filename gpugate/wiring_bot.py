@@ -14,13 +14,13 @@ from gpugate.adapters.local_intents import LocalIntents
 from gpugate.config import Settings
 from gpugate.core.keywords import classify
 from gpugate.errors import SettingsError
+from gpugate.generation.fantasy import Fantasies
 from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.observe.log import log_crash
 from gpugate.services.announcer import Announcer, DailyCosts
 from gpugate.services.assistant import Assistant, CostBook
 from gpugate.services.dreaming import Dreaming
-from gpugate.services.fantasy import Fantasies
 from gpugate.services.watch import Watch
 from gpugate.web.telegram_hook import TelegramHook
 

@@ -12,10 +12,10 @@ from attrs import define, field, frozen
 
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.errors import GateError
+from gpugate.generation.text_model import PodSilent
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.ports.texts import PodSilent
 from gpugate.tasks import spawn
 from gpugate.testing import virtual_time
 

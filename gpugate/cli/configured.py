@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gpugate.config import Settings, find_config, load_settings
+from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle import state_dir
-from gpugate.services.workflows import load as load_workflows
 
 
 def config_path(args: Namespace) -> Path | None:

@@ -12,9 +12,9 @@ from typing import Protocol, TypeVar
 from attrs import define
 
 from gpugate.errors import PodStopped
+from gpugate.generation.text_model import PodSilent
 from gpugate.lifecycle.diagnosis import Finding
 from gpugate.lifecycle.lease import Lease, ServingPod
-from gpugate.ports.texts import PodSilent
 
 T = TypeVar("T")
 

@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from attrs import frozen
 
 from gpugate.core.vocabulary import Status
+from gpugate.generation import image_format
+from gpugate.generation.fantasy import Fantasies, Fantasy
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ports.messenger import Chat, Heard, PhotoTrouble
-from gpugate.services import images, replies
-from gpugate.services.fantasy import Fantasies, Fantasy
+from gpugate.services import replies
 from gpugate.tasks import CrashListener, spawn
 
 BUSY_S = 4.5
@@ -37,10 +38,10 @@ class Dreaming:
         warm = self.lifecycle.word is Status.READY
         await chat.say(replies.ON_IT if warm else replies.ON_IT_COLD)
         try:
-            image = images.read(await heard.photo())
+            image = image_format.read(await heard.photo())
         except PhotoTrouble as error:
             await chat.say(replies.sentences(str(error)))
-        except images.NoImage as error:
+        except image_format.NoImage as error:
             await chat.say(replies.unusable(str(error)))
         else:
             telling = self.fantasies.telling(image, prompt)

@@ -10,7 +10,7 @@ import orjson
 from attrs import field, frozen
 
 from gpugate.errors import InvalidRequest
-from gpugate.services.images import Image, image_of
+from gpugate.generation.image_format import Image, image_of
 from gpugate.web.bodies import read_body
 from gpugate.web.call import Call
 

@@ -16,19 +16,19 @@ from aiohttp import web
 from attrs import define, evolve, field, frozen
 
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
+from gpugate.generation.code_assist import Coding, Question
+from gpugate.generation.code_stream import PATH, CodeStream
+from gpugate.generation.fantasy import Fantasies, Fantasy
+from gpugate.generation.images import LARGEST_SEED, Drawing, Picture, Pictures, draw_seed
+from gpugate.generation.stories import Stories, Telling
+from gpugate.generation.text_model import Hear, ModelFailed, PodSilent, TextModel
+from gpugate.generation.workflows import Wish
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.ports.texts import Hear, ModelFailed, PodSilent, TextModel
-from gpugate.services.coding import Coding, Question
-from gpugate.services.fantasy import Fantasies, Fantasy
-from gpugate.services.pictures import LARGEST_SEED, Drawing, Picture, Pictures, draw_seed
-from gpugate.services.story import Stories, Telling
-from gpugate.services.workflows import Wish
 from gpugate.web.asked import Asked, read_asked
 from gpugate.web.auth import subject_of
 from gpugate.web.call import Call
-from gpugate.web.code_stream import PATH, CodeStream
 from gpugate.web.dialects import success
 from gpugate.web.gate_api import OwnRoute, OwnRoutes
 from gpugate.web.heartbeat import Heartbeat

@@ -18,8 +18,8 @@ from attrs import define, evolve
 
 from gpugate.cli import main
 from gpugate.errors import NoCapacity
+from gpugate.generation.image_format import measure
 from gpugate.provider_api import Endpoint, PodReport
-from gpugate.services.images import measure
 from gpugate.simulated.comfyui import FailJob, HangJob, SimulatedComfyUI
 from gpugate.simulated.faults import (
     Answer,

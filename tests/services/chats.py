@@ -12,6 +12,11 @@ from attrs import define, evolve, field, frozen
 
 from gpugate.core.keywords import classify
 from gpugate.errors import ImageFailed
+from gpugate.generation.fantasy import Fantasies
+from gpugate.generation.image_format import Image
+from gpugate.generation.images import Drawing, Picture, Pictures
+from gpugate.generation.stories import Stories
+from gpugate.generation.workflows import load
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.ports.intents import Source, Understood
@@ -19,17 +24,12 @@ from gpugate.ports.messenger import Button, Heard
 from gpugate.provider_api import Endpoint, PodReport
 from gpugate.services.assistant import Assistant
 from gpugate.services.dreaming import Dreaming
-from gpugate.services.fantasy import Fantasies
-from gpugate.services.images import Image
-from gpugate.services.pictures import Drawing, Picture, Pictures
-from gpugate.services.story import Stories
 from gpugate.services.watch import Watch
-from gpugate.services.workflows import load
 from gpugate.simulated.picture import draw
 from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakeCloud
+from tests.generation.stay import FakePainter, FakeTexts
 from tests.lifecycle.support import Stage
-from tests.services.stay import FakePainter, FakeTexts
 
 PNG = draw("x", 1, 16, 16)
 NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

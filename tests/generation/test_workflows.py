@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gpugate.errors import InvalidRequest, SettingsError
-from gpugate.services.workflows import Wish, WorkflowError, built_in, load, parse
+from gpugate.generation.workflows import Wish, WorkflowError, built_in, load, parse
 from gpugate.simulated.graph import judge
 from gpugate.simulated.nodes import known_nodes
 

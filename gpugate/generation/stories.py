@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from attrs import frozen
 
 from gpugate.errors import InvalidRequest, StoryFailed
+from gpugate.generation.image_format import Image
+from gpugate.generation.text_model import Hear, ModelFailed, PodSilent, TextModel
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
-from gpugate.ports.texts import Hear, ModelFailed, PodSilent, TextModel
-from gpugate.services.images import Image
 
 SYSTEM = (
     "You are a storyteller. Tell one short, vivid story of at most three hundred words, in plain prose "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.services.coding import SYSTEM, Coding, Question
+from gpugate.generation.code_assist import SYSTEM, Coding, Question
 
 
 def user_message(question: Question) -> str:

@@ -7,12 +7,12 @@ import asyncio
 import pytest
 
 from gpugate.errors import InvalidRequest, PodStopped, QueueTimeout, StoryFailed
+from gpugate.generation.image_format import read
+from gpugate.generation.stories import MOST_TOKENS, Stories
+from gpugate.generation.text_model import ModelFailed, PodSilent
 from gpugate.lifecycle.diagnosis import Finding
-from gpugate.ports.texts import ModelFailed, PodSilent
-from gpugate.services.images import read
-from gpugate.services.story import MOST_TOKENS, Stories
 from gpugate.simulated.picture import draw
-from tests.services.stay import FakeTexts, pod, visit_of
+from tests.generation.stay import FakeTexts, pod, visit_of
 
 IMAGE = read(draw("x", 1, 8, 8))
 

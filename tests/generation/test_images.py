@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from gpugate.errors import ImageFailed, InvalidRequest
+from gpugate.generation.images import LARGEST_SEED, Pictures, draw_seed
+from gpugate.generation.text_model import PodSilent
+from gpugate.generation.workflows import Wish, load
 from gpugate.lifecycle.diagnosis import Finding
-from gpugate.ports.texts import PodSilent
 from gpugate.provider_api import Endpoint
-from gpugate.services.pictures import LARGEST_SEED, Pictures, draw_seed
-from gpugate.services.workflows import Wish, load
 from gpugate.simulated.picture import draw, with_text
-from tests.services.stay import FakePainter, pod, visit_of
+from tests.generation.stay import FakePainter, pod, visit_of
 
 PNG = draw("x", 1, 16, 16)
 WISH = Wish("a castle", 7)

@@ -8,11 +8,11 @@ from typing import Protocol
 from attrs import field, frozen
 
 from gpugate.errors import GateError, ImageFailed
+from gpugate.generation.image_format import Image
+from gpugate.generation.images import Picture, Pictures, draw_seed
+from gpugate.generation.stories import Stories, Telling
+from gpugate.generation.workflows import Wish
 from gpugate.lifecycle.leased_call import Visit
-from gpugate.services.images import Image
-from gpugate.services.pictures import Picture, Pictures, draw_seed
-from gpugate.services.story import Stories, Telling
-from gpugate.services.workflows import Wish
 
 EXCERPT = 320
 """Characters of the story in the picture's prompt: image models read 77 tokens (CLIP), style included."""

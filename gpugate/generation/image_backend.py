@@ -35,6 +35,6 @@ class Painter(Protocol):
         """Submit a graph, follow the job, fetch its picture; cancelled, it cancels the job too.
 
         Raises:
-            PodSilent: ComfyUI answered, and then no more (`gpugate.ports.texts`).
+            PodSilent: ComfyUI answered, and then no more (`gpugate.generation.text_model`).
             ImageFailed: every other failure, the timeout included, in one readable line.
         """

@@ -8,11 +8,11 @@ from typing import Any
 from attrs import define, field
 
 from gpugate.errors import GateError
+from gpugate.generation.image_backend import Drawn, Graph, Progress
+from gpugate.generation.text_model import Hear
 from gpugate.lifecycle.diagnosis import Finding
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
-from gpugate.ports.images import Drawn, Graph, Progress
-from gpugate.ports.texts import Hear
 from gpugate.provider_api import Endpoint
 
 BOTH = {"ollama": Endpoint("http://ollama"), "comfyui": Endpoint("http://comfyui")}

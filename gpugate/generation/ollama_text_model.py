@@ -1,4 +1,4 @@
-"""The pod's models, token by token, for gpugate's own services; implements `ports.texts.TextModel`."""
+"""The pod's models, token by token, for gpugate's own services; implements `generation.text_model.TextModel`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import aiohttp
 import orjson
 from attrs import frozen
 
+from gpugate.generation.text_model import Hear, ModelFailed, PodSilent
 from gpugate.ports.edge import gave_up, speaks_for_pod
-from gpugate.ports.texts import Hear, ModelFailed, PodSilent
 from gpugate.provider_api import Endpoint
 from gpugate.relay.pod_http import BROKEN, trust, url_of
 

@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gpugate.adapters.ollama_chat import OllamaModels
-from gpugate.ports.texts import ModelFailed, PodSilent
+from gpugate.generation.ollama_text_model import OllamaModels
+from gpugate.generation.text_model import ModelFailed, PodSilent
 from gpugate.provider_api import Endpoint
 
 Serve = Callable[..., object]

@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gpugate.adapters.comfyui import BROKEN_LOOKS, ComfyUI
-from gpugate.adapters.comfyui_words import execution_problem, refusal
 from gpugate.errors import ImageFailed
-from gpugate.ports.images import Drawn
-from gpugate.ports.texts import PodSilent
+from gpugate.generation.comfyui import BROKEN_LOOKS, ComfyUI
+from gpugate.generation.comfyui_errors import execution_problem, refusal
+from gpugate.generation.image_backend import Drawn
+from gpugate.generation.text_model import PodSilent
 from gpugate.provider_api import Endpoint
 from gpugate.simulated.comfyui import (
     EmptyJob,
@@ -332,7 +332,7 @@ class TestCancelled:
 
     async def test_submission_that_arrives_late(self, session, comfyui: SimulatedComfyUI, monkeypatch):
         """Nobody waits for it any more; it is cancelled once it has arrived."""
-        monkeypatch.setattr("gpugate.adapters.comfyui.CANCEL_S", 0.05)
+        monkeypatch.setattr("gpugate.generation.comfyui.CANCEL_S", 0.05)
         comfyui.faults.add("/prompt", Hang(until := asyncio.Event()))
         comfyui.plan(HangJob())
         asked = asyncio.ensure_future(draw(session, comfyui.url))

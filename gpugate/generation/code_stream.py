@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from gpugate.errors import UpstreamBroken, UpstreamTimeout
+from gpugate.generation.text_model import PodSilent
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.ports.edge import gave_up, speaks_for_pod
-from gpugate.ports.texts import PodSilent
 from gpugate.relay import Answer, AnswerDeclined, Outgoing, Relay, Relayed, UpstreamGone
 from gpugate.web.call import Call
 from gpugate.web.forward import Pools, last_words

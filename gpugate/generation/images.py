@@ -1,6 +1,6 @@
 """Pictures from words: a wish becomes a workflow's graph, and what ComfyUI gives is checked and stripped.
 
-Knows no HTTP; how a job is followed is the painter's business (`ports.images`).
+Knows no HTTP; how a job is followed is the painter's business (`generation.image_backend`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import secrets
 from attrs import evolve, field, frozen
 
 from gpugate.errors import ImageFailed
+from gpugate.generation import image_format
+from gpugate.generation.image_backend import Graph, Painter, Progress
+from gpugate.generation.text_model import PodSilent
+from gpugate.generation.workflows import Wish, Workflow, Workflows
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
-from gpugate.ports.images import Graph, Painter, Progress
-from gpugate.ports.texts import PodSilent
-from gpugate.services import images
-from gpugate.services.workflows import Wish, Workflow, Workflows
 
 LARGEST_SEED = 2**64 - 1
 
@@ -25,7 +25,7 @@ LARGEST_SEED = 2**64 - 1
 class Picture:
     """A finished picture, without metadata unless it was asked for."""
 
-    image: images.Image
+    image: image_format.Image
     filename: str
     seed: int
 
@@ -91,12 +91,12 @@ class Pictures:
         return drawing.workflow.filled(drawing.wish, self.workflows.checkpoint, secrets.token_hex(4))
 
 
-def _checked(data: bytes, metadata: bool) -> images.Image:
+def _checked(data: bytes, metadata: bool) -> image_format.Image:
     """Only what is a whole picture leaves, and without what ComfyUI wrote into it unless that is wanted."""
     try:
-        image = images.measure(data)
-        return image if metadata else evolve(image, data=images.stripped(data))
-    except images.NoImage as error:
+        image = image_format.measure(data)
+        return image if metadata else evolve(image, data=image_format.stripped(data))
+    except image_format.NoImage as error:
         raise ImageFailed(f"ComfyUI gave something that {error}") from error
 
 

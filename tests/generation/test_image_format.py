@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.errors import InvalidRequest
-from gpugate.services.images import LARGEST, NoImage, image_of, measure, read, stripped
+from gpugate.generation.image_format import LARGEST, NoImage, image_of, measure, read, stripped
 from gpugate.simulated.picture import draw, with_text
 
 PNG = draw("a picture", 1, 40, 30)

@@ -1,4 +1,4 @@
-"""The pod's ComfyUI on its v1 routes: submit, follow, fetch, cancel; implements `ports.images.Painter`.
+"""The pod's ComfyUI on its v1 routes: submit, follow, fetch, cancel; implements `generation.image_backend.Painter`.
 
 Follows docs/telegram-comfyui.md#comfyui: the websocket tells progress and when to look, the history is the
 truth, and a job that is in neither history nor queue is lost. It must not know leases or clients, and
@@ -17,10 +17,10 @@ import aiohttp
 import orjson
 from attrs import define, field, frozen
 
-from gpugate.adapters.comfyui_words import execution_problem, refusal
 from gpugate.errors import ImageFailed
-from gpugate.ports.images import Drawn, Graph, Progress
-from gpugate.ports.texts import PodSilent
+from gpugate.generation.comfyui_errors import execution_problem, refusal
+from gpugate.generation.image_backend import Drawn, Graph, Progress
+from gpugate.generation.text_model import PodSilent
 from gpugate.provider_api import Endpoint
 from gpugate.relay.pod_http import BROKEN, trust, url_of
 from gpugate.tasks import spawn

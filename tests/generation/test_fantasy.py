@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.errors import ImageFailed, StoryFailed
+from gpugate.generation.fantasy import EXCERPT, STYLE, Fantasies, picture_prompt
+from gpugate.generation.image_format import read
+from gpugate.generation.images import Pictures
+from gpugate.generation.stories import Stories
+from gpugate.generation.text_model import ModelFailed, PodSilent
+from gpugate.generation.workflows import load
 from gpugate.lifecycle.diagnosis import Finding
-from gpugate.ports.texts import ModelFailed, PodSilent
-from gpugate.services.fantasy import EXCERPT, STYLE, Fantasies, picture_prompt
-from gpugate.services.images import read
-from gpugate.services.pictures import Pictures
-from gpugate.services.story import Stories
-from gpugate.services.workflows import load
 from gpugate.simulated.picture import draw
-from tests.services.stay import FakePainter, FakeTexts, pod, visit_of
+from tests.generation.stay import FakePainter, FakeTexts, pod, visit_of
 
 PNG = draw("x", 1, 16, 16)
 IMAGE = read(PNG)
