@@ -45,7 +45,7 @@ mutants: $(VENV)/.dev     ## seeded faults that the tests must catch
 OLLAMA ?= http://127.0.0.1:11435
 MODEL  ?= phi3:mini
 intents: $(VENV)/.dev     ## how well the bot's local model understands people; OLLAMA and MODEL say which
-	$(BIN)/python -m tests.core.measure_intents --url $(OLLAMA) --model $(MODEL)
+	$(BIN)/python -m tests.bot.intents.measure_intents --url $(OLLAMA) --model $(MODEL)
 
 states: $(VENV)/.dev      ## docs/states.md from the transition table
 	$(BIN)/python -m gpugate.core.transition_docs > docs/states.md

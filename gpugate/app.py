@@ -24,6 +24,7 @@ from gpugate.billing.recorder import Bookkeeper
 from gpugate.billing.reports import Costs
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.billing.unavailable_ledger import ClosedLedger
+from gpugate.bot.feature import BotRoom, no_bot
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
@@ -64,7 +65,6 @@ from gpugate.web.gate_api import GateApi
 from gpugate.web.jwks import Jwks, http_fetch
 from gpugate.web.server import GuardedServer, answer_itself, listen
 from gpugate.web.services_api import ServicesApi
-from gpugate.wiring_bot import BotRoom, no_bot
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""

@@ -9,8 +9,8 @@ from aiogram.exceptions import AiogramError
 from aiogram.methods import GetFile
 from aiogram.types import Message
 
-from gpugate.bot.outbox import Outbox
-from gpugate.ports.messenger import PhotoTrouble
+from gpugate.bot.messenger import PhotoTrouble
+from gpugate.bot.sender import Outbox
 
 LARGEST = 20 * 1024 * 1024
 """What Telegram lets a bot fetch; docs/telegram-comfyui.md#telegram-limits."""

@@ -16,7 +16,7 @@ from aiogram.exceptions import AiogramError, TelegramConflictError
 from aiogram.methods import DeleteWebhook, TelegramMethod
 from attrs import define
 
-from gpugate.bot.trouble import Patience
+from gpugate.bot.telegram_errors import Patience
 
 WAIT_S = 25
 """How long Telegram holds a call that has nothing to tell."""

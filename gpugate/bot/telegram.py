@@ -17,12 +17,12 @@ from aiogram.types import BotCommand
 from aiohttp import ClientSession
 from attrs import frozen
 
-from gpugate.bot.inbox import Hearer, Inbox
-from gpugate.bot.outbox import Outbox, Sleep
+from gpugate.bot.dedup import Seen
 from gpugate.bot.polling import Poller
-from gpugate.bot.seen import Seen
-from gpugate.bot.translate import ALLOWED_UPDATES, Translator
-from gpugate.bot.trouble import FIRST_PAUSE_S, Patience
+from gpugate.bot.sender import Outbox, Sleep
+from gpugate.bot.telegram_errors import FIRST_PAUSE_S, Patience
+from gpugate.bot.update_parser import ALLOWED_UPDATES, Translator
+from gpugate.bot.updates import Hearer, Inbox
 from gpugate.tasks import CrashListener, Supervised
 
 PATH = "/api/v1/bot/telegram"

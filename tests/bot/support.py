@@ -11,8 +11,8 @@ from typing import Any
 from aiohttp import web
 from attrs import define, field
 
+from gpugate.bot.messenger import Chat, Heard
 from gpugate.bot.telegram import Hook, TelegramBot
-from gpugate.ports.messenger import Chat, Heard
 from gpugate.testing.telegram import SimulatedTelegram
 from gpugate.web.auth import Verifier
 from gpugate.web.cors import Cors
@@ -42,7 +42,7 @@ class FakeHearer:
     heard: list[Heard] = field(factory=list)
 
     async def hear(self, heard: Heard, chat: Chat) -> None:
-        """See `gpugate.bot.inbox.Hearer`."""
+        """See `gpugate.bot.updates.Hearer`."""
         self.heard.append(heard)
         await self.answer(heard, chat)
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from gpugate.bot.messenger import PhotoTrouble
 from gpugate.bot.photos import NOT_HAD, TOO_LARGE
-from gpugate.ports.messenger import PhotoTrouble
 from gpugate.testing.telegram import TOKEN, Refusal
 from tests.bot.support import ADA, Line, line
-from tests.bot.test_outbox import png
+from tests.bot.test_sender import png
 
 LARGE = 21 * 1024 * 1024
 

@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 import structlog
 
-from gpugate.bot.inbox import BROKEN, CUT_SHORT
+from gpugate.bot.messenger import Button, Chat, Heard
 from gpugate.bot.telegram import COMMANDS, PATH
-from gpugate.ports.messenger import Button, Chat, Heard
+from gpugate.bot.updates import BROKEN, CUT_SHORT
 from gpugate.testing.telegram import TOKEN, Key, Refusal, SimulatedTelegram
 from tests.bot.support import ADA, GROUP, MODES, PUBLIC, SECRET, STRANGER, Line, line
 

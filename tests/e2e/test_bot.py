@@ -16,7 +16,7 @@ import pytest
 
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
-from gpugate.services.announcer import Announcer
+from gpugate.bot.notifier import Announcer
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.picture import draw
 from gpugate.testing.fakes import FakeCloud
@@ -220,9 +220,9 @@ async def test_daily_summary(
 ) -> None:
     """Comes at its hour, by the real ledger."""
     ahead = timedelta(0)
-    monkeypatch.setattr("gpugate.services.announcer.LOOK_S", 0.02)
+    monkeypatch.setattr("gpugate.bot.notifier.LOOK_S", 0.02)
     monkeypatch.setattr(
-        "gpugate.wiring_bot.Announcer", partial(Announcer, wall=lambda: datetime.now(UTC) + ahead)
+        "gpugate.bot.feature.Announcer", partial(Announcer, wall=lambda: datetime.now(UTC) + ahead)
     )
     await spend(tmp_path, 3)
     await opened(bot__news=(ADA,))

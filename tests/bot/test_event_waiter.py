@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
+from gpugate.bot.event_waiter import Watch
 from gpugate.lifecycle.event_bus import QueueChanged
-from gpugate.services.watch import Watch
 
 
 def full(news):

@@ -11,13 +11,13 @@ from contextlib import asynccontextmanager, suppress
 
 from attrs import frozen
 
+from gpugate.bot import messages
+from gpugate.bot.messenger import Chat, Heard, PhotoTrouble
 from gpugate.core.vocabulary import Status
 from gpugate.generation import image_format
 from gpugate.generation.fantasy import Fantasies, Fantasy
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.ports.messenger import Chat, Heard, PhotoTrouble
-from gpugate.services import replies
 from gpugate.tasks import CrashListener, spawn
 
 BUSY_S = 4.5
@@ -36,13 +36,13 @@ class Dreaming:
         """Acknowledge, wait for the pod, send story and picture. Raises GateError."""
         assert heard.photo is not None
         warm = self.lifecycle.word is Status.READY
-        await chat.say(replies.ON_IT if warm else replies.ON_IT_COLD)
+        await chat.say(messages.ON_IT if warm else messages.ON_IT_COLD)
         try:
             image = image_format.read(await heard.photo())
         except PhotoTrouble as error:
-            await chat.say(replies.sentences(str(error)))
+            await chat.say(messages.sentences(str(error)))
         except image_format.NoImage as error:
-            await chat.say(replies.unusable(str(error)))
+            await chat.say(messages.unusable(str(error)))
         else:
             telling = self.fantasies.telling(image, prompt)
             async with self._busy(chat):
@@ -74,4 +74,4 @@ async def _show(fantasy: Fantasy, chat: Chat) -> None:
     else:
         await chat.picture(fantasy.picture.image.data, fantasy.story)
     for warning in fantasy.warnings:
-        await chat.say(replies.warned(warning))
+        await chat.say(messages.warned(warning))

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 from attrs import define, evolve, field
 
+from gpugate.bot import notification_text
+from gpugate.bot.notifier import MOST_UNTOLD, TELL_S, Announcer, summary_times
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError, NoFunds
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.services import announcements
-from gpugate.services.announcer import MOST_UNTOLD, TELL_S, Announcer, summary_times
 from gpugate.testing import virtual_time
 from gpugate.testing.fakes import PRICE, FakeCloud, FakeDebts
+from tests.bot.chats import NOON, FakeCosts, Summary, wall
 from tests.lifecycle.support import Stage
-from tests.services.chats import NOON, FakeCosts, Summary, wall
 
 ALARM = ProviderTrouble(
     provider="alpha", message="the stop is not proved (try 2)", reason="transient", alarm=True, at=NOON
@@ -328,49 +328,49 @@ class TestDaily:
     ("text", "said"),
     [
         (
-            announcements.began(began("request"), "alice", "USD"),
+            notification_text.began(began("request"), "alice", "USD"),
             "Pod started at runpod: a request of alice woke it. It costs $0.44 per hour.",
         ),
         (
-            announcements.began(began("request", None), "hand", "USD"),
+            notification_text.began(began("request", None), "hand", "USD"),
             "Pod started at runpod: a request woke it.",
         ),
         (
-            announcements.began(began("hand", Price()), "", "USD"),
+            notification_text.began(began("hand", Price()), "", "USD"),
             "Pod started at runpod: somebody started it by hand.",
         ),
         (
-            announcements.began(began("prewarm", None), "", "USD"),
+            notification_text.began(began("prewarm", None), "", "USD"),
             "Pod started at runpod: it is usually needed about now.",
         ),
         (
-            announcements.began(began("adopted"), "", "EUR"),
+            notification_text.began(began("adopted"), "", "EUR"),
             "Pod found running at runpod; from now on it is looked after. It costs 0.44 EUR per hour.",
         ),
         (
-            announcements.ended(ended("forced", None), "USD"),
+            notification_text.ended(ended("forced", None), "USD"),
             "Pod stopped at runpod: somebody stopped it by hand. It ran for 23 minutes.",
         ),
         (
-            announcements.ended(ended("a new word"), "USD"),
+            notification_text.ended(ended("a new word"), "USD"),
             "Pod stopped at runpod: a new word. It ran for 23 minutes and cost $0.17.",
         ),
-        (announcements.start_failed(""), "The pod could not be started."),
+        (notification_text.start_failed(""), "The pod could not be started."),
         (
-            announcements.budget(
+            notification_text.budget(
                 BudgetCrossed(percent=80, spent=Decimal("40.1"), budget=Decimal(50), month="2026-11"), "USD"
             ),
             "80 % of the budget for 2026-11 is spent: $40.10 of $50.00.",
         ),
         (
-            announcements.budget(
+            notification_text.budget(
                 BudgetCrossed(percent=100, spent=Decimal(50), budget=Decimal(50), month="2026-11"), "EUR"
             ),
             "The budget for 2026-11 is spent: 50.00 EUR of 50.00 EUR. "
             "No new pod starts until the month is over.",
         ),
         (
-            announcements.daily(1, Decimal(0), Summary(session_count=1), "USD"),
+            notification_text.daily(1, Decimal(0), Summary(session_count=1), "USD"),
             "In the last 24 hours there was 1 session, estimated cost is $0.00. "
             "This month so far: 1 session, $4.90.",
         ),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from decimal import Decimal
 
 from gpugate.billing.model import BY_HAND
+from gpugate.bot.messages import Summary, brief, count, duration, money, sentences
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded
-from gpugate.services.replies import Summary, brief, count, duration, money, sentences
 
 ENDS = {
     "idle": "nobody used it",

@@ -7,16 +7,16 @@ from decimal import Decimal
 
 import pytest
 
+from gpugate.bot import messages
+from gpugate.bot.assistant import STOP_PATIENCE_S
+from gpugate.bot.confirmations import OPEN_S
+from gpugate.bot.intents.model import Intent, Understood
+from gpugate.bot.messenger import PhotoTrouble
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError, NoFunds, ProviderError
-from gpugate.ports.intents import Intent, Understood
-from gpugate.ports.messenger import PhotoTrouble
-from gpugate.services import replies
-from gpugate.services.assistant import STOP_PATIENCE_S
-from gpugate.services.questions import OPEN_S
 from gpugate.testing.fakes import FakeCloud, Hang
+from tests.bot.chats import PNG, FakeIntents, SessionCost, Talk
 from tests.lifecycle.support import play
-from tests.services.chats import PNG, FakeIntents, SessionCost, Talk
 
 IN_NEWS = {"informed": frozenset({"7"})}
 
@@ -194,7 +194,7 @@ class TestStart:
         """Is said so; the pod is started once it does."""
 
         async def plot(talk):
-            assert [replies.STARTS_WHEN_KNOWN, "Pod is ready, it took "] == [
+            assert [messages.STARTS_WHEN_KNOWN, "Pod is ready, it took "] == [
                 text[: len("Pod is ready, it took ")] if text.startswith("Pod") else text
                 for text in await talk.write("/start_pod")
             ]
@@ -221,8 +221,8 @@ class TestDearStart:
 
         async def plot(talk):
             await talk.write("/start_pod")
-            assert [replies.LEFT_AS_IT_IS] == await talk.press("No")
-            assert [replies.TOO_LATE] == await talk.press("Yes, start it")
+            assert [messages.LEFT_AS_IT_IS] == await talk.press("No")
+            assert [messages.TOO_LATE] == await talk.press("Yes, start it")
             assert 0 == talk.clouds[0].starts
 
         story(Talk(more={"ask_above_rate": Decimal("0.43")}), plot)
@@ -253,7 +253,7 @@ class TestDearStart:
 
         async def plot(talk):
             assert ["The pod will cost $0.44 per hour. Shall I start it?"] == await talk.write(photo=PNG)
-            assert [replies.ON_IT_COLD] == await talk.press("Yes, start it")
+            assert [messages.ON_IT_COLD] == await talk.press("Yes, start it")
             assert [(PNG, "A cat sat.")] == talk.chat.pictures
 
         story(Talk(more={"ask_above_rate": Decimal("0.43")}), plot)
@@ -298,7 +298,7 @@ class TestStop:
         """Says so."""
 
         async def plot(talk):
-            assert [replies.ALREADY_STOPPED] == await talk.write("/stop_pod")
+            assert [messages.ALREADY_STOPPED] == await talk.write("/stop_pod")
 
         story(Talk(), plot)
 
@@ -329,7 +329,7 @@ class TestStop:
             asking = asyncio.get_running_loop().create_task(talk.stage.ask(60))
             await asyncio.sleep(1)
             await talk.write("stop the pod")
-            assert [replies.LEFT_AS_IT_IS] == await talk.press("No")
+            assert [messages.LEFT_AS_IT_IS] == await talk.press("No")
             assert 1 == await asking
 
         story(Talk(), plot)
@@ -344,7 +344,7 @@ class TestStop:
                 await talk.write("stop the pod")
             talk.stage.lifecycle.stop()
             await asyncio.sleep(20)
-            assert [replies.ALREADY_STOPPED] == await talk.press("Yes, stop it")
+            assert [messages.ALREADY_STOPPED] == await talk.press("Yes, stop it")
 
         story(Talk(), plot)
 
@@ -357,7 +357,7 @@ class TestStop:
                 await lease.admitted()
                 await talk.write("stop the pod")
                 await asyncio.sleep(OPEN_S + 1)
-                assert [replies.TOO_LATE] == await talk.press("Yes, stop it")
+                assert [messages.TOO_LATE] == await talk.press("Yes, stop it")
                 assert "READY" == talk.word
 
         story(Talk(), plot)
@@ -370,9 +370,9 @@ class TestStop:
             with talk.stage.lifecycle.request() as lease:
                 await lease.admitted()
                 await talk.write("stop the pod")
-                assert [replies.TOO_LATE] == await talk.press("Yes, stop it", chat="8")
-                assert [replies.TOO_LATE] == await talk.write(pressed="yes:forged")
-                assert [replies.TOO_LATE] == await talk.write(pressed="rm -rf")
+                assert [messages.TOO_LATE] == await talk.press("Yes, stop it", chat="8")
+                assert [messages.TOO_LATE] == await talk.write(pressed="yes:forged")
+                assert [messages.TOO_LATE] == await talk.write(pressed="rm -rf")
                 assert "READY" == talk.word
 
         story(Talk(), plot)
@@ -401,7 +401,7 @@ class TestStop:
             first = talk.writing("/stop_pod")
             await asyncio.sleep(1)
             again = await talk.write("stop")
-            assert [replies.ALREADY_STOPPING, (await first)[1]] == again
+            assert [messages.ALREADY_STOPPING, (await first)[1]] == again
 
         story(Talk(), plot)
 
@@ -424,7 +424,7 @@ class TestQuestions:
         """While a provider does not answer."""
 
         async def plot(talk):
-            assert [replies.NOT_KNOWN] == await talk.write("/status")
+            assert [messages.NOT_KNOWN] == await talk.write("/status")
             assert "the pod is not known yet" in (await talk.write("/health"))[0]
 
         cloud = FakeCloud()
@@ -439,7 +439,7 @@ class TestQuestions:
                 "This month you have run 7 sessions totalling 18 hours, estimated cost is $4.90.",
             ),
             ("how much did we spend today", "Today you have spent about $0.40."),
-            ("/cost session", replies.NO_SESSION),
+            ("/cost session", messages.NO_SESSION),
         ],
     )
     def test_cost(self, text, answer):
@@ -467,7 +467,7 @@ class TestQuestions:
 
         async def plot(talk):
             talk.costs.month = LedgerError("/secret/place/ledger.sqlite3 is locked")
-            assert [replies.NO_LEDGER] == await talk.write("/cost")
+            assert [messages.NO_LEDGER] == await talk.write("/cost")
 
         story(Talk(), plot)
 
@@ -486,11 +486,11 @@ class TestQuestions:
 
         async def plot(talk):
             for command in ("/start", "/help", "/help@my_bot"):
-                assert [replies.HELP] == await talk.write(command)
-            assert [replies.NOT_UNDERSTOOD] == await talk.write("/frobnicate")
-            assert [replies.NOT_UNDERSTOOD] == await talk.write("")
+                assert [messages.HELP] == await talk.write(command)
+            assert [messages.NOT_UNDERSTOOD] == await talk.write("/frobnicate")
+            assert [messages.NOT_UNDERSTOOD] == await talk.write("")
             assert [] == talk.intents.asked
-            assert [replies.NOT_UNDERSTOOD] == await talk.write("what is the capital of France?")
+            assert [messages.NOT_UNDERSTOOD] == await talk.write("what is the capital of France?")
             assert "STOPPED" == talk.word
 
         story(Talk(), plot)
@@ -504,7 +504,7 @@ class TestWithoutModel:
             note = "\n\n(the local model does not answer; I went by keywords)"
             assert ["Pod is stopped." + note] == await talk.write("is it running?")
             assert ["Pod is stopped."] == await talk.write("is it running?")
-            assert [replies.NOT_UNDERSTOOD + note] == await talk.write("hm")
+            assert [messages.NOT_UNDERSTOOD + note] == await talk.write("hm")
             talk.intents.trouble = ""
             assert ["Pod is stopped."] == await talk.write("is it running?")
             talk.intents.trouble = "the local model does not answer"
@@ -538,7 +538,7 @@ class TestFantasy:
         async def plot(talk):
             writing = talk.writing(photo=PNG)
             await asyncio.sleep(1)
-            assert [replies.ON_IT_COLD] == talk.chat.said
+            assert [messages.ON_IT_COLD] == talk.chat.said
             await writing
             assert [(PNG, "A cat sat.")] == talk.chat.pictures
             assert ["alpha opens: request"] == talk.stage.sessions()
@@ -554,7 +554,7 @@ class TestFantasy:
 
         async def plot(talk):
             await talk.write("/start_pod")
-            assert [replies.ON_IT] == await talk.write("a fantasy about this, please", photo=PNG)
+            assert [messages.ON_IT] == await talk.write("a fantasy about this, please", photo=PNG)
             assert "a fantasy about this, please" in str(talk.texts.asked[0][1]["prompt"])
 
         story(Talk(), plot)
@@ -572,7 +572,7 @@ class TestFantasy:
         """Is asked about: it may be a wish, and it may be no more than a caption."""
 
         async def plot(talk):
-            assert [replies.IS_IT_A_FANTASY] == await talk.write("my cat in the garden", photo=PNG)
+            assert [messages.IS_IT_A_FANTASY] == await talk.write("my cat in the garden", photo=PNG)
             assert "STOPPED" == talk.word
             await talk.press("Yes")
             assert [(PNG, "A cat sat.")] == talk.chat.pictures
@@ -584,7 +584,7 @@ class TestFantasy:
         """Says how, and wakes nothing."""
 
         async def plot(talk):
-            assert [replies.NO_PHOTO] == await talk.write("tell me a fantasy story")
+            assert [messages.NO_PHOTO] == await talk.write("tell me a fantasy story")
             assert "STOPPED" == talk.word
 
         story(Talk(), plot)
@@ -601,7 +601,7 @@ class TestFantasy:
         """Says why, and wakes nothing."""
 
         async def plot(talk):
-            assert [replies.ON_IT_COLD, answer] == await talk.write(photo=photo)
+            assert [messages.ON_IT_COLD, answer] == await talk.write(photo=photo)
             assert "STOPPED" == talk.word
 
         story(Talk(), plot)
@@ -648,7 +648,7 @@ class TestFaults:
             talk = Talk()
             async with talk:
                 talk.costs.month = RuntimeError("secret")
-                assert [replies.OUR_FAULT] == await talk.write("/cost")
+                assert [messages.OUR_FAULT] == await talk.write("/cost")
             assert ["the assistant: RuntimeError('secret')"] == talk.crashes
 
         play(told())

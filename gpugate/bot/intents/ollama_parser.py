@@ -1,4 +1,4 @@
-"""Understands sentences with a small model in the LOCAL Ollama; implements `ports.intents.Intents`.
+"""Understands sentences with a small model in the LOCAL Ollama; implements `bot.intents.model.Intents`.
 
 Never asks the pod's Ollama: a question must not wake what it asks about (DEC-008). The sentence is
 untrusted: whatever it says, all that can come of it is one intent of the enum and one period.
@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from attrs import evolve
 
-from gpugate.ports.intents import Intent, Period, Source, Understood
+from gpugate.bot.intents.model import Intent, Period, Source, Understood
 from gpugate.tasks import CrashListener, spawn
 
 KEEP_ALIVE = "30m"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from gpugate.services.questions import MOST, OPEN_S, Questions
+from gpugate.bot.confirmations import MOST, OPEN_S, Questions
 from gpugate.testing import virtual_time
 
 

@@ -14,11 +14,11 @@ import structlog
 from aiogram.types import Update
 from attrs import define, field
 
-from gpugate.bot.outbox import Outbox, TelegramChat
-from gpugate.bot.seen import Seen
-from gpugate.bot.strangers import Strangers
-from gpugate.bot.translate import Said, Translator
-from gpugate.ports.messenger import Chat, Heard
+from gpugate.bot.dedup import Seen
+from gpugate.bot.messenger import Chat, Heard
+from gpugate.bot.sender import Outbox, TelegramChat
+from gpugate.bot.unknown_chats import Strangers
+from gpugate.bot.update_parser import Said, Translator
 from gpugate.tasks import CrashListener, spawn
 
 PATIENCE_S = 20.0

@@ -10,7 +10,12 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 
-from gpugate.core.keywords import classify
+from gpugate.bot.assistant import Assistant
+from gpugate.bot.event_waiter import Watch
+from gpugate.bot.fantasy_job import Dreaming
+from gpugate.bot.intents.keywords import classify
+from gpugate.bot.intents.model import Source, Understood
+from gpugate.bot.messenger import Button, Heard
 from gpugate.errors import ImageFailed
 from gpugate.generation.fantasy import Fantasies
 from gpugate.generation.image_format import Image
@@ -19,12 +24,7 @@ from gpugate.generation.stories import Stories
 from gpugate.generation.workflows import load
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
-from gpugate.ports.intents import Source, Understood
-from gpugate.ports.messenger import Button, Heard
 from gpugate.provider_api import Endpoint, PodReport
-from gpugate.services.assistant import Assistant
-from gpugate.services.dreaming import Dreaming
-from gpugate.services.watch import Watch
 from gpugate.simulated.picture import draw
 from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakeCloud

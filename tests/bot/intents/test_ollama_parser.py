@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from attrs import define, field
 
-from gpugate.adapters.local_intents import LONGEST_SENTENCE, LocalIntents
-from gpugate.core.keywords import classify
-from gpugate.ports.intents import Intent, Period, Source
+from gpugate.bot.intents.keywords import classify
+from gpugate.bot.intents.model import Intent, Period, Source
+from gpugate.bot.intents.ollama_parser import LONGEST_SENTENCE, LocalIntents
 from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.simulated.store import DEFAULT_MODELS
 

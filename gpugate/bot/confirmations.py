@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from attrs import define, field, frozen
 
-from gpugate.ports.messenger import Button, Chat, Heard
+from gpugate.bot.messenger import Button, Chat, Heard
 
 OPEN_S = 300.0
 """How long a button means something: what was asked about may be another after that."""

@@ -14,18 +14,18 @@ from typing import Protocol
 
 from attrs import define, field, frozen
 
-from gpugate.core.keywords import command
+from gpugate.bot import messages
+from gpugate.bot.confirmations import Action, Questions
+from gpugate.bot.event_waiter import Watch
+from gpugate.bot.fantasy_job import Dreaming
+from gpugate.bot.intents.keywords import command
+from gpugate.bot.intents.model import Intent, Intents, Period, Source, Understood
+from gpugate.bot.messenger import Button, Chat, Heard
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError, LedgerError, PodBusy, ProviderUnavailable
 from gpugate.lifecycle.event_bus import News, SessionEnded, Transition
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import PodStatus
-from gpugate.ports.intents import Intent, Intents, Period, Source, Understood
-from gpugate.ports.messenger import Button, Chat, Heard
-from gpugate.services import replies
-from gpugate.services.dreaming import Dreaming
-from gpugate.services.questions import Action, Questions
-from gpugate.services.watch import Watch
 from gpugate.tasks import CrashListener, report_crash
 
 STOP_PATIENCE_S = 180.0
@@ -41,10 +41,10 @@ ENDS = frozenset({Status.STOPPING, Status.STOPPED})
 class CostBook(Protocol):
     """What the assistant asks of `billing.reports`."""
 
-    async def session(self) -> replies.SessionCost | None:
+    async def session(self) -> messages.SessionCost | None:
         """The running session."""
 
-    async def summary(self, month: str | None = None) -> replies.Summary:
+    async def summary(self, month: str | None = None) -> messages.Summary:
         """The month."""
 
     async def today(self) -> Decimal:
@@ -80,12 +80,12 @@ class Assistant:
         try:
             await self._hear(heard, chat)
         except GateError as error:
-            await self._say(chat, replies.refused(error))
+            await self._say(chat, messages.refused(error))
         except LedgerError:
-            await self._say(chat, replies.NO_LEDGER)
+            await self._say(chat, messages.NO_LEDGER)
         except Exception as error:
             report_crash("the assistant", error, self.on_crash)
-            await self._say(chat, replies.OUR_FAULT)
+            await self._say(chat, messages.OUR_FAULT)
 
     async def _hear(self, heard: Heard, chat: Chat) -> None:
         if heard.pressed:
@@ -125,16 +125,16 @@ class Assistant:
             case Intent.COST_SUMMARY:
                 await noted.say(await self._cost_text(wish.period))
             case Intent.HEALTH_CHECK:
-                text = replies.health(self.version, self.lifecycle.snapshot(), self.intents.trouble)
+                text = messages.health(self.version, self.lifecycle.snapshot(), self.intents.trouble)
                 await chat.say(text)
             case Intent.FANTASY_GENERATE:
                 await self._fantasy(heard, noted, wish.prompt or heard.text)
             case Intent.UNRECOGNISED if wish.by is Source.COMMAND:
-                await chat.say(replies.HELP)
+                await chat.say(messages.HELP)
             case Intent.UNRECOGNISED if heard.photo is not None:
                 await self._ask_fantasy(heard, noted)
             case Intent.UNRECOGNISED:
-                await noted.say(replies.NOT_UNDERSTOOD)
+                await noted.say(messages.NOT_UNDERSTOOD)
 
     def _note(self, wish: Understood, chat: str) -> str:
         """Why the words alone were gone by: told once an outage and chat, and with all that failed."""
@@ -150,13 +150,13 @@ class Assistant:
     async def _press(self, heard: Heard, chat: Chat) -> None:
         answer = self._questions.pressed(heard.chat, heard.pressed)
         if answer is None:
-            await chat.say(replies.TOO_LATE)
+            await chat.say(messages.TOO_LATE)
             return
         yes, action = answer
         if yes:
             await action(heard, chat)
         else:
-            await chat.say(replies.LEFT_AS_IT_IS)
+            await chat.say(messages.LEFT_AS_IT_IS)
 
     # --- the pod ------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class Assistant:
 
     async def _status_text(self) -> str:
         now = await self._known()
-        return replies.NOT_KNOWN if now is None else replies.status(now, self.currency)
+        return messages.NOT_KNOWN if now is None else messages.status(now, self.currency)
 
     async def _start(self, heard: Heard, chat: Chat) -> None:
         await self._known()
@@ -186,30 +186,30 @@ class Assistant:
 
     async def _ask_dear(self, heard: Heard, chat: Chat, action: Action) -> None:
         buttons = self._questions.ask(heard.chat, "Yes, start it", "No", action)
-        await chat.say(replies.dear_start(self.lifecycle.rate_of_start(), self.currency), buttons)
+        await chat.say(messages.dear_start(self.lifecycle.rate_of_start(), self.currency), buttons)
 
     async def _start_now(self, heard: Heard, chat: Chat) -> None:
         """Start, acknowledge, and tell in a second message what came of it."""
         now = self.lifecycle.snapshot()
         if now is not None and now.status is Status.READY:
-            await chat.say(replies.already_running(now, self.currency))
+            await chat.say(messages.already_running(now, self.currency))
             return
         began = asyncio.get_running_loop().time()
         outcome = self.watch.first(start_outcome)
         try:
             self.lifecycle.start(heard.user)
             if now is not None and now.status in STARTS:
-                await chat.say(replies.already_on_its_way(now))
+                await chat.say(messages.already_on_its_way(now))
             else:
-                await chat.say(replies.starting(self.lifecycle.snapshot()))
+                await chat.say(messages.starting(self.lifecycle.snapshot()))
             end = await outcome
         finally:
             outcome.cancel()
         now = self.lifecycle.snapshot()
         if end.status is Status.READY:
-            await chat.say(replies.ready(asyncio.get_running_loop().time() - began, now, self.currency))
+            await chat.say(messages.ready(asyncio.get_running_loop().time() - began, now, self.currency))
         else:
-            await chat.say(replies.start_failed(end.cause, now.last_error if now is not None else None))
+            await chat.say(messages.start_failed(end.cause, now.last_error if now is not None else None))
 
     async def _stop(self, heard: Heard, chat: Chat) -> None:
         try:
@@ -217,18 +217,18 @@ class Assistant:
         except PodBusy:
             yes = partial(self._stop_now, force=True)
             buttons = self._questions.ask(heard.chat, "Yes, stop it", "No", yes)
-            await chat.say(replies.busy(self.lifecycle.snapshot()), buttons)
+            await chat.say(messages.busy(self.lifecycle.snapshot()), buttons)
 
     async def _stop_now(self, heard: Heard, chat: Chat, *, force: bool) -> None:
         """Stop, acknowledge, tell in a second message that it is proved. Raises PodBusy, unless forced."""
         was = self.lifecycle.word
         if was is Status.STOPPED:
-            await chat.say(replies.ALREADY_STOPPED)
+            await chat.say(messages.ALREADY_STOPPED)
             return
         outcome = self.watch.first(StopOutcome().hear)
         try:
             self.lifecycle.stop(force=force)
-            await chat.say(replies.ALREADY_STOPPING if was is Status.STOPPING else replies.STOPPING_NOW)
+            await chat.say(messages.ALREADY_STOPPING if was is Status.STOPPING else messages.STOPPING_NOW)
             if heard.chat not in self.informed:
                 await asyncio.wait({outcome}, timeout=STOP_PATIENCE_S)
                 await chat.say(self._stop_text(outcome))
@@ -238,22 +238,22 @@ class Assistant:
     def _stop_text(self, outcome: asyncio.Future[Stop]) -> str:
         if not outcome.done():
             now = self.lifecycle.snapshot()
-            return replies.stop_not_proved(STOP_PATIENCE_S, now.last_error if now is not None else None)
+            return messages.stop_not_proved(STOP_PATIENCE_S, now.last_error if now is not None else None)
         stop = outcome.result()
-        text = replies.stopped(stop.lasted_s, stop.cost, self.currency) if stop.proved else ""
-        return text if stop.rests else replies.sentences(text, replies.WANTED_AGAIN)
+        text = messages.stopped(stop.lasted_s, stop.cost, self.currency) if stop.proved else ""
+        return text if stop.rests else messages.sentences(text, messages.WANTED_AGAIN)
 
     # --- money --------------------------------------------------------------------------------
 
     async def _cost_text(self, period: Period) -> str:
         match period:
             case Period.SESSION:
-                return replies.session_cost(await self.costs.session())
+                return messages.session_cost(await self.costs.session())
             case Period.TODAY:
                 spent, running = await self.costs.today(), await self.costs.session()
-                return replies.today_cost(spent, self.currency, running)
+                return messages.today_cost(spent, self.currency, running)
             case Period.MONTH:
-                return replies.month_cost(await self.costs.summary())
+                return messages.month_cost(await self.costs.summary())
 
     # --- fantasies ----------------------------------------------------------------------------
 
@@ -262,14 +262,14 @@ class Assistant:
             await self._fantasy(heard, chat, heard.text)
 
         buttons = self._questions.ask(heard.chat, "Yes", "No", yes)
-        await chat.say(replies.IS_IT_A_FANTASY, buttons)
+        await chat.say(messages.IS_IT_A_FANTASY, buttons)
 
     async def _fantasy(self, heard: Heard, chat: Chat, prompt: str) -> None:
         async def dream(_: Heard, chat: Chat) -> None:
             await self.dreaming.dream(heard, chat, prompt)
 
         if heard.photo is None:
-            await chat.say(replies.NO_PHOTO)
+            await chat.say(messages.NO_PHOTO)
         elif self.lifecycle.word in (None, Status.STOPPED, Status.STOPPING) and self._is_dear():
             await self._ask_dear(heard, chat, dream)
         else:
@@ -285,7 +285,7 @@ class _Noted:
 
     async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
         note, self.note = self.note, ""
-        await self.chat.say(replies.with_note(text, note) if note else text, buttons)
+        await self.chat.say(messages.with_note(text, note) if note else text, buttons)
 
     async def picture(self, png: bytes, caption: str) -> None:
         await self.chat.picture(png, caption)

@@ -16,9 +16,9 @@ from aiogram.methods import SendChatAction, SendDocument, SendMessage, SendPhoto
 from aiogram.types import BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup
 from attrs import define, field
 
-from gpugate.bot.pieces import CAPTION_UNITS, sane, split, units
-from gpugate.bot.trouble import PASSING, words
-from gpugate.ports.messenger import Button
+from gpugate.bot.messenger import Button
+from gpugate.bot.telegram_errors import PASSING, words
+from gpugate.bot.text_split import CAPTION_UNITS, sane, split, units
 
 ATTEMPTS = 4
 FIRST_PAUSE_S = 0.5
@@ -132,7 +132,7 @@ class Outbox:
 
 @define
 class TelegramChat:
-    """Implements `ports.messenger.Chat` for one message that was heard.
+    """Implements `bot.messenger.Chat` for one message that was heard.
 
     Attributes:
         answered: called when the first answer is out.
@@ -143,17 +143,17 @@ class TelegramChat:
     answered: Callable[[], None]
 
     async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
-        """See `ports.messenger.Chat`."""
+        """See `bot.messenger.Chat`."""
         await self.outbox.say(self.chat, text, buttons)
         self.answered()
 
     async def picture(self, png: bytes, caption: str) -> None:
-        """See `ports.messenger.Chat`."""
+        """See `bot.messenger.Chat`."""
         await self.outbox.picture(self.chat, png, caption)
         self.answered()
 
     async def busy(self) -> None:
-        """See `ports.messenger.Chat`."""
+        """See `bot.messenger.Chat`."""
         await self.outbox.busy(self.chat)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from gpugate.core import lexicon
-from gpugate.ports.intents import Intent, Period, Source, Understood
+from gpugate.bot.intents import lexicon
+from gpugate.bot.intents.model import Intent, Period, Source, Understood
 
 COMMANDS = {
     "status": Intent.POD_STATUS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from gpugate.ports.intents import Intent, Period, Understood
+from gpugate.bot.intents.model import Intent, Period, Understood
 
 
 @frozen

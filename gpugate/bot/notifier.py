@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Protocol
 
+from gpugate.bot import messages, notification_text
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import (
@@ -24,7 +25,6 @@ from gpugate.lifecycle.event_bus import (
     SessionEnded,
     Transition,
 )
-from gpugate.services import announcements, replies
 from gpugate.tasks import CrashListener, Supervised, report_crash
 
 SUMMARY_AT = time(9, 0)
@@ -58,7 +58,7 @@ class DailyCosts(Protocol):
     async def spent(self, since: datetime, until: datetime) -> Decimal:
         """What was spent between."""
 
-    async def summary(self, month: str | None = None) -> replies.Summary:
+    async def summary(self, month: str | None = None) -> messages.Summary:
         """The month."""
 
 
@@ -155,7 +155,7 @@ class Announcer:
         if not seen or not alarms or news.provider is None:
             return None
         self._alarms -= alarms
-        return announcements.all_clear(news.provider)
+        return notification_text.all_clear(news.provider)
 
     def _is_new(self, news: ProviderTrouble) -> bool:
         """An alarm is repeated only after its provider's session ended or another began."""
@@ -176,7 +176,7 @@ class Announcer:
         if was is not None and was[0] == text and (news.at - was[1]).total_seconds() < REPEAT_S:
             return None
         self._failed = text, news.at
-        return announcements.start_failed(self._trouble)
+        return notification_text.start_failed(self._trouble)
 
     # --- telling ------------------------------------------------------------------------------
 
@@ -200,13 +200,13 @@ class Announcer:
     def _text(self, news: News | str) -> str:
         match news:
             case SessionBegan():
-                return announcements.began(news, self._user_of(news.provider), self._currency)
+                return notification_text.began(news, self._user_of(news.provider), self._currency)
             case SessionEnded():
-                return announcements.ended(news, self._currency)
+                return notification_text.ended(news, self._currency)
             case BudgetCrossed():
-                return announcements.budget(news, self._currency)
+                return notification_text.budget(news, self._currency)
             case ProviderTrouble():
-                return announcements.alarm(news)
+                return notification_text.alarm(news)
             case _:
                 return str(news)
 
@@ -236,7 +236,7 @@ class Announcer:
         spent = await self._costs.spent(since, until)
         if not sessions and not spent:
             return ""
-        return announcements.daily(len(sessions), spent, await self._costs.summary(), self._currency)
+        return notification_text.daily(len(sessions), spent, await self._costs.summary(), self._currency)
 
 
 def _without_numbers(text: str) -> str:

@@ -10,11 +10,11 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpugate.bot import messages
 from gpugate.core.vocabulary import Status
 from gpugate.errors import BudgetExceeded, ImageFailed, QueueFull, StoryFailed
 from gpugate.lifecycle.status import PodStatus
-from gpugate.services import replies
-from tests.services.chats import SessionCost, Summary
+from tests.bot.chats import SessionCost, Summary
 
 RUNNING = PodStatus(
     status=Status.READY,
@@ -38,7 +38,7 @@ STOPPED = evolve(
 
 def test_sentences():
     """Each ends with a stop, one that ends in a bracket as well; what is a question or cut off stays so."""
-    assert "One. Not before 2026-12-01 (UTC). Two? Three…" == replies.sentences(
+    assert "One. Not before 2026-12-01 (UTC). Two? Three…" == messages.sentences(
         "One", "", "Not before 2026-12-01 (UTC)", "Two?", "Three…"
     )
 
@@ -59,7 +59,7 @@ def test_sentences():
 )
 def test_money(amount, currency, said):
     """Dollars in front, others behind; never nothing for something."""
-    assert said == replies.money(Decimal(amount), currency)
+    assert said == messages.money(Decimal(amount), currency)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_money(amount, currency, said):
 )
 def test_duration(seconds, said):
     """In the two units that matter, in the right number."""
-    assert said == replies.duration(seconds)
+    assert said == messages.duration(seconds)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_duration(seconds, said):
 )
 def test_hours(number, said):
     """Without a false precision."""
-    assert said == replies.hours(Decimal(number))
+    assert said == messages.hours(Decimal(number))
 
 
 @pytest.mark.parametrize(
@@ -137,37 +137,37 @@ def test_hours(number, said):
 )
 def test_status(now, said):
     """The sentence of a running pod; what is not known is left out."""
-    assert said == replies.status(now, "USD")
+    assert said == messages.status(now, "USD")
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (replies.starting(STOPPED), "Starting the pod, will take about a minute"),
-        (replies.starting(None), replies.STARTS_WHEN_KNOWN),
+        (messages.starting(STOPPED), "Starting the pod, will take about a minute"),
+        (messages.starting(None), messages.STARTS_WHEN_KNOWN),
         (
-            replies.starting(evolve(STOPPED, status=Status.STARTING, ready_in_seconds=95.0)),
+            messages.starting(evolve(STOPPED, status=Status.STARTING, ready_in_seconds=95.0)),
             "Starting the pod, will take about 2 minutes",
         ),
-        (replies.ready(52, RUNNING, "EUR"), "Pod is ready, it took 52 seconds. It costs 0.34 EUR per hour."),
-        (replies.ready(52, None, "USD"), "Pod is ready, it took 52 seconds."),
-        (replies.start_failed("StartRefused", None), "The pod could not be started."),
+        (messages.ready(52, RUNNING, "EUR"), "Pod is ready, it took 52 seconds. It costs 0.34 EUR per hour."),
+        (messages.ready(52, None, "USD"), "Pod is ready, it took 52 seconds."),
+        (messages.start_failed("StartRefused", None), "The pod could not be started."),
         (
-            replies.busy(None),
+            messages.busy(None),
             "The pod is in use (right now). Shall I stop it anyway? Answers under way will be cut.",
         ),
         (
-            replies.busy(evolve(RUNNING, in_flight=2, waiting=1)),
+            messages.busy(evolve(RUNNING, in_flight=2, waiting=1)),
             "The pod is in use (2 requests being answered and 1 waiting). Shall I stop it anyway? "
             "Answers under way will be cut.",
         ),
         (
-            replies.stopped(1380, Decimal("0.13"), "USD"),
+            messages.stopped(1380, Decimal("0.13"), "USD"),
             "Pod is stopped, it ran for 23 minutes and cost $0.13.",
         ),
-        (replies.stopped(1380, None, "USD"), "Pod is stopped, it ran for 23 minutes."),
-        (replies.stopped(None, Decimal("0.13"), "USD"), "Pod is stopped, it cost $0.13."),
-        (replies.stopped(None, None, "USD"), "Pod is stopped."),
+        (messages.stopped(1380, None, "USD"), "Pod is stopped, it ran for 23 minutes."),
+        (messages.stopped(None, Decimal("0.13"), "USD"), "Pod is stopped, it cost $0.13."),
+        (messages.stopped(None, None, "USD"), "Pod is stopped."),
     ],
 )
 def test_start_and_stop(text, said):
@@ -179,11 +179,11 @@ def test_start_and_stop(text, said):
     ("text", "said"),
     [
         (
-            replies.month_cost(Summary()),
+            messages.month_cost(Summary()),
             "This month you have run 7 sessions totalling 18 hours, estimated cost is $4.90.",
         ),
         (
-            replies.month_cost(
+            messages.month_cost(
                 Summary(
                     session_count=1,
                     total_hours=Decimal("0.2"),
@@ -194,41 +194,41 @@ def test_start_and_stop(text, said):
             "This month you have run 1 session totalling 12 minutes, estimated cost is 0.07 EUR.",
         ),
         (
-            replies.month_cost(Summary(session_count=0, total_hours=Decimal(0))),
+            messages.month_cost(Summary(session_count=0, total_hours=Decimal(0))),
             "This month you have not run the pod yet.",
         ),
         (
-            replies.month_cost(
+            messages.month_cost(
                 Summary(session_count=1, warnings=("1 session without a price: counted as 0",))
             ),
             "This month you have run 1 session totalling 18 hours, estimated cost is $4.90. "
             "1 session without a price: counted as 0.",
         ),
         (
-            replies.month_cost(Summary(session_count=0, warnings=("sessions paid in EUR are left out",))),
+            messages.month_cost(Summary(session_count=0, warnings=("sessions paid in EUR are left out",))),
             "This month you have not run the pod yet. Sessions paid in EUR are left out.",
         ),
         (
-            replies.session_cost(SessionCost(estimated_cost=None, hourly_rate=None)),
+            messages.session_cost(SessionCost(estimated_cost=None, hourly_rate=None)),
             "The current session has lasted 23 minutes. "
             "What it costs is not known: nobody tells the pod's price.",
         ),
         (
-            replies.session_cost(SessionCost(estimated_cost=Decimal("0.13"), hourly_rate=None)),
+            messages.session_cost(SessionCost(estimated_cost=Decimal("0.13"), hourly_rate=None)),
             "The current session has lasted 23 minutes at runpod, estimated cost so far is $0.13.",
         ),
-        (replies.today_cost(Decimal(0), "USD"), "Today nothing has been spent yet."),
+        (messages.today_cost(Decimal(0), "USD"), "Today nothing has been spent yet."),
         (
-            replies.today_cost(Decimal(0), "USD", SessionCost(estimated_cost=None)),
+            messages.today_cost(Decimal(0), "USD", SessionCost(estimated_cost=None)),
             "What the running session costs is not known: nobody tells the pod's price.",
         ),
         (
-            replies.today_cost(Decimal("0.4"), "USD", SessionCost(estimated_cost=None)),
+            messages.today_cost(Decimal("0.4"), "USD", SessionCost(estimated_cost=None)),
             "Today you have spent about $0.40. "
             "What the running session costs is not known: nobody tells the pod's price.",
         ),
-        (replies.today_cost(Decimal("0.4"), "USD"), "Today you have spent about $0.40."),
-        (replies.today_cost(Decimal("0.001"), "USD"), "Today you have spent less than $0.01."),
+        (messages.today_cost(Decimal("0.4"), "USD"), "Today you have spent about $0.40."),
+        (messages.today_cost(Decimal("0.001"), "USD"), "Today you have spent less than $0.01."),
     ],
 )
 def test_costs(text, said):
@@ -246,23 +246,23 @@ def test_costs(text, said):
 )
 def test_refusals(error, said):
     """Why, and when to try again."""
-    assert said == replies.refused(error)
+    assert said == messages.refused(error)
 
 
 def test_long_troubles():
     """Whatever a provider wrote, a message stays one."""
-    said = replies.status(evolve(STOPPED, last_error="x" * 5000), "USD")
+    said = messages.status(evolve(STOPPED, last_error="x" * 5000), "USD")
     assert f"Pod is stopped. The last trouble was: {'x' * 299}…" == said
 
 
 def test_warnings():
     """In words."""
-    assert "There is no illustration this time: it broke." == replies.warned(ImageFailed("it broke"))
+    assert "There is no illustration this time: it broke." == messages.warned(ImageFailed("it broke"))
 
 
 @given(st.floats(0, 1e9))
 def test_any_duration(seconds):
     """Has a number and the right plural."""
-    for part in replies.duration(seconds).split(" and "):
+    for part in messages.duration(seconds).split(" and "):
         number, unit = part.split()
         assert (number == "1") is not unit.endswith("s")

@@ -10,18 +10,18 @@ from typing import Protocol
 
 import aiohttp
 
-from gpugate.adapters.local_intents import LocalIntents
+from gpugate.bot.assistant import Assistant, CostBook
+from gpugate.bot.event_waiter import Watch
+from gpugate.bot.fantasy_job import Dreaming
+from gpugate.bot.intents.keywords import classify
+from gpugate.bot.intents.ollama_parser import LocalIntents
+from gpugate.bot.notifier import Announcer, DailyCosts
 from gpugate.config import Settings
-from gpugate.core.keywords import classify
 from gpugate.errors import SettingsError
 from gpugate.generation.fantasy import Fantasies
 from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.observe.log import log_crash
-from gpugate.services.announcer import Announcer, DailyCosts
-from gpugate.services.assistant import Assistant, CostBook
-from gpugate.services.dreaming import Dreaming
-from gpugate.services.watch import Watch
 from gpugate.web.telegram_hook import TelegramHook
 
 SEEN = "telegram-updates.json"

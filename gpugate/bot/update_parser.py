@@ -11,9 +11,9 @@ from aiogram.methods import AnswerCallbackQuery, EditMessageReplyMarkup, Telegra
 from aiogram.types import CallbackQuery, Message, Update
 from attrs import define, field, frozen
 
-from gpugate.bot.outbox import Outbox
+from gpugate.bot.messenger import Heard
 from gpugate.bot.photos import fetch, picture_of
-from gpugate.ports.messenger import Heard
+from gpugate.bot.sender import Outbox
 
 ALLOWED_UPDATES = ["message", "callback_query"]
 _KEPT = 200

@@ -9,10 +9,10 @@ import time
 
 import aiohttp
 
-from gpugate.adapters.local_intents import LocalIntents
-from gpugate.core.keywords import classify
-from gpugate.ports.intents import Source, Understood
-from tests.core.labelled import Sentence, report, sentences
+from gpugate.bot.intents.keywords import classify
+from gpugate.bot.intents.model import Source, Understood
+from gpugate.bot.intents.ollama_parser import LocalIntents
+from tests.bot.intents.labelled import Sentence, report, sentences
 
 PATIENCE_S = 180.0
 """For one answer: the first one loads the model."""

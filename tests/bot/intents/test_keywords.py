@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.core.keywords import LONGEST, classify, command
-from gpugate.ports.intents import Intent, Period, Source
-from tests.core.labelled import report, sentences
+from gpugate.bot.intents.keywords import LONGEST, classify, command
+from gpugate.bot.intents.model import Intent, Period, Source
+from tests.bot.intents.labelled import report, sentences
 
 START, STOP = Intent.POD_START, Intent.POD_STOP
 

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
-from gpugate.bot.outbox import ATTEMPTS
-from gpugate.ports.messenger import Button
+from gpugate.bot.messenger import Button
+from gpugate.bot.sender import ATTEMPTS
 from gpugate.testing.telegram import TOKEN, Refusal
 from tests.bot.support import ADA, GROUP, STRANGER, Line, line
 
