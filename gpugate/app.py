@@ -53,17 +53,17 @@ from gpugate.ollama.catalog_refresher import CatalogKeeper
 from gpugate.ollama.handlers import OllamaApi
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
+from gpugate.proxy.auth import Verifier
+from gpugate.proxy.cors import Cors
+from gpugate.proxy.dispatcher import Gate
+from gpugate.proxy.forwarder import Forwarder, Pools
+from gpugate.proxy.jwks import Jwks, http_fetch
+from gpugate.proxy.server import GuardedServer, answer_itself, listen
 from gpugate.relay import Relay
 from gpugate.tasks import spawn
-from gpugate.web.auth import Verifier
-from gpugate.web.cors import Cors
 from gpugate.web.cost_api import CostApi
 from gpugate.web.events import EventHub
-from gpugate.web.forward import Forwarder, Pools
-from gpugate.web.gate import Gate
 from gpugate.web.gate_api import GateApi
-from gpugate.web.jwks import Jwks, http_fetch
-from gpugate.web.server import GuardedServer, answer_itself, listen
 from gpugate.web.services_api import ServicesApi
 
 CLEANUP_S = 2.0

@@ -11,8 +11,8 @@ from typing import Any
 from gpugate.app import Gateway
 from gpugate.cli.failures import Failure
 from gpugate.config import Settings
+from gpugate.proxy.server import NotAnswering, raise_file_limit
 from gpugate.signals import ENDING, heard
-from gpugate.web.server import NotAnswering, raise_file_limit
 
 HANG_UP_S = 1.0
 """A closed terminal sends SIGHUP from the shell and from the kernel: both together are one."""

@@ -6,11 +6,11 @@ from gpugate.errors import UpstreamBroken, UpstreamTimeout
 from gpugate.generation.text_model import PodSilent
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
-from gpugate.ports.edge import gave_up, speaks_for_pod
+from gpugate.proxy.forwarder import Pools, last_words
+from gpugate.proxy.heartbeat import Heartbeat
+from gpugate.proxy.provider_edge import gave_up, speaks_for_pod
+from gpugate.proxy.request_context import Call
 from gpugate.relay import Answer, AnswerDeclined, Outgoing, Relay, Relayed, UpstreamGone
-from gpugate.web.call import Call
-from gpugate.web.forward import Pools, last_words
-from gpugate.web.heartbeat import Heartbeat
 
 PATH = "/api/chat"
 

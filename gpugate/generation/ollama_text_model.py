@@ -11,8 +11,8 @@ import orjson
 from attrs import frozen
 
 from gpugate.generation.text_model import Hear, ModelFailed, PodSilent
-from gpugate.ports.edge import gave_up, speaks_for_pod
 from gpugate.provider_api import Endpoint
+from gpugate.proxy.provider_edge import gave_up, speaks_for_pod
 from gpugate.relay.pod_http import BROKEN, trust, url_of
 
 SILENCE_S = 600.0

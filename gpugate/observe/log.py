@@ -126,7 +126,7 @@ class AccessLog:
     """One line for each request, when it has ended.
 
     Its fields:
-        request_id: a sane one, see `web.dialects.request_id`.
+        request_id: a sane one, see `proxy.error_format.request_id`.
         path: as the client sent it; its query is left out, and what looks like a secret.
         status: that was sent; 499 if the client left before there was one.
         user: the token's subject, None without a token.

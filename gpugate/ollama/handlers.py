@@ -18,13 +18,13 @@ from gpugate.ollama.catalog_cache import Catalog, slot_of
 from gpugate.ollama.routes import Kind, Route
 from gpugate.ollama.unload import names_unload, unload_answer
 from gpugate.ollama.validation import JSON, Peek, Refused, peek, redirect, refusal, running, wrong_method
+from gpugate.proxy.auth import subject_of
+from gpugate.proxy.error_format import Dialect
+from gpugate.proxy.forwarder import Forwarder
+from gpugate.proxy.heartbeat import Heartbeat
+from gpugate.proxy.request_body import read_body
+from gpugate.proxy.request_context import Call
 from gpugate.relay import Tapped, UpstreamGone, broken_when_left
-from gpugate.web.auth import subject_of
-from gpugate.web.bodies import read_body
-from gpugate.web.call import Call
-from gpugate.web.dialects import Dialect
-from gpugate.web.forward import Forwarder
-from gpugate.web.heartbeat import Heartbeat
 
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
 _CHANGES = frozenset({"pull", "create", "copy", "delete"})

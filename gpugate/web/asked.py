@@ -11,8 +11,8 @@ from attrs import field, frozen
 
 from gpugate.errors import InvalidRequest
 from gpugate.generation.image_format import Image, image_of
-from gpugate.web.bodies import read_body
-from gpugate.web.call import Call
+from gpugate.proxy.request_body import read_body
+from gpugate.proxy.request_context import Call
 
 SMALL = 256 * 1024
 """Characters of Base64 up to which a picture is read on the loop; larger ones would hold it up."""

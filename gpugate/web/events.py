@@ -23,7 +23,7 @@ from gpugate.lifecycle.event_bus import (
     Transition,
 )
 from gpugate.lifecycle.status import PodStatus
-from gpugate.web.dialects import dump
+from gpugate.proxy.error_format import dump
 from gpugate.web.shown import shown
 
 KEPT = 512

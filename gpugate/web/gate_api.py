@@ -11,11 +11,11 @@ from attrs import frozen
 
 from gpugate.errors import InvalidRequest
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.web.auth import subject_of
-from gpugate.web.call import Call
-from gpugate.web.dialects import success
+from gpugate.proxy.auth import subject_of
+from gpugate.proxy.error_format import success
+from gpugate.proxy.request_context import Call
+from gpugate.proxy.server import SOFTWARE
 from gpugate.web.events import EventHub
-from gpugate.web.server import SOFTWARE
 from gpugate.web.shown import shown
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]

@@ -26,12 +26,12 @@ from gpugate.generation.workflows import Wish
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.proxy.auth import subject_of
+from gpugate.proxy.error_format import success
+from gpugate.proxy.heartbeat import Heartbeat
+from gpugate.proxy.request_context import Call
 from gpugate.web.asked import Asked, read_asked
-from gpugate.web.auth import subject_of
-from gpugate.web.call import Call
-from gpugate.web.dialects import success
 from gpugate.web.gate_api import OwnRoute, OwnRoutes
-from gpugate.web.heartbeat import Heartbeat
 from gpugate.web.sse import EventStream, wants_only_events
 
 SIDES = (64, 2048)

@@ -10,9 +10,9 @@ from aiohttp_sse import EventSourceResponse
 
 from gpugate.errors import GateError
 from gpugate.lifecycle.lease import Lease, ServingPod
-from gpugate.web.call import Call
-from gpugate.web.dialects import dump
-from gpugate.web.server import SOFTWARE
+from gpugate.proxy.error_format import dump
+from gpugate.proxy.request_context import Call
+from gpugate.proxy.server import SOFTWARE
 
 PING_S = 15.0
 SEND_S = 120.0

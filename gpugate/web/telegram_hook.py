@@ -15,8 +15,8 @@ from aiohttp import web
 from attrs import field, frozen
 
 from gpugate.errors import InvalidRequest, InvalidToken, PathNotFound, ShuttingDown
-from gpugate.web.bodies import read_body
-from gpugate.web.call import Call
+from gpugate.proxy.request_body import read_body
+from gpugate.proxy.request_context import Call
 from gpugate.web.gate_api import OwnRoute, OwnRoutes
 
 PATH = "/api/v1/bot/telegram"

@@ -13,11 +13,11 @@ from attrs import define, field
 
 from gpugate.bot.messenger import Chat, Heard
 from gpugate.bot.telegram import Hook, TelegramBot
+from gpugate.proxy.auth import Verifier
+from gpugate.proxy.cors import Cors
+from gpugate.proxy.dispatcher import Gate
+from gpugate.proxy.server import GuardedServer
 from gpugate.testing.telegram import SimulatedTelegram
-from gpugate.web.auth import Verifier
-from gpugate.web.cors import Cors
-from gpugate.web.gate import Gate
-from gpugate.web.server import GuardedServer
 from gpugate.web.telegram_hook import TelegramHook
 
 SECRET = "a-secret-of-the-webhook"
@@ -67,7 +67,7 @@ class NoLog:
     """A request log that nobody reads."""
 
     def request(self, **_: Any) -> None:
-        """See `gpugate.web.gate.RequestLog`."""
+        """See `gpugate.proxy.dispatcher.RequestLog`."""
 
 
 @define

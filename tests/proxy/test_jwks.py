@@ -14,8 +14,8 @@ from aiohttp.test_utils import TestServer
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gpugate.errors import ProviderUnavailable
-from gpugate.web import jwks as module
-from gpugate.web.jwks import MAX_BYTES, OUTAGE_S, PAUSE_S, REFRESH_S, FetchFailed, Jwks, http_fetch
+from gpugate.proxy import jwks as module
+from gpugate.proxy.jwks import MAX_BYTES, OUTAGE_S, PAUSE_S, REFRESH_S, FetchFailed, Jwks, http_fetch
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gpugate.errors import GateError, InvalidToken, ProviderUnavailable, TokenExpired
-from gpugate.web.auth import MAX_REMEMBERED, MAX_TOKEN, SIGNATURE_INVALID, User, Verifier, bearer
-from gpugate.web.jwks import Jwks
+from gpugate.proxy.auth import MAX_REMEMBERED, MAX_TOKEN, SIGNATURE_INVALID, User, Verifier, bearer
+from gpugate.proxy.jwks import Jwks
 
 NOW = 1_800_000_000.0
 SECRET = "0123456789abcdef0123456789abcdef"

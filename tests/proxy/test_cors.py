@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.web.cors import Cors
+from gpugate.proxy.cors import Cors
 
 PAGE = "https://chat.example.org"
 

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from gpugate.tasks import CrashListener
-from gpugate.web import server
-from gpugate.web.server import (
+from gpugate.proxy import server
+from gpugate.proxy.server import (
     GuardedServer,
     Handler,
     NotAnswering,
@@ -21,6 +20,7 @@ from gpugate.web.server import (
     listen,
     raise_file_limit,
 )
+from gpugate.tasks import CrashListener
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -17,7 +17,11 @@ from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ollama.assemblers import Assembly, Unfinished
 from gpugate.ollama.stream_buffering import Aggregation, aggregation
-from gpugate.ports.edge import ERRORS, gave_up, speaks_for_pod
+from gpugate.proxy.error_format import stream_error
+from gpugate.proxy.heartbeat import NDJSON, SSE, Heartbeat
+from gpugate.proxy.provider_edge import ERRORS, gave_up, speaks_for_pod
+from gpugate.proxy.request_body import allow_body
+from gpugate.proxy.request_context import Call
 from gpugate.relay import (
     Answer,
     AnswerDeclined,
@@ -31,10 +35,6 @@ from gpugate.relay import (
     Tapped,
     UpstreamGone,
 )
-from gpugate.web.bodies import allow_body
-from gpugate.web.call import Call
-from gpugate.web.dialects import stream_error
-from gpugate.web.heartbeat import NDJSON, SSE, Heartbeat
 
 _MALFORMED = "the request's head or body is malformed"
 

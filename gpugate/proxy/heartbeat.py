@@ -13,9 +13,9 @@ from aiohttp import ClientConnectionResetError
 
 from gpugate.errors import GateError, UpstreamBroken
 from gpugate.lifecycle.lease import Lease, ServingPod
+from gpugate.proxy.error_format import Dialect, stream_error
+from gpugate.proxy.request_context import Call
 from gpugate.relay import Ending, Relayed
-from gpugate.web.call import Call
-from gpugate.web.dialects import Dialect, stream_error
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"

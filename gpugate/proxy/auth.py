@@ -26,7 +26,7 @@ from jwt.exceptions import InvalidKeyError, InvalidTokenError
 
 from gpugate.billing.model import BY_HAND
 from gpugate.errors import InvalidToken, ProviderUnavailable, TokenExpired
-from gpugate.web.jwks import PROVIDER_SILENT, Jwks
+from gpugate.proxy.jwks import PROVIDER_SILENT, Jwks
 
 SIGNATURE_INVALID = "token signature is invalid"
 MAX_TOKEN = 16 * 1024  # characters; real ones have a few hundred

@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 
 from gpugate import errors
 from gpugate.errors import GateError
-from gpugate.web import dialects
-from gpugate.web.dialects import Dialect, dialect_of, error_body, request_id, status_of, stream_error, success
+from gpugate.proxy import error_format
+from gpugate.proxy.error_format import (
+    Dialect,
+    dialect_of,
+    error_body,
+    request_id,
+    status_of,
+    stream_error,
+    success,
+)
 
 NOW = 1_800_000_000.25
 META = {"requestId": "r1", "timestamp": "2027-01-15T08:00:00.250Z"}
@@ -69,7 +77,9 @@ class TestStatus:
     def test_every_error(self, kind: type[GateError]) -> None:
         """Each error has a row of its own or its family's, and not just the last resort."""
         if kind.__module__ == errors.__name__:
-            assert any(ancestor in dialects.STATUS for ancestor in kind.__mro__ if ancestor is not GateError)
+            assert any(
+                ancestor in error_format.STATUS for ancestor in kind.__mro__ if ancestor is not GateError
+            )
 
     @pytest.mark.parametrize(
         ("code", "status"),

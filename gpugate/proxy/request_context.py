@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gpugate.web.auth import User
-from gpugate.web.dialects import Dialect, dialect_of
+from gpugate.proxy.auth import User
+from gpugate.proxy.error_format import Dialect, dialect_of
 
 
 class Call:

@@ -16,12 +16,12 @@ from aiohttp import web
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
 from gpugate.ollama.handlers import OllamaApi
 from gpugate.ollama.routes import Kind, Route, classify, split_path_token
+from gpugate.proxy.auth import User, Verifier, bearer
+from gpugate.proxy.cors import Cors
+from gpugate.proxy.error_format import error_body, request_id
+from gpugate.proxy.request_context import Call
 from gpugate.relay import Ending, Relayed
 from gpugate.tasks import CrashListener
-from gpugate.web.auth import User, Verifier, bearer
-from gpugate.web.call import Call
-from gpugate.web.cors import Cors
-from gpugate.web.dialects import error_body, request_id
 from gpugate.web.gate_api import OwnRoutes
 
 LEFT = 499
