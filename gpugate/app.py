@@ -16,6 +16,10 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from gpugate.api.costs import CostApi
+from gpugate.api.events import EventHub
+from gpugate.api.generation import ServicesApi
+from gpugate.api.gpu import GateApi
 from gpugate.billing.budget import Budget, Limits, Spending, Told
 from gpugate.billing.ledger_split import SplitLedger
 from gpugate.billing.model import Ledger
@@ -61,10 +65,6 @@ from gpugate.proxy.jwks import Jwks, http_fetch
 from gpugate.proxy.server import GuardedServer, answer_itself, listen
 from gpugate.relay import Relay
 from gpugate.tasks import spawn
-from gpugate.web.cost_api import CostApi
-from gpugate.web.events import EventHub
-from gpugate.web.gate_api import GateApi
-from gpugate.web.services_api import ServicesApi
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import aiohttp
 
+from gpugate.api.telegram_webhook import TelegramHook
 from gpugate.bot.assistant import Assistant, CostBook
 from gpugate.bot.event_waiter import Watch
 from gpugate.bot.fantasy_job import Dreaming
@@ -22,7 +23,6 @@ from gpugate.generation.fantasy import Fantasies
 from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.observe.log import log_crash
-from gpugate.web.telegram_hook import TelegramHook
 
 SEEN = "telegram-updates.json"
 """Below the state folder: which updates were taken."""

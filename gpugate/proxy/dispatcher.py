@@ -13,6 +13,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from gpugate.api.gpu import OwnRoutes
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
 from gpugate.ollama.handlers import OllamaApi
 from gpugate.ollama.routes import Kind, Route, classify, split_path_token
@@ -22,7 +23,6 @@ from gpugate.proxy.error_format import error_body, request_id
 from gpugate.proxy.request_context import Call
 from gpugate.relay import Ending, Relayed
 from gpugate.tasks import CrashListener
-from gpugate.web.gate_api import OwnRoutes
 
 LEFT = 499
 """The status that a log line shows for a client that hung up."""

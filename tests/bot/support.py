@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 from attrs import define, field
 
+from gpugate.api.telegram_webhook import TelegramHook
 from gpugate.bot.messenger import Chat, Heard
 from gpugate.bot.telegram import Hook, TelegramBot
 from gpugate.proxy.auth import Verifier
@@ -18,7 +19,6 @@ from gpugate.proxy.cors import Cors
 from gpugate.proxy.dispatcher import Gate
 from gpugate.proxy.server import GuardedServer
 from gpugate.testing.telegram import SimulatedTelegram
-from gpugate.web.telegram_hook import TelegramHook
 
 SECRET = "a-secret-of-the-webhook"
 PUBLIC = "https://gate.example.org"

@@ -319,7 +319,7 @@ async def test_a_loop_that_is_left_stops_the_pod(ground: Ground) -> None:
 async def test_a_server_that_does_not_answer_does_not_start(ground: Ground) -> None:
     """Exit 1 and one line, and `listening` is never said."""
     (ground.cloud / "fault-at-open").write_text(
-        "from gpugate.web.gate_api import GateApi\n"
+        "from gpugate.api.gpu import GateApi\n"
         "async def health(self, call): raise RuntimeError('planted')\n"
         "GateApi.health = health\n"
     )

@@ -9,14 +9,14 @@ from importlib.metadata import version
 from aiohttp import web
 from attrs import frozen
 
+from gpugate.api.events import EventHub
+from gpugate.api.status_json import shown
 from gpugate.errors import InvalidRequest
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.request_context import Call
 from gpugate.proxy.server import SOFTWARE
-from gpugate.web.events import EventHub
-from gpugate.web.shown import shown
 
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 

@@ -14,10 +14,10 @@ import orjson
 from aiohttp import web
 from attrs import field, frozen
 
+from gpugate.api.gpu import OwnRoute, OwnRoutes
 from gpugate.errors import InvalidRequest, InvalidToken, PathNotFound, ShuttingDown
 from gpugate.proxy.request_body import read_body
 from gpugate.proxy.request_context import Call
-from gpugate.web.gate_api import OwnRoute, OwnRoutes
 
 PATH = "/api/v1/bot/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"

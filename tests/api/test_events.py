@@ -13,9 +13,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
+from gpugate.api import events
+from gpugate.api.events import EventHub
 from gpugate.lifecycle.event_bus import BudgetCrossed, QueueChanged
-from gpugate.web import events
-from gpugate.web.events import EventHub
 
 Present = Callable[[], Awaitable[object]]
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
+from gpugate.api.status_json import shown
 from gpugate.lifecycle.event_bus import (
     BudgetCrossed,
     News,
@@ -24,7 +25,6 @@ from gpugate.lifecycle.event_bus import (
 )
 from gpugate.lifecycle.status import PodStatus
 from gpugate.proxy.error_format import dump
-from gpugate.web.shown import shown
 
 KEPT = 512
 """Events that `Last-Event-ID` can go back to."""

@@ -13,13 +13,13 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from gpugate.api.gpu import OwnRoute, OwnRoutes
 from gpugate.billing.cost_math import QUANTUM, ReceiptLine, apportion
 from gpugate.billing.reconciliation import Reconcile, Reconciled
 from gpugate.billing.reports import Costs, Line, SessionCost, SessionRow, Summary
 from gpugate.errors import InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
 from gpugate.proxy.error_format import success
 from gpugate.proxy.request_context import Call
-from gpugate.web.gate_api import OwnRoute, OwnRoutes
 
 T = TypeVar("T")
 COLUMNS = (

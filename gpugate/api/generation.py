@@ -15,6 +15,9 @@ import orjson
 from aiohttp import web
 from attrs import define, evolve, field, frozen
 
+from gpugate.api.gpu import OwnRoute, OwnRoutes
+from gpugate.api.json_request import Asked, read_asked
+from gpugate.api.sse import EventStream, wants_only_events
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
 from gpugate.generation.code_assist import Coding, Question
 from gpugate.generation.code_stream import PATH, CodeStream
@@ -30,9 +33,6 @@ from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.heartbeat import Heartbeat
 from gpugate.proxy.request_context import Call
-from gpugate.web.asked import Asked, read_asked
-from gpugate.web.gate_api import OwnRoute, OwnRoutes
-from gpugate.web.sse import EventStream, wants_only_events
 
 SIDES = (64, 2048)
 _LANGUAGE = re.compile(r"[\w+#./ -]{0,40}")
