@@ -50,8 +50,8 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.lifecycle.pending_stop_store import DebtsFile
 from gpugate.lifecycle.provider_worker import NamedProvider
-from gpugate.observe.log import AccessLog, configure, log_crash
-from gpugate.observe.news import log_news
+from gpugate.observability.event_log import log_news
+from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.ollama.catalog_cache import Catalog
 from gpugate.ollama.catalog_refresher import CatalogKeeper
 from gpugate.ollama.handlers import OllamaApi

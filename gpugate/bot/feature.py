@@ -22,7 +22,7 @@ from gpugate.errors import SettingsError
 from gpugate.generation.fantasy import Fantasies
 from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.observe.log import log_crash
+from gpugate.observability.log import log_crash
 
 SEEN = "telegram-updates.json"
 """Below the state folder: which updates were taken."""

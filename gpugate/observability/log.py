@@ -23,7 +23,7 @@ import structlog
 from attrs import define, field
 from structlog.typing import EventDict, WrappedLogger
 
-from gpugate.observe.redact import Redactor, clean, many_lines, one_line, redactor, tidy
+from gpugate.observability.redact import Redactor, clean, many_lines, one_line, redactor, tidy
 
 Format = Literal["auto", "console", "json"]
 

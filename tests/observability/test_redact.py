@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.observe.redact import REDACTED, clean, many_lines, one_line, redactor
+from gpugate.observability.redact import REDACTED, clean, many_lines, one_line, redactor
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 BOT = "123456789:AAFqwertyuiopasdfghjklzxcvbnm12345"

@@ -12,7 +12,7 @@ from gpugate.lifecycle.event_bus import (
     SessionEnded,
     Transition,
 )
-from gpugate.observe.log import TransitionLog
+from gpugate.observability.log import TransitionLog
 
 _transition = TransitionLog()
 

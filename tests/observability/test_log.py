@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
-from gpugate.observe.log import AccessLog, Output, Sink, TransitionLog, configure, log_crash
+from gpugate.observability.log import AccessLog, Output, Sink, TransitionLog, configure, log_crash
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 
