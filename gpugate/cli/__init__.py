@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from gpugate.cli.failures import FAILED, OK, WRONG, Failure
+from gpugate.cli.errors import FAILED, OK, WRONG, Failure
 from gpugate.cli.parser import parse
 from gpugate.errors import GateError, ProviderError, SettingsError
 from gpugate.signals import ENDING, heard

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import attrs
 
-from gpugate.cli.configured import config_of
-from gpugate.cli.failures import Failure
+from gpugate.cli.errors import Failure
 from gpugate.cli.serving import listening_problem, run
-from gpugate.cli.tokens import signed
+from gpugate.cli.settings import config_of
+from gpugate.cli.token_commands import signed
 from gpugate.cli.urls import url_of
 from gpugate.config import Given, Settings, duration, load_settings, show_duration
 from gpugate.lifecycle import state_dir

@@ -19,9 +19,9 @@ from typing import Any, TextIO
 import aiohttp
 from attrs import define, field, frozen
 
-from gpugate.cli.configured import settings_as_given
-from gpugate.cli.failures import FAILED, OK
+from gpugate.cli.errors import FAILED, OK
 from gpugate.cli.parser import gpugate_version
+from gpugate.cli.settings import settings_as_given
 from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited
 from gpugate.lifecycle.ollama_pod_client import OllamaPod

@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from gpugate.app import Gateway
-from gpugate.cli.failures import Failure
+from gpugate.cli.errors import Failure
 from gpugate.config import Settings
 from gpugate.proxy.server import NotAnswering, raise_file_limit
 from gpugate.signals import ENDING, heard

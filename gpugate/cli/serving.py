@@ -8,8 +8,8 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from gpugate.cli.configured import settings_for_serving
-from gpugate.cli.failures import Failure
+from gpugate.cli.errors import Failure
+from gpugate.cli.settings import settings_for_serving
 from gpugate.config import Given, Settings
 from gpugate.lifecycle.state_dir import StateFolderTaken, held
 

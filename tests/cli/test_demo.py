@@ -17,7 +17,7 @@ import pytest
 
 from gpugate.cli import main
 from gpugate.cli.demo import demo_secret
-from gpugate.cli.failures import Failure
+from gpugate.cli.errors import Failure
 from gpugate.config import Settings, provider_config
 from gpugate.lifecycle.state_dir import held
 from tests.cli.test_main import fake_wiring

@@ -196,7 +196,7 @@ def served(bare: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A configuration that is good enough for a gateway which is not real."""
     monkeypatch.setenv("GPUGATE_AUTH__SECRET", SECRET)
     monkeypatch.setenv("GPUGATE_POD__PROVIDER", "parked")
-    monkeypatch.setattr("gpugate.cli.configured.config_of", None)
+    monkeypatch.setattr("gpugate.cli.settings.config_of", None)
     return bare
 
 

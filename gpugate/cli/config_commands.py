@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from gpugate.cli.configured import config_path, settings_for_serving
-from gpugate.cli.failures import OK, WRONG, Failure
+from gpugate.cli.errors import OK, WRONG, Failure
+from gpugate.cli.settings import config_path, settings_for_serving
 from gpugate.cli.urls import url_of
 from gpugate.config import Settings, commented_config, notes
 from gpugate.lifecycle.dead_man_switch import lease_digest
@@ -71,7 +71,7 @@ def check(args: Namespace) -> int:
         print(f"  note: {key}: {note}")
     if not args.live:
         return OK
-    from gpugate.cli.live import check_live
+    from gpugate.cli.live_check import check_live
 
     return check_live(settings)
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gpugate.cli.live import _look
+from gpugate.cli.live_check import _look
 from gpugate.errors import RateLimited
 from gpugate.provider_api import Phase
 from gpugate.testing import virtual_time

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from gpugate.cli.client import gateway
-from gpugate.cli.failures import OK, WRONG, Failure
-from gpugate.cli.remote import plain
+from gpugate.cli.errors import OK, WRONG, Failure
+from gpugate.cli.http_client import gateway
+from gpugate.cli.pod_commands import plain
 
 _COST = "/api/v1/cost"
 

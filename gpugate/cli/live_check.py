@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 
-from gpugate.cli.failures import FAILED, OK
+from gpugate.cli.errors import FAILED, OK
 from gpugate.cli.parser import gpugate_version
 from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited, SettingsError

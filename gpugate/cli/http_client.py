@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-from gpugate.cli.configured import settings_as_given
-from gpugate.cli.failures import WRONG, Failure
-from gpugate.cli.tokens import signed
+from gpugate.cli.errors import WRONG, Failure
+from gpugate.cli.settings import settings_as_given
+from gpugate.cli.token_commands import signed
 from gpugate.cli.urls import url_of
 from gpugate.config.validators import is_url
 

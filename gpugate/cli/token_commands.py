@@ -6,8 +6,8 @@ import re
 import time
 from argparse import Namespace
 
-from gpugate.cli.configured import settings_as_given
-from gpugate.cli.failures import OK, WRONG, Failure
+from gpugate.cli.errors import OK, WRONG, Failure
+from gpugate.cli.settings import settings_as_given
 from gpugate.config import Settings, duration
 
 SCOPES = ("chat", "pod", "cost", "admin")  # docs/api.md#tokens-and-scopes

@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from gpugate.cli import main
-from gpugate.cli.remote import parse_events
+from gpugate.cli.pod_commands import parse_events
 from gpugate.cli.urls import url_of
 from gpugate.config import Server, Settings
 from tests.cli.support import SECRET

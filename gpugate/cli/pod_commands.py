@@ -6,8 +6,8 @@ import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 
-from gpugate.cli.client import gateway
-from gpugate.cli.failures import OK, Failure
+from gpugate.cli.errors import OK, Failure
+from gpugate.cli.http_client import gateway
 
 _GPU = "/api/v1/gpu"
 
