@@ -22,7 +22,7 @@ from attrs import Attribute, field, frozen
 
 from gpugate.errors import Transient
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
-from gpugate.providers.kept import Kept, KeptProcess, KeptStatus, Timing, state_dir
+from gpugate.providers.supervised_process import Kept, KeptProcess, KeptStatus, Timing, state_dir
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

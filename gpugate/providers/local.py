@@ -12,7 +12,14 @@ from attrs import Attribute, field, frozen
 
 from gpugate.errors import Misconfigured
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Provider
-from gpugate.providers.kept import CommandNotFound, Kept, KeptProcess, KeptStatus, Timing, state_dir
+from gpugate.providers.supervised_process import (
+    CommandNotFound,
+    Kept,
+    KeptProcess,
+    KeptStatus,
+    Timing,
+    state_dir,
+)
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

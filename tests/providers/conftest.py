@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.providers.kept import KeptProcess, Timing
+from gpugate.providers.supervised_process import KeptProcess, Timing
 from tests.providers.support import QUICK, Gateway, Sleeper, gone
 
 

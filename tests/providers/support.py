@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gpugate.providers.kept import KeptProcess, Timing
+from gpugate.providers.supervised_process import KeptProcess, Timing
 
 QUICK = Timing(settle_s=0.05, grace_s=0.2, orphan_kill_s=0.2, stop_kill_s=0.2)
 PATIENT = Timing(settle_s=0.05, grace_s=30, orphan_kill_s=30, stop_kill_s=30)
@@ -57,7 +57,7 @@ async def gone(kept: KeptProcess, within_s: float = 10) -> None:
 _GATEWAY = """
 import asyncio, sys
 from pathlib import Path
-from gpugate.providers.kept import KeptProcess, Timing
+from gpugate.providers.supervised_process import KeptProcess, Timing
 
 async def main(state_dir, timing, *command):
     kept = KeptProcess("pod", state_dir=Path(state_dir), timing=Timing(*map(float, timing.split(","))))

@@ -70,7 +70,7 @@ async def process_of(pod: Demo) -> int:
 HOLDER = """
 import asyncio, sys, aiohttp
 from gpugate.providers.demo import Demo, DemoConfig
-from gpugate.providers.kept import Timing
+from gpugate.providers.supervised_process import Timing
 
 async def main():
     async with aiohttp.ClientSession() as session:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gpugate.providers.demo import Demo, DemoConfig
-from gpugate.providers.kept import Timing
 from gpugate.providers.local import Local, LocalConfig
+from gpugate.providers.supervised_process import Timing
 from gpugate.testing import ProviderContract
 from gpugate.testing.fakes import FakeCloud, FakeProvider
 from gpugate.testing.stage import MakeProvider

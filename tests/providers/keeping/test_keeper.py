@@ -12,7 +12,7 @@ import time
 import pytest
 from attrs import evolve
 
-from gpugate.providers.kept import KeptStatus
+from gpugate.providers.supervised_process import KeptStatus
 from tests.providers.support import PATIENT, QUICK, gone, until
 
 
@@ -133,7 +133,7 @@ class TestLeases:
 
     def test_the_promise(self):
         """As shipped, all is over 15 s after the gateway's death (docs/api.md#the-local-provider)."""
-        from gpugate.providers.kept import Timing
+        from gpugate.providers.supervised_process import Timing
 
         assert Timing().grace_s + Timing().orphan_kill_s + 1 < 15
         assert 20 == Timing().stop_kill_s

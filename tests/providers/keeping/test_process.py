@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.providers.kept import KeptStatus
+from gpugate.providers.supervised_process import KeptStatus
 from tests.providers.support import QUICK, gone, until
 
 FAMILY = "trap '' TERM; {0} & setsid {0} & wait"

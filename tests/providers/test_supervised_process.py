@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpugate.errors import Conflict, Misconfigured, Transient
-from gpugate.providers.kept import CommandNotFound, Kept, KeptStatus, state_dir
+from gpugate.providers.supervised_process import CommandNotFound, Kept, KeptStatus, state_dir
 from tests.providers.support import PATIENT, QUICK, gone, until
 
 
@@ -224,7 +224,7 @@ class TestInspect:
         """A keeper that does not answer is "could not look", not "stopped"; when it goes on, all is well."""
         pod = keep()
         started = await pod.start(sleeper.command.split())
-        monkeypatch.setattr("gpugate.providers.kept._ANSWER_S", 0.1)
+        monkeypatch.setattr("gpugate.providers.supervised_process._ANSWER_S", 0.1)
         keeper = json.loads((tmp_path / "processes" / "pod.json").read_text())["keeper"]
         os.kill(keeper, signal.SIGSTOP)
 
