@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from attrs import define, evolve, field, frozen
+from gpugate_demo.picture import draw
 
 from gpugate.bot.assistant import Assistant
 from gpugate.bot.event_waiter import Watch
@@ -25,7 +26,6 @@ from gpugate.generation.workflows import load
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.provider_api import Endpoint, PodReport
-from gpugate.simulated.picture import draw
 from gpugate.tasks import spawn
 from gpugate.testing.fakes import FakeCloud
 from tests.generation.stay import FakePainter, FakeTexts

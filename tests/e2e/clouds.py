@@ -15,6 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 from attrs import define, field
+from gpugate_demo.ollama import SimulatedOllama
+from gpugate_demo.text_generator import fixed
 from gpugate_runpod import RunPod
 from gpugate_vastai import VastAi
 
@@ -22,8 +24,6 @@ from gpugate import app
 from gpugate.app import Gateway
 from gpugate.config import load_settings
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.simulated.ollama import SimulatedOllama
-from gpugate.simulated.reply import fixed
 from gpugate.tasks import spawn
 from gpugate.testing.clouds import Cloud, Delays, LoopClock, RunPodSim, SimPod, VastSim, jumping
 from tests.e2e.support import CHAT, MODEL, SECRET, Answer, bearer

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import uvloop
 from attrs import define
+from gpugate_demo.ollama import SimulatedOllama
 
-from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.fakes import FakeCloud
 from tests.e2e.support import House, open_house, words
 

@@ -13,9 +13,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 from attrs import define, evolve, field
+from gpugate_demo.ollama import SimulatedOllama
 
 from gpugate.provider_api import Phase
-from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Delays, LoopClock, RunPodSim
 from gpugate.testing.clouds.cloud import Operation
 from tests.e2e.process import Ground, Running

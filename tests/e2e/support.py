@@ -14,11 +14,11 @@ from typing import Any
 import aiohttp
 import jwt
 from attrs import define, field
+from gpugate_demo.ollama import SimulatedOllama
+from gpugate_demo.text_generator import fixed
 
 from gpugate.app import Gateway
 from gpugate.config import load_settings
-from gpugate.simulated.ollama import SimulatedOllama
-from gpugate.simulated.reply import fixed
 from gpugate.testing.fakes import FakeCloud, FakeProvider
 
 SECRET = "a-secret-for-tests-of-40-characters-long"

@@ -7,11 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from ollama import AsyncClient
-from openai import AsyncOpenAI
-
-from gpugate.provider_api import Capabilities
-from gpugate.simulated.faults import (
+from gpugate_demo.faults import (
     Answer,
     BreakAfter,
     CleanEndAfter,
@@ -20,6 +16,10 @@ from gpugate.simulated.faults import (
     HangAfter,
     Slow,
 )
+from ollama import AsyncClient
+from openai import AsyncOpenAI
+
+from gpugate.provider_api import Capabilities
 from gpugate.testing.fakes import FakeProvider
 from tests.e2e.support import MODEL, SOON, House, token
 

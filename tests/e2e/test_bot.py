@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpugate_demo.ollama import SimulatedOllama
+from gpugate_demo.picture import draw
 
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.bot.notifier import Announcer
-from gpugate.simulated.ollama import SimulatedOllama
-from gpugate.simulated.picture import draw
 from gpugate.testing.fakes import FakeCloud
 from gpugate.testing.telegram import TOKEN, SimulatedTelegram
 from tests.e2e.support import SECRET, House, open_house, words

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 from attrs import define, field
+from gpugate_demo.faults import Answer as Planned
+from gpugate_demo.faults import BreakAfter
 
-from gpugate.simulated.faults import Answer as Planned
-from gpugate.simulated.faults import BreakAfter
 from tests.e2e.support import MODEL, SOON, House, chat_body, request, wire_to
 
 POSTS = [

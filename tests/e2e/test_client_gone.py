@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
-from gpugate.simulated.faults import Hang, HangAfter
+from gpugate_demo.faults import Hang, HangAfter
+
 from tests.e2e.support import GENERATE, House, chat_body, request, wire_to
 
 

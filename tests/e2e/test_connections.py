@@ -8,9 +8,8 @@ import time
 from itertools import pairwise
 
 import pytest
-
-from gpugate.simulated.faults import Answer as Simulated
-from gpugate.simulated.faults import (
+from gpugate_demo.faults import Answer as Simulated
+from gpugate_demo.faults import (
     BreakAfter,
     CleanEndAfter,
     CloseBeforeHead,
@@ -19,6 +18,7 @@ from gpugate.simulated.faults import (
     HangAfter,
     Slow,
 )
+
 from tests.e2e.support import House, Wire, bearer, chat_body, open_house, request, wire_to
 
 

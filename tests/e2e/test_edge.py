@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from gpugate_demo.faults import Answer as Planned
 
 from gpugate.provider_api import Capabilities
-from gpugate.simulated.faults import Answer as Planned
 from gpugate.testing.fakes import FakeProvider
 from tests.e2e.support import House
 from tests.e2e.test_queue import PATHS, code_of

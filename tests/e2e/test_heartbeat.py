@@ -7,11 +7,11 @@ import json
 
 import openai
 import pytest
+from gpugate_demo.faults import BreakAfter, CloseBeforeHead, HangAfter
 from ollama import AsyncClient, ResponseError
 from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
-from gpugate.simulated.faults import BreakAfter, CloseBeforeHead, HangAfter
 from tests.e2e.support import MODEL, House, bearer, chat_body, request, token, wire_to
 
 HI = [{"role": "user", "content": "hi"}]

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 import jwt
 import pytest
+from gpugate_demo.faults import Hang, HangAfter
 
 from gpugate.errors import Transient
-from gpugate.simulated.faults import Hang, HangAfter
 from gpugate.testing import fakes
 from tests.e2e.support import SECRET, House, bearer, chat_body, open_house, request, token, wire_to
 

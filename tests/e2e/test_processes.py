@@ -11,8 +11,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from gpugate_demo.faults import HangAfter, NotReady
 
-from gpugate.simulated.faults import HangAfter, NotReady
 from tests.e2e.process import Ground, filed_ground
 from tests.e2e.support import CHAT, chat_body, request, wire_to
 

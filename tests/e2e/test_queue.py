@@ -6,11 +6,11 @@ import asyncio
 import json
 
 import pytest
+from gpugate_demo.faults import Answer as Planned
+from gpugate_demo.faults import BreakAfter, CloseBeforeHead, Hang, HangAfter, NotReady
 
 from gpugate.errors import AuthFailed, NoCapacity, Transient
 from gpugate.provider_api import Phase
-from gpugate.simulated.faults import Answer as Planned
-from gpugate.simulated.faults import BreakAfter, CloseBeforeHead, Hang, HangAfter, NotReady
 from gpugate.testing import fakes
 from tests.e2e.support import CHAT, MODEL, House, chat_body, request, wire_to
 

@@ -9,11 +9,11 @@ import httpx
 import ollama as ollama_client
 import openai
 import pytest
+from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead
 from ollama import AsyncClient, ResponseError
 from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
-from gpugate.simulated.faults import Answer, BreakAfter, CloseBeforeHead
 from tests.e2e.support import MODEL, House, bearer, token
 
 HI = [{"role": "user", "content": "hi"}]

@@ -15,13 +15,8 @@ from typing import Any
 
 import pytest
 from attrs import define, evolve
-
-from gpugate.cli import main
-from gpugate.errors import NoCapacity
-from gpugate.generation.image_format import measure
-from gpugate.provider_api import Endpoint, PodReport
-from gpugate.simulated.comfyui import FailJob, HangJob, SimulatedComfyUI
-from gpugate.simulated.faults import (
+from gpugate_demo.comfyui import FailJob, HangJob, SimulatedComfyUI
+from gpugate_demo.faults import (
     Answer,
     BreakAfter,
     CleanEndAfter,
@@ -30,9 +25,14 @@ from gpugate.simulated.faults import (
     Hang,
     HangAfter,
 )
-from gpugate.simulated.ollama import SimulatedOllama
-from gpugate.simulated.picture import draw
-from gpugate.simulated.reply import fixed
+from gpugate_demo.ollama import SimulatedOllama
+from gpugate_demo.picture import draw
+from gpugate_demo.text_generator import fixed
+
+from gpugate.cli import main
+from gpugate.errors import NoCapacity
+from gpugate.generation.image_format import measure
+from gpugate.provider_api import Endpoint, PodReport
 from gpugate.testing.fakes import FakeCloud
 from tests.e2e.support import House, bearer, open_house, wire_to, words
 

@@ -8,9 +8,9 @@ from contextlib import suppress
 from hashlib import sha256
 
 import pytest
+from gpugate_demo.faults import Hang
 
 from gpugate.relay.sockets import reset
-from gpugate.simulated.faults import Hang
 from tests.e2e.support import House, request, wire_to
 from tests.e2e.test_intake import BLOB, MIB
 

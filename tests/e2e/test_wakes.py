@@ -6,8 +6,8 @@ import asyncio
 import json
 
 import pytest
+from gpugate_demo.faults import Hang, HangAfter
 
-from gpugate.simulated.faults import Hang, HangAfter
 from gpugate.testing.fakes import FakeCloud
 from tests.e2e.support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house
 

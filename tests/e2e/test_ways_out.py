@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 from attrs import define, field
+from gpugate_demo.faults import HangAfter
 
-from gpugate.simulated.faults import HangAfter
 from tests.e2e.process import Ground, Running, filed_ground, free_port, settle_signals
 from tests.e2e.support import CHAT, SECRET
 

@@ -9,14 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-
-from gpugate.errors import ImageFailed
-from gpugate.generation.comfyui import BROKEN_LOOKS, ComfyUI
-from gpugate.generation.comfyui_errors import execution_problem, refusal
-from gpugate.generation.image_backend import Drawn
-from gpugate.generation.text_model import PodSilent
-from gpugate.provider_api import Endpoint
-from gpugate.simulated.comfyui import (
+from gpugate_demo.comfyui import (
     EmptyJob,
     FailJob,
     HangJob,
@@ -24,7 +17,14 @@ from gpugate.simulated.comfyui import (
     SimulatedComfyUI,
     VanishJob,
 )
-from gpugate.simulated.faults import Answer, BreakAfter, CloseBeforeHead, Hang, NotReady
+from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Hang, NotReady
+
+from gpugate.errors import ImageFailed
+from gpugate.generation.comfyui import BROKEN_LOOKS, ComfyUI
+from gpugate.generation.comfyui_errors import execution_problem, refusal
+from gpugate.generation.image_backend import Drawn
+from gpugate.generation.text_model import PodSilent
+from gpugate.provider_api import Endpoint
 
 SAVED: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 48, "batch_size": 1, "color": 255}},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_demo.picture import draw
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from gpugate.generation.stories import Stories
 from gpugate.generation.text_model import ModelFailed, PodSilent
 from gpugate.generation.workflows import load
 from gpugate.lifecycle.diagnosis import Finding
-from gpugate.simulated.picture import draw
 from tests.generation.stay import FakePainter, FakeTexts, pod, visit_of
 
 PNG = draw("x", 1, 16, 16)

@@ -8,12 +8,12 @@ import tracemalloc
 import zlib
 
 import pytest
+from gpugate_demo.picture import draw, with_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.errors import InvalidRequest
 from gpugate.generation.image_format import LARGEST, NoImage, image_of, measure, read, stripped
-from gpugate.simulated.picture import draw, with_text
 
 PNG = draw("a picture", 1, 40, 30)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_demo.picture import draw, with_text
 
 from gpugate.errors import ImageFailed, InvalidRequest
 from gpugate.generation.images import LARGEST_SEED, Pictures, draw_seed
@@ -10,7 +11,6 @@ from gpugate.generation.text_model import PodSilent
 from gpugate.generation.workflows import Wish, load
 from gpugate.lifecycle.diagnosis import Finding
 from gpugate.provider_api import Endpoint
-from gpugate.simulated.picture import draw, with_text
 from tests.generation.stay import FakePainter, pod, visit_of
 
 PNG = draw("x", 1, 16, 16)

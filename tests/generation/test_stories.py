@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from gpugate_demo.picture import draw
 
 from gpugate.errors import InvalidRequest, PodStopped, QueueTimeout, StoryFailed
 from gpugate.generation.image_format import read
 from gpugate.generation.stories import MOST_TOKENS, Stories
 from gpugate.generation.text_model import ModelFailed, PodSilent
 from gpugate.lifecycle.diagnosis import Finding
-from gpugate.simulated.picture import draw
 from tests.generation.stay import FakeTexts, pod, visit_of
 
 IMAGE = read(draw("x", 1, 8, 8))

@@ -6,11 +6,11 @@ import json
 from typing import Any
 
 import pytest
+from gpugate_demo.graph import judge
+from gpugate_demo.nodes import known_nodes
 
 from gpugate.errors import InvalidRequest, SettingsError
 from gpugate.generation.workflows import Wish, WorkflowError, built_in, load, parse
-from gpugate.simulated.graph import judge
-from gpugate.simulated.nodes import known_nodes
 
 
 def node(title: str | None = None, kind: str = "CLIPTextEncode", **inputs: object) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from attrs import define
 from certificates import Certificate, make_certificate
+from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Fault, Garbage, Hang, Slow
+from gpugate_demo.ollama import SimulatedOllama
 
 from gpugate.lifecycle import ollama_pod_client as adapter
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.provider_api import Endpoint
-from gpugate.simulated.faults import Answer, BreakAfter, CloseBeforeHead, Fault, Garbage, Hang, Slow
-from gpugate.simulated.ollama import SimulatedOllama
 
 VERSION = "/api/version"
 TAGS = "/api/tags"

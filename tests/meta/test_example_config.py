@@ -22,7 +22,7 @@ PROVIDERS = {
     "runpod": ("gpugate_runpod", "RunPod"),
     "vastai": ("gpugate_vastai", "VastAi"),
     "local": ("gpugate.providers.local", "Local"),
-    "demo": ("gpugate.providers.demo", "Demo"),
+    "demo": ("gpugate_demo.provider", "Demo"),
 }
 
 

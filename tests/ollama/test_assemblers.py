@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from gpugate_demo.dialects import NATIVE, Anthropic, OpenAiChat, OpenAiCompletions
+from gpugate_demo.dialects import Native as Dialect
+from gpugate_demo.responses import Responses
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.ollama import assemblers
 from gpugate.ollama.assemblers import Assembly, Unfinished, Whole
-from gpugate.simulated.dialects import NATIVE, Anthropic, OpenAiChat, OpenAiCompletions
-from gpugate.simulated.dialects import Native as Dialect
-from gpugate.simulated.responses import Responses
 
 STATS = {
     "total_duration": 5191566416,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gpugate_demo.provider import Demo, DemoConfig
 
-from gpugate.providers.demo import Demo, DemoConfig
 from gpugate.providers.local import Local, LocalConfig
 from gpugate.providers.supervised_process import Timing
 from gpugate.testing import ProviderContract

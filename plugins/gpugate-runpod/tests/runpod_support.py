@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 from attrs import define, field
+from gpugate_demo.ollama import SimulatedOllama
 from gpugate_runpod import RunPod, RunPodConfig
 
 from gpugate.core.policy import Pace, Policy
@@ -19,7 +20,6 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price
-from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Delays, RunPodSim, SimPod, jumping
 from gpugate.testing.clouds.clocks import EPOCH, LoopClock
 from gpugate.testing.fakes import FakeDebts

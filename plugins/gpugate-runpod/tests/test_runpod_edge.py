@@ -9,14 +9,14 @@ from pathlib import Path
 import aiohttp
 import jwt
 import pytest
+from gpugate_demo.faults import BreakAfter, HangAfter
+from gpugate_demo.faults import Hang as Mute
+from gpugate_demo.ollama import SimulatedOllama
 from gpugate_runpod import RunPod
 from runpod_support import FIXED, House, play
 
 from gpugate.app import Gateway
 from gpugate.config import load_settings
-from gpugate.simulated.faults import BreakAfter, HangAfter
-from gpugate.simulated.faults import Hang as Mute
-from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds import Hang, Html1010, Http, LoopClock, Reset, RunPodSim
 
 CHAT = {"model": "llama3.2:3b", "messages": [{"role": "user", "content": "hi"}]}

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
 import pytest
+from gpugate_demo.ollama import SimulatedOllama
 from gpugate_vastai import VastAi, VastConfig
 from vast_support import DELAYS, EPHEMERAL, FIXED
 
-from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing import ProviderContract
 from gpugate.testing.clouds import Capacity, VastSim
 

@@ -12,12 +12,12 @@ import aiohttp
 import jwt
 import pytest
 from attrs import evolve
+from gpugate_demo.ollama import SimulatedOllama
 from gpugate_vastai import VastAi
 from vast_support import EPHEMERAL, FIXED, SECRETS
 
 from gpugate.app import Gateway
 from gpugate.config import load_settings
-from gpugate.simulated.ollama import SimulatedOllama
 from gpugate.testing.clouds.pods import Delays
 from gpugate.testing.clouds.vast import VastSim
 

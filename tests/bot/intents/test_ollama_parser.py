@@ -12,12 +12,12 @@ import orjson
 import pytest
 from aiohttp import web
 from attrs import define, field
+from gpugate_demo.ollama import SimulatedOllama
+from gpugate_demo.store import DEFAULT_MODELS
 
 from gpugate.bot.intents.keywords import classify
 from gpugate.bot.intents.model import Intent, Period, Source
 from gpugate.bot.intents.ollama_parser import LONGEST_SENTENCE, LocalIntents
-from gpugate.simulated.ollama import SimulatedOllama
-from gpugate.simulated.store import DEFAULT_MODELS
 
 SAID = "is the pod running?"
 

@@ -1,0 +1,83 @@
+"""Sends an answer chunk by chunk and spoils it as a fault says; knows nothing of what the chunks mean."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from gpugate_demo.base_server import Seen, sever
+from gpugate_demo.faults import BreakAfter, CleanEndAfter, ErrorLine, Fault, HangAfter, Slow
+
+
+class EndedEarly(Exception):
+    """A fault has ended the answer; `text` is an error still to be told, if any."""
+
+    def __init__(self, text: str | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Outlet:
+    """One streamed answer; the head leaves with the first chunk, as Go's does."""
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        seen: Seen,
+        fault: Fault | None,
+        content_type: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        self._request = request
+        self._seen = seen
+        self._fault = fault
+        self._sent = 0
+        self.response = web.StreamResponse(headers={"Content-Type": content_type, **headers})
+        self.response.enable_chunked_encoding()
+
+    async def send(self, chunk: bytes) -> None:
+        """Send one chunk; EndedEarly when a fault has ended the answer before it."""
+        await self._spoil()
+        await self.raw(chunk)
+        self._sent += 1
+
+    async def raw(self, chunk: bytes) -> None:
+        """Send one chunk that no fault counts."""
+        if not self.response.prepared:
+            await self.response.prepare(self._request)
+            self._seen.status = self.response.status
+        await self.response.write(chunk)
+
+    async def finish(self) -> web.StreamResponse:
+        """End the answer cleanly; a fault set for just this place still strikes."""
+        try:
+            await self._spoil()
+        except EndedEarly as early:
+            if early.text is not None:
+                raise
+        return self.response
+
+    async def _spoil(self) -> None:
+        fault = self._fault
+        if fault is None:
+            return
+        if isinstance(fault, Slow):
+            await asyncio.sleep(fault.each_s)
+        elif (
+            isinstance(fault, BreakAfter | HangAfter | CleanEndAfter | ErrorLine)
+            and self._sent >= fault.chunks
+        ):
+            self._fault = None
+            await self._strike(fault)
+
+    async def _strike(self, fault: BreakAfter | HangAfter | CleanEndAfter | ErrorLine) -> None:
+        if isinstance(fault, BreakAfter):
+            if not self.response.prepared:
+                await self.response.prepare(self._request)
+            await sever(self._request, self._seen, reset=fault.reset)
+        elif isinstance(fault, HangAfter):
+            await (fault.until or asyncio.Event()).wait()
+        else:
+            raise EndedEarly(fault.text if isinstance(fault, ErrorLine) else None)

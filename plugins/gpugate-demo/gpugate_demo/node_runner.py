@@ -1,0 +1,132 @@
+"""What the nodes of a simulated ComfyUI do: wait, sample, save a picture; knows no queue and no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from attrs import define
+
+from gpugate_demo.file_store import Shelf
+from gpugate_demo.graph import drawing
+from gpugate_demo.picture import draw, with_text
+from gpugate_demo.text_generator import image_facts
+
+if TYPE_CHECKING:
+    from gpugate_demo.jobs import Job
+
+Tell = Callable[[str, dict[str, Any], str | None], None]
+TellClient = Callable[[str, dict[str, Any]], None]
+Step = Callable[[str, float, float, str], None]
+
+MAX_SIDE = 2048  # a larger picture is drawn smaller: it would cost seconds and show the same
+MAX_BATCH = 16
+
+
+class Interrupted(Exception):
+    """The job was interrupted at this node."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__(node)
+        self.node = node
+
+
+class Failure(Exception):
+    """A node failed; the report has a real one's fields, its server's paths included."""
+
+    def __init__(self, node: str, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.node, self.kind, self.text = node, kind, text
+
+    def report(self) -> dict[str, Any]:
+        """The fields of `execution_error` beside the node's."""
+        line = '  File "/opt/comfyui/execution.py", line 496, in execute\n'
+        return {
+            "exception_message": self.text,
+            "exception_type": self.kind,
+            "traceback": [line],
+            "current_inputs": {},
+            "current_outputs": [self.node],
+        }
+
+
+@define
+class Desk:
+    """Runs single nodes.
+
+    Attributes:
+        step_s: time of one sampling step.
+        node_s: time of every other node.
+        previews: send a picture with every sampling step.
+    """
+
+    shelf: Shelf
+    step_s: float = 0.0
+    node_s: float = 0.0
+    previews: bool = False
+
+    async def run(self, job: Job, name: str, step: Step, tell: TellClient) -> dict[str, Any]:
+        """Do a node's work and return what it shows, {} for most. Raises Interrupted, Failure."""
+        given = job.graph[name]
+        kind = given["class_type"]
+        if kind == "KSampler":
+            await self._sample(job, name, step, tell)
+            return {}
+        await asyncio.sleep(self.node_s)
+        if kind == "LoadImage":
+            self._load(name, str(given["inputs"]["image"]))
+        if kind in ("SaveImage", "PreviewImage"):
+            return await self._save(job, name)
+        if kind == "SaveImageWebsocket":
+            await self._send(job, name, step, tell)
+        return {}
+
+    async def _sample(self, job: Job, name: str, step: Step, tell: TellClient) -> None:
+        steps = int(job.graph[name]["inputs"]["steps"])
+        preview = draw(name, 0, 64, 64) if self.previews else b""
+        for done in range(1, steps + 1):
+            await asyncio.sleep(self.step_s)
+            if job.stop.is_set():
+                raise Interrupted(name)
+            step(name, done, steps, "running")
+            tell("progress", {"value": done, "max": steps, "prompt_id": job.id, "node": name})
+            if preview:
+                tell("preview", {"node": name, "prompt_id": job.id, "png": preview})
+
+    def _load(self, name: str, path: str) -> None:
+        stored = self.shelf.input(path)
+        if stored is None or image_facts(stored.data).kind == "unknown":
+            text = f"cannot identify image file '/opt/comfyui/input/{path}'\n"
+            raise Failure(name, "PIL.UnidentifiedImageError", text)
+
+    async def _save(self, job: Job, name: str) -> dict[str, Any]:
+        given = job.graph[name]
+        kind = "output" if given["class_type"] == "SaveImage" else "temp"
+        prefix = str(given["inputs"].get("filename_prefix", "ComfyUI_temp_simul"))
+        texts = {"prompt": json.dumps(job.graph)}
+        pnginfo = job.extra.get("extra_pnginfo")
+        if isinstance(pnginfo, dict):
+            texts |= {str(key): json.dumps(value) for key, value in pnginfo.items()}
+        images = []
+        for plain in await self._pictures(job, name):
+            key = self.shelf.next_name(prefix, kind)
+            self.shelf.put(key, with_text(plain, texts), plain)
+            images.append({"filename": key[2], "subfolder": key[1], "type": kind})
+        return {"images": images}
+
+    async def _send(self, job: Job, name: str, step: Step, tell: TellClient) -> None:
+        pictures = await self._pictures(job, name)
+        for index, picture in enumerate(pictures):
+            step(name, index, len(pictures), "running")
+            tell("progress", {"value": index, "max": len(pictures), "prompt_id": job.id, "node": name})
+            tell("preview", {"node": name, "prompt_id": job.id, "png": picture})
+
+    async def _pictures(self, job: Job, name: str) -> list[bytes]:
+        wanted = drawing(job.graph, name)
+        width, height = min(wanted.width, MAX_SIDE), min(wanted.height, MAX_SIDE)
+        return [
+            await asyncio.to_thread(draw, wanted.text, wanted.seed + index, width, height)
+            for index in range(min(wanted.count, MAX_BATCH))
+        ]

@@ -1,0 +1,185 @@
+"""A provider whose pod is a simulation in a process of its own; knows not what is simulated there.
+
+The pod's process goes through a real cold start and is asked for its stage on a port of its own, so
+that nothing here is guessed from clocks. It is kept by the keeper: it dies with a gateway that does not
+come back, and a restarted gateway finds it again, its ports with it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from attrs import Attribute, field, frozen
+
+from gpugate.errors import Transient
+from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+from gpugate.providers.supervised_process import Kept, KeptProcess, KeptStatus, Timing, state_dir
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+ASK_TIMEOUT_S = 2.0
+BOOT_S = 10.0  # a process that has told nothing for so long is stuck, not starting
+GPU = "simulated"
+_ROOT = str(Path(__file__).resolve().parents[2])
+_STAGES = {"provisioning": Phase.PROVISIONING, "running": Phase.RUNNING, "ready": Phase.RUNNING}
+_HOST = "127.0.0.1"
+_HELD = "held by another gpugate with this state directory (process {})"
+
+
+def _not_negative(_: object, attribute: Attribute[float], value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ValueError("must be 0 or more")
+
+
+@frozen
+class DemoConfig:
+    """`[providers.demo]`.
+
+    Attributes:
+        cold_start: seconds from the start to the first answer of the simulated Ollama.
+        tokens_per_second: pace of its answers; 0: as fast as they go.
+        hourly_rate: what the pod pretends to cost, in USD.
+    """
+
+    cold_start: float = field(
+        default=6.0,
+        validator=_not_negative,
+        metadata={"help": "from the start to Ollama's first answer", "kind": "duration"},
+    )
+    tokens_per_second: float = field(
+        default=25.0, validator=_not_negative, metadata={"help": "pace of the answers; 0: at once"}
+    )
+    hourly_rate: float = field(
+        default=0.44, validator=_not_negative, metadata={"help": "what the pod pretends to cost per hour"}
+    )
+
+
+class Demo(Provider):
+    """The simulated pod. Every start is a new pod with new ports; pulled models die with it."""
+
+    Config: ClassVar[type[Any]] = DemoConfig
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        resume=False, ephemeral=True, stable_urls=False, stop_keeps_disk=False, simulated=True
+    )
+    timing: ClassVar[Timing] = Timing()
+
+    def __init__(self, config: DemoConfig, session: ClientSession) -> None:
+        super().__init__(config, session)
+        self._process = KeptProcess("demo", state_dir=state_dir(), timing=self.timing)
+
+    async def start(self) -> PodReport:
+        """Start the pod's process unless it runs; the keeper's errors pass through."""
+        ports = _free_ports(("ollama", "comfyui", "status"))
+        pod_id = f"demo-{secrets.token_hex(3)}"
+        kept = await self._process.start(
+            self._command(pod_id, ports), env=_import_path(), meta={"pod_id": pod_id, "ports": ports}
+        )
+        return await self._running(kept)
+
+    async def stop(self) -> PodReport:
+        """Ask the keeper to end it."""
+        kept = await self._process.stop()
+        return self._report(Phase.STOPPING, kept) if kept else self._report(Phase.STOPPED)
+
+    async def inspect(self) -> PodReport:
+        """What the keeper knows of the process, and the process of itself. Raises Transient."""
+        kept = await self._process.inspect()
+        if kept is None:
+            return self._report(Phase.STOPPED)
+        if kept.status is KeptStatus.STOPPING:
+            return self._report(Phase.STOPPING, kept)
+        if kept.status is KeptStatus.ENDED:
+            return self._report(Phase.FAILED, kept, f"the simulated pod {kept.how_it_ended}")
+        return await self._running(kept)
+
+    async def aclose(self) -> None:
+        """Let go of the process."""
+        await self._process.aclose()
+
+    def _command(self, pod_id: str, ports: Mapping[str, int]) -> list[str]:
+        return [
+            sys.executable,
+            "-P",  # nothing from whatever folder this runs in
+            "-m",
+            "gpugate_demo.pod",
+            f"--pod-id={pod_id}",
+            f"--port={ports['ollama']}",
+            f"--comfyui-port={ports['comfyui']}",
+            f"--status-port={ports['status']}",
+            f"--cold-start={self.config.cold_start}",
+            f"--tokens-per-second={self.config.tokens_per_second}",
+        ]
+
+    async def _running(self, kept: Kept) -> PodReport:
+        stage = await self._ask(kept)
+        if stage is None:
+            return self._report(Phase.PROVISIONING, kept, "its process is starting")
+        if stage not in _STAGES:
+            raise Transient("the simulated pod tells a stage that is none")
+        return self._report(
+            _STAGES[stage], kept, "" if stage == "ready" else f"simulated cold start: {stage}"
+        )
+
+    async def _ask(self, kept: Kept) -> str | None:
+        """The stage that the process tells; None while it is too young to listen. Raises Transient."""
+        from aiohttp import ClientError, ClientTimeout  # a heavy import that listing providers does not need
+
+        url = f"http://{_HOST}:{kept.meta['ports']['status']}/status"
+        try:
+            async with self.session.get(url, timeout=ClientTimeout(total=ASK_TIMEOUT_S)) as response:
+                told = await response.json()
+        except (ClientError, TimeoutError, ValueError) as error:
+            if (datetime.now(UTC) - kept.started_at).total_seconds() < BOOT_S:
+                return None
+            raise Transient(f"the simulated pod does not tell its stage: {type(error).__name__}") from error
+        if not isinstance(told, dict) or told.get("pod_id") != kept.meta["pod_id"]:
+            raise Transient("something else answers on the simulated pod's port")
+        return str(told.get("stage"))
+
+    def _report(self, phase: Phase, kept: Kept | None = None, detail: str = "") -> PodReport:
+        price = Price(Decimal(str(self.config.hourly_rate)), Decimal(0))
+        if kept is None:
+            return PodReport(phase, price=price, gpu=GPU)
+        ports = kept.meta.get("ports", {})
+        urls = {
+            service: f"http://{_HOST}:{ports[service]}"
+            for service in ("ollama", "comfyui")
+            if service in ports
+        }
+        return PodReport(
+            phase=phase,
+            pod_id=kept.meta.get("pod_id"),
+            endpoints={service: Endpoint(url) for service, url in urls.items()},
+            price=price,
+            gpu=GPU,
+            started_at=kept.started_at,
+            detail=detail if kept.held_by is None else _HELD.format(kept.held_by),
+            output=kept.last_line,
+        )
+
+
+def _free_ports(names: tuple[str, ...]) -> dict[str, int]:
+    """A free port for each; held together while looking, so that no two are the same."""
+    with ExitStack() as stack:
+        ports = {}
+        for name in names:
+            probe = stack.enter_context(socket.socket())
+            probe.bind((_HOST, 0))
+            ports[name] = probe.getsockname()[1]
+        return ports
+
+
+def _import_path() -> dict[str, str]:
+    """So that the pod finds this very gpugate, installed or not."""
+    inherited = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([_ROOT, inherited] if inherited else [_ROOT])}
