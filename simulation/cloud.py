@@ -10,11 +10,11 @@ from random import Random
 from typing import Any
 
 from attrs import define, evolve, field, frozen
+from gpugate_testing.fakes import FakeCloud, FakeProvider, Fault, Hang, LostAnswer
 
 from gpugate.errors import Ambiguous, NoCapacity, Transient
 from gpugate.provider_api import Phase, PodReport
 from gpugate.tasks import spawn
-from gpugate.testing.fakes import FakeCloud, FakeProvider, Fault, Hang, LostAnswer
 
 from .spans import Span
 

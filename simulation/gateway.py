@@ -9,6 +9,7 @@ from decimal import Decimal
 from random import Random
 
 from attrs import define, evolve, field
+from gpugate_testing.fakes import FakePod
 
 from gpugate.billing.recorder import Bookkeeper
 from gpugate.core.idle_history import Habits
@@ -20,7 +21,6 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price
 from gpugate.tasks import spawn
-from gpugate.testing.fakes import FakePod
 
 from .cloud import Rented, StormyCloud, wall
 from .record import Record, RecordOf

@@ -9,6 +9,7 @@ from math import inf
 from random import Random
 
 from attrs import define, field, frozen
+from gpugate_testing import virtual_time
 
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.errors import GateError
@@ -17,7 +18,6 @@ from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
-from gpugate.testing import virtual_time
 
 from .cloud import StormyCloud, Weather, serves
 from .gateway import RECONCILE_S, Gateway

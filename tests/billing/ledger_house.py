@@ -10,6 +10,8 @@ from decimal import Decimal
 from typing import Any
 
 from attrs import define, field
+from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
+from gpugate_testing.virtual_time import run
 
 from gpugate.billing.model import Session, Use
 from gpugate.billing.recorder import Bookkeeper
@@ -20,8 +22,6 @@ from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price
-from gpugate.testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
-from gpugate.testing.virtual_time import run
 
 BEGINNING = datetime(2026, 11, 21, 12, tzinfo=UTC)
 IDLE_S = 300.0

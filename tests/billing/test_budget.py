@@ -9,13 +9,13 @@ from decimal import Decimal
 
 import pytest
 from attrs import define, field, frozen
+from gpugate_testing import virtual_time
 
 from gpugate.billing.budget import Budget, Limits, judge, month_of, next_month
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import BudgetCrossed, News, SessionBegan, SessionEnded
 from gpugate.provider_api import Phase, PodReport
-from gpugate.testing import virtual_time
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 TWENTY = Limits(monthly=Decimal(20))

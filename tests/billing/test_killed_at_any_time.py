@@ -11,11 +11,11 @@ from datetime import timedelta
 
 import pytest
 from attrs import frozen
+from gpugate_testing.fakes import FakeCloud, LostAnswer
 
 from gpugate.errors import Ambiguous, Transient
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
-from gpugate.testing.fakes import FakeCloud, LostAnswer
 from tests.billing.ledger_house import IDLE_S, House, ask, off, play
 
 BOOT_S, STOP_S = 20.0, 5.0

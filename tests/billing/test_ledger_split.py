@@ -7,11 +7,11 @@ from decimal import Decimal
 
 import attrs
 import pytest
+from gpugate_testing.fakes import MemoryLedger
 
 from gpugate.billing.ledger_split import SplitLedger
 from gpugate.billing.model import Session, Use
 from gpugate.errors import LedgerError
-from gpugate.testing.fakes import MemoryLedger
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from gpugate_testing.fakes import FakeCloud, FakeDebts, Hang, LostAnswer
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import Ambiguous, NoCapacity, PodStartFailed, PodStopped, Transient, WarmupTimeout
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase
-from gpugate.testing.fakes import FakeCloud, FakeDebts, Hang, LostAnswer
 from tests.lifecycle.support import Stage, play
 
 

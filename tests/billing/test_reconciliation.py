@@ -9,6 +9,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from gpugate_testing import virtual_time
+from gpugate_testing.fakes import FakeCloud, FakeProvider, MemoryLedger
 
 from gpugate.billing.model import Session
 from gpugate.billing.reconciliation import BILL_LIMIT_S, Compared, Reconcile, Reconciled
@@ -16,8 +18,6 @@ from gpugate.billing.reports import Costs
 from gpugate.errors import NoFunds, RateLimited
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Capabilities, Charge
-from gpugate.testing import virtual_time
-from gpugate.testing.fakes import FakeCloud, FakeProvider, MemoryLedger
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 FIRST = datetime(2026, 11, 1, tzinfo=UTC)

@@ -8,13 +8,13 @@ from decimal import Decimal
 
 import pytest
 from attrs import define, evolve
+from gpugate_testing.fakes import FakeCloud, FakeProvider, LostAnswer
 
 from gpugate.billing.model import BY_HAND, Session
 from gpugate.core.vocabulary import Status
 from gpugate.errors import Ambiguous, AuthFailed, NoCapacity, PodStartFailed
 from gpugate.lifecycle.provider_worker import STOP_NOTE_LIMIT_S, NamedProvider
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.testing.fakes import FakeCloud, FakeProvider, LostAnswer
 from tests.billing.ledger_house import BEGINNING, House, ask, off, play, seconds
 
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from gpugate_testing.fakes import MemoryLedger
 
 from gpugate.billing.model import Session, Use
 from gpugate.billing.reports import Costs
 from gpugate.errors import LedgerError
-from gpugate.testing.fakes import MemoryLedger
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -8,12 +8,12 @@ from decimal import Decimal
 
 import pytest
 from attrs import define, evolve
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.billing.books import StartBound
 from gpugate.billing.model import Session
 from gpugate.lifecycle.report_sanitizer import Plausible
 from gpugate.provider_api import Phase, PodReport
-from gpugate.testing.fakes import FakeCloud
 from tests.billing.ledger_house import BEGINNING, House, ask, off, play, seconds
 
 NINE_DAYS = timedelta(days=9)

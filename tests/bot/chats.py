@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import define, evolve, field, frozen
 from gpugate_demo.picture import draw
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.bot.assistant import Assistant
 from gpugate.bot.event_waiter import Watch
@@ -27,7 +28,6 @@ from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import Visit
 from gpugate.provider_api import Endpoint, PodReport
 from gpugate.tasks import spawn
-from gpugate.testing.fakes import FakeCloud
 from tests.generation.stay import FakePainter, FakeTexts
 from tests.lifecycle.support import Stage
 

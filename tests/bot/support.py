@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 from attrs import define, field
+from gpugate_testing.telegram import SimulatedTelegram
 
 from gpugate.api.telegram_webhook import TelegramHook
 from gpugate.bot.messenger import Chat, Heard
@@ -18,7 +19,6 @@ from gpugate.proxy.auth import Verifier
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.dispatcher import Gate
 from gpugate.proxy.server import GuardedServer
-from gpugate.testing.telegram import SimulatedTelegram
 
 SECRET = "a-secret-of-the-webhook"
 PUBLIC = "https://gate.example.org"

@@ -6,6 +6,7 @@ import asyncio
 from decimal import Decimal
 
 import pytest
+from gpugate_testing.fakes import FakeCloud, Hang
 
 from gpugate.bot import messages
 from gpugate.bot.assistant import STOP_PATIENCE_S
@@ -14,7 +15,6 @@ from gpugate.bot.intents.model import Intent, Understood
 from gpugate.bot.messenger import PhotoTrouble
 from gpugate.core.events import BudgetJudged
 from gpugate.errors import LedgerError, NoFunds, ProviderError
-from gpugate.testing.fakes import FakeCloud, Hang
 from tests.bot.chats import PNG, FakeIntents, SessionCost, Talk
 from tests.lifecycle.support import play
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+from gpugate_testing import virtual_time
+
 from gpugate.bot.confirmations import MOST, OPEN_S, Questions
-from gpugate.testing import virtual_time
 
 
 async def nothing(*_: object) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from attrs import define, evolve, field
+from gpugate_testing import virtual_time
+from gpugate_testing.fakes import PRICE, FakeCloud, FakeDebts
 
 from gpugate.bot import notification_text
 from gpugate.bot.notifier import MOST_UNTOLD, TELL_S, Announcer, summary_times
@@ -17,8 +19,6 @@ from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError, NoFunds
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.testing import virtual_time
-from gpugate.testing.fakes import PRICE, FakeCloud, FakeDebts
 from tests.bot.chats import NOON, FakeCosts, Summary, wall
 from tests.lifecycle.support import Stage
 

@@ -6,10 +6,10 @@ import traceback
 from collections.abc import AsyncIterator
 
 import pytest
+from gpugate_testing.telegram import TOKEN, Refusal
 
 from gpugate.bot.messenger import PhotoTrouble
 from gpugate.bot.photos import NOT_HAD, TOO_LARGE
-from gpugate.testing.telegram import TOKEN, Refusal
 from tests.bot.support import ADA, Line, line
 from tests.bot.test_sender import png
 

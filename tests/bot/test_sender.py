@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 import structlog
+from gpugate_testing.telegram import TOKEN, Refusal
 
 from gpugate.bot.messenger import Button
 from gpugate.bot.sender import ATTEMPTS
-from gpugate.testing.telegram import TOKEN, Refusal
 from tests.bot.support import ADA, GROUP, STRANGER, Line, line
 
 

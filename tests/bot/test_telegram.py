@@ -10,11 +10,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 import structlog
+from gpugate_testing.telegram import TOKEN, Key, Refusal, SimulatedTelegram
 
 from gpugate.bot.messenger import Button, Chat, Heard
 from gpugate.bot.telegram import COMMANDS, PATH
 from gpugate.bot.updates import BROKEN, CUT_SHORT
-from gpugate.testing.telegram import TOKEN, Key, Refusal, SimulatedTelegram
 from tests.bot.support import ADA, GROUP, MODES, PUBLIC, SECRET, STRANGER, Line, line
 
 YES, NO = Button(text="Yes", verb="stop:1:yes"), Button(text="No", verb="stop:1:no")

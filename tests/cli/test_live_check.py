@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from gpugate_testing import virtual_time
+from gpugate_testing.fakes import FakeCloud, FakeProvider
 
 from gpugate.cli.live_check import _look
 from gpugate.errors import RateLimited
 from gpugate.provider_api import Phase
-from gpugate.testing import virtual_time
-from gpugate.testing.fakes import FakeCloud, FakeProvider
 
 
 async def _looked(*errors: RateLimited) -> tuple[Phase, float]:

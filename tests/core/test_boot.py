@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_testing.playbook import (
+    QUEUED,
+    RUNNING,
+    STARTING,
+    STOPPED,
+    Accepted,
+    Obeyed,
+    Play,
+    Refused,
+    policy,
+)
 
 from gpugate.core.vocabulary import (
     Arrived,
@@ -24,17 +35,6 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import AuthFailed, Transient
 from gpugate.provider_api import Phase
-from gpugate.testing.playbook import (
-    QUEUED,
-    RUNNING,
-    STARTING,
-    STOPPED,
-    Accepted,
-    Obeyed,
-    Play,
-    Refused,
-    policy,
-)
 
 
 def test_nothing_runs() -> None:

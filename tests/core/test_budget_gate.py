@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from gpugate_testing.playbook import (
+    QUEUED,
+    RUNNING,
+    STOPPED,
+    Accepted,
+    Balked,
+    Obeyed,
+    Play,
+    Refused,
+    policy,
+)
+
 from gpugate.core.budget_gate import Purse
 from gpugate.core.idle_policy import Fixed, Window
 from gpugate.core.request_queue import Ticket
@@ -22,17 +34,6 @@ from gpugate.core.vocabulary import (
     Warming,
 )
 from gpugate.errors import Ambiguous, AuthFailed, NoCapacity, Transient
-from gpugate.testing.playbook import (
-    QUEUED,
-    RUNNING,
-    STOPPED,
-    Accepted,
-    Balked,
-    Obeyed,
-    Play,
-    Refused,
-    policy,
-)
 
 SPENT = BudgetJudged(spent="the budget of 20 USD for 2026-11 is spent")
 FREE = BudgetJudged()

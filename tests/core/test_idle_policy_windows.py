@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_testing.playbook import RUNNING, STARTING, STOPPED, Accepted, Obeyed, Play, Refused, policy
 
 from gpugate.core.idle_policy import Fixed, Window
 from gpugate.core.vocabulary import (
@@ -19,7 +20,6 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import AuthFailed
 from gpugate.provider_api import Phase
-from gpugate.testing.playbook import RUNNING, STARTING, STOPPED, Accepted, Obeyed, Play, Refused, policy
 
 KEEP_S = 60.0
 WINDOW = Window(3000.0, 3300.0)

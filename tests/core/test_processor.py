@@ -3,6 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_testing.playbook import (
+    RUNNING,
+    STOPPED,
+    Accepted,
+    Balked,
+    Loaded,
+    Obeyed,
+    Play,
+    Refused,
+    policy,
+)
 
 from gpugate.core.vocabulary import (
     Arrived,
@@ -22,17 +33,6 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import NoCapacity, Transient
 from gpugate.provider_api import Endpoint, Phase, PodReport
-from gpugate.testing.playbook import (
-    RUNNING,
-    STOPPED,
-    Accepted,
-    Balked,
-    Loaded,
-    Obeyed,
-    Play,
-    Refused,
-    policy,
-)
 
 ON_CPU = "alpha: the model runs on the CPU only"
 NO_GPU = PodReport(Phase.RUNNING, "pod-1", {"ollama": Endpoint("http://127.0.0.1:1")}, cpu_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gpugate_testing.playbook import RUNNING, STARTING, Accepted, Play, policy
+
 from gpugate.core.vocabulary import Arrived, Begun, Left, Opened, Ready
-from gpugate.testing.playbook import RUNNING, STARTING, Accepted, Play, policy
 
 
 def held(play: Play, *tickets: int) -> Play:

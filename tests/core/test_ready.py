@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_testing.playbook import (
+    RUNNING,
+    STARTING,
+    STOPPED,
+    Accepted,
+    Loaded,
+    Obeyed,
+    Play,
+    policy,
+)
 
 from gpugate.core.vocabulary import (
     Arrived,
@@ -24,16 +34,6 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import Transient
 from gpugate.provider_api import Endpoint, Phase, PodReport
-from gpugate.testing.playbook import (
-    RUNNING,
-    STARTING,
-    STOPPED,
-    Accepted,
-    Loaded,
-    Obeyed,
-    Play,
-    policy,
-)
 
 
 def ready(play: Play) -> Play:

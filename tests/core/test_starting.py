@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_testing.playbook import (
+    QUEUED,
+    RUNNING,
+    STARTING,
+    STOPPED,
+    Accepted,
+    Balked,
+    Obeyed,
+    Play,
+    Refused,
+    policy,
+)
 
 from gpugate.core.vocabulary import (
     Arrived,
@@ -34,18 +46,6 @@ from gpugate.errors import (
     Transient,
 )
 from gpugate.provider_api import Phase, PodReport
-from gpugate.testing.playbook import (
-    QUEUED,
-    RUNNING,
-    STARTING,
-    STOPPED,
-    Accepted,
-    Balked,
-    Obeyed,
-    Play,
-    Refused,
-    policy,
-)
 
 
 def cold(play: Play) -> Play:

@@ -5,6 +5,17 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from gpugate_testing.playbook import (
+    QUEUED,
+    RUNNING,
+    STOPPED,
+    Accepted,
+    Balked,
+    Obeyed,
+    Play,
+    Refused,
+    policy,
+)
 
 from gpugate.core.vocabulary import (
     Arrived,
@@ -30,17 +41,6 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import Ambiguous, NotFound, RateLimited, Transient
 from gpugate.provider_api import Phase
-from gpugate.testing.playbook import (
-    QUEUED,
-    RUNNING,
-    STOPPED,
-    Accepted,
-    Balked,
-    Obeyed,
-    Play,
-    Refused,
-    policy,
-)
 
 
 def ready(play: Play) -> Play:

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_testing.playbook import (
+    RUNNING,
+    STOPPED,
+    Accepted,
+    Loaded,
+    Obeyed,
+    Play,
+    policy,
+)
 
 from gpugate.core.vocabulary import (
     Arrived,
@@ -21,15 +30,6 @@ from gpugate.core.vocabulary import (
 )
 from gpugate.errors import Transient, WarmupTimeout
 from gpugate.provider_api import Endpoint, Phase, PodReport
-from gpugate.testing.playbook import (
-    RUNNING,
-    STOPPED,
-    Accepted,
-    Loaded,
-    Obeyed,
-    Play,
-    policy,
-)
 
 
 def warming(play: Play, *arrivals: Arrived) -> Play:

@@ -18,6 +18,7 @@ from attrs import define, field
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.text_generator import fixed
 from gpugate_runpod import RunPod
+from gpugate_testing.clouds import Cloud, Delays, LoopClock, RunPodSim, SimPod, VastSim, loopback_time
 from gpugate_vastai import VastAi
 
 from gpugate import app
@@ -25,7 +26,6 @@ from gpugate.app import Gateway
 from gpugate.config import load_settings
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
-from gpugate.testing.clouds import Cloud, Delays, LoopClock, RunPodSim, SimPod, VastSim, jumping
 from tests.e2e.support import CHAT, MODEL, SECRET, Answer, bearer
 
 DELAYS = Delays(provision_s=2.0, start_s=8.0, ready_s=5.0, stop_s=3.0)
@@ -279,7 +279,7 @@ def play(
                 violations = [*town.runpod.violations, *town.vast.violations]
                 assert [] == [text for text in violations if not text.startswith(hasty)]
 
-    jumping.run(main())
+    loopback_time.run(main())
 
 
 __all__ = [

@@ -14,8 +14,8 @@ import pytest
 import uvloop
 from attrs import define
 from gpugate_demo.ollama import SimulatedOllama
+from gpugate_testing.fakes import FakeCloud
 
-from gpugate.testing.fakes import FakeCloud
 from tests.e2e.support import House, open_house, words
 
 

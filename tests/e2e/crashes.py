@@ -14,10 +14,10 @@ import aiohttp
 from aiohttp import web
 from attrs import define, evolve, field
 from gpugate_demo.ollama import SimulatedOllama
+from gpugate_testing.clouds import Delays, LoopClock, RunPodSim
+from gpugate_testing.clouds.cloud import Operation
 
 from gpugate.provider_api import Phase
-from gpugate.testing.clouds import Delays, LoopClock, RunPodSim
-from gpugate.testing.clouds.cloud import Operation
 from tests.e2e.process import Ground, Running
 from tests.e2e.support import CHAT, words
 

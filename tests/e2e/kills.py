@@ -14,14 +14,14 @@ import aiohttp
 import attrs
 from aiohttp import web
 from attrs import define, field
+from gpugate_testing.clouds import Cloud
+from gpugate_testing.clouds.cloud import Operation
 
 from gpugate import app
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.lifecycle.event_bus import News, Transition
 from gpugate.tasks import spawn
-from gpugate.testing.clouds import Cloud
-from gpugate.testing.clouds.cloud import Operation
 from tests.e2e.clouds import Town
 
 

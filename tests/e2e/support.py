@@ -16,10 +16,10 @@ import jwt
 from attrs import define, field
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.text_generator import fixed
+from gpugate_testing.fakes import FakeCloud, FakeProvider
 
 from gpugate.app import Gateway
 from gpugate.config import load_settings
-from gpugate.testing.fakes import FakeCloud, FakeProvider
 
 SECRET = "a-secret-for-tests-of-40-characters-long"
 MODEL = "llama3.2:3b"

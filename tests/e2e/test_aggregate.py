@@ -16,11 +16,11 @@ from gpugate_demo.faults import (
     HangAfter,
     Slow,
 )
+from gpugate_testing.fakes import FakeProvider
 from ollama import AsyncClient
 from openai import AsyncOpenAI
 
 from gpugate.provider_api import Capabilities
-from gpugate.testing.fakes import FakeProvider
 from tests.e2e.support import MODEL, SOON, House, token
 
 HI = [{"role": "user", "content": "hi <b>"}]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gpugate_testing.clouds import Http
+from gpugate_testing.clouds.clocks import EPOCH
 
 from gpugate import app
-from gpugate.testing.clouds import Http
-from gpugate.testing.clouds.clocks import EPOCH
 from tests.e2e.clouds import DELAYS, IDLE_S, MODES, SLACK_S, Town, play
 
 RATE = {"runpod": 0.69, "vastai": 0.4125}

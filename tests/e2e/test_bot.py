@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.picture import draw
+from gpugate_testing.fakes import FakeCloud
+from gpugate_testing.telegram import TOKEN, SimulatedTelegram
 
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.bot.notifier import Announcer
-from gpugate.testing.fakes import FakeCloud
-from gpugate.testing.telegram import TOKEN, SimulatedTelegram
 from tests.e2e.support import SECRET, House, open_house, words
 
 PATH = "/api/v1/bot/telegram"

@@ -14,13 +14,13 @@ import aiohttp
 from attrs import define, field, frozen
 from gpugate_demo.faults import HangAfter
 from gpugate_demo.ollama import SimulatedOllama
+from gpugate_testing.fakes import FakeCloud, FakeProvider
 
 from gpugate.app import Gateway
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.errors import NoCapacity
 from gpugate.provider_api import Capabilities, Provider
-from gpugate.testing.fakes import FakeCloud, FakeProvider
 from tests.e2e.support import CHAT, MODEL, House, bearer, open_house, settings_for
 
 SAID = "the budget of 20 USD for 20"

@@ -6,9 +6,9 @@ import json
 
 import pytest
 from gpugate_demo.faults import Answer as Planned
+from gpugate_testing.fakes import FakeProvider
 
 from gpugate.provider_api import Capabilities
-from gpugate.testing.fakes import FakeProvider
 from tests.e2e.support import House
 from tests.e2e.test_queue import PATHS, code_of
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from gpugate_demo.faults import Answer, Slow
 from gpugate_demo.text_generator import fixed
+from gpugate_testing.clouds import BalanceZero, Capacity, Fault, Http, LostResponse
 
-from gpugate.testing.clouds import BalanceZero, Capacity, Fault, Http, LostResponse
 from tests.e2e.clouds import COLD_S, DELAYS, FIXED, IDLE_S, MODEL, MODES, RUNNING_COLD_S, SLACK_S, Town, play
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 from gpugate_demo.faults import Hang
+from gpugate_testing.clouds import Capacity, Cloud, LostResponse, SimPod
 
 from gpugate.billing.model import Session
 from gpugate.lifecycle.event_bus import SessionBegan, SessionEnded
-from gpugate.testing.clouds import Capacity, Cloud, LostResponse, SimPod
 from tests.e2e.clouds import BOTH, EPHEMERAL, FIXED, Town, play
 from tests.e2e.kills import Mortal
 

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 import jwt
 import pytest
 from gpugate_demo.faults import Hang, HangAfter
+from gpugate_testing import fakes
 
 from gpugate.errors import Transient
-from gpugate.testing import fakes
 from tests.e2e.support import SECRET, House, bearer, chat_body, open_house, request, token, wire_to
 
 STATUS_FIELDS = {

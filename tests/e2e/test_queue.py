@@ -8,10 +8,10 @@ import json
 import pytest
 from gpugate_demo.faults import Answer as Planned
 from gpugate_demo.faults import BreakAfter, CloseBeforeHead, Hang, HangAfter, NotReady
+from gpugate_testing import fakes
 
 from gpugate.errors import AuthFailed, NoCapacity, Transient
 from gpugate.provider_api import Phase
-from gpugate.testing import fakes
 from tests.e2e.support import CHAT, MODEL, House, chat_body, request, wire_to
 
 PATHS = ("/api/chat", "/v1/chat/completions", "/v1/messages", "/api/v1/chat")

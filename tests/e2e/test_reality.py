@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from gpugate_demo.faults import Hang as Silence
 from gpugate_demo.faults import HangAfter
+from gpugate_testing.clouds import Capacity, Hang, Http
 
 from gpugate.provider_api import Phase
-from gpugate.testing.clouds import Capacity, Hang, Http
 from tests.e2e.clouds import BOTH, COLD_S, DELAYS, IDLE_S, RUNNING_COLD_S, SLACK_S, Town, play
 
 EACH = pytest.mark.parametrize("name", BOTH)

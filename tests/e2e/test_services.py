@@ -28,12 +28,12 @@ from gpugate_demo.faults import (
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.picture import draw
 from gpugate_demo.text_generator import fixed
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.cli import main
 from gpugate.errors import NoCapacity
 from gpugate.generation.image_format import measure
 from gpugate.provider_api import Endpoint, PodReport
-from gpugate.testing.fakes import FakeCloud
 from tests.e2e.support import House, bearer, open_house, wire_to, words
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "services"

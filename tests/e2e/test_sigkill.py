@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 from gpugate_demo.faults import Hang, HangAfter
+from gpugate_testing.clouds.faults import Capacity, LostResponse
 
-from gpugate.testing.clouds.faults import Capacity, LostResponse
 from tests.e2e.crashes import DELAYS, RATE, Scene, open_scene
 from tests.e2e.process import Running
 

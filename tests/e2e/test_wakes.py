@@ -7,8 +7,8 @@ import json
 
 import pytest
 from gpugate_demo.faults import Hang, HangAfter
+from gpugate_testing.fakes import FakeCloud
 
-from gpugate.testing.fakes import FakeCloud
 from tests.e2e.support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house
 
 NEVER = [

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from attrs import define, field
+from gpugate_testing import virtual_time
+from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 
 from gpugate.core.idle_history import HabitsStore
 from gpugate.core.idle_policy import IdlePolicy
@@ -16,8 +18,6 @@ from gpugate.lifecycle.event_bus import Listener, News, SessionBegan, SessionEnd
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price, Provider
-from gpugate.testing import virtual_time
-from gpugate.testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 
 NAMES = ("alpha", "beta")
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from gpugate_testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import (
@@ -19,7 +20,6 @@ from gpugate.errors import (
 from gpugate.lifecycle.event_bus import News
 from gpugate.lifecycle.lease import Lease
 from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
-from gpugate.testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
 from tests.lifecycle.support import Stage, play
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.lifecycle.diagnosis import Finding
 from gpugate.provider_api import PodReport
-from gpugate.testing.fakes import FakeCloud
 from tests.lifecycle.support import Stage, play
 
 

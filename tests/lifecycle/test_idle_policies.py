@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 from attrs import define, field
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.idle_history import Habits
 from gpugate.core.idle_policy import Learned
 from gpugate.core.vocabulary import Status
-from gpugate.testing.fakes import FakeCloud
 from tests.lifecycle.support import Stage, play
 
 HOUR_S = 3600.0

@@ -8,12 +8,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import NoCapacity, Transient
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.testing.fakes import FakeCloud
 from tests.lifecycle.support import Stage, play
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.errors import PodStartFailed, ProviderError, Transient
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase, PodReport
-from gpugate.testing.fakes import FakeCloud
 from tests.lifecycle.support import Stage, play
 
 WORDS = "a prompt that was printed"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from gpugate_testing.fakes import FakeCloud, FakePod
 
 from gpugate.core.vocabulary import Status
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Endpoint
-from gpugate.testing.fakes import FakeCloud, FakePod
 from tests.lifecycle.support import Stage, play
 
 ON_CPU = "the model runs on the CPU only"

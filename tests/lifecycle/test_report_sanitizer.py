@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from attrs import define, evolve, field
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.lifecycle.event_bus import ProviderTrouble, SessionBegan
 from gpugate.lifecycle.report_sanitizer import Plausible
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.testing.fakes import FakeCloud
 from tests.lifecycle.support import Stage, play
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import NoCapacity, RateLimited, Transient
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase
-from gpugate.testing.fakes import FakeCloud
 from tests.lifecycle.support import Stage, play
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 from attrs import define, field
+from gpugate_testing.clouds import Delays, RunPodSim
+from gpugate_testing.fakes import FakeCloud, FakeProvider
 
 from gpugate.app import Gateway
 from gpugate.config import load_settings
@@ -19,8 +21,6 @@ from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import PodLease, lease_digest
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.provider_api import Endpoint, Provider
-from gpugate.testing.clouds import Delays, RunPodSim
-from gpugate.testing.fakes import FakeCloud, FakeProvider
 from tests.pod.support import DIGEST, SECRET, BlobStore, blob_store, container, script, until
 
 POD = Endpoint("http://pod.invalid")

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from attrs import define, field
+from gpugate_testing.clouds import Delays, Hang, Http, LoopClock, LostResponse, RunPodSim, SimPod, VastSim
 
 from gpugate.provider_api import Phase
 from gpugate.tasks import spawn
-from gpugate.testing.clouds import Delays, Hang, Http, LoopClock, LostResponse, RunPodSim, SimPod, VastSim
 from tests.pod.support import DIGEST, PAUSE_S, BlobStore, container, script, until
 
 DELAYS = Delays(provision_s=0.01, start_s=0.01, ready_s=0.0, stop_s=0.01)

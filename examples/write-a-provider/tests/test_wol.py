@@ -14,11 +14,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from attrs import define, evolve, field
+from gpugate_testing import ProviderContract
+from gpugate_testing.fault_sessions import AGENT
 from gpugate_wol import WakeOnLan, WolConfig
 
 from gpugate import AuthFailed, Misconfigured, Phase, Transient
-from gpugate.testing import ProviderContract
-from gpugate.testing.wires import AGENT
 
 MAC = "9c:6b:00:12:34:56"
 TOKEN = "the-pc-knows-this-one"

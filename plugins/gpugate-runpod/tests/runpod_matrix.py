@@ -7,11 +7,7 @@ import sys
 from pathlib import Path
 
 from attrs import frozen
-from runpod_support import FIXED, House, ephemeral, play
-
-from gpugate.core.vocabulary import Status
-from gpugate.errors import GateError
-from gpugate.testing.clouds import (
+from gpugate_testing.clouds import (
     BalanceZero,
     Capacity,
     Fault,
@@ -25,6 +21,10 @@ from gpugate.testing.clouds import (
     Reset,
     Stale,
 )
+from runpod_support import FIXED, House, ephemeral, play
+
+from gpugate.core.vocabulary import Status
+from gpugate.errors import GateError
 
 
 def _problem(status: int, detail: str, *errors: str) -> Http:

@@ -12,6 +12,9 @@ import aiohttp
 from attrs import define, field
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_runpod import RunPod, RunPodConfig
+from gpugate_testing.clouds import Delays, RunPodSim, SimPod, loopback_time
+from gpugate_testing.clouds.clocks import EPOCH, LoopClock
+from gpugate_testing.fakes import FakeDebts
 
 from gpugate.core.policy import Pace, Policy
 from gpugate.core.vocabulary import Status
@@ -20,9 +23,6 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price
-from gpugate.testing.clouds import Delays, RunPodSim, SimPod, jumping
-from gpugate.testing.clouds.clocks import EPOCH, LoopClock
-from gpugate.testing.fakes import FakeDebts
 
 AGENT = {"User-Agent": "gpugate/0.1"}
 SECRET_ENV = "hunter2-in-the-environment"
@@ -175,6 +175,6 @@ def play(scenario: Callable[..., Coroutine[Any, Any, None]], settings: dict[str,
         assert SECRET_ENV not in told
 
     try:
-        jumping.run(main())
+        loopback_time.run(main())
     finally:
         logging.getLogger().removeHandler(ear)

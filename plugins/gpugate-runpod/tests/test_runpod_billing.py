@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from gpugate_runpod.billing import charges_of, query_of
+from gpugate_testing.clouds.clocks import EPOCH
 from runpod_matrix import ALL
 from runpod_support import FIXED, House, ephemeral, play
 
 from gpugate import AuthFailed, Charge, ProviderError, Transient
-from gpugate.testing.clouds.clocks import EPOCH
 
 NOVEMBER = (EPOCH.replace(day=1, hour=0), EPOCH.replace(month=12, day=1, hour=0))
 RECORD: dict[str, Any] = {

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 import pytest
 from gpugate_runpod import RunPod, RunPodConfig
+from gpugate_testing import ProviderContract
+from gpugate_testing.clouds import RunPodSim
 from runpod_support import DELAYS, FIXED, ephemeral
-
-from gpugate.testing import ProviderContract
-from gpugate.testing.clouds import RunPodSim
 
 
 class _AtRunPod(ProviderContract):

@@ -13,11 +13,11 @@ from gpugate_demo.faults import BreakAfter, HangAfter
 from gpugate_demo.faults import Hang as Mute
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_runpod import RunPod
+from gpugate_testing.clouds import Hang, Html1010, Http, LoopClock, Reset, RunPodSim
 from runpod_support import FIXED, House, play
 
 from gpugate.app import Gateway
 from gpugate.config import load_settings
-from gpugate.testing.clouds import Hang, Html1010, Http, LoopClock, Reset, RunPodSim
 
 CHAT = {"model": "llama3.2:3b", "messages": [{"role": "user", "content": "hi"}]}
 SECRET = "a-secret-for-tests-of-40-characters-long"

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from attrs import evolve
+from gpugate_testing.clouds import Capacity, LostResponse
 from runpod_support import (
     COLD_S,
     DELAYS,
@@ -22,7 +23,6 @@ from runpod_support import (
 
 from gpugate import Conflict, Misconfigured, NoCapacity, Phase
 from gpugate.core.vocabulary import Status
-from gpugate.testing.clouds import Capacity, LostResponse
 
 THIRD_GPU = "NVIDIA A40"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from gpugate_testing.clouds import Fault, Garbage, Hang, Html1010, Http, LostResponse, RateLimit, Reset
 from runpod_support import FIXED, SECRET_ENV, House, ephemeral, play
 
 from gpugate import (
@@ -20,7 +21,6 @@ from gpugate import (
     RateLimited,
     Transient,
 )
-from gpugate.testing.clouds import Fault, Garbage, Hang, Html1010, Http, LostResponse, RateLimit, Reset
 
 JSON = {"Content-Type": "application/problem+json"}
 HTML = {"Content-Type": "text/html"}

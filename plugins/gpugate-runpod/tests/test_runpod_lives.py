@@ -8,13 +8,13 @@ from contextlib import suppress
 
 import aiohttp
 import pytest
+from gpugate_testing.clouds import Stale
 from runpod_matrix import OPERATIONS, SETTINGS
 from runpod_support import House, play
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError
 from gpugate.provider_api import Phase
-from gpugate.testing.clouds import Stale
 
 STEPS = 25
 LIVES = 8

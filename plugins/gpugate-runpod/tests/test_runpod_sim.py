@@ -9,11 +9,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from gpugate_testing.clouds import API_KEY, Delays, LoopClock, ManualClock, RunPodSim, SimPod, loopback_time
+from gpugate_testing.virtual_time import Stuck
 from runpod_support import AGENT, GPU
 
 from gpugate.provider_api import Phase
-from gpugate.testing.clouds import API_KEY, Delays, LoopClock, ManualClock, RunPodSim, SimPod, jumping
-from gpugate.testing.virtual_time import Stuck
 
 POD_KEYS = {
     *(
@@ -237,14 +237,14 @@ def test_a_day_takes_no_time() -> None:
         await asyncio.sleep(86_400)
         return asyncio.get_running_loop().time()
 
-    assert 86_400 == jumping.run(a_day())
+    assert 86_400 == loopback_time.run(a_day())
 
 
 def test_waiting_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends with an error instead of a hang."""
-    monkeypatch.setattr(jumping, "STUCK_S", 0.01)
+    monkeypatch.setattr(loopback_time, "STUCK_S", 0.01)
     with pytest.raises(Stuck):
-        jumping.run(asyncio.wait_for(never(), None))
+        loopback_time.run(asyncio.wait_for(never(), None))
 
 
 async def never() -> None:

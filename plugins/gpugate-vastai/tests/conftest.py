@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
-
-from gpugate.testing import ProviderContract
-from gpugate.testing.clouds.jumping import JumpingLoop
+from gpugate_testing import ProviderContract
+from gpugate_testing.clouds.loopback_time import JumpingLoop
 
 
 def pytest_asyncio_loop_factories(

@@ -9,12 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from gpugate_testing.clouds.clocks import EPOCH
 from gpugate_vastai.billing import charges_of, filters_of
 from vast_matrix import ALL
 from vast_support import EPHEMERAL, FIXED, House, play
 
 from gpugate import Charge, ProviderError, RateLimited, Transient
-from gpugate.testing.clouds.clocks import EPOCH
 
 NOVEMBER = (EPOCH.replace(day=1, hour=0), EPOCH.replace(month=12, day=1, hour=0))
 ROW: dict[str, Any] = {

@@ -6,14 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
+from gpugate_testing.clouds import Capacity, Http, LostResponse, Reset
+from gpugate_testing.clouds.vast_offers import Offer
 from gpugate_vastai import VastAi, VastConfig
 from vast_support import EPHEMERAL, FIXED, House, play
 
 from gpugate import Ambiguous, Misconfigured, Phase, ProviderError, RateLimited
 from gpugate.config import structure_provider_config
 from gpugate.errors import SettingsError
-from gpugate.testing.clouds import Capacity, Http, LostResponse, Reset
-from gpugate.testing.clouds.vast_offers import Offer
 
 
 @pytest.mark.parametrize(("settings", "call"), [(FIXED, "start"), (EPHEMERAL, "create")])

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 from gpugate_demo.ollama import SimulatedOllama
+from gpugate_testing import ProviderContract
+from gpugate_testing.clouds import Capacity, VastSim
 from gpugate_vastai import VastAi, VastConfig
 from vast_support import DELAYS, EPHEMERAL, FIXED
-
-from gpugate.testing import ProviderContract
-from gpugate.testing.clouds import Capacity, VastSim
 
 READS = ("get", "list", "search", "user")
 

@@ -7,13 +7,13 @@ from math import inf
 from typing import Any
 
 import pytest
+from gpugate_testing.clouds import Capacity, LostResponse, Stale
+from gpugate_testing.clouds.pods import ON_ITS_WAY
 from vast_support import DELAYS, EPHEMERAL, FIXED, IDLE_S, SLACK_S, House, play
 
 from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError
 from gpugate.provider_api import Phase
-from gpugate.testing.clouds import Capacity, LostResponse, Stale
-from gpugate.testing.clouds.pods import ON_ITS_WAY
 
 Settings = dict[str, Any]
 MODES = pytest.mark.parametrize("settings", [FIXED, EPHEMERAL], ids=["fixed", "ephemeral"])

@@ -13,13 +13,13 @@ import jwt
 import pytest
 from attrs import evolve
 from gpugate_demo.ollama import SimulatedOllama
+from gpugate_testing.clouds.pods import Delays
+from gpugate_testing.clouds.vast import VastSim
 from gpugate_vastai import VastAi
 from vast_support import EPHEMERAL, FIXED, SECRETS
 
 from gpugate.app import Gateway
 from gpugate.config import load_settings
-from gpugate.testing.clouds.pods import Delays
-from gpugate.testing.clouds.vast import VastSim
 
 SECRET = "a-secret-for-tests-of-40-characters-long"
 MARK = "a-prompt-that-no-log-may-hold"

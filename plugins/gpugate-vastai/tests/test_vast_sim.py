@@ -8,9 +8,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-
-from gpugate.testing.clouds import API_KEY, Capacity, Delays, ManualClock, RateLimit
-from gpugate.testing.clouds.vast import VastSim
+from gpugate_testing.clouds import API_KEY, Capacity, Delays, ManualClock, RateLimit
+from gpugate_testing.clouds.vast import VastSim
 
 HEADERS = {"Authorization": f"Bearer {API_KEY}", "User-Agent": "test/1"}
 

@@ -8,11 +8,7 @@ from math import inf
 from pathlib import Path
 
 from attrs import frozen
-from vast_support import EPHEMERAL, FIXED, House, play
-
-from gpugate.core.vocabulary import Status
-from gpugate.errors import GateError
-from gpugate.testing.clouds import (
+from gpugate_testing.clouds import (
     BalanceZero,
     Capacity,
     Fault,
@@ -25,6 +21,10 @@ from gpugate.testing.clouds import (
     Reset,
     Stale,
 )
+from vast_support import EPHEMERAL, FIXED, House, play
+
+from gpugate.core.vocabulary import Status
+from gpugate.errors import GateError
 
 
 def _error(status: int, code: str, message: str) -> Http:

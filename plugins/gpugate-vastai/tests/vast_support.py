@@ -11,6 +11,11 @@ from typing import Any
 import aiohttp
 from attrs import define, field
 from gpugate_demo.ollama import SimulatedOllama
+from gpugate_testing.clouds import loopback_time
+from gpugate_testing.clouds.clocks import EPOCH, LoopClock
+from gpugate_testing.clouds.pods import Delays, SimPod
+from gpugate_testing.clouds.vast import VastSim
+from gpugate_testing.fakes import FakeDebts
 from gpugate_vastai import VastAi, VastConfig
 
 from gpugate.core.policy import Pace, Policy
@@ -20,11 +25,6 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Price
-from gpugate.testing.clouds import jumping
-from gpugate.testing.clouds.clocks import EPOCH, LoopClock
-from gpugate.testing.clouds.pods import Delays, SimPod
-from gpugate.testing.clouds.vast import VastSim
-from gpugate.testing.fakes import FakeDebts
 
 AGENT = {"User-Agent": "gpugate/0.1"}
 SECRETS = {"env": "hunter2-in-the-environment", "header": "Bearer template-token-71c2"}
@@ -173,6 +173,6 @@ def play(
             assert secret not in told
 
     try:
-        jumping.run(main())
+        loopback_time.run(main())
     finally:
         logging.getLogger().removeHandler(ear)

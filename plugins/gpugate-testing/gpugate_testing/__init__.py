@@ -1,0 +1,21 @@
+"""What gpugate ships for tests of provider plugins; `ProviderContract` is loaded when it is asked for.
+
+Loading it needs pytest, which the simulators and `gpugate provider-check` do without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpugate_testing.contract import LookingContract, ProviderContract, SpendingContract
+
+__all__ = ["LookingContract", "ProviderContract", "SpendingContract"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gpugate_testing import contract
+
+    return getattr(contract, name)
