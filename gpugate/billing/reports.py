@@ -1,4 +1,4 @@
-"""Answers what was spent: reads the ledger and the pod's status, adds up in `billing.cost_math`, touches no pod."""
+"""Answers what was spent: reads the ledger and the pod status, adds up in `billing.cost_math`."""
 
 from __future__ import annotations
 

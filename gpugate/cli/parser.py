@@ -81,10 +81,10 @@ def _add_serving(commands: Any) -> None:
 
 
 def _add_configuring(commands: Any) -> None:
-    init = _add(commands, "init", "configuring:init", "write a commented configuration")
+    init = _add(commands, "init", "config_commands:init", "write a commented configuration")
     init.add_argument("file", metavar="FILE", nargs="?", help="default ./gpugate.toml")
     init.add_argument("--force", action="store_true", help="overwrite it")
-    check = _add(commands, "check", "configuring:check", "validate the configuration")
+    check = _add(commands, "check", "config_commands:check", "validate the configuration")
     check.add_argument(
         "--live", action="store_true", help="also ask provider, pod and local Ollama, read-only"
     )
@@ -92,11 +92,11 @@ def _add_configuring(commands: Any) -> None:
     tokens = token.add_subparsers(
         dest="token_command", required=True, metavar="COMMAND", parser_class=_Parser
     )
-    issue = _add(tokens, "issue", "tokens:issue", "print a token signed with auth.secret")
+    issue = _add(tokens, "issue", "token_commands:issue", "print a token signed with auth.secret")
     issue.add_argument("--subject", required=True, help="who it is for")
     issue.add_argument("--scope", metavar="WORDS", help='such as "chat pod"; without: all')
     issue.add_argument("--expires", metavar="TIME", default="30d", help="default 30d")
-    providers = _add(commands, "providers", "configuring:providers", "list the installed providers")
+    providers = _add(commands, "providers", "config_commands:providers", "list the installed providers")
     providers.add_argument("--json", action="store_true", help="for machines")
     about = "check a provider plugin against your own account; only looks, unless told to spend"
     proving = _add(commands, "provider-check", "provider_check:provider_check", about)
@@ -114,7 +114,7 @@ def _add_remote(commands: Any) -> None:
         ("costs", "what was spent"),
         ("events", "watch what happens, line by line"),
     ):
-        module = "spending" if name == "costs" else "remote"
+        module = "cost_commands" if name == "costs" else "pod_commands"
         parser = _add(commands, name, f"{module}:{name}", f"{about} (GPUGATE_URL, GPUGATE_TOKEN)")
         formats = parser.add_mutually_exclusive_group()
         formats.add_argument("--json", action="store_true", help="for machines")

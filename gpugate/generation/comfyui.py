@@ -1,4 +1,4 @@
-"""The pod's ComfyUI on its v1 routes: submit, follow, fetch, cancel; implements `generation.image_backend.Painter`.
+"""The pod's ComfyUI on its v1 routes: submit, follow, fetch, cancel.
 
 Follows docs/telegram-comfyui.md#comfyui: the websocket tells progress and when to look, the history is the
 truth, and a job that is in neither history nor queue is lost. It must not know leases or clients, and

@@ -1,4 +1,4 @@
-"""The pod's models, token by token, for gpugate's own services; implements `generation.text_model.TextModel`."""
+"""Text of the pod's models, token by token; implements `generation.text_model.TextModel`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from gpugate.errors import InvalidRequest, SettingsError
 
-BUILT_IN = "workflows/text-to-image.json"
+BUILT_IN = "text-to-image.json"
 
 _TEXTS = ("text", "prompt", "value", "string")
 # By title: groups of inputs, of each group the first that the node has.

@@ -1,0 +1,1 @@
+"""What the gateway tells its operator: listeners, and nobody but the wiring knows them."""

@@ -1,8 +1,8 @@
 """Keeping a command and its offspring alive no longer than somebody wants it; must not import gpugate.
 
 The keeper is a process of its own, so these modules are the standard library and each other: they are run
-as `python -I -S`, without site-packages, and are up in some 30 ms. `gpugate.providers.supervised_process` is the gateway's
-side of it.
+as `python -I -S`, without site-packages, and are up in some 30 ms.
+`gpugate.providers.supervised_process` is the gateway side of it.
 
 - Every open connection to the keeper is a *lease*. The gateway's first one is the keeper's standard input;
   others come through a unix socket. No lease for `grace_s`: the family is sent SIGTERM, and SIGKILL

@@ -1,1 +1,0 @@
-"""What the gateway tells its operator: listeners, and nobody but the wiring knows them."""
