@@ -32,8 +32,8 @@ from gpugate.bot.feature import BotRoom, no_bot
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
-from gpugate.core.idle_policy import Learned
-from gpugate.core.vocabulary import Status
+from gpugate.core.idle_policy import LearnedIdlePolicy
+from gpugate.core.states import Status
 from gpugate.errors import LedgerError
 from gpugate.generation.code_assist import SYSTEM, Coding
 from gpugate.generation.code_stream import CodeStream
@@ -245,7 +245,7 @@ class Gateway:
             fallback_price=fallback_price_of(settings),
             listeners=[log_news, self._hub.hear, self._hear],
             on_crash=log_crash,
-            idle=Learned(settings.pod.idle_timeout) if learns else None,
+            idle=LearnedIdlePolicy(settings.pod.idle_timeout) if learns else None,
             habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
             books=books,
             steady=steady,

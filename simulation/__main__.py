@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import frozen
 
-from gpugate.core.idle_policy import Fixed, IdlePolicy, Learned
+from gpugate.core.idle_policy import FixedIdlePolicy, IdlePolicy, LearnedIdlePolicy
 
 from .cloud import FAIR, Weather
 from .hindsight import Hindsight, hindsight, price_s
@@ -27,11 +27,11 @@ class Way:
 
 
 WAYS = (
-    Way("fixed 1m", 60.0, Fixed),
-    Way("fixed 5m", 300.0, Fixed),
-    Way("fixed 15m", 900.0, Fixed),
-    Way("fixed 60m", 3600.0, Fixed),
-    Way("learned 15m", 900.0, Learned),
+    Way("fixed 1m", 60.0, FixedIdlePolicy),
+    Way("fixed 5m", 300.0, FixedIdlePolicy),
+    Way("fixed 15m", 900.0, FixedIdlePolicy),
+    Way("fixed 60m", 3600.0, FixedIdlePolicy),
+    Way("learned 15m", 900.0, LearnedIdlePolicy),
 )
 
 HEAD = (

@@ -12,10 +12,10 @@ from attrs import define, evolve, field
 from gpugate_testing.fakes import FakePod
 
 from gpugate.billing.recorder import Bookkeeper
-from gpugate.core.idle_history import Habits
+from gpugate.core.idle_history import IdleHistory
 from gpugate.core.idle_policy import IdlePolicy
-from gpugate.core.policy import Pace, Policy
-from gpugate.core.vocabulary import Status
+from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.core.states import Status
 from gpugate.lifecycle.event_bus import News, SessionBegan, SessionEnded, Transition
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import NamedProvider
@@ -29,7 +29,7 @@ from .spans import Span
 RECONCILE_S = 600.0
 """Twenty times the default, so that a month is a minute; a stray pod is found that much later."""
 
-PACE = Pace(name="cloud", min_poll_s=2.0, min_probe_s=1.0)
+PACE = ProviderLimits(name="cloud", min_poll_s=2.0, min_probe_s=1.0)
 """As often as a cloud likes to be asked while a pod starts or stops."""
 
 WARM_S = 15.0
@@ -80,7 +80,7 @@ class Disk:
 
     debts: frozenset[str] = frozenset()
     record: Record = field(factory=Record)
-    habits: Habits = field(factory=Habits)
+    habits: IdleHistory = field(factory=IdleHistory)
     saved_at: float = 0.0
 
 
@@ -104,13 +104,13 @@ class HabitsOf:
 
     access: Access
 
-    def load(self) -> Habits:
+    def load(self) -> IdleHistory:
         """What was learnt, as old as it is by now."""
         disk = self.access.disk
         gone = asyncio.get_running_loop().time() - disk.saved_at
-        return evolve(disk.habits, wanted_ago_s=disk.habits.wanted_ago_s + gone)
+        return evolve(disk.habits, last_demand_ago_s=disk.habits.last_demand_ago_s + gone)
 
-    def save(self, habits: Habits) -> None:
+    def save(self, habits: IdleHistory) -> None:
         """Write it down."""
         disk = self.access.disk
         if not self.access.dead:
@@ -168,9 +168,9 @@ class Gateway:
             pod=FakePod(self.cloud, warm_s=WARM_S),
             policy=Policy(
                 providers=(PACE,),
-                idle_timeout_s=self.idle_timeout_s,
-                reconcile_interval_s=RECONCILE_S,
-                capacity_wait_s=CAPACITY_WAIT_S,
+                idle_timeout=self.idle_timeout_s,
+                reconcile_interval=RECONCILE_S,
+                capacity_wait=CAPACITY_WAIT_S,
             ),
             debts=DebtsOf(self._access),
             fallback_price=Price(),

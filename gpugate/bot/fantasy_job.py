@@ -13,7 +13,7 @@ from attrs import frozen
 
 from gpugate.bot import messages
 from gpugate.bot.messenger import Chat, Heard, PhotoTrouble
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.generation import image_format
 from gpugate.generation.fantasy import Fantasies, Fantasy
 from gpugate.lifecycle.leased_call import Visit

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Protocol
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import GateError
 from gpugate.lifecycle.status import PodStatus
 
@@ -217,9 +217,9 @@ def already_running(now: PodStatus, currency: str) -> str:
 
 def start_failed(cause: str, why: str | None) -> str:
     """The second message of a start that came to nothing; `cause` is the event that ended it."""
-    if cause == "StopWanted":
+    if cause == "ManualStopRequested":
         return "The start was called off: somebody stopped the pod."
-    if cause in ("CloseWanted", "CutWanted"):
+    if cause in ("ShutdownRequested", "ForcedShutdownRequested"):
         return "The gateway is shutting down, so the start was given up."
     return sentences("The pod could not be started" + (f": {brief(why)}" if why else ""))
 

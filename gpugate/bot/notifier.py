@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from gpugate.bot import messages, notification_text
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import (
     BudgetCrossed,
@@ -42,7 +42,9 @@ TELL_S = 60.0
 LOOK_S = 600.0
 """The clock is looked at so often at least: it may be put forward, or the machine may sleep."""
 
-CALLED_OFF = frozenset({"StopWanted", "CloseWanted", "CutWanted", "Left"})
+CALLED_OFF = frozenset(
+    {"ManualStopRequested", "ShutdownRequested", "ForcedShutdownRequested", "RequestFinished"}
+)
 """Events that end a start without its having failed."""
 
 Tell = Callable[[str, str], Awaitable[None]]
@@ -148,7 +150,7 @@ class Announcer:
 
     def _all_clear(self, news: Transition) -> str | None:
         """A stop that an earlier gateway had ordered is seen; no session ends with it."""
-        if news.cause == "Opened" and news.status is Status.STOPPING and news.provider is not None:
+        if news.cause == "GatewayStarted" and news.status is Status.STOPPING and news.provider is not None:
             self._alarms.add((news.provider, ""))  # that gateway may have ended with one
         seen = news.was_status is Status.STOPPING and news.status is Status.STOPPED
         alarms = {known for known in self._alarms if known[0] == news.provider}

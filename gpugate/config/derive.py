@@ -7,7 +7,7 @@ from decimal import Decimal
 import attrs
 
 from gpugate.config import Settings
-from gpugate.core.policy import Pace, Policy
+from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.lifecycle.provider_worker import STOP_NOTE_LIMIT_S
 from gpugate.provider_api import Price, Provider
 
@@ -19,7 +19,7 @@ def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
     """The machine's numbers out of the settings and what the providers can."""
     pod, queue = settings.pod, settings.queue
     paces = tuple(
-        Pace(
+        ProviderLimits(
             name=name,
             min_poll_s=provider.capabilities.min_poll_s,
             min_probe_s=provider.capabilities.min_probe_s,
@@ -28,22 +28,22 @@ def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
     )
     return Policy(
         providers=paces,
-        idle_timeout_s=pod.idle_timeout,
+        idle_timeout=pod.idle_timeout,
         start_attempts=pod.start_attempts,
-        start_backoff_s=pod.start_backoff,
-        start_timeout_s=pod.start_timeout,
-        capacity_wait_s=pod.capacity_wait,
-        warmup_timeout_s=pod.warmup_timeout,
-        health_interval_s=pod.health_interval,
-        reconcile_interval_s=pod.reconcile_interval,
-        stop_retry_s=pod.stop_retry,
+        start_backoff=pod.start_backoff,
+        start_timeout=pod.start_timeout,
+        capacity_wait=pod.capacity_wait,
+        warmup_timeout=pod.warmup_timeout,
+        health_interval=pod.health_interval,
+        reconcile_interval=pod.reconcile_interval,
+        stop_retry=pod.stop_retry,
         preload=pod.preload,
-        max_session_s=pod.max_session,
-        retry_after_s=pod.retry_after,
+        max_session=pod.max_session,
+        retry_after=pod.retry_after,
         max_waiting=queue.max_waiting,
-        max_wait_s=queue.max_wait,
+        max_wait=queue.max_wait,
         drain_concurrency=queue.drain_concurrency,
-        shutdown_grace_s=settings.server.shutdown_grace,
+        shutdown_grace=settings.server.shutdown_grace,
     )
 
 

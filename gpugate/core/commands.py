@@ -10,7 +10,7 @@ from gpugate.provider_api import Endpoint, PodReport
 
 @frozen
 class StartPod:
-    """Call `start()`; answer with StartAccepted or StartRefused."""
+    """Call `start()`; answer with StartAccepted or StartCallFailed."""
 
     op: int
     provider: int
@@ -18,22 +18,22 @@ class StartPod:
 
 @frozen
 class StopPod:
-    """Call `stop()`; answer with StopAccepted or StopRefused."""
+    """Call `stop()`; answer with StopAccepted or StopCallFailed."""
 
     op: int
     provider: int
 
 
 @frozen
-class Look:
-    """Call `inspect()`; answer with Looked or LookFailed."""
+class InspectPod:
+    """Call `inspect()`; answer with Looked or InspectFailed."""
 
     op: int
     provider: int
 
 
 @frozen
-class Sweep:
+class CleanUpOrphans:
     """Call `sweep()`: this provider bills for more than the pod that serves. The next look is the answer."""
 
     provider: int
@@ -48,7 +48,7 @@ class Probe:
 
 
 @frozen
-class Preload:
+class PreloadModel:
     """Have the pod load this model; answer with Preloaded."""
 
     op: int
@@ -58,10 +58,10 @@ class Preload:
 
 
 @frozen
-class Weigh:
+class CheckDevice:
     """Ask the pod's Ollama of this run what its models run on; answer with Weighed."""
 
-    run: int
+    run_id: int
     endpoint: Endpoint
 
 
@@ -70,11 +70,11 @@ class Admit:
     """This ticket may use the pod of this run now."""
 
     ticket: int
-    run: int
+    run_id: int
 
 
 @frozen
-class Refuse:
+class Reject:
     """This ticket gets this error, unless its answer has begun."""
 
     ticket: int
@@ -89,31 +89,31 @@ class Requeue:
 
 
 @frozen
-class Cut:
+class AbortResponse:
     """Break this ticket's answer off: it has begun and cannot end."""
 
     ticket: int
 
 
 @frozen
-class Reply:
+class ResolveManualRequest:
     """The outcome of a start or stop by hand: accepted, or why not."""
 
     error: GateError | None = None
 
 
 @frozen
-class Owe:
+class PersistPendingStops:
     """Write down at which providers a stop is sent and not proved: after a crash it must go on."""
 
     providers: frozenset[int]
 
 
 @frozen(kw_only=True)
-class SessionOpened:
+class RecordSessionStart:
     """A billed stretch began `up_s` ago."""
 
-    run: int
+    run_id: int
     provider: int
     cause: str
     report: PodReport
@@ -121,16 +121,16 @@ class SessionOpened:
 
 
 @frozen(kw_only=True)
-class SessionClosed:
+class RecordSessionEnd:
     """The billed stretch of this provider ended: the stop is proved."""
 
-    run: int
+    run_id: int
     provider: int
     cause: str
 
 
 @frozen(kw_only=True)
-class Complain:
+class PublishProviderProblem:
     """A provider failed us; `alarm` when money may be running away."""
 
     provider: int
@@ -139,21 +139,21 @@ class Complain:
     alarm: bool = False
 
 
-Effect = (
+Command = (
     StartPod
     | StopPod
-    | Look
-    | Sweep
+    | InspectPod
+    | CleanUpOrphans
     | Probe
-    | Preload
-    | Weigh
+    | PreloadModel
+    | CheckDevice
     | Admit
-    | Refuse
+    | Reject
     | Requeue
-    | Cut
-    | Reply
-    | Owe
-    | SessionOpened
-    | SessionClosed
-    | Complain
+    | AbortResponse
+    | ResolveManualRequest
+    | PersistPendingStops
+    | RecordSessionStart
+    | RecordSessionEnd
+    | PublishProviderProblem
 )

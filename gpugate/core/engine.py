@@ -10,53 +10,57 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, ClassVar
 
-from gpugate.core.budget_gate import Purse
-from gpugate.core.idle_policy import SHORT_S, Fixed, IdlePolicy
-from gpugate.core.idle_timer import Pauses
-from gpugate.core.inspect_schedule import Looks
-from gpugate.core.pending_stops import ON_ITS_WAY, StopOrder, Stops
-from gpugate.core.policy import Policy
-from gpugate.core.request_queue import Backlog
-from gpugate.core.transition_table import Cell, Row
-from gpugate.core.vocabulary import (
+from gpugate.core.budget_gate import BudgetGate
+from gpugate.core.commands import (
+    AbortResponse,
     Admit,
-    Arrived,
-    Begun,
-    BudgetJudged,
-    Closed,
-    Complain,
-    Cut,
-    Demanded,
-    Draining,
-    Effect,
-    Emptied,
-    Event,
-    Left,
-    Look,
-    Looked,
-    LookFailed,
-    Owe,
-    Pausing,
-    Proved,
-    Ready,
-    Refuse,
+    CleanUpOrphans,
+    Command,
+    InspectPod,
+    PersistPendingStops,
+    PublishProviderProblem,
+    RecordSessionEnd,
+    RecordSessionStart,
+    Reject,
     Requeue,
-    Rest,
-    SessionClosed,
-    SessionOpened,
+    StopPod,
+)
+from gpugate.core.events import (
+    AllStopsConfirmed,
+    BudgetUpdated,
+    DeadlineReached,
+    DemandRaised,
+    Event,
+    InspectFailed,
+    LastLeaseReleased,
+    PodInspected,
+    RequestArrived,
+    RequestFinished,
+    ResponseStarted,
     StartAccepted,
+    StopAccepted,
+    StopCallFailed,
+)
+from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdlePolicy
+from gpugate.core.idle_timer import IdleTimer
+from gpugate.core.inspect_schedule import InspectSchedule
+from gpugate.core.pending_stops import ACTIVE_PHASES, PendingStop, PendingStops
+from gpugate.core.policy import Policy
+from gpugate.core.request_queue import RequestQueue
+from gpugate.core.states import (
+    AfterStop,
+    BackingOff,
+    Draining,
+    Ready,
+    ShutDown,
     State,
     Status,
-    StopAccepted,
     Stopped,
     Stopping,
-    StopPod,
-    StopRefused,
-    Sweep,
-    TimePassed,
     Unknown,
     status_of,
 )
+from gpugate.core.transition_table import TransitionEntry, TransitionKey
 from gpugate.errors import (
     BudgetExceeded,
     GateError,
@@ -69,23 +73,23 @@ from gpugate.errors import (
 )
 from gpugate.provider_api import Phase, PodReport
 
-COLD = (Stopped, Stopping, Draining, Pausing)
+NEEDS_NEW_START = (Stopped, Stopping, Draining, BackingOff)
 """Where who waits can be served by a new start only."""
 
 
-class Engine:
+class MachineBase:
     """The machinery under `PodMachine`; its rows are in `core/starting.py`, `warming.py`, `serving.py`.
 
     Attributes:
         state: where the pod's life is.
-        trouble: the last thing that went wrong, for people; None when a pod serves again.
-        blind: by provider, why the last look failed; emptied by the next good one.
-        sessions: billed stretches that are open, by provider: the run, and since when.
-        pauses: how long a pod is kept that nobody uses, and when one is started unasked.
-        purse: whose wish is a start worth.
+        last_problem: the last thing that went wrong, for people; None when a pod serves again.
+        inspect_errors: by provider, why the last look failed; emptied by the next good one.
+        open_sessions: billed stretches that are open, by provider: the run, and since when.
+        idle_timer: how long a pod is kept that nobody uses, and when one is started unasked.
+        budget_gate: whose wish is a start worth.
     """
 
-    TABLE: ClassVar[Mapping[Cell, Row]] = {}
+    TABLE: ClassVar[Mapping[TransitionKey, TransitionEntry]] = {}
     IGNORED: ClassVar[Mapping[type[Any], frozenset[type[Any]]]] = {}
 
     def __init__(
@@ -97,34 +101,36 @@ class Engine:
     ) -> None:
         self.policy = policy
         self.state: State = Unknown()
-        self.backlog = Backlog(
+        self.queue = RequestQueue(
             max_waiting=policy.max_waiting,
-            max_wait_s=policy.max_wait_s,
+            max_wait_s=policy.max_wait,
             drain_concurrency=policy.drain_concurrency,
         )
-        self.pauses = Pauses(idle or Fixed(policy.idle_timeout_s), self.backlog, policy.idle_timeout_s)
-        self.stops = Stops(policy)
-        self.looks = Looks(len(policy.providers))
-        self.trouble: str | None = None
-        self.blind: dict[int, str] = {}
-        self.sessions: dict[int, tuple[int, float]] = {}
-        self.purse = Purse()
-        self.start_wanted = False
-        self.closing = False
-        self.keep = False
-        self.left = Closed()
-        self.run = 0
-        self._chance = chance
-        self._inherited = owed
-        self._told_owed = owed
-        self._pass_at: int | None = None  # where a start waits for a fresh stop before it goes on
-        self._limited = 0  # starts in a row that the provider refused with a 429
-        self._alarms: dict[int, str] = {}
-        self._failures: list[tuple[int, ProviderError]] = []
+        self.idle_timer = IdleTimer(
+            idle or FixedIdlePolicy(policy.idle_timeout), self.queue, policy.idle_timeout
+        )
+        self.pending_stops = PendingStops(policy)
+        self.inspect_schedule = InspectSchedule(len(policy.providers))
+        self.last_problem: str | None = None
+        self.inspect_errors: dict[int, str] = {}
+        self.open_sessions: dict[int, tuple[int, float]] = {}
+        self.budget_gate = BudgetGate()
+        self.start_requested = False
+        self.shutting_down = False
+        self.keep_pod = False
+        self.shutdown_state = ShutDown()
+        self.last_run_id = 0
+        self.random_fraction = chance
+        self.restored_stops = owed
+        self.persisted_stops = owed
+        self.resume_at_provider: int | None = None  # where a start waits for a fresh stop before it goes on
+        self.rate_limited_starts = 0  # starts in a row that the provider refused with a 429
+        self.alarms: dict[int, str] = {}
+        self.start_failures: list[tuple[int, ProviderError]] = []
         self._last_op = 0
-        self._asked_op = 0
-        self._asked = (0, 0, "request")  # provider, run and cause of the start that was asked last
-        self._effects: list[Effect] = []
+        self.last_start_op = 0
+        self.last_start_call = (0, 0, "request")  # provider, run and cause of the start that was asked last
+        self.commands: list[Command] = []
 
     # --- what the owner may ask ---------------------------------------------------------------
 
@@ -136,346 +142,359 @@ class Engine:
     @property
     def last_error(self) -> str | None:
         """What is wrong, for people."""
-        return self.trouble or next(iter(self.blind.values()), None)
+        return self.last_problem or next(iter(self.inspect_errors.values()), None)
 
     @property
-    def run_of_state(self) -> int:
+    def active_run_id(self) -> int:
         """The run of the pod that is starting or serving, 0 without one."""
-        return getattr(self.state, "run", 0)
+        return getattr(self.state, "run_id", 0)
 
     @property
-    def idle_at(self) -> float:
+    def idle_deadline_at(self) -> float:
         """When the idle stop is due; never while a lease is out or somebody waits."""
-        quiet = self.backlog.quiet_since
-        if quiet is None or self.backlog.busy or not isinstance(self.state, Ready):
+        quiet = self.queue.idle_since
+        if quiet is None or self.queue.busy or not isinstance(self.state, Ready):
             return inf
-        return self.pauses.stop_at(quiet, self.state.run)
+        return self.idle_timer.stop_deadline(quiet, self.state.run_id)
 
     @property
-    def session_ends(self) -> float:
+    def session_deadline_at(self) -> float:
         """When `pod.max_session` is over for the pod that serves or comes."""
         provider = getattr(self.state, "provider", None)
-        if not self.policy.max_session_s or provider not in self.sessions:
+        if not self.policy.max_session or provider not in self.open_sessions:
             return inf
-        _, began = self.sessions[provider]
-        return began + self.policy.max_session_s
+        _, began = self.open_sessions[provider]
+        return began + self.policy.max_session
 
     @property
-    def wake_at(self) -> float:
+    def next_deadline_at(self) -> float:
         """The least deadline there is; `inf` when only an answer can bring news."""
-        deadlines = [self.stops.next_due, self.looks.next_due, self._state_deadline()]
-        if (waits := self.backlog.next_deadline) is not None:
+        deadlines = [self.pending_stops.next_due, self.inspect_schedule.next_due, self.state_deadline()]
+        if (waits := self.queue.next_deadline) is not None:
             deadlines.append(waits)
         return min(deadlines)
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
+    def handle(self, event: Event, now: float) -> list[Command]:
         """Take one event; return the effects to carry out, in order."""
-        effects: list[Effect] = []
-        self._effects = effects
+        effects: list[Command] = []
+        self.commands = effects
         kind = type(event)
-        if kind is Begun:
-            self.backlog.begin(event.ticket)  # type: ignore[union-attr]
+        if kind is ResponseStarted:
+            self.queue.mark_response_started(event.ticket)  # type: ignore[union-attr]
             return effects
-        if kind is Arrived:
-            if self._arrive(event, now):  # type: ignore[arg-type]
+        if kind is RequestArrived:
+            if self.request_arrived(event, now):  # type: ignore[arg-type]
                 return effects  # a warm request needs no more: the clock comes by itself
-        elif kind is Left:
-            self._leave(event.ticket, now)  # type: ignore[union-attr]
-        elif kind is not TimePassed:
-            self._hear(event, now)
-        if kind is not Left or type(self.state) is not Ready or self._urgent:
-            self._keep_up(now)
+        elif kind is RequestFinished:
+            self.request_finished(event.ticket, now)  # type: ignore[union-attr]
+        elif kind is not DeadlineReached:
+            self.route_event(event, now)
+        if kind is not RequestFinished or type(self.state) is not Ready or self.has_due_work:
+            self.run_due_work(now)
         return effects
 
     # --- the warm path ------------------------------------------------------------------------
-    # What `Arrived` and `Left` come to when the pod serves and nobody waits. The owner calls these
-    # directly for a warm request, because an event, its effects and the deadlines cost 10 us more.
+    # What `RequestArrived` and `RequestFinished` come to when the pod serves and no ticket waits.
+    # The owner calls these directly for a warm request, because an event, its effects and the
+    # deadlines cost 10 us more.
 
-    def admit_at_once(self, number: int, model: str | None, embeds: bool, user: str, now: float) -> bool:
+    def admit_fast(self, number: int, model: str | None, embeds: bool, user: str, now: float) -> bool:
         """Admit a newcomer if the pod serves and nobody waits before it; its run is the state's."""
-        backlog = self.backlog
-        if type(self.state) is not Ready or backlog.waiting or self.closing:
+        backlog = self.queue
+        if type(self.state) is not Ready or backlog.waiting or self.shutting_down:
             return False
-        if now - backlog.wanted_until > SHORT_S and not backlog.leases:
-            self.pauses.end_warm(now)
-        backlog.admit(number, self.state.run, model, embeds, user)
+        if now - backlog.last_demand_at > MIN_GAP_S and not backlog.leases:
+            self.idle_timer.end_gap_if_long(now)
+        backlog.admit(number, self.state.run_id, model, embeds, user)
         return True
 
-    def give_back_at_once(self, number: int, now: float) -> bool:
+    def release_fast(self, number: int, now: float) -> bool:
         """Take a lease back if nobody waits for it; the idle clock may start now."""
-        if type(self.state) is not Ready or self.backlog.waiting:
+        if type(self.state) is not Ready or self.queue.waiting:
             return False
-        self.backlog.leave(number, now)
+        self.queue.remove(number, now)
         return True
 
     # --- tickets ------------------------------------------------------------------------------
 
-    def _arrive(self, event: Arrived, now: float) -> bool:
+    def request_arrived(self, event: RequestArrived, now: float) -> bool:
         """Place a newcomer; True if it was admitted at once."""
-        if self.closing:
-            self._refuse(event.ticket, ShuttingDown(retry_after_s=5))
-        elif self.admit_at_once(event.ticket, event.model, event.embeds, event.user, now):
-            self._effects.append(Admit(event.ticket, self.run_of_state))
+        if self.shutting_down:
+            self.reject(event.ticket, ShuttingDown(retry_after_s=5))
+        elif self.admit_fast(event.ticket, event.model, event.embeds, event.user, now):
+            self.commands.append(Admit(event.ticket, self.active_run_id))
             return True
-        elif self.backlog.full:
-            self._refuse(event.ticket, QueueFull(retry_after_s=self.policy.retry_after_s))
+        elif self.queue.full:
+            self.reject(event.ticket, QueueFull(retry_after_s=self.policy.retry_after))
         else:
-            self.pauses.end(now)
-            self.backlog.join(event.ticket, event.model, event.embeds, event.user, now)
-            self._decide(Demanded(), now)
+            self.idle_timer.end_gap(now)
+            self.queue.join(event.ticket, event.model, event.embeds, event.user, now)
+            self.apply_transition(DemandRaised(), now)
         return False
 
-    def _leave(self, number: int, now: float) -> None:
-        if not self.give_back_at_once(number, now) and self.backlog.leave(number, now):
-            self._decide(Emptied(), now)
+    def request_finished(self, number: int, now: float) -> None:
+        if not self.release_fast(number, now) and self.queue.remove(number, now):
+            self.apply_transition(LastLeaseReleased(), now)
 
-    def _refuse(self, number: int, error: GateError) -> None:
-        self._effects.append(Refuse(number, error))
+    def reject(self, number: int, error: GateError) -> None:
+        self.commands.append(Reject(number, error))
 
-    def _refuse_waiting(self, error: Callable[[], GateError]) -> None:
-        for ticket in self.backlog.clear_waiting():
-            self._refuse(ticket.number, error())
+    def reject_waiting(self, error: Callable[[], GateError]) -> None:
+        for ticket in self.queue.clear_waiting():
+            self.reject(ticket.number, error())
 
-    def _cut_leases(self, error: Callable[[], GateError], now: float) -> None:
+    def abort_leases(self, error: Callable[[], GateError], now: float) -> None:
         """Break off what runs: an answer that has begun is cut, another gets the error."""
-        for ticket in self.backlog.take_leases():
-            self.backlog.wanted_until = now
-            self._effects.append(Cut(ticket.number) if ticket.begun else Refuse(ticket.number, error()))
-        self.backlog.quiet_since = now
+        for ticket in self.queue.take_all_leases():
+            self.queue.last_demand_at = now
+            self.commands.append(
+                AbortResponse(ticket.number) if ticket.response_started else Reject(ticket.number, error())
+            )
+        self.queue.idle_since = now
 
-    def _lose_leases(self, now: float) -> None:
+    def requeue_leases(self, now: float) -> None:
         """The pod is gone: answers that have begun break, others wait again, once (docs/api.md#retries)."""
-        for ticket in self.backlog.take_leases():
-            self.backlog.wanted_until = now
-            if ticket.begun:
-                self._effects.append(Cut(ticket.number))
-            elif self.closing:
-                self._refuse(ticket.number, ShuttingDown(retry_after_s=5))
-            elif ticket.returned:
-                self._refuse(ticket.number, PodStopped("the pod was lost twice while this request waited"))
+        for ticket in self.queue.take_all_leases():
+            self.queue.last_demand_at = now
+            if ticket.response_started:
+                self.commands.append(AbortResponse(ticket.number))
+            elif self.shutting_down:
+                self.reject(ticket.number, ShuttingDown(retry_after_s=5))
+            elif ticket.requeued:
+                self.reject(ticket.number, PodStopped("the pod was lost twice while this request waited"))
             else:
-                self.backlog.put_back(ticket, now)
-                self._effects.append(Requeue(ticket.number))
-        self.backlog.quiet_since = now
+                self.queue.requeue(ticket, now)
+                self.commands.append(Requeue(ticket.number))
+        self.queue.idle_since = now
 
-    def _refuse_unpaid(self) -> None:
+    def reject_unpayable(self) -> None:
         """No start is paid for anybody who wants one: who waits for it is told, and no wish is left over."""
-        self.start_wanted = False
-        for ticket in self.backlog.clear_waiting():
-            self._refuse(ticket.number, BudgetExceeded(self.purse.told(ticket.user)))
+        self.start_requested = False
+        for ticket in self.queue.clear_waiting():
+            self.reject(ticket.number, BudgetExceeded(self.budget_gate.refusal_reason(ticket.user)))
 
     # --- dispatch -----------------------------------------------------------------------------
 
-    def _hear(self, event: Event, now: float) -> None:
+    def route_event(self, event: Event, now: float) -> None:
         match event:
             case StopAccepted():
-                self._stop_answered(event.op, None, now)
-            case StopRefused():
-                self._stop_answered(event.op, event.error, now)
+                self.stop_answered(event.op, None, now)
+            case StopCallFailed():
+                self.stop_answered(event.op, event.error, now)
             case StartAccepted() if event.op != getattr(self.state, "op", None):
-                self._start_answered_late(event, now)
-            case Looked() | LookFailed():
-                self._look_answered(event, now)
-            case BudgetJudged():
-                self.purse.judged = event
+                self.late_start_accepted(event, now)
+            case PodInspected() | InspectFailed():
+                self.inspect_answered(event, now)
+            case BudgetUpdated():
+                self.budget_gate.verdict = event
             case _:
-                self._decide(event, now)
+                self.apply_transition(event, now)
 
-    def _decide(self, event: Event, now: float) -> None:
+    def apply_transition(self, event: Event, now: float) -> None:
         row = self.TABLE.get((type(self.state), type(event)))
         if row is not None:
             self.state = getattr(self, row.method)(self.state, event, now)
 
     @property
-    def _urgent(self) -> bool:
+    def has_due_work(self) -> bool:
         """Ready, and yet something may be due that is not worth a timer."""
-        return bool(self.backlog.waiting or self.stops.orders or self._told_owed)
+        return bool(self.queue.waiting or self.pending_stops.by_provider or self.persisted_stops)
 
-    def _start_answered_late(self, event: StartAccepted, now: float) -> None:
+    def late_start_accepted(self, event: StartAccepted, now: float) -> None:
         """A start that nobody wants any more was accepted: it is billed until its stop is proved."""
-        provider, run, cause = self._asked
-        order = self.stops.orders.get(provider)
-        if event.op != self._asked_op:
+        provider, run, cause = self.last_start_call
+        order = self.pending_stops.by_provider.get(provider)
+        if event.op != self.last_start_op:
             return
-        self._asked_op = 0  # answered, once
+        self.last_start_op = 0  # answered, once
         if order is not None and event.report.phase is not Phase.QUEUED:
-            self._open_session(provider, run, cause, event.report, event.up_s, now)
+            self.open_session(provider, run, cause, event.report, event.up_s, now)
 
-    def _look_answered(self, event: Looked | LookFailed, now: float) -> None:
+    def inspect_answered(self, event: PodInspected | InspectFailed, now: float) -> None:
         op, provider = event.op, event.provider
-        planned = self.looks.is_answered_by(provider, op)
+        planned = self.inspect_schedule.is_answered_by(provider, op)
         if planned:
-            self._note_sight(provider, event, now)
-        if planned and (order := self.stops.orders.get(provider)) is not None:
-            self._judge_stop(order, event, now)
+            self.update_inspect_errors(provider, event, now)
+        if planned and (order := self.pending_stops.by_provider.get(provider)) is not None:
+            self.judge_stop(order, event, now)
             return
         if planned:
-            pause = max(self._look_pause(provider, now), self._asked_pause_s(event))
-            self.looks.follow_up(provider, now + pause)
-        if planned and isinstance(event, Looked) and self._is_stray(event):
-            self._end_stray(provider, now)
+            pause = max(self.inspect_delay_s(provider, now), self.requested_delay_s(event))
+            self.inspect_schedule.schedule_no_later_than(provider, now + pause)
+        if planned and isinstance(event, PodInspected) and self.is_extra_pod(event):
+            self.stop_extra_pod(provider, now)
         elif planned or getattr(self.state, "op", None) == op:
-            self._decide(event, now)
+            self.apply_transition(event, now)
 
-    def _is_stray(self, event: Looked) -> bool:
+    def is_extra_pod(self, event: PodInspected) -> bool:
         """A pod runs there although another provider's serves, or is being started."""
         provider = getattr(self.state, "provider", None)
-        if provider is None or provider == event.provider or isinstance(self.state, Closed):
+        if provider is None or provider == event.provider or isinstance(self.state, ShutDown):
             return False
-        return event.report.phase in ON_ITS_WAY
+        return event.report.phase in ACTIVE_PHASES
 
-    def _end_stray(self, provider: int, now: float) -> None:
+    def stop_extra_pod(self, provider: int, now: float) -> None:
         """One pod is enough (docs/api.md#adoption): somebody started this one in a console, say."""
-        meant = self._name(getattr(self.state, "provider", 0))
+        meant = self.provider_name(getattr(self.state, "provider", 0))
         said = f"a pod runs there beside that of {meant}, and is stopped"
-        self._effects.append(Complain(provider=provider, message=said, reason="conflict", alarm=True))
-        self._order_stop(provider, "stray", now)
+        self.commands.append(
+            PublishProviderProblem(provider=provider, message=said, reason="conflict", alarm=True)
+        )
+        self.order_stop(provider, "stray", now)
 
-    def _asked_pause_s(self, event: Looked | LookFailed) -> float:
+    def requested_delay_s(self, event: PodInspected | InspectFailed) -> float:
         """How long a provider that looks were too many for wants to be left alone."""
-        error = event.error if isinstance(event, LookFailed) else None
+        error = event.error if isinstance(event, InspectFailed) else None
         if not isinstance(error, RateLimited) or error.retry_after is None:
             return 0.0
-        return min(error.retry_after, self.policy.longest_rate_limit_s)
+        return min(error.retry_after, self.policy.max_rate_limit_s)
 
-    def _look_pause(self, provider: int, now: float) -> float:
+    def inspect_delay_s(self, provider: int, now: float) -> float:
         """How long until the next look at a provider without an open stop; overridden by the rows."""
         raise NotImplementedError
 
-    def _state_deadline(self) -> float:
+    def state_deadline(self) -> float:
         """The deadline of the present state; overridden by the rows."""
         raise NotImplementedError
 
-    def _keep_up(self, now: float) -> None:
+    def run_due_work(self, now: float) -> None:
         """Whatever the clock or the last step made due."""
-        for ticket in self.backlog.expired(now):
-            self._refuse(ticket.number, QueueTimeout(retry_after_s=self.policy.retry_after_s))
-        while self._state_deadline() <= now:
-            self._decide(TimePassed(), now)
-        for order in self.stops.take_due(now):
-            self._send_stop(order, now)
-        for provider in self.looks.take_due(now):
-            op = self._next_op()
-            self.looks.sent(provider, op)
-            self._effects.append(Look(op, provider))
-        if type(self.state) is Ready and self.backlog.waiting:
-            self._drain(self.state.run)
-        elif isinstance(self.state, COLD) and not self._demanded:
-            self._refuse_unpaid()
-        if (self.stops.orders or self._told_owed) and self.stops.owed != self._told_owed:
-            self._told_owed = self.stops.owed
-            self._effects.append(Owe(self._told_owed))
+        for ticket in self.queue.expired(now):
+            self.reject(ticket.number, QueueTimeout(retry_after_s=self.policy.retry_after))
+        while self.state_deadline() <= now:
+            self.apply_transition(DeadlineReached(), now)
+        for order in self.pending_stops.take_due(now):
+            self.send_stop(order, now)
+        for provider in self.inspect_schedule.take_due(now):
+            op = self.next_op()
+            self.inspect_schedule.sent(provider, op)
+            self.commands.append(InspectPod(op, provider))
+        if type(self.state) is Ready and self.queue.waiting:
+            self.admit_waiting(self.state.run_id)
+        elif isinstance(self.state, NEEDS_NEW_START) and not self.has_payable_demand:
+            self.reject_unpayable()
+        if (
+            self.pending_stops.by_provider or self.persisted_stops
+        ) and self.pending_stops.unconfirmed_providers != self.persisted_stops:
+            self.persisted_stops = self.pending_stops.unconfirmed_providers
+            self.commands.append(PersistPendingStops(self.persisted_stops))
 
-    def _drain(self, run: int) -> None:
-        while (ticket := self.backlog.admit_next(run)) is not None:
-            self._effects.append(Admit(ticket.number, run))
+    def admit_waiting(self, run: int) -> None:
+        while (ticket := self.queue.admit_next(run)) is not None:
+            self.commands.append(Admit(ticket.number, run))
 
     # --- stops --------------------------------------------------------------------------------
 
-    def _order_stop(self, provider: int, cause: str, now: float, *, firm: bool = True) -> None:
-        self.stops.open(provider, cause, firm, now)
-        self.looks.forget(provider)
+    def order_stop(self, provider: int, cause: str, now: float, *, firm: bool = True) -> None:
+        self.pending_stops.add(provider, cause, firm, now)
+        self.inspect_schedule.cancel(provider)
 
-    def _check_rest(self, cause: str, now: float, *, but: int | None = None) -> None:
+    def inspect_idle_providers(self, cause: str, now: float, *, but: int | None = None) -> None:
         """Look once where nothing is known to run: a console may have started what nobody here asked for."""
         for provider in range(len(self.policy.providers)):
-            if provider != but and self.stops.check(provider, cause, now):
-                self.looks.forget(provider)
-                self.looks.schedule(provider, now)
+            if provider != but and self.pending_stops.add_inspect_only(provider, cause, now):
+                self.inspect_schedule.cancel(provider)
+                self.inspect_schedule.schedule(provider, now)
 
-    def _send_stop(self, order: StopOrder, now: float) -> None:
-        op = self._next_op()
-        self.stops.sent(order, op)
-        self.looks.forget(order.provider)
-        self._effects.append(StopPod(op, order.provider))
-        if order.sent > 1:
-            said = f"the stop is not proved, sending it again (try {order.sent})"
-            self._complain(order.provider, said, alarm=True)
+    def send_stop(self, order: PendingStop, now: float) -> None:
+        op = self.next_op()
+        self.pending_stops.sent(order, op)
+        self.inspect_schedule.cancel(order.provider)
+        self.commands.append(StopPod(op, order.provider))
+        if order.sent_count > 1:
+            said = f"the stop is not proved, sending it again (try {order.sent_count})"
+            self.publish_problem(order.provider, said, alarm=True)
 
-    def _stop_answered(self, op: int, error: ProviderError | None, now: float) -> None:
-        order = self.stops.answered(op, error, now)
+    def stop_answered(self, op: int, error: ProviderError | None, now: float) -> None:
+        order = self.pending_stops.answered(op, error, now)
         if order is None:
             return
         if error is not None:
-            self._complain(order.provider, f"the stop failed: {error.message}", error)
-        self.looks.schedule(order.provider, now)
+            self.publish_problem(order.provider, f"the stop failed: {error.message}", error)
+        self.inspect_schedule.schedule(order.provider, now)
 
-    def _judge_stop(self, order: StopOrder, event: Looked | LookFailed, now: float) -> None:
-        seen: PodReport | ProviderError = event.report if isinstance(event, Looked) else event.error
-        if self.stops.looked(order, seen, now):
-            self._settle(order, now)
+    def judge_stop(self, order: PendingStop, event: PodInspected | InspectFailed, now: float) -> None:
+        seen: PodReport | ProviderError = event.report if isinstance(event, PodInspected) else event.error
+        if self.pending_stops.on_inspected(order, seen, now):
+            self.on_stop_confirmed(order, now)
             return
-        pause = self.policy.look_pause_s(order.provider, now - order.since)
-        self.looks.schedule(order.provider, now + max(pause, self._asked_pause_s(event)))
+        pause = self.policy.inspect_interval_s(order.provider, now - order.since)
+        self.inspect_schedule.schedule(order.provider, now + max(pause, self.requested_delay_s(event)))
         if order.failed:
-            self._decide(Demanded(), now)
+            self.apply_transition(DemandRaised(), now)
 
-    def _settle(self, order: StopOrder, now: float) -> None:
+    def on_stop_confirmed(self, order: PendingStop, now: float) -> None:
         """A stop is proved: its session ends, and when it was the last the pod's life goes on."""
-        self._close_session(order.provider, order.cause)
-        self.looks.schedule(order.provider, now + self.policy.watch_pause_s(order.provider))
-        if not self.stops.orders:
-            self._decide(Proved(), now)
+        self.close_session(order.provider, order.cause)
+        self.inspect_schedule.schedule(order.provider, now + self.policy.reconcile_interval_s(order.provider))
+        if not self.pending_stops.by_provider:
+            self.apply_transition(AllStopsConfirmed(), now)
         else:
-            self._decide(Demanded(), now)
+            self.apply_transition(DemandRaised(), now)
 
     # --- small verbs --------------------------------------------------------------------------
 
     @property
-    def _demanded(self) -> bool:
+    def has_payable_demand(self) -> bool:
         """Somebody wants the pod for whom a start is paid; those for whom none is wait for what runs only."""
-        if self.purse.judged.spent:
+        if self.budget_gate.verdict.exhausted_reason:
             return False
-        return self.start_wanted or self.purse.pays_one_of(self.backlog.waiting)
+        return self.start_requested or self.budget_gate.allows_any(self.queue.waiting)
 
-    def _next_op(self) -> int:
+    def next_op(self) -> int:
         self._last_op += 1
         return self._last_op
 
-    def _open_session(
+    def open_session(
         self, provider: int, run: int, cause: str, report: PodReport, up_s: float, now: float
     ) -> None:
-        if provider in self.sessions:  # its stop was never proved: the stretch goes on
+        if provider in self.open_sessions:  # its stop was never proved: the stretch goes on
             return
-        self.sessions[provider] = (run, now - up_s)
-        self._effects.append(SessionOpened(run=run, provider=provider, cause=cause, report=report, up_s=up_s))
+        self.open_sessions[provider] = (run, now - up_s)
+        self.commands.append(
+            RecordSessionStart(run_id=run, provider=provider, cause=cause, report=report, up_s=up_s)
+        )
 
-    def _close_session(self, provider: int, cause: str) -> None:
-        if (session := self.sessions.pop(provider, None)) is not None:
-            self._effects.append(SessionClosed(run=session[0], provider=provider, cause=cause))
+    def close_session(self, provider: int, cause: str) -> None:
+        if (session := self.open_sessions.pop(provider, None)) is not None:
+            self.commands.append(RecordSessionEnd(run_id=session[0], provider=provider, cause=cause))
 
-    def _complain(
+    def publish_problem(
         self, provider: int, message: str, error: ProviderError | None = None, *, alarm: bool = False
     ) -> None:
         reason = error.reason if error is not None else "transient"
-        self.trouble = f"{self._name(provider)}: {message}"
-        self._effects.append(Complain(provider=provider, message=message, reason=reason, alarm=alarm))
+        self.last_problem = f"{self.provider_name(provider)}: {message}"
+        self.commands.append(
+            PublishProviderProblem(provider=provider, message=message, reason=reason, alarm=alarm)
+        )
 
-    def _note_sight(self, provider: int, event: Looked | LookFailed, now: float) -> None:
+    def update_inspect_errors(self, provider: int, event: PodInspected | InspectFailed, now: float) -> None:
         """Whether we see the pod there; losing sight of it is told once."""
-        known = self.blind.pop(provider, None)
-        if isinstance(event, Looked):
-            self.stops.saw(provider, event.report.phase, now)
-        if isinstance(event, LookFailed):
-            said = f"{self._name(provider)}: could not look: {event.error.message}"
-            self.blind[provider] = said
+        known = self.inspect_errors.pop(provider, None)
+        if isinstance(event, PodInspected):
+            self.pending_stops.note_phase(provider, event.report.phase, now)
+        if isinstance(event, InspectFailed):
+            said = f"{self.provider_name(provider)}: could not look: {event.error.message}"
+            self.inspect_errors[provider] = said
             if known is None:
-                self._effects.append(Complain(provider=provider, message=said, reason=event.error.reason))
+                self.commands.append(
+                    PublishProviderProblem(provider=provider, message=said, reason=event.error.reason)
+                )
         elif event.report.phase is Phase.UNREACHABLE:
-            self.blind[provider] = f"{self._name(provider)}: the pod is unreachable"
-        if isinstance(event, Looked) and event.report.alarm and self._serves(provider):
-            self._effects.append(Sweep(provider))  # at each look, until one shows nothing to sweep
-        if isinstance(event, Looked) and event.report.alarm != self._alarms.get(provider, ""):
-            self._alarms[provider] = event.report.alarm
+            self.inspect_errors[provider] = f"{self.provider_name(provider)}: the pod is unreachable"
+        if isinstance(event, PodInspected) and event.report.alarm and self.is_serving(provider):
+            self.commands.append(CleanUpOrphans(provider))  # at each look, until one shows nothing to sweep
+        if isinstance(event, PodInspected) and event.report.alarm != self.alarms.get(provider, ""):
+            self.alarms[provider] = event.report.alarm
             if event.report.alarm:
-                self._complain(provider, event.report.alarm, alarm=True)
+                self.publish_problem(provider, event.report.alarm, alarm=True)
 
-    def _serves(self, provider: int) -> bool:
+    def is_serving(self, provider: int) -> bool:
         return type(self.state) is Ready and self.state.provider == provider
 
-    def _name(self, provider: int) -> str:
+    def provider_name(self, provider: int) -> str:
         return self.policy.providers[provider].name
 
-    def _rest(self, now: float) -> Rest:
+    def next_when_nothing_runs(self, now: float) -> AfterStop:
         """Nothing runs and nothing is to be started: what is left to do decides the state."""
         raise NotImplementedError

@@ -14,12 +14,12 @@ from gpugate.provider_api import PodReport
 
 
 @frozen
-class Opened:
+class GatewayStarted:
     """The gateway came up."""
 
 
 @frozen
-class Arrived:
+class RequestArrived:
     """A request wants the pod; its body is read. Tickets are numbered in the order of arrival."""
 
     ticket: int
@@ -29,31 +29,31 @@ class Arrived:
 
 
 @frozen
-class Left:
+class RequestFinished:
     """A request is over: answered, failed, or its client hung up."""
 
     ticket: int
 
 
 @frozen
-class Begun:
+class ResponseStarted:
     """The first byte of this request's answer has left."""
 
     ticket: int
 
 
 @frozen
-class Demanded:
+class DemandRaised:
     """Somebody wants the pod and it is not serving: a request joined the backlog, or a start by hand."""
 
 
 @frozen
-class Emptied:
+class LastLeaseReleased:
     """The last lease ended."""
 
 
 @frozen
-class Proved:
+class AllStopsConfirmed:
     """Every stop that was sent is proved."""
 
 
@@ -67,7 +67,7 @@ class StartAccepted:
 
 
 @frozen
-class StartRefused:
+class StartCallFailed:
     """The start failed, or its outcome is unknown."""
 
     op: int
@@ -82,7 +82,7 @@ class StopAccepted:
 
 
 @frozen
-class StopRefused:
+class StopCallFailed:
     """The stop failed, or its outcome is unknown."""
 
     op: int
@@ -90,7 +90,7 @@ class StopRefused:
 
 
 @frozen
-class Looked:
+class PodInspected:
     """The provider said what is there; `up_s` is how long it has been billed already."""
 
     op: int
@@ -100,7 +100,7 @@ class Looked:
 
 
 @frozen
-class LookFailed:
+class InspectFailed:
     """We could not look; that says nothing of the pod."""
 
     op: int
@@ -109,7 +109,7 @@ class LookFailed:
 
 
 @frozen
-class Probed:
+class ProbeFinished:
     """The pod's Ollama was asked whether it is healthy."""
 
     op: int
@@ -118,7 +118,7 @@ class Probed:
 
 
 @frozen
-class Preloaded:
+class PreloadFinished:
     """The preload ended, well or not; `on_cpu` if the model was seen to run on the CPU only."""
 
     op: int
@@ -126,86 +126,86 @@ class Preloaded:
 
 
 @frozen
-class Weighed:
+class DeviceChecked:
     """It is known what the models of this run's pod run on; `on_cpu` if all that are loaded do."""
 
-    run: int
+    run_id: int
     on_cpu: bool
 
 
 @frozen
-class Troubled:
+class UpstreamFailed:
     """An exchange with the pod of this run broke before its first byte."""
 
-    run: int
+    run_id: int
 
 
 @frozen
-class StartWanted:
+class ManualStartRequested:
     """A start by hand, by this user."""
 
     user: str = ""
 
 
 @frozen
-class BudgetJudged:
+class BudgetUpdated:
     """Who may have a pod started is known anew.
 
     Attributes:
-        spent: what everybody is told who wants a start; empty while the month's budget allows one.
-        overdrawn: what those users are told who have spent their share of it.
+        exhausted_reason: what everybody is told who wants a start; empty while the month's budget allows one.
+        users_over_share: what those users are told who have spent their share of it.
     """
 
-    spent: str = ""
-    overdrawn: Mapping[str, str] = field(factory=dict, hash=False)
+    exhausted_reason: str = ""
+    users_over_share: Mapping[str, str] = field(factory=dict, hash=False)
 
 
 @frozen
-class StopWanted:
+class ManualStopRequested:
     """A stop by hand; `force` cuts what is in flight."""
 
     force: bool = False
 
 
 @frozen
-class CloseWanted:
+class ShutdownRequested:
     """The gateway is to go down; `keep` leaves the pod running."""
 
     keep: bool = False
 
 
 @frozen
-class CutWanted:
+class ForcedShutdownRequested:
     """Whatever still runs is to be cut now: a second signal."""
 
 
 @frozen
-class TimePassed:
+class DeadlineReached:
     """The clock reached `wake_at`; too early is harmless."""
 
 
 Event = (
-    Opened
-    | Arrived
-    | Left
-    | Begun
-    | Demanded
-    | Emptied
-    | Proved
+    GatewayStarted
+    | RequestArrived
+    | RequestFinished
+    | ResponseStarted
+    | DemandRaised
+    | LastLeaseReleased
+    | AllStopsConfirmed
     | StartAccepted
-    | StartRefused
+    | StartCallFailed
     | StopAccepted
-    | StopRefused
-    | Looked
-    | LookFailed
-    | Probed
-    | Preloaded
-    | Weighed
-    | Troubled
-    | StartWanted
-    | BudgetJudged
-    | StopWanted
-    | CloseWanted
-    | CutWanted
-    | TimePassed
+    | StopCallFailed
+    | PodInspected
+    | InspectFailed
+    | ProbeFinished
+    | PreloadFinished
+    | DeviceChecked
+    | UpstreamFailed
+    | ManualStartRequested
+    | BudgetUpdated
+    | ManualStopRequested
+    | ShutdownRequested
+    | ForcedShutdownRequested
+    | DeadlineReached
 )

@@ -9,27 +9,27 @@ from attrs import frozen
 
 
 @frozen
-class Habits:
+class IdleHistory:
     """What a learning idle policy goes on from; small. Times in seconds.
 
     Attributes:
-        pauses_s: the last times from the end of a use to the next demand, oldest first.
+        gaps_s: the last times from the end of a use to the next demand, oldest first.
         starts_s: how long the last starts took.
-        credit: how many cold starts dearer than the fixed timeout it may still become; None for a fresh one.
-        wanted_ago_s: how long ago somebody wanted the pod; `inf` if never.
+        regret_budget: how many cold starts it may cost more than the fixed timeout; None for the maximum.
+        last_demand_ago_s: how long ago somebody wanted the pod; `inf` if never.
     """
 
-    pauses_s: tuple[float, ...] = ()
+    gaps_s: tuple[float, ...] = ()
     starts_s: tuple[float, ...] = ()
-    credit: float | None = None
-    wanted_ago_s: float = inf
+    regret_budget: float | None = None
+    last_demand_ago_s: float = inf
 
 
-class HabitsStore(Protocol):
+class IdleHistoryStore(Protocol):
     """Where habits are kept."""
 
-    def load(self) -> Habits:
+    def load(self) -> IdleHistory:
         """What was saved last; empty where there is nothing, or nothing that can be read."""
 
-    def save(self, habits: Habits) -> None:
+    def save(self, habits: IdleHistory) -> None:
         """Write it down; never raises (a full disk must not stop a stop)."""

@@ -18,35 +18,35 @@ from typing import Protocol
 
 from attrs import define, field, frozen
 
-from gpugate.core.idle_history import Habits
+from gpugate.core.idle_history import IdleHistory
 
-SHORT_S = 60.0
+MIN_GAP_S = 60.0
 """Pauses up to this are no question: nobody stops a pod between two sentences. They are not counted."""
 
-MOST_PAUSES = 256
+MAX_SAMPLES = 256
 """How many are remembered; a habit that changed is forgotten with the last of them."""
 
-FEW_PAUSES = 24
+MIN_SAMPLES = 24
 """With fewer the past says nothing of the future (as for a histogram that is not representative)."""
 
-WORTHWHILE = 0.03
+MIN_SAVING = 0.03
 """A plan, or a window in it, has to save this share of what is paid without it; else it is left out."""
 
-A_HABIT = 3
+MIN_HITS = 3
 """A window must have been right for so many of the pauses."""
 
-CREDIT = 4.0
+MAX_REGRET = 4.0
 """How many cold starts' worth the learning policy may be behind the fixed one before it stops learning."""
 
-REFILL = 0.02
+REGRET_RECOVERY = 0.02
 """The share of what the fixed timeout costs that comes back as credit."""
 
-USUAL_START_S = 60.0
-MOST_STARTS = 9
+DEFAULT_START_S = 60.0
+MAX_START_SAMPLES = 9
 
 
 @frozen
-class Window:
+class PrewarmWindow:
     """A pre-warmed pod, in seconds since the last use: started at `opens`, stopped at `closes` if unused."""
 
     opens_s: float
@@ -57,71 +57,71 @@ class IdlePolicy(Protocol):
     """Decides on a pod that nobody uses.
 
     Attributes:
-        keep_s: a pod that was used is stopped after so many seconds without use; a plain attribute.
+        effective_timeout_s: a pod that was used is stopped after so many idle seconds; a plain attribute.
         window: when a pod is started unasked; None for never.
     """
 
     @property
-    def keep_s(self) -> float:
+    def effective_timeout_s(self) -> float:
         """Read at the end of every request: must cost nothing."""
 
     @property
-    def window(self) -> Window | None:
+    def window(self) -> PrewarmWindow | None:
         """Of the pause that runs; changes only when somebody wants the pod."""
 
-    def demanded(self, pause_s: float) -> None:
-        """Somebody wants the pod after a pause longer than `SHORT_S`; the plan for the next one is made."""
+    def on_gap_ended(self, pause_s: float) -> None:
+        """Somebody wants the pod after a pause longer than `MIN_GAP_S`; the plan for the next one is made."""
 
-    def started(self, took_s: float) -> None:
+    def on_start_finished(self, took_s: float) -> None:
         """A start took so long, from the first ask to READY."""
 
-    def remember(self, habits: Habits) -> None:
+    def restore(self, habits: IdleHistory) -> None:
         """Go on from what was learnt before."""
 
     @property
-    def habits(self) -> Habits | None:
+    def history(self) -> IdleHistory | None:
         """What is worth keeping; None for nothing."""
 
 
 @frozen
-class Fixed:
+class FixedIdlePolicy:
     """Stop after `pod.idle_timeout`, always; start nothing unasked; learn nothing."""
 
-    keep_s: float
-    window: Window | None = None
-    habits: Habits | None = None
+    effective_timeout_s: float
+    window: PrewarmWindow | None = None
+    history: IdleHistory | None = None
 
-    def demanded(self, pause_s: float) -> None:
+    def on_gap_ended(self, pause_s: float) -> None:
         """Nothing is learnt."""
 
-    def started(self, took_s: float) -> None:
+    def on_start_finished(self, took_s: float) -> None:
         """Nothing is learnt."""
 
-    def remember(self, habits: Habits) -> None:
+    def restore(self, habits: IdleHistory) -> None:
         """Nothing is learnt."""
 
 
 @frozen
-class Plan:
-    """What is done in a pause: keep the pod for `keep_s`, and perhaps start it again in a window."""
+class IdlePlan:
+    """What is done in an idle gap: keep the pod for `keep_s`, and perhaps start it again in a window."""
 
     keep_s: float
-    window: Window | None = None
+    window: PrewarmWindow | None = None
 
-    def cost_of(self, pause_s: float, worth_s: float, start_s: float) -> float:
+    def cost_of(self, pause_s: float, cold_start_cost_s: float, start_s: float) -> float:
         """What a pause costs, in seconds of the pod: kept in vain, pre-warmed in vain, or started cold."""
         if pause_s <= self.keep_s:
             return pause_s
         window = self.window
         if window is None or pause_s < window.opens_s:
-            return self.keep_s + worth_s
+            return self.keep_s + cold_start_cost_s
         if pause_s > window.closes_s:
-            return self.keep_s + window.closes_s - window.opens_s + worth_s
+            return self.keep_s + window.closes_s - window.opens_s + cold_start_cost_s
         late_s = max(0.0, window.opens_s + start_s - pause_s)
-        return self.keep_s + pause_s - window.opens_s + worth_s * late_s / start_s
+        return self.keep_s + pause_s - window.opens_s + cold_start_cost_s * late_s / start_s
 
 
-class _Sums:
+class _GapStats:
     """Sorted pauses, whose parts are counted and summed in no time."""
 
     def __init__(self, pauses: Iterable[float]) -> None:
@@ -132,65 +132,72 @@ class _Sums:
         """How many, and their sum, of the places from `low` up to `high`."""
         return high - low, self._sums[high] - self._sums[low]
 
-    def keeping(self, keep_s: float, worth_s: float) -> float:
+    def keeping(self, keep_s: float, cold_start_cost_s: float) -> float:
         """What all of them cost without a window."""
         place = bisect_right(self.sorted, keep_s)
-        return self._sums[place] + (len(self.sorted) - place) * (keep_s + worth_s)
+        return self._sums[place] + (len(self.sorted) - place) * (keep_s + cold_start_cost_s)
 
-    def served(self, window: Window) -> int:
+    def served(self, window: PrewarmWindow) -> int:
         """How many of them ended in the window."""
         return bisect_right(self.sorted, window.closes_s) - bisect_left(self.sorted, window.opens_s)
 
-    def windowed(self, keep_s: float, window: Window, worth_s: float, start_s: float) -> float:
-        """What all of them cost with one: `Plan.cost_of`, summed."""
+    def windowed(
+        self, keep_s: float, window: PrewarmWindow, cold_start_cost_s: float, start_s: float
+    ) -> float:
+        """What all of them cost with one: `IdlePlan.cost_of`, summed."""
         first = bisect_left(self.sorted, window.opens_s)
         last = bisect_right(self.sorted, window.closes_s)
         warm = min(max(first, bisect_left(self.sorted, window.opens_s + start_s)), last)
         many, total = self.between(first, last)
         late, late_total = self.between(first, warm)
         gone = len(self.sorted) - last
-        cost = self.keeping(keep_s, worth_s) - many * worth_s
+        cost = self.keeping(keep_s, cold_start_cost_s) - many * cold_start_cost_s
         cost += total - many * window.opens_s + gone * (window.closes_s - window.opens_s)
-        return cost + worth_s / start_s * (late * (window.opens_s + start_s) - late_total)
+        return cost + cold_start_cost_s / start_s * (late * (window.opens_s + start_s) - late_total)
 
 
-def best_plan(pauses: Iterable[float], worth_s: float, start_s: float) -> Plan:
-    """The cheapest plan for these pauses; its idle seconds in a pause never sum to more than `worth_s`.
+def cheapest_plan(pauses: Iterable[float], cold_start_cost_s: float, start_s: float) -> IdlePlan:
+    """The cheapest plan for these gaps; its idle seconds in one gap are at most `cold_start_cost_s`.
 
     A window that would have served some of them only by chance is none.
     """
-    sums = _Sums(pauses)
-    steps = range(1, ceil(worth_s / SHORT_S) + 1)
-    keep_s = min((min(step * SHORT_S, worth_s) for step in steps), key=lambda s: sums.keeping(s, worth_s))
-    best, least = Plan(keep_s), (1 - WORTHWHILE) * sums.keeping(keep_s, worth_s)
-    for kept in {keep_s, min(SHORT_S, worth_s)}:
-        for window in _windows(sums.sorted, kept, worth_s, start_s):
-            cost = sums.windowed(kept, window, worth_s, start_s)
-            if cost < least and sums.served(window) >= A_HABIT:
-                best, least = Plan(kept, window), cost
+    sums = _GapStats(pauses)
+    steps = range(1, ceil(cold_start_cost_s / MIN_GAP_S) + 1)
+    keep_s = min(
+        (min(step * MIN_GAP_S, cold_start_cost_s) for step in steps),
+        key=lambda s: sums.keeping(s, cold_start_cost_s),
+    )
+    best, least = IdlePlan(keep_s), (1 - MIN_SAVING) * sums.keeping(keep_s, cold_start_cost_s)
+    for kept in {keep_s, min(MIN_GAP_S, cold_start_cost_s)}:
+        for window in _windows(sums.sorted, kept, cold_start_cost_s, start_s):
+            cost = sums.windowed(kept, window, cold_start_cost_s, start_s)
+            if cost < least and sums.served(window) >= MIN_HITS:
+                best, least = IdlePlan(kept, window), cost
     return best
 
 
-def _windows(pauses: Sequence[float], keep_s: float, worth_s: float, start_s: float) -> Iterable[Window]:
+def _windows(
+    pauses: Sequence[float], keep_s: float, cold_start_cost_s: float, start_s: float
+) -> Iterable[PrewarmWindow]:
     """Windows that are warm in time for one of the pauses, as long as the idle time left allows."""
-    longest = worth_s - keep_s
-    ready_s = start_s + SHORT_S / 2
-    lengths = {min(longest, ready_s + more * SHORT_S) for more in (1, 3, 6)} | {longest}
-    opens = {SHORT_S * int((pause - ready_s) // SHORT_S) for pause in pauses}
+    longest = cold_start_cost_s - keep_s
+    ready_s = start_s + MIN_GAP_S / 2
+    lengths = {min(longest, ready_s + more * MIN_GAP_S) for more in (1, 3, 6)} | {longest}
+    opens = {MIN_GAP_S * int((pause - ready_s) // MIN_GAP_S) for pause in pauses}
     for opens_s in sorted(opens):
         if opens_s > keep_s + start_s:
             for length in sorted(lengths):
                 if length > start_s:
-                    yield Window(opens_s, opens_s + length)
+                    yield PrewarmWindow(opens_s, opens_s + length)
 
 
-def cost_of(plan: Plan, pauses: Iterable[float], worth_s: float, start_s: float) -> float:
+def cost_of(plan: IdlePlan, pauses: Iterable[float], cold_start_cost_s: float, start_s: float) -> float:
     """What a plan costs over these pauses."""
-    return sum(plan.cost_of(pause, worth_s, start_s) for pause in pauses)
+    return sum(plan.cost_of(pause, cold_start_cost_s, start_s) for pause in pauses)
 
 
 @define
-class Learned:
+class LearnedIdlePolicy:
     """Learns from the pauses so far how long to keep a pod, and when to start one before it is asked for.
 
     In the manner of the histogram policy of Shahrad et al. (Serverless in the Wild, ATC 2020): the past
@@ -200,69 +207,74 @@ class Learned:
     timeout. It keeps a pod idle in one pause for `idle_timeout_s` at the most, the window included.
 
     What it costs more than the fixed timeout is counted, by what both would have paid for each pause that
-    has ended. Once it is `CREDIT` cold starts behind it is the fixed timeout until `REFILL` has brought
-    some back: over any pauses whatever it costs at most `1 + REFILL` times as much, and a constant.
+    has ended. Once it is `MAX_REGRET` cold starts behind it is the fixed timeout until
+    `REGRET_RECOVERY` has brought some back: over any gaps whatever it costs at most
+    `1 + REGRET_RECOVERY` times as much, and a constant.
     """
 
     idle_timeout_s: float
-    keep_s: float = field(init=False)
-    window: Window | None = field(init=False, default=None)
-    _pauses: deque[float] = field(init=False, factory=lambda: deque(maxlen=MOST_PAUSES))
-    _starts: deque[float] = field(init=False, factory=lambda: deque(maxlen=MOST_STARTS))
-    _credit_s: float = field(init=False)
+    effective_timeout_s: float = field(init=False)
+    window: PrewarmWindow | None = field(init=False, default=None)
+    _gaps_s: deque[float] = field(init=False, factory=lambda: deque(maxlen=MAX_SAMPLES))
+    _starts_s: deque[float] = field(init=False, factory=lambda: deque(maxlen=MAX_START_SAMPLES))
+    _regret_budget_s: float = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.keep_s = self.idle_timeout_s
-        self._credit_s = self._most_credit_s
+        self.effective_timeout_s = self.idle_timeout_s
+        self._regret_budget_s = self._max_regret_budget_s
 
     @property
-    def _most_credit_s(self) -> float:
-        return CREDIT * self.idle_timeout_s
+    def _max_regret_budget_s(self) -> float:
+        return MAX_REGRET * self.idle_timeout_s
 
     @property
     def start_s(self) -> float:
         """How long a start takes: the median of the last ones."""
-        return median(self._starts) if self._starts else USUAL_START_S
+        return median(self._starts_s) if self._starts_s else DEFAULT_START_S
 
-    def demanded(self, pause_s: float) -> None:
+    def on_gap_ended(self, pause_s: float) -> None:
         """Settle what the plan has cost, note the pause, and plan for the next one."""
         if not isfinite(pause_s):
             return
-        self._settle(pause_s)
-        self._pauses.append(pause_s)
+        self._account_gap(pause_s)
+        self._gaps_s.append(pause_s)
         self._plan()
 
-    def started(self, took_s: float) -> None:
+    def on_start_finished(self, took_s: float) -> None:
         """Note how long a start takes."""
-        self._starts.append(max(1.0, took_s))
+        self._starts_s.append(max(1.0, took_s))
 
-    def remember(self, habits: Habits) -> None:
+    def restore(self, habits: IdleHistory) -> None:
         """Go on from what was learnt before; the credit is never more than a fresh one."""
-        self._pauses.extend(habits.pauses_s)
-        self._starts.extend(habits.starts_s)
-        if habits.credit is not None:
-            self._credit_s = min(habits.credit * self.idle_timeout_s, self._most_credit_s)
+        self._gaps_s.extend(habits.gaps_s)
+        self._starts_s.extend(habits.starts_s)
+        if habits.regret_budget is not None:
+            self._regret_budget_s = min(habits.regret_budget * self.idle_timeout_s, self._max_regret_budget_s)
         self._plan()
 
     @property
-    def habits(self) -> Habits:
+    def history(self) -> IdleHistory:
         """What is worth keeping; when the pod was last wanted is not known here."""
-        return Habits(tuple(self._pauses), tuple(self._starts), self._credit_s / self.idle_timeout_s)
+        return IdleHistory(
+            tuple(self._gaps_s), tuple(self._starts_s), self._regret_budget_s / self.idle_timeout_s
+        )
 
-    def _settle(self, pause_s: float) -> None:
+    def _account_gap(self, pause_s: float) -> None:
         worth_s = self.idle_timeout_s
-        fixed = Plan(worth_s).cost_of(pause_s, worth_s, self.start_s)
-        planned = Plan(self.keep_s, self.window).cost_of(pause_s, worth_s, self.start_s)
-        self._credit_s = min(self._credit_s + (1 + REFILL) * fixed - planned, self._most_credit_s)
+        fixed = IdlePlan(worth_s).cost_of(pause_s, worth_s, self.start_s)
+        planned = IdlePlan(self.effective_timeout_s, self.window).cost_of(pause_s, worth_s, self.start_s)
+        self._regret_budget_s = min(
+            self._regret_budget_s + (1 + REGRET_RECOVERY) * fixed - planned, self._max_regret_budget_s
+        )
 
     def _plan(self) -> None:
-        fixed = Plan(self.idle_timeout_s)
-        plan = self._best(fixed) if len(self._pauses) >= FEW_PAUSES and self._credit_s > 0 else fixed
-        self.keep_s, self.window = plan.keep_s, plan.window
+        fixed = IdlePlan(self.idle_timeout_s)
+        plan = self._best(fixed) if len(self._gaps_s) >= MIN_SAMPLES and self._regret_budget_s > 0 else fixed
+        self.effective_timeout_s, self.window = plan.keep_s, plan.window
 
-    def _best(self, fixed: Plan) -> Plan:
+    def _best(self, fixed: IdlePlan) -> IdlePlan:
         worth_s, start_s = self.idle_timeout_s, self.start_s
-        plan = best_plan(self._pauses, worth_s, start_s)
-        usual = cost_of(fixed, self._pauses, worth_s, start_s)
-        better = cost_of(plan, self._pauses, worth_s, start_s) <= (1 - WORTHWHILE) * usual
+        plan = cheapest_plan(self._gaps_s, worth_s, start_s)
+        usual = cost_of(fixed, self._gaps_s, worth_s, start_s)
+        better = cost_of(plan, self._gaps_s, worth_s, start_s) <= (1 - MIN_SAVING) * usual
         return plan if better else fixed

@@ -18,7 +18,7 @@ def _slots(count: int) -> list[_Slot]:
 
 
 @define
-class Looks:
+class InspectSchedule:
     """One look at a time per provider; a command to a provider makes the look that is out worthless."""
 
     slots: list[_Slot] = field(converter=_slots)
@@ -32,12 +32,12 @@ class Looks:
         """Look at this provider at `at`, or when the look that is out has come back."""
         self.slots[provider].due = at
 
-    def follow_up(self, provider: int, at: float) -> None:
+    def schedule_no_later_than(self, provider: int, at: float) -> None:
         """Look again at `at`, or sooner if that was asked for while the last look was out."""
         slot = self.slots[provider]
         slot.due = min(slot.due, at)
 
-    def forget(self, provider: int) -> None:
+    def cancel(self, provider: int) -> None:
         """Drop the look that is out and plan none: what it says would be older than our command."""
         self.slots[provider] = _Slot()
 

@@ -21,22 +21,22 @@ class Ticket:
     embeds: bool
     deadline: float
     user: str = ""
-    run: int = 0  # of the lease it holds; 0 while it waits
-    begun: bool = False  # its answer's first byte has left
-    drained: bool = False  # it came out of the queue, so it holds a drain slot
-    returned: bool = False  # it lost its pod once already
+    run_id: int = 0  # of the lease it holds; 0 while it waits
+    response_started: bool = False  # its answer's first byte has left
+    holds_admit_slot: bool = False  # it came out of the queue, so it holds a drain slot
+    requeued: bool = False  # it lost its pod once already
 
     def __lt__(self, other: Ticket) -> bool:
         return self.number < other.number
 
 
 @define
-class Backlog:
+class RequestQueue:
     """First in, first out, bounded; leases belong to a run, so those of a lost pod hold up nobody.
 
     Attributes:
-        quiet_since: when the last lease ended, or the pod became ready; None while a lease is out.
-        wanted_until: when the last lease ended, or somebody joined an empty queue; `inf` before the first.
+        idle_since: when the last lease ended, or the pod became ready; None while a lease is out.
+        last_demand_at: when the last lease ended, or somebody joined an empty queue; `inf` before the first.
     """
 
     max_waiting: int
@@ -44,9 +44,9 @@ class Backlog:
     drain_concurrency: int
     waiting: list[Ticket] = field(factory=list)
     leases: dict[int, Ticket] = field(factory=dict)
-    quiet_since: float | None = None
-    wanted_until: float = inf
-    draining: int = 0
+    idle_since: float | None = None
+    last_demand_at: float = inf
+    admit_slots_used: int = 0
 
     @property
     def full(self) -> bool:
@@ -70,30 +70,30 @@ class Backlog:
     def admit(self, number: int, run: int, model: str | None, embeds: bool, user: str) -> None:
         """Give a newcomer a lease at once: nobody waits before it."""
         self.leases[number] = Ticket(number, model, embeds, 0.0, user, run)
-        self.quiet_since = None
+        self.idle_since = None
 
     def admit_next(self, run: int) -> Ticket | None:
         """Give the first in the queue a lease, if a drain slot is free."""
-        if not self.waiting or self.draining >= self.drain_concurrency:
+        if not self.waiting or self.admit_slots_used >= self.drain_concurrency:
             return None
         ticket = self.waiting.pop(0)
-        ticket.run, ticket.drained, ticket.begun = run, True, False
+        ticket.run_id, ticket.holds_admit_slot, ticket.response_started = run, True, False
         self.leases[ticket.number] = ticket
-        self.draining += 1
-        self.quiet_since = None
+        self.admit_slots_used += 1
+        self.idle_since = None
         return ticket
 
-    def begin(self, number: int) -> None:
+    def mark_response_started(self, number: int) -> None:
         """Note that this ticket's answer is on its way."""
         if (ticket := self.leases.get(number)) is not None:
-            ticket.begun = True
+            ticket.response_started = True
 
-    def leave(self, number: int, now: float) -> bool:
+    def remove(self, number: int, now: float) -> bool:
         """Forget a ticket wherever it is; True if that was the last lease."""
         if number in self.leases:
             self._release(number)
             if not self.leases:
-                self.quiet_since = self.wanted_until = now
+                self.idle_since = self.last_demand_at = now
                 return True
             return False
         self.waiting = [ticket for ticket in self.waiting if ticket.number != number]
@@ -111,18 +111,18 @@ class Backlog:
         cleared, self.waiting = self.waiting, []
         return cleared
 
-    def take_leases(self) -> Iterator[Ticket]:
+    def take_all_leases(self) -> Iterator[Ticket]:
         """Take back every lease, oldest first."""
         for number in sorted(self.leases):
             yield self._release(number)
 
-    def put_back(self, ticket: Ticket, now: float) -> None:
+    def requeue(self, ticket: Ticket, now: float) -> None:
         """Let a ticket that lost its pod wait again, at its old place."""
-        ticket.run, ticket.drained, ticket.returned = 0, False, True
+        ticket.run_id, ticket.holds_admit_slot, ticket.requeued = 0, False, True
         ticket.deadline = now + self.max_wait_s
         insort(self.waiting, ticket)
 
-    def name(self, number: int, model: str | None) -> None:
+    def set_model(self, number: int, model: str | None) -> None:
         """Note which model a ticket that waits asks for, where nobody had looked before."""
         for ticket in self.waiting:
             if ticket.number == number and ticket.model is None:
@@ -130,6 +130,6 @@ class Backlog:
 
     def _release(self, number: int) -> Ticket:
         ticket = self.leases.pop(number)
-        if ticket.drained:
-            self.draining -= 1
+        if ticket.holds_admit_slot:
+            self.admit_slots_used -= 1
         return ticket

@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from gpugate.core.events import Looked, LookFailed
+from gpugate.core.events import InspectFailed, PodInspected
 from gpugate.provider_api import Endpoint
 
 
@@ -24,9 +24,9 @@ class Status(StrEnum):
 
 @frozen
 class Unknown:
-    """After boot, until it is known what each provider has; `seen` holds the answers so far."""
+    """After boot, until it is known what each provider has; `inspections` holds the answers so far."""
 
-    seen: Mapping[int, Looked | LookFailed] = field(factory=dict, hash=False)
+    inspections: Mapping[int, PodInspected | InspectFailed] = field(factory=dict, hash=False)
 
 
 @frozen
@@ -35,81 +35,81 @@ class Stopped:
 
 
 @frozen(kw_only=True)
-class Asking:
+class CallingStart:
     """The provider has been asked to start; its answer is out."""
 
-    run: int
+    run_id: int
     provider: int
     attempt: int
     op: int
     since: float
-    capacity_until: float
+    capacity_deadline: float
 
 
 @frozen(kw_only=True)
-class Pausing:
-    """An attempt failed; at `retry_at` the next one, `unsure` if the pod must be looked at before it."""
+class BackingOff:
+    """An attempt failed; the next one is due at `retry_at`, after an inspection if `must_inspect`."""
 
-    run: int
+    run_id: int
     provider: int
     attempt: int
     retry_at: float
-    unsure: bool
+    must_inspect: bool
     since: float
-    capacity_until: float
+    capacity_deadline: float
 
 
 @frozen(kw_only=True)
-class Settling:
+class VerifyingStart:
     """The outcome of an attempt is not known: the provider is being looked at before it is asked again."""
 
-    run: int
+    run_id: int
     provider: int
     attempt: int
     op: int
     since: float
-    capacity_until: float
+    capacity_deadline: float
 
 
 @frozen(kw_only=True)
 class Provisioning:
-    """The start was accepted; the pod does not run yet, and `said` is what it is waiting for."""
+    """The start was accepted; the pod does not run yet, and `provider_detail` is what it is waiting for."""
 
-    run: int
+    run_id: int
     provider: int
     attempt: int
     accepted_at: float
     since: float
-    capacity_until: float
-    said: str = ""
+    capacity_deadline: float
+    provider_detail: str = ""
 
 
 @frozen(kw_only=True)
 class Warming:
     """The pod runs; its Ollama does not answer (yet).
 
-    `probe` is the check that is out, if one is; `served` if it was READY before and fell ill; `flaw` is
-    what has to be told of it once it serves, `said` what the provider said of it.
+    `probe_op` is the check that is out, if one is; `served` if it was READY before; `degraded_reason` is
+    what has to be told of it once it serves, `provider_detail` what the provider said of it.
     """
 
-    run: int
+    run_id: int
     provider: int
     attempt: int
     endpoints: Mapping[str, Endpoint] = field(hash=False)
     since: float
     began_at: float
-    probe: int | None
+    probe_op: int | None
     probe_at: float
     served: bool = False
-    flaw: str = ""
-    said: str = ""
+    degraded_reason: str = ""
+    provider_detail: str = ""
 
 
 @frozen(kw_only=True)
 class Preloading:
     """Ollama answers; the model of the first waiting request is being loaded, until `give_up_at`."""
 
-    run: int
+    run_id: int
     provider: int
     attempt: int
     endpoints: Mapping[str, Endpoint] = field(hash=False)
@@ -117,24 +117,24 @@ class Preloading:
     op: int
     give_up_at: float
     served: bool = False
-    flaw: str = ""
+    degraded_reason: str = ""
 
 
 @frozen(kw_only=True)
 class Ready:
-    """The pod serves. `doubt` is the health check that is out because an exchange failed."""
+    """The pod serves. `probe_op` is the health check that is out because an exchange failed."""
 
-    run: int
+    run_id: int
     provider: int
     endpoints: Mapping[str, Endpoint] = field(hash=False)
-    doubt: int | None = None
+    probe_op: int | None = None
 
 
 @frozen(kw_only=True)
 class Draining:
     """Nobody new is admitted; running answers have until `until`, then the pod is stopped (or `kept`)."""
 
-    run: int
+    run_id: int
     provider: int
     endpoints: Mapping[str, Endpoint] = field(hash=False)
     until: float
@@ -148,58 +148,58 @@ class Stopping:
 
 
 @frozen
-class Closed:
+class ShutDown:
     """The gateway is going down and has nothing left to do here.
 
-    `left` is the status of a pod that was kept, `provider` where that is.
+    `kept_status` is the status of a pod that was kept, `provider` where that is.
     """
 
-    left: Status | None = Status.STOPPED
+    kept_status: Status | None = Status.STOPPED
     provider: int | None = None
 
 
 State = (
     Unknown
     | Stopped
-    | Asking
-    | Pausing
-    | Settling
+    | CallingStart
+    | BackingOff
+    | VerifyingStart
     | Provisioning
     | Warming
     | Preloading
     | Ready
     | Draining
     | Stopping
-    | Closed
+    | ShutDown
 )
 
-Rest = Stopped | Asking | Stopping | Closed
+AfterStop = Stopped | CallingStart | Stopping | ShutDown
 """What follows when nothing runs any more: rest, the next start, a proof to wait for, or the end."""
-Failed = Pausing | Rest
+AfterFailure = BackingOff | AfterStop
 """What follows when an attempt failed: another one, another provider, or rest."""
-OnItsWay = Provisioning | Warming | Failed
+AfterAccept = Provisioning | Warming | AfterFailure
 """What follows when a provider said that a pod is there."""
 
 STATUS: Mapping[type[Any], Status | None] = {
     Unknown: None,
     Stopped: Status.STOPPED,
-    Asking: Status.STARTING,
-    Pausing: Status.STARTING,
-    Settling: Status.STARTING,
+    CallingStart: Status.STARTING,
+    BackingOff: Status.STARTING,
+    VerifyingStart: Status.STARTING,
     Provisioning: Status.STARTING,
     Warming: Status.WARMING,
     Preloading: Status.WARMING,
     Ready: Status.READY,
     Draining: Status.STOPPING,
     Stopping: Status.STOPPING,
-    Closed: Status.STOPPED,
+    ShutDown: Status.STOPPED,
 }
 
 
 def status_of(state: State) -> Status | None:
     """What users are told of a state; a pod that is kept goes on as it was (`server.on_exit`)."""
-    if isinstance(state, Closed):
-        return state.left
+    if isinstance(state, ShutDown):
+        return state.kept_status
     if isinstance(state, Draining) and state.kept:
         return Status.READY
     return STATUS[type(state)]

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from gpugate.core.machine import EVENTS, STATES, PodMachine
-from gpugate.core.vocabulary import STATUS
+from gpugate.core.states import STATUS
 
 _HEAD = """\
 # The pod's life
 
 Written by `make states` from the signatures in `gpugate/core`; a test compares. Tickets (Arrived, Left,
-Begun), stop orders (StopAccepted, StopRefused) and money (BudgetJudged) have their own places:
+Begun), stop orders (StopAccepted, StopCallFailed) and money (BudgetUpdated) have their own places:
 `core/backlog.py`, `core/stops.py`, `core/purse.py`.
 """
 
@@ -61,7 +61,7 @@ def _rows() -> Iterator[str]:
             row = PodMachine.TABLE.get((state, event))
             if row is not None:
                 then = ", ".join(kind.__name__ for kind in STATES if kind in row.leads_to)
-                yield f"| {state.__name__} | {event.__name__} | {row.why} | {then} |"
+                yield f"| {state.__name__} | {event.__name__} | {row.description} | {then} |"
         ignored = [event.__name__ for event in EVENTS if event in PodMachine.IGNORED[state]]
         yield f"| {state.__name__} | | *without effect:* {', '.join(ignored)} | |"
 

@@ -1,6 +1,6 @@
 """Reads a machine's transition table out of the signatures of its methods.
 
-A method marked `@transition`, `def _f(self, was: Ready | Draining, event: Looked) -> Ready | Stopping`, is
+A method marked `@transition`, `def f(self, was: Ready, event: PodInspected) -> Ready | Stopping`, is
 two rows of the table; a type variable over states means "stays as it was". The annotations are the
 only place where a transition is written down: the dispatcher, the completeness test and the diagram in
 `docs/states.md` all read them.
@@ -14,16 +14,16 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from attrs import frozen
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-Cell = tuple[type[Any], type[Any]]
+TransitionKey = tuple[type[Any], type[Any]]
 
 
 @frozen
-class Row:
+class TransitionEntry:
     """What happens to one state on one event: the method's name, and the states it may lead to."""
 
     method: str
     leads_to: tuple[type[Any], ...]
-    why: str
+    description: str
 
 
 def transition(method: Method) -> Method:
@@ -41,13 +41,13 @@ def _alternatives(annotation: Any, was: type[Any] | None = None) -> tuple[type[A
     return tuple(dict.fromkeys(kinds))
 
 
-def read_table(machine: type[Any]) -> Mapping[Cell, Row]:
+def read_table(machine: type[Any]) -> Mapping[TransitionKey, TransitionEntry]:
     """Collect the rows of a machine class.
 
     Raises:
         TypeError: two methods claim the same cell.
     """
-    table: dict[Cell, Row] = {}
+    table: dict[TransitionKey, TransitionEntry] = {}
     for name in dir(machine):
         method = getattr(machine, name, None)
         if not getattr(method, "__transition__", False):
@@ -55,7 +55,7 @@ def read_table(machine: type[Any]) -> Mapping[Cell, Row]:
         hints = get_type_hints(method)
         why = (method.__doc__ or "").strip().split("\n")[0]
         for state in _alternatives(hints["was"]):
-            row = Row(name, _alternatives(hints["return"], state), why)
+            row = TransitionEntry(name, _alternatives(hints["return"], state), why)
             for event in _alternatives(hints["event"]):
                 if (state, event) in table:
                     raise TypeError(f"{name} and {table[state, event].method} both claim {state}, {event}")

@@ -9,19 +9,10 @@ from decimal import Decimal
 from functools import partial
 from math import isfinite
 
+from gpugate.core.commands import PublishProviderProblem, RecordSessionEnd, RecordSessionStart
+from gpugate.core.events import Event, PodInspected
 from gpugate.core.machine import PodMachine
-from gpugate.core.vocabulary import (
-    Complain,
-    Event,
-    Looked,
-    Preloading,
-    Ready,
-    SessionClosed,
-    SessionOpened,
-    State,
-    Warming,
-    status_of,
-)
+from gpugate.core.states import Preloading, Ready, State, Warming, status_of
 from gpugate.lifecycle.event_bus import (
     Listener,
     News,
@@ -68,7 +59,7 @@ class Chronicle:
         if word is None:
             return None
         stretch = self._stretch()
-        quiet = machine.backlog.quiet_since
+        quiet = machine.queue.idle_since
         serving = isinstance(machine.state, Ready)
         return PodStatus(
             status=word,
@@ -76,10 +67,12 @@ class Chronicle:
             pod_id=stretch.report.pod_id if stretch else None,
             since=record.since,
             uptime_seconds=record.uptime(stretch).total_seconds() if stretch else None,
-            waiting=len(machine.backlog.waiting),
-            in_flight=len(machine.backlog.leases),
+            waiting=len(machine.queue.waiting),
+            in_flight=len(machine.queue.leases),
             idle_seconds=now - quiet if serving and quiet is not None else None,
-            stops_in_seconds=max(0.0, machine.idle_at - now) if isfinite(machine.idle_at) else None,
+            stops_in_seconds=max(0.0, machine.idle_deadline_at - now)
+            if isfinite(machine.idle_deadline_at)
+            else None,
             hourly_rate=record.rate(stretch) if stretch else None,
             estimated_cost=record.cost(stretch) if stretch else None,
             ready_in_seconds=self._ready_in(now),
@@ -90,7 +83,7 @@ class Chronicle:
         """Of the pod that is meant: the one that lives or is being stopped, else the next to be started."""
         provider = getattr(self._machine.state, "provider", None)
         if provider is None:
-            provider = next(iter(self._machine.stops.orders), 0)
+            provider = next(iter(self._machine.pending_stops.by_provider), 0)
         return self._names[provider]
 
     def _stretch(self) -> PaidStretch | None:
@@ -110,7 +103,7 @@ class Chronicle:
 
     # --- news ---------------------------------------------------------------------------------
 
-    def look(self, event: Looked) -> None:
+    def look(self, event: PodInspected) -> None:
         """Keep the provider's newest word on its pod."""
         self.record.observe(self._names[event.provider], event.report)
 
@@ -127,7 +120,7 @@ class Chronicle:
                 was_status=status_of(was),
                 status=status_of(state),
                 cause=type(event).__name__,
-                run=self._machine.run,
+                run=self._machine.last_run_id,
                 provider=self._provider(),
                 at=self._wall(),
             )
@@ -135,7 +128,7 @@ class Chronicle:
 
     def queue(self) -> None:
         """Tell who waits and what is in flight, if that changed."""
-        backlog = self._machine.backlog
+        backlog = self._machine.queue
         counts = len(backlog.waiting), len(backlog.leases)
         if counts != self._queue_told:
             self._queue_told = counts
@@ -146,23 +139,27 @@ class Chronicle:
         """How many wait by the last news."""
         return self._queue_told[0]
 
-    def session_opened(self, effect: SessionOpened) -> None:
+    def session_opened(self, effect: RecordSessionStart) -> None:
         """A billed stretch began."""
         name = self._names[effect.provider]
-        stretch = self.record.open(effect.run, name, effect.report, effect.up_s)
+        stretch = self.record.open(effect.run_id, name, effect.report, effect.up_s)
         self.tell(
             SessionBegan(
-                run=effect.run, provider=name, cause=effect.cause, report=effect.report, at=stretch.began_at
+                run=effect.run_id,
+                provider=name,
+                cause=effect.cause,
+                report=effect.report,
+                at=stretch.began_at,
             )
         )
 
-    def session_closed(self, effect: SessionClosed) -> None:
+    def session_closed(self, effect: RecordSessionEnd) -> None:
         """A billed stretch ended: the stop is proved."""
         name = self._names[effect.provider]
         stretch = self.record.stretches.pop(name)
         self.tell(
             SessionEnded(
-                run=effect.run,
+                run=effect.run_id,
                 provider=name,
                 cause=effect.cause,
                 began_at=stretch.began_at,
@@ -171,7 +168,7 @@ class Chronicle:
             )
         )
 
-    def trouble(self, effect: Complain) -> None:
+    def trouble(self, effect: PublishProviderProblem) -> None:
         """A provider failed us."""
         self.tell(
             ProviderTrouble(

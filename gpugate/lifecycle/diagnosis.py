@@ -11,7 +11,7 @@ from enum import Enum
 
 from attrs import define, field
 
-from gpugate.core.vocabulary import Draining, Preloading, Ready, State, Warming
+from gpugate.core.states import Draining, Preloading, Ready, State, Warming
 
 
 class Finding(Enum):
@@ -42,9 +42,9 @@ class Examination:
         self._looked = self._looked or looked
         if self.done.done():
             return
-        if not isinstance(state, Ready | Warming | Preloading | Draining) or state.run != self.run:
+        if not isinstance(state, Ready | Warming | Preloading | Draining) or state.run_id != self.run:
             self.done.set_result(Finding.LOST)
         elif isinstance(state, Warming | Preloading):
             self._was_ill = True
-        elif self._looked and (isinstance(state, Draining) or state.doubt is None):
+        elif self._looked and (isinstance(state, Draining) or state.probe_op is None):
             self.done.set_result(Finding.RECOVERED if self._was_ill else Finding.ALIVE)

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from attrs import frozen
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.provider_api import PodReport
 
 

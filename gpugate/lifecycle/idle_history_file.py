@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import define
 
-from gpugate.core.idle_history import Habits
+from gpugate.core.idle_history import IdleHistory
 
 VERSION = 1
 MOST_BYTES = 65_536
@@ -20,25 +20,25 @@ MOST_BYTES = 65_536
 
 @define
 class HabitsFile:
-    """Implements `core.idle_history.HabitsStore`; a disk that fails is told, and never stops a stop."""
+    """Implements `core.idle_history.IdleHistoryStore`; a disk that fails is told, and never stops a stop."""
 
     path: Path
     warn: Callable[[str], None]
     wall: Callable[[], float] = time.time
 
-    def load(self) -> Habits:
+    def load(self) -> IdleHistory:
         """What the last gateway learnt; a damaged file is told and counts as empty."""
         try:
             with self.path.open("rb") as file:
                 return self._habits(json.loads(file.read(MOST_BYTES)))
         except FileNotFoundError:
-            return Habits()
+            return IdleHistory()
         except (OSError, ValueError, RecursionError) as error:
             said = getattr(error, "strerror", None) or "it is damaged"
             self.warn(f"cannot read {self.path}: {said}; the idle policy learns anew")
-            return Habits()
+            return IdleHistory()
 
-    def save(self, habits: Habits) -> None:
+    def save(self, habits: IdleHistory) -> None:
         """Replace the file in one step; it is its owner's alone, as all in this folder."""
         fresh = self.path.with_suffix(".new")
         try:
@@ -51,25 +51,25 @@ class HabitsFile:
         except OSError as error:
             self.warn(f"cannot write {self.path}: {error.strerror}")
 
-    def _content(self, habits: Habits) -> dict[str, object]:
-        known = isfinite(habits.wanted_ago_s)
+    def _content(self, habits: IdleHistory) -> dict[str, object]:
+        known = isfinite(habits.last_demand_ago_s)
         return {
             "version": VERSION,
-            "pauses": [round(pause_s, 1) for pause_s in habits.pauses_s],
+            "pauses": [round(pause_s, 1) for pause_s in habits.gaps_s],
             "starts": [round(start_s, 1) for start_s in habits.starts_s],
-            "credit": habits.credit,
-            "wanted_at": round(self.wall() - habits.wanted_ago_s, 1) if known else None,
+            "credit": habits.regret_budget,
+            "wanted_at": round(self.wall() - habits.last_demand_ago_s, 1) if known else None,
         }
 
-    def _habits(self, content: object) -> Habits:
+    def _habits(self, content: object) -> IdleHistory:
         if not isinstance(content, dict) or content.get("version") != VERSION:
             raise ValueError("not ours")
         credit, wanted_at = content.get("credit"), content.get("wanted_at")
-        return Habits(
-            pauses_s=_seconds(content.get("pauses")),
+        return IdleHistory(
+            gaps_s=_seconds(content.get("pauses")),
             starts_s=_seconds(content.get("starts")),
-            credit=None if credit is None else _number(credit),
-            wanted_ago_s=inf if wanted_at is None else max(0.0, self.wall() - _number(wanted_at)),
+            regret_budget=None if credit is None else _number(credit),
+            last_demand_ago_s=inf if wanted_at is None else max(0.0, self.wall() - _number(wanted_at)),
         )
 
 

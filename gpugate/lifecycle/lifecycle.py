@@ -1,7 +1,7 @@
 """Lifecycle: the one object that owns the pod's life, the queue and the idle timer.
 
 It lives around the pure `PodMachine`: it brings events in, carries effects out, and keeps the one timer
-that `wake_at` asks for. Nobody else ever sees the machine. It must not know HTTP.
+that `next_deadline_at` asks for. Nobody else ever sees the machine. It must not know HTTP.
 """
 
 from __future__ import annotations
@@ -17,52 +17,56 @@ from math import inf, isfinite
 
 from gpugate.billing.books import Books, Starter
 from gpugate.billing.model import BY_HAND
-from gpugate.core.idle_history import HabitsStore
+from gpugate.core.commands import (
+    AbortResponse,
+    Admit,
+    CheckDevice,
+    CleanUpOrphans,
+    Command,
+    InspectPod,
+    PersistPendingStops,
+    PreloadModel,
+    Probe,
+    PublishProviderProblem,
+    RecordSessionEnd,
+    RecordSessionStart,
+    Reject,
+    Requeue,
+    ResolveManualRequest,
+    StartPod,
+    StopPod,
+)
+from gpugate.core.events import (
+    BudgetUpdated,
+    DeadlineReached,
+    Event,
+    ForcedShutdownRequested,
+    GatewayStarted,
+    InspectFailed,
+    ManualStartRequested,
+    ManualStopRequested,
+    PodInspected,
+    RequestArrived,
+    RequestFinished,
+    ResponseStarted,
+    ShutdownRequested,
+    UpstreamFailed,
+)
+from gpugate.core.idle_history import IdleHistoryStore
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
-from gpugate.core.vocabulary import (
-    Admit,
-    Arrived,
-    Asking,
-    Begun,
-    BudgetJudged,
-    Closed,
-    CloseWanted,
-    Complain,
-    Cut,
-    CutWanted,
+from gpugate.core.states import (
+    BackingOff,
+    CallingStart,
     Draining,
-    Effect,
-    Event,
-    Left,
-    Look,
-    Looked,
-    LookFailed,
-    Opened,
-    Owe,
-    Pausing,
-    Preload,
-    Probe,
     Ready,
-    Refuse,
-    Reply,
-    Requeue,
-    SessionClosed,
-    SessionOpened,
-    StartPod,
-    StartWanted,
+    ShutDown,
     State,
     Status,
     Stopped,
     Stopping,
-    StopPod,
-    StopWanted,
-    Sweep,
-    TimePassed,
-    Troubled,
     Unknown,
-    Weigh,
 )
 from gpugate.errors import GateError, ProviderUnavailable, ShuttingDown
 from gpugate.lifecycle.chronicle import Chronicle
@@ -109,7 +113,7 @@ class Lifecycle:
         chance: Callable[[], float] = random.random,
         wall: Callable[[], datetime] = _now,
         idle: IdlePolicy | None = None,
-        habits: HabitsStore | None = None,
+        habits: IdleHistoryStore | None = None,
         books: Books | None = None,
         steady: Callable[[], float] | None = None,
         on_failure: Callable[[], None] | None = None,
@@ -134,7 +138,7 @@ class Lifecycle:
         self._last_ticket = 0
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
-        self._errands = Errands(pod, self._feed, policy.health_interval_s, on_crash)
+        self._errands = Errands(pod, self._feed, policy.health_interval, on_crash)
         self._examinations: set[Examination] = set()
         self._closed = asyncio.Event()
         self._drained = asyncio.Event()
@@ -168,15 +172,15 @@ class Lifecycle:
         for name in sorted(self._foreign_debts):
             self._chronicle.warn(name, "its pod was never seen stopped, and it is not configured any more")
         if self._habits is not None:
-            self._machine.pauses.remember(self._habits.load(), self._loop.time())
-        self._feed(Opened())
+            self._machine.idle_timer.restore(self._habits.load(), self._loop.time())
+        self._feed(GatewayStarted())
 
     async def close(self, *, keep: bool, stop_wait_s: float) -> bool:
         """Go down: refuse who waits, let running answers have their grace, stop the pod or leave it.
 
         Returns True when nothing is left to prove; False when `stop_wait_s` was over before the proof.
         """
-        self._feed(CloseWanted(keep))
+        self._feed(ShutdownRequested(keep))
         await self._drained.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(stop_wait_s):
@@ -184,7 +188,7 @@ class Lifecycle:
         if self.failure is not None:
             proved = keep or await self._stop_undecided(stop_wait_s)
         else:
-            proved = self._closed.is_set() or self._machine.stops.are_checks
+            proved = self._closed.is_set() or self._machine.pending_stops.are_inspect_only
         if self._flight_timer is not None:
             self._flight_timer.cancel()
         await self._errands.aclose()
@@ -202,7 +206,7 @@ class Lifecycle:
         self._debts.save(sorted(names | self._foreign_debts))
         if self._books is not None:
             self._books.stops(frozenset(names))
-        stopping = [line.stop_now(stop_wait_s, self._policy.health_interval_s) for line in self._lines]
+        stopping = [line.stop_now(stop_wait_s, self._policy.health_interval) for line in self._lines]
         stopped = await asyncio.gather(*stopping, return_exceptions=True)
         owed = {
             named.name for named, proved in zip(self._providers, stopped, strict=True) if proved is not True
@@ -212,7 +216,7 @@ class Lifecycle:
 
     def cut(self) -> None:
         """Break off what still runs: somebody asked a second time."""
-        self._feed(CutWanted())
+        self._feed(ForcedShutdownRequested())
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -223,21 +227,21 @@ class Lifecycle:
         self._last_ticket += 1
         number, now = self._last_ticket, self._loop.time()
         lease = self._leases[number] = Lease(self, number, now, user, request_id)
-        if self.serving is not None and self._machine.admit_at_once(number, model, embeds, user, now):
+        if self.serving is not None and self._machine.admit_fast(number, model, embeds, user, now):
             lease.admit(self.serving, now)
             if self._uses is not None:
                 self._uses.enter(number, user, request_id, now)
             if self._flight_timer is None:
                 self._tell_flight_soon()
         else:
-            self._feed(Arrived(number, model, embeds, user))
+            self._feed(RequestArrived(number, model, embeds, user))
             if self.failure is not None:
                 lease.refuse(ShuttingDown(retry_after_s=5))
         return lease
 
     def begun(self, lease: Lease) -> None:
         """The first byte of this lease's answer leaves."""
-        self._machine.handle(Begun(lease.number), self._loop.time())
+        self._machine.handle(ResponseStarted(lease.number), self._loop.time())
 
     def left(self, lease: Lease) -> None:
         """This lease is over."""
@@ -246,11 +250,11 @@ class Lifecycle:
         now = self._loop.time()
         if self._uses is not None:
             self._uses.leave(lease.number, now)
-        if not self._machine.give_back_at_once(lease.number, now):
-            self._feed(Left(lease.number))
+        if not self._machine.release_fast(lease.number, now):
+            self._feed(RequestFinished(lease.number))
             return
-        if self._armed > now + self._machine.pauses.idle.keep_s:
-            self._arm(self._machine.wake_at)
+        if self._armed > now + self._machine.idle_timer.policy.effective_timeout_s:
+            self._arm(self._machine.next_deadline_at)
         if self._flight_timer is None:
             self._tell_flight_soon()
 
@@ -262,16 +266,18 @@ class Lifecycle:
         examination = Examination(run)
         self._examinations.add(examination)
         try:
-            self._feed(Troubled(run))
+            self._feed(UpstreamFailed(run))
             examination.judge(self._machine.state, looked=False)
-            return await examination.result(self._policy.health_interval_s)
+            return await examination.result(self._policy.health_interval)
         finally:
             self._examinations.discard(examination)
 
     def _judge_examinations(self, event: Event) -> None:
         provider = getattr(self._machine.state, "provider", -1)
-        seen = isinstance(event, Looked | LookFailed) and event.provider == provider
-        fresh = seen and self._machine.looks.slots[provider].op is None  # else a fresher one is out
+        seen = isinstance(event, PodInspected | InspectFailed) and event.provider == provider
+        fresh = (
+            seen and self._machine.inspect_schedule.slots[provider].op is None
+        )  # else a fresher one is out
         for examination in self._examinations:
             examination.judge(self._machine.state, looked=fresh)
 
@@ -280,11 +286,11 @@ class Lifecycle:
     def start(self, user: str = BY_HAND) -> None:
         """Start by hand; idempotent. Raises ShuttingDown, and BudgetExceeded where nothing is on its way."""
         self._starts_by_hand = user
-        self._ask(StartWanted(user))
+        self._ask(ManualStartRequested(user))
 
     def stop(self, *, force: bool = False) -> None:
         """Stop by hand. Raises PodBusy while anybody waits or is answered, unless forced."""
-        self._ask(StopWanted(force))
+        self._ask(ManualStopRequested(force))
 
     def _ask(self, event: Event) -> None:
         self._reply = None
@@ -298,7 +304,7 @@ class Lifecycle:
         """News of somebody else, for the same listeners."""
         self._chronicle.tell(news)
 
-    def judge(self, judged: BudgetJudged) -> None:
+    def judge(self, judged: BudgetUpdated) -> None:
         """For whom a start is paid, from now on."""
         self._feed(judged)
 
@@ -363,7 +369,7 @@ class Lifecycle:
         machine = self._machine
         was = machine.state
         now = self._loop.time()
-        if self._books is not None and isinstance(event, Looked):
+        if self._books is not None and isinstance(event, PodInspected):
             self._books.saw(self._providers[event.provider].name, event.report)
         effects = machine.handle(event, now)
         state = machine.state
@@ -376,14 +382,14 @@ class Lifecycle:
                 report_crash(f"lifecycle: {type(effect).__name__}", error, self._on_crash)
         if type(state) is not type(was):
             self._chronicle.transition(was, state, event, now)
-        if self._books is not None and machine.stops.orders.keys() != self._stopping:
-            self._stopping = frozenset(machine.stops.orders)
+        if self._books is not None and machine.pending_stops.by_provider.keys() != self._stopping:
+            self._stopping = frozenset(machine.pending_stops.by_provider)
             self._books.stops(frozenset(self._providers[index].name for index in self._stopping))
-        if machine.wake_at < self._armed:
-            self._arm(machine.wake_at)
-        if len(machine.backlog.waiting) != self._chronicle.waiting_told:
+        if machine.next_deadline_at < self._armed:
+            self._arm(machine.next_deadline_at)
+        if len(machine.queue.waiting) != self._chronicle.waiting_told:
             self._chronicle.queue()
-        if isinstance(event, Looked | LookFailed):
+        if isinstance(event, PodInspected | InspectFailed):
             self._seen(event)
         if self._examinations:
             self._judge_examinations(event)
@@ -405,21 +411,21 @@ class Lifecycle:
 
     def _wake(self) -> None:
         self._timer, self._armed = None, inf
-        self._feed(TimePassed())
+        self._feed(DeadlineReached())
         if self._timer is None and self.failure is None:
-            self._arm(self._machine.wake_at)
+            self._arm(self._machine.next_deadline_at)
 
-    def _seen(self, event: Looked | LookFailed) -> None:
-        if isinstance(event, Looked):
+    def _seen(self, event: PodInspected | InspectFailed) -> None:
+        if isinstance(event, PodInspected):
             self._chronicle.look(event)
-        if not isinstance(self._machine.state, Unknown) or len(self._machine.state.seen) == len(
+        if not isinstance(self._machine.state, Unknown) or len(self._machine.state.inspections) == len(
             self._providers
         ):
             self._settle_known()
 
     def _save_habits(self) -> None:
         """When a pod serves no more: what was learnt since, and when it was wanted last."""
-        habits = self._machine.pauses.habits(self._loop.time())
+        habits = self._machine.idle_timer.history(self._loop.time())
         if self._habits is not None and habits is not None:
             self._habits.save(habits)
 
@@ -433,57 +439,57 @@ class Lifecycle:
             if (
                 self.serving is None
                 or self.serving.endpoints != state.endpoints
-                or self.serving.run != state.run
+                or self.serving.run != state.run_id
             ):
                 named = self._providers[state.provider]
                 limit_s = named.provider.capabilities.first_byte_limit_s
-                self.serving = ServingPod(state.run, named.name, state.endpoints, limit_s)
+                self.serving = ServingPod(state.run_id, named.name, state.endpoints, limit_s)
         else:
             self.serving = None
             if isinstance(was, Ready):
                 self._save_habits()
-        if self._machine.closing and not isinstance(state, Draining):
+        if self._machine.shutting_down and not isinstance(state, Draining):
             self._drained.set()
-        if isinstance(state, Closed):
+        if isinstance(state, ShutDown):
             self._closed.set()
         if not isinstance(state, Unknown):
             self._settle_known()
         if type(state) is not type(was) and isinstance(
-            state, Ready | Stopping | Stopped | Asking | Pausing | Closed
+            state, Ready | Stopping | Stopped | CallingStart | BackingOff | ShutDown
         ):
             self._errands.drop()
 
     # --- effects out --------------------------------------------------------------------------
 
-    def _carry_out(self, effect: Effect, now: float) -> None:
+    def _carry_out(self, effect: Command, now: float) -> None:
         match effect:
-            case Admit() | Refuse() | Requeue() | Cut():
+            case Admit() | Reject() | Requeue() | AbortResponse():
                 self._tell_lease(effect, now)
             case StartPod(_, provider):
                 self._lines[provider].send(effect, self._intent(provider))
             case StopPod(_, provider):
                 self._lines[provider].send(effect, self._books.settle if self._books is not None else None)
-            case Look() | Sweep():
+            case InspectPod() | CleanUpOrphans():
                 self._lines[effect.provider].send(effect)
             case Probe():
                 self._errands.probe(effect)
-            case Preload():
+            case PreloadModel():
                 self._errands.preload(effect)
-            case Weigh():
+            case CheckDevice():
                 self._errands.weigh(effect)
-            case Reply(error):
+            case ResolveManualRequest(error):
                 self._reply = error
-            case Owe(providers):
+            case PersistPendingStops(providers):
                 here = {self._providers[index].name for index in providers}
                 self._debts.save(sorted(here | self._foreign_debts))
-            case SessionOpened():
+            case RecordSessionStart():
                 self._chronicle.session_opened(effect)
-            case SessionClosed():
+            case RecordSessionEnd():
                 self._chronicle.session_closed(effect)
-            case Complain():
+            case PublishProviderProblem():
                 self._chronicle.trouble(effect)
 
-    def _tell_lease(self, effect: Admit | Refuse | Requeue | Cut, now: float) -> None:
+    def _tell_lease(self, effect: Admit | Reject | Requeue | AbortResponse, now: float) -> None:
         lease = self._leases.get(effect.ticket)
         if lease is None:
             return
@@ -493,13 +499,13 @@ class Lifecycle:
                 lease.admit(self.serving, now)
                 if self._uses is not None:
                     self._uses.enter(lease.number, lease.user, lease.request_id, now)
-            case Refuse(error=error):
+            case Reject(error=error):
                 lease.refuse(error)
             case Requeue():
                 lease.requeue()
                 if lease.names is not None:
-                    self._machine.backlog.name(lease.number, lease.asked_model())
-            case Cut():
+                    self._machine.queue.set_model(lease.number, lease.asked_model())
+            case AbortResponse():
                 lease.cut()
         if self._uses is not None and not isinstance(effect, Admit):
             self._uses.leave(lease.number, now)
@@ -515,7 +521,7 @@ class Lifecycle:
         reason = self._machine.start_cause
         if reason == "hand":
             return Starter(user=self._starts_by_hand, reason=reason)
-        ticket = self._machine.first_payer
+        ticket = self._machine.first_payable_ticket
         lease = self._leases.get(ticket.number) if ticket is not None else None
         if lease is None or reason != "request":
             return Starter(reason=reason)

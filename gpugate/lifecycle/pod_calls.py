@@ -7,14 +7,15 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
-from gpugate.core.vocabulary import Event, Preload, Preloaded, Probe, Probed, Weigh, Weighed
+from gpugate.core.commands import CheckDevice, PreloadModel, Probe
+from gpugate.core.events import DeviceChecked, Event, PreloadFinished, ProbeFinished
 from gpugate.lifecycle.pod_client import Pod
 from gpugate.provider_api import Endpoint
 from gpugate.tasks import CrashListener, spawn
 
 
 class Errands:
-    """Carries `Probe`, `Preload` and `Weigh` out and brings their answers back as events."""
+    """Carries `Probe`, `PreloadModel` and `CheckDevice` out and brings their answers back as events."""
 
     def __init__(
         self, pod: Pod, tell: Callable[[Event], None], limit_s: float, on_crash: CrashListener | None
@@ -29,11 +30,11 @@ class Errands:
         """Check health, within `limit_s`."""
         self._spawn(self._probe(order), "pod:probe")
 
-    def preload(self, order: Preload) -> None:
+    def preload(self, order: PreloadModel) -> None:
         """Have a model loaded; the machine minds the time."""
         self._spawn(self._preload(order), "pod:preload")
 
-    def weigh(self, order: Weigh) -> None:
+    def weigh(self, order: CheckDevice) -> None:
         """Ask what its models run on, within `limit_s`."""
         self._spawn(self._weigh(order), "pod:weigh")
 
@@ -65,18 +66,18 @@ class Errands:
             detail = f"no answer within {self._limit_s:g} s"
         except Exception as error:  # an answer that nobody foresaw is no health
             detail = f"the check failed with {type(error).__name__}"
-        self._tell(Probed(order.op, detail is None, detail or ""))
+        self._tell(ProbeFinished(order.op, detail is None, detail or ""))
 
-    async def _preload(self, order: Preload) -> None:
+    async def _preload(self, order: PreloadModel) -> None:
         loaded = on_cpu = False
         with suppress(Exception):  # a preload never fails a start
             loaded = await self._pod.preload(order.endpoint, order.model, order.embeds) is None
         if loaded:
             on_cpu = await self._on_cpu(order.endpoint)
-        self._tell(Preloaded(order.op, on_cpu))
+        self._tell(PreloadFinished(order.op, on_cpu))
 
-    async def _weigh(self, order: Weigh) -> None:
-        self._tell(Weighed(order.run, await self._on_cpu(order.endpoint)))
+    async def _weigh(self, order: CheckDevice) -> None:
+        self._tell(DeviceChecked(order.run_id, await self._on_cpu(order.endpoint)))
 
     async def _on_cpu(self, endpoint: Endpoint) -> bool:
         try:

@@ -11,20 +11,17 @@ from contextlib import suppress
 
 from attrs import frozen
 
-from gpugate.core.pending_stops import PROOF
-from gpugate.core.vocabulary import (
+from gpugate.core.commands import CleanUpOrphans, InspectPod, StartPod, StopPod
+from gpugate.core.events import (
     Event,
-    Look,
-    Looked,
-    LookFailed,
+    InspectFailed,
+    PodInspected,
     StartAccepted,
-    StartPod,
-    StartRefused,
+    StartCallFailed,
     StopAccepted,
-    StopPod,
-    StopRefused,
-    Sweep,
+    StopCallFailed,
 )
+from gpugate.core.pending_stops import STOPPED_PHASES
 from gpugate.errors import Ambiguous, LedgerError, Misconfigured, ProviderError, Transient
 from gpugate.lifecycle.report_sanitizer import Plausible
 from gpugate.provider_api import PodReport, Provider
@@ -42,7 +39,7 @@ HANDOVER_LIMIT_S = 1.0
 CLOSE_LIMIT_S = 5.0
 """Longest a plugin may hold up the end of the gateway."""
 
-Order = StartPod | StopPod | Look | Sweep
+Order = StartPod | StopPod | InspectPod | CleanUpOrphans
 Intent = Callable[[], Awaitable[None]]
 """Writes down what the provider is about to be asked; `LedgerError` forbids to ask it for a pod."""
 
@@ -62,15 +59,15 @@ def _whole(error: ProviderError) -> ProviderError:
     return error
 
 
-def _failed(order: StartPod | StopPod | Look, error: ProviderError) -> Event:
+def _failed(order: StartPod | StopPod | InspectPod, error: ProviderError) -> Event:
     """The answer to a command that failed."""
     match order:
         case StartPod(op):
-            return StartRefused(op, error)
+            return StartCallFailed(op, error)
         case StopPod(op):
-            return StopRefused(op, error)
-        case Look(op, index):
-            return LookFailed(op, index, error)
+            return StopCallFailed(op, error)
+        case InspectPod(op, index):
+            return InspectFailed(op, index, error)
 
 
 class CommandLine:
@@ -122,7 +119,7 @@ class CommandLine:
                 while True:
                     await self._call(provider.stop)
                     seen = await self._call(provider.inspect)
-                    if isinstance(seen, PodReport) and seen.phase in PROOF:
+                    if isinstance(seen, PodReport) and seen.phase in STOPPED_PHASES:
                         return True
                     await asyncio.sleep(max(pause_s, provider.capabilities.min_poll_s))
         return False
@@ -150,7 +147,7 @@ class CommandLine:
     def _answer(self, order: Order, answer: Event | ProviderError | None) -> None:
         """Tell what came of a command; of a sweep, the next look shows it."""
         self._out = None
-        if isinstance(order, Sweep) or answer is None:
+        if isinstance(order, CleanUpOrphans) or answer is None:
             return
         try:
             self._tell(_failed(order, answer) if isinstance(answer, ProviderError) else answer)
@@ -175,7 +172,7 @@ class CommandLine:
                     if intent is not None:
                         await intent()
                 except LedgerError as error:  # nothing is paid for that is not on record
-                    return StartRefused(op, Misconfigured(str(error)))
+                    return StartCallFailed(op, Misconfigured(str(error)))
                 seen = await self._call(provider.start)
                 if isinstance(seen, PodReport):
                     seen = self._plausible.said(seen)
@@ -186,13 +183,13 @@ class CommandLine:
                     await self._note(intent)
                 seen = await self._call(provider.stop)
                 return StopAccepted(op) if isinstance(seen, PodReport) else seen
-            case Look(op, index):
+            case InspectPod(op, index):
                 seen = await self._look()
                 if isinstance(seen, PodReport):
                     seen = self._plausible.seen(seen)
-                    return Looked(op, index, seen, self._age_s(seen))
+                    return PodInspected(op, index, seen, self._age_s(seen))
                 return seen
-            case Sweep():
+            case CleanUpOrphans():
                 await self._call(provider.sweep)
                 return None
 

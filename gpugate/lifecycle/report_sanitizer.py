@@ -9,7 +9,7 @@ from decimal import Decimal
 from attrs import define, evolve, field
 
 from gpugate.billing.books import StartBound
-from gpugate.core.pending_stops import PROOF
+from gpugate.core.pending_stops import STOPPED_PHASES
 from gpugate.provider_api import Phase, PodReport, Price
 
 DEAREST_PER_HOUR = Decimal(1_000_000)
@@ -51,7 +51,7 @@ class Plausible:
 
     def seen(self, report: PodReport) -> PodReport:
         """What a look showed; a pod that is off did not begin its next run before."""
-        if report.phase in PROOF:
+        if report.phase in STOPPED_PHASES:
             self._off = self.steady()
         return self.said(report)
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from attrs import define, field, frozen
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.provider_api import PodReport, Price
 
 SECONDS_PER_HOUR = Decimal(3600)

@@ -15,8 +15,8 @@ from gpugate_testing.virtual_time import run
 
 from gpugate.billing.model import Session, Use
 from gpugate.billing.recorder import Bookkeeper
-from gpugate.core.policy import Pace, Policy
-from gpugate.core.vocabulary import Status
+from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.core.states import Status
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
@@ -110,8 +110,8 @@ class House:
             ],
             pod=FakePod(self.clouds[-1]),
             policy=Policy(
-                providers=tuple(Pace(name=name) for name in names),
-                **{"idle_timeout_s": IDLE_S, "preload": "none", **self.numbers},
+                providers=tuple(ProviderLimits(name=name) for name in names),
+                **{"idle_timeout": IDLE_S, "preload": "none", **self.numbers},
             ),
             debts=self.debts,
             fallback_price=Price(Decimal("0.5")),

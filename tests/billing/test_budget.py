@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from gpugate_testing import virtual_time
 
 from gpugate.billing.budget import Budget, Limits, judge, month_of, next_month
-from gpugate.core.events import BudgetJudged
+from gpugate.core.events import BudgetUpdated
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import BudgetCrossed, News, SessionBegan, SessionEnded
 from gpugate.provider_api import Phase, PodReport
@@ -88,7 +88,7 @@ class Stage:
 
     book: Book = field(factory=Book)
     limits: Limits = TWENTY
-    judged: list[tuple[float, BudgetJudged]] = field(factory=list)
+    judged: list[tuple[float, BudgetUpdated]] = field(factory=list)
     news: list[tuple[float, BudgetCrossed]] = field(factory=list)
     lines: list[tuple[str, bool]] = field(factory=list)
     crashes: list[str] = field(factory=list)
@@ -127,7 +127,7 @@ class Stage:
     @property
     def barred(self) -> list[tuple[float, bool]]:
         """When everybody was barred from a start, or not any more."""
-        return [(round(at), bool(judged.spent)) for at, judged in self.judged]
+        return [(round(at), bool(judged.exhausted_reason)) for at, judged in self.judged]
 
 
 def play(story) -> None:
@@ -338,8 +338,8 @@ def test_shares() -> None:
 
     judged = judge(limits, NOON, Decimal(19), users)
 
-    assert ("", ["anne"]) == (judged.spent, list(judged.overdrawn))
-    assert judged.overdrawn["anne"] == (
+    assert ("", ["anne"]) == (judged.exhausted_reason, list(judged.users_over_share))
+    assert judged.users_over_share["anne"] == (
         "your share of the budget for 2026-11, 5 of 20 EUR, is spent: a pod that runs can be used on, "
         "and is not started again before 2026-12-01 (UTC) for you"
     )
@@ -354,7 +354,7 @@ def test_a_share_is_spent_while_the_pod_runs() -> None:
             await asyncio.sleep(7200 + 60)
             (at, judged) = stage.judged[-1]
             assert 7200 <= at <= 7260
-            assert ["anne"] == list(judged.overdrawn)
+            assert ["anne"] == list(judged.users_over_share)
 
     play(story)
 
@@ -363,7 +363,7 @@ def test_what_is_told_of_a_spent_budget() -> None:
     """The month, the budget, and when it ends."""
     judged = judge(Limits(monthly=Decimal("20.50")), NOON, Decimal("20.5"), {})
 
-    assert judged.spent == (
+    assert judged.exhausted_reason == (
         "the budget of 20.5 USD for 2026-11 is spent: a pod that runs can be used on, "
         "and is not started again before 2026-12-01 (UTC)"
     )

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from gpugate_testing.fakes import FakeCloud, FakeDebts, Hang, LostAnswer
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import Ambiguous, NoCapacity, PodStartFailed, PodStopped, Transient, WarmupTimeout
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase
@@ -18,7 +18,7 @@ def test_a_request_while_the_pod_is_off() -> None:
     """Start, boot, warm-up, answer, silence, stop: billed from the start to the stop, and once started."""
 
     async def story() -> None:
-        async with Stage([FakeCloud(boot_s=60, stop_s=20)], {"idle_timeout_s": 900}, warm_s=30) as stage:
+        async with Stage([FakeCloud(boot_s=60, stop_s=20)], {"idle_timeout": 900}, warm_s=30) as stage:
             assert await stage.ask(10) == 1
             admitted = stage.cloud.now
             assert admitted == pytest.approx(100, abs=2)
@@ -28,7 +28,7 @@ def test_a_request_while_the_pod_is_off() -> None:
             assert stage.cloud.total_billed_s == pytest.approx(60 + 30 + 10 + 900 + 20, abs=4)
             assert stage.sessions() == ["alpha opens: request", "alpha closes: idle"]
             assert stage.states() == [
-                "Asking",
+                "CallingStart",
                 "Provisioning",
                 "Warming",
                 "Ready",
@@ -61,7 +61,7 @@ def test_a_late_arrival_during_the_stop() -> None:
     """It waits for the proof and the next start instead of failing; both stretches are billed apart."""
 
     async def story() -> None:
-        async with Stage([FakeCloud(stop_s=30)], {"idle_timeout_s": 100}) as stage:
+        async with Stage([FakeCloud(stop_s=30)], {"idle_timeout": 100}) as stage:
             await stage.ask()
             await asyncio.sleep(105)
             assert stage.lifecycle.word is Status.STOPPING
@@ -135,7 +135,7 @@ def test_a_stop_that_is_ignored_four_times() -> None:
     """It is sent again until it works; the session ends with the proof; the debt is written down."""
 
     async def story() -> None:
-        async with Stage([FakeCloud(ignore_stops=4)], {"idle_timeout_s": 10}) as stage:
+        async with Stage([FakeCloud(ignore_stops=4)], {"idle_timeout": 10}) as stage:
             await stage.ask()
             await asyncio.sleep(30)
             assert stage.lifecycle.word is Status.STOPPING
@@ -170,7 +170,7 @@ def test_the_first_provider_never_runs() -> None:
 
     async def story() -> None:
         stuck, free = FakeCloud(boot_s=1e9), FakeCloud()
-        async with Stage([stuck, free], {"start_timeout_s": 100}) as stage:
+        async with Stage([stuck, free], {"start_timeout": 100}) as stage:
             stage.pod.cloud = free
             await stage.ask(500)
             assert stuck.total_billed_s == pytest.approx(100, abs=1)
@@ -190,7 +190,7 @@ def test_a_pod_is_found_running_at_boot() -> None:
     async def story() -> None:
         cloud = FakeCloud()
         cloud.turn_on()
-        async with Stage([cloud], {"idle_timeout_s": 60}) as stage:
+        async with Stage([cloud], {"idle_timeout": 60}) as stage:
             assert (await stage.lifecycle.status()).status in (Status.STARTING, Status.WARMING, Status.READY)
             await asyncio.sleep(120)
             assert cloud.calls.count("start") == 0
@@ -280,7 +280,7 @@ def test_the_session_has_a_limit() -> None:
     """An answer that never ends is cut, and who waits gets a new pod."""
 
     async def story() -> None:
-        async with Stage([FakeCloud()], {"max_session_s": 100, "shutdown_grace_s": 20}) as stage:
+        async with Stage([FakeCloud()], {"max_session": 100, "shutdown_grace": 20}) as stage:
             lost: list[float] = []
             with stage.lifecycle.request() as lease:
                 await lease.admitted()

@@ -11,7 +11,7 @@ from attrs import define, evolve
 from gpugate_testing.fakes import FakeCloud, FakeProvider, LostAnswer
 
 from gpugate.billing.model import BY_HAND, Session
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import Ambiguous, AuthFailed, NoCapacity, PodStartFailed
 from gpugate.lifecycle.provider_worker import STOP_NOTE_LIMIT_S, NamedProvider
 from gpugate.provider_api import Phase, PodReport, Price

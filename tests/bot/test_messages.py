@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.bot import messages
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import BudgetExceeded, ImageFailed, QueueFull, StoryFailed
 from gpugate.lifecycle.status import PodStatus
 from tests.bot.chats import SessionCost, Summary
@@ -151,7 +151,7 @@ def test_status(now, said):
         ),
         (messages.ready(52, RUNNING, "EUR"), "Pod is ready, it took 52 seconds. It costs 0.34 EUR per hour."),
         (messages.ready(52, None, "USD"), "Pod is ready, it took 52 seconds."),
-        (messages.start_failed("StartRefused", None), "The pod could not be started."),
+        (messages.start_failed("StartCallFailed", None), "The pod could not be started."),
         (
             messages.busy(None),
             "The pod is in use (right now). Shall I stop it anyway? Answers under way will be cut.",

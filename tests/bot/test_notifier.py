@@ -15,7 +15,7 @@ from gpugate_testing.fakes import PRICE, FakeCloud, FakeDebts
 
 from gpugate.bot import notification_text
 from gpugate.bot.notifier import MOST_UNTOLD, TELL_S, Announcer, summary_times
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import LedgerError, NoFunds
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.provider_api import Phase, PodReport, Price
@@ -192,7 +192,7 @@ class TestLife:
                         now="",
                         was_status=was,
                         status=status,
-                        cause="TimePassed",
+                        cause="DeadlineReached",
                         run=1,
                         provider="alpha",
                         at=NOON,

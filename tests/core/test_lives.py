@@ -1,7 +1,7 @@
 """Random lives of a pod: whatever happens in whatever order, what has to hold at every moment holds.
 
 The machine plays against a small world that keeps its own books: which tickets were sent in, which
-commands are out, where a pod really runs. Time is the machine's own: nothing later than `wake_at`
+commands are out, where a pod really runs. Time is the machine's own: nothing later than `next_deadline_at`
 happens before the machine was told that it has come.
 """
 
@@ -17,54 +17,50 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gpugate.core.engine import COLD
-from gpugate.core.idle_policy import Fixed, Window
-from gpugate.core.machine import PodMachine
-from gpugate.core.policy import Pace, Policy
-from gpugate.core.vocabulary import (
+from gpugate.core.commands import (
+    AbortResponse,
     Admit,
-    Arrived,
-    Begun,
-    BudgetJudged,
-    Closed,
-    CloseWanted,
-    Cut,
-    CutWanted,
-    Draining,
-    Effect,
-    Event,
-    Left,
-    Look,
-    Looked,
-    LookFailed,
-    Opened,
-    Owe,
-    Preload,
-    Preloaded,
+    CheckDevice,
+    Command,
+    InspectPod,
+    PersistPendingStops,
+    PreloadModel,
     Probe,
-    Probed,
-    Ready,
-    Refuse,
+    RecordSessionEnd,
+    RecordSessionStart,
+    Reject,
     Requeue,
-    SessionClosed,
-    SessionOpened,
-    StartAccepted,
     StartPod,
-    StartRefused,
-    StartWanted,
-    StopAccepted,
-    Stopped,
-    Stopping,
     StopPod,
-    StopRefused,
-    StopWanted,
-    TimePassed,
-    Troubled,
-    Unknown,
-    Warming,
-    Weigh,
-    Weighed,
 )
+from gpugate.core.engine import NEEDS_NEW_START
+from gpugate.core.events import (
+    BudgetUpdated,
+    DeadlineReached,
+    DeviceChecked,
+    Event,
+    ForcedShutdownRequested,
+    GatewayStarted,
+    InspectFailed,
+    ManualStartRequested,
+    ManualStopRequested,
+    PodInspected,
+    PreloadFinished,
+    ProbeFinished,
+    RequestArrived,
+    RequestFinished,
+    ResponseStarted,
+    ShutdownRequested,
+    StartAccepted,
+    StartCallFailed,
+    StopAccepted,
+    StopCallFailed,
+    UpstreamFailed,
+)
+from gpugate.core.idle_policy import FixedIdlePolicy, PrewarmWindow
+from gpugate.core.machine import PodMachine
+from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.core.states import Draining, Ready, ShutDown, Stopped, Stopping, Unknown, Warming
 from gpugate.errors import (
     Ambiguous,
     AuthFailed,
@@ -92,22 +88,22 @@ ERRORS: tuple[ProviderError, ...] = (
 )
 USERS = ("anne", "ben")
 JUDGEMENTS = (
-    BudgetJudged(),
-    BudgetJudged(overdrawn={"anne": "spent"}),
-    BudgetJudged(overdrawn={"anne": "spent", "ben": "spent"}),
-    BudgetJudged(spent="spent"),
+    BudgetUpdated(),
+    BudgetUpdated(users_over_share={"anne": "spent"}),
+    BudgetUpdated(users_over_share={"anne": "spent", "ben": "spent"}),
+    BudgetUpdated(exhausted_reason="spent"),
 )
 HERE = {"ollama": Endpoint("http://127.0.0.1:1")}
 PROOF = (Phase.STOPPED, Phase.GONE)
-COMMANDS = (StartPod, StopPod, Look)
+COMMANDS = (StartPod, StopPod, InspectPod)
 
 
 class Honest(PodMachine):
     """Holds every row of the table to the states that its signature names."""
 
-    def _decide(self, event: Event, now: float) -> None:
+    def apply_transition(self, event: Event, now: float) -> None:
         row = self.TABLE.get((type(self.state), type(event)))
-        super()._decide(event, now)
+        super().apply_transition(event, now)
         assert row is None or type(self.state) in row.leads_to, f"{row.method} led to {self.state}"
 
 
@@ -122,15 +118,15 @@ class World:
         return PodReport(self.phase, "pod-1", HERE if self.phase is Phase.RUNNING else {})
 
 
-def came_of(errand: Probe | Preload | Weigh, well: bool) -> Event:
+def came_of(errand: Probe | PreloadModel | CheckDevice, well: bool) -> Event:
     """The answer: healthy, and on the GPU, or not."""
     match errand:
         case Probe(op):
-            return Probed(op, well)
-        case Preload(op):
-            return Preloaded(op, on_cpu=not well)
-        case Weigh(run):
-            return Weighed(run, on_cpu=not well)
+            return ProbeFinished(op, well)
+        case PreloadModel(op):
+            return PreloadFinished(op, on_cpu=not well)
+        case CheckDevice(run):
+            return DeviceChecked(run, on_cpu=not well)
 
 
 class Lives(RuleBasedStateMachine):
@@ -143,7 +139,7 @@ class Lives(RuleBasedStateMachine):
         drain=st.sampled_from([1, 2]),
         capacity=st.sampled_from([0.0, 40.0]),
         session=st.sampled_from([0.0, 200.0]),
-        idle=st.sampled_from([None, Fixed(20.0, Window(100.0, 180.0))]),
+        idle=st.sampled_from([None, FixedIdlePolicy(20.0, PrewarmWindow(100.0, 180.0))]),
         owed=st.sets(st.integers(0, 0)),
         phases=st.lists(st.sampled_from(list(Phase)), min_size=2, max_size=2),
     )
@@ -153,88 +149,88 @@ class Lives(RuleBasedStateMachine):
         drain: int,
         capacity: float,
         session: float,
-        idle: Fixed | None,
+        idle: FixedIdlePolicy | None,
         owed: set[int],
         phases: list[Phase],
     ) -> None:
         names = ("alpha", "beta")[: self.count]
         self.policy = Policy(
-            providers=tuple(Pace(name=name, min_poll_s=1.0, min_probe_s=1.0) for name in names),
+            providers=tuple(ProviderLimits(name=name, min_poll_s=1.0, min_probe_s=1.0) for name in names),
             preload=preload,
             drain_concurrency=drain,
-            capacity_wait_s=capacity,
-            max_session_s=session,
+            capacity_wait=capacity,
+            max_session=session,
             max_waiting=5,
-            max_wait_s=90.0,
-            idle_timeout_s=60.0,
-            start_timeout_s=120.0,
-            warmup_timeout_s=50.0,
+            max_wait=90.0,
+            idle_timeout=60.0,
+            start_timeout=120.0,
+            warmup_timeout=50.0,
         )
         self.machine = Honest(self.policy, lambda: 0.5, frozenset(owed), idle)
         self.worlds = [World(phase) for phase in phases[: self.count]]
-        self.errands: list[Probe | Preload | Weigh] = []
+        self.errands: list[Probe | PreloadModel | CheckDevice] = []
         self.old: list[Event] = []
         self.now = 0.0
         self.tickets = 0
         self.places: dict[int, str] = {}
         self.users: dict[int, str] = {}
-        self.judged = BudgetJudged()
+        self.judged = BudgetUpdated()
         self.wished = False
         self.begun: set[int] = set()
         self.sessions: set[int] = set()
         self.owed = frozenset(owed)
-        self.feed(Opened())
+        self.feed(GatewayStarted())
 
     # --- the world ----------------------------------------------------------------------------
 
-    def feed(self, event: Event) -> list[Effect]:
-        before = self.machine.backlog
+    def feed(self, event: Event) -> list[Command]:
+        before = self.machine.queue
         first = [ticket.number for ticket in before.waiting]
         effects = self.machine.handle(event, self.now)
         for effect in effects:
             self.carry_out(effect, first)
-        if self.machine.wake_at < inf:
-            assert self.machine.wake_at >= self.now, "an alarm lies in the past"
+        if self.machine.next_deadline_at < inf:
+            assert self.machine.next_deadline_at >= self.now, "an alarm lies in the past"
         return effects
 
-    def carry_out(self, effect: Effect, first: list[int]) -> None:
+    def carry_out(self, effect: Command, first: list[int]) -> None:
         match effect:
-            case StartPod() | StopPod() | Look():
+            case StartPod() | StopPod() | InspectPod():
                 line = self.worlds[effect.provider].line
                 if isinstance(effect, StartPod):
                     assert not any(isinstance(out, StartPod) for out in line), "two starts are out"
                     assert self.is_paid_for(), "a start that nobody pays for"
                 line.append(effect)
-            case Probe() | Preload() | Weigh():
+            case Probe() | PreloadModel() | CheckDevice():
                 self.errands.append(effect)
             case Admit(ticket, run):
                 assert self.places[ticket] == "waits"
                 assert isinstance(self.machine.state, Ready)
-                assert run == self.machine.state.run
+                assert run == self.machine.state.run_id
                 waiting = [number for number, place in self.places.items() if place == "waits"]
                 assert ticket == min(waiting), "somebody was overtaken"
                 self.places[ticket] = "leased"
-            case Refuse(ticket, error):
+            case Reject(ticket, error):
                 assert self.places[ticket] in ("waits", "leased")
                 assert ticket not in self.begun, "an answer that has begun cannot be refused"
                 if error.code == "BUDGET_EXCEEDED":
-                    assert self.judged.spent or self.users[ticket] in self.judged.overdrawn
+                    assert self.judged.exhausted_reason or self.users[ticket] in self.judged.users_over_share
                     assert not isinstance(self.machine.state, Ready | Warming)
                 self.places[ticket] = "over"
             case Requeue(ticket):
                 assert self.places[ticket] == "leased"
                 assert ticket not in self.begun
                 self.places[ticket] = "waits"
-            case Cut(ticket):
+            case AbortResponse(ticket):
                 assert self.places[ticket] == "leased"
                 assert ticket in self.begun
                 self.places[ticket] = "over"
-            case SessionOpened(provider=provider):
+            case RecordSessionStart(provider=provider):
                 assert provider not in self.sessions
                 self.sessions.add(provider)
-            case SessionClosed(provider=provider):
+            case RecordSessionEnd(provider=provider):
                 self.sessions.remove(provider)
-            case Owe(providers):
+            case PersistPendingStops(providers):
                 self.owed = providers
 
     def answer(self, provider: int, error: ProviderError | None, phase: Phase | None) -> None:
@@ -248,21 +244,27 @@ class Lives(RuleBasedStateMachine):
                     world.phase = phase or Phase.STARTING
                 elif isinstance(error, NoCapacity) and error.queued:
                     world.phase = Phase.QUEUED
-                event = StartRefused(op, error) if error else StartAccepted(op, world.report())
+                event = StartCallFailed(op, error) if error else StartAccepted(op, world.report())
             case StopPod(op=op):
                 if error is None:
                     world.phase = phase or Phase.STOPPED
-                event = StopRefused(op, error) if error else StopAccepted(op)
-            case Look(op=op):
-                event = LookFailed(op, provider, error) if error else Looked(op, provider, world.report())
+                event = StopCallFailed(op, error) if error else StopAccepted(op)
+            case InspectPod(op=op):
+                event = (
+                    InspectFailed(op, provider, error)
+                    if error
+                    else PodInspected(op, provider, world.report())
+                )
         self.feed(event)
         self.old.append(event)
 
     def is_paid_for(self) -> bool:
         """The budget allows a start, and somebody whose share is not spent waits or wished for one."""
         waiting = {self.users[number] for number, place in self.places.items() if place == "waits"}
-        asked = self.wished or bool(waiting - set(self.judged.overdrawn))
-        return not self.judged.spent and (asked or self.machine.pauses.idle.window is not None)
+        asked = self.wished or bool(waiting - set(self.judged.users_over_share))
+        return not self.judged.exhausted_reason and (
+            asked or self.machine.idle_timer.policy.window is not None
+        )
 
     # --- rules: people ------------------------------------------------------------------------
 
@@ -271,10 +273,10 @@ class Lives(RuleBasedStateMachine):
         self.tickets += 1
         self.places[self.tickets] = "waits"
         self.users[self.tickets] = user
-        self.feed(Arrived(self.tickets, model, user=user))
+        self.feed(RequestArrived(self.tickets, model, user=user))
 
     @rule(judged=st.sampled_from(JUDGEMENTS))
-    def judge(self, judged: BudgetJudged) -> None:
+    def judge(self, judged: BudgetUpdated) -> None:
         self.judged = judged
         self.feed(judged)
 
@@ -284,37 +286,37 @@ class Lives(RuleBasedStateMachine):
         ticket = data.draw(st.integers(1, self.tickets))
         if self.places[ticket] != "over":
             self.places[ticket] = "over"
-            self.feed(Left(ticket))
+            self.feed(RequestFinished(ticket))
 
-    @precondition(lambda self: self.machine.backlog.leases)
+    @precondition(lambda self: self.machine.queue.leases)
     @rule(data=st.data())
     def begin(self, data: st.DataObject) -> None:
-        ticket = data.draw(st.sampled_from(sorted(self.machine.backlog.leases)))
+        ticket = data.draw(st.sampled_from(sorted(self.machine.queue.leases)))
         self.begun.add(ticket)
-        assert self.feed(Begun(ticket)) == []
+        assert self.feed(ResponseStarted(ticket)) == []
 
     @rule(user=st.sampled_from(USERS))
     def start_by_hand(self, user: str) -> None:
-        self.wished = self.wished or user not in self.judged.overdrawn
-        self.feed(StartWanted(user))
+        self.wished = self.wished or user not in self.judged.users_over_share
+        self.feed(ManualStartRequested(user))
 
     @rule(force=st.booleans())
     def stop_by_hand(self, force: bool) -> None:
-        busy = self.machine.backlog.busy
+        busy = self.machine.queue.busy
         before = self.machine.state
-        self.feed(StopWanted(force))
-        if busy and not force and not isinstance(before, Closed):
+        self.feed(ManualStopRequested(force))
+        if busy and not force and not isinstance(before, ShutDown):
             assert type(self.machine.state) is type(before)
 
     @precondition(lambda self: self.tickets > 3)
     @rule(keep=st.booleans())
     def close(self, keep: bool) -> None:
-        self.feed(CloseWanted(self.machine.keep if self.machine.closing else keep))
+        self.feed(ShutdownRequested(self.machine.keep_pod if self.machine.shutting_down else keep))
 
-    @precondition(lambda self: self.machine.closing)
+    @precondition(lambda self: self.machine.shutting_down)
     @rule()
     def cut(self) -> None:
-        self.feed(CutWanted())
+        self.feed(ForcedShutdownRequested())
 
     # --- rules: the world ---------------------------------------------------------------------
 
@@ -339,7 +341,7 @@ class Lives(RuleBasedStateMachine):
         errand = self.errands.pop(data.draw(st.integers(0, len(self.errands) - 1)))
         event = came_of(errand, healthy)
         self.feed(event)
-        if not isinstance(event, Weighed):  # true of a whole run, so it never goes stale
+        if not isinstance(event, DeviceChecked):  # true of a whole run, so it never goes stale
             self.old.append(event)
 
     @precondition(lambda self: self.old)
@@ -347,10 +349,18 @@ class Lives(RuleBasedStateMachine):
     def answer_again(self, data: st.DataObject) -> None:
         """A stale answer changes nothing."""
         event = data.draw(st.sampled_from(self.old[-20:]))
-        before = self.machine.state, self.machine.wake_at, dict(self.machine.stops.orders)
-        if self.machine.wake_at > self.now:
+        before = (
+            self.machine.state,
+            self.machine.next_deadline_at,
+            dict(self.machine.pending_stops.by_provider),
+        )
+        if self.machine.next_deadline_at > self.now:
             assert self.feed(event) == []
-            assert before == (self.machine.state, self.machine.wake_at, self.machine.stops.orders)
+            assert before == (
+                self.machine.state,
+                self.machine.next_deadline_at,
+                self.machine.pending_stops.by_provider,
+            )
 
     @rule(phase=st.sampled_from(list(Phase)), data=st.data())
     def pod_changes(self, phase: Phase, data: st.DataObject) -> None:
@@ -375,7 +385,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(behind=st.integers(0, 1))
     def trouble(self, behind: int) -> None:
-        self.feed(Troubled(self.machine.run - behind))
+        self.feed(UpstreamFailed(self.machine.last_run_id - behind))
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 12.0, 45.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
@@ -383,93 +393,93 @@ class Lives(RuleBasedStateMachine):
 
     def wait(self, seconds: float) -> None:
         end = self.now + seconds
-        while self.machine.wake_at <= end:
-            self.now = max(self.now, self.machine.wake_at)
-            self.feed(TimePassed())
-            assert self.machine.wake_at > self.now, "the clock stands still"
+        while self.machine.next_deadline_at <= end:
+            self.now = max(self.now, self.machine.next_deadline_at)
+            self.feed(DeadlineReached())
+            assert self.machine.next_deadline_at > self.now, "the clock stands still"
         self.now = end
 
     # --- what holds at every moment -----------------------------------------------------------
 
     @invariant()
     def nobody_is_lost(self) -> None:
-        backlog = self.machine.backlog
+        backlog = self.machine.queue
         waiting = [ticket.number for ticket in backlog.waiting]
         assert waiting == sorted({n for n, place in self.places.items() if place == "waits"})
         assert set(backlog.leases) == {n for n, place in self.places.items() if place == "leased"}
 
     @invariant()
     def the_books_agree(self) -> None:
-        backlog = self.machine.backlog
-        assert backlog.draining == sum(lease.drained for lease in backlog.leases.values())
-        assert backlog.draining <= self.policy.drain_concurrency
-        assert set(self.machine.sessions) == self.sessions
-        if not self.machine.closing or not self.machine.keep:
-            assert self.owed == self.machine.stops.owed
+        backlog = self.machine.queue
+        assert backlog.admit_slots_used == sum(lease.holds_admit_slot for lease in backlog.leases.values())
+        assert backlog.admit_slots_used <= self.policy.drain_concurrency
+        assert set(self.machine.open_sessions) == self.sessions
+        if not self.machine.shutting_down or not self.machine.keep_pod:
+            assert self.owed == self.machine.pending_stops.unconfirmed_providers
 
     @invariant()
     def no_idle_clock_under_a_lease(self) -> None:
-        if self.machine.backlog.leases:
-            assert self.machine.backlog.quiet_since is None
-            assert self.machine.idle_at == inf
-        if isinstance(self.machine.state, Ready) and not self.machine.backlog.busy:
-            assert isfinite(self.machine.idle_at)
+        if self.machine.queue.leases:
+            assert self.machine.queue.idle_since is None
+            assert self.machine.idle_deadline_at == inf
+        if isinstance(self.machine.state, Ready) and not self.machine.queue.busy:
+            assert isfinite(self.machine.idle_deadline_at)
 
     @invariant()
     def leases_need_a_pod(self) -> None:
         state = self.machine.state
-        if self.machine.backlog.leases:
+        if self.machine.queue.leases:
             assert isinstance(state, Ready | Draining | Warming) or type(state).__name__ == "Preloading"
-            assert {lease.run for lease in self.machine.backlog.leases.values()} == {state.run}
+            assert {lease.run_id for lease in self.machine.queue.leases.values()} == {state.run_id}
 
     @invariant()
     def who_can_go_goes(self) -> None:
-        backlog = self.machine.backlog
+        backlog = self.machine.queue
         if isinstance(self.machine.state, Ready) and backlog.waiting:
-            assert backlog.draining == self.policy.drain_concurrency
+            assert backlog.admit_slots_used == self.policy.drain_concurrency
 
     @invariant()
     def someone_will_call(self) -> None:
         machine = self.machine
         out = any(world.line for world in self.worlds) or self.errands
-        if not isinstance(machine.state, Closed):
-            assert out or machine.backlog.leases or isfinite(machine.wake_at)
-        if machine.backlog.waiting:
-            assert isfinite(machine.wake_at)
+        if not isinstance(machine.state, ShutDown):
+            assert out or machine.queue.leases or isfinite(machine.next_deadline_at)
+        if machine.queue.waiting:
+            assert isfinite(machine.next_deadline_at)
         if isinstance(machine.state, Stopping | Unknown):
-            assert any(world.line for world in self.worlds) or isfinite(machine.wake_at)
+            assert any(world.line for world in self.worlds) or isfinite(machine.next_deadline_at)
 
     @invariant()
     def a_warming_pod_is_checked(self) -> None:
         state = self.machine.state
         if isinstance(state, Warming):
-            assert state.probe is not None or isfinite(state.probe_at)
+            assert state.probe_op is not None or isfinite(state.probe_at)
 
     @invariant()
     def a_session_has_a_reason(self) -> None:
         """What is billed serves, starts, drains, or is being stopped."""
-        state, stops = self.machine.state, self.machine.stops.orders
+        state, stops = self.machine.state, self.machine.pending_stops.by_provider
         for provider in self.sessions:
             meant = getattr(state, "provider", None) == provider
-            assert meant or provider in stops or self.machine.keep
+            assert meant or provider in stops or self.machine.keep_pod
 
     @invariant()
     def the_states_are_honest(self) -> None:
         state = self.machine.state
-        self.wished = self.machine.start_wanted
-        if isinstance(state, COLD) and self.machine.backlog.waiting:
+        self.wished = self.machine.start_requested
+        if isinstance(state, NEEDS_NEW_START) and self.machine.queue.waiting:
             assert self.is_paid_for()
         if isinstance(state, Stopped):
-            assert not self.machine.stops.orders
-            assert not self.machine.backlog.waiting
+            assert not self.machine.pending_stops.by_provider
+            assert not self.machine.queue.waiting
         if isinstance(state, Stopping):
-            assert self.machine.stops.orders
+            assert self.machine.pending_stops.by_provider
         if isinstance(state, Ready | Draining | Warming):
             assert state.provider in self.sessions
-            assert state.provider not in self.machine.stops.orders
-        if isinstance(state, Closed):
-            assert not self.machine.backlog.busy
-            assert not self.machine.stops.orders
+            assert state.provider not in self.machine.pending_stops.by_provider
+        if isinstance(state, ShutDown):
+            assert not self.machine.queue.busy
+            assert not self.machine.pending_stops.by_provider
 
     def teardown(self) -> None:
         """A good provider brings all to rest."""
@@ -478,12 +488,12 @@ class Lives(RuleBasedStateMachine):
         end = self.now + 3000.0
         while self.now < end:
             self.calm_down()
-            self.now = max(self.now, min(self.machine.wake_at, end))
+            self.now = max(self.now, min(self.machine.next_deadline_at, end))
             if self.now < end:
-                self.feed(TimePassed())
-        assert isinstance(self.machine.state, Stopped | Ready | Closed), self.machine.state
+                self.feed(DeadlineReached())
+        assert isinstance(self.machine.state, Stopped | Ready | ShutDown), self.machine.state
         assert "waits" not in self.places.values()
-        assert self.machine.keep or isinstance(self.machine.state, Ready) or not self.sessions
+        assert self.machine.keep_pod or isinstance(self.machine.state, Ready) or not self.sessions
 
     def calm_down(self) -> None:
         """Everything that is out is answered well, and every request ends."""
@@ -496,9 +506,9 @@ class Lives(RuleBasedStateMachine):
             while self.errands:
                 errand = self.errands.pop()
                 self.feed(came_of(errand, True))
-            for ticket in sorted(self.machine.backlog.leases):
+            for ticket in sorted(self.machine.queue.leases):
                 self.places[ticket] = "over"
-                self.feed(Left(ticket))
+                self.feed(RequestFinished(ticket))
             if not any(world.line for world in self.worlds) and not self.errands:
                 return
         raise AssertionError("it never comes to rest")

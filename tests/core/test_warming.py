@@ -6,96 +6,104 @@ import pytest
 from gpugate_testing.playbook import (
     RUNNING,
     STOPPED,
-    Accepted,
-    Loaded,
-    Obeyed,
-    Play,
+    PreloadOk,
+    Scenario,
+    StartOk,
+    StopOk,
     policy,
 )
 
-from gpugate.core.vocabulary import (
-    Arrived,
-    Left,
-    Opened,
-    Pausing,
-    Preloaded,
-    Preloading,
-    Probe,
-    Probed,
-    Ready,
-    StartWanted,
-    Stopped,
-    Stopping,
-    Warming,
+from gpugate.core.commands import Probe
+from gpugate.core.events import (
+    GatewayStarted,
+    ManualStartRequested,
+    PreloadFinished,
+    ProbeFinished,
+    RequestArrived,
+    RequestFinished,
 )
+from gpugate.core.states import BackingOff, Preloading, Ready, Stopped, Stopping, Warming
 from gpugate.errors import Transient, WarmupTimeout
 from gpugate.provider_api import Endpoint, Phase, PodReport
 
 
-def warming(play: Play, *arrivals: Arrived) -> Play:
+def warming(play: Scenario, *arrivals: RequestArrived) -> Scenario:
     """A pod that runs and is not healthy yet; by default ticket 1 waits."""
-    play.feels(False).at(0, Opened()).at(0, *(arrivals or (Arrived(1),))).sees(0, RUNNING)
-    return play.at(0, Accepted(report=RUNNING), state=Warming)
+    play.set_health(False).at(0, GatewayStarted()).at(0, *(arrivals or (RequestArrived(1),))).set_report(
+        0, RUNNING
+    )
+    return play.at(0, StartOk(report=RUNNING), state=Warming)
 
 
 def test_the_pod_never_becomes_healthy() -> None:
     """After `warmup_timeout` it is stopped and who waits gets WARMUP_TIMEOUT."""
-    play = warming(Play(policy())).at(179.9, gives=[]).at(180, gives=["refuse 1 WARMUP_TIMEOUT", "stop 0"])
+    play = (
+        warming(Scenario(policy())).at(179.9, gives=[]).at(180, gives=["refuse 1 WARMUP_TIMEOUT", "stop 0"])
+    )
     assert isinstance(play.refusals[1], WarmupTimeout)
     assert play.refusals[1].message == "pod failed to become ready"
-    play.sees(0, STOPPED).at(181, Obeyed(), gives=["session 0 closes: start_failed"], state=Stopped)
+    play.set_report(0, STOPPED).at(181, StopOk(), gives=["session 0 closes: start_failed"], state=Stopped)
 
 
 def test_a_health_check_that_never_answers() -> None:
     """The limit of the warm-up holds although the answer is out."""
-    play = warming(Play(policy())).feels(None).at(180, state=Stopping)
+    play = warming(Scenario(policy())).set_health(None).at(180, state=Stopping)
     assert play.refusals[1].code == "WARMUP_TIMEOUT"
 
 
 def test_checks_are_never_slower_than_the_interval() -> None:
     """The pause grows with the wait, from 0.05 s up to `health_interval`."""
-    numbers = policy(health_interval_s=5)
-    assert [numbers.probe_pause_s(0, waited) for waited in (0, 100, 100_000)] == [0.05, 0.5, 5]
-    assert [numbers.look_pause_s(0, waited) for waited in (0, 100, 100_000)] == [0.1, 0.5, 5]
+    numbers = policy(health_interval=5)
+    assert [numbers.probe_interval_s(0, waited) for waited in (0, 100, 100_000)] == [0.05, 0.5, 5]
+    assert [numbers.inspect_interval_s(0, waited) for waited in (0, 100, 100_000)] == [0.1, 0.5, 5]
 
 
 def test_a_check_is_always_out_or_due() -> None:
     """Unhealthy answers never end the checking."""
-    play = warming(Play(policy(health_interval_s=5), hidden=()))
+    play = warming(Scenario(policy(health_interval=5), hidden=()))
     before = play.machine._last_op
     play.at(100)
     assert play.machine._last_op - before > 100
-    assert play.machine.wake_at <= 105
+    assert play.machine.next_deadline_at <= 105
 
 
 def test_a_stale_check_while_warming() -> None:
     """The answer to an older check changes nothing."""
-    play = warming(Play(policy())).feels(None).at(1)
-    play.at(1, Probed(10_000, True), gives=[], state=Warming)
+    play = warming(Scenario(policy())).set_health(None).at(1)
+    play.at(1, ProbeFinished(10_000, True), gives=[], state=Warming)
 
 
 def test_the_model_of_the_first_waiting_request_is_loaded() -> None:
     """`preload = "requested"`: READY comes after it, and the queue's order is kept."""
-    play = warming(Play(policy()), Arrived(1, "llama3"), Arrived(2, "other"))
-    play.feels(True).at(1, gives=["preload llama3"], state=Preloading)
-    play.at(20, Loaded(), gives=["admit 1 run 1"], state=Ready)
+    play = warming(Scenario(policy()), RequestArrived(1, "llama3"), RequestArrived(2, "other"))
+    play.set_health(True).at(1, gives=["preload llama3"], state=Preloading)
+    play.at(20, PreloadOk(), gives=["admit 1 run 1"], state=Ready)
 
 
 def test_an_embedding_model_is_loaded_as_one() -> None:
     """Another endpoint of Ollama's is needed for it."""
-    warming(Play(policy()), Arrived(1, "bge", True)).feels(True).at(1, gives=["preload bge (embeds)"])
+    warming(Scenario(policy()), RequestArrived(1, "bge", True)).set_health(True).at(
+        1, gives=["preload bge (embeds)"]
+    )
 
 
 def test_the_first_request_hung_up_before_the_preload() -> None:
     """The model of the one that is first now is loaded."""
-    play = warming(Play(policy()), Arrived(1, "llama3"), Arrived(2, "other")).at(1, Left(1))
-    play.feels(True).at(2, gives=["preload other"])
+    play = warming(Scenario(policy()), RequestArrived(1, "llama3"), RequestArrived(2, "other")).at(
+        1, RequestFinished(1)
+    )
+    play.set_health(True).at(2, gives=["preload other"])
 
 
 def test_the_first_request_hangs_up_during_the_preload() -> None:
     """The preload is the gateway's own: it goes on."""
-    play = warming(Play(policy()), Arrived(1, "llama3")).feels(True).at(1).at(2, Left(1), gives=[])
-    play.at(2, state=Preloading).at(3, Loaded(), gives=[], state=Ready)
+    play = (
+        warming(Scenario(policy()), RequestArrived(1, "llama3"))
+        .set_health(True)
+        .at(1)
+        .at(2, RequestFinished(1), gives=[])
+    )
+    play.at(2, state=Preloading).at(3, PreloadOk(), gives=[], state=Ready)
 
 
 @pytest.mark.parametrize(
@@ -104,68 +112,80 @@ def test_the_first_request_hangs_up_during_the_preload() -> None:
 )
 def test_a_request_without_a_model(preload: str, gives: list[str]) -> None:
     """Nothing to load, unless a model is named in the settings."""
-    warming(Play(policy(preload=preload))).feels(True).at(1, gives=gives)
+    warming(Scenario(policy(preload=preload))).set_health(True).at(1, gives=gives)
 
 
 def test_no_preload_is_wanted() -> None:
     """`preload = "none"`."""
-    warming(Play(policy(preload="none")), Arrived(1, "llama3")).feels(True).at(1, gives=["admit 1 run 1"])
+    warming(Scenario(policy(preload="none")), RequestArrived(1, "llama3")).set_health(True).at(
+        1, gives=["admit 1 run 1"]
+    )
 
 
 def test_a_named_preload_after_a_start_by_hand() -> None:
     """The named model is loaded although nobody waits."""
-    play = Play(policy(preload="qwen3")).at(0, Opened(), StartWanted()).sees(0, RUNNING)
-    play.at(0, Accepted(report=RUNNING), state=Preloading).at(1, Loaded(), state=Ready)
+    play = (
+        Scenario(policy(preload="qwen3"))
+        .at(0, GatewayStarted(), ManualStartRequested())
+        .set_report(0, RUNNING)
+    )
+    play.at(0, StartOk(report=RUNNING), state=Preloading).at(1, PreloadOk(), state=Ready)
 
 
 def test_a_preload_that_takes_too_long() -> None:
     """A preload never fails a start: after five minutes the pod serves without it."""
-    play = warming(Play(policy()), Arrived(1, "llama3")).feels(True).at(1, gives=["preload llama3"])
+    play = (
+        warming(Scenario(policy()), RequestArrived(1, "llama3"))
+        .set_health(True)
+        .at(1, gives=["preload llama3"])
+    )
     play.at(300, gives=[]).at(302, gives=["admit 1 run 1"], state=Ready)
 
 
 def test_a_stale_preload() -> None:
     """Only the preload that is out ends the waiting."""
-    play = warming(Play(policy()), Arrived(1, "llama3")).feels(True).at(1)
-    play.at(2, Preloaded(10_000), gives=[], state=Preloading)
+    play = warming(Scenario(policy()), RequestArrived(1, "llama3")).set_health(True).at(1)
+    play.at(2, PreloadFinished(10_000), gives=[], state=Preloading)
 
 
 def test_the_pod_stops_during_the_preload() -> None:
     """That attempt has failed; another one follows."""
-    play = warming(Play(policy()), Arrived(1, "llama3")).feels(True).at(1).sees(0, STOPPED)
-    play.at(6, state=Pausing).at(9, gives=["start 0"])
+    play = (
+        warming(Scenario(policy()), RequestArrived(1, "llama3")).set_health(True).at(1).set_report(0, STOPPED)
+    )
+    play.at(6, state=BackingOff).at(9, gives=["start 0"])
 
 
 def test_the_pod_fails_while_it_warms() -> None:
     """Another attempt, after a look; the stretch that is paid goes on."""
-    play = warming(Play(policy())).sees(0, Phase.FAILED).at(1, gives=[], state=Pausing)
-    play.at(3, gives=["start 0"]).at(3, Accepted(report=RUNNING), gives=[])
+    play = warming(Scenario(policy())).set_report(0, Phase.FAILED).at(1, gives=[], state=BackingOff)
+    play.at(3, gives=["start 0"]).at(3, StartOk(report=RUNNING), gives=[])
 
 
 def test_the_pod_fails_while_it_warms_and_nobody_waits_any_more() -> None:
     """It is stopped."""
-    play = warming(Play(policy())).at(1, Left(1)).sees(0, Phase.FAILED)
+    play = warming(Scenario(policy())).at(1, RequestFinished(1)).set_report(0, Phase.FAILED)
     play.at(2, gives=["stop 0"], state=Stopping)
 
 
 def test_the_address_changes_while_it_warms() -> None:
     """The health checks go to the new one."""
     moved = PodReport(Phase.RUNNING, "pod-1", {"ollama": Endpoint("http://127.0.0.1:2")})
-    play = warming(Play(policy())).sees(0, moved).feels(None).at(2)
+    play = warming(Scenario(policy())).set_report(0, moved).set_health(None).at(2)
     assert {probe.endpoint.url for probe in play.out(Probe)} == {"http://127.0.0.1:1"}
-    play = warming(Play(policy())).sees(0, moved).at(2).feels(None).at(4)
+    play = warming(Scenario(policy())).set_report(0, moved).at(2).set_health(None).at(4)
     assert {probe.endpoint.url for probe in play.out(Probe)} == {"http://127.0.0.1:2"}
 
 
 def test_the_provider_cannot_be_looked_at_while_it_warms() -> None:
     """That says nothing of the pod: it becomes healthy and serves."""
-    play = warming(Play(policy())).sees(0, Transient("down")).at(60, gives=[], state=Warming)
-    play.feels(True).at(61, gives=["admit 1 run 1"], state=Ready)
+    play = warming(Scenario(policy())).set_report(0, Transient("down")).at(60, gives=[], state=Warming)
+    play.set_health(True).at(61, gives=["admit 1 run 1"], state=Ready)
 
 
 def test_running_without_an_address() -> None:
     """It is not warm before it can be asked."""
-    play = Play(policy()).at(0, Opened(), Arrived(1)).sees(0, Phase.RUNNING)
-    play.at(0, Accepted(report=PodReport(Phase.RUNNING))).at(50).sees(0, RUNNING).at(
+    play = Scenario(policy()).at(0, GatewayStarted(), RequestArrived(1)).set_report(0, Phase.RUNNING)
+    play.at(0, StartOk(report=PodReport(Phase.RUNNING))).at(50).set_report(0, RUNNING).at(
         51, gives=["admit 1 run 1"]
     )

@@ -191,7 +191,7 @@ class Town:
 
     async def proved(self) -> None:
         """Wait until no stop is left to prove."""
-        await self.until(lambda: not self.gateway.lifecycle._machine.stops.orders)
+        await self.until(lambda: not self.gateway.lifecycle._machine.pending_stops.by_provider)
 
     # --- what was told, what was paid -----------------------------------------------------------
 

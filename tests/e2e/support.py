@@ -161,16 +161,16 @@ class House:
 
     async def waiting(self, count: int) -> None:
         """Wait until so many requests are held."""
-        await self.until(lambda: len(self.gateway.lifecycle._machine.backlog.waiting) == count)
+        await self.until(lambda: len(self.gateway.lifecycle._machine.queue.waiting) == count)
 
     @property
     def in_flight(self) -> int:
         """Leases that are out."""
-        return len(self.gateway.lifecycle._machine.backlog.leases)
+        return len(self.gateway.lifecycle._machine.queue.leases)
 
     def idle_for(self) -> float | None:
         """Seconds since the last lease ended, as the idle clock has it."""
-        quiet = self.gateway.lifecycle._machine.backlog.quiet_since
+        quiet = self.gateway.lifecycle._machine.queue.idle_since
         return None if quiet is None else asyncio.get_running_loop().time() - quiet
 
 
@@ -206,8 +206,8 @@ async def open_house(
             os.environ.pop("GPUGATE_STATE_DIR", None)
         else:
             os.environ["GPUGATE_STATE_DIR"] = inherited
-    assert {} == gateway.lifecycle._machine.backlog.leases
-    assert [] == gateway.lifecycle._machine.backlog.waiting
+    assert {} == gateway.lifecycle._machine.queue.leases
+    assert [] == gateway.lifecycle._machine.queue.waiting
     left = [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith(("relay:", "cat"))]
     assert [] == left
 

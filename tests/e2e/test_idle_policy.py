@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.core.idle_history import Habits
-from gpugate.core.idle_policy import Learned
+from gpugate.core.idle_history import IdleHistory
+from gpugate.core.idle_policy import LearnedIdlePolicy
 
 TIMEOUT_S = 900.0
-HOURLY = Habits((3400.0,) * 40, (40.0,) * 9)
+HOURLY = IdleHistory((3400.0,) * 40, (40.0,) * 9)
 
 
 def leave_behind(state: Path, in_s: float) -> None:
     """What a gateway left that was used every hour; the window of the pause opens in so many seconds."""
-    policy = Learned(TIMEOUT_S)
-    policy.remember(HOURLY)
+    policy = LearnedIdlePolicy(TIMEOUT_S)
+    policy.restore(HOURLY)
     assert policy.window is not None
     wanted_at = time.time() + in_s - policy.window.opens_s
-    known = {"version": 1, "pauses": HOURLY.pauses_s, "starts": HOURLY.starts_s, "credit": None}
+    known = {"version": 1, "pauses": HOURLY.gaps_s, "starts": HOURLY.starts_s, "credit": None}
     (state / "habits.json").write_text(json.dumps({**known, "wanted_at": wanted_at}))
 
 

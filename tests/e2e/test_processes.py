@@ -141,7 +141,7 @@ async def test_keep(ground: Ground, ollama):
         assert 0 == await gateway.ended()
     assert not gone(ground)
     lines = [json.loads(line) for line in gateway.lines.splitlines()]
-    (last,) = [line for line in lines if line.get("now") == "Closed"]
+    (last,) = [line for line in lines if line.get("now") == "ShutDown"]
     assert ("READY", "READY") == (
         last["status"],
         next(line for line in lines if "is kept" in line["event"])["status"],

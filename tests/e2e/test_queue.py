@@ -229,7 +229,7 @@ class TestLostPod:
         ask = asyncio.ensure_future(house.chat())
         await house.ollama.until(lambda: len(house.ollama.calls("/api/chat")) == 1)
         house.cloud.turn_off(at_once=True)
-        house.gateway.lifecycle._machine.looks.schedule(0, 0.0)
+        house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
         house.gateway.lifecycle._wake()
         answer = await asyncio.wait_for(ask, 5)
         assert (200, 2) == (answer.status, house.cloud.starts)
@@ -253,7 +253,7 @@ class TestLostPod:
             for lost in range(1, 3):
                 await house.ollama.until(lambda lost=lost: len(house.ollama.calls("/api/chat")) >= lost)
                 house.cloud.turn_off(at_once=True)
-                house.gateway.lifecycle._machine.looks.schedule(0, 0.0)
+                house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
                 house.gateway.lifecycle._wake()
 
         house.ollama.faults.add("/api/chat", Hang(), times=2)
@@ -268,7 +268,7 @@ class TestLostPod:
         await house.until(lambda: house.in_flight == 1)
         await asyncio.sleep(0.05)
         house.cloud.turn_off(at_once=True)
-        house.gateway.lifecycle._machine.looks.schedule(0, 0.0)
+        house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
         house.gateway.lifecycle._wake()
         answer = await asyncio.wait_for(ask, 5)
         assert not answer.whole

@@ -125,7 +125,7 @@ class TestAll:
         await house.off()
         asks = [asyncio.ensure_future(post(house, path, **SERVICES[path])) for path in SERVICES]
         await house.waiting(len(SERVICES))
-        waiting = house.gateway.lifecycle._machine.backlog.waiting
+        waiting = house.gateway.lifecycle._machine.queue.waiting
         assert ["tester"] * len(SERVICES) == [ticket.user for ticket in waiting]
         assert {200} == {(await ask).status for ask in asks}
 
@@ -309,8 +309,8 @@ class TestCode:
         await house.warm()
         ollama.faults.add("/api/chat", HangAfter(2))
         ask = asyncio.ensure_future(post(house, "/api/v1/code/assist", {"Accept": accept}, **CODE))
-        leases = house.gateway.lifecycle._machine.backlog.leases
-        await house.until(lambda: any(ticket.begun for ticket in leases.values()))
+        leases = house.gateway.lifecycle._machine.queue.leases
+        await house.until(lambda: any(ticket.response_started for ticket in leases.values()))
         house.cloud.turn_off(at_once=True)
         assert b"error" in (await lost(house, ask)).body
         await house.off()

@@ -68,7 +68,7 @@ async def test_left_while_it_waits(house_on_both: House, size, how):
         if how == "reset":
             reset(wire.writer.transport)
         wire.abort()
-        await house.until(lambda: not house.gateway.lifecycle._machine.backlog.waiting, 1)
+        await house.until(lambda: not house.gateway.lifecycle._machine.queue.waiting, 1)
 
 
 async def test_left_while_the_pod_takes_nothing(house_on_both: House):
@@ -96,7 +96,7 @@ async def test_told_to_send_when_the_pod_is_there(house: House):
         wire.send(request("POST", BLOB, headers=head))
         await house.waiting(1)
         assert b" 100 " in await wire.head()
-        assert 0 == len(house.gateway.lifecycle._machine.backlog.waiting)
+        assert 0 == len(house.gateway.lifecycle._machine.queue.waiting)
         wire.send(b"blob")
         assert b" 100 " not in await wire.head()
 

@@ -276,7 +276,7 @@ class TestRemembered:
         asks = [asyncio.ensure_future(house.ask("GET", path)) for path in ("/api/tags", "/api/ps")]
         await house.ollama.until(lambda: house.ollama.in_flight == 2)
         house.cloud.turn_off(at_once=True)
-        house.gateway.lifecycle._machine.looks.schedule(0, 0.0)
+        house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
         house.gateway.lifecycle._wake()
         tags, running = await asyncio.wait_for(asyncio.gather(*asks), 5)
         assert (live, {"models": []}) == (tags.body, running.json)

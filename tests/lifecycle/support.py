@@ -11,9 +11,9 @@ from attrs import define, field
 from gpugate_testing import virtual_time
 from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 
-from gpugate.core.idle_history import HabitsStore
+from gpugate.core.idle_history import IdleHistoryStore
 from gpugate.core.idle_policy import IdlePolicy
-from gpugate.core.policy import Pace, Policy
+from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.lifecycle.event_bus import Listener, News, SessionBegan, SessionEnded, Transition
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import NamedProvider
@@ -37,7 +37,7 @@ class Stage:
     wrap: Callable[[FakeProvider], Provider] = lambda provider: provider
     pod_class: type[FakePod] = FakePod
     idle: IdlePolicy | None = None
-    habits: HabitsStore | None = None
+    habits: IdleHistoryStore | None = None
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
     pod: FakePod = field(init=False)
     lifecycle: Lifecycle = field(init=False)
@@ -51,7 +51,7 @@ class Stage:
                 for name, cloud in zip(names, self.clouds, strict=True)
             ],
             pod=self.pod,
-            policy=Policy(providers=tuple(Pace(name=name) for name in names), **self.numbers),
+            policy=Policy(providers=tuple(ProviderLimits(name=name) for name in names), **self.numbers),
             debts=self.debts,
             fallback_price=Price(),
             listeners=[*self.listeners, self.news.append],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gpugate_testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import (
     PodBusy,
     PodStartFailed,
@@ -298,7 +298,7 @@ def test_the_gateway_goes_down_at_any_moment(after_s: float, keep: bool) -> None
 
     async def story() -> None:
         clouds = [FakeCloud(boot_s=30, stop_s=60)]
-        async with Stage(clouds, {"idle_timeout_s": 30}, warm_s=30) as stage:
+        async with Stage(clouds, {"idle_timeout": 30}, warm_s=30) as stage:
             asking = asyncio.ensure_future(stage.ask(10))
             await asyncio.sleep(after_s)
             assert await stage.lifecycle.close(keep=keep, stop_wait_s=300) is True

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.core.idle_history import Habits
+from gpugate.core.idle_history import IdleHistory
 from gpugate.lifecycle.idle_history_file import MOST_BYTES, HabitsFile
 
-LEARNT = Habits((70.5, 3400.0), (88.0,), 1234.5, 100.0)
+LEARNT = IdleHistory((70.5, 3400.0), (88.0,), 1234.5, 100.0)
 
 
 def place(folder: Path, told: list[str], wall: float = 1_000_000.0) -> HabitsFile:
@@ -24,7 +24,7 @@ def test_what_was_learnt_is_there_after_a_restart(tmp_path: Path) -> None:
     told: list[str] = []
     place(tmp_path / "state", told).save(LEARNT)
     later = place(tmp_path / "state", told, wall=1_000_050.0).load()
-    assert Habits((70.5, 3400.0), (88.0,), 1234.5, 150.0) == later
+    assert IdleHistory((70.5, 3400.0), (88.0,), 1234.5, 150.0) == later
     assert (tmp_path / "state" / "habits.json").stat().st_mode & 0o777 == 0o600
     assert [] == told
 
@@ -32,16 +32,16 @@ def test_what_was_learnt_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_the_clock_was_set_back(tmp_path: Path) -> None:
     """Then it was wanted just now; a time is never negative."""
     place(tmp_path, []).save(LEARNT)
-    assert place(tmp_path, [], wall=5.0).load().wanted_ago_s == 0.0
+    assert place(tmp_path, [], wall=5.0).load().last_demand_ago_s == 0.0
 
 
 def test_nothing_was_saved_yet(tmp_path: Path) -> None:
     """That is no trouble."""
     told: list[str] = []
-    assert Habits() == place(tmp_path, told).load()
-    place(tmp_path, told).save(Habits())
-    assert Habits() == place(tmp_path, told).load()
-    assert place(tmp_path, told).load().wanted_ago_s == inf
+    assert IdleHistory() == place(tmp_path, told).load()
+    place(tmp_path, told).save(IdleHistory())
+    assert IdleHistory() == place(tmp_path, told).load()
+    assert place(tmp_path, told).load().last_demand_ago_s == inf
     assert [] == told
 
 
@@ -69,7 +69,7 @@ def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "habits.json").write_bytes(content)
     told: list[str] = []
     store = place(tmp_path, told)
-    assert Habits() == store.load()
+    assert IdleHistory() == store.load()
     assert [f"cannot read {tmp_path}/habits.json: it is damaged; the idle policy learns anew"] == told
     store.save(LEARNT)
     assert LEARNT == store.load()
@@ -86,7 +86,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_the_file_stays_small(tmp_path: Path) -> None:
     """All that is ever remembered fits well below what is read."""
-    habits = Habits(tuple(1e6 + number for number in range(256)), (1e5,) * 9, 1e5, 1.0)
+    habits = IdleHistory(tuple(1e6 + number for number in range(256)), (1e5,) * 9, 1e5, 1.0)
     place(tmp_path, []).save(habits)
     content = (tmp_path / "habits.json").read_text()
     assert len(content) < MOST_BYTES / 4

@@ -8,32 +8,32 @@ import pytest
 from attrs import define, field
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.core.idle_history import Habits
-from gpugate.core.idle_policy import Learned
-from gpugate.core.vocabulary import Status
+from gpugate.core.idle_history import IdleHistory
+from gpugate.core.idle_policy import LearnedIdlePolicy
+from gpugate.core.states import Status
 from tests.lifecycle.support import Stage, play
 
 HOUR_S = 3600.0
-HOURLY = Habits((3400.0,) * 40, (40.0,) * 9)
+HOURLY = IdleHistory((3400.0,) * 40, (40.0,) * 9)
 
 
 @define
 class Notebook:
     """Habits in memory."""
 
-    habits: Habits = HOURLY
-    saved: list[Habits] = field(factory=list)
+    habits: IdleHistory = HOURLY
+    saved: list[IdleHistory] = field(factory=list)
 
-    def load(self) -> Habits:
+    def load(self) -> IdleHistory:
         return self.habits
 
-    def save(self, habits: Habits) -> None:
+    def save(self, habits: IdleHistory) -> None:
         self.saved.append(habits)
 
 
 def learning(cloud: FakeCloud, notebook: Notebook) -> Stage:
     """A gateway that knows of somebody who comes every hour."""
-    return Stage([cloud], warm_s=10.0, idle=Learned(900.0), habits=notebook)
+    return Stage([cloud], warm_s=10.0, idle=LearnedIdlePolicy(900.0), habits=notebook)
 
 
 def test_somebody_who_comes_every_hour() -> None:
@@ -79,9 +79,9 @@ def test_a_restart_in_the_middle_of_a_pause() -> None:
             await stage.ask(20.0)
             await asyncio.sleep(100.0)
         saved = notebook.saved[-1]
-        assert saved.wanted_ago_s == pytest.approx(60.0)
-        assert saved.pauses_s == HOURLY.pauses_s
-        notebook.habits = Habits(saved.pauses_s, saved.starts_s, saved.credit, 1100.0)
+        assert saved.last_demand_ago_s == pytest.approx(60.0)
+        assert saved.gaps_s == HOURLY.gaps_s
+        notebook.habits = IdleHistory(saved.gaps_s, saved.starts_s, saved.regret_budget, 1100.0)
         async with learning(cloud, notebook) as stage:
             await asyncio.sleep(3400.0 - 1100.0)
             assert stage.lifecycle.word is Status.READY
@@ -95,7 +95,7 @@ def test_the_fixed_policy_saves_nothing() -> None:
 
     async def story() -> None:
         notebook = Notebook()
-        async with Stage([FakeCloud()], {"idle_timeout_s": 900.0}, habits=notebook) as stage:
+        async with Stage([FakeCloud()], {"idle_timeout": 900.0}, habits=notebook) as stage:
             await stage.ask(20.0)
             await asyncio.sleep(1000.0)
             assert stage.lifecycle.word is Status.STOPPED

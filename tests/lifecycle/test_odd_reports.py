@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import NoCapacity, Transient
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase, PodReport, Price
@@ -72,7 +72,7 @@ def test_a_queued_start_that_nobody_waits_for() -> None:
 
     async def story() -> None:
         cloud = FakeCloud()
-        async with Stage([cloud], {"capacity_wait_s": 3600.0}) as stage:
+        async with Stage([cloud], {"capacity_wait": 3600.0}) as stage:
             cloud.fail("start", NoCapacity(queued=True))
             cloud.fail("inspect", *(PodReport(Phase.QUEUED) for _ in range(30)))
             with pytest.raises(TimeoutError):

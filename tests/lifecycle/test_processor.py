@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from gpugate_testing.fakes import FakeCloud, FakePod
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Endpoint
 from tests.lifecycle.support import Stage, play

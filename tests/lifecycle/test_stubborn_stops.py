@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import NoCapacity, RateLimited, Transient
 from gpugate.lifecycle.event_bus import ProviderTrouble
 from gpugate.provider_api import Phase
@@ -18,7 +18,7 @@ def test_the_session_is_over_and_the_stop_fails() -> None:
     """Who waits gets a new start once the stop is proved; nobody is hammered meanwhile."""
 
     async def story() -> None:
-        async with Stage([FakeCloud()], {"max_session_s": 60.0}) as stage:
+        async with Stage([FakeCloud()], {"max_session": 60.0}) as stage:
             await stage.ask(1)
             await asyncio.sleep(58)
             stage.cloud.fail("stop", *(Transient("no route") for _ in range(3)))
@@ -39,7 +39,7 @@ def test_no_capacity_while_the_others_stop_is_fresh() -> None:
     async def story() -> None:
         alpha, beta = FakeCloud(), FakeCloud(stop_s=50)
         alpha.fail("start", *(NoCapacity() for _ in range(1000)))
-        async with Stage([alpha, beta], {"idle_timeout_s": 5.0}) as stage:
+        async with Stage([alpha, beta], {"idle_timeout": 5.0}) as stage:
             stage.pod.cloud = beta
             await stage.ask()
             await asyncio.sleep(5.5)
@@ -57,7 +57,7 @@ def test_a_pod_that_ignores_its_stops() -> None:
 
     async def story() -> None:
         cloud = FakeCloud()
-        async with Stage([cloud], {"idle_timeout_s": 10.0}) as stage:
+        async with Stage([cloud], {"idle_timeout": 10.0}) as stage:
             await stage.ask()
             cloud.ignore_stops = 1000
             await asyncio.sleep(11)
@@ -75,7 +75,7 @@ def test_a_stop_is_rate_limited() -> None:
     """The provider's Retry-After is kept."""
 
     async def story() -> None:
-        async with Stage([FakeCloud()], {"idle_timeout_s": 5.0}) as stage:
+        async with Stage([FakeCloud()], {"idle_timeout": 5.0}) as stage:
             await stage.ask()
             stage.cloud.fail("stop", RateLimited(40))
             await asyncio.sleep(5 + 39)

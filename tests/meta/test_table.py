@@ -7,14 +7,22 @@ from typing import get_args
 
 import pytest
 
-from gpugate.core import vocabulary
+from gpugate.core import events, states
+from gpugate.core.events import UpstreamFailed
 from gpugate.core.machine import EVENTS, STATES, PodMachine
+from gpugate.core.states import Ready, State, Stopped
 from gpugate.core.transition_docs import render
 from gpugate.core.transition_table import read_table, transition
-from gpugate.core.vocabulary import Ready, State, Stopped, Troubled
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTSIDE = {"Arrived", "Left", "Begun", "BudgetJudged", "StopAccepted", "StopRefused"}
+OUTSIDE = {
+    "RequestArrived",
+    "RequestFinished",
+    "ResponseStarted",
+    "BudgetUpdated",
+    "StopAccepted",
+    "StopCallFailed",
+}
 """Events of tickets, of money and of stop orders: the table does not decide on them."""
 
 
@@ -26,17 +34,17 @@ def test_every_cell_is_decided_once() -> None:
 
 
 def test_every_state_and_event_takes_part() -> None:
-    """The lists hold every word of the vocabulary."""
+    """The lists hold every word of the two unions."""
     assert set(STATES) == set(get_args(State))
     assert {event.__name__ for event in EVENTS} | OUTSIDE == {
-        event.__name__ for event in get_args(vocabulary.Event)
+        event.__name__ for event in get_args(events.Event)
     }
 
 
 def test_every_row_is_told() -> None:
     """Each has a sentence and leads to states only; the random lives hold it to them."""
     for row in PodMachine.TABLE.values():
-        assert row.why.endswith("."), row.method
+        assert row.description.endswith("."), row.method
         assert set(row.leads_to) <= set(STATES), row.method
 
 
@@ -45,8 +53,8 @@ def test_every_state_can_be_reached_and_left() -> None:
     ways = {
         (was, then) for (was, _), row in PodMachine.TABLE.items() for then in row.leads_to if then is not was
     }
-    assert set(STATES) - {then for _, then in ways} == {vocabulary.Unknown}
-    assert vocabulary.Stopping in {then for was, then in ways if was is vocabulary.Closed}
+    assert set(STATES) - {then for _, then in ways} == {states.Unknown}
+    assert states.Stopping in {then for was, then in ways if was is states.ShutDown}
     assert set(STATES) - {was for was, _ in ways} == set()
 
 
@@ -55,11 +63,11 @@ def test_two_methods_claim_one_cell() -> None:
 
     class Torn:
         @transition
-        def _one(self, was: Ready, event: Troubled, now: float) -> Ready:
+        def _one(self, was: Ready, event: UpstreamFailed, now: float) -> Ready:
             return was
 
         @transition
-        def _two(self, was: Ready | Stopped, event: Troubled, now: float) -> Stopped:
+        def _two(self, was: Ready | Stopped, event: UpstreamFailed, now: float) -> Stopped:
             return Stopped()
 
     with pytest.raises(TypeError, match="both claim"):

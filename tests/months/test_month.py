@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.core.idle_policy import Fixed, IdlePolicy, Learned
+from gpugate.core.idle_policy import FixedIdlePolicy, IdlePolicy, LearnedIdlePolicy
 from simulation.__main__ import HEAD, WAYS, main
 from simulation.cloud import FAIR, Weather
 from simulation.hindsight import hindsight
@@ -16,7 +16,7 @@ from simulation.month import Report, simulate
 from simulation.spans import union
 from simulation.traffic import HOUR_S, KINDS, Request, bot, home
 
-POLICIES = pytest.mark.parametrize("make_idle", [Fixed, Learned])
+POLICIES = pytest.mark.parametrize("make_idle", [FixedIdlePolicy, LearnedIdlePolicy])
 ROUGH = Weather(lives_h=3.0, crashes=6, ignored_stop=0.2, lost_answer=0.1)
 NAMES = [*(way.name for way in WAYS), "hindsight"]
 MakeIdle = Callable[[float], IdlePolicy]
@@ -65,7 +65,7 @@ def test_the_seed_decides_all(make_idle: MakeIdle) -> None:
 
 def test_a_program_that_comes_every_hour_is_learnt() -> None:
     """After some days the pod is warm before it comes, and less is paid."""
-    fixed, learned = days("bot", Fixed, 5, FAIR), days("bot", Learned, 5, FAIR)
+    fixed, learned = days("bot", FixedIdlePolicy, 5, FAIR), days("bot", LearnedIdlePolicy, 5, FAIR)
     assert 0 == fixed.prewarmed
     assert learned.prewarmed > 30
     assert learned.cold < fixed.cold - 30
@@ -74,7 +74,9 @@ def test_a_program_that_comes_every_hour_is_learnt() -> None:
 
 def test_what_a_policy_that_forgets_its_pod_costs() -> None:
     """The watchman is awake: a pod that is kept for longer than the timeout is a leak."""
-    report = simulate(home(5, 1), 900.0, lambda timeout_s: Fixed(10 * timeout_s), days=1, weather=FAIR)
+    report = simulate(
+        home(5, 1), 900.0, lambda timeout_s: FixedIdlePolicy(10 * timeout_s), days=1, weather=FAIR
+    )
     assert report.leaked_s > HOUR_S
 
 

@@ -16,7 +16,7 @@ from gpugate_testing.fakes import FakeCloud, FakeProvider
 
 from gpugate.app import Gateway
 from gpugate.config import load_settings
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import PodLease, lease_digest
 from gpugate.lifecycle.ollama_pod_client import OllamaPod

@@ -16,8 +16,8 @@ from gpugate_testing.clouds import Delays, RunPodSim, SimPod, loopback_time
 from gpugate_testing.clouds.clocks import EPOCH, LoopClock
 from gpugate_testing.fakes import FakeDebts
 
-from gpugate.core.policy import Pace, Policy
-from gpugate.core.vocabulary import Status
+from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.core.states import Status
 from gpugate.lifecycle.event_bus import News, ProviderTrouble, SessionEnded
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
@@ -31,7 +31,7 @@ SECOND_GPU = "NVIDIA GeForce RTX 3090"
 DELAYS = Delays(provision_s=2.0, start_s=8.0, ready_s=5.0, stop_s=3.0)
 COLD_S = DELAYS.provision_s + DELAYS.start_s + DELAYS.ready_s
 IDLE_S = 120.0
-POLICY: dict[str, Any] = {"idle_timeout_s": IDLE_S, "max_wait_s": 2000.0, "preload": "none"}
+POLICY: dict[str, Any] = {"idle_timeout": IDLE_S, "max_wait": 2000.0, "preload": "none"}
 SLACK_S = 4.0
 """What a look every two seconds, before and after, may add to a bill."""
 
@@ -74,7 +74,7 @@ class House:
         """A gateway's worth of objects; again for a gateway that was restarted."""
         self.provider = RunPod(self.config(), self.session)
         can = self.provider.capabilities
-        pace = Pace(name="runpod", min_poll_s=can.min_poll_s, min_probe_s=can.min_probe_s)
+        pace = ProviderLimits(name="runpod", min_poll_s=can.min_poll_s, min_probe_s=can.min_probe_s)
         self.lifecycle = Lifecycle(
             providers=[NamedProvider("runpod", self.provider)],
             pod=OllamaPod(self.session),

@@ -22,7 +22,7 @@ from runpod_support import (
 )
 
 from gpugate import Conflict, Misconfigured, NoCapacity, Phase
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 
 THIRD_GPU = "NVIDIA A40"
 
@@ -157,7 +157,7 @@ def test_room_comes_back() -> None:
         await house.off()
         assert 1 == house.cloud.starts
 
-    play(scenario, ephemeral(), policy={"capacity_wait_s": 120.0})
+    play(scenario, ephemeral(), policy={"capacity_wait": 120.0})
 
 
 @pytest.mark.parametrize("lag_s", [0, 4, 9])

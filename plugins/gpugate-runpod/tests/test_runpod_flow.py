@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from runpod_support import COLD_S, DELAYS, FIXED, IDLE_S, SLACK_S, House, ephemeral, play
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.provider_api import Phase
 
 MODES = pytest.mark.parametrize("settings", [FIXED, ephemeral()], ids=["fixed", "ephemeral"])

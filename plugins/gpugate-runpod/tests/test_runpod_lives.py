@@ -12,7 +12,7 @@ from gpugate_testing.clouds import Stale
 from runpod_matrix import OPERATIONS, SETTINGS
 from runpod_support import House, play
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import GateError
 from gpugate.provider_api import Phase
 

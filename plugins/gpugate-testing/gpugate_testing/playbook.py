@@ -1,8 +1,9 @@
-"""Plays a script against the pure machine and shows where the two part; knows no loop and no real clock.
+"""Runs scripted scenarios against the pure state machine and shows where script and machine differ.
 
-A `Play` is a list of moments. Between them the machine's own clock runs: at each `wake_at` it gets its
-`TimePassed`. Looks and health checks are answered by the scenery (`sees`, `feels`); starts, stops and
-preloads are answered by the script, because their order is what most stories are about.
+A `Scenario` is a list of moments in time. Between them the machine's deadlines are run: at each
+`next_deadline_at` it gets a `DeadlineReached`. Inspections and health probes are answered from what
+`set_report` and `set_health` say; starts, stops and preloads are answered by the script, because most
+scenarios are about their order.
 """
 
 from __future__ import annotations
@@ -13,39 +14,41 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from gpugate.core.commands import (
+    AbortResponse,
+    Admit,
+    CheckDevice,
+    CleanUpOrphans,
+    Command,
+    InspectPod,
+    PersistPendingStops,
+    PreloadModel,
+    Probe,
+    PublishProviderProblem,
+    RecordSessionEnd,
+    RecordSessionStart,
+    Reject,
+    Requeue,
+    ResolveManualRequest,
+    StartPod,
+    StopPod,
+)
+from gpugate.core.events import (
+    DeadlineReached,
+    DeviceChecked,
+    Event,
+    InspectFailed,
+    PodInspected,
+    PreloadFinished,
+    ProbeFinished,
+    StartAccepted,
+    StartCallFailed,
+    StopAccepted,
+    StopCallFailed,
+)
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
-from gpugate.core.policy import Pace, Policy
-from gpugate.core.vocabulary import (
-    Admit,
-    Complain,
-    Cut,
-    Effect,
-    Event,
-    Look,
-    Looked,
-    LookFailed,
-    Owe,
-    Preload,
-    Preloaded,
-    Probe,
-    Probed,
-    Refuse,
-    Reply,
-    Requeue,
-    SessionClosed,
-    SessionOpened,
-    StartAccepted,
-    StartPod,
-    StartRefused,
-    StopAccepted,
-    StopPod,
-    StopRefused,
-    Sweep,
-    TimePassed,
-    Weigh,
-    Weighed,
-)
+from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.errors import ProviderError
 from gpugate.provider_api import Endpoint, Phase, PodReport
 
@@ -54,14 +57,14 @@ STARTING = PodReport(Phase.STARTING, "pod-1")
 QUEUED = PodReport(Phase.QUEUED, "pod-1")
 RUNNING = PodReport(Phase.RUNNING, "pod-1", {"ollama": Endpoint("http://127.0.0.1:1")})
 
-ONE = (Pace(name="alpha"),)
-TWO = (Pace(name="alpha"), Pace(name="beta"))
+ONE = (ProviderLimits(name="alpha"),)
+TWO = (ProviderLimits(name="alpha"), ProviderLimits(name="beta"))
 
 _MOST_STEPS = 100_000
 
 
 @frozen
-class Accepted:
+class StartOk:
     """The oldest start that is out at this provider is accepted."""
 
     provider: int = 0
@@ -70,7 +73,7 @@ class Accepted:
 
 
 @frozen
-class Refused:
+class StartError:
     """The oldest start that is out at this provider fails."""
 
     error: ProviderError
@@ -78,14 +81,14 @@ class Refused:
 
 
 @frozen
-class Obeyed:
+class StopOk:
     """The oldest stop that is out at this provider is accepted."""
 
     provider: int = 0
 
 
 @frozen
-class Balked:
+class StopError:
     """The oldest stop that is out at this provider fails."""
 
     error: ProviderError
@@ -93,49 +96,49 @@ class Balked:
 
 
 @frozen
-class Loaded:
+class PreloadOk:
     """The preload ends; `on_cpu` if the model was seen to run on the CPU only."""
 
     on_cpu: bool = False
 
 
-Answer = Accepted | Refused | Obeyed | Balked | Loaded
+Answer = StartOk | StartError | StopOk | StopError | PreloadOk
 
 
-def told(effect: Effect) -> str:
+def describe_command(effect: Command) -> str:
     """Say an effect in a few words, without the number that changes from story to story."""
     match effect:
         case StartPod(provider=provider):
             return f"start {provider}"
         case StopPod(provider=provider):
             return f"stop {provider}"
-        case Look(provider=provider):
+        case InspectPod(provider=provider):
             return f"look {provider}"
-        case Sweep(provider):
+        case CleanUpOrphans(provider):
             return f"sweep {provider}"
         case Probe():
             return "probe"
-        case Preload(model=model, embeds=embeds):
+        case PreloadModel(model=model, embeds=embeds):
             return f"preload {model}{' (embeds)' if embeds else ''}"
-        case Weigh():
+        case CheckDevice():
             return "weigh"
         case Admit(ticket, run):
             return f"admit {ticket} run {run}"
-        case Refuse(ticket, error):
+        case Reject(ticket, error):
             return f"refuse {ticket} {error.code}"
         case Requeue(ticket):
             return f"requeue {ticket}"
-        case Cut(ticket):
+        case AbortResponse(ticket):
             return f"cut {ticket}"
-        case Reply(answer):
+        case ResolveManualRequest(answer):
             return f"reply {answer.code if answer is not None else 'accepted'}"
-        case Owe(providers):
+        case PersistPendingStops(providers):
             return "owe " + (" ".join(map(str, sorted(providers))) or "nothing")
-        case SessionOpened(provider=provider, cause=cause, up_s=up_s):
+        case RecordSessionStart(provider=provider, cause=cause, up_s=up_s):
             return f"session {provider} opens: {cause}" + (f", {up_s:g} s ago" if up_s else "")
-        case SessionClosed(provider=provider, cause=cause):
+        case RecordSessionEnd(provider=provider, cause=cause):
             return f"session {provider} closes: {cause}"
-        case Complain(provider=provider, reason=reason, alarm=alarm):
+        case PublishProviderProblem(provider=provider, reason=reason, alarm=alarm):
             return f"{'alarm' if alarm else 'complain'} {provider} {reason}"
 
 
@@ -144,7 +147,7 @@ def _as_set(kinds: Iterable[type[Any]]) -> frozenset[type[Any]]:
 
 
 @define
-class Play:
+class Scenario:
     """One story, told moment by moment.
 
     Attributes:
@@ -160,7 +163,10 @@ class Play:
     policy: Policy = field(factory=lambda: Policy(providers=ONE))
     chance: float = 0.5
     owed: frozenset[int] = frozenset()
-    hidden: frozenset[type[Any]] = field(default=(Look, Probe, Weigh, Complain, Owe), converter=_as_set)
+    hidden: frozenset[type[Any]] = field(
+        default=(InspectPod, Probe, CheckDevice, PublishProviderProblem, PersistPendingStops),
+        converter=_as_set,
+    )
     views: dict[int, PodReport | ProviderError | None] = field(factory=dict)
     ages: dict[int, float] = field(factory=dict)
     healthy: bool | None = True
@@ -169,9 +175,9 @@ class Play:
     now: float = 0.0
     machine: PodMachine = field(init=False)
     refusals: dict[int, Any] = field(factory=dict)
-    _out: list[Effect] = field(factory=list)
+    _out: list[Command] = field(factory=list)
     _script: list[str] = field(factory=list)
-    _heard: list[Effect] = field(factory=list)
+    _heard: list[Command] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
         self.machine = PodMachine(self.policy, lambda: self.chance, self.owed, self.idle)
@@ -180,14 +186,16 @@ class Play:
 
     # --- scenery ------------------------------------------------------------------------------
 
-    def sees(self, provider: int, view: PodReport | ProviderError | Phase | None, up_s: float = 0.0) -> Play:
+    def set_report(
+        self, provider: int, view: PodReport | ProviderError | Phase | None, up_s: float = 0.0
+    ) -> Scenario:
         """From now on looks at this provider show this."""
         self.views[provider] = PodReport(view, "pod-1") if isinstance(view, Phase) else view
         self.ages[provider] = up_s
         self._answer_scenery()
         return self
 
-    def feels(self, healthy: bool | None) -> Play:
+    def set_health(self, healthy: bool | None) -> Scenario:
         """From now on health checks say this."""
         self.healthy = healthy
         self._answer_scenery()
@@ -201,7 +209,7 @@ class Play:
         *events: Event | Answer,
         gives: Sequence[str] | None = None,
         state: type[Any] | None = None,
-    ) -> Play:
+    ) -> Scenario:
         """Let the time run until `when`, then these events happen.
 
         Args:
@@ -217,7 +225,7 @@ class Play:
         self._run_until(when)
         for event in events:
             self._feed(self._resolve(event))
-        happened = [told(effect) for effect in self._heard if type(effect) not in self.hidden]
+        happened = [describe_command(effect) for effect in self._heard if type(effect) not in self.hidden]
         self._heard.clear()
         label = f"{when:>8g} s  {', '.join(map(_name, events)) or 'time passes'}"
         if gives is not None and list(gives) != happened:
@@ -236,21 +244,23 @@ class Play:
     def _run_until(self, when: float) -> None:
         assert when >= self.now, f"the script goes back from {self.now:g} s to {when:g} s"
         for _ in range(_MOST_STEPS):
-            wake_at = self.machine.wake_at
+            wake_at = self.machine.next_deadline_at
             if wake_at > when:
                 self.now = when
                 return
             self.now = max(self.now, wake_at)
-            self._feed(TimePassed())
+            self._feed(DeadlineReached())
         raise AssertionError(self._parting("the clock stands still", ["progress"], [f"at {self.now:g} s"]))
 
     def _feed(self, event: Event) -> None:
         effects = self.machine.handle(event, self.now)
         self._heard += effects
         self._out += [
-            e for e in effects if isinstance(e, StartPod | StopPod | Look | Probe | Preload | Weigh)
+            e
+            for e in effects
+            if isinstance(e, StartPod | StopPod | InspectPod | Probe | PreloadModel | CheckDevice)
         ]
-        self.refusals |= {e.ticket: e.error for e in effects if isinstance(e, Refuse)}
+        self.refusals |= {e.ticket: e.error for e in effects if isinstance(e, Reject)}
         self._answer_scenery()
 
     def _answer_scenery(self) -> None:
@@ -259,31 +269,33 @@ class Play:
                 continue
             if isinstance(effect, Probe) and self.healthy is not None:
                 self._out.remove(effect)
-                self._feed(Probed(effect.op, self.healthy, "" if self.healthy else "connection refused"))
-            elif isinstance(effect, Weigh) and self.on_cpu is not None:
+                self._feed(
+                    ProbeFinished(effect.op, self.healthy, "" if self.healthy else "connection refused")
+                )
+            elif isinstance(effect, CheckDevice) and self.on_cpu is not None:
                 self._out.remove(effect)
-                self._feed(Weighed(effect.run, self.on_cpu))
-            elif isinstance(effect, Look) and (view := self.views[effect.provider]) is not None:
+                self._feed(DeviceChecked(effect.run_id, self.on_cpu))
+            elif isinstance(effect, InspectPod) and (view := self.views[effect.provider]) is not None:
                 self._out.remove(effect)
                 self._feed(self._seen(effect, view))
 
-    def _seen(self, look: Look, view: PodReport | ProviderError) -> Event:
+    def _seen(self, look: InspectPod, view: PodReport | ProviderError) -> Event:
         if isinstance(view, ProviderError):
-            return LookFailed(look.op, look.provider, view)
-        return Looked(look.op, look.provider, view, self.ages.get(look.provider, 0.0))
+            return InspectFailed(look.op, look.provider, view)
+        return PodInspected(look.op, look.provider, view, self.ages.get(look.provider, 0.0))
 
     def _resolve(self, event: Event | Answer) -> Event:
         match event:
-            case Accepted(provider, report, up_s):
+            case StartOk(provider, report, up_s):
                 return StartAccepted(self._take(StartPod, provider), report, up_s)
-            case Refused(error, provider):
-                return StartRefused(self._take(StartPod, provider), error)
-            case Obeyed(provider):
+            case StartError(error, provider):
+                return StartCallFailed(self._take(StartPod, provider), error)
+            case StopOk(provider):
                 return StopAccepted(self._take(StopPod, provider))
-            case Balked(error, provider):
-                return StopRefused(self._take(StopPod, provider), error)
-            case Loaded(on_cpu):
-                return Preloaded(self._take(Preload, None), on_cpu)
+            case StopError(error, provider):
+                return StopCallFailed(self._take(StopPod, provider), error)
+            case PreloadOk(on_cpu):
+                return PreloadFinished(self._take(PreloadModel, None), on_cpu)
         return event
 
     def _take(self, kind: type[Any], provider: int | None) -> int:
@@ -291,7 +303,7 @@ class Play:
             if provider is None or effect.provider == provider:
                 self._out.remove(effect)
                 return int(effect.op)
-        waiting = [told(effect) for effect in self._out]
+        waiting = [describe_command(effect) for effect in self._out]
         raise AssertionError(
             self._parting(f"{self.now:>8g} s", [f"a {kind.__name__} that waits for its answer"], waiting)
         )

@@ -11,7 +11,7 @@ from gpugate_testing.clouds import Capacity, LostResponse, Stale
 from gpugate_testing.clouds.pods import ON_ITS_WAY
 from vast_support import DELAYS, EPHEMERAL, FIXED, IDLE_S, SLACK_S, House, play
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import GateError
 from gpugate.provider_api import Phase
 
@@ -309,7 +309,7 @@ def test_a_queued_start_that_is_waited_for() -> None:
         about(house, 0)
         assert 1 == house.cloud.count("start")
 
-    play(scenario, FIXED, policy={"capacity_wait_s": 300.0})
+    play(scenario, FIXED, policy={"capacity_wait": 300.0})
 
 
 def test_a_queued_start_that_never_comes() -> None:
@@ -324,7 +324,7 @@ def test_a_queued_start_that_never_comes() -> None:
         assert 0 == house.cloud.billed_s
         assert Phase.STOPPED is house.pod.look()
 
-    play(scenario, FIXED, policy={"capacity_wait_s": 100.0})
+    play(scenario, FIXED, policy={"capacity_wait": 100.0})
 
 
 def test_a_start_that_is_accepted_and_dropped() -> None:

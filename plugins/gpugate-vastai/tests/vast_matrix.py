@@ -23,7 +23,7 @@ from gpugate_testing.clouds import (
 )
 from vast_support import EPHEMERAL, FIXED, House, play
 
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import GateError
 
 

@@ -18,8 +18,8 @@ from gpugate_testing.clouds.vast import VastSim
 from gpugate_testing.fakes import FakeDebts
 from gpugate_vastai import VastAi, VastConfig
 
-from gpugate.core.policy import Pace, Policy
-from gpugate.core.vocabulary import Status
+from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.core.states import Status
 from gpugate.lifecycle.event_bus import News, ProviderTrouble, SessionEnded
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
@@ -30,7 +30,7 @@ AGENT = {"User-Agent": "gpugate/0.1"}
 SECRETS = {"env": "hunter2-in-the-environment", "header": "Bearer template-token-71c2"}
 DELAYS = Delays(provision_s=2.0, start_s=8.0, ready_s=5.0, stop_s=3.0)
 IDLE_S = 120.0
-POLICY: dict[str, Any] = {"idle_timeout_s": IDLE_S, "max_wait_s": 2000.0, "preload": "none"}
+POLICY: dict[str, Any] = {"idle_timeout": IDLE_S, "max_wait": 2000.0, "preload": "none"}
 SLACK_S = 6.0
 """What a look every five seconds may add to a bill."""
 FIXED: dict[str, Any] = {"instance_id": 20_481_234, "headers": {"Authorization": SECRETS["header"]}}
@@ -64,7 +64,7 @@ class House:
     def build(self) -> None:
         """A gateway's worth of objects; again for a gateway that was restarted."""
         self.provider = VastAi(self.config(), self.session, wall=self.cloud.clock.wall)
-        pace = Pace(name="vastai", min_poll_s=self.provider.capabilities.min_poll_s)
+        pace = ProviderLimits(name="vastai", min_poll_s=self.provider.capabilities.min_poll_s)
         self.lifecycle = Lifecycle(
             providers=[NamedProvider("vastai", self.provider)],
             pod=OllamaPod(self.session),
