@@ -10,13 +10,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from attrs import define
-from certificates import Certificate, make_certificate
 from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Fault, Garbage, Hang, Slow
 from gpugate_demo.ollama import SimulatedOllama
 
 from gpugate.lifecycle import ollama_pod_client as adapter
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.provider_api import Endpoint
+from tests.certificates import Certificate, make_certificate
 
 VERSION = "/api/version"
 TAGS = "/api/tags"

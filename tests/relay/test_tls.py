@@ -9,10 +9,10 @@ from contextlib import suppress
 
 import pytest
 from attrs import evolve
-from certificates import make_certificate
 
 from gpugate.relay import Answer, AnswerDeclined, Ending, Pool, UpstreamGone
 from gpugate.relay.tls import TlsPolicy, context
+from tests.certificates import make_certificate
 from tests.relay.support import (
     Script,
     Wire,
