@@ -14,10 +14,10 @@ from gpugate.errors import Misconfigured
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Provider
 from gpugate.providers.supervised_process import (
     CommandNotFound,
-    Kept,
-    KeptProcess,
-    KeptStatus,
-    Timing,
+    ProcessState,
+    ProcessStatus,
+    SupervisedProcess,
+    SupervisorTimeouts,
     state_dir,
 )
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 _PORTS = {"http": 80, "https": 443}
 _OURSELVES = {"127.0.0.1", "::1", "localhost"}
 _PHASES = {
-    KeptStatus.RUNNING: Phase.RUNNING,
-    KeptStatus.STOPPING: Phase.STOPPING,
-    KeptStatus.ENDED: Phase.FAILED,
+    ProcessState.RUNNING: Phase.RUNNING,
+    ProcessState.STOPPING: Phase.STOPPING,
+    ProcessState.ENDED: Phase.FAILED,
 }
 
 
@@ -95,12 +95,12 @@ class Local(Provider):
 
     Config = LocalConfig
     capabilities = Capabilities(resume=True, stable_urls=True, logs=True, stop_keeps_disk=True)
-    timing: ClassVar[Timing] = Timing()
+    timeouts: ClassVar[SupervisorTimeouts] = SupervisorTimeouts()
     config: LocalConfig
 
     def __init__(self, config: Any, session: ClientSession) -> None:
         super().__init__(config, session)
-        self._process = KeptProcess("local", state_dir=state_dir(), timing=self.timing)
+        self._process = SupervisedProcess("local", state_dir=state_dir(), timeouts=self.timeouts)
 
     async def start(self) -> PodReport:
         """Run the command, unless it runs.
@@ -109,7 +109,7 @@ class Local(Provider):
         stopping or belongs to another gateway.
         """
         found = await self._process.inspect()
-        if found is not None and found.status is KeptStatus.RUNNING and found.held_by is None:
+        if found is not None and found.state is ProcessState.RUNNING and found.held_by is None:
             return self._report(found)
         where = urlsplit(self.config.ollama_url)
         meta = {
@@ -137,21 +137,21 @@ class Local(Provider):
         """Let go of the process, which stays."""
         await self._process.aclose()
 
-    def _report(self, kept: Kept | None) -> PodReport:
+    def _report(self, kept: ProcessStatus | None) -> PodReport:
         if kept is None:
             return PodReport(Phase.STOPPED, pod_id="local")
         return PodReport(
-            phase=_PHASES[kept.status],
+            phase=_PHASES[kept.state],
             pod_id="local",
-            endpoints=_endpoints(kept) if kept.status is KeptStatus.RUNNING else {},
+            endpoints=_endpoints(kept) if kept.state is ProcessState.RUNNING else {},
             started_at=kept.started_at,
             detail=self._detail(kept),
             output=kept.last_line,
         )
 
-    def _detail(self, kept: Kept) -> str:
-        if kept.status is KeptStatus.ENDED:
-            return f"{self.config.command[0]!r} {kept.how_it_ended}"
+    def _detail(self, kept: ProcessStatus) -> str:
+        if kept.state is ProcessState.ENDED:
+            return f"{self.config.command[0]!r} {kept.exit_description}"
         if kept.held_by is not None:
             return f"process {kept.pid} is held by another gpugate with this state directory ({kept.held_by})"
         if kept.meta.get("stranger"):
@@ -160,7 +160,7 @@ class Local(Provider):
         return f"process {kept.pid}"
 
 
-def _endpoints(kept: Kept) -> dict[str, Endpoint]:
+def _endpoints(kept: ProcessStatus) -> dict[str, Endpoint]:
     """Where the process that runs was told to listen: the configuration may have changed since."""
     urls = {"ollama": kept.meta.get("ollama_url"), "comfyui": kept.meta.get("comfyui_url")}
     return {name: Endpoint(url) for name, url in urls.items() if url}

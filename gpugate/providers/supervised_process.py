@@ -1,43 +1,42 @@
-"""The gateway's side of a kept process: start, stop, look; the supervising is the keeper's (`keeping`)."""
+"""A command that runs under a guard (`gpugate.providers.supervisor`): start, stop and inspect it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
-import socket
+import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, field, frozen
 
 from gpugate.errors import Conflict, Misconfigured, Transient
-from gpugate.providers.keeping.family import is_same, leftovers, mark_of, processes
-from gpugate.providers.keeping.journal import State, read_state
+from gpugate.providers import supervisor
+from gpugate.providers.supervisor import State, find_family, read_state, recorded_processes
+from gpugate.tasks import spawn
 
-_ME = uuid4().hex  # tells gateways apart where pids do not: two containers with one state directory
-_BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from keeping.process import main; main()"
-_ANSWER_S = 5.0  # a keeper answers in a millisecond; longer than this it is stuck
-_START_TRIES = 50  # against another start that has the lock; each waits 20 ms
-_keepers: list[int] = []  # started by this process and not yet buried
+_ANSWER_S = 5.0  # a guard answers in milliseconds; after this it is stuck
+_RETRY_S = 0.02  # between two looks at a guard that has not obeyed yet
+_START_TRIES = 50  # while another gateway's start holds the lock
+_SWEEP_INTERVAL_S = 5.0
 
 
 class CommandNotFound(Misconfigured):
-    """The command is not there, or cannot be executed."""
+    """The command does not exist or cannot be executed."""
 
 
 def state_dir() -> Path:
-    """Where providers keep what must survive the gateway.
+    """Return the directory for what providers keep across restarts of the gateway.
 
-    GPUGATE_STATE_DIR (by which a configured `state.dir` is handed on), else $XDG_STATE_HOME/gpugate, else
+    GPUGATE_STATE_DIR (the gateway sets it from `state.dir`), else $XDG_STATE_HOME/gpugate, else
     ~/.local/state/gpugate.
     """
     if own := os.environ.get("GPUGATE_STATE_DIR"):
@@ -48,8 +47,8 @@ def state_dir() -> Path:
     return Path("~/.local/state/gpugate").expanduser()
 
 
-class KeptStatus(StrEnum):
-    """Where a kept process is; one that is gone after a stop is no `Kept` at all."""
+class ProcessState(StrEnum):
+    """What a supervised process is doing; after a stop that is complete there is no state at all."""
 
     RUNNING = "running"
     STOPPING = "stopping"
@@ -57,37 +56,37 @@ class KeptStatus(StrEnum):
 
 
 @frozen
-class Timing:
-    """How patient a keeper is, all in seconds (docs/api.md#the-local-provider: 20 s; 15 s without a gateway).
+class SupervisorTimeouts:
+    """The timeouts of a guard, in seconds (docs/api.md: 20 s for a stop, 15 s in all without a gateway).
 
     Attributes:
         settle_s: how long a start watches for a command that ends at once.
-        grace_s: without a gateway for so long: SIGTERM.
-        orphan_kill_s: and SIGKILL so long after that.
+        orphan_grace_s: without a gateway for so long: SIGTERM.
+        orphan_kill_s: from that SIGTERM to SIGKILL.
         stop_kill_s: after a stop: from SIGTERM to SIGKILL.
     """
 
     settle_s: float = 0.3
-    grace_s: float = 5.0
+    orphan_grace_s: float = 5.0
     orphan_kill_s: float = 7.0
     stop_kill_s: float = 20.0
 
 
 @frozen
-class Kept:
-    """A kept process, now.
+class ProcessStatus:
+    """A supervised process as it was just seen.
 
     Attributes:
-        status: RUNNING; STOPPING, until the last of its offspring is gone; ENDED, by itself.
+        state: RUNNING; STOPPING until its last descendant is gone; ENDED by itself.
         pid: of the command.
-        started_at: when (aware, UTC).
-        meta: what `start` was told to remember.
-        exit_status: of a command that ended; negative: the signal.
-        last_line: the last line of its output, where it ended; it may be anything, a prompt even.
-        held_by: the pid of another gateway that holds it: two of them share a state directory.
+        started_at: aware, UTC.
+        meta: what `start` was given to remember.
+        exit_status: of a command that ended; negative: the signal that killed it.
+        last_line: the last line of output of a command that ended; it can be anything, even a prompt.
+        held_by: the pid of another gateway that holds the process: two gateways share a state directory.
     """
 
-    status: KeptStatus
+    state: ProcessState
     pid: int
     started_at: datetime
     meta: Mapping[str, Any] = field(factory=dict, hash=False)
@@ -96,75 +95,48 @@ class Kept:
     held_by: int | None = None
 
     @property
-    def how_it_ended(self) -> str:
-        """A few words for people, such as "ended with exit status 1"; the last line is not for everybody."""
+    def exit_description(self) -> str:
+        """Such as "ended with exit status 1"; without the last line, which not every client may read."""
         status = self.exit_status or 0
         return f"was killed by signal {-status}" if status < 0 else f"ended with exit status {status}"
 
 
-def _kept_of(state: State, status: KeptStatus | None = None) -> Kept:
-    return Kept(
-        status=status or KeptStatus(state["status"]),
-        pid=state.get("pid", 0),
-        started_at=datetime.fromtimestamp(state.get("started_at", 0), UTC),
-        meta=state.get("meta", {}),
-        exit_status=state.get("exit_status"),
-        last_line=state.get("last_line", ""),
-        held_by=state.get("held_by"),
+def _status_of(
+    state: State, process_state: ProcessState | None = None, held_by: int | None = None
+) -> ProcessStatus:
+    return ProcessStatus(
+        state=process_state or ProcessState(state["status"]),
+        pid=state["pid"],
+        started_at=datetime.fromtimestamp(state["started_at"], UTC),
+        meta=state["meta"],
+        exit_status=state["exit_status"],
+        last_line=state["last_line"],
+        held_by=held_by,
     )
 
 
-@define
-class _Link:
-    """A connection to a keeper, and so a lease. Answers are numbered: one nobody waited for is skipped."""
+class SupervisedProcess:
+    """One command, run by a guard that ends it when no gateway wants it any more.
 
-    sock: socket.socket
-    _number: int = 0
-    _buffer: bytes = b""
-
-    def tell(self, what: str) -> int:
-        """Send a request; its number. OSError: the keeper is gone."""
-        self._number += 1
-        request = {"do": what, "who": _ME, "gateway": os.getpid(), "n": self._number}
-        self.sock.send(json.dumps(request).encode() + b"\n")  # a few bytes: never in part
-        return self._number
-
-    async def answer(self, number: int, within_s: float) -> State:
-        """The answer to this request. OSError: the keeper is gone; TimeoutError among them: it is stuck."""
-        async with asyncio.timeout(within_s):
-            while True:
-                answer: State = json.loads(await self._line())
-                if answer["n"] == number:
-                    return answer
-
-    async def _line(self) -> bytes:
-        loop = asyncio.get_running_loop()
-        while b"\n" not in self._buffer:
-            data = await loop.sock_recv(self.sock, 65536)
-            if not data:
-                raise ConnectionResetError
-            self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return line
-
-
-class KeptProcess:
-    """One command, kept alive by a keeper that ends it when no gateway wants it any more.
-
-    `start`, `stop` and `inspect` take milliseconds (`start` watches `settle_s` longer), are idempotent and
-    safe to cancel. Each raises `Transient` if the keeper does not answer. An object that looked once holds
-    the lease until `aclose` or the death of its gateway; a second gateway may look, but not start or stop.
+    `start`, `stop` and `inspect` are idempotent and safe to cancel. They take milliseconds, `start` also the
+    guard's own start and `settle_s`. Each raises `Transient` if the guard does not answer. The first look of
+    an object takes the lease, which `aclose` or the death of the gateway gives back; another gateway may only
+    look.
     """
 
-    def __init__(self, name: str, *, state_dir: Path, timing: Timing = Timing()) -> None:
-        folder = state_dir.absolute() / "processes"
-        self.name, self.timing = name, timing
+    def __init__(
+        self, name: str, *, state_dir: Path, timeouts: SupervisorTimeouts = SupervisorTimeouts()
+    ) -> None:
+        self.name, self.timeouts = name, timeouts
         self._state_dir = state_dir.absolute()
-        self._state = str(folder / f"{name}.json")
-        self._log = str(state_dir.absolute() / "logs" / f"{name}.log")
-        self._link: _Link | None = None
-        self._turn = asyncio.Lock()
-        self._rescue_after = 0.0
+        self._base = str(self._state_dir / "processes" / name)
+        self._state_file = self._base + ".json"
+        self._log_file = str(self._state_dir / "logs" / f"{name}.log")
+        self._pipe: int | None = None
+        self._lease: int | None = None
+        self._launching: asyncio.Task[State] | None = None
+        self._lock = asyncio.Lock()
+        self._next_sweep_at = 0.0
 
     async def start(
         self,
@@ -172,225 +144,231 @@ class KeptProcess:
         *,
         env: Mapping[str, str] | None = None,
         meta: Mapping[str, Any] | None = None,
-    ) -> Kept:
-        """Start the command unless it runs; return once it has outlived `settle_s`.
+    ) -> ProcessStatus:
+        """Start the command unless it runs; return once it has run for `settle_s`.
 
-        `env` is added to this process's environment without its GPUGATE_* variables, which hold secrets.
-        `meta` is JSON that comes back from every look, also from a restarted gateway's.
+        Args:
+            env: added to this process's environment without its GPUGATE_* variables, which hold secrets.
+            meta: JSON that every look returns, also that of a restarted gateway.
 
         Raises: CommandNotFound; Transient, it ended at once; Conflict, it is still stopping or another
         gateway holds it; Misconfigured, the state directory cannot be used.
         """
-        order = self._order("keep", command=list(command), env=_environment(env or {}), meta=dict(meta or {}))
-        async with self._turn:
+        order = self._order("run", command=list(command), env=_environment(env), meta=dict(meta or {}))
+        async with self._lock:
             for _ in range(_START_TRIES):
                 if found := await self._look():
-                    self._refuse_if_not_ours(found)
-                    if found.status is KeptStatus.RUNNING:
+                    self._raise_if_held(found)
+                    if found.state is ProcessState.RUNNING:
                         return found
-                    if found.status is KeptStatus.STOPPING:
+                    if found.state is ProcessState.STOPPING:
                         raise Conflict(f"the last process of {self.name} is still stopping")
-                answer = await self._start_keeper(order)
+                # A cancelled start goes on in its task: the next call waits for it and finds the process.
+                self._launching = spawn(self._launch(order), f"start of {self.name}")
+                answer = await asyncio.shield(self._launching)
                 if answer.get("error") != "busy":
-                    return self._judge(command, answer)
-                await asyncio.sleep(0.02)  # somebody else starts it right now: look again
+                    return self._started(command, answer)
+                await asyncio.sleep(_RETRY_S)
         raise Transient(f"another start of {self.name} does not come to an end")
 
-    async def stop(self) -> Kept | None:
-        """Ask for the end of the whole family; return at once. None: nothing is there; ENDED is forgotten.
+    async def stop(self) -> ProcessStatus | None:
+        """Ask all processes of the command to end and return; forget one that ended. None: nothing is left.
 
         Raises: Conflict, another gateway holds it.
         """
-        async with self._turn:
-            found = await self._look("stop")
+        async with self._lock:
+            found = await self._look(stop=True)
             if found is not None:
-                self._refuse_if_not_ours(found)
-            if found is None or found.status is not KeptStatus.ENDED:
+                self._raise_if_held(found)
+            if found is None or found.state is not ProcessState.ENDED:
                 return found
-            with contextlib.suppress(OSError):  # it stays "ended" then, which is true
-                os.unlink(self._state)
+            with contextlib.suppress(OSError):  # then it is still reported as ended, which is true
+                os.unlink(self._state_file)
             return None
 
-    async def inspect(self) -> Kept | None:
-        """What it is doing; None: nobody of it is left, proved. The first look of a gateway adopts it."""
-        async with self._turn:
+    async def inspect(self) -> ProcessStatus | None:
+        """Return what the process is doing; None: no process of the command is left."""
+        async with self._lock:
             return await self._look()
 
     async def aclose(self) -> None:
-        """Let go. What this gateway had started or adopted stays for its next start.
-
-        Only a gateway that dies without this starts the countdown (`on_exit = "keep"` is a clean end).
-        """
-        async with self._turn:
-            if self._link is not None:
+        """Give back the lease; the process stays for the next start of this gateway (`on_exit = "keep"`)."""
+        async with self._lock:
+            if self._launching is not None:
+                await asyncio.wait([self._launching])
+            if self._pipe is not None:
                 with contextlib.suppress(OSError):
-                    self._link.tell("leave")
-            self._drop_link()
-            _bury()
+                    os.write(self._pipe, b"leave\n")
+            self._close_pipe()
+            if self._lease is not None:
+                os.close(self._lease)
+                self._lease = None
 
     # -- looking
 
-    async def _look(self, what: str = "status") -> Kept | None:
-        _bury()
-        if (answer := await self._ask(what)) is not None:
-            return _kept_of(answer)
-        try:
-            state = read_state(self._state)
-        except OSError as error:
-            raise Transient(f"the state of {self.name} cannot be read: {error.strerror}") from error
-        if state is None:
+    async def _look(self, *, stop: bool = False) -> ProcessStatus | None:
+        """Return the status; with `stop` ask the guard to stop first, and wait until its state says so.
+
+        (1) No state and no guard: nothing is there. (2) Another gateway holds it: only look. (3) The guard
+        answers: its state counts. (4) It is gone: so is the process, or the final state says how it ended, or
+        the guard was killed.
+        """
+        if self._launching is not None:
+            await asyncio.wait([self._launching])
+            self._launching = None
+        deadline = time.monotonic() + _ANSWER_S
+        while time.monotonic() < deadline:
+            state = self._read_state()
+            if state is None and self._pipe is None:  # (1)
+                return None
+            if state and (holder := self._other_gateway()) is not None:  # (2)
+                return _status_of(state, held_by=holder)
+            guarded = self._send(b"stop" if stop else b"")
+            state = self._read_state()
+            if not guarded:  # (4)
+                return await self._look_without_guard(state)
+            if state and state.get("pid") and (not stop or state.get("stop_requested")):  # (3)
+                return _status_of(state)
+            await asyncio.sleep(_RETRY_S)  # the guard is just starting or ending, or the file was deleted
+        raise Transient(f"the supervisor of {self.name} does not answer")
+
+    async def _look_without_guard(self, state: State | None) -> ProcessStatus | None:
+        if not state:
             return None
         if state.get("status") == "ended":
-            return _kept_of(state)
-        return await self._look_without_keeper(state)
-
-    async def _look_without_keeper(self, state: State) -> Kept | None:
-        """The keeper was killed. Either its guard ends the family now, or somebody must be sent to do it."""
-        guarded, left = await asyncio.to_thread(_survey, self._state, state)
-        if not guarded and not left:
+            return _status_of(state)
+        if not await asyncio.to_thread(find_family, recorded_processes(state)):
             return None
-        if not guarded and time.monotonic() >= self._rescue_after:
-            self._rescue_after = (
-                time.monotonic() + 5
-            )  # one at a time; a second one would only find the lock taken
-            await self._send_sweeper()
-        return _kept_of(state, KeptStatus.STOPPING)
+        if time.monotonic() >= self._next_sweep_at:  # a second sweeper would find the lock taken and end
+            self._next_sweep_at = time.monotonic() + _SWEEP_INTERVAL_S
+            await asyncio.to_thread(self._run_guard, self._order("sweep"))
+        return _status_of(state, ProcessState.STOPPING)
 
-    async def _ask(self, what: str) -> State | None:
-        """The keeper's answer; None: there is no keeper."""
-        for _ in range(2):  # a link may have died since the last time
-            if self._link is None and not self._connect():
-                return None
-            assert self._link is not None
-            try:
-                return await self._link.answer(self._link.tell(what), _ANSWER_S)
-            except TimeoutError as error:
-                self._drop_link()
-                raise Transient(f"the keeper of {self.name} does not answer") from error
-            except OSError:
-                self._drop_link()
-        return None
-
-    def _connect(self) -> bool:
+    def _read_state(self) -> State | None:
         try:
-            path = (read_state(self._state) or {}).get("socket")
+            return read_state(self._state_file)
         except OSError as error:
             raise Transient(f"the state of {self.name} cannot be read: {error.strerror}") from error
-        if not path:
-            return False
-        sock = socket.socket(socket.AF_UNIX)
-        sock.setblocking(False)
-        try:
-            sock.connect(path)  # a unix socket answers at once, one way or the other
-        except BlockingIOError as error:
-            sock.close()
-            raise Transient(f"the keeper of {self.name} does not answer") from error
-        except OSError:
-            sock.close()
-            return False
-        self._link = _Link(sock)
-        return True
 
-    def _drop_link(self) -> None:
-        if self._link is not None:
-            self._link.sock.close()
-            self._link = None
-
-    def _refuse_if_not_ours(self, found: Kept) -> None:
+    def _raise_if_held(self, found: ProcessStatus) -> None:
         if found.held_by is not None:
             raise Conflict(
                 f"{self.name} is held by another gpugate with this state directory (process {found.held_by})"
             )
 
-    # -- starting a keeper
+    # -- the pipe and the lease
+
+    def _send(self, command: bytes) -> bool:
+        """Write a line to the guard; False: no guard reads the pipe."""
+        for _ in range(2):  # the pipe may have been closed by its reader since the last time
+            if self._pipe is None and not self._open_pipe():
+                return False
+            assert self._pipe is not None
+            try:
+                os.write(self._pipe, command + b"\n")
+                return True
+            except BlockingIOError as error:
+                raise Transient(f"the supervisor of {self.name} does not answer") from error
+            except OSError:
+                self._close_pipe()
+        return False
+
+    def _open_pipe(self) -> bool:
+        try:
+            self._pipe = os.open(self._base + ".pipe", os.O_WRONLY | os.O_NONBLOCK)
+            os.write(self._pipe, b"hold\n")
+        except OSError:  # ENXIO: nobody reads it
+            self._close_pipe()
+        return self._pipe is not None
+
+    def _close_pipe(self) -> None:
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+    def _other_gateway(self) -> int | None:
+        """Take or renew the lease; return the pid of another gateway that has it, 0 if that is unknown.
+
+        The lock is the process's, not this object's, and is lost when any of its objects closes the file.
+        """
+        try:
+            if self._lease is None:
+                self._lease = os.open(self._base + ".lease", os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.lockf(self._lease, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._lease, os.pwrite(self._lease, b"%d" % os.getpid(), 0))
+        except (BlockingIOError, PermissionError):
+            text = os.pread(self._lease, 20, 0) if self._lease is not None else b""
+            return int(text) if text.isdigit() else 0
+        except OSError:  # a file system without locks, a full disk
+            return None
+        return None
+
+    # -- starting a guard
 
     def _order(self, what: str, **more: Any) -> State:
-        fallback = Path(tempfile.gettempdir()) / f"gpugate-{os.geteuid()}" / f"{mark_of(self._state)}.sock"
         return {
-            "do": what, "who": _ME, "gateway": os.getpid(), "state": self._state, "log": self._log,
-            "lock": self._state.removesuffix(".json") + ".lock", "timing": asdict(self.timing),
-            # A path of a unix socket holds some hundred bytes; a home directory may be deeper.
-            "sockets": [self._state.removesuffix(".json") + ".sock", str(fallback)], **more,
+            "do": what, "state": self._state_file, "lock": self._base + ".lock", "pipe": self._base + ".pipe",
+            "log": self._log_file, "timeouts": asdict(self.timeouts), **more,
         }  # fmt: skip
 
-    async def _start_keeper(self, order: State) -> State:
-        """Start it and hand it the order; its first answer. The connection becomes our lease."""
-        self._make_folders()
-        self._drop_link()
-        link = await self._spawn(order)
-        self._link = link
+    async def _launch(self, order: State) -> State:
         try:
-            return await link.answer(0, _ANSWER_S + self.timing.settle_s)
-        except OSError as error:
-            self._drop_link()
-            raise Transient(f"the keeper of {self.name} did not start") from error
-
-    async def _send_sweeper(self) -> None:
-        link = await self._spawn(self._order("sweep"))
-        link.sock.close()
-
-    async def _spawn(self, order: State) -> _Link:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (1, 2)]
-        arguments = [sys.executable, "-I", "-S", "-c", _BOOTSTRAP, str(Path(__file__).parent), self.name]
-        try:
-            with theirs:
-                actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0), *quiet]
-                _keepers.append(_spawn_process(arguments, actions))
-            # Cancelled in here, nothing is started: half an order is none.
-            await asyncio.get_running_loop().sock_sendall(ours, json.dumps(order).encode() + b"\n")
-        except OSError as error:
-            ours.close()
-            raise Transient(f"the keeper of {self.name} cannot be started: {error.strerror}") from error
-        except asyncio.CancelledError:
-            ours.close()
-            raise
-        return _Link(ours)
-
-    def _make_folders(self) -> None:
-        try:
-            for file in (self._state, self._log):
+            for file in (self._state_file, self._log_file):
                 Path(file).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkfifo(order["pipe"], 0o600)
+            # Until the pipe is open for writing only, so that the guard never sees it without a gateway.
+            opened = os.open(order["pipe"], os.O_RDWR | os.O_NONBLOCK)
         except OSError as error:
-            raise self._unusable(error.strerror) from error
+            return {"error": "state", "text": error.strerror}
+        try:
+            answer = await asyncio.to_thread(self._run_guard, order)
+            if "error" not in answer:
+                self._other_gateway()
+                self._open_pipe()
+            return answer
+        finally:
+            os.close(opened)
 
-    def _unusable(self, why: object) -> Misconfigured:
-        return Misconfigured(f"state.dir: {self._state_dir} cannot be used: {why}")
+    def _run_guard(self, order: State) -> State:
+        """Start a guard and return its answer. It goes to the background, so the answer is its end for us."""
+        arguments = [sys.executable, "-P", supervisor.__file__]
+        try:
+            done = subprocess.run(
+                arguments,
+                input=json.dumps(order).encode(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                start_new_session=True,
+                timeout=_ANSWER_S + self.timeouts.settle_s,
+                check=False,
+            )
+            answer: State = json.loads(done.stdout)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return {"error": "guard", "text": type(error).__name__}
+        except ValueError:
+            return {
+                "error": "guard",
+                "text": done.stdout.decode("utf-8", "replace").strip().rpartition("\n")[2],
+            }
+        return answer
 
-    def _judge(self, command: Sequence[str], answer: State) -> Kept:
-        if error := answer.get("error"):
-            self._drop_link()
-            if error == "command":
+    def _started(self, command: Sequence[str], answer: State) -> ProcessStatus:
+        match answer.get("error"):
+            case "command":
                 raise CommandNotFound(f"{command[0]!r} cannot be run: {answer['text']}")
-            raise self._unusable(answer["text"])
-        kept = _kept_of(answer)
-        if kept.exit_status is not None and kept.status is not KeptStatus.RUNNING:
-            raise Transient(f"{command[0]!r} {kept.how_it_ended}", output=kept.last_line)
-        return kept
+            case "state":
+                raise Misconfigured(f"state.dir: {self._state_dir} cannot be used: {answer['text']}")
+            case "guard":
+                raise Transient(f"the supervisor of {self.name} did not start: {answer['text']}")
+        status = _status_of(answer)
+        if status.exit_status is not None and status.state is not ProcessState.RUNNING:
+            raise Transient(f"{command[0]!r} {status.exit_description}", output=status.last_line)
+        return status
 
 
-def _bury() -> None:
-    """Take leave of keepers that have ended: they are children of this process, and would be zombies."""
-    for pid in list(_keepers):
-        with contextlib.suppress(ChildProcessError):  # somebody else did
-            if os.waitpid(pid, os.WNOHANG)[0] == 0:
-                continue
-        _keepers.remove(pid)
-
-
-def _survey(state_file: str, state: State) -> tuple[bool, bool]:
-    """Without a keeper: is its guard alive, is anybody of the family?"""
-    guarded = is_same(processes(), state.get("guard", 0), state.get("guard_born", ""))
-    return guarded, bool(leftovers(state_file, state))
-
-
-def _spawn_process(arguments: list[str], actions: list[Any]) -> int:
-    """One `vfork` and `exec`: a millisecond."""
-    return os.posix_spawn(arguments[0], arguments, _environment({}), file_actions=actions)
-
-
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without what is ours in it, plus `more`."""
+def _environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return this process's environment without gpugate's variables, plus `more`."""
     own = {key: value for key, value in os.environ.items() if not key.startswith("GPUGATE_")}
-    return {**own, **more}
+    return {**own, **(more or {})}

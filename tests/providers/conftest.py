@@ -1,4 +1,4 @@
-"""Kept processes that end with their test, and nothing left behind."""
+"""ProcessStatus processes that end with their test, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.providers.supervised_process import KeptProcess, Timing
+from gpugate.providers.supervised_process import SupervisedProcess, SupervisorTimeouts
 from tests.providers.support import QUICK, Gateway, Sleeper, gone
 
 
@@ -22,12 +22,14 @@ def sleeper() -> Iterator[Sleeper]:
 
 
 @pytest.fixture
-async def keep(tmp_path: Path) -> AsyncIterator[Callable[..., KeptProcess]]:
-    """Make a KeptProcess in this test's state directory; whatever is kept in there ends with the test."""
-    made: list[KeptProcess] = []
+async def keep(tmp_path: Path) -> AsyncIterator[Callable[..., SupervisedProcess]]:
+    """Make a SupervisedProcess in this test's state directory; its process ends with the test."""
+    made: list[SupervisedProcess] = []
 
-    def make(timing: Timing = QUICK, *, name: str = "pod", state_dir: Path = tmp_path) -> KeptProcess:
-        made.append(KeptProcess(name, state_dir=state_dir, timing=timing))
+    def make(
+        timeouts: SupervisorTimeouts = QUICK, *, name: str = "pod", state_dir: Path = tmp_path
+    ) -> SupervisedProcess:
+        made.append(SupervisedProcess(name, state_dir=state_dir, timeouts=timeouts))
         return made[-1]
 
     yield make
@@ -42,8 +44,8 @@ async def keep(tmp_path: Path) -> AsyncIterator[Callable[..., KeptProcess]]:
 def gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     made: list[Gateway] = []
 
-    def make(*command: str, timing: Timing = QUICK) -> Gateway:
-        made.append(Gateway(tmp_path, *command, timing=timing))
+    def make(*command: str, timeouts: SupervisorTimeouts = QUICK, name: str = "pod") -> Gateway:
+        made.append(Gateway(tmp_path, *command, timeouts=timeouts, name=name))
         return made[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""Real processes for the tests of kept ones: quick timing, tagged sleepers, other gateways."""
+"""Real processes for the tests of kept ones: quick timeouts, tagged sleepers, other gateways."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gpugate.providers.supervised_process import KeptProcess, Timing
+from gpugate.providers.supervised_process import SupervisedProcess, SupervisorTimeouts
 
-QUICK = Timing(settle_s=0.05, grace_s=0.2, orphan_kill_s=0.2, stop_kill_s=0.2)
-PATIENT = Timing(settle_s=0.05, grace_s=30, orphan_kill_s=30, stop_kill_s=30)
+QUICK = SupervisorTimeouts(settle_s=0.05, orphan_grace_s=0.2, orphan_kill_s=0.2, stop_kill_s=0.2)
+PATIENT = SupervisorTimeouts(settle_s=0.05, orphan_grace_s=30, orphan_kill_s=30, stop_kill_s=30)
 
 
 class Sleeper:
@@ -47,7 +47,7 @@ async def until(condition: Callable[[], bool], within_s: float = 10) -> None:
             await asyncio.sleep(0.01)
 
 
-async def gone(kept: KeptProcess, within_s: float = 10) -> None:
+async def gone(kept: SupervisedProcess, within_s: float = 10) -> None:
     """Wait until nobody of a kept process is left."""
     async with asyncio.timeout(within_s):
         while await kept.inspect() is not None:
@@ -57,10 +57,11 @@ async def gone(kept: KeptProcess, within_s: float = 10) -> None:
 _GATEWAY = """
 import asyncio, sys
 from pathlib import Path
-from gpugate.providers.supervised_process import KeptProcess, Timing
+from gpugate.providers.supervised_process import SupervisedProcess, SupervisorTimeouts
 
-async def main(state_dir, timing, *command):
-    kept = KeptProcess("pod", state_dir=Path(state_dir), timing=Timing(*map(float, timing.split(","))))
+async def main(name, state_dir, times, *command):
+    timeouts = SupervisorTimeouts(*map(float, times.split(",")))
+    kept = SupervisedProcess(name, state_dir=Path(state_dir), timeouts=timeouts)
     found = await kept.start(command) if command else await kept.inspect()
     print(found.pid, flush=True)
     if await asyncio.to_thread(sys.stdin.readline):
@@ -74,9 +75,13 @@ asyncio.run(main(*sys.argv[1:]))
 class Gateway:
     """Another gateway: a process that starts or adopts, and then leaves cleanly or is killed."""
 
-    def __init__(self, state_dir: Path, *command: str, timing: Timing = QUICK) -> None:
-        times = f"{timing.settle_s},{timing.grace_s},{timing.orphan_kill_s},{timing.stop_kill_s}"
-        arguments = [sys.executable, "-c", _GATEWAY, str(state_dir), times, *command]
+    def __init__(
+        self, state_dir: Path, *command: str, timeouts: SupervisorTimeouts = QUICK, name: str = "pod"
+    ) -> None:
+        times = (
+            f"{timeouts.settle_s},{timeouts.orphan_grace_s},{timeouts.orphan_kill_s},{timeouts.stop_kill_s}"
+        )
+        arguments = [sys.executable, "-c", _GATEWAY, name, str(state_dir), times, *command]
         self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.kept_pid = int(self.process.stdout.readline())

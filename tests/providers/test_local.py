@@ -20,7 +20,7 @@ Make = Callable[..., Local]
 
 
 class QuickLocal(Local):
-    timing = QUICK
+    timeouts = QUICK
 
 
 @pytest.fixture
@@ -190,10 +190,9 @@ class TestTrouble:
         with pytest.raises(Misconfigured, match=r"state\.dir"):
             await make().start()
 
-    async def test_another_gateway_has_it(self, make, gateway, tmp_path):
+    async def test_another_gateway_has_it(self, make, gateway):
         """A second gateway with the same state directory sees that it is not alone, and cannot take over."""
-        other = gateway("sleep", "99")
-        (tmp_path / "processes" / "local.json").write_text((tmp_path / "processes" / "pod.json").read_text())
+        other = gateway("sleep", "99", name="local")
         pod = make()
 
         assert (

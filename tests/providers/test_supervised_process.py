@@ -6,15 +6,14 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from gpugate.errors import Conflict, Misconfigured, Transient
-from gpugate.providers.supervised_process import CommandNotFound, Kept, KeptStatus, state_dir
-from tests.providers.support import PATIENT, QUICK, gone, until
+from gpugate.providers.supervised_process import CommandNotFound, ProcessState, ProcessStatus, state_dir
+from tests.providers.support import PATIENT, gone
 
 
 class TestStateDir:
@@ -50,7 +49,7 @@ class TestStart:
         kept = await keep().start(sleeper.command.split(), meta={"port": 4711})
 
         assert {kept.pid} == sleeper.pids
-        assert KeptStatus.RUNNING is kept.status
+        assert ProcessState.RUNNING is kept.state
         assert {"port": 4711} == kept.meta
         assert before < kept.started_at <= datetime.now(UTC)
 
@@ -133,7 +132,7 @@ class TestStart:
 
         kept = await pod.start(sleeper.command.split())
 
-        assert KeptStatus.RUNNING is kept.status
+        assert ProcessState.RUNNING is kept.state
 
     async def test_while_the_last_one_is_stopping(self, keep, sleeper):
         """There is never a second process beside one that is not gone yet."""
@@ -177,15 +176,11 @@ class TestStart:
         assert set() == sleeper.pids
 
     async def test_a_very_deep_state_directory(self, keep, tmp_path, sleeper):
-        """Where a socket's path would be too long, it moves to a private directory for temporary files."""
+        """No path is too long for the pipe, as it would be for a socket."""
         deep = tmp_path / ("d" * 100) / ("e" * 100)
         await keep(state_dir=deep).start(sleeper.command.split())
 
-        found = await keep(state_dir=deep).inspect()
-
-        assert found is not None
-        path = Path(json.loads((deep / "processes" / "pod.json").read_text())["socket"])
-        assert 0o700 == path.parent.stat().st_mode & 0o777
+        assert await keep(state_dir=deep).inspect() is not None
 
     async def test_environment(self, keep, tmp_path, monkeypatch):
         """The command gets this process's environment and its own, without gpugate's, which holds secrets."""
@@ -210,33 +205,31 @@ class TestInspect:
     async def test_it_ended_by_itself(self, keep):
         """How it ended is told until the next start or stop, also to another object."""
         pod = keep()
-        kept = await pod.start(["sh", "-c", "sleep 0.2; echo bye; exit 7"])
-        await until(lambda: not Path(f"/proc/{kept.pid}").exists())
+        await pod.start(["sh", "-c", "sleep 0.2; echo bye; exit 7"])
+        other = keep()
+        async with asyncio.timeout(10):
+            while (found := await other.inspect()) is None or found.state is not ProcessState.ENDED:
+                await asyncio.sleep(0.01)
 
-        found = await keep().inspect()
-
-        assert found is not None
-        assert (KeptStatus.ENDED, 7, "bye") == (found.status, found.exit_status, found.last_line)
+        assert (ProcessState.ENDED, 7, "bye") == (found.state, found.exit_status, found.last_line)
         assert await pod.stop() is None
         assert await pod.inspect() is None
 
-    async def test_a_keeper_that_is_stuck(self, keep, monkeypatch, sleeper, tmp_path):
-        """A keeper that does not answer is "could not look", not "stopped"; when it goes on, all is well."""
+    async def test_a_guard_that_is_stuck(self, keep, monkeypatch, sleeper, tmp_path):
+        """A stop that the guard does not obey is no success; when it goes on, it obeys."""
         pod = keep()
-        started = await pod.start(sleeper.command.split())
+        await pod.start(sleeper.command.split())
         monkeypatch.setattr("gpugate.providers.supervised_process._ANSWER_S", 0.1)
-        keeper = json.loads((tmp_path / "processes" / "pod.json").read_text())["keeper"]
-        os.kill(keeper, signal.SIGSTOP)
+        guard = json.loads((tmp_path / "processes" / "pod.json").read_text())["guard"]
+        os.kill(guard, signal.SIGSTOP)
 
         with pytest.raises(Transient, match="does not answer"):
-            await pod.inspect()
+            await pod.stop()
 
-        os.kill(keeper, signal.SIGCONT)
+        os.kill(guard, signal.SIGCONT)
         monkeypatch.undo()
-        async with asyncio.timeout(5):
-            while (found := await _look(pod)) is None:
-                await asyncio.sleep(0.01)
-        assert started == found
+        await gone(pod)
+        assert set() == sleeper.pids
 
     async def test_a_damaged_state_file_after_a_crash(self, keep, tmp_path):
         """A file that makes no sense, and nobody alive behind it: that is nothing, and hinders no start."""
@@ -245,13 +238,13 @@ class TestInspect:
         pod = keep()
 
         assert await pod.inspect() is None
-        assert KeptStatus.RUNNING is (await pod.start(["sleep", "9"])).status
+        assert ProcessState.RUNNING is (await pod.start(["sleep", "9"])).state
 
     async def test_after_the_machine_was_restarted(self, keep, tmp_path):
         """A state file from before names a pid that somebody else has now: he is not ours, and lives on."""
         stranger = await asyncio.create_subprocess_exec("sleep", "9")
         (tmp_path / "processes").mkdir(mode=0o700)
-        state = {"status": "running", "pid": stranger.pid, "born": "another boot 1", "guard": 1, "keeper": 1}
+        state = {"status": "running", "pid": stranger.pid, "guard": 1, "family": {str(stranger.pid): 12.34}}
         (tmp_path / "processes" / "pod.json").write_text(json.dumps(state))
         pod = keep()
 
@@ -273,7 +266,7 @@ class TestInspect:
         stopped = await pod.stop()
 
         assert stopped is not None
-        assert KeptStatus.STOPPING is stopped.status
+        assert ProcessState.STOPPING is stopped.state
 
 
 class TestStop:
@@ -291,7 +284,7 @@ class TestStop:
             stopping = await pod.stop()
 
         assert stopping is not None
-        assert KeptStatus.STOPPING is stopping.status
+        assert ProcessState.STOPPING is stopping.state
         assert 1 == len(sleeper.pids)
         os.kill(sleeper.pids.pop(), signal.SIGKILL)
 
@@ -359,26 +352,6 @@ class TestAclose:
 
 def test_how_it_ended():
     """Whatever it said last is not in these words: clients read them."""
-    kept = Kept(KeptStatus.ENDED, 1, datetime.now(UTC), exit_status=0, last_line="a prompt")
+    kept = ProcessStatus(ProcessState.ENDED, 1, datetime.now(UTC), exit_status=0, last_line="a prompt")
 
-    assert "ended with exit status 0" == kept.how_it_ended
-
-
-async def _look(pod):
-    try:
-        return await pod.inspect()
-    except Transient:
-        return None
-
-
-async def test_nobody_can_put_a_socket_in_our_place(keep, tmp_path, sleeper):
-    """A directory that others may write to is refused for the socket, and the next place is taken."""
-    (tmp_path / "processes").mkdir(mode=0o700)
-    (tmp_path / "processes").chmod(0o777)
-
-    await keep(QUICK).start(sleeper.command.split())
-
-    path = json.loads((tmp_path / "processes" / "pod.json").read_text())["socket"]
-    assert str(tmp_path) not in path
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.connect(path)
+    assert "ended with exit status 0" == kept.exit_description

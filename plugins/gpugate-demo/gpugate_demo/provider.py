@@ -22,7 +22,13 @@ from attrs import Attribute, field, frozen
 
 from gpugate.errors import Transient
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
-from gpugate.providers.supervised_process import Kept, KeptProcess, KeptStatus, Timing, state_dir
+from gpugate.providers.supervised_process import (
+    ProcessState,
+    ProcessStatus,
+    SupervisedProcess,
+    SupervisorTimeouts,
+    state_dir,
+)
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -71,11 +77,11 @@ class Demo(Provider):
     capabilities: ClassVar[Capabilities] = Capabilities(
         resume=False, ephemeral=True, stable_urls=False, stop_keeps_disk=False, simulated=True
     )
-    timing: ClassVar[Timing] = Timing()
+    timeouts: ClassVar[SupervisorTimeouts] = SupervisorTimeouts()
 
     def __init__(self, config: DemoConfig, session: ClientSession) -> None:
         super().__init__(config, session)
-        self._process = KeptProcess("demo", state_dir=state_dir(), timing=self.timing)
+        self._process = SupervisedProcess("demo", state_dir=state_dir(), timeouts=self.timeouts)
 
     async def start(self) -> PodReport:
         """Start the pod's process unless it runs; the keeper's errors pass through."""
@@ -96,10 +102,10 @@ class Demo(Provider):
         kept = await self._process.inspect()
         if kept is None:
             return self._report(Phase.STOPPED)
-        if kept.status is KeptStatus.STOPPING:
+        if kept.state is ProcessState.STOPPING:
             return self._report(Phase.STOPPING, kept)
-        if kept.status is KeptStatus.ENDED:
-            return self._report(Phase.FAILED, kept, f"the simulated pod {kept.how_it_ended}")
+        if kept.state is ProcessState.ENDED:
+            return self._report(Phase.FAILED, kept, f"the simulated pod {kept.exit_description}")
         return await self._running(kept)
 
     async def aclose(self) -> None:
@@ -120,7 +126,7 @@ class Demo(Provider):
             f"--tokens-per-second={self.config.tokens_per_second}",
         ]
 
-    async def _running(self, kept: Kept) -> PodReport:
+    async def _running(self, kept: ProcessStatus) -> PodReport:
         stage = await self._ask(kept)
         if stage is None:
             return self._report(Phase.PROVISIONING, kept, "its process is starting")
@@ -130,7 +136,7 @@ class Demo(Provider):
             _STAGES[stage], kept, "" if stage == "ready" else f"simulated cold start: {stage}"
         )
 
-    async def _ask(self, kept: Kept) -> str | None:
+    async def _ask(self, kept: ProcessStatus) -> str | None:
         """The stage that the process tells; None while it is too young to listen. Raises Transient."""
         from aiohttp import ClientError, ClientTimeout  # a heavy import that listing providers does not need
 
@@ -146,7 +152,7 @@ class Demo(Provider):
             raise Transient("something else answers on the simulated pod's port")
         return str(told.get("stage"))
 
-    def _report(self, phase: Phase, kept: Kept | None = None, detail: str = "") -> PodReport:
+    def _report(self, phase: Phase, kept: ProcessStatus | None = None, detail: str = "") -> PodReport:
         price = Price(Decimal(str(self.config.hourly_rate)), Decimal(0))
         if kept is None:
             return PodReport(phase, price=price, gpu=GPU)

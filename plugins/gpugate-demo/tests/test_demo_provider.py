@@ -70,11 +70,11 @@ async def process_of(pod: Demo) -> int:
 HOLDER = """
 import asyncio, sys, aiohttp
 from gpugate_demo.provider import Demo, DemoConfig
-from gpugate.providers.supervised_process import Timing
+from gpugate.providers.supervised_process import SupervisorTimeouts
 
 async def main():
     async with aiohttp.ClientSession() as session:
-        Demo.timing = Timing(settle_s=0.1, grace_s=0.3, orphan_kill_s=0.4, stop_kill_s=0.4)
+        Demo.timeouts = SupervisorTimeouts(0.1, orphan_grace_s=0.3, orphan_kill_s=0.4, stop_kill_s=0.4)
         pod = Demo(DemoConfig(cold_start=0), session)
         await pod.start()
         print("started", flush=True)

@@ -12,21 +12,21 @@ from gpugate_testing.contract_base import MakeProvider
 from gpugate_testing.fakes import FakeCloud, FakeProvider
 
 from gpugate.providers.local import Local, LocalConfig
-from gpugate.providers.supervised_process import Timing
+from gpugate.providers.supervised_process import SupervisorTimeouts
 
-QUICK = Timing(settle_s=0.05, grace_s=5, orphan_kill_s=0.2, stop_kill_s=0.2)
+QUICK = SupervisorTimeouts(settle_s=0.05, orphan_grace_s=5, orphan_kill_s=0.2, stop_kill_s=0.2)
 
 
 class QuickLocal(Local):
     """Local, in a hurry."""
 
-    timing = QUICK
+    timeouts = QUICK
 
 
 class QuickDemo(Demo):
     """Demo, in a hurry."""
 
-    timing = QUICK
+    timeouts = QUICK
 
 
 class TestFake(ProviderContract):

@@ -1,21 +1,13 @@
-"""The state file and the log: what they hold, and what they bear."""
+"""The state file and the log of the output: damaged, unreadable, full."""
 
 from __future__ import annotations
 
 import pytest
 
-from gpugate.providers.keeping.journal import Log, read_state, write_state
+from gpugate.providers.supervisor import OutputLog, read_state
 
 
 class TestState:
-    def test_there_and_back(self, tmp_path):
-        """What was written is read, and only its owner may."""
-        write_state(tmp_path / "pod.json", {"pid": 1})
-
-        assert {"pid": 1} == read_state(tmp_path / "pod.json")
-        assert 0o600 == (tmp_path / "pod.json").stat().st_mode & 0o777
-        assert [tmp_path / "pod.json"] == list(tmp_path.iterdir())
-
     def test_none(self, tmp_path):
         """No file is no state."""
         assert read_state(tmp_path / "pod.json") is None
@@ -37,7 +29,7 @@ class TestState:
 class TestLog:
     def test_it_is_bounded(self, tmp_path):
         """A full file becomes the older one; there are never more than two."""
-        log = Log(str(tmp_path / "pod.log"), limit=100)
+        log = OutputLog(str(tmp_path / "pod.log"), limit=100)
         for number in range(100):
             log.write(b"%09d\n" % number)
         log.close()
@@ -48,7 +40,7 @@ class TestLog:
     def test_a_file_of_an_earlier_run(self, tmp_path):
         """It is continued, and its size counts."""
         (tmp_path / "pod.log").write_bytes(b"x" * 99)
-        log = Log(str(tmp_path / "pod.log"), limit=100)
+        log = OutputLog(str(tmp_path / "pod.log"), limit=100)
         log.write(b"yy")
         log.close()
 
@@ -56,7 +48,7 @@ class TestLog:
 
     def test_nowhere_to_write(self, tmp_path):
         """Without a file the last line is still known."""
-        log = Log(str(tmp_path / "no" / "pod.log"))
+        log = OutputLog(str(tmp_path / "no" / "pod.log"))
         log.write(b"Error: no space left\n\n")
         log.close()
 
@@ -75,7 +67,7 @@ class TestLog:
     )
     def test_last_line(self, tmp_path, said, last):
         """The last one with something on it, without what a terminal would obey."""
-        log = Log(str(tmp_path / "pod.log"))
+        log = OutputLog(str(tmp_path / "pod.log"))
         log.write(said)
         log.close()
 

@@ -6,13 +6,12 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import time
 
 import pytest
 from attrs import evolve
 
-from gpugate.providers.supervised_process import KeptStatus
+from gpugate.providers.supervised_process import ProcessState
 from tests.providers.support import PATIENT, QUICK, gone, until
 
 
@@ -50,7 +49,7 @@ class TestTheWholeFamily:
 
         await pod.stop()
         while (found := await pod.inspect()) is not None:
-            assert KeptStatus.STOPPING is found.status
+            assert ProcessState.STOPPING is found.state
             await asyncio.sleep(0.02)
 
         assert set() == sleeper.pids
@@ -78,7 +77,7 @@ class TestTheWholeFamily:
         await sleeper.count(0)
 
         async with asyncio.timeout(5):
-            while (found := await pod.inspect()) is None or found.status is not KeptStatus.ENDED:
+            while (found := await pod.inspect()) is None or found.state is not ProcessState.ENDED:
                 await asyncio.sleep(0.01)
         assert 9 == found.exit_status
 
@@ -90,11 +89,11 @@ class TestTheWholeFamily:
 
         found = await pod.inspect()
         assert found is not None
-        assert KeptStatus.RUNNING is found.status
+        assert ProcessState.RUNNING is found.state
 
         os.kill(sleeper.pids.pop(), signal.SIGKILL)
         async with asyncio.timeout(5):
-            while (found := await pod.inspect()) is None or found.status is not KeptStatus.ENDED:
+            while (found := await pod.inspect()) is None or found.state is not ProcessState.ENDED:
                 await asyncio.sleep(0.01)
 
     async def test_a_stop_while_it_ends_by_itself(self, keep, sleeper):
@@ -102,7 +101,7 @@ class TestTheWholeFamily:
         pod = keep()
         await pod.start(["sh", "-c", f"trap '' TERM; {sleeper.command} & sleep 0.2; exit 9"])
         async with asyncio.timeout(5):
-            while (await pod.inspect()).status is KeptStatus.RUNNING:
+            while (await pod.inspect()).state is ProcessState.RUNNING:
                 await asyncio.sleep(0.01)
 
         await pod.stop()
@@ -132,15 +131,15 @@ class TestLeases:
         await sleeper.count(0)
 
     def test_the_promise(self):
-        """As shipped, all is over 15 s after the gateway's death (docs/api.md#the-local-provider)."""
-        from gpugate.providers.supervised_process import Timing
+        """As shipped, all is over 15 s after the gateway's death (contract section 7)."""
+        from gpugate.providers.supervised_process import SupervisorTimeouts
 
-        assert Timing().grace_s + Timing().orphan_kill_s + 1 < 15
-        assert 20 == Timing().stop_kill_s
+        assert SupervisorTimeouts().orphan_grace_s + SupervisorTimeouts().orphan_kill_s + 1 < 15
+        assert 20 == SupervisorTimeouts().stop_kill_s
 
     async def test_the_gateway_comes_back_in_time(self, keep, gateway, sleeper):
         """A restarted gateway adopts: the same process goes on."""
-        first = gateway(*sleeper.command.split(), timing=evolve(QUICK, grace_s=0.5))
+        first = gateway(*sleeper.command.split(), timeouts=evolve(QUICK, orphan_grace_s=0.5))
         first.kill()
 
         found = await keep().inspect()
@@ -153,7 +152,7 @@ class TestLeases:
     async def test_the_gateway_comes_back_too_late(self, keep, gateway, sleeper):
         """What is being ended is "stopping" for the newcomer, and a start waits for its end."""
         first = gateway(
-            "sh", "-c", f"trap '' TERM; {sleeper.command} & wait", timing=evolve(QUICK, orphan_kill_s=0.6)
+            "sh", "-c", f"trap '' TERM; {sleeper.command} & wait", timeouts=evolve(QUICK, orphan_kill_s=0.6)
         )
         await sleeper.count(1)
         first.kill()
@@ -163,15 +162,15 @@ class TestLeases:
         found = await pod.inspect()
 
         assert found is not None
-        assert KeptStatus.STOPPING is found.status
+        assert ProcessState.STOPPING is found.state
         await gone(pod)
 
     async def test_the_gateway_dies_during_a_stop(self, keep, gateway, sleeper, tmp_path):
         """The 20 s of a stop shrink to what a dead gateway is allowed."""
-        timing = evolve(PATIENT, grace_s=0.2, orphan_kill_s=0.2)
-        first = gateway("sh", "-c", f"trap '' TERM; {sleeper.command} & wait", timing=timing)
+        timeouts = evolve(PATIENT, orphan_grace_s=0.2, orphan_kill_s=0.2)
+        first = gateway("sh", "-c", f"trap '' TERM; {sleeper.command} & wait", timeouts=timeouts)
         await sleeper.count(1)
-        os.kill(json.loads((tmp_path / "processes" / "pod.json").read_text())["keeper"], signal.SIGTERM)
+        os.kill(json.loads((tmp_path / "processes" / "pod.json").read_text())["guard"], signal.SIGTERM)
 
         first.kill()
 
@@ -219,36 +218,29 @@ class TestLeases:
         await sleeper.count(0)
 
 
-class TestTheDoor:
-    async def test_nonsense_on_the_socket(self, keep, sleeper, tmp_path):
-        """Who talks nonsense is hung up on; the process does not notice."""
+class TestTheGuard:
+    async def test_nonsense_in_the_pipe(self, keep, sleeper, tmp_path):
+        """The guard ignores it, and the process does not notice."""
         pod = keep()
         started = await pod.start(sleeper.command.split())
-        path = json.loads((tmp_path / "processes" / "pod.json").read_text())["socket"]
-        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"do": "stop"}\n', b"x" * 200_000):
-            with socket.socket(socket.AF_UNIX) as sock:
-                sock.settimeout(5)
-                sock.connect(path)
-                try:
-                    sock.sendall(nonsense)
-                    assert b"" == sock.recv(1)
-                except (BrokenPipeError, ConnectionResetError):
-                    continue
+        for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"\0\xff", b"x" * 60_000):
+            (tmp_path / "processes" / "pod.pipe").write_bytes(nonsense)
+            await asyncio.sleep(0.05)
 
         assert started == await pod.inspect()
 
-    async def test_somebody_sends_the_keeper_sigterm(self, keep, sleeper, tmp_path):
+    async def test_the_guard_gets_sigterm(self, keep, sleeper, tmp_path):
         """As at the machine's shutdown: the family is ended in order."""
         pod = keep()
         await pod.start(sleeper.command.split())
 
-        os.kill(json.loads((tmp_path / "processes" / "pod.json").read_text())["keeper"], signal.SIGTERM)
+        os.kill(json.loads((tmp_path / "processes" / "pod.json").read_text())["guard"], signal.SIGTERM)
 
         await gone(pod)
         assert set() == sleeper.pids
 
     async def test_the_files(self, keep, sleeper, tmp_path):
-        """State and log are their owner's alone; after a stop, neither state nor socket is left."""
+        """State and log are their owner's alone; after a stop, no state is left."""
         pod = keep()
         await pod.start(["sh", "-c", f"echo hello; {sleeper.command}"])
         folder = tmp_path / "processes"
@@ -260,10 +252,10 @@ class TestTheDoor:
 
         await pod.stop()
         await gone(pod)
-        await until(lambda: ["pod.lock"] == sorted(os.listdir(folder)))
+        assert {"pod.lease", "pod.lock", "pod.pipe"} == set(os.listdir(folder))
 
     async def test_a_command_that_never_stops_talking(self, keep, tmp_path):
-        """A flood of output is bounded on disk, and the keeper still listens."""
+        """A flood of output is bounded on disk, and the guard still obeys."""
         pod = keep()
         await pod.start(["yes", "a line of output"])
         await until((tmp_path / "logs" / "pod.log.1").exists)
