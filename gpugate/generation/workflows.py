@@ -217,4 +217,4 @@ def load(workflow: str, folder: str, checkpoint: str) -> Workflows:
 
 def built_in() -> Workflow:
     """The text-to-image workflow that comes with gpugate."""
-    return parse((files("gpugate") / BUILT_IN).read_bytes())
+    return parse((files("gpugate.generation") / BUILT_IN).read_bytes())
