@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _command(place: str) -> Callable[..., int]:
+def _command(place: str | Callable[..., int]) -> Callable[..., int]:
+    if not isinstance(place, str):  # of another distribution, which was imported to parse its arguments
+        return place
     module, _, function = place.partition(":")
     command: Callable[..., int] = getattr(importlib.import_module(module), function)
     return command

@@ -1,4 +1,4 @@
-"""`gpugate demo`: the gateway on a simulated pod, and the words to try it with; needs no configuration."""
+"""`gpugate demo`: runs the gateway with a simulated pod and prints how to try it; needs no configuration."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from gpugate.cli.token_commands import signed
 from gpugate.cli.urls import url_of
 from gpugate.config import Given, Settings, duration, load_settings, show_duration
 from gpugate.lifecycle import state_dir
+from gpugate.providers import registry
 
 _TOKEN_LIFE_S = 30 * 86_400.0  # as long as `token issue` says
 _COLD_START_S = 6.0  # as examples/gpugate.toml has it
 _MODEL = "llama3.2:3b"
 
-_WORDS = """\
+_INSTRUCTIONS = """\
 gpugate demo at {url}, in front of a SIMULATED pod: no GPU, no model and no bill.
 Its answers are canned text. The pod is off now; the first request waits about {cold_start} while it starts.
 
@@ -44,17 +45,20 @@ Ctrl-C ends it, the simulated pod included.
 
 
 def demo(args: Namespace) -> int:
-    """Run the gateway on the simulated pod; print a token and how to use it first."""
+    """Run the gateway on the simulated pod; print a token and how to use it first.
+
+    Raises: Failure, the distribution gpugate-demo is not installed.
+    """
+    if all(plugin.name != "demo" for plugin in registry.installed()):
+        command = registry.install_command("gpugate-demo", "gpugate[demo]")
+        raise Failure(f"the demo's simulated pod is not installed: {command}")
     settings = _with_free_port(_settings(args))
     token = signed(settings, "demo", None, _TOKEN_LIFE_S)
-    return run(settings, _words(settings, token, _cold_start(settings)))
+    return run(settings, _instructions(settings, token, _cold_start(settings)))
 
 
 def _settings(args: Namespace) -> Settings:
-    """Return the demo's settings: built here; only variables, flags and a --config that was named count.
-
-    Its state stands in the folder `demo` of `state.dir`: the demo touches nothing of a real gateway's.
-    """
+    """Return the demo's settings: from variables, flags and --config; not from a file that is found."""
     path = Path(args.config) if args.config else None
     overrides: dict[str, object] = {"pod.provider": ("demo",)}
     if args.port is not None:
@@ -79,9 +83,9 @@ def _cold_start(settings: Settings) -> float:
 
 
 def _with_free_port(settings: Settings) -> Settings:
-    """Return settings whose port can be listened on, so that no word is printed for nothing.
+    """Return settings whose port can be listened on, so that no instructions are printed in vain.
 
-    Port 0 becomes a free one here: the words must name it.
+    Port 0 becomes a free port here, because the instructions name it.
     """
     server = settings.server
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
@@ -133,8 +137,8 @@ def _write_once(path: Path, secret: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _words(settings: Settings, token: str, cold_start_s: float) -> str:
+def _instructions(settings: Settings, token: str, cold_start_s: float) -> str:
     url = url_of(settings)
     body = json.dumps({"model": _MODEL, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})
     curl = f"curl -N {url}/api/chat -H 'Authorization: Bearer {token}' -d '{body}'"
-    return _WORDS.format(url=url, token=token, curl=curl, cold_start=show_duration(cold_start_s))
+    return _INSTRUCTIONS.format(url=url, token=token, curl=curl, cold_start=show_duration(cold_start_s))

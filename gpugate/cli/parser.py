@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+COMMAND_GROUP = "gpugate.commands"
+_DISTRIBUTIONS = {
+    "provider-check": "gpugate-testing"
+}  # documented commands that are not in this distribution
 _ABOUT = "A drop-in Ollama endpoint that is always on, in front of a GPU pod that is not."
 
 
@@ -40,12 +45,24 @@ class _Version(argparse.Action):
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return what was typed; end the process with status 2 and one line if it cannot be meant."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(_typed_command(words)).parse_args(words)
     args.config = getattr(args, "config", None)
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
+def _typed_command(words: Sequence[str]) -> str:
+    """Return the first word that is neither an option nor the value of --config; "" if there is none."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--config":
+            next(rest, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
+
+
+def _parser(typed: str) -> argparse.ArgumentParser:
     parser = _Parser(prog="gpugate", description=_ABOUT)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     _add_config(parser)
@@ -53,7 +70,27 @@ def _parser() -> argparse.ArgumentParser:
     _add_serving(commands)
     _add_configuring(commands)
     _add_remote(commands)
+    if typed and typed not in commands.choices:
+        _add_from_plugin(parser, commands, typed)
     return parser
+
+
+def _add_from_plugin(parser: argparse.ArgumentParser, commands: Any, name: str) -> None:
+    """Add a command of another distribution, if one has it: an entry point of the group `gpugate.commands`.
+
+    Its object is called with the command's parser, adds arguments, and returns the function to run.
+    """
+    from importlib.metadata import entry_points  # not needed for a built-in command
+
+    for point in entry_points(group=COMMAND_GROUP, name=name):
+        command = commands.add_parser(name)
+        _add_config(command)
+        command.set_defaults(run=point.load()(command))
+        return
+    if distribution := _DISTRIBUTIONS.get(name):
+        from gpugate.providers.registry import install_command
+
+        parser.exit(1, f"gpugate: {name} is not installed: {install_command(distribution)}\n")
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
@@ -98,12 +135,6 @@ def _add_configuring(commands: Any) -> None:
     issue.add_argument("--expires", metavar="TIME", default="30d", help="default 30d")
     providers = _add(commands, "providers", "config_commands:providers", "list the installed providers")
     providers.add_argument("--json", action="store_true", help="for machines")
-    about = "check a provider plugin against your own account; only looks, unless told to spend"
-    proving = _add(commands, "provider-check", "provider_check:provider_check", about)
-    proving.add_argument("name", metavar="NAME", help="as `gpugate providers` lists it")
-    proving.add_argument(
-        "--spend", action="store_true", help="also start the pod once; always ends with a proved stop"
-    )
 
 
 def _add_remote(commands: Any) -> None:

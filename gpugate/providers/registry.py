@@ -1,13 +1,16 @@
-"""Which provider plugins are installed, and the class of the one that is wanted; no other plugin is imported.
+"""Finds the installed provider plugins and imports the one that is used.
 
-A plugin is an entry point of `gpugate.providers`, value `package:Class` (docs/api.md#provider-plugins).
+A plugin is an entry point of the group `gpugate.providers`, value `package:Class`.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
+import shlex
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import attrs
 from attrs import field, frozen
@@ -17,17 +20,16 @@ from gpugate.provider_api import Capabilities, Provider
 
 GROUP = "gpugate.providers"
 _KEY = "pod.provider"
-_OUR_OWN = {"runpod": "gpugate-runpod", "vastai": "gpugate-vastai"}  # plugins of this tree, by name
 
 
 @frozen
 class Installed:
-    """A plugin that is installed; it may still be broken.
+    """An installed plugin; it may still be broken.
 
     Attributes:
-        name: what `pod.provider` calls it, lower-case.
-        distribution: the package that brought it.
-        version: of that package.
+        name: the value of `pod.provider` that selects it, lower-case.
+        distribution: the distribution package that it belongs to.
+        version: of that distribution.
         value: the entry point's value, `package:Class`.
     """
 
@@ -39,14 +41,14 @@ class Installed:
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people: "gpugate 0.1.0"."""
+        """Distribution and version, such as "gpugate 0.1.0"."""
         return f"{self.distribution} {self.version}"
 
     def load(self) -> type[Provider]:
-        """Import it. SettingsError: it cannot be imported, or is no provider."""
+        """Import it and return its class. Raises: SettingsError, it cannot be imported or is no provider."""
         try:
             found = self._entry_point.load()
-        except (Exception, SystemExit) as error:  # anything may happen in a stranger's module
+        except (Exception, SystemExit) as error:  # a plugin's module can do anything
             raise self._broken(f"cannot be loaded: {_one_line(error)}") from error
         if not (isinstance(found, type) and issubclass(found, Provider)):
             raise self._broken(f"is no provider: {self.value} is not a subclass of gpugate.Provider")
@@ -63,7 +65,7 @@ class Installed:
 
 @frozen
 class Description:
-    """A plugin and what it can do, or why it cannot be told (`gpugate providers`)."""
+    """A plugin with its capabilities, or with the reason why it cannot be loaded (`gpugate providers`)."""
 
     plugin: Installed
     capabilities: Capabilities | None = None
@@ -71,27 +73,44 @@ class Description:
 
 
 def installed() -> list[Installed]:
-    """Every plugin that is installed, by name; none of them is imported."""
+    """Return all installed plugins, sorted by name, without importing them."""
     return sorted((_installed(point) for point in entry_points(group=GROUP)), key=_order)
 
 
 def find(name: str) -> type[Provider]:
-    """The class of the provider of this name; only its plugin is imported.
+    """Import the plugin of this name and return its class.
 
-    Raises: SettingsError, there is no such plugin, there are two, or it is broken.
+    Raises: SettingsError, no plugin or two plugins have this name, or it is broken.
     """
     return _the_one(name, installed()).load()
 
 
 def describe(name: str) -> Capabilities:
-    """What the provider of this name can do. Raises: SettingsError as `find` does."""
+    """Return the capabilities of the provider of this name. Raises: SettingsError, as `find` does."""
     return find(name).capabilities
 
 
 def describe_all() -> list[Description]:
-    """Every plugin with its capabilities; a broken one with its error, and it does no harm."""
+    """Return all plugins with their capabilities; a broken one with its error."""
     plugins = installed()
     return [_description(plugin, plugins) for plugin in plugins]
+
+
+def install_command(distribution: str, requirement: str = "") -> str:
+    """Return the pip command that installs a distribution of this project.
+
+    In a checkout that is its folder under `plugins`; elsewhere `requirement`, by default the distribution.
+    """
+    return f"pip install {shlex.quote(_checkout_folder(distribution) or requirement or distribution)}"
+
+
+def _checkout_folder(distribution: str) -> str | None:
+    """Return the folder of a distribution, if gpugate or the current directory is a checkout that has it."""
+    for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
+        folder = root / "plugins" / distribution
+        if Path(distribution).name == distribution and (folder / "setup.cfg").is_file():
+            return os.path.join(".", folder.relative_to(root)) if root == Path.cwd() else str(folder)
+    return None
 
 
 def _installed(point: EntryPoint) -> Installed:
@@ -129,10 +148,11 @@ def _unknown(wanted: str, plugins: list[Installed]) -> str:
         return f"{_KEY}: no provider {wanted!r}, nor any other: is gpugate installed (pip install gpugate)?"
     names = ", ".join(f"{plugin.name} ({plugin.source})" for plugin in plugins)
     text = f"{_KEY}: no provider {wanted!r} is installed; there are: {names}"
-    if wanted in _OUR_OWN:
-        return f"{text}; try: pip install {_OUR_OWN[wanted]}"
+    distribution = f"gpugate-{wanted}"
     near = get_close_matches(wanted, [plugin.name for plugin in plugins], 1)
-    return f"{text}; did you mean {near[0]!r}?" if near else text
+    if near and _checkout_folder(distribution) is None:
+        return f"{text}; did you mean {near[0]!r}?"
+    return f"{text}; try: {install_command(distribution)}"
 
 
 def _description(plugin: Installed, plugins: list[Installed]) -> Description:

@@ -327,6 +327,7 @@ class Guard:
                 return reaped
             reaped = True
             if pid == self.state["pid"]:
+                self._drain_output()
                 self.state["exit_status"] = os.waitstatus_to_exitcode(status)
 
     def _check_family(self, reaped: bool, now: float) -> bool:
@@ -339,17 +340,16 @@ class Guard:
             if (status := self.state["exit_status"]) is not None and not (status == 0 and family):
                 self.ended_by_itself = True
                 self._end_family(self.timeouts["orphan_kill_s"])
+        if self.kill_at is not None:
+            family = self._family()
+            self._record(family)
+            if not family:
+                self._finish()
+                return True
+            if now >= self.kill_at:
+                _signal_all(family.values(), signal.SIGKILL)
         if now >= self.settle_at:
             self._answer()
-        if self.kill_at is None:
-            return False
-        family = self._family()
-        self._record(family)
-        if not family:
-            self._finish()
-            return True
-        if now >= self.kill_at:
-            _signal_all(family.values(), signal.SIGKILL)
         return False
 
     def _record(self, family: Mapping[int, psutil.Process]) -> None:
@@ -370,15 +370,19 @@ class Guard:
 
     def _finish(self) -> None:
         """Write the final state, then close the pipe: a gateway that finds it closed reads a final state."""
-        while self.output in self.selector.get_map() and self._read_output():
-            continue
-        self.state.update(status="ended", last_line=self.log.last_line)
+        self._drain_output()
+        self.state["status"] = "ended"
         if self.ended_by_itself:
             self._save()
         else:
             Path(self.order["state"]).unlink(missing_ok=True)
         self._answer()
         os.close(self.pipe)
+
+    def _drain_output(self) -> None:
+        while self.output in self.selector.get_map() and self._read_output():
+            continue
+        self.state["last_line"] = self.log.last_line
 
     def _read_output(self) -> bool:
         """Log what the command wrote; True if there may be more."""

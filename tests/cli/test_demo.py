@@ -193,3 +193,15 @@ def test_a_secret_that_others_could_read(tmp_path: Path) -> None:
 
     assert "x" * 64 == demo_secret(tmp_path)
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_demo_without_its_distribution(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says how to install the simulated pod."""
+    monkeypatch.setattr("gpugate.providers.registry.entry_points", lambda group: ())
+
+    assert 1 == main(["demo"])
+
+    line = capsys.readouterr().err
+    assert re.fullmatch(r"gpugate: the demo's simulated pod is not installed: pip install \S+demo\S*\n", line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -344,3 +345,32 @@ def test_a_signal_before_the_command_line_is_there(shell: Shell, number: int) ->
 
     assert 0 == done.returncode, done.stderr
     assert not any(word in done.stderr for word in (b"Traceback", b"unforeseen", b'"error"')), done.stderr
+
+
+def test_a_command_of_another_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point of gpugate.commands adds its arguments and is run with them, after --config as well."""
+    (tmp_path / "extra_command.py").write_text(
+        "def add(parser):\n    parser.add_argument('word')\n    return lambda args: int(args.word)\n"
+    )
+    info = tmp_path / "extra-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[gpugate.commands]\nextra = extra_command:add\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert 7 == cli.main(["extra", "7"])
+    assert 8 == cli.main(["--config", "serve", "extra", "8", "--config", "x.toml"])
+
+
+def test_provider_check_without_its_distribution(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line says how to install it."""
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: ())
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["provider-check", "demo"])
+
+    assert 1 == ended.value.code
+    line = capsys.readouterr().err
+    assert re.fullmatch(r"gpugate: provider-check is not installed: pip install \S*gpugate-testing\n", line)

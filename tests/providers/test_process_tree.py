@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 import pytest
 
 from gpugate.providers.supervisor import find_family, recorded_processes, start_times
@@ -58,17 +57,6 @@ def test_a_recycled_pid():
         assert {process.pid} == set(find_family({process.pid: start}))
         assert {} == find_family({process.pid: start - 1})
         assert {} == find_family({process.pid: start + 1})
-
-
-def test_a_change_of_the_clock(monkeypatch):
-    """The record survives it: start times count from the boot of the machine."""
-    with running("sleep", "86400") as process:
-        record = record_of(process.pid)
-        later = psutil.boot_time() + 3600
-        monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: later)
-        monkeypatch.setattr(psutil, "boot_time", lambda: later)
-
-        assert {process.pid} == set(find_family(record))
 
 
 def test_a_process_with_an_odd_name(tmp_path):

@@ -130,13 +130,22 @@ class TestFind:
         assert "cloud (gpugate-cloud 1.2)" in complaint
         assert complaint.endswith("did you mean 'cloud'?")
 
-    def test_one_of_ours_that_is_not_installed(self, install, monkeypatch):
-        """How to get it is told."""
-        install("gpugate-cloud", as_="cloud")
-        every = registry.installed()
-        monkeypatch.setattr(registry, "installed", lambda: [p for p in every if p.name == "cloud"])
+    @pytest.mark.parametrize("near", [True, False])
+    def test_a_plugin_in_the_checkout(self, install, monkeypatch, tmp_path, near):
+        """A folder of that name in the checkout is what pip can install here, as the path from here."""
+        install("gpugate-cloud", as_="rentpods" if near else "cloud")
+        folder = tmp_path / "plugins" / "gpugate-rentpod"
+        folder.mkdir(parents=True)
+        (folder / "setup.cfg").touch()
+        monkeypatch.chdir(tmp_path)
 
-        assert _complaint("runpod").endswith("; try: pip install gpugate-runpod")
+        assert _complaint("rentpod").endswith("; try: pip install ./plugins/gpugate-rentpod")
+
+    def test_no_checkout(self, install):
+        """Without one, the package's usual name is told."""
+        install("gpugate-cloud", as_="cloud")
+
+        assert _complaint("rentpod").endswith("; try: pip install gpugate-rentpod")
 
     def test_nothing_is_installed(self, monkeypatch):
         """A checkout that was never installed: that is told instead of an empty list."""

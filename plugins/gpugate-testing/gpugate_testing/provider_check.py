@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable
 from decimal import ROUND_UP, Decimal
 from typing import Any, TextIO
@@ -66,10 +66,14 @@ class Pace:
         return cls(look_s, pod.start_timeout, pod.warmup_timeout, max(pod.stop_retry, look_s))
 
 
-def _put(line: str, stream: TextIO) -> None:
-    """Print; a terminal that was closed must not keep the pod from its stop."""
-    with contextlib.suppress(OSError, ValueError):
-        print(line, file=stream, flush=True)
+def add_command(parser: ArgumentParser) -> Callable[[Namespace], int]:
+    """Add the arguments of the command to its parser and return the function that runs it."""
+    parser.description = "Check a provider plugin against your own account; read-only without --spend."
+    parser.add_argument("name", metavar="NAME", help="as `gpugate providers` lists it")
+    parser.add_argument(
+        "--spend", action="store_true", help="also start the pod once; always ends with a confirmed stop"
+    )
+    return provider_check
 
 
 def provider_check(args: Namespace) -> int:
