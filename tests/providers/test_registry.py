@@ -145,7 +145,7 @@ class TestFind:
         """Without one, the package's usual name is told."""
         install("gpugate-cloud", as_="cloud")
 
-        assert _complaint("rentpod").endswith("; try: pip install gpugate-rentpod")
+        assert _complaint("zzz-market").endswith("; try: pip install gpugate-zzz-market")
 
     def test_nothing_is_installed(self, monkeypatch):
         """A checkout that was never installed: that is told instead of an empty list."""
