@@ -31,7 +31,7 @@ RST = struct.pack("ii", 1, 0)
 
 
 @define
-class Seen:
+class RecordedRequest:
     """One request that arrived.
 
     Attributes:
@@ -58,10 +58,10 @@ class Seen:
     _whole: bytes | None = field(default=None, repr=False)
 
 
-Handler = Callable[[web.BaseRequest, Seen, Fault | None], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest, RecordedRequest, Fault | None], Awaitable[web.StreamResponse]]
 
 
-class Simulated:
+class BaseServer:
     """A server on `host`; port 0 lets the system choose. `async with` starts and stops it.
 
     Attributes:
@@ -75,7 +75,7 @@ class Simulated:
         self.host = host
         self.port = port
         self.faults = Faults()
-        self.seen: deque[Seen] = deque(maxlen=max_seen)
+        self.seen: deque[RecordedRequest] = deque(maxlen=max_seen)
         self._keep_bodies = keep_bodies
         self._changed = asyncio.Event()
         self._in_flight = 0
@@ -97,7 +97,7 @@ class Simulated:
         """Requests that are being answered."""
         return self._in_flight
 
-    def calls(self, path: str) -> list[Seen]:
+    def calls(self, path: str) -> list[RecordedRequest]:
         """The recorded requests of `path`, oldest first."""
         return [seen for seen in self.seen if seen.path == path]
 
@@ -108,7 +108,7 @@ class Simulated:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def __aenter__(self) -> Simulated:
+    async def __aenter__(self) -> BaseServer:
         await self.start()
         return self
 
@@ -144,11 +144,13 @@ class Simulated:
             if connection.transport is not None:
                 connection.transport.abort()
 
-    async def handle(self, request: web.BaseRequest, seen: Seen, fault: Fault | None) -> web.StreamResponse:
+    async def handle(
+        self, request: web.BaseRequest, seen: RecordedRequest, fault: Fault | None
+    ) -> web.StreamResponse:
         """Answer one request; `fault` is one that spoils the answer under way, or None."""
         raise NotImplementedError
 
-    async def read_body(self, request: web.BaseRequest, seen: Seen) -> bytes:
+    async def read_body(self, request: web.BaseRequest, seen: RecordedRequest) -> bytes:
         """Read the whole body and record it; read once, it can be had again until the answer is out."""
         if seen._whole is not None:
             return seen._whole
@@ -164,7 +166,7 @@ class Simulated:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         headers = CIMultiDict(request.headers)
-        seen = Seen(request.method, request.path, request.raw_path.partition("?")[2], headers)
+        seen = RecordedRequest(request.method, request.path, request.raw_path.partition("?")[2], headers)
         self.seen.append(seen)
         self._in_flight += 1
         self.notify()
@@ -185,7 +187,7 @@ class Simulated:
             self._in_flight -= 1
             self.notify()
 
-    async def _with_fault(self, request: web.BaseRequest, seen: Seen) -> web.StreamResponse:
+    async def _with_fault(self, request: web.BaseRequest, seen: RecordedRequest) -> web.StreamResponse:
         fault = self.faults.take(request.path)
         if fault is not None:
             if isinstance(fault, Answer | CloseBeforeHead | Garbage | Hang):
@@ -199,7 +201,9 @@ class Simulated:
         return response
 
 
-async def _instead(request: web.BaseRequest, seen: Seen, fault: Fault) -> web.StreamResponse | None:
+async def _instead(
+    request: web.BaseRequest, seen: RecordedRequest, fault: Fault
+) -> web.StreamResponse | None:
     """The answer that takes the real one's place, or None where the real one comes after all."""
     if isinstance(fault, Answer):
         response = web.Response(status=fault.status, body=fault.body, headers=dict(fault.headers))
@@ -211,11 +215,11 @@ async def _instead(request: web.BaseRequest, seen: Seen, fault: Fault) -> web.St
         return response
     if isinstance(fault, CloseBeforeHead):
         await asyncio.sleep(fault.delay_s)
-        await sever(request, seen, reset=fault.reset)
+        await drop_connection(request, seen, reset=fault.reset)
     if isinstance(fault, Garbage):
         if request.transport is not None:
             request.transport.write(fault.data)
-        await sever(request, seen, reset=False)
+        await drop_connection(request, seen, reset=False)
     if isinstance(fault, Hang):
         await (fault.until or asyncio.Event()).wait()
     if isinstance(fault, Slow):
@@ -223,7 +227,7 @@ async def _instead(request: web.BaseRequest, seen: Seen, fault: Fault) -> web.St
     return None
 
 
-async def sever(request: web.BaseRequest, seen: Seen, *, reset: bool) -> None:
+async def drop_connection(request: web.BaseRequest, seen: RecordedRequest, *, reset: bool) -> None:
     """Close the connection under an unfinished answer; ends in CancelledError, never returns."""
     transport = request.transport
     seen.severed = True
@@ -238,7 +242,7 @@ async def sever(request: web.BaseRequest, seen: Seen, *, reset: bool) -> None:
 
 
 async def _spoiled(
-    request: web.BaseRequest, seen: Seen, whole: web.Response, fault: BreakAfter | HangAfter
+    request: web.BaseRequest, seen: RecordedRequest, whole: web.Response, fault: BreakAfter | HangAfter
 ) -> web.StreamResponse:
     """An answer that is no stream, in two halves with the fault between them (or before, for 0 chunks)."""
     body = whole.body if isinstance(whole.body, bytes) else b""
@@ -249,7 +253,7 @@ async def _spoiled(
     half = len(body) // 2 if fault.chunks else 0
     await response.write(body[:half])
     if isinstance(fault, BreakAfter):
-        await sever(request, seen, reset=fault.reset)
+        await drop_connection(request, seen, reset=fault.reset)
     else:
         await (fault.until or asyncio.Event()).wait()
     await response.write(body[half:])

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
-from gpugate_demo.base_server import Seen, sever
+from gpugate_demo.base_server import RecordedRequest, drop_connection
 from gpugate_demo.faults import BreakAfter, CleanEndAfter, ErrorLine, Fault, HangAfter, Slow
 
 
@@ -19,13 +19,13 @@ class EndedEarly(Exception):
         self.text = text
 
 
-class Outlet:
+class ChunkWriter:
     """One streamed answer; the head leaves with the first chunk, as Go's does."""
 
     def __init__(
         self,
         request: web.BaseRequest,
-        seen: Seen,
+        seen: RecordedRequest,
         fault: Fault | None,
         content_type: str,
         headers: Mapping[str, str],
@@ -76,7 +76,7 @@ class Outlet:
         if isinstance(fault, BreakAfter):
             if not self.response.prepared:
                 await self.response.prepare(self._request)
-            await sever(self._request, self._seen, reset=fault.reset)
+            await drop_connection(self._request, self._seen, reset=fault.reset)
         elif isinstance(fault, HangAfter):
             await (fault.until or asyncio.Event()).wait()
         else:

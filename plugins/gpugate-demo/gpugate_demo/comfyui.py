@@ -22,12 +22,12 @@ from aiohttp import WSMsgType, web
 from aiohttp.multipart import BodyPartReader
 
 from gpugate.tasks import spawn
-from gpugate_demo.base_server import Seen, Simulated
+from gpugate_demo.base_server import BaseServer, RecordedRequest
 from gpugate_demo.faults import Fault
-from gpugate_demo.file_store import KINDS, Shelf
+from gpugate_demo.file_store import KINDS, FileStore
 from gpugate_demo.graph import NotAGraph, complaint, judge
-from gpugate_demo.jobs import EmptyJob, FailJob, HangJob, Job, JobFault, Jobs, LoseJob, VanishJob
-from gpugate_demo.node_runner import Desk
+from gpugate_demo.jobs import ComfyJob, EmptyJob, FailJob, HangJob, JobFault, JobQueue, LoseJob, VanishJob
+from gpugate_demo.node_runner import NodeRunner
 from gpugate_demo.nodes import DEFAULT_CHECKPOINT, known_nodes
 
 VERSION = "0.3.64"
@@ -69,7 +69,7 @@ class _Socket:
         return struct.pack(">II", 4, len(text)) + text + png
 
 
-class SimulatedComfyUI(Simulated):
+class SimulatedComfyUI(BaseServer):
     """A ComfyUI on loopback: `async with SimulatedComfyUI() as comfyui: ... comfyui.url`.
 
     Args:
@@ -78,7 +78,7 @@ class SimulatedComfyUI(Simulated):
         previews: send a picture with every sampling step.
         history_lag_s: from `execution_success` to the entry in the history.
         seed: the same seed, the same row of prompt ids.
-        host, port, max_seen: see `Simulated`. Its `faults` are those of HTTP; `plan` is for jobs.
+        host, port, max_seen: see `BaseServer`. Its `faults` are those of HTTP; `plan` is for jobs.
     """
 
     def __init__(
@@ -96,9 +96,11 @@ class SimulatedComfyUI(Simulated):
         keep_bodies: int = 1 << 20,
     ) -> None:
         super().__init__(host=host, port=port, max_seen=max_seen, keep_bodies=keep_bodies)
-        self.shelf = Shelf()
+        self.shelf = FileStore()
         self.checkpoints = tuple(checkpoints)
-        self.jobs = Jobs(self.shelf, Desk(self.shelf, step_s, node_s, previews), self._tell, history_lag_s)
+        self.jobs = JobQueue(
+            self.shelf, NodeRunner(self.shelf, step_s, node_s, previews), self._tell, history_lag_s
+        )
         self._nodes = known_nodes(self.checkpoints)
         self._sockets: dict[str, _Socket] = {}
         self._draw = random.Random(seed)
@@ -116,7 +118,9 @@ class SimulatedComfyUI(Simulated):
         """What the next jobs shall come to, one each."""
         self.jobs.faults.extend(faults)
 
-    async def handle(self, request: web.BaseRequest, seen: Seen, fault: Fault | None) -> web.StreamResponse:
+    async def handle(
+        self, request: web.BaseRequest, seen: RecordedRequest, fault: Fault | None
+    ) -> web.StreamResponse:
         """Answer as ComfyUI would."""
         if _foreign(request):
             return web.Response(status=403)
@@ -131,7 +135,7 @@ class SimulatedComfyUI(Simulated):
 
     # -- jobs ------------------------------------------------------------------------------------
 
-    async def _submit(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _submit(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
         try:
             asked = orjson.loads(await self.read_body(request, seen))
             if not isinstance(asked, dict):
@@ -155,36 +159,44 @@ class SimulatedComfyUI(Simulated):
         )
         return _json({"prompt_id": job_id, "number": number, "node_errors": verdict.node_errors})
 
-    async def _exec_info(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _exec_info(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
         return _json({"exec_info": {"queue_remaining": self.jobs.remaining}})
 
-    async def _queue(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _queue(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
         running = [self.jobs.running.row()] if self.jobs.running else []
         pending = [job.row() for job in self.jobs.pending()]
         return _json({"queue_running": running, "queue_pending": pending})
 
-    async def _change_queue(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _change_queue(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
         asked = await self._asked(request, seen)
         wanted = set(map(str, asked.get("delete") or ()))
         everything = bool(asked.get("clear"))
 
-        def chosen(job: Job) -> bool:
+        def chosen(job: ComfyJob) -> bool:
             return everything or job.id in wanted
 
         self.jobs.cancel_pending(chosen)
         return web.Response()
 
-    async def _interrupt(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _interrupt(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
         asked = await self._asked(request, seen)
         self.jobs.interrupt(str(asked["prompt_id"]) if asked.get("prompt_id") else None)
         return web.Response()
 
-    async def _free(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _free(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
         await self.read_body(request, seen)
         self.jobs.clear_cache()
         return web.Response()
 
-    async def _history(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _history(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
         if rest:
             entry = self.jobs.history.get(rest)
             return _json({rest: entry} if entry else {})
@@ -192,7 +204,9 @@ class SimulatedComfyUI(Simulated):
         most = request.query.get("max_items", "")
         return _json(dict(entries[-int(most) :] if most.isdigit() and int(most) else entries))
 
-    async def _change_history(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _change_history(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
         asked = await self._asked(request, seen)
         for job_id in list(self.jobs.history) if asked.get("clear") else asked.get("delete") or ():
             self.jobs.history.pop(job_id, None)
@@ -200,7 +214,7 @@ class SimulatedComfyUI(Simulated):
 
     # -- files -----------------------------------------------------------------------------------
 
-    async def _view(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _view(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
         asked = request.query
         name, subfolder, kind = (
             asked.get("filename", ""),
@@ -222,7 +236,7 @@ class SimulatedComfyUI(Simulated):
         headers |= {"Etag": stored.etag, "Last-Modified": formatdate(stored.written_at, usegmt=True)}
         return web.Response(body=stored.data, headers=headers | {"Accept-Ranges": "bytes"})
 
-    async def _upload(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _upload(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
         if rest != "image":
             return await _not_found(request)
         if not request.content_type.startswith("multipart/"):
@@ -247,19 +261,25 @@ class SimulatedComfyUI(Simulated):
 
     # -- about -----------------------------------------------------------------------------------
 
-    async def _object_info(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _object_info(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
         wanted = {rest: self._nodes[rest]} if rest in self._nodes else {} if rest else self._nodes
         return _json({name: node.info(name) for name, node in wanted.items()})
 
-    async def _models(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _models(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
         if not rest:
             return _json(["checkpoints"])
         return _json(list(self.checkpoints)) if rest == "checkpoints" else await _not_found(request)
 
-    async def _features(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _features(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
         return _json(FLAGS)
 
-    async def _system_stats(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _system_stats(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
         memory = {"ram_total": 25276514304, "ram_free": 22757421056}
         system = {
             "os": "posix",
@@ -275,7 +295,7 @@ class SimulatedComfyUI(Simulated):
 
     # -- sockets ---------------------------------------------------------------------------------
 
-    async def _ws(self, request: web.BaseRequest, seen: Seen, rest: str) -> web.StreamResponse:
+    async def _ws(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             return web.Response(status=400)
         response = web.WebSocketResponse()
@@ -305,7 +325,7 @@ class SimulatedComfyUI(Simulated):
             if client is None or socket.sid == client:
                 socket.put(event, data)
 
-    async def _asked(self, request: web.BaseRequest, seen: Seen) -> dict[str, Any]:
+    async def _asked(self, request: web.BaseRequest, seen: RecordedRequest) -> dict[str, Any]:
         body = await self.read_body(request, seen)
         try:
             asked = orjson.loads(body)
@@ -351,7 +371,7 @@ async def _not_found(request: web.BaseRequest) -> web.StreamResponse:
     return response
 
 
-_Route = Callable[[SimulatedComfyUI, web.BaseRequest, Seen, str], Awaitable[web.StreamResponse]]
+_Route = Callable[[SimulatedComfyUI, web.BaseRequest, RecordedRequest, str], Awaitable[web.StreamResponse]]
 _ROUTES: dict[tuple[str, str], _Route] = {
     ("POST", "prompt"): SimulatedComfyUI._submit,
     ("GET", "prompt"): SimulatedComfyUI._exec_info,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from attrs import frozen
 
-from gpugate_demo.base_server import Seen
-from gpugate_demo.chunk_writer import Outlet
+from gpugate_demo.base_server import RecordedRequest
+from gpugate_demo.chunk_writer import ChunkWriter
 from gpugate_demo.dialects import JSON_UTF8, NO_HEADERS, Native
 from gpugate_demo.faults import Fault
 from gpugate_demo.go_decoder import Refused
@@ -31,7 +31,7 @@ class Call:
 
     owner: SimulatedOllama
     request: web.BaseRequest
-    seen: Seen
+    seen: RecordedRequest
     fault: Fault | None
     parameter: str
     cors: Mapping[str, str]
@@ -40,9 +40,9 @@ class Call:
         """The whole body, recorded."""
         return await self.owner.read_body(self.request, self.seen)
 
-    def outlet(self, content_type: str, headers: Mapping[str, str] = NO_HEADERS) -> Outlet:
+    def outlet(self, content_type: str, headers: Mapping[str, str] = NO_HEADERS) -> ChunkWriter:
         """Where a streamed answer goes."""
-        return Outlet(self.request, self.seen, self.fault, content_type, {**headers, **self.cors})
+        return ChunkWriter(self.request, self.seen, self.fault, content_type, {**headers, **self.cors})
 
 
 Handler = Callable[["SimulatedOllama", Call], Awaitable[web.StreamResponse]]

@@ -13,7 +13,7 @@ FileKey = tuple[str, str, str]  # kind, subfolder, file name
 
 
 @frozen
-class Stored:
+class StoredFile:
     """One file; `plain` is the same picture without metadata."""
 
     data: bytes = field(repr=False)
@@ -27,19 +27,19 @@ class Stored:
 
 
 @define
-class Shelf:
+class FileStore:
     """What was drawn and uploaded; the oldest go when `max_bytes` are exceeded."""
 
     max_bytes: int = 256 << 20
-    _files: OrderedDict[FileKey, Stored] = field(factory=OrderedDict)
+    _files: OrderedDict[FileKey, StoredFile] = field(factory=OrderedDict)
     _size: int = 0
     _counters: dict[tuple[str, str], int] = field(factory=dict)
 
-    def get(self, kind: str, subfolder: str, name: str) -> Stored | None:
+    def get(self, kind: str, subfolder: str, name: str) -> StoredFile | None:
         """One file, if it is there."""
         return self._files.get((kind, subfolder, name))
 
-    def input(self, path: str) -> Stored | None:
+    def input(self, path: str) -> StoredFile | None:
         """An uploaded file as LoadImage names it: "subfolder/name"."""
         subfolder, _, name = path.rpartition("/")
         return self.get("input", subfolder, name)
@@ -52,7 +52,7 @@ class Shelf:
     def put(self, key: FileKey, data: bytes, plain: bytes | None = None) -> None:
         """Write a file, over an older one of its name."""
         self.remove(key)
-        self._files[key] = Stored(data, data if plain is None else plain)
+        self._files[key] = StoredFile(data, data if plain is None else plain)
         self._size += len(data)
         while self._size > self.max_bytes and len(self._files) > 1:
             self.remove(next(iter(self._files)))

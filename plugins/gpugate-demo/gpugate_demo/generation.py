@@ -16,7 +16,7 @@ from attrs import frozen
 
 from gpugate_demo.go_decoder import Body, Refused, Types
 from gpugate_demo.store import Model, Store, keep_alive_s, valid_name
-from gpugate_demo.text_generator import Asked, ImageFacts, Reply, decoded, image_facts
+from gpugate_demo.text_generator import GenerationRequest, ImageFacts, Reply, decoded, image_facts
 
 Event = dict[str, Any]
 Api = Literal["chat", "generate"]
@@ -44,13 +44,13 @@ GENERATE_TYPES: Types = {
 
 
 @frozen
-class Job:
+class TextJob:
     """A request that was accepted and will be answered with text."""
 
     api: Api
     model: Model
     name: str
-    asked: Asked
+    asked: GenerationRequest
     prompt_count: int
     limit: int | None
     keep_s: float | None
@@ -83,7 +83,7 @@ class Generation:
         self._pause_s = 1.0 / tokens_per_second if tokens_per_second > 0 else 0.0
         self._load_s = load_s
 
-    def accept(self, api: Api, request: Body) -> Job | Event:
+    def accept(self, api: Api, request: Body) -> TextJob | Event:
         """A job, or the single event of a load or unload. Raises Refused."""
         began_ns = time.monotonic_ns()
         keep_s = _keep_alive(request)
@@ -98,9 +98,9 @@ class Generation:
             self._store.load(model, keep_s)
             return _event(api, name, "", done_reason="load")
         words = sum(len(text.split()) for text in _texts(api, request))
-        return Job(api, model, name, asked, words + 10, _limit(request), keep_s, began_ns)
+        return TextJob(api, model, name, asked, words + 10, _limit(request), keep_s, began_ns)
 
-    async def events(self, job: Job) -> AsyncIterator[Event]:
+    async def events(self, job: TextJob) -> AsyncIterator[Event]:
         """The events of a job, at the pace that was asked for; the last one has `done`."""
         fresh = self._store.load(job.model, None)
         if fresh and self._load_s:
@@ -118,7 +118,7 @@ class Generation:
         finally:
             self._store.load(job.model, job.keep_s)  # its time in memory counts from the end
 
-    async def whole(self, job: Job) -> Event:
+    async def whole(self, job: TextJob) -> Event:
         """The one event of a request that does not stream."""
         parts: list[str] = []
         last: Event = {}
@@ -176,17 +176,19 @@ def _images(images: Iterable[object]) -> tuple[ImageFacts, ...]:
         raise Refused(400, str(error)) from None
 
 
-def _asked(api: Api, name: str, request: Body) -> Asked:
+def _asked(api: Api, name: str, request: Body) -> GenerationRequest:
     if api == "generate":
         pictures = _images(request.get("images", []))
         prompt, system = str(request.get("prompt", "")), str(request.get("system", ""))
-        return Asked(api, name, prompt, system, pictures, request.get("format"))
+        return GenerationRequest(api, name, prompt, system, pictures, request.get("format"))
     messages = request.get("messages", [])
     said = {"user": "", "system": ""}
     for message in messages:
         said[str(message.get("role", ""))] = str(message.get("content") or "")
     pictures = _images(image for message in messages for image in message.get("images") or [])
-    return Asked(api, name, said["user"], said["system"], pictures, request.get("format"), len(messages))
+    return GenerationRequest(
+        api, name, said["user"], said["system"], pictures, request.get("format"), len(messages)
+    )
 
 
 def _event(api: Api, name: str, text: str, *, done_reason: str | None = None) -> Event:
@@ -201,7 +203,7 @@ def _event(api: Api, name: str, text: str, *, done_reason: str | None = None) ->
     return event
 
 
-def _final(job: Job, reason: str, count: int, loaded_ns: int) -> Event:
+def _final(job: TextJob, reason: str, count: int, loaded_ns: int) -> Event:
     now_ns = time.monotonic_ns()
     event = _event(job.api, job.name, "", done_reason=reason)
     if job.api == "generate":

@@ -23,7 +23,7 @@ class NotAGraph(Exception):
 
 
 @frozen
-class Verdict:
+class ValidationResult:
     """What became of a graph.
 
     Attributes:
@@ -47,7 +47,7 @@ def is_link(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2
 
 
-def judge(graph: object, nodes: Mapping[str, Node], has_file: Callable[[str], bool]) -> Verdict:
+def judge(graph: object, nodes: Mapping[str, Node], has_file: Callable[[str], bool]) -> ValidationResult:
     """Check a graph. Raises NotAGraph."""
     if not isinstance(graph, dict):
         raise NotAGraph
@@ -57,13 +57,13 @@ def judge(graph: object, nodes: Mapping[str, Node], has_file: Callable[[str], bo
         where = f"Node ID '#{name}'"
         if "class_type" not in given:
             text = "Cannot execute because a node is missing the class_type property."
-            return Verdict(error=complaint("invalid_prompt", text, where))
+            return ValidationResult(error=complaint("invalid_prompt", text, where))
         if given["class_type"] not in nodes:
             text = f"Cannot execute because node {given['class_type']} does not exist."
-            return Verdict(error=complaint("invalid_prompt", text, where))
+            return ValidationResult(error=complaint("invalid_prompt", text, where))
     ends = [name for name, given in graph.items() if nodes[given["class_type"]].saves]
     if not ends:
-        return Verdict(error=complaint("prompt_no_outputs", "Prompt has no outputs"))
+        return ValidationResult(error=complaint("prompt_no_outputs", "Prompt has no outputs"))
     return _Check(graph, nodes, has_file).all(ends)
 
 
@@ -75,7 +75,7 @@ class _Check:
     _own: dict[str, list[Complaint]] = field(factory=dict)
     _valid: dict[str, bool] = field(factory=dict)
 
-    def all(self, ends: list[str]) -> Verdict:
+    def all(self, ends: list[str]) -> ValidationResult:
         """Judge every output node with all that is above it."""
         good = tuple(end for end in ends if self._node(end, ()))
         errors: dict[str, Any] = {}
@@ -88,10 +88,10 @@ class _Check:
                 }
                 errors.setdefault(name, entry)["dependent_outputs"].append(end)
         if good:
-            return Verdict(good, errors)
+            return ValidationResult(good, errors)
         details = "\n".join(f"{own['message']}: {own['details']}" for end in ends for own in self._own[end])
         failed = complaint("prompt_outputs_failed_validation", "Prompt outputs failed validation", details)
-        return Verdict((), errors, failed)
+        return ValidationResult((), errors, failed)
 
     def _bad_below(self, name: str, been: set[str]) -> list[str]:
         if name in been or name not in self._own:

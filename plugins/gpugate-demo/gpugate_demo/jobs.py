@@ -15,9 +15,9 @@ from typing import Any
 from attrs import define, field, frozen
 
 from gpugate.tasks import spawn
-from gpugate_demo.file_store import Shelf
+from gpugate_demo.file_store import FileStore
 from gpugate_demo.graph import Graph, order, signatures
-from gpugate_demo.node_runner import Desk, Failure, Interrupted, Tell
+from gpugate_demo.node_runner import Failure, Interrupted, NodeRunner, Tell
 
 MAX_HISTORY = 10_000
 
@@ -56,7 +56,7 @@ JobFault = FailJob | HangJob | LoseJob | EmptyJob | VanishJob
 
 
 @define(eq=False)
-class Job:
+class ComfyJob:
     """One graph in the queue."""
 
     number: float
@@ -79,7 +79,7 @@ class Job:
 
 
 @define
-class Jobs:
+class JobQueue:
     """Owner of queue, history and cache.
 
     Attributes:
@@ -87,14 +87,14 @@ class Jobs:
         history_lag_s: from `execution_success` to the entry in the history.
     """
 
-    shelf: Shelf
-    desk: Desk
+    shelf: FileStore
+    desk: NodeRunner
     tell: Tell
     history_lag_s: float = 0.002
     history: OrderedDict[str, dict[str, Any]] = field(factory=OrderedDict)
     faults: list[JobFault] = field(factory=list)
-    running: Job | None = None
-    _pending: list[Job] = field(factory=list)
+    running: ComfyJob | None = None
+    _pending: list[ComfyJob] = field(factory=list)
     _counter: int = 0
     _cache: dict[str, dict[str, Any]] = field(factory=dict)
     _worker: asyncio.Task[Any] | None = None
@@ -104,7 +104,7 @@ class Jobs:
         """Jobs that run or wait."""
         return len(self._pending) + (self.running is not None)
 
-    def pending(self) -> list[Job]:
+    def pending(self) -> list[ComfyJob]:
         """Jobs that wait, in the order in which they are kept."""
         return list(self._pending)
 
@@ -126,13 +126,13 @@ class Jobs:
             self._counter += 1
         fault = self.faults.pop(0) if self.faults else None
         if not isinstance(fault, LoseJob):
-            self._pending.append(Job(place, job_id, graph, extra, outputs, fault))
+            self._pending.append(ComfyJob(place, job_id, graph, extra, outputs, fault))
             self._tell_status()
             if self._worker is None or self._worker.done():
                 self._worker = spawn(self._work(), "simulated ComfyUI")
         return place
 
-    def cancel_pending(self, wanted: Callable[[Job], bool]) -> None:
+    def cancel_pending(self, wanted: Callable[[ComfyJob], bool]) -> None:
         """Take jobs out of the queue; the running one stays."""
         kept = [job for job in self._pending if not wanted(job)]
         if len(kept) != len(self._pending):
@@ -199,8 +199,8 @@ class Jobs:
 class _Run:
     """One job from its start to its entry in the history."""
 
-    jobs: Jobs
-    job: Job
+    jobs: JobQueue
+    job: ComfyJob
     _messages: list[list[Any]] = field(factory=list)
     _progress: dict[str, dict[str, Any]] = field(factory=dict)
     _outputs: dict[str, Any] = field(factory=dict)

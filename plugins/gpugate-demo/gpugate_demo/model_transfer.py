@@ -23,7 +23,7 @@ _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 Progress = dict[str, Any]
 
 
-class Failed(Exception):
+class TransferFailed(Exception):
     """A transfer broke off under way; its text is the error."""
 
 
@@ -66,7 +66,7 @@ async def pull(store: Store, name: str, unpullable: frozenset[str]) -> AsyncIter
     """The progress of a pull. Raises Failed for a name in `unpullable`."""
     yield {"status": "pulling manifest"}
     if name in unpullable:
-        raise Failed("pull model manifest: file does not exist")
+        raise TransferFailed("pull model manifest: file does not exist")
     model = store.find(name) or guessed(name)
     short, digest = model.digest[:12], f"sha256:{model.digest}"
     for step in range(STEPS + 1):
@@ -83,7 +83,7 @@ async def push(store: Store, name: str) -> AsyncIterator[Progress]:
     yield {"status": "retrieving manifest"}
     model = store.find(name)
     if model is None:
-        raise Failed("couldn't find model '" + name + "'")
+        raise TransferFailed("couldn't find model '" + name + "'")
     digest = f"sha256:{model.digest}"
     for step in range(1, STEPS + 1):
         yield {
@@ -102,7 +102,7 @@ async def create(store: Store, name: str, request: Body) -> AsyncIterator[Progre
     base = request.get("from")
     source: Model | None = store.find(str(base)) if base else guessed(name)
     if source is None:
-        raise Failed("pull model manifest: file does not exist")
+        raise TransferFailed("pull model manifest: file does not exist")
     yield {"status": f"creating new layer sha256:{source.digest}"}
     store.copy(source, name)
     for status in ("writing manifest", "success"):

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import define
 
-from gpugate_demo.file_store import Shelf
+from gpugate_demo.file_store import FileStore
 from gpugate_demo.graph import drawing
 from gpugate_demo.picture import draw, with_text
 from gpugate_demo.text_generator import image_facts
 
 if TYPE_CHECKING:
-    from gpugate_demo.jobs import Job
+    from gpugate_demo.jobs import ComfyJob
 
 Tell = Callable[[str, dict[str, Any], str | None], None]
 TellClient = Callable[[str, dict[str, Any]], None]
@@ -53,7 +53,7 @@ class Failure(Exception):
 
 
 @define
-class Desk:
+class NodeRunner:
     """Runs single nodes.
 
     Attributes:
@@ -62,12 +62,12 @@ class Desk:
         previews: send a picture with every sampling step.
     """
 
-    shelf: Shelf
+    shelf: FileStore
     step_s: float = 0.0
     node_s: float = 0.0
     previews: bool = False
 
-    async def run(self, job: Job, name: str, step: Step, tell: TellClient) -> dict[str, Any]:
+    async def run(self, job: ComfyJob, name: str, step: Step, tell: TellClient) -> dict[str, Any]:
         """Do a node's work and return what it shows, {} for most. Raises Interrupted, Failure."""
         given = job.graph[name]
         kind = given["class_type"]
@@ -83,7 +83,7 @@ class Desk:
             await self._send(job, name, step, tell)
         return {}
 
-    async def _sample(self, job: Job, name: str, step: Step, tell: TellClient) -> None:
+    async def _sample(self, job: ComfyJob, name: str, step: Step, tell: TellClient) -> None:
         steps = int(job.graph[name]["inputs"]["steps"])
         preview = draw(name, 0, 64, 64) if self.previews else b""
         for done in range(1, steps + 1):
@@ -101,7 +101,7 @@ class Desk:
             text = f"cannot identify image file '/opt/comfyui/input/{path}'\n"
             raise Failure(name, "PIL.UnidentifiedImageError", text)
 
-    async def _save(self, job: Job, name: str) -> dict[str, Any]:
+    async def _save(self, job: ComfyJob, name: str) -> dict[str, Any]:
         given = job.graph[name]
         kind = "output" if given["class_type"] == "SaveImage" else "temp"
         prefix = str(given["inputs"].get("filename_prefix", "ComfyUI_temp_simul"))
@@ -116,14 +116,14 @@ class Desk:
             images.append({"filename": key[2], "subfolder": key[1], "type": kind})
         return {"images": images}
 
-    async def _send(self, job: Job, name: str, step: Step, tell: TellClient) -> None:
+    async def _send(self, job: ComfyJob, name: str, step: Step, tell: TellClient) -> None:
         pictures = await self._pictures(job, name)
         for index, picture in enumerate(pictures):
             step(name, index, len(pictures), "running")
             tell("progress", {"value": index, "max": len(pictures), "prompt_id": job.id, "node": name})
             tell("preview", {"node": name, "prompt_id": job.id, "png": picture})
 
-    async def _pictures(self, job: Job, name: str) -> list[bytes]:
+    async def _pictures(self, job: ComfyJob, name: str) -> list[bytes]:
         wanted = drawing(job.graph, name)
         width, height = min(wanted.width, MAX_SIDE), min(wanted.height, MAX_SIDE)
         return [

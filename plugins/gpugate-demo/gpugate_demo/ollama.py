@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from gpugate_demo import routes_embeddings, routes_info, routes_models, routes_text
-from gpugate_demo.base_server import Seen, Simulated
+from gpugate_demo.base_server import BaseServer, RecordedRequest
 from gpugate_demo.context import Call, answer
 from gpugate_demo.faults import Fault
 from gpugate_demo.generation import Generation
@@ -29,7 +29,7 @@ from gpugate_demo.router import (
     preflight_headers,
 )
 from gpugate_demo.store import DEFAULT_MODELS, Model, Store
-from gpugate_demo.text_generator import Reply, honest
+from gpugate_demo.text_generator import Reply, default_reply
 
 VERSION = "0.32.15"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -41,7 +41,7 @@ _HANDLERS = {
 }
 
 
-class SimulatedOllama(Simulated):
+class SimulatedOllama(BaseServer):
     """An Ollama on loopback: `async with SimulatedOllama() as ollama: ... ollama.url`.
 
     Args:
@@ -53,7 +53,7 @@ class SimulatedOllama(Simulated):
         check_host: refuse strange Host headers, as an Ollama that listens on loopback does.
         origins: Origins accepted beside the local ones (OLLAMA_ORIGINS).
         unpullable: names that the registry does not know; all others can be pulled.
-        host, port, max_seen, keep_bodies: see `Simulated`.
+        host, port, max_seen, keep_bodies: see `BaseServer`.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SimulatedOllama(Simulated):
         super().__init__(host=host, port=port, max_seen=max_seen, keep_bodies=keep_bodies)
         self.store = Store.of(models)
         self.version = version
-        self.reply = reply or honest(seed)
+        self.reply = reply or default_reply(seed)
         self.generation = Generation(
             self.store,
             lambda asked: self.reply(asked),
@@ -93,7 +93,9 @@ class SimulatedOllama(Simulated):
         await self.start()
         return self
 
-    async def handle(self, request: web.BaseRequest, seen: Seen, fault: Fault | None) -> web.StreamResponse:
+    async def handle(
+        self, request: web.BaseRequest, seen: RecordedRequest, fault: Fault | None
+    ) -> web.StreamResponse:
         """Answer as Ollama would."""
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin", "")
         verdict = cors(request.method, host, origin, self._origins)

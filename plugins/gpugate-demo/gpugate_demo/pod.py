@@ -22,7 +22,7 @@ import orjson
 from aiohttp import web
 from attrs import frozen
 
-from gpugate_demo.base_server import Seen, Simulated
+from gpugate_demo.base_server import BaseServer, RecordedRequest
 from gpugate_demo.comfyui import SimulatedComfyUI
 from gpugate_demo.faults import ANY_PATH, Fault, NotReady
 from gpugate_demo.ollama import SimulatedOllama
@@ -33,7 +33,7 @@ SAMPLING_STEP_S = 0.05
 EDGE_BODY = b"404 page not found: no service answers on this port of the simulated pod yet\n"
 
 
-class Stage(StrEnum):
+class PodStage(StrEnum):
     """Where the pod is."""
 
     PROVISIONING = "provisioning"
@@ -42,7 +42,7 @@ class Stage(StrEnum):
 
 
 @frozen
-class Plan:
+class PodOptions:
     """What the command line said; ports are TCP, `cold_start_s` in seconds."""
 
     host: str
@@ -55,17 +55,17 @@ class Plan:
     seed: int
 
 
-class Pod(Simulated):
+class Pod(BaseServer):
     """The machine. As a server it answers `/status`; Ollama and ComfyUI are servers of their own.
 
     Args:
         age_s: how long the process has been there already.
     """
 
-    def __init__(self, plan: Plan, *, age_s: float = 0.0) -> None:
+    def __init__(self, plan: PodOptions, *, age_s: float = 0.0) -> None:
         super().__init__(host=plan.host, port=plan.status_port, max_seen=1, keep_bodies=0)
         self.plan = plan
-        self.stage = Stage.PROVISIONING
+        self.stage = PodStage.PROVISIONING
         self.ready = asyncio.Event()
         self._ready_at = time.monotonic() - age_s + plan.cold_start_s
         rate, step_s = plan.tokens_per_second, SAMPLING_STEP_S if plan.tokens_per_second else 0.0
@@ -85,21 +85,23 @@ class Pod(Simulated):
         """Go through the stages; OSError if a port is taken."""
         cold_s = self.plan.cold_start_s
         await self._until(self._ready_at - cold_s * (1 - RUNNING_AFTER))
-        self.stage = Stage.RUNNING
+        self.stage = PodStage.RUNNING
         await self._until(self._ready_at - cold_s * (1 - EDGE_AFTER))
         edge = NotReady(self.ready, 404, EDGE_BODY)
         for service in (self.ollama, self.comfyui):
             service.faults.add(ANY_PATH, edge, times=None)
             await service.start()
         await self._until(self._ready_at)
-        self.stage = Stage.READY
+        self.stage = PodStage.READY
         self.ready.set()
 
     async def halt(self) -> None:
         """Close everything, cutting what is open."""
         await asyncio.gather(self.ollama.stop(), self.comfyui.stop(), self.stop())
 
-    async def handle(self, request: web.BaseRequest, seen: Seen, fault: Fault | None) -> web.StreamResponse:
+    async def handle(
+        self, request: web.BaseRequest, seen: RecordedRequest, fault: Fault | None
+    ) -> web.StreamResponse:
         """`GET /status`: the stage, the pod's name, its process."""
         if (request.method, request.path) != ("GET", "/status"):
             return web.Response(status=404)
@@ -128,7 +130,7 @@ def _port(text: str) -> int:
     return port
 
 
-def read_arguments(arguments: Sequence[str]) -> Plan:
+def read_arguments(arguments: Sequence[str]) -> PodOptions:
     """The command line; argparse ends the process if it is wrong."""
     parser = argparse.ArgumentParser(prog="gpugate_demo.pod", description="A simulated GPU pod.")
     parser.add_argument("--host", default="127.0.0.1")
@@ -140,7 +142,7 @@ def read_arguments(arguments: Sequence[str]) -> Plan:
     parser.add_argument("--pod-id", default="demo")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    return Plan(
+    return PodOptions(
         given.host,
         given.port,
         given.comfyui_port,
@@ -152,7 +154,7 @@ def read_arguments(arguments: Sequence[str]) -> Plan:
     )
 
 
-async def run(plan: Plan) -> None:
+async def run(plan: PodOptions) -> None:
     """Be the pod until SIGTERM or SIGINT."""
     leave = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -86,7 +86,7 @@ async def _progress(
             await outlet.send(orjson.dumps(step) + b"\n")
             await asyncio.sleep(0)
         return await outlet.finish()
-    except (model_transfer.Failed, EndedEarly) as failed:
+    except (model_transfer.TransferFailed, EndedEarly) as failed:
         text = failed.text if isinstance(failed, EndedEarly) else str(failed)
         if text is not None:
             if not outlet.response.prepared:
@@ -100,7 +100,7 @@ async def _last_of(steps: AsyncIterator[model_transfer.Progress]) -> web.Respons
     try:
         async for step in steps:
             last = step
-    except model_transfer.Failed as failed:
+    except model_transfer.TransferFailed as failed:
         return answer(orjson.dumps({"error": str(failed)}), JSON_PLAIN, 500)
     return answer(orjson.dumps(last), JSON_PLAIN)
 

@@ -13,10 +13,10 @@ from gpugate_demo.chunk_writer import EndedEarly
 from gpugate_demo.context import TEXT, Call, Handler, answer, refuse, refuse_early
 from gpugate_demo.dialects import JSON_PLAIN, NATIVE, Anthropic, Native, OpenAiChat, OpenAiCompletions
 from gpugate_demo.faults import ErrorLine
-from gpugate_demo.generation import CHAT_TYPES, GENERATE_TYPES, Api, Job
+from gpugate_demo.generation import CHAT_TYPES, GENERATE_TYPES, Api, TextJob
 from gpugate_demo.go_decoder import Body, Refused, decode
 from gpugate_demo.responses import Responses
-from gpugate_demo.text_generator import Asked
+from gpugate_demo.text_generator import GenerationRequest
 
 if TYPE_CHECKING:
     from gpugate_demo.ollama import SimulatedOllama
@@ -73,7 +73,7 @@ async def transcriptions(ollama: SimulatedOllama, call: Call) -> web.StreamRespo
     body = await call.body()
     if b'name="file"' not in body:
         return refuse_early(OpenAiChat("", 0), Refused(400, "file is required"))
-    text = "".join(ollama.reply(Asked("transcribe", "the model", "")))
+    text = "".join(ollama.reply(GenerationRequest("transcribe", "the model", "")))
     if b"\r\ntext\r\n" in body:
         return answer(text.encode(), TEXT)
     return answer(orjson.dumps({"text": text}) + b"\n", JSON_PLAIN)
@@ -103,7 +103,7 @@ async def _generate_in(
         job = ollama.generation.accept(api, request)
     except Refused as refused:
         return refuse(dialect, refused)
-    if isinstance(job, Job):
+    if isinstance(job, TextJob):
         if stream:
             return await _stream(ollama, call, dialect, job)
         event = await ollama.generation.whole(job)
@@ -116,7 +116,7 @@ async def _generate_in(
     return answer(dialect.whole(event), dialect.whole_type)
 
 
-async def _stream(ollama: SimulatedOllama, call: Call, dialect: Native, job: Job) -> web.StreamResponse:
+async def _stream(ollama: SimulatedOllama, call: Call, dialect: Native, job: TextJob) -> web.StreamResponse:
     outlet = call.outlet(dialect.stream_type, dialect.stream_headers)
     try:
         async for event in ollama.generation.events(job):

@@ -28,7 +28,7 @@ class ImageFacts:
 
 
 @frozen
-class Asked:
+class GenerationRequest:
     """One request, as far as a reply may want to know it.
 
     Attributes:
@@ -48,7 +48,7 @@ class Asked:
     turns: int = 1
 
 
-Reply = Callable[[Asked], Iterable[str]]
+Reply = Callable[[GenerationRequest], Iterable[str]]
 
 
 def tokens_of(text: str) -> list[str]:
@@ -56,10 +56,10 @@ def tokens_of(text: str) -> list[str]:
     return _WORDS.findall(text) or ([text] if text else [])
 
 
-def honest(seed: int = 0) -> Reply:
+def default_reply(seed: int = 0) -> Reply:
     """The default: says what it is and what kind of request came; the same for the same request."""
 
-    def reply(asked: Asked) -> list[str]:
+    def reply(asked: GenerationRequest) -> list[str]:
         if asked.format not in (None, ""):
             return tokens_of(json.dumps(_sample(asked.format)))
         draw = random.Random(f"{seed}|{asked.model}|{asked.prompt}")
@@ -73,7 +73,7 @@ def fixed(*pieces: str) -> Reply:
     return lambda asked: pieces
 
 
-def _text(asked: Asked, draw: random.Random) -> str:
+def _text(asked: GenerationRequest, draw: random.Random) -> str:
     words = len(asked.prompt.split())
     came = f"{words} word{'' if words == 1 else 's'} came to {asked.model}"
     if asked.images:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from gpugate_demo.pod import Plan, Pod, process_age_s, read_arguments
+from gpugate_demo.pod import Pod, PodOptions, process_age_s, read_arguments
 
 
 def free_ports(count):
@@ -21,7 +21,7 @@ def free_ports(count):
 
 
 def plan(cold_start_s, ports=(0, 0, 0)):
-    return Plan("127.0.0.1", *ports, cold_start_s, 0.0, "demo-1", 0)
+    return PodOptions("127.0.0.1", *ports, cold_start_s, 0.0, "demo-1", 0)
 
 
 async def look(session, url):
@@ -116,7 +116,7 @@ class TestCommandLine:
             [*self.PORTS, "--cold-start=1.5", "--tokens-per-second=0", "--pod-id=demo-x", "--seed=7"]
         )
 
-        assert Plan("127.0.0.1", 1, 2, 3, 1.5, 0.0, "demo-x", 7) == got
+        assert PodOptions("127.0.0.1", 1, 2, 3, 1.5, 0.0, "demo-x", 7) == got
 
     @pytest.mark.parametrize("wrong", [[], ["--port=99999"], ["--port=x"], ["--cold-start=soon"]])
     def test_what_is_wrong(self, wrong, capsys):

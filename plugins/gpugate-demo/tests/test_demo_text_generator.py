@@ -7,11 +7,11 @@ import pytest
 from gpugate_demo.picture import draw
 from gpugate_demo.text_generator import (
     NOTICE,
-    Asked,
+    GenerationRequest,
     ImageFacts,
     decoded,
+    default_reply,
     fixed,
-    honest,
     image_facts,
     tokens_of,
 )
@@ -20,14 +20,14 @@ SECRET = "the treasure lies under the oak"
 
 
 def said(asked, seed=0):
-    return "".join(honest(seed)(asked))
+    return "".join(default_reply(seed)(asked))
 
 
 class TestHonest:
     @pytest.mark.parametrize("api", ["chat", "generate", "transcribe"])
     def test_it_says_that_it_is_a_simulation(self, api):
         """And it never repeats what it was told."""
-        text = said(Asked(api, "llama3.2:3b", SECRET))
+        text = said(GenerationRequest(api, "llama3.2:3b", SECRET))
 
         assert NOTICE in text
         assert "6 words came to llama3.2:3b" in text
@@ -35,7 +35,7 @@ class TestHonest:
 
     def test_the_same_again(self):
         """The same request gets the same answer under the same seed."""
-        asked = Asked("chat", "llama3.2:3b", SECRET)
+        asked = GenerationRequest("chat", "llama3.2:3b", SECRET)
 
         assert said(asked) == said(asked)
         assert 1 < len({said(asked, seed) for seed in range(9)})
@@ -44,11 +44,11 @@ class TestHonest:
         """A vision model tells the picture's format and size."""
         facts = image_facts(draw("x", 1, 64, 48))
 
-        assert "a PNG of 64 by 48 pixels" in said(Asked("chat", "llava", "look", images=(facts,)))
+        assert "a PNG of 64 by 48 pixels" in said(GenerationRequest("chat", "llava", "look", images=(facts,)))
 
     def test_code(self):
         """A coding model gives a small block of code that runs."""
-        text = said(Asked("chat", "deepseek-coder", "why?"))
+        text = said(GenerationRequest("chat", "deepseek-coder", "why?"))
         code = text.split("```")[1].removeprefix("python\n")
 
         compile(code, "reply", "exec")
@@ -69,11 +69,11 @@ class TestHonest:
         }
         expected = {"intent": "STATUS", "sure": 0, "tags": [], "who": None, "kind": 7, "name": "simulated"}
 
-        assert expected == json.loads(said(Asked("chat", "m", SECRET, format=schema)))
-        assert {"simulated": True} == json.loads(said(Asked("chat", "m", SECRET, format="json")))
+        assert expected == json.loads(said(GenerationRequest("chat", "m", SECRET, format=schema)))
+        assert {"simulated": True} == json.loads(said(GenerationRequest("chat", "m", SECRET, format="json")))
 
     def test_fixed(self):
-        assert ("a", "b") == tuple(fixed("a", "b")(Asked("chat", "m", "")))
+        assert ("a", "b") == tuple(fixed("a", "b")(GenerationRequest("chat", "m", "")))
 
     @pytest.mark.parametrize("text", ["", " ", "one", " a  b\n\nc ", "\n", "x\n"])
     def test_tokens(self, text):

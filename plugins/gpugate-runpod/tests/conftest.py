@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from gpugate_testing import ProviderContract
-from gpugate_testing.clouds.loopback_time import JumpingLoop
+from gpugate_testing.clouds.loopback_time import LoopbackVirtualLoop
 
 
 def pytest_asyncio_loop_factories(
@@ -16,5 +16,5 @@ def pytest_asyncio_loop_factories(
     """The loop of each asynchronous test."""
     kind = getattr(item, "cls", None)
     if kind is not None and issubclass(kind, ProviderContract):
-        return {"jumping": JumpingLoop}
+        return {"jumping": LoopbackVirtualLoop}
     return {"asyncio": asyncio.new_event_loop}

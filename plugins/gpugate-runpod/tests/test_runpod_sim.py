@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from gpugate_testing.clouds import API_KEY, Delays, LoopClock, ManualClock, RunPodSim, SimPod, loopback_time
-from gpugate_testing.virtual_time import Stuck
+from gpugate_testing.virtual_time import DeadlockError
 from runpod_support import AGENT, GPU
 
 from gpugate.provider_api import Phase
@@ -243,7 +243,7 @@ def test_a_day_takes_no_time() -> None:
 def test_waiting_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends with an error instead of a hang."""
     monkeypatch.setattr(loopback_time, "STUCK_S", 0.01)
-    with pytest.raises(Stuck):
+    with pytest.raises(DeadlockError):
         loopback_time.run(asyncio.wait_for(never(), None))
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gpugate_testing.contract import LookingContract, ProviderContract, SpendingContract
+    from gpugate_testing.contract import PaidContract, ProviderContract, ReadOnlyContract
 
-__all__ = ["LookingContract", "ProviderContract", "SpendingContract"]
+__all__ = ["ReadOnlyContract", "ProviderContract", "PaidContract"]
 
 
 def __getattr__(name: str) -> object:

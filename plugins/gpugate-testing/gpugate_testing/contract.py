@@ -15,14 +15,14 @@ from aiohttp import ClientSession
 
 from gpugate.errors import ProviderError, RateLimited
 from gpugate.provider_api import Phase, Provider
-from gpugate_testing.contract_base import MakeProvider, Stage
+from gpugate_testing.contract_base import ContractBase, MakeProvider
 from gpugate_testing.fault_sessions import WRONGS, wrong_session
-from gpugate_testing.provider_validation import OFF, ON, class_complaints, report_complaints, told
+from gpugate_testing.provider_validation import OFF, ON, class_complaints, leaked_secrets, report_complaints
 
 CALLS = ("start", "stop", "inspect")
 
 
-class LookingContract(Stage):
+class ReadOnlyContract(ContractBase):
     """The part that changes nothing and costs nothing."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -65,7 +65,7 @@ class LookingContract(Stage):
         with pytest.raises(ProviderError) as raised:
             await self.call(getattr(blind_provider, call)())
 
-        assert told(secrets, raised.value) == []
+        assert leaked_secrets(secrets, raised.value) == []
 
     async def test_a_wrong_answer(
         self, make_provider: MakeProvider, name: str, call: str, secrets: tuple[str, ...]
@@ -77,7 +77,7 @@ class LookingContract(Stage):
             report, error = await self.outcome(getattr(provider, call)())
             await provider.aclose()
         if report is None:
-            assert told(secrets, error) == []
+            assert leaked_secrets(secrets, error) == []
             assert_sane_pause(error)
             return
         proves_nothing = wrong is None or wrong.proves_nothing
@@ -94,7 +94,7 @@ class LookingContract(Stage):
 
     async def test_its_secrets(self, provider: Provider, config: Any, secrets: tuple[str, ...]) -> None:
         """They stand in no repr, neither of the provider nor of its configuration nor of a report."""
-        assert told(secrets, provider, config, await self.look(provider)) == []
+        assert leaked_secrets(secrets, provider, config, await self.look(provider)) == []
 
     async def test_it_is_closed_twice(self, provider: Provider) -> None:
         """That is fine."""
@@ -102,7 +102,7 @@ class LookingContract(Stage):
         await self.call(provider.aclose())
 
 
-class SpendingContract(Stage):
+class PaidContract(ContractBase):
     """The part that starts pods: at a simulator it costs nothing."""
 
     async def test_a_life(
@@ -115,7 +115,7 @@ class SpendingContract(Stage):
             assert report.phase in ON
             running = await self.until(provider, {Phase.RUNNING})
             assert "ollama" in running.endpoints
-            assert told(secrets, report, running) == []
+            assert leaked_secrets(secrets, report, running) == []
             await self.rest(provider)
             report = await self.call(provider.stop())
             assert report_complaints(report) == []
@@ -255,7 +255,7 @@ class SpendingContract(Stage):
             await other.aclose()
 
 
-class ProviderContract(LookingContract, SpendingContract):
+class ProviderContract(ReadOnlyContract, PaidContract):
     """All of it: `class TestMine(ProviderContract)`."""
 
 

@@ -29,7 +29,7 @@ LONGER_S = 30.0
 """A stop that held for so long, in the provider's seconds, has not been undone by a queued start."""
 
 
-class Stage:
+class ContractBase:
     """What the contract's tests stand on; a plugin overrides what does not suit it.
 
     Attributes:

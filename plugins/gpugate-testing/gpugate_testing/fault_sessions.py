@@ -21,7 +21,7 @@ AGENT = {"User-Agent": "gpugate/contract"}
 
 
 @frozen
-class Wrong:
+class BadResponse:
     """An answer that no provider should take for one.
 
     Attributes:
@@ -41,24 +41,24 @@ _HTML = {"Content-Type": "text/html"}
 _JSON = {"Content-Type": "application/json"}
 _PAGE = b"<html><head><title>Just a moment...</title></head></html>"
 
-WRONGS: Mapping[str, Wrong] = {
-    "closed": Wrong(0),
-    "half an answer": Wrong(200, b'{"id": "', _JSON, short_of=100),
-    "200 and a page": Wrong(200, _PAGE, _HTML),
-    "200 and nothing": Wrong(200),
-    "200 and an object without content": Wrong(200, b"{}", _JSON, proves_nothing=False),
-    "200 and null": Wrong(200, b"null", _JSON, proves_nothing=False),
-    "200 and a number": Wrong(200, b"7", _JSON, proves_nothing=False),
-    "200 and bytes that are no text": Wrong(200, b"\xff\xfe\x00{", _JSON),
-    "302": Wrong(302, b"", {"Location": "/login"}),
-    "400": Wrong(400, b'{"error": "bad request"}', _JSON, proves_nothing=False),
-    "401": Wrong(401, b'{"error": "who are you?"}', _JSON),
-    "403 of a CDN": Wrong(403, b"error code: 1010", _HTML),
-    "404 page": Wrong(404, _PAGE, _HTML, proves_nothing=False),
-    "429": Wrong(429, b"too frequent", {"Retry-After": "soon"}),
-    "500": Wrong(500, b'{"error": "internal"}', _JSON),
-    "502 page": Wrong(502, _PAGE, _HTML),
-    "503": Wrong(503, b"", {"Retry-After": "1"}),
+WRONGS: Mapping[str, BadResponse] = {
+    "closed": BadResponse(0),
+    "half an answer": BadResponse(200, b'{"id": "', _JSON, short_of=100),
+    "200 and a page": BadResponse(200, _PAGE, _HTML),
+    "200 and nothing": BadResponse(200),
+    "200 and an object without content": BadResponse(200, b"{}", _JSON, proves_nothing=False),
+    "200 and null": BadResponse(200, b"null", _JSON, proves_nothing=False),
+    "200 and a number": BadResponse(200, b"7", _JSON, proves_nothing=False),
+    "200 and bytes that are no text": BadResponse(200, b"\xff\xfe\x00{", _JSON),
+    "302": BadResponse(302, b"", {"Location": "/login"}),
+    "400": BadResponse(400, b'{"error": "bad request"}', _JSON, proves_nothing=False),
+    "401": BadResponse(401, b'{"error": "who are you?"}', _JSON),
+    "403 of a CDN": BadResponse(403, b"error code: 1010", _HTML),
+    "404 page": BadResponse(404, _PAGE, _HTML, proves_nothing=False),
+    "429": BadResponse(429, b"too frequent", {"Retry-After": "soon"}),
+    "500": BadResponse(500, b'{"error": "internal"}', _JSON),
+    "502 page": BadResponse(502, _PAGE, _HTML),
+    "503": BadResponse(503, b"", {"Retry-After": "1"}),
 }
 
 
@@ -77,7 +77,7 @@ async def cut_session(*traces: aiohttp.TraceConfig) -> AsyncIterator[aiohttp.Cli
 
 
 @asynccontextmanager
-async def wrong_session(wrong: Wrong | None) -> AsyncIterator[aiohttp.ClientSession]:
+async def wrong_session(wrong: BadResponse | None) -> AsyncIterator[aiohttp.ClientSession]:
     """A session to somebody who gives this answer to everything; None: who never answers."""
     folder = Path(tempfile.mkdtemp(prefix="wire-"))  # short: a socket's path has 107 bytes at most
     writers: set[asyncio.StreamWriter] = set()
@@ -116,7 +116,7 @@ def _session_to(path: Path, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSessi
     )
 
 
-def _written(wrong: Wrong) -> bytes:
+def _written(wrong: BadResponse) -> bytes:
     headers = {
         **wrong.headers,
         "Content-Length": str(len(wrong.body) + wrong.short_of),

@@ -29,7 +29,14 @@ from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price
 from gpugate.providers import registry
 from gpugate.signals import heard
 from gpugate_testing.fault_sessions import cut_session
-from gpugate_testing.provider_validation import OFF, ON, class_complaints, report_complaints, secrets_of, told
+from gpugate_testing.provider_validation import (
+    OFF,
+    ON,
+    class_complaints,
+    leaked_secrets,
+    report_complaints,
+    secrets_of,
+)
 
 CALL_LIMIT_S = 30.0
 """For one call: three times a provider's own timeout (docs/api.md#configuration)."""
@@ -43,7 +50,7 @@ class CheckFailed(Exception):
 
 
 @frozen
-class Pace:
+class CheckLimits:
     """How patient a check is, in seconds.
 
     Attributes:
@@ -59,7 +66,7 @@ class Pace:
     stop_retry_s: float
 
     @classmethod
-    def of(cls, settings: Settings, capabilities: Capabilities) -> Pace:
+    def of(cls, settings: Settings, capabilities: Capabilities) -> CheckLimits:
         """That of the `[pod]` section, and the provider's own minimum."""
         pod = settings.pod
         look_s = max(pod.health_interval, capabilities.min_poll_s)
@@ -122,9 +129,9 @@ class Check:
         self._secrets = secrets_of(self.config)
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> CheckLimits:
         """How patient this run is."""
-        return Pace.of(self.settings, self.kind.capabilities)
+        return CheckLimits.of(self.settings, self.kind.capabilities)
 
     # --- what is printed ----------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class Check:
 
     async def look_only(self, provider: Provider) -> PodReport | None:
         """The part that changes nothing; returns the last sound report."""
-        complaints = [*class_complaints(self.kind), *told(self._secrets, self.config, provider)]
+        complaints = [*class_complaints(self.kind), *leaked_secrets(self._secrets, self.config, provider)]
         self.claim("its class is sound, and its secrets stay inside", complaints)
         if complaints:
             return None
@@ -252,7 +259,9 @@ class Check:
             try:
                 report = await self.within(provider.inspect)
             except ProviderError as error:
-                self.claim("without a network it says that it cannot look", told(self._secrets, error))
+                self.claim(
+                    "without a network it says that it cannot look", leaked_secrets(self._secrets, error)
+                )
             except CheckFailed as error:
                 self.fail(f"without a network: {error}")
             else:
@@ -329,7 +338,7 @@ class Check:
             report = await self.within(call)
         finally:
             self._asked_at = self.now()
-        if complaints := [*report_complaints(report), *told(self._secrets, report)]:
+        if complaints := [*report_complaints(report), *leaked_secrets(self._secrets, report)]:
             raise CheckFailed("; ".join(complaints))
         return report
 

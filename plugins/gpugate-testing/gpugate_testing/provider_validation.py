@@ -71,7 +71,7 @@ def secrets_of(config: Any) -> tuple[str, ...]:
     return tuple(text for value in hidden for text in _texts(value) if text)
 
 
-def told(secrets: tuple[str, ...], *words: object) -> list[str]:
+def leaked_secrets(secrets: tuple[str, ...], *words: object) -> list[str]:
     """Which secrets stand in these words, by their place in `secrets`; never the secrets themselves."""
     text = " ".join(f"{word} {word!r}" for word in words)
     return [f"secret number {place}" for place, secret in enumerate(secrets, 1) if secret in text]

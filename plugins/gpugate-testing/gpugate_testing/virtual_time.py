@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-class Stuck(RuntimeError):
+class DeadlockError(RuntimeError):
     """Everybody waits, and no timer is set: in real time this would hang for ever."""
 
 
@@ -24,7 +24,7 @@ class _JumpingSelector(selectors.SelectSelector):
         if ready:
             return ready
         if timeout is None:
-            raise Stuck("all tasks wait and no timer is set")
+            raise DeadlockError("all tasks wait and no timer is set")
         self.now += max(timeout, 0.0)
         return []
 

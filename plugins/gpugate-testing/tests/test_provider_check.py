@@ -19,7 +19,7 @@ from gpugate_testing.provider_check import Check
 from gpugate.config import Settings, load_settings
 from gpugate.errors import Ambiguous, NoCapacity, Transient
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price
-from tests.cli.support import Shell
+from tests.cli.support import Shell, make_shell
 
 KEY = "a-key-that-must-stay-inside"
 
@@ -41,6 +41,12 @@ class Rented(FakeProvider):
     def __init__(self, config: Any, session: Any) -> None:
         super().__init__(self.cloud_of_all, session)
         self.config = config
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A shell of its own, with the plugin "parked"."""
+    return make_shell(tmp_path)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ and in virtual time if wanted (`jumping.run`).
 """
 
 from gpugate_testing.clouds.clocks import Clock, LoopClock, ManualClock
-from gpugate_testing.clouds.cloud import API_KEY, Asked, Cloud, Operation
+from gpugate_testing.clouds.cloud import API_KEY, Cloud, Operation, RecordedCall
 from gpugate_testing.clouds.faults import (
     BalanceZero,
     Capacity,
@@ -21,7 +21,7 @@ from gpugate_testing.clouds.faults import (
     Reset,
     Stale,
 )
-from gpugate_testing.clouds.pods import Delays, SimPod, Stretch
+from gpugate_testing.clouds.pods import BilledInterval, Delays, SimPod
 from gpugate_testing.clouds.runpod import RunPodSim
 from gpugate_testing.clouds.runpod_payloads import Gpu
 from gpugate_testing.clouds.vast import VastSim
@@ -29,7 +29,7 @@ from gpugate_testing.clouds.vast_offers import Offer
 
 __all__ = [
     "API_KEY",
-    "Asked",
+    "RecordedCall",
     "BalanceZero",
     "Capacity",
     "Clock",
@@ -53,6 +53,6 @@ __all__ = [
     "RunPodSim",
     "SimPod",
     "Stale",
-    "Stretch",
+    "BilledInterval",
     "VastSim",
 ]

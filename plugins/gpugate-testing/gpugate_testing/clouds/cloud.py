@@ -46,7 +46,7 @@ class Operation:
 
 
 @define
-class Asked:
+class RecordedCall:
     """One call that arrived, for tests; `status` is None where no answer was sent."""
 
     operation: str
@@ -79,7 +79,7 @@ class Cloud(ABC):
         self.api_key = api_key
         self.pods: dict[str, SimPod] = {}
         self.faults = Faults()
-        self.asked: list[Asked] = []
+        self.asked: list[RecordedCall] = []
         self.violations: list[str] = []
         self.port = 0
         self._runner: web.AppRunner | None = None
@@ -169,7 +169,7 @@ class Cloud(ABC):
 
     def _serve(self, operation: Operation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def serve(request: web.Request) -> web.StreamResponse:
-            asked = Asked(operation.name, request.match_info.get("id"), self.clock.now())
+            asked = RecordedCall(operation.name, request.match_info.get("id"), self.clock.now())
             self.asked.append(asked)
             response = await self._answer(operation, request)
             if not response.prepared:

@@ -11,7 +11,7 @@ import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from gpugate_testing.virtual_time import Stuck
+from gpugate_testing.virtual_time import DeadlockError
 
 Result = TypeVar("Result")
 GRACE_S = 0.0002
@@ -30,7 +30,7 @@ class _PatientSelector(selectors.SelectSelector):  # epoll would round the grace
         if timeout is None:
             if ready := super().select(STUCK_S):
                 return ready
-            raise Stuck("all tasks wait and no timer is set")
+            raise DeadlockError("all tasks wait and no timer is set")
         if self.in_threads:
             return super().select(min(timeout, STUCK_S))
         ready = super().select(0)
@@ -42,7 +42,7 @@ class _PatientSelector(selectors.SelectSelector):  # epoll would round the grace
         return []
 
 
-class JumpingLoop(asyncio.SelectorEventLoop):
+class LoopbackVirtualLoop(asyncio.SelectorEventLoop):
     """An event loop in virtual time whose peers all live on this loop; no subprocesses.
 
     While a thread works for the loop (a ledger's disk) its clock stands still: a disk takes no time here.
@@ -74,5 +74,5 @@ def run(main: Coroutine[Any, Any, Result]) -> Result:
     Raises:
         Stuck: nothing was left to happen before `main` ended.
     """
-    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+    with asyncio.Runner(loop_factory=LoopbackVirtualLoop) as runner:
         return runner.run(main)

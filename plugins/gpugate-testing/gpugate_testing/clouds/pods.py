@@ -38,7 +38,7 @@ class Delays:
 
 
 @define
-class Stretch:
+class BilledInterval:
     """Seconds that are billed without a break; `until` is None while it lasts."""
 
     since: float
@@ -75,7 +75,7 @@ class SimPod:
     created_at: float = field(init=False)
     running_since: float | None = None
     starts: int = 0
-    stretches: list[Stretch] = field(factory=list)
+    stretches: list[BilledInterval] = field(factory=list)
     locked: bool = False
     never_runs: bool = False
     never_ready: bool = False
@@ -212,6 +212,6 @@ class SimPod:
     def _charge(self, phase: Phase, at: float) -> None:
         open_now = bool(self.stretches) and self.stretches[-1].until is None
         if phase in self.billed_in and not open_now:
-            self.stretches.append(Stretch(at))
+            self.stretches.append(BilledInterval(at))
         elif phase not in self.billed_in and open_now:
             self.stretches[-1].until = at

@@ -33,7 +33,7 @@ from gpugate_testing.clouds.runpod_payloads import (
     show_gpu,
     show_pod,
 )
-from gpugate_testing.clouds.runpod_proxy import Edge
+from gpugate_testing.clouds.runpod_proxy import RunPodProxy
 
 
 class RunPodSim(Cloud):
@@ -64,7 +64,7 @@ class RunPodSim(Cloud):
         seed: int = 0,
     ) -> None:
         super().__init__(clock=clock, delays=delays, strict=strict, api_key=api_key)
-        self.edge = Edge(self.clock, self.pods, self.faults)
+        self.edge = RunPodProxy(self.clock, self.pods, self.faults)
         self.gpus = {gpu.id: gpu for gpu in DEFAULT_GPUS}
         self.volumes: dict[str, str] = {}
         self.templates: dict[str, dict[str, Any]] = {}

@@ -24,7 +24,7 @@ _OWN_HOP = ("connection", "keep-alive", "transfer-encoding", "host", "upgrade", 
 _CHUNK = 64 * 1024
 
 
-class Edge:
+class RunPodProxy:
     """Forwards to the services of running pods.
 
     Attributes:

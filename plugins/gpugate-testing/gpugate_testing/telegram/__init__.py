@@ -6,6 +6,6 @@ Needs aiogram (`pip install 'gpugate[telegram]'`), whose types check every objec
 from gpugate_testing.telegram.error_replies import Refusal
 from gpugate_testing.telegram.sent_messages import Key, Sent
 from gpugate_testing.telegram.server import TOKEN, SimulatedTelegram
-from gpugate_testing.telegram.update_queue import Post
+from gpugate_testing.telegram.update_queue import UpdateQueue
 
-__all__ = ["TOKEN", "Key", "Post", "Refusal", "Sent", "SimulatedTelegram"]
+__all__ = ["TOKEN", "Key", "UpdateQueue", "Refusal", "Sent", "SimulatedTelegram"]

@@ -18,7 +18,7 @@ from attrs import define, field
 from gpugate_testing.telegram.error_replies import Refusal, bad
 from gpugate_testing.telegram.pictures import sides
 from gpugate_testing.telegram.sent_messages import Key, Sent
-from gpugate_testing.telegram.update_queue import Post
+from gpugate_testing.telegram.update_queue import UpdateQueue
 
 TEXT_UNITS = 4096
 CAPTION_UNITS = 1024
@@ -50,7 +50,7 @@ class Methods:
     """
 
     me: User
-    post: Post
+    post: UpdateQueue
     chats: dict[int, dict[str, Any]] = field(factory=dict)
     blocked: set[int] = field(factory=set)
     sent: list[Sent] = field(factory=list)

@@ -20,7 +20,7 @@ from gpugate_testing.telegram.error_replies import Refusal
 from gpugate_testing.telegram.methods import Methods, plain
 from gpugate_testing.telegram.pictures import sides
 from gpugate_testing.telegram.sent_messages import Key, Sent
-from gpugate_testing.telegram.update_queue import Post
+from gpugate_testing.telegram.update_queue import UpdateQueue
 
 TOKEN = "123456:simulated-telegram-token-of-a-bot"
 SOON_S = 5.0
@@ -46,7 +46,7 @@ class SimulatedTelegram:
     port: int = 0
     faults: dict[str, deque[Refusal | str | None]] = field(factory=dict)
     calls: list[str] = field(factory=list)
-    post: Post = field(factory=Post)
+    post: UpdateQueue = field(factory=UpdateQueue)
     methods: Methods = field(init=False)
     _updates: int = 1000
     _runner: web.ServerRunner | None = None

@@ -22,7 +22,7 @@ SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 
 
 @define
-class Post:
+class UpdateQueue:
     """The box of updates.
 
     Attributes:
