@@ -1,4 +1,4 @@
-"""A provider whose pod is a process on this machine, such as `ollama serve`; knows not how it is kept."""
+"""The provider `local`: its pod is a process on this machine, such as `ollama serve`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
 _PORTS = {"http": 80, "https": 443}
-_OURSELVES = {"127.0.0.1", "::1", "localhost"}
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _PHASES = {
     ProcessState.RUNNING: Phase.RUNNING,
     ProcessState.STOPPING: Phase.STOPPING,
@@ -79,7 +79,7 @@ class LocalConfig:
 
 
 def command_problem(config: LocalConfig) -> str | None:
-    """What keeps the command from being run, as far as a look tells; None if nothing does."""
+    """Return why the command cannot be run, without running it; None if it can."""
     program = config.command[0]
     if which(program) is None:
         return f"providers.local.command: there is no program {program!r} that can be run"
@@ -87,10 +87,10 @@ def command_problem(config: LocalConfig) -> str | None:
 
 
 class Local(Provider):
-    """Runs `providers.local.command` while this gateway or its next start wants it, and 15 s more at most.
+    """Runs `providers.local.command`, which ends at most 15 s after a gateway that is not restarted.
 
-    Its process is a pod like any other: found again after a restart, stopped only when every process that it
-    ever spawned is gone (docs/api.md#the-local-provider). It costs nothing, so no price is told.
+    A restarted gateway finds the process again. It is STOPPED when all its descendants are gone, and has no
+    price.
     """
 
     Config = LocalConfig
@@ -115,66 +115,67 @@ class Local(Provider):
         meta = {
             "ollama_url": self.config.ollama_url,
             "comfyui_url": self.config.comfyui_url,
-            "stranger": await _somebody_answers(where),
+            "port_in_use": await _is_port_in_use(where),
         }
         try:
-            kept = await self._process.start(
+            process = await self._process.start(
                 self.config.command, env={"OLLAMA_HOST": _address(where)}, meta=meta
             )
         except CommandNotFound as error:
             raise Misconfigured(f"providers.local.command: {error}") from error
-        return self._report(kept)
+        return self._report(process)
 
     async def stop(self) -> PodReport:
         """Ask the whole process group to end: SIGTERM, and SIGKILL after 20 s."""
         return self._report(await self._process.stop())
 
     async def inspect(self) -> PodReport:
-        """Look for the process, also for one that an earlier gateway left."""
+        """Report the process, also one that an earlier gateway started."""
         return self._report(await self._process.inspect())
 
     async def aclose(self) -> None:
-        """Let go of the process, which stays."""
+        """Give the process back; it goes on."""
         await self._process.aclose()
 
-    def _report(self, kept: ProcessStatus | None) -> PodReport:
-        if kept is None:
+    def _report(self, process: ProcessStatus | None) -> PodReport:
+        if process is None:
             return PodReport(Phase.STOPPED, pod_id="local")
         return PodReport(
-            phase=_PHASES[kept.state],
+            phase=_PHASES[process.state],
             pod_id="local",
-            endpoints=_endpoints(kept) if kept.state is ProcessState.RUNNING else {},
-            started_at=kept.started_at,
-            detail=self._detail(kept),
-            output=kept.last_line,
+            endpoints=_endpoints(process) if process.state is ProcessState.RUNNING else {},
+            started_at=process.started_at,
+            detail=self._detail(process),
+            output=process.last_line,
         )
 
-    def _detail(self, kept: ProcessStatus) -> str:
-        if kept.state is ProcessState.ENDED:
-            return f"{self.config.command[0]!r} {kept.exit_description}"
-        if kept.held_by is not None:
-            return f"process {kept.pid} is held by another gpugate with this state directory ({kept.held_by})"
-        if kept.meta.get("stranger"):
-            url = kept.meta["ollama_url"]
-            return f"process {kept.pid}; something else answered at {url} before it was started"
-        return f"process {kept.pid}"
+    def _detail(self, process: ProcessStatus) -> str:
+        if process.state is ProcessState.ENDED:
+            return f"{self.config.command[0]!r} {process.exit_description}"
+        if process.held_by is not None:
+            other = f"another gpugate with this state directory ({process.held_by})"
+            return f"process {process.pid} is held by {other}"
+        if process.meta.get("port_in_use"):
+            url = process.meta["ollama_url"]
+            return f"process {process.pid}; something else answered at {url} before it was started"
+        return f"process {process.pid}"
 
 
-def _endpoints(kept: ProcessStatus) -> dict[str, Endpoint]:
-    """Where the process that runs was told to listen: the configuration may have changed since."""
-    urls = {"ollama": kept.meta.get("ollama_url"), "comfyui": kept.meta.get("comfyui_url")}
+def _endpoints(process: ProcessStatus) -> dict[str, Endpoint]:
+    """Return the addresses given to the running process: the configuration may have changed since."""
+    urls = {"ollama": process.meta.get("ollama_url"), "comfyui": process.meta.get("comfyui_url")}
     return {name: Endpoint(url) for name, url in urls.items() if url}
 
 
 def _address(url: SplitResult) -> str:
-    """Host and port as OLLAMA_HOST has them: without a port Ollama takes its own default."""
+    """Return host and port for OLLAMA_HOST; without a port Ollama would use its own default."""
     host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
     return f"{host}:{url.port or _PORTS[url.scheme]}"
 
 
-async def _somebody_answers(url: SplitResult) -> bool:
-    """Does anything listen there already? It would pass for our process; only this machine is asked."""
-    if url.hostname not in _OURSELVES:
+async def _is_port_in_use(url: SplitResult) -> bool:
+    """Return whether a server listens there already: it would pass for our process."""
+    if url.hostname not in _LOOPBACK:
         return False
     try:
         async with asyncio.timeout(0.2):  # on the loopback the answer is a matter of microseconds

@@ -1,1 +1,1 @@
-"""Simulated Ollama and ComfyUI, for tests and the demo; knows nothing of the gateway in front of them."""
+"""The provider `demo`: a pod process with a simulated Ollama and ComfyUI; tests use the servers alone."""

@@ -1,4 +1,4 @@
-"""One raw HTTP server on this machine with a record of its requests; knows no route."""
+"""The base of the simulated HTTP servers: listens on this machine, records requests, applies faults."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RST = struct.pack("ii", 1, 0)
 
 @define
 class RecordedRequest:
-    """One request that arrived.
+    """A request that the server received.
 
     Attributes:
         body: what was kept of its body; empty for uploads, and beyond the server's `keep_bodies`.
@@ -116,7 +116,7 @@ class BaseServer:
         await self.stop()
 
     async def start(self) -> None:
-        """Listen; OSError if the port is taken."""
+        """Listen. Raises: OSError, the port is taken."""
         self._web = web.Server(
             self._serve, handler_cancellation=True, access_log=None, auto_decompress=False, lingering_time=1.0
         )
@@ -124,7 +124,7 @@ class BaseServer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Close the port and cut what is open."""
+        """Close the port and drop open connections."""
         if self._server is None or self._web is None:
             return
         self._server.close()
@@ -151,7 +151,7 @@ class BaseServer:
         raise NotImplementedError
 
     async def read_body(self, request: web.BaseRequest, seen: RecordedRequest) -> bytes:
-        """Read the whole body and record it; read once, it can be had again until the answer is out."""
+        """Read the whole body and record it; a second call returns the same bytes."""
         if seen._whole is not None:
             return seen._whole
         body = seen._whole = await request.content.read()
@@ -161,7 +161,7 @@ class BaseServer:
         return body
 
     def notify(self) -> None:
-        """Wake who waits in `until`."""
+        """Wake all tasks that wait in `until`."""
         self._changed.set()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -204,7 +204,7 @@ class BaseServer:
 async def _instead(
     request: web.BaseRequest, seen: RecordedRequest, fault: Fault
 ) -> web.StreamResponse | None:
-    """The answer that takes the real one's place, or None where the real one comes after all."""
+    """Return the response that replaces the real one, or None to send the real one."""
     if isinstance(fault, Answer):
         response = web.Response(status=fault.status, body=fault.body, headers=dict(fault.headers))
         response.headers["Content-Type"] = fault.content_type

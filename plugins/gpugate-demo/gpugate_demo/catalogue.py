@@ -1,4 +1,4 @@
-"""What a simulated Ollama tells of its models: tags, ps, show and OpenAI's lists; pure."""
+"""Builds the response bodies about models: tags, ps, show and OpenAI's lists."""
 
 from __future__ import annotations
 

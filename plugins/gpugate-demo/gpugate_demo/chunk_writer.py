@@ -1,4 +1,4 @@
-"""Sends an answer chunk by chunk and spoils it as a fault says; knows nothing of what the chunks mean."""
+"""Writes a streamed response chunk by chunk and applies the fault that was planned for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpugate_demo.faults import BreakAfter, CleanEndAfter, ErrorLine, Fault, Han
 
 
 class EndedEarly(Exception):
-    """A fault has ended the answer; `text` is an error still to be told, if any."""
+    """A fault ended the response; `text` is the error to send in the stream, if any."""
 
     def __init__(self, text: str | None = None) -> None:
         super().__init__(text)
@@ -20,7 +20,7 @@ class EndedEarly(Exception):
 
 
 class ChunkWriter:
-    """One streamed answer; the head leaves with the first chunk, as Go's does."""
+    """One streamed response; the headers are sent with the first chunk, as Go does it."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class ChunkWriter:
         await self.response.write(chunk)
 
     async def finish(self) -> web.StreamResponse:
-        """End the answer cleanly; a fault set for just this place still strikes."""
+        """End the response cleanly, unless a fault is planned for exactly this number of chunks."""
         try:
             await self._spoil()
         except EndedEarly as early:

@@ -1,4 +1,4 @@
-"""A server that behaves like ComfyUI 0.3.64 and draws landscapes; knows nothing of the gateway.
+"""A server that behaves like ComfyUI 0.3.64 and draws landscapes.
 
 Routes and shapes are the recorded ones (docs/telegram-comfyui.md#comfyui). Not like the real one:
 `preview=` answers a plain PNG whatever format is asked for, as the standard library writes no JPEG
@@ -45,7 +45,7 @@ def _json(value: Any, status: int = 200) -> web.Response:
 
 
 class _Socket:
-    """One /ws: events wait in a queue, so that a slow reader never holds up the worker."""
+    """One /ws connection; events are queued, so that a slow reader does not block the worker."""
 
     def __init__(self, sid: str) -> None:
         self.sid = sid
@@ -115,7 +115,7 @@ class SimulatedComfyUI(BaseServer):
         await super().stop()
 
     def plan(self, *faults: JobFault) -> None:
-        """What the next jobs shall come to, one each."""
+        """Plan the results of the next jobs, one fault each."""
         self.jobs.faults.extend(faults)
 
     async def handle(
@@ -344,7 +344,7 @@ async def _send_all(response: web.WebSocketResponse, socket: _Socket) -> None:
 
 
 def _take_flags(socket: _Socket, text: str) -> None:
-    """Only the first message may tell what a client supports (recorded)."""
+    """Take the client's feature flags; only the first message can set them (recorded)."""
     try:
         message = json.loads(text)
         if message.get("type") == "feature_flags":

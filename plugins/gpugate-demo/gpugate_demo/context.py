@@ -1,4 +1,4 @@
-"""One request on its way through the handlers of a simulated Ollama; knows no route."""
+"""The context of one request that the handlers of the simulated Ollama share, and their responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT = "text/plain; charset=utf-8"
 
 @frozen
 class Call:
-    """What a handler gets.
+    """The argument of every handler.
 
     Attributes:
         parameter: the last segment of a path that ends in one.
@@ -41,7 +41,7 @@ class Call:
         return await self.owner.read_body(self.request, self.seen)
 
     def outlet(self, content_type: str, headers: Mapping[str, str] = NO_HEADERS) -> ChunkWriter:
-        """Where a streamed answer goes."""
+        """The writer of a streamed response."""
         return ChunkWriter(self.request, self.seen, self.fault, content_type, {**headers, **self.cors})
 
 

@@ -1,4 +1,4 @@
-"""The surfaces of a simulated Ollama: how native events, refusals and failures look in each; pure.
+"""The API dialects of the simulated Ollama: how native events, refusals and failures are written in each.
 
 `Native` is Ollama's own. The others do what Ollama's middleware does to it, its habit of losing an
 error in mid-stream included (docs/ollama.md#errors-in-mid-stream).

@@ -1,4 +1,4 @@
-"""Embeddings of a simulated Ollama: numbers that depend on the text and mean nothing; knows no HTTP."""
+"""Embeddings of the simulated Ollama: meaningless numbers that depend only on the text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def normalised(values: list[float]) -> list[float]:
 
 
 def model_of(store: Store, request: Body, *, older: bool = False) -> Model:
-    """The model, loaded; the older endpoint minds a missing name in other words. Raises Refused."""
+    """Load and return the model; `older` selects the error text of /api/embeddings. Raises: Refused."""
     name = str(request.get("model") or "")
     if not name.strip():
         raise Refused(400, "model is required") if older else Refused(404, f"model '{name}' not found")

@@ -1,4 +1,4 @@
-"""What can be made to go wrong, per path; knows nothing of what is served there.
+"""Faults that a test plans for a path of a simulated server.
 
 A fault is a value. `Faults` keeps them in the order in which they were added and hands out one per
 request. Most take the place of the answer; `Slow`, `BreakAfter`, `HangAfter` and `ErrorLine` let
@@ -120,7 +120,7 @@ class _Planned:
 
 @define
 class Faults:
-    """The script of one server."""
+    """The planned faults of one server."""
 
     _planned: list[_Planned] = field(factory=list)
 

@@ -1,4 +1,4 @@
-"""The files of a simulated ComfyUI, kept in memory and bounded; knows no HTTP."""
+"""The files of the simulated ComfyUI: in memory, bounded in size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StoredFile:
 
 @define
 class FileStore:
-    """What was drawn and uploaded; the oldest go when `max_bytes` are exceeded."""
+    """Generated and uploaded files; the oldest are dropped when `max_bytes` is exceeded."""
 
     max_bytes: int = 256 << 20
     _files: OrderedDict[FileKey, StoredFile] = field(factory=OrderedDict)
@@ -36,7 +36,7 @@ class FileStore:
     _counters: dict[tuple[str, str], int] = field(factory=dict)
 
     def get(self, kind: str, subfolder: str, name: str) -> StoredFile | None:
-        """One file, if it is there."""
+        """Return the file, or None."""
         return self._files.get((kind, subfolder, name))
 
     def input(self, path: str) -> StoredFile | None:

@@ -1,4 +1,4 @@
-"""Ollama's own chat and generate, from a decoded request to its events; knows no HTTP and no dialect.
+"""Ollama's native chat and generate: turns a decoded request into events.
 
 Every other surface translates to and from these events, as Ollama's own middleware does.
 """
@@ -45,7 +45,7 @@ GENERATE_TYPES: Types = {
 
 @frozen
 class TextJob:
-    """A request that was accepted and will be answered with text."""
+    """An accepted request that is answered with text."""
 
     api: Api
     model: Model
@@ -70,7 +70,7 @@ def text_of(event: Event) -> str:
 
 
 class Generation:
-    """Decides about requests and speaks the replies.
+    """Validates requests and produces the events of their replies.
 
     Args:
         tokens_per_second: pace of the pieces; 0 sends them as fast as they go.

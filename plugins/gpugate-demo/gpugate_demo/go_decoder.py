@@ -1,4 +1,4 @@
-"""Reads request bodies as Go's JSON decoder would and complains in its words; knows no route."""
+"""Decodes request bodies as Go's JSON decoder does, with the same error texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OF_GO: dict[str, tuple[type, ...]] = {
 
 
 class Refused(Exception):
-    """The request is answered with this status and text, in the words of its surface."""
+    """The request is refused with this status and text; the dialect decides the body."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)

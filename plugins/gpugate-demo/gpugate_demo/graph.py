@@ -1,6 +1,6 @@
-"""Checks and reads ComfyUI graphs as its server does; pure, runs nothing.
+"""Validates ComfyUI graphs as its server does and reads what to draw from them.
 
-The complaints have the recorded shapes (docs/telegram-comfyui.md#comfyui-submitting-a-job).
+The errors have the recorded shapes (facts/bot-and-comfyui.md 2.2, comfyui-recordings/).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Complaint = dict[str, Any]
 
 
 class NotAGraph(Exception):
-    """Something that the real server falls over: it answers 500, without JSON."""
+    """Input that crashes the real server: it answers 500 without JSON."""
 
 
 @frozen
 class ValidationResult:
-    """What became of a graph.
+    """The result of validating a graph.
 
     Attributes:
         outputs: the output nodes that can run.

@@ -1,7 +1,7 @@
-"""The queue of a simulated ComfyUI and the one worker that empties it; knows no HTTP.
+"""The job queue of the simulated ComfyUI and its single worker.
 
-Every event goes to `tell(event, data, client)`, client None meaning everybody, in the recorded
-order (docs/telegram-comfyui.md#comfyui). History is written after `execution_success`, as really.
+Every event goes to `tell(event, data, client)`, client None meaning all clients, in the recorded
+order (facts/bot-and-comfyui.md 2.2). History is written after `execution_success`, as really.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HangJob:
 
 @frozen
 class LoseJob:
-    """The next job is accepted and never heard of again, as after a restart."""
+    """The next job is accepted and then lost, as after a restart."""
 
 
 @frozen
@@ -69,7 +69,7 @@ class ComfyJob:
 
     @property
     def client(self) -> str | None:
-        """Whose socket hears of it."""
+        """The client id whose socket gets the job's events."""
         client = self.extra.get("client_id")
         return client if isinstance(client, str) else None
 
@@ -80,7 +80,7 @@ class ComfyJob:
 
 @define
 class JobQueue:
-    """Owner of queue, history and cache.
+    """Owns queue, history and cache, and runs the worker.
 
     Attributes:
         faults: handed out one per job, the first first.
@@ -133,7 +133,7 @@ class JobQueue:
         return place
 
     def cancel_pending(self, wanted: Callable[[ComfyJob], bool]) -> None:
-        """Take jobs out of the queue; the running one stays."""
+        """Remove waiting jobs; the running one goes on."""
         kept = [job for job in self._pending if not wanted(job)]
         if len(kept) != len(self._pending):
             self._pending = kept

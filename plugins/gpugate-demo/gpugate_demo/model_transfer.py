@@ -1,4 +1,4 @@
-"""Pull, push, create, copy, delete and blobs of a simulated Ollama; nothing is really moved or kept."""
+"""Pull, push, create, copy, delete and blobs of the simulated Ollama; no data is moved or kept."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def check_create(store: Store, request: Body) -> str:
 
 
 async def pull(store: Store, name: str, unpullable: frozenset[str]) -> AsyncIterator[Progress]:
-    """The progress of a pull. Raises Failed for a name in `unpullable`."""
+    """The progress of a pull. Raises TransferFailed for a name in `unpullable`."""
     yield {"status": "pulling manifest"}
     if name in unpullable:
         raise TransferFailed("pull model manifest: file does not exist")
@@ -79,7 +79,7 @@ async def pull(store: Store, name: str, unpullable: frozenset[str]) -> AsyncIter
 
 
 async def push(store: Store, name: str) -> AsyncIterator[Progress]:
-    """The progress of a push. Raises Failed for a model that is not here."""
+    """The progress of a push. Raises TransferFailed for a model that is not here."""
     yield {"status": "retrieving manifest"}
     model = store.find(name)
     if model is None:
@@ -97,7 +97,7 @@ async def push(store: Store, name: str) -> AsyncIterator[Progress]:
 
 
 async def create(store: Store, name: str, request: Body) -> AsyncIterator[Progress]:
-    """The progress of a creation. Raises Failed if what it starts from is not here."""
+    """The progress of a creation. Raises TransferFailed if what it starts from is not here."""
     yield {"status": "reading model metadata"}
     base = request.get("from")
     source: Model | None = store.find(str(base)) if base else guessed(name)
@@ -142,7 +142,7 @@ def check_digest(digest: str) -> str:
 
 
 class Upload:
-    """A blob on its way in: hashed and counted, never kept."""
+    """A blob upload: hashed and counted, not kept."""
 
     def __init__(self, digest: str) -> None:
         self._digest = digest

@@ -1,4 +1,4 @@
-"""What the nodes of a simulated ComfyUI do: wait, sample, save a picture; knows no queue and no HTTP."""
+"""Runs single ComfyUI nodes: waits, reports sampling steps, saves a picture."""
 
 from __future__ import annotations
 

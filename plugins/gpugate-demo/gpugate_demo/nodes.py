@@ -1,4 +1,4 @@
-"""The ComfyUI nodes that the simulation knows, as `/object_info` tells them; knows no graph.
+"""The ComfyUI node classes of the simulation, as `/object_info` lists them.
 
 Kinds, limits and defaults are those that ComfyUI 0.3.64 enforces (docs/telegram-comfyui.md#comfyui).
 """

@@ -1,4 +1,4 @@
-"""A server that behaves like Ollama 0.32 and has no model; knows nothing of the gateway.
+"""A server that behaves like Ollama 0.32 without any model.
 
 Routes, content types, refusals and stream endings follow docs/ollama.md#routes. Where a
 fault is planned (`faults`), it misbehaves as told.

@@ -1,4 +1,4 @@
-"""Draws a landscape as PNG from a text and a number, with the standard library alone; knows no ComfyUI.
+"""Draws a landscape as PNG from a text and a seed, with the standard library alone.
 
 Rows are built from whole-row operations (translate, slices, big integers), never pixel by pixel, so
 that a picture of 1024 by 1024 takes tens of milliseconds.

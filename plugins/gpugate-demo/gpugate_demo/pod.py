@@ -1,4 +1,4 @@
-"""A process that plays a rented machine: Ollama and ComfyUI behind a cold start; knows no gateway.
+"""The process that simulates a rented machine: Ollama and ComfyUI after a cold start.
 
     python -m gpugate_demo.pod --port P --comfyui-port P --status-port P [--cold-start 6]
 
@@ -34,7 +34,7 @@ EDGE_BODY = b"404 page not found: no service answers on this port of the simulat
 
 
 class PodStage(StrEnum):
-    """Where the pod is."""
+    """The stage of the cold start."""
 
     PROVISIONING = "provisioning"
     RUNNING = "running"
@@ -43,7 +43,7 @@ class PodStage(StrEnum):
 
 @frozen
 class PodOptions:
-    """What the command line said; ports are TCP, `cold_start_s` in seconds."""
+    """The command line's options; ports are TCP, `cold_start_s` in seconds."""
 
     host: str
     port: int
@@ -155,7 +155,7 @@ def read_arguments(arguments: Sequence[str]) -> PodOptions:
 
 
 async def run(plan: PodOptions) -> None:
-    """Be the pod until SIGTERM or SIGINT."""
+    """Run the pod until SIGTERM or SIGINT."""
     leave = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, leave.set)

@@ -1,8 +1,7 @@
-"""A provider whose pod is a simulation in a process of its own; knows not what is simulated there.
+"""The provider `demo`: its pod is a process on this machine (`gpugate_demo.pod`).
 
-The pod's process goes through a real cold start and is asked for its stage on a port of its own, so
-that nothing here is guessed from clocks. It is kept by the keeper: it dies with a gateway that does not
-come back, and a restarted gateway finds it again, its ports with it.
+The process goes through a real cold start and reports its stage on a status port. It is a supervised process:
+it ends with a gateway that is not restarted, and a restarted gateway finds it again with the same ports.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
 ASK_TIMEOUT_S = 2.0
-BOOT_S = 10.0  # a process that has told nothing for so long is stuck, not starting
+BOOT_S = 10.0  # without an answer for so long it is stuck, not starting
 GPU = "simulated"
 _ROOT = str(Path(__file__).resolve().parents[2])
 _STAGES = {"provisioning": Phase.PROVISIONING, "running": Phase.RUNNING, "ready": Phase.RUNNING}
@@ -84,32 +83,32 @@ class Demo(Provider):
         self._process = SupervisedProcess("demo", state_dir=state_dir(), timeouts=self.timeouts)
 
     async def start(self) -> PodReport:
-        """Start the pod's process unless it runs; the keeper's errors pass through."""
+        """Start the pod's process unless it runs; raises what `SupervisedProcess.start` raises."""
         ports = _free_ports(("ollama", "comfyui", "status"))
         pod_id = f"demo-{secrets.token_hex(3)}"
-        kept = await self._process.start(
+        process = await self._process.start(
             self._command(pod_id, ports), env=_import_path(), meta={"pod_id": pod_id, "ports": ports}
         )
-        return await self._running(kept)
+        return await self._running(process)
 
     async def stop(self) -> PodReport:
-        """Ask the keeper to end it."""
-        kept = await self._process.stop()
-        return self._report(Phase.STOPPING, kept) if kept else self._report(Phase.STOPPED)
+        """Ask the process to end."""
+        process = await self._process.stop()
+        return self._report(Phase.STOPPING, process) if process else self._report(Phase.STOPPED)
 
     async def inspect(self) -> PodReport:
-        """What the keeper knows of the process, and the process of itself. Raises Transient."""
-        kept = await self._process.inspect()
-        if kept is None:
+        """Report the state of the process and the stage that it reports. Raises: Transient."""
+        process = await self._process.inspect()
+        if process is None:
             return self._report(Phase.STOPPED)
-        if kept.state is ProcessState.STOPPING:
-            return self._report(Phase.STOPPING, kept)
-        if kept.state is ProcessState.ENDED:
-            return self._report(Phase.FAILED, kept, f"the simulated pod {kept.exit_description}")
-        return await self._running(kept)
+        if process.state is ProcessState.STOPPING:
+            return self._report(Phase.STOPPING, process)
+        if process.state is ProcessState.ENDED:
+            return self._report(Phase.FAILED, process, f"the simulated pod {process.exit_description}")
+        return await self._running(process)
 
     async def aclose(self) -> None:
-        """Let go of the process."""
+        """Give the process back; it goes on."""
         await self._process.aclose()
 
     def _command(self, pod_id: str, ports: Mapping[str, int]) -> list[str]:
@@ -126,37 +125,37 @@ class Demo(Provider):
             f"--tokens-per-second={self.config.tokens_per_second}",
         ]
 
-    async def _running(self, kept: ProcessStatus) -> PodReport:
-        stage = await self._ask(kept)
+    async def _running(self, process: ProcessStatus) -> PodReport:
+        stage = await self._ask(process)
         if stage is None:
-            return self._report(Phase.PROVISIONING, kept, "its process is starting")
+            return self._report(Phase.PROVISIONING, process, "its process is starting")
         if stage not in _STAGES:
             raise Transient("the simulated pod tells a stage that is none")
         return self._report(
-            _STAGES[stage], kept, "" if stage == "ready" else f"simulated cold start: {stage}"
+            _STAGES[stage], process, "" if stage == "ready" else f"simulated cold start: {stage}"
         )
 
-    async def _ask(self, kept: ProcessStatus) -> str | None:
-        """The stage that the process tells; None while it is too young to listen. Raises Transient."""
+    async def _ask(self, process: ProcessStatus) -> str | None:
+        """Return the stage that the process reports; None while it starts. Raises: Transient."""
         from aiohttp import ClientError, ClientTimeout  # a heavy import that listing providers does not need
 
-        url = f"http://{_HOST}:{kept.meta['ports']['status']}/status"
+        url = f"http://{_HOST}:{process.meta['ports']['status']}/status"
         try:
             async with self.session.get(url, timeout=ClientTimeout(total=ASK_TIMEOUT_S)) as response:
                 told = await response.json()
         except (ClientError, TimeoutError, ValueError) as error:
-            if (datetime.now(UTC) - kept.started_at).total_seconds() < BOOT_S:
+            if (datetime.now(UTC) - process.started_at).total_seconds() < BOOT_S:
                 return None
             raise Transient(f"the simulated pod does not tell its stage: {type(error).__name__}") from error
-        if not isinstance(told, dict) or told.get("pod_id") != kept.meta["pod_id"]:
+        if not isinstance(told, dict) or told.get("pod_id") != process.meta["pod_id"]:
             raise Transient("something else answers on the simulated pod's port")
         return str(told.get("stage"))
 
-    def _report(self, phase: Phase, kept: ProcessStatus | None = None, detail: str = "") -> PodReport:
+    def _report(self, phase: Phase, process: ProcessStatus | None = None, detail: str = "") -> PodReport:
         price = Price(Decimal(str(self.config.hourly_rate)), Decimal(0))
-        if kept is None:
+        if process is None:
             return PodReport(phase, price=price, gpu=GPU)
-        ports = kept.meta.get("ports", {})
+        ports = process.meta.get("ports", {})
         urls = {
             service: f"http://{_HOST}:{ports[service]}"
             for service in ("ollama", "comfyui")
@@ -164,13 +163,13 @@ class Demo(Provider):
         }
         return PodReport(
             phase=phase,
-            pod_id=kept.meta.get("pod_id"),
+            pod_id=process.meta.get("pod_id"),
             endpoints={service: Endpoint(url) for service, url in urls.items()},
             price=price,
             gpu=GPU,
-            started_at=kept.started_at,
-            detail=detail if kept.held_by is None else _HELD.format(kept.held_by),
-            output=kept.last_line,
+            started_at=process.started_at,
+            detail=detail if process.held_by is None else _HELD.format(process.held_by),
+            output=process.last_line,
         )
 
 
@@ -186,6 +185,6 @@ def _free_ports(names: tuple[str, ...]) -> dict[str, int]:
 
 
 def _import_path() -> dict[str, str]:
-    """So that the pod finds this very gpugate, installed or not."""
+    """Return the PYTHONPATH with which the pod imports this very package, installed or not."""
     inherited = os.environ.get("PYTHONPATH")
     return {"PYTHONPATH": os.pathsep.join([_ROOT, inherited] if inherited else [_ROOT])}

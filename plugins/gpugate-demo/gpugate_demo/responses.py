@@ -1,4 +1,4 @@
-"""The /v1/responses surface of a simulated Ollama: native events become named response events; pure."""
+"""The /v1/responses dialect: turns native events into named response events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands before Ollama's handlers: routes, CORS and the Host check; pure, knows no socket.
+"""Routes, CORS and the Host check, in the order in which Ollama applies them.
 
 Modelled on docs/ollama.md#routes: gin with method checks and slash redirects, then
 gin-contrib/cors, then Ollama's own Host check.

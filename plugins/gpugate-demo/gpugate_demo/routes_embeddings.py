@@ -1,4 +1,4 @@
-"""Embeddings over HTTP; knows nothing of how the numbers come about."""
+"""Handlers of the embedding endpoints."""
 
 from __future__ import annotations
 

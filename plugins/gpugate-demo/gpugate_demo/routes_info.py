@@ -1,4 +1,4 @@
-"""What a simulated Ollama tells about itself and its models; makes no text and changes nothing."""
+"""Handlers of the read-only endpoints: version, status, tags, ps, show, model lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models in and out of a simulated Ollama over HTTP: pull, push, create, copy, delete, blobs."""
+"""Handlers that change models: pull, push, create, copy, delete, blobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chats and completions over HTTP, in every dialect; knows nothing of what is said."""
+"""Handlers of chats and completions in every dialect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The models of a simulated Ollama: what is on its disk and what is loaded; knows no HTTP."""
+"""The models of the simulated Ollama: installed and loaded ones."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def guessed(name: str) -> Model:
 
 @define
 class Store:
-    """What one simulated server has.
+    """The models of one server.
 
     Attributes:
         blobs: digest ("sha256:...") to size; the bytes themselves are not kept.
@@ -197,7 +197,7 @@ class Store:
         return fresh
 
     def unload(self, model: Model) -> None:
-        """Let go of it, loaded or not."""
+        """Unload it if it is loaded."""
         self._loaded.pop(_key(model.name), None)
 
     def loaded(self, now: datetime | None = None) -> list[Loaded]:

@@ -1,4 +1,4 @@
-"""What a simulated model says; knows no HTTP. A reply never repeats the prompt."""
+"""Generates the replies of the simulated model; a reply never contains the prompt."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ImageFacts:
 
 @frozen
 class GenerationRequest:
-    """One request, as far as a reply may want to know it.
+    """The properties of a request that a reply can depend on.
 
     Attributes:
         api: "chat", "generate" or "transcribe".
@@ -57,7 +57,7 @@ def tokens_of(text: str) -> list[str]:
 
 
 def default_reply(seed: int = 0) -> Reply:
-    """The default: says what it is and what kind of request came; the same for the same request."""
+    """The default reply: says that it is simulated and describes the request; deterministic."""
 
     def reply(asked: GenerationRequest) -> list[str]:
         if asked.format not in (None, ""):

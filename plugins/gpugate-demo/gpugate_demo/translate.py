@@ -1,4 +1,4 @@
-"""Requests of the OpenAI and Anthropic surfaces as native chat and generate requests; pure."""
+"""Translates OpenAI and Anthropic requests into native chat and generate requests."""
 
 from __future__ import annotations
 

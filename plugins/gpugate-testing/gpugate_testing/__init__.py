@@ -1,6 +1,6 @@
-"""What gpugate ships for tests of provider plugins; `ProviderContract` is loaded when it is asked for.
+"""Test equipment for provider plugins; `ProviderContract` is imported on first use.
 
-Loading it needs pytest, which the simulators and `gpugate provider-check` do without.
+It needs pytest, which the simulators and `gpugate provider-check` do not.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpugate_testing.contract import PaidContract, ProviderContract, ReadOnlyContract
 
-__all__ = ["ReadOnlyContract", "ProviderContract", "PaidContract"]
+__all__ = ["PaidContract", "ProviderContract", "ReadOnlyContract"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,8 +1,7 @@
 """The tests that every provider plugin runs, claim by claim (docs/api.md#provider-plugins).
 
 A plugin's test module has `class TestMine(ProviderContract)` with a `provider_class` and a fixture
-`config`; docs/write-a-provider.md walks through it. Needs pytest-asyncio in auto mode. It must not know
-any cloud.
+`config`; docs/write-a-provider.md walks through it. Needs pytest-asyncio in auto mode.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ CALLS = ("start", "stop", "inspect")
 
 
 class ReadOnlyContract(ContractBase):
-    """The part that changes nothing and costs nothing."""
+    """The tests that are read-only and cost nothing."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Every wrong answer to every call, for a provider that is reached by a session."""
@@ -103,7 +102,7 @@ class ReadOnlyContract(ContractBase):
 
 
 class PaidContract(ContractBase):
-    """The part that starts pods: at a simulator it costs nothing."""
+    """The tests that start pods, for use with a simulator."""
 
     async def test_a_life(
         self, provider: Provider, secrets: tuple[str, ...], billing: Callable[[], int] | None
@@ -256,7 +255,7 @@ class PaidContract(ContractBase):
 
 
 class ProviderContract(ReadOnlyContract, PaidContract):
-    """All of it: `class TestMine(ProviderContract)`."""
+    """All tests: `class TestMine(ProviderContract)`."""
 
 
 def assert_sane_pause(error: ProviderError | None) -> None:

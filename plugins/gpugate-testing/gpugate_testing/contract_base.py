@@ -1,6 +1,6 @@
-"""What the contract's tests stand on: a provider in front of a pod that is off, and patient steps with it.
+"""Fixtures and helpers of the contract's tests: a provider whose pod is off, and calls with a time limit.
 
-It judges nothing but that calls end in time and reports are sound; the claims are in `contract`.
+They check that calls end in time and that reports are valid; the tests are in `contract`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LONGER_S = 30.0
 
 
 class ContractBase:
-    """What the contract's tests stand on; a plugin overrides what does not suit it.
+    """Fixtures and helpers of the contract's tests; a plugin overrides the fixtures it has to.
 
     Attributes:
         provider_class: the provider.

@@ -1,6 +1,6 @@
-"""Fakes of the lifecycle's neighbours, for tests of gpugate and of plugins: a cloud, a pod, a notebook.
+"""Fakes of what the lifecycle talks to: a cloud, its provider, a pod, a ledger, a store of pending stops.
 
-They live in whatever time the running loop has, so they work in virtual time too.
+They use the running loop's time, so they work in virtual time, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Hang:
 
 @frozen
 class LostAnswer:
-    """A fault: the provider does it, but we only hear an error."""
+    """A fault: the provider obeys, but the caller gets an error."""
 
     error: Exception
 
@@ -275,7 +275,7 @@ class MemoryLedger:
 
 @define
 class FakeDebts:
-    """A notebook of unproved stops in memory."""
+    """A store of pending stops in memory."""
 
     names: frozenset[str] = frozenset()
 

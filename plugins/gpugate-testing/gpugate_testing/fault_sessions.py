@@ -1,4 +1,4 @@
-"""Client sessions whose every request ends wherever a test wants, whatever URL is asked for.
+"""Client sessions that send every request to a test's own server, whatever the URL.
 
 aiohttp's `UnixConnector` takes every URL, https too, to one socket of this machine. So a provider that
 calls its cloud through the session it was given needs no setting to be tested against a broken cloud.
@@ -22,7 +22,7 @@ AGENT = {"User-Agent": "gpugate/contract"}
 
 @frozen
 class BadResponse:
-    """An answer that no provider should take for one.
+    """A response that no provider may accept.
 
     Attributes:
         status: of the answer; 0: the connection is closed instead.
@@ -64,21 +64,21 @@ WRONGS: Mapping[str, BadResponse] = {
 
 @asynccontextmanager
 async def good_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """A session as the gateway has it."""
+    """A session like the gateway's."""
     async with aiohttp.ClientSession(headers=AGENT, cookie_jar=aiohttp.DummyCookieJar()) as session:
         yield session
 
 
 @asynccontextmanager
 async def cut_session(*traces: aiohttp.TraceConfig) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session that reaches nobody: every request fails to connect."""
+    """A session in which every request fails to connect."""
     async with _session_to(Path("/nonexistent/cut"), *traces) as session:
         yield session
 
 
 @asynccontextmanager
 async def wrong_session(wrong: BadResponse | None) -> AsyncIterator[aiohttp.ClientSession]:
-    """A session to somebody who gives this answer to everything; None: who never answers."""
+    """A session in which every request gets this response; None: no response at all."""
     folder = Path(tempfile.mkdtemp(prefix="wire-"))  # short: a socket's path has 107 bytes at most
     writers: set[asyncio.StreamWriter] = set()
 

@@ -1,7 +1,7 @@
-"""`gpugate provider-check`: does a plugin keep the provider contract with the user's own account?
+"""`gpugate provider-check`: checks a plugin against the user's own account.
 
-Without `--spend` it only looks. With it the pod is started once, and whatever happens in between, the
-command ends by stopping it until a look proves the stop. It knows no provider.
+Without `--spend` it is read-only. With it the pod is started once, and whatever happens in between, the
+command ends by stopping it until an inspection confirms the stop.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ STOP_LIMIT_S = 900.0
 
 
 class CheckFailed(Exception):
-    """A claim does not hold; the words are for the user and carry no secret."""
+    """A check failed; the message is for the user and holds no secret."""
 
 
 @frozen
 class CheckLimits:
-    """How patient a check is, in seconds.
+    """The intervals and time limits of a check, in seconds.
 
     Attributes:
         look_s: between two looks.

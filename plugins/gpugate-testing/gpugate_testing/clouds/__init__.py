@@ -29,8 +29,8 @@ from gpugate_testing.clouds.vast_offers import Offer
 
 __all__ = [
     "API_KEY",
-    "RecordedCall",
     "BalanceZero",
+    "BilledInterval",
     "Capacity",
     "Clock",
     "Cloud",
@@ -49,10 +49,10 @@ __all__ = [
     "Offer",
     "Operation",
     "RateLimit",
+    "RecordedCall",
     "Reset",
     "RunPodSim",
     "SimPod",
     "Stale",
-    "BilledInterval",
     "VastSim",
 ]

@@ -8,4 +8,4 @@ from gpugate_testing.telegram.sent_messages import Key, Sent
 from gpugate_testing.telegram.server import TOKEN, SimulatedTelegram
 from gpugate_testing.telegram.update_queue import UpdateQueue
 
-__all__ = ["TOKEN", "Key", "UpdateQueue", "Refusal", "Sent", "SimulatedTelegram"]
+__all__ = ["TOKEN", "Key", "Refusal", "Sent", "SimulatedTelegram", "UpdateQueue"]
