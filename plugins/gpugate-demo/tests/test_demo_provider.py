@@ -145,7 +145,7 @@ class TestLife:
         began = datetime.now(UTC)
         first = await pod.start()
         running = await phase(pod, Phase.RUNNING)
-        early = await healthy(pod, running)
+        early = await healthy(pod, running) and (await pod.inspect()).detail != ""
         ready = await phase(pod, Phase.RUNNING, detail="")
 
         assert (Phase.PROVISIONING, False) == (first.phase, early)

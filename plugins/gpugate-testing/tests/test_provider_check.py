@@ -19,7 +19,8 @@ from gpugate_testing.provider_check import Check
 from gpugate.config import Settings, load_settings
 from gpugate.errors import Ambiguous, NoCapacity, Transient
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price
-from tests.cli.support import Shell, make_shell
+from tests.cli.support import Shell
+from tests.cli.support import shell as make_shell
 
 KEY = "a-key-that-must-stay-inside"
 

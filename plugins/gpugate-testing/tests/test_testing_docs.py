@@ -15,7 +15,7 @@ from gpugate_testing.provider_validation import class_complaints
 from gpugate.cli.parser import parse
 from gpugate.config import structure_provider_config
 
-REPO = Path(__file__).parents[2]
+REPO = Path(__file__).parents[3]
 EXAMPLE = REPO / "examples" / "write-a-provider"
 GUIDE = REPO / "docs" / "write-a-provider.md"
 PAGES = (GUIDE, EXAMPLE / "README.md", REPO / "examples" / "pod" / "README.md")
