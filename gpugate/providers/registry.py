@@ -85,11 +85,6 @@ def find(name: str) -> type[Provider]:
     return _the_one(name, installed()).load()
 
 
-def describe(name: str) -> Capabilities:
-    """Return the capabilities of the provider of this name. Raises: SettingsError, as `find` does."""
-    return find(name).capabilities
-
-
 def describe_all() -> list[Description]:
     """Return all plugins with their capabilities; a broken one with its error."""
     plugins = installed()

@@ -193,12 +193,6 @@ class TestFind:
 
 
 class TestDescribe:
-    def test_capabilities(self, install):
-        """What the class says it can."""
-        install("cloud")
-
-        assert Capabilities(first_byte_limit_s=100) == registry.describe("cloud")
-
     def test_all(self, install):
         """The broken ones are in the list too, with their error."""
         install("broken", "raise RuntimeError('boom')")

@@ -3,9 +3,8 @@
 Needs aiogram (`pip install 'gpugate[telegram]'`), whose types check every object that it hands out.
 """
 
-from gpugate_testing.telegram.error_replies import Refusal
-from gpugate_testing.telegram.sent_messages import Key, Sent
 from gpugate_testing.telegram.server import TOKEN, SimulatedTelegram
 from gpugate_testing.telegram.update_queue import UpdateQueue
+from gpugate_testing.telegram.values import Key, Refusal, Sent
 
 __all__ = ["TOKEN", "Key", "Refusal", "Sent", "SimulatedTelegram", "UpdateQueue"]

@@ -15,10 +15,8 @@ from typing import Any
 from aiogram.types import File, InlineKeyboardMarkup, Message, TelegramObject, User, WebhookInfo
 from attrs import define, field
 
-from gpugate_testing.telegram.error_replies import Refusal, bad
-from gpugate_testing.telegram.pictures import sides
-from gpugate_testing.telegram.sent_messages import Key, Sent
 from gpugate_testing.telegram.update_queue import UpdateQueue
+from gpugate_testing.telegram.values import Key, Refusal, Sent, bad, sides
 
 TEXT_UNITS = 4096
 CAPTION_UNITS = 1024

@@ -16,11 +16,9 @@ from aiogram.types import Update, User
 from aiohttp import web
 from attrs import define, field
 
-from gpugate_testing.telegram.error_replies import Refusal
 from gpugate_testing.telegram.methods import Methods, plain
-from gpugate_testing.telegram.pictures import sides
-from gpugate_testing.telegram.sent_messages import Key, Sent
 from gpugate_testing.telegram.update_queue import UpdateQueue
+from gpugate_testing.telegram.values import Key, Refusal, Sent, sides
 
 TOKEN = "123456:simulated-telegram-token-of-a-bot"
 SOON_S = 5.0

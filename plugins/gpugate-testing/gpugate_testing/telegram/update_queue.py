@@ -13,7 +13,7 @@ import aiohttp
 from attrs import define, field
 
 from gpugate.tasks import spawn
-from gpugate_testing.telegram.error_replies import Refusal, bad
+from gpugate_testing.telegram.values import Refusal, bad
 
 RETRY_S = 0.05
 """Between two attempts to deliver; Telegram's own pauses are longer, and grow."""
