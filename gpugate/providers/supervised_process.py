@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from attrs import asdict, field, frozen
 
@@ -23,6 +24,7 @@ from gpugate.providers import supervisor
 from gpugate.providers.supervisor import State, find_family, read_state, recorded_processes
 from gpugate.tasks import spawn
 
+_HOLD = f"hold {uuid4().hex}".encode()  # tells gateways apart, also those with the same pid in two containers
 _ANSWER_S = 5.0  # a guard answers in milliseconds; after this it is stuck
 _RETRY_S = 0.02  # between two looks at a guard that has not obeyed yet
 _START_TRIES = 50  # while another gateway's start holds the lock
@@ -223,7 +225,7 @@ class SupervisedProcess:
                 return None
             if state and (holder := self._other_gateway()) is not None:  # (2)
                 return _status_of(state, held_by=holder)
-            guarded = self._send(b"stop" if stop else b"")
+            guarded = self._send(b"stop" if stop else _HOLD)
             state = self._read_state()
             if not guarded:  # (4)
                 return await self._look_without_guard(state)
@@ -276,7 +278,7 @@ class SupervisedProcess:
     def _open_pipe(self) -> bool:
         try:
             self._pipe = os.open(self._base + ".pipe", os.O_WRONLY | os.O_NONBLOCK)
-            os.write(self._pipe, b"hold\n")
+            os.write(self._pipe, _HOLD + b"\n")
         except OSError:  # ENXIO: nobody reads it
             self._close_pipe()
         return self._pipe is not None

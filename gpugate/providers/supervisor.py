@@ -8,7 +8,7 @@ Theory of operation. Four files `<state.dir>/processes/<name>.*` connect a guard
   alive, and after the command ended by itself, until the next start or stop.
 - `.lock`, locked (flock) by the guard while it lives: there is never a second guard for the same name.
 - `.pipe`, a named pipe, read by the guard. A gateway holds it open for writing, so the guard reads end of
-  file when the gateway dies, however it dies. Lines in it are commands: `hold`, `stop` and `leave`.
+  file when the gateway dies, however it dies. Lines in it are commands: `hold <gateway>`, `stop` and `leave`.
 - `.lease`, locked by the gateway that holds the pipe; another gateway may look, but not start or stop.
 
 No gateway for `orphan_grace_s`: every process of the command gets SIGTERM, and SIGKILL `orphan_kill_s` later.
@@ -202,7 +202,8 @@ class Guard:
         self.connected = False  # a gateway has the pipe open
         self.connected_at = self.disconnected_at = time.monotonic()
         self.first_connection = True  # that of the gateway which started the command
-        self.leaving = False  # `leave` was the last command on this connection
+        self.holder: bytes | None = None  # the gateway that said `hold`; the lease allows one at a time
+        self.leaving = False  # it said `leave` last
         self.kept = False  # a gateway left the command for its next start
         self.kill_at: float | None = None  # set while the processes are being ended
         self.ended_by_itself = False
@@ -269,7 +270,9 @@ class Guard:
         for line in data.splitlines():
             self._obey(line)
         if not data and self.connected:
-            self._on_disconnect()
+            self._on_holder_gone()
+            self.connected, self.disconnected_at = False, time.monotonic()
+            self.selector.unregister(self.pipe)
 
     def _obey(self, line: bytes) -> None:
         if line == b"stop" and not self.state["stop_requested"]:
@@ -277,10 +280,15 @@ class Guard:
             self.state["stop_requested"] = True
             self._end_family(self.timeouts["stop_kill_s"])
             self._save()  # the gateway waits for this answer
-        elif line in (b"hold", b"leave"):
-            self.leaving = line == b"leave"
+        command, _, gateway = line.partition(b" ")
+        if command == b"hold":
+            if self.holder not in (None, gateway):  # opened before the end of the last holder was seen
+                self._on_holder_gone()
+            self.holder, self.leaving = gateway, False
+        elif command == b"leave":
+            self.leaving = True
 
-    def _on_disconnect(self) -> None:
+    def _on_holder_gone(self) -> None:
         """Decide whether the command is kept without a gateway.
 
         (1) A gateway that vanished does not want it kept. (2) One that said `leave` does, if it started the
@@ -291,9 +299,8 @@ class Guard:
             self.kept = False
         elif self.first_connection or now - self.connected_at >= self.timeouts["orphan_grace_s"]:  # (2)
             self.kept = True
-        self.connected = self.first_connection = False
-        self.disconnected_at = now
-        self.selector.unregister(self.pipe)
+        self.first_connection, self.connected_at = False, now
+        self.holder = None
 
     def _check_gateway(self, now: float) -> None:
         if self.connected or (self.kept and self.kill_at is None):
