@@ -131,7 +131,7 @@ class TestLeases:
         await sleeper.count(0)
 
     def test_the_promise(self):
-        """As shipped, all is over 15 s after the gateway's death (contract section 7)."""
+        """As shipped, all is over 15 s after the gateway's death (docs/api.md#the-local-provider)."""
         from gpugate.providers.supervised_process import SupervisorTimeouts
 
         assert SupervisorTimeouts().orphan_grace_s + SupervisorTimeouts().orphan_kill_s + 1 < 15

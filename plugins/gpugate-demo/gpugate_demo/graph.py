@@ -1,6 +1,6 @@
 """Validates ComfyUI graphs as its server does and reads what to draw from them.
 
-The errors have the recorded shapes (facts/bot-and-comfyui.md 2.2, comfyui-recordings/).
+The errors have the recorded shapes (docs/telegram-comfyui.md#comfyui-submitting-a-job).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The job queue of the simulated ComfyUI and its single worker.
 
 Every event goes to `tell(event, data, client)`, client None meaning all clients, in the recorded
-order (facts/bot-and-comfyui.md 2.2). History is written after `execution_success`, as really.
+order (docs/telegram-comfyui.md#comfyui). History is written after `execution_success`, as really.
 """
 
 from __future__ import annotations

@@ -45,6 +45,12 @@ STOP_LIMIT_S = 900.0
 """How long a stop is sent and looked after before the user is asked to do it."""
 
 
+def _put(line: str, stream: TextIO) -> None:
+    """Print a line; a terminal that was closed must not keep the pod from its stop."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=stream, flush=True)
+
+
 class CheckFailed(Exception):
     """A check failed; the message is for the user and holds no secret."""
 
