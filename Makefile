@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+LOWEST ?= .venv-lowest
 PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 JOBS   ?= 4
 
-.PHONY: run test fast lint types bench simulate mutants states clean
+.PHONY: run test fast test-lowest lint types bench simulate mutants states clean
 
 $(VENV)/.run: setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -14,7 +15,15 @@ $(VENV)/.run: setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,telegram]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+		-e '.[dev,telegram]' $(addprefix -e ,$(PLUGINS))
+	touch $@
+
+$(LOWEST)/.dev: setup.cfg pyproject.toml .ci/lowest.py $(wildcard plugins/*/setup.cfg)
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt \
+		-e '.[dev,telegram]' $(addprefix -e ,$(PLUGINS))
 	touch $@
 
 run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GPU, no Ollama
@@ -23,8 +32,13 @@ run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GP
 test: $(VENV)/.dev        ## all tests, the plugins' included; they wait more than they work, so JOBS of them at once
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests plugins examples/write-a-provider
 
-fast: $(VENV)/.dev        ## without real sockets and processes
-	$(BIN)/python -m pytest --ignore tests/e2e --ignore tests/providers
+FAST := -n $(JOBS) --dist worksteal --ignore tests/e2e --ignore tests/providers tests
+
+fast: $(VENV)/.dev        ## without whole gateways and real processes
+	$(BIN)/python -m pytest $(FAST)
+
+test-lowest: $(LOWEST)/.dev  ## the fast part, with the lowest versions of all dependencies that setup.cfg allows
+	$(LOWEST)/bin/python -m pytest $(FAST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -51,4 +65,4 @@ states: $(VENV)/.dev      ## docs/states.md from the transition table
 	$(BIN)/python -m gpugate.core.transition_docs > docs/states.md
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info
