@@ -19,7 +19,17 @@ if TYPE_CHECKING:
         RateLimited,
         Transient,
     )
-    from gpugate.provider_api import Capabilities, Charge, Endpoint, Phase, PodReport, Price, Provider
+    from gpugate.provider_api import (
+        Capabilities,
+        Charge,
+        Duration,
+        Endpoint,
+        Phase,
+        PodReport,
+        Price,
+        Provider,
+        Size,
+    )
 
 __all__ = [
     "Ambiguous",
@@ -28,6 +38,7 @@ __all__ = [
     "Capabilities",
     "Charge",
     "Conflict",
+    "Duration",
     "Endpoint",
     "Misconfigured",
     "NoCapacity",
@@ -39,6 +50,7 @@ __all__ = [
     "Provider",
     "ProviderError",
     "RateLimited",
+    "Size",
     "Transient",
 ]
 

@@ -114,7 +114,7 @@ class Gateway:
         comfyui = settings.comfyui
         self._workflows = load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)
         self._output = configure(
-            settings.log.format,  # type: ignore[arg-type]
+            settings.log.format,
             settings.log.level,
             secrets=secrets_of(settings.auth, settings.bot, settings.pod, *self._configs.values()),
         )
@@ -227,7 +227,7 @@ class Gateway:
 
     def _new_catalog(self) -> Catalog:
         return Catalog(
-            self.settings.catalog.when_stopped,  # type: ignore[arg-type]
+            self.settings.catalog.when_stopped,
             self.settings.catalog.models,
             self._state / "catalog.json",
             tell=self._warn,

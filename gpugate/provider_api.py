@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from attrs import field, frozen
 
@@ -20,6 +20,12 @@ from gpugate.errors import Misconfigured
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
+
+Duration = Annotated[float, "duration"]
+"""Type of a Config's field in seconds: a configuration may say 90, "90s" or "1h30m"."""
+
+Size = Annotated[int, "size"]
+"""Type of a Config's field in bytes: a configuration may say 1024, "64MiB" or "20MB"."""
 
 
 class Phase(StrEnum):

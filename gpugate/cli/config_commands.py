@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -14,10 +15,12 @@ import attrs
 from gpugate.cli.errors import OK, WRONG, Failure
 from gpugate.cli.settings import config_path, settings_for_serving
 from gpugate.cli.urls import url_of
-from gpugate.config import Settings, commented_config, notes
+from gpugate.config import Settings, commented_config, warnings
+from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import lease_digest
 
 if TYPE_CHECKING:
+    from gpugate.provider_api import Provider
     from gpugate.providers.registry import Description
 
 
@@ -26,11 +29,9 @@ def init(args: Namespace) -> int:
     if args.file and args.config and args.file != args.config:
         raise Failure("init: name one file, by itself or with --config", WRONG)
     path = Path(args.file or args.config or "gpugate.toml")
+    text = commented_config(_installed_providers())
     try:
-        if args.force:
-            _replace(path, commented_config())
-        else:
-            _create(path, commented_config())
+        (_replace if args.force else _create)(path, text)
     except FileExistsError:
         raise Failure(f"{path} exists already; --force overwrites it") from None
     except OSError as error:
@@ -38,6 +39,17 @@ def init(args: Namespace) -> int:
     named = "" if path == Path("gpugate.toml") else f" --config {path}"
     print(f"wrote {path}; set auth.secret and pod.provider in it, then: gpugate check{named}")
     return OK
+
+
+def _installed_providers() -> dict[str, type[Provider]]:
+    """Return the provider plugins that can be loaded; `gpugate providers` says why the others cannot."""
+    from gpugate.providers import registry
+
+    found = {}
+    for plugin in registry.installed():
+        with contextlib.suppress(SettingsError):
+            found[plugin.name] = registry.find(plugin.name)
+    return found
 
 
 def _create(path: Path, text: str) -> None:
@@ -67,8 +79,8 @@ def check(args: Namespace) -> int:
     print(f"ok: {source}")
     for line in _summary(settings):
         print(f"  {line}")
-    for key, note in notes(settings):
-        print(f"  note: {key}: {note}")
+    for key, warning in warnings(settings):
+        print(f"  note: {key}: {warning}")
     if not args.live:
         return OK
     from gpugate.cli.live_check import check_live

@@ -16,7 +16,7 @@ from gpugate.cli.serving import listening_problem, run
 from gpugate.cli.settings import config_of
 from gpugate.cli.token_commands import signed
 from gpugate.cli.urls import url_of
-from gpugate.config import Given, Settings, duration, load_settings, show_duration
+from gpugate.config import Settings, SourcedValue, duration, load_settings, show_duration
 from gpugate.lifecycle import state_dir
 from gpugate.providers import registry
 
@@ -62,9 +62,9 @@ def _settings(args: Namespace) -> Settings:
     path = Path(args.config) if args.config else None
     overrides: dict[str, object] = {"pod.provider": ("demo",)}
     if args.port is not None:
-        overrides["server.port"] = Given(args.port, "--port", untyped=True)
+        overrides["server.port"] = SourcedValue(args.port, "--port", is_text=True)
     if args.cold_start is not None:
-        overrides["providers.demo.cold_start"] = Given(args.cold_start, "--cold-start", untyped=True)
+        overrides["providers.demo.cold_start"] = SourcedValue(args.cold_start, "--cold-start", is_text=True)
     draft = load_settings(
         path, os.environ, overrides=overrides, complete=False, state_problem=state_dir.problem_of
     )
@@ -79,7 +79,7 @@ def _settings(args: Namespace) -> Settings:
 
 def _cold_start(settings: Settings) -> float:
     given = settings.providers.get("demo", {}).get("cold_start", _COLD_START_S)
-    return duration(given.value if isinstance(given, Given) else given)
+    return duration(given.value if isinstance(given, SourcedValue) else given)
 
 
 def _with_free_port(settings: Settings) -> Settings:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpugate.cli.errors import Failure
 from gpugate.cli.settings import settings_for_serving
-from gpugate.config import Given, Settings
+from gpugate.config import Settings, SourcedValue
 from gpugate.lifecycle.state_dir import StateFolderTaken, held
 
 _FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provider"}
@@ -19,7 +19,7 @@ _FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provide
 def serve(args: Namespace) -> int:
     """Run the gateway until it is told to stop; return its exit status."""
     overrides = {
-        key: Given(getattr(args, flag), f"--{flag}", untyped=True)
+        key: SourcedValue(getattr(args, flag), f"--{flag}", is_text=True)
         for flag, key in _FLAGS.items()
         if getattr(args, flag) is not None
     }

@@ -1,4 +1,4 @@
-"""What no key alone can tell: keys that contradict each other, or that are needed and missing."""
+"""Checks of several keys together: contradictions, missing keys, and combinations worth a warning."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gpugate.config.units import show_duration
 
 Finding = tuple[str, str]  # dotted key, problem
 
-_SECRET_BYTES = {"HS384": 48, "HS512": 64}  # RFC 7518 3.2: a key as long as the hash
+_MIN_SECRET_BYTES = {"HS384": 48, "HS512": 64}  # RFC 7518 3.2: as long as the hash
 
 NO_SECRET = (
-    "is empty, and so is auth.jwks_url: anybody could use your GPU. Make one with: "
+    "is empty, and so is auth.jwks_url: anyone could use your GPU. Make one with: "
     "python3 -c 'import secrets; print(secrets.token_hex(32))'"
 )
 NO_PROVIDER = (
@@ -24,17 +24,17 @@ NO_PROVIDER = (
 
 
 def contradictions(settings: Settings) -> Iterator[Finding]:
-    """Yield the keys that cannot be as another one is."""
+    """Yield keys whose value is impossible beside another key's, or in this file system."""
     auth = settings.auth
-    foreign = [name for name in auth.algorithms if not name.startswith("HS")]
-    if foreign and not auth.jwks_url:
-        yield "auth.algorithms", f"{foreign[0]} needs the keys of an identity provider: set auth.jwks_url"
+    asymmetric = [name for name in auth.algorithms if not name.startswith("HS")]
+    if asymmetric and not auth.jwks_url:
+        yield "auth.algorithms", f"{asymmetric[0]} needs the keys of an identity provider: set auth.jwks_url"
     for name in auth.algorithms if auth.secret else ():
-        if len(auth.secret.encode()) < _SECRET_BYTES.get(name, 0):
-            yield "auth.secret", f"must be at least {_SECRET_BYTES[name]} bytes long for {name}"
-    stray = [str(chat) for chat in settings.bot.news if chat not in settings.bot.allowed_chats]
-    if stray:
-        yield "bot.news", f"{', '.join(stray)} is not among bot.allowed_chats"
+        if len(auth.secret.encode()) < _MIN_SECRET_BYTES.get(name, 0):
+            yield "auth.secret", f"must be at least {_MIN_SECRET_BYTES[name]} bytes long for {name}"
+    not_allowed = [str(chat) for chat in settings.bot.news if chat not in settings.bot.allowed_chats]
+    if not_allowed:
+        yield "bot.news", f"{', '.join(not_allowed)} is not among bot.allowed_chats"
     if settings.cost.user_share and not settings.cost.monthly_budget:
         yield "cost.user_share", "is a share of cost.monthly_budget, which is not set"
     yield from _missing_files(settings)
@@ -50,8 +50,8 @@ def _missing_files(settings: Settings) -> Iterator[Finding]:
         yield "state.dir", "is not a folder"
 
 
-def notes(settings: Settings) -> Iterator[Finding]:
-    """Yield what is allowed and may yet surprise."""
+def warnings(settings: Settings) -> Iterator[Finding]:
+    """Yield keys whose value is allowed but probably not meant (`gpugate check` prints them)."""
     pod, max_wait = settings.pod, settings.queue.max_wait
     if 0 < pod.max_session <= pod.warmup_timeout:
         yield (
@@ -59,7 +59,7 @@ def notes(settings: Settings) -> Iterator[Finding]:
             f"{show_duration(pod.max_session)} is no longer than pod.warmup_timeout "
             f"({show_duration(pod.warmup_timeout)}): a session may be over before its pod is ready",
         )
-    # With one provider only the words differ, of one and the same 503.
+    # At the same time with a single provider both end in a 503 that differs only in its message.
     if pod.start_timeout > max_wait or (len(pod.provider) > 1 and pod.start_timeout == max_wait):
         yield (
             "pod.start_timeout",
@@ -68,8 +68,8 @@ def notes(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def lacks(settings: Settings) -> Iterator[Finding]:
-    """Yield what is missing for the gateway to run."""
+def missing(settings: Settings) -> Iterator[Finding]:
+    """Yield keys that must be set before the gateway can run."""
     if not settings.auth.secret and not settings.auth.jwks_url:
         yield "auth.secret", NO_SECRET
     if not settings.pod.provider:
@@ -77,17 +77,17 @@ def lacks(settings: Settings) -> Iterator[Finding]:
     if not settings.state.dir:
         yield "state.dir", "is needed: this user has no home folder for a default"
     if settings.bot.enabled:
-        yield from _bot_lacks(settings.bot)
+        yield from _missing_for_bot(settings.bot)
 
 
-def _bot_lacks(bot: Bot) -> Iterator[Finding]:
-    if find_spec("aiogram") is None:  # looked for, not imported: that takes 3 s
+def _missing_for_bot(bot: Bot) -> Iterator[Finding]:
+    if find_spec("aiogram") is None:  # not imported: that takes 3 s
         yield "bot.enabled", "needs the extra: pip install 'gpugate[telegram]'"
     if not bot.token:
         yield "bot.token", "is needed while bot.enabled is true: @BotFather gives it"
     if bot.mode == "webhook":
         if not bot.secret_token:
-            yield "bot.secret_token", "is needed in webhook mode: without it anybody could play Telegram"
+            yield "bot.secret_token", "is needed in webhook mode: without it anyone could send fake updates"
         if not bot.public_url:
             yield (
                 "bot.public_url",

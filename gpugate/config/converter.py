@@ -1,308 +1,356 @@
-"""From raw values to an attrs class, strictly and with every complaint at once; knows no section by name.
+"""Converts raw values to attrs classes: strictly, and with every problem reported, not only the first.
 
-cattrs is lax by default ("false" is True, 3.9 is 3, "abc" is three letters) and loses a validator's
-key and text (docs/telegram-comfyui.md#cattrs). So plain types have strict hooks here, and the walk over
-a class's fields is ours: each field is structured and validated alone, and nothing hides the next.
+cattrs walks the classes and collects the errors (`detailed_validation`). Two things are replaced. Its hooks
+for plain types are lax ("false" is True, 3.9 is 3, "abc" is a list of three letters;
+docs/telegram-comfyui.md#cattrs), so there are strict ones here. And attrs runs the validators only when the instance is made, where the first failure hides the
+others and loses its key, so each field's hook also runs the field's validator.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping
-from decimal import Decimal, InvalidOperation
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from enum import Enum
+from functools import partial
+from operator import eq
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import attrs
-from cattrs import Converter, transform_error
+from attrs import evolve, frozen
+from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError, override
 from cattrs.cols import list_structure_factory, mapping_structure_factory
-from cattrs.errors import BaseValidationError, IterableValidationError, IterableValidationNote
+from cattrs.gen import make_dict_structure_fn
 
 from gpugate.config import units
-from gpugate.config.validators import Impossible, in_words
+from gpugate.config.schema import FilePath, ProviderNames
+from gpugate.config.sources import SourcedValue
+from gpugate.config.validators import NOT_SHOWN, WHOLE_VALUE, InvalidValue
+from gpugate.provider_api import Duration, Size
 
+C = TypeVar("C")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
-Fault = tuple[str, str, object]  # where below the key ("" or "[1]"), the problem, the value at fault
+_LIST_TYPES = (list, tuple, set, frozenset)
 
 
-def keys_of(config_class: type[Any]) -> dict[str, attrs.Attribute[Any]]:
-    """Return the fields of an attrs class that a configuration may give, by key."""
-    return {a.alias or a.name: a for a in attrs.fields(config_class) if a.init}
+@frozen
+class Problem:
+    """One thing that is wrong with a configuration.
+
+    Attributes:
+        path: where: keys and indices from the class down, () for the class as a whole.
+        text: completes the sentence "<key> ...".
+        value: the value to quote, or NOT_SHOWN.
+        known: for an unknown key, the keys that exist beside it.
+    """
+
+    path: tuple[str | int, ...]
+    text: str
+    value: object = NOT_SHOWN
+    known: Sequence[str] | None = None
 
 
-def types_of(config_class: type[Any]) -> dict[str, Any]:
-    """Return the types of a class's fields, by key; raise Impossible if an annotation has no meaning."""
+def fields_of(config_class: type[Any]) -> dict[str, attrs.Attribute[Any]]:
+    """Return the fields of an attrs class that a configuration may set, by key, their types resolved.
+
+    Raises:
+        InvalidValue: an annotation of the class cannot be resolved.
+    """
     try:
-        hints = get_type_hints(config_class)
+        attrs.resolve_types(config_class)
     except Exception as error:
-        raise Impossible(f"its class cannot be read: {type(error).__name__}: {error}", say=False) from error
-    return {key: hints.get(a.name, Any) for key, a in keys_of(config_class).items()}
+        raise InvalidValue(f"its class cannot be read: {type(error).__name__}: {error}", NOT_SHOWN) from error
+    fields: Sequence[attrs.Attribute[Any]] = attrs.fields(config_class)
+    return {a.alias or a.name: a for a in fields if a.init and a.metadata.get("is_key", True)}
 
 
-def is_secret(attribute: attrs.Attribute[Any], kind: Any) -> bool:
-    """Tell whether a field is a secret, which `<key>_file` gives too: text that no repr shows."""
-    return attribute.repr is False and _essence(kind) is str
+def secret_files_of(config_class: type[Any]) -> dict[str, str]:
+    """Return {"<key>_file": "<key>"} for each secret of a class: text with `repr=False`."""
+    fields = fields_of(config_class)
+    secrets = (key for key, a in fields.items() if a.repr is False and _plain_type(a.type) is str)
+    return {f"{key}_file": key for key in secrets if f"{key}_file" not in fields}
 
 
-def value_of(attribute: attrs.Attribute[Any], kind: Any, raw: object, *, untyped: bool) -> Any:
-    """Return what a field holds for `raw`; raise Impossible, or a group of cattrs, if it cannot be.
+def structure(raw: Mapping[str, Any], config_class: type[C]) -> tuple[C | None, list[Problem]]:
+    """Return an instance of a class and the problems of `raw`, a tree of tables with SourcedValues.
 
-    `untyped` says that `raw` is text which may stand for a number, a truth value or a list.
+    With problems the instance has defaults in place of the values at fault; it is None where that cannot be,
+    because a key without a default is missing or at fault, or because the class itself refuses the values.
     """
-    special = attribute.metadata.get("kind")
-    if untyped and isinstance(raw, str):
-        raw = from_text(raw, kind, comma_list=special == "names")
-    if special == "duration" or (special is None and _has_unit(raw, kind, float)):
-        value: Any = _said(units.duration, raw)
-    elif special == "size" or (special is None and _has_unit(raw, kind, int)):
-        value = _said(units.size, raw)
-    elif special == "names":
-        value = tuple(name.strip().lower() for name in STRICT.structure(_listed(raw), tuple[str, ...]))
-    elif _is_sequence(_essence(kind)) and not isinstance(raw, list | tuple):
-        raise Impossible(f"must be a list{_for_example(attribute)}", raw)
-    else:
-        value = STRICT.structure(raw, kind)
-    convert: Any = attribute.converter
-    if convert is not None and not isinstance(convert, attrs.Converter):
-        value = convert(value)
-    _validate(attribute, value)
-    return value
-
-
-def faults_of(error: Exception, raw: object, *, hidden: bool) -> Iterator[Fault]:
-    """Yield the faults that an exception of `value_of` stands for; a hidden value is in none of them."""
-    if isinstance(error, IterableValidationError):
-        for inner in error.exceptions:
-            note = _place(inner)
-            for below, problem, value in faults_of(inner, raw, hidden=hidden):
-                yield f"[{note}]{below}", problem, value
-    elif isinstance(error, BaseValidationError):
-        for line in transform_error(error, format_exception=_in_brief(hidden)):
-            yield "", line.replace(" @ $", " at "), NO_VALUE
-    elif isinstance(error, Impossible):
-        value = error.value if error.has_value else raw
-        yield "", error.problem, value if error.say and not hidden else NO_VALUE
-    elif hidden:
-        yield "", "is not acceptable (the value is not shown)", NO_VALUE
-    else:
-        yield "", str(error.args[0] if error.args else type(error).__name__), raw
-
-
-NO_VALUE = object()
-
-
-def from_text(text: str, kind: Any, *, comma_list: bool = False) -> object:
-    """Return what `text` of a variable stands for where `kind` is wanted; text that does not fit stays.
-
-    Lists are JSON or separated by commas, tables JSON (docs/api.md#configuration).
-    """
-    kind = _essence(kind)
-    origin = get_origin(kind) or kind
-    plain = text.strip()
-    if comma_list or origin in (list, tuple, set, frozenset):
-        return _list_from_text(plain, kind)
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _json(plain) if plain.startswith("{") else text
-    if origin is bool and plain.lower() in _TRUE + _FALSE:
-        return plain.lower() in _TRUE
-    if origin is int and re.fullmatch(r"[+-]?[0-9]{1,30}", plain):
-        return int(plain)
-    if origin in (float, Decimal) and re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", plain):
-        return Decimal(plain) if origin is Decimal else float(plain)
-    return text
-
-
-def _list_from_text(text: str, kind: Any) -> object:
-    if text.startswith("["):
-        return _json(text)
-    of = get_args(kind)[0] if get_args(kind) else str
-    return [from_text(part.strip(), of) for part in text.split(",") if part.strip()]
-
-
-def _json(text: str) -> object:
     try:
-        return json.loads(text)
+        return _CONVERTER.structure(raw, config_class), []
+    except ClassValidationError as error:
+        problems = list(_problems_of(error))
+    if hidden := _hidden_texts(raw, config_class):
+        problems = [_without_secrets(problem, hidden) for problem in problems]
+    for problem in problems:
+        raw = _without_key(raw, problem.path)
+    try:
+        return _CONVERTER.structure(raw, config_class), problems
+    except ClassValidationError:
+        return None, problems
+
+
+def parse_text(text: str, kind: Any) -> object:
+    """Return what a variable's text stands for where `kind` is wanted; text that does not fit is kept.
+
+    Numbers, lists and tables are JSON; a list may also be separated by commas.
+    """
+    kind, plain = _plain_type(kind), text.strip()
+    if kind in (str, Path) or _is_choice(kind):
+        return text
+    if kind is bool and plain.lower() in _TRUE + _FALSE:
+        return plain.lower() in _TRUE
+    if _is_list(kind) and not plain.startswith("["):
+        element = (get_args(kind) or (str,))[0]
+        return [parse_text(part.strip(), element) for part in plain.split(",") if part.strip()]
+    try:
+        return json.loads(plain, parse_float=Decimal if kind is Decimal else float)
     except (ValueError, RecursionError):
         return text
 
 
-def _has_unit(raw: object, kind: Any, wanted: type) -> bool:
-    """Tell whether a plugin's number was written with a unit, such as "6s" or "64MiB"."""
-    return isinstance(raw, str) and _essence(kind) is wanted and units.has_unit(raw)
+def _problems_of(
+    error: BaseException, path: tuple[str | int, ...] = (), *, hidden: bool = False
+) -> Iterator[Problem]:
+    """Yield the problems that a tree of cattrs' errors stands for; with `hidden`, no value is quoted."""
+    if isinstance(error, ClassValidationError):
+        fields = {a.name: a for a in attrs.fields(error.cl)}
+        of_fields, of_class = error.group_exceptions()
+        for inner, note in of_fields:
+            field = fields[note.name]
+            here = (*path, field.alias or field.name)
+            yield from _problems_of(inner, here, hidden=hidden or field.repr is False)
+        for inner in of_class:
+            if isinstance(inner, ForbiddenExtraKeysError):
+                known = [*fields_of(error.cl), *secret_files_of(error.cl)]
+                for key in sorted(map(str, inner.extra_fields)):
+                    yield Problem((*path, key), "unknown key", known=known)
+            else:
+                yield from _problems_of(inner, path, hidden=hidden)
+    elif isinstance(error, IterableValidationError):
+        for inner, index_note in error.group_exceptions()[0]:
+            yield from _problems_of(inner, (*path, index_note.index), hidden=hidden)
+    elif isinstance(error, KeyError):
+        yield Problem(path, "is missing")
+    elif isinstance(error, InvalidValue):
+        yield Problem(path, error.problem, NOT_SHOWN if hidden else error.value)
+    else:
+        yield Problem(path, "is not acceptable (the value is not shown)" if hidden else _text_of(error))
 
 
-def _essence(kind: Any) -> Any:
-    """Return T for T | None."""
-    if get_origin(kind) in (Union, UnionType):
-        kinds = [k for k in get_args(kind) if k is not NoneType]
-        return kinds[0] if len(kinds) == 1 else kind
-    return kind
+def _text_of(error: BaseException) -> str:
+    return str(error.args[0] if error.args else type(error).__name__)
 
 
-def _listed(raw: object) -> object:
-    if isinstance(raw, str):
-        return [raw] if raw else []
-    return raw
+def _hidden_texts(raw: Mapping[str, Any], config_class: type[Any]) -> list[str]:
+    """Return the texts of a table's secret values."""
+    values = [getattr(raw.get(k), "value", None) for k, a in fields_of(config_class).items() if not a.repr]
+    flat = [part for value in values for part in (value.values() if isinstance(value, dict) else [value])]
+    return [str(part) for part in flat if part]
 
 
-def _for_example(attribute: attrs.Attribute[Any]) -> str:
-    """A list's default shows best how one is written."""
-    default: Any = attribute.default
-    value = default.factory() if isinstance(default, attrs.Factory) and not default.takes_self else default  # type: ignore[arg-type]
-    return f" such as {json.dumps(list(value))}" if isinstance(value, list | tuple) and value else ""
+def _without_secrets(problem: Problem, secrets: list[str]) -> Problem:
+    if any(secret in problem.text for secret in secrets):
+        return evolve(problem, text="is refused (the reason would show a secret)")
+    return problem
 
 
-def _said(read: Any, raw: object) -> Any:
-    try:
-        return read(raw)
-    except ValueError as error:
-        raise Impossible(str(error)) from None
+def _without_key(raw: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:
+    if not path:
+        return raw
+    key, *rest = path
+    if rest and isinstance(below := raw.get(str(key)), dict):
+        return {**raw, str(key): _without_key(below, rest)}
+    return {k: value for k, value in raw.items() if k != key}
+
+
+# Hooks. Each gets a raw value and the type that is wanted.
+
+Hook = Callable[[Any, Any], Any]
+HookFactory = Callable[[Any, Converter], Hook]
+
+
+def _field_hook(attribute: attrs.Attribute[Any], converter: Converter) -> Hook:
+    """Return a hook for one field: text is parsed, the value structured, and the field's validator run."""
+
+    def hook(given: object, kind: Any) -> Any:
+        sourced = given if isinstance(given, SourcedValue) else SourcedValue(given, "")
+        raw: Any = sourced.value
+        try:
+            if sourced.is_text and isinstance(raw, str):
+                raw = parse_text(raw, kind)
+            if _is_list(kind) and kind != ProviderNames and not isinstance(raw, list | tuple):
+                raise InvalidValue(f"must be a list{_example_of(attribute)}")
+            value = converter.structure(raw, kind)
+            if kind == FilePath and value:
+                value = str(sourced.resolve(value).absolute())
+            _validate(attribute, value)
+        except (ClassValidationError, IterableValidationError):
+            raise
+        except InvalidValue as error:
+            raise InvalidValue(
+                error.problem, sourced.value if error.value is WHOLE_VALUE else error.value
+            ) from error
+        except Exception as error:
+            raise InvalidValue(_text_of(error), raw) from error
+        return value
+
+    return hook
 
 
 def _validate(attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Run a field's validator on the value that attrs would give it, so after the field's converter."""
     if attribute.validator is None:
         return
+    convert: Any = attribute.converter
+    if convert is not None and not isinstance(convert, attrs.Converter):
+        value = convert(value)
     try:
         attribute.validator(None, attribute, value)
     except (ValueError, TypeError):
         raise
-    except Exception:  # noqa: S110  (it looks at the whole object, which exists only later: judged there)
+    except Exception:  # noqa: S110  (it reads other fields of the instance: run again when that is made)
         pass
 
 
-def _place(error: BaseException) -> object:
-    notes = [n for n in getattr(error, "__notes__", ()) if isinstance(n, IterableValidationNote)]
-    return notes[-1].index if notes else "?"
+def _example_of(attribute: attrs.Attribute[Any]) -> str:
+    default = default_of(attribute)
+    return f" such as {json.dumps(list(default))}" if isinstance(default, list | tuple) and default else ""
 
 
-def _in_brief(hidden: bool) -> Any:
-    def brief(error: BaseException, _kind: type | None) -> str:
-        if isinstance(error, KeyError):
-            return f"{error.args[0]} is missing"
-        if isinstance(error, Impossible) or not hidden:
-            return str(error)
-        return "is not acceptable (the value is not shown)"
-
-    return brief
+def default_of(attribute: attrs.Attribute[Any]) -> Any:
+    """Return a field's default, or attrs.NOTHING."""
+    default: Any = attribute.default
+    return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
 
 
-def _strict(wanted: type, words: str) -> Any:
+def _exactly(wanted: type, words: str) -> Hook:
     def hook(raw: object, kind: Any) -> Any:
-        if _is_enum(kind):  # a StrEnum is a str to cattrs, too
-            return _enum(raw, kind)
+        if kind is not wanted:  # cattrs takes an enum of text for text
+            return _choice(raw, kind)
         if type(raw) is not wanted:
-            raise Impossible(f"must be {words}", raw)
+            raise InvalidValue(f"must be {words}", raw)
         return raw
 
     return hook
 
 
-def _number(raw: object, _kind: Any) -> float:
-    if isinstance(raw, bool) or not isinstance(raw, int | float) or not _is_finite(raw):
-        raise Impossible("must be a number", raw)
-    return float(raw)
-
-
-def _decimal(raw: object, _kind: Any) -> Decimal:
-    if isinstance(raw, bool) or not isinstance(raw, int | float | Decimal) or not _is_finite(raw):
-        raise Impossible("must be a number", raw)
+def _number(raw: Any, kind: Any) -> float | Decimal:
     try:
-        return Decimal(str(raw))  # by way of text: 0.44 is meant, not the float beside it
-    except InvalidOperation:
-        raise Impossible("must be a number", raw) from None
-
-
-def _is_finite(number: float | Decimal) -> bool:
-    try:
-        return math.isfinite(number)
+        if isinstance(raw, int | float | Decimal) and not isinstance(raw, bool) and math.isfinite(raw):
+            return float(raw) if kind is float else Decimal(str(raw))  # str: 0.44 means 0.44, not its float
     except OverflowError:
-        return False
+        pass
+    raise InvalidValue("must be a number", raw)
 
 
-def _path(raw: object, _kind: Any) -> Path:
+def _path(raw: Any, kind: Any) -> Path | str:
     if not isinstance(raw, str) or "\0" in raw:
-        raise Impossible("must be a path", raw)
-    return Path(raw).expanduser()
+        raise InvalidValue("must be a path", raw)
+    return Path(raw).expanduser() if kind is Path else raw
 
 
-def _literal(raw: object, kind: Any) -> Any:
-    if not isinstance(raw, str | int) or raw not in get_args(kind):
-        raise Impossible("must be " + in_words(map(str, get_args(kind))), raw)
-    return raw
+def _choice(raw: object, kind: Any) -> Any:
+    options = {o: o for o in get_args(kind)} or {o.value: o for o in kind}
+    for value, option in options.items():
+        if type(raw) is type(value) and raw == value:
+            return option
+    *some, last = (f'"{value}"' for value in options)
+    raise InvalidValue(f"must be {', '.join(some)} or {last}" if some else f"must be {last}", raw)
 
 
-def _enum(raw: object, kind: type[Enum]) -> Enum:
-    for member in kind:
-        if type(raw) is type(member.value) and raw == member.value:
-            return member
-    raise Impossible("must be " + in_words(str(member.value) for member in kind), raw)
+def _provider_names(raw: object, _kind: Any) -> tuple[str, ...]:
+    names = ([raw] if raw else []) if isinstance(raw, str) else raw
+    return tuple(name.strip().lower() for name in _CONVERTER.structure(names, tuple[str, ...]))
 
 
-def _is_sequence(kind: Any) -> bool:
-    origin, inner = get_origin(kind) or kind, get_args(kind)
-    return origin in (list, set, frozenset) or (origin is tuple and (not inner or inner[1:] == (...,)))
+def _container(wanted: Any, words: str, make_hook: HookFactory) -> HookFactory:
+    """Return a factory of hooks that check the type of the raw value and leave the rest to cattrs' hook."""
+
+    def factory(kind: Any, converter: Converter) -> Hook:
+        inner = make_hook(kind, converter)
+
+        def hook(raw: object, _kind: Any) -> Any:
+            if not isinstance(raw, wanted):
+                raise InvalidValue(f"must be {words}", raw)
+            return inner(raw, kind)
+
+        return hook
+
+    return factory
 
 
-def _is_literal(kind: Any) -> bool:
+def _list_hook(kind: Any, converter: Converter) -> Hook:
+    elements: Any = list[(get_args(kind) or (Any,))[0]]  # type: ignore[misc]
+    from_list = list_structure_factory(elements, converter)
+    return lambda raw, _kind: (get_origin(kind) or kind)(from_list(raw, kind))
+
+
+def _class_hook(config_class: Any, converter: Converter) -> Hook:
+    keys = {a.name for a in fields_of(config_class).values()}
+    overrides = {
+        a.name: override(struct_hook=_field_hook(a, converter)) if a.name in keys else override(omit=True)
+        for a in attrs.fields(config_class)
+    }
+    return make_dict_structure_fn(config_class, converter, _cattrs_use_alias=True, **overrides)  # type: ignore[arg-type]
+
+
+def _plain_type(kind: Any) -> Any:
+    """Return T for Annotated[T, ...] and for T | None."""
+    if get_origin(kind) is Annotated:
+        return _plain_type(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        kinds = [k for k in get_args(kind) if k is not NoneType]
+        return _plain_type(kinds[0]) if len(kinds) == 1 else kind
+    return kind
+
+
+def _is_choice(kind: Any) -> bool:
     origin: Any = get_origin(kind)
-    return origin is Literal
+    return origin is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
 
 
-def _is_enum(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Enum)
+def _is_list(kind: Any) -> bool:
+    kind = _plain_type(kind)
+    origin, inner = get_origin(kind) or kind, get_args(kind)
+    return origin in _LIST_TYPES and (origin is not tuple or not inner or inner[1:] == (...,))
 
 
-def _is_mapping(kind: Any) -> bool:
+def _is_table(kind: Any) -> bool:
     origin = get_origin(kind) or kind
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
-def _sequences(kind: Any, converter: Converter) -> Any:
-    elements: Any = list[get_args(kind)[0] if get_args(kind) else Any]  # type: ignore[misc]
-    inside = list_structure_factory(elements, converter)
-
-    def hook(raw: object, _kind: Any) -> Any:
-        if not isinstance(raw, list | tuple):
-            raise Impossible("must be a list", raw)
-        return (get_origin(kind) or kind)(inside(raw, kind))
-
-    return hook
-
-
-def _mappings(kind: Any, converter: Converter) -> Any:
-    inside = mapping_structure_factory(kind, converter)
-
-    def hook(raw: object, _kind: Any) -> Any:
-        if not isinstance(raw, Mapping):
-            raise Impossible("must be a table", raw)
-        return inside(raw, kind)
-
-    return hook
-
-
-_HOOKS = {
-    str: _strict(str, "text"),
-    int: _strict(int, "a whole number"),
-    bool: _strict(bool, "true or false"),
-    float: _number,
-    Decimal: _decimal,
-    Path: _path,
-}
-
-
-def _converter() -> Converter:
+def _make_converter() -> Converter:
     converter = Converter(forbid_extra_keys=True)
-    for kind, hook in _HOOKS.items():
+    for kind, hook in {
+        str: _exactly(str, "text"),
+        int: _exactly(int, "a whole number"),
+        bool: _exactly(bool, "true or false"),
+        float: _number,
+        Decimal: _number,
+        Path: _path,
+    }.items():
         converter.register_structure_hook(kind, hook)
-    converter.register_structure_hook_func(_is_literal, _literal)
-    converter.register_structure_hook_func(_is_enum, _enum)
-    converter.register_structure_hook_factory(_is_sequence, _sequences)
-    converter.register_structure_hook_factory(_is_mapping, _mappings)
+    converter.register_structure_hook_func(_is_choice, _choice)
+    for predicate, factory in (
+        (_is_list, _container((list, tuple), "a list", _list_hook)),
+        (_is_table, _container(Mapping, "a table", mapping_structure_factory)),
+        (attrs.has, _container(Mapping, "a table", _class_hook)),
+    ):
+        converter.register_structure_hook_factory(predicate, factory)
+    for annotated, hook in (
+        (Duration, lambda raw, _kind: units.duration(raw)),
+        (Size, lambda raw, _kind: units.size(raw)),
+        (FilePath, _path),
+        (ProviderNames, _provider_names),
+    ):
+        converter.register_structure_hook_func(partial(eq, annotated), hook)
     return converter
 
 
-STRICT = _converter()
+_CONVERTER = _make_converter()

@@ -1,61 +1,52 @@
-"""The settings in the words of other rooms: the machine's numbers, the log's secrets; connects nothing."""
+"""Values that other packages need, made from the settings."""
 
 from __future__ import annotations
 
-from decimal import Decimal
+from collections.abc import Mapping
+from typing import Any
 
 import attrs
 
-from gpugate.config import Settings
-from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.config.schema import Settings
+from gpugate.core.policy import PodPolicy, Policy, ProviderLimits, QueuePolicy
 from gpugate.lifecycle.provider_worker import STOP_NOTE_LIMIT_S
 from gpugate.provider_api import Price, Provider
 
-LETTING_GO_S = 5.0
-"""What an orderly end takes after the pod's: the last rows of the ledger, news, connections."""
+CLEANUP_LIMIT_S = 5.0
+"""How long an orderly exit takes after the pod is stopped: last ledger rows, notifications, connections."""
 
 
 def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
-    """The machine's numbers out of the settings and what the providers can."""
-    pod, queue = settings.pod, settings.queue
-    paces = tuple(
+    """Return the state machine's policy: the settings it uses, and each provider's polling limits."""
+    limits = tuple(
         ProviderLimits(
             name=name,
             min_poll_s=provider.capabilities.min_poll_s,
             min_probe_s=provider.capabilities.min_probe_s,
         )
-        for name, provider in zip(pod.provider, providers, strict=True)
+        for name, provider in zip(settings.pod.provider, providers, strict=True)
     )
     return Policy(
-        providers=paces,
-        idle_timeout=pod.idle_timeout,
-        start_attempts=pod.start_attempts,
-        start_backoff=pod.start_backoff,
-        start_timeout=pod.start_timeout,
-        capacity_wait=pod.capacity_wait,
-        warmup_timeout=pod.warmup_timeout,
-        health_interval=pod.health_interval,
-        reconcile_interval=pod.reconcile_interval,
-        stop_retry=pod.stop_retry,
-        preload=pod.preload,
-        max_session=pod.max_session,
-        retry_after=pod.retry_after,
-        max_waiting=queue.max_waiting,
-        max_wait=queue.max_wait,
-        drain_concurrency=queue.drain_concurrency,
+        providers=limits,
         shutdown_grace=settings.server.shutdown_grace,
+        **_values(PodPolicy, settings.pod),
+        **_values(QueuePolicy, settings.queue),
     )
+
+
+def _values(policy_class: type[attrs.AttrsInstance], section: attrs.AttrsInstance) -> Mapping[str, Any]:
+    return {a.name: getattr(section, a.name) for a in attrs.fields(policy_class)}
 
 
 def longest_end_s(settings: Settings) -> float:
-    """How long an orderly end may take, in seconds; only a provider or a disk that hangs makes it longer."""
+    """Return how many seconds an orderly exit may take, unless a provider or the disk hangs."""
     server = settings.server
     stop_s = server.stop_wait + STOP_NOTE_LIMIT_S if server.on_exit == "stop" else 0.0
-    return server.shutdown_grace + stop_s + LETTING_GO_S
+    return server.shutdown_grace + stop_s + CLEANUP_LIMIT_S
 
 
 def secrets_of(*configs: attrs.AttrsInstance) -> list[str]:
-    """Every secret of these attrs objects (fields that have no repr), for the log to leave out."""
+    """Return every secret text of these objects (their fields with `repr=False`), to be redacted in logs."""
     return [
         value
         for config in configs
@@ -65,6 +56,5 @@ def secrets_of(*configs: attrs.AttrsInstance) -> list[str]:
 
 
 def fallback_price_of(settings: Settings) -> Price:
-    """The price where the provider tells none."""
-    rate = Decimal(str(settings.cost.hourly_rate))
-    return Price(rate or None, None, settings.cost.currency)
+    """Return the price that is used where the provider reports none."""
+    return Price(settings.cost.hourly_rate or None, None, settings.cost.currency)

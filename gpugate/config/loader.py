@@ -1,31 +1,35 @@
-"""The one way from a file, the environment and flags to checked Settings; starts nothing."""
+"""Reads settings from a file, the environment and flags, and validates them; all complaints come at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
+from attrs import define, evolve, field
 
 from gpugate.config import consistency
-from gpugate.config.converter import from_text, is_secret, keys_of, types_of
-from gpugate.config.given import Given, nearest, shown, variable
-from gpugate.config.schema import DEFAULT_SOURCE, NO_FILE, SECTIONS, Settings
-from gpugate.config.section import Reader, Section
+from gpugate.config.converter import Problem, fields_of, parse_text, secret_files_of, structure
+from gpugate.config.schema import DEFAULT_SOURCE, NO_FILE, SECTIONS, Settings, State
 from gpugate.config.sources import (
     Raw,
+    SourcedValue,
     add_environment,
-    add_overrides,
+    complaint,
     default_state_dir,
-    from_file,
+    display,
+    put,
     read_file,
+    variable_of,
 )
+from gpugate.config.validators import NOT_SHOWN, InvalidValue
 from gpugate.errors import SettingsError
 
 C = TypeVar("C")
 ConfigOf = Callable[[str], type[Any]]
-ProblemOf = Callable[[Path], str | None]
+_MAX_SECRET_BYTES = 64 * 1024
 
 
 def load_settings(
@@ -35,47 +39,64 @@ def load_settings(
     overrides: Mapping[str, object] | None = None,
     complete: bool = True,
     config_of: ConfigOf | None = None,
-    state_problem: ProblemOf | None = None,
+    state_problem: Callable[[Path], str | None] | None = None,
 ) -> Settings:
     """Return the settings of a file (None: no file), variables over it, and `overrides` over both.
 
     Args:
         path: the file; relative paths in it are relative to its folder, those in variables are not.
-        env: the environment; `GPUGATE_<SECTION>__<KEY>` counts, all else does not.
-        overrides: dotted keys, with a plain value or a `Given` that knows its flag.
-        complete: False asks only for what is given to be right, not for all that `serve` needs.
-        config_of: the Config class of a provider's name; the selected ones' sections are then checked.
-        state_problem: says what is wrong with the folder of `state.dir`, for those who are going to use it.
+        env: the environment; only `GPUGATE_<SECTION>__<KEY>` variables are used.
+        overrides: dotted keys with a plain value, or with a SourcedValue that names its flag.
+        complete: False does not require the keys that only `serve` needs.
+        config_of: returns a provider's Config class by its name; if given, the sections of the selected
+            providers are validated too.
+        state_problem: returns what is wrong with the folder of `state.dir`, or None; for commands that use
+            the folder.
 
     Raises:
-        SettingsError: with every complaint there is.
+        SettingsError: with every complaint.
     """
-    source, folder = (str(path), path.parent) if path else (NO_FILE, Path())
-    raw = from_file(read_file(path), source) if path else {}
-    add_environment(raw, env, _provider_names(raw, env, overrides or {}))
-    add_overrides(raw, overrides or {})
+    overrides = overrides or {}
+    raw = read_file(path) if path else {}
+    add_environment(raw, env, _selected_providers(raw, env, overrides))
+    for key, value in overrides.items():
+        put(raw, key.split("."), _with_source(value, "command line"))
 
-    reader = Reader(source, folder, known=known_keys())
-    _refuse_slips(reader, env)
-    values = _sections(reader, raw)
-    providers = _providers(reader, raw)
-    settings = Settings(**values, providers=providers, source=source, folder=folder)
-    settings = _with_state_dir(settings, env)
-    _check_across(reader, raw, settings, complete=complete)
-    if config_of is not None:
-        _check_providers(reader, raw, providers, settings.pod.provider, config_of)
-    if state_problem is not None:
-        _check_state(reader, raw, settings, state_problem)
-    if reader.complaints:
-        raise SettingsError(reader.complaints)
+    complaints = _Complaints(str(path) if path else NO_FILE, raw, known_keys())
+    complaints.reject_single_underscores(env)
+    providers = _provider_sections(raw.pop("providers", {}), complaints)
+    _read_secret_files(raw, SECTIONS, complaints)
+    structured, problems = structure(raw, Settings)
+    complaints.add_problems(problems)
+    settings = evolve(
+        structured or Settings(),
+        providers=providers,
+        source=complaints.source,
+        folder=path.parent if path else Path(),
+    )
+    if not settings.state.dir:
+        settings = evolve(settings, state=State(dir=str(default_state_dir(env) or "")))
+
+    for key, problem in consistency.contradictions(settings):
+        complaints.add_unless_faulty(key, problem)
+    for key, problem in consistency.missing(settings) if complete else ():
+        complaints.add_unless_faulty(key, problem)
+    if config_of:
+        for name in settings.pod.provider:
+            _check_provider(name, config_of, providers.get(name, {}), complaints)
+    folder = settings.state.dir
+    check_folder = state_problem if folder and not complaints.is_faulty("state.dir") else None
+    if check_folder and (found := check_folder(Path(folder))):
+        complaints.add("state.dir", f"{folder} {found}")
+    if complaints.lines:
+        raise SettingsError(complaints.lines)
     return settings
 
 
 def provider_config(settings: Settings, name: str, config_class: type[C]) -> C:
-    """Return a provider's own Config, from `[providers.<name>]`; raise SettingsError if that is wrong."""
-    return structure_provider_config(
-        name, config_class, settings.providers.get(name, {}), source=settings.source, folder=settings.folder
-    )
+    """Return a provider's Config of `[providers.<name>]`; raise SettingsError with every complaint."""
+    raw = settings.providers.get(name, {})
+    return structure_provider_config(name, config_class, raw, source=settings.source, folder=settings.folder)
 
 
 def structure_provider_config(
@@ -87,171 +108,214 @@ def structure_provider_config(
     source: str = DEFAULT_SOURCE,
     folder: Path | None = None,
 ) -> C:
-    """Return a provider's Config from its section, as strictly as gpugate's own.
+    """Return a provider's Config of its section, validated as strictly as gpugate's own sections.
 
-    A number may have a unit where the class wants a float ("6s") or an int ("64MiB"); a field of
-    text with `repr=False` is a secret, which `<key>_file` gives too. Variables of `env`, if given,
-    lie over `raw`.
+    Args:
+        raw: the section's keys with plain values or SourcedValues; the provider's variables in `env` win.
+        source: names the configuration in complaints.
+        folder: what relative paths in plain values are relative to.
 
     Raises:
-        SettingsError: with every complaint there is.
+        SettingsError: with every complaint.
     """
-    section: Raw = {"providers": {name: {k: _as_given(v, source) for k, v in raw.items()}}}
-    add_environment(section, {k: v for k, v in (env or {}).items() if _is_of(name, k)}, [name])
-    reader = Reader(source, folder or Path())
-    config = _provider_section(reader, name, config_class, section["providers"][name])
-    if reader.complaints or config is None:
-        raise SettingsError(reader.complaints)
+    section = {key: _with_source(value, source, folder or Path()) for key, value in raw.items()}
+    tree: Raw = {"providers": {name: section}}
+    prefix = variable_of(f"providers.{name}") + "__"
+    add_environment(tree, {k: v for k, v in (env or {}).items() if k.startswith(prefix)}, [name])
+    complaints = _Complaints(source, tree)
+    config = _structure_provider(name, config_class, section, complaints)
+    if complaints.lines or config is None:
+        raise SettingsError(complaints.lines)
     return config
 
 
 def known_keys() -> list[str]:
     """Return every dotted key of the settings, `<secret>_file` included, in the order of the classes."""
-    keys = []
-    for section, section_class in SECTIONS.items():
-        types = types_of(section_class)
-        for key, attribute in keys_of(section_class).items():
-            keys.append(f"{section}.{key}")
-            if is_secret(attribute, types[key]):
-                keys.append(f"{section}.{key}_file")
-    return keys
-
-
-def _sections(reader: Reader, raw: Raw) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for section in raw:
-        if section not in SECTIONS and section != "providers":
-            _refuse_section(reader, section, raw[section])
-    for section, section_class in SECTIONS.items():
-        given = raw.get(section, {})
-        if isinstance(given, Given):
-            reader.complain(
-                given, section, f"must be a section, [{section}], is {shown(given.value)}", hint=False
-            )
-            given = {}
-        values[section] = reader.section(section, section_class, given) or section_class()
-    return values
-
-
-def _refuse_section(reader: Reader, section: str, given: Given | Mapping[str, Given]) -> None:
-    if isinstance(given, Given):  # `port = 1` above the first section
-        reader.unknown(given, section, [])
-        return
-    meant = nearest(section, [*SECTIONS, "providers"])
-    says = f"did you mean [{meant}]?" if meant else f"there are {', '.join(SECTIONS)} and providers.<name>"
-    told = set()
-    for key, value in given.items():
-        # a variable is a complaint of its own; of the file's keys the section is what is wrong
-        inner = isinstance(value, Given) and value.untyped
-        place, name = (value, f"{section}.{key}") if inner else (None, section)
-        if name not in told:
-            reader.complain(place, name, f"unknown section {section}; {says}", hint=False)
-        told.add(name)
-    if not given:
-        reader.complain(None, section, f"unknown section {section}; {says}", hint=False)
-
-
-def _providers(reader: Reader, raw: Raw) -> dict[str, dict[str, Given]]:
-    given = raw.get("providers", {})
-    if isinstance(given, Given):
-        problem = f"must be sections, [providers.<name>], is {shown(given.value)}"
-        reader.complain(given, "providers", problem, hint=False)
-        return {}
-    sections = {}
-    for name, section in given.items():
-        if isinstance(section, dict):
-            sections[name] = section
-        elif section.untyped:
-            problem = "unknown key; it is GPUGATE_PROVIDERS__<NAME>__<KEY>"
-            reader.complain(section, f"providers.{name}", problem, hint=False)
-        else:
-            problem = f"must be a section, [providers.{name}]"
-            reader.complain(section, f"providers.{name}", problem, hint=False)
-    return sections
-
-
-def _provider_names(raw: Raw, env: Mapping[str, str], overrides: Mapping[str, object]) -> list[str]:
-    """Return the selected providers' names, before anything is checked."""
-    pod = raw.get("pod", {})
-    stated = [
-        pod.get("provider") if isinstance(pod, dict) else None,
-        env.get(variable("pod.provider")),
-        overrides.get("pod.provider"),
+    return [
+        f"{section}.{key}"
+        for section, section_class in SECTIONS.items()
+        for key in (*fields_of(section_class), *secret_files_of(section_class))
     ]
+
+
+@define
+class _Complaints:
+    """Collects what is wrong with one configuration.
+
+    Attributes:
+        source: the configuration's name in complaints about keys that were not given.
+        raw: what was given.
+        known: every dotted key, for "did you mean".
+        lines: the complaints, one line each.
+        faulty: dotted keys and sections that were complained about.
+    """
+
+    source: str
+    raw: Raw
+    known: Sequence[str] = ()
+    lines: list[str] = field(factory=list)
+    faulty: set[str] = field(factory=set)
+
+    def add(
+        self, key: str, problem: str, given: SourcedValue | None = None, *, at: str = "", hint: bool = True
+    ) -> None:
+        """Add a complaint about a dotted key; `at` is the part of its value that is meant, such as "[1]"."""
+        given = given or self._find(key.split("."))[0] or SourcedValue(None, self.source)
+        self.lines.append(complaint(given, key, problem, at=at, hint=hint))
+        self.faulty.add(key)
+
+    def is_faulty(self, key: str) -> bool:
+        """Return whether there is a complaint about a key, or about its section as a whole."""
+        return not self.faulty.isdisjoint({key, key.partition(".")[0]})
+
+    def add_unless_faulty(self, key: str, problem: str) -> None:
+        """Add a complaint, except about a key that has its default because its own value was at fault."""
+        if not self.is_faulty(key):
+            self.add(key, problem)
+
+    def add_problems(self, problems: Iterable[Problem], *prefix: str) -> None:
+        """Add the problems of a class that was structured from the table at `prefix`."""
+        for problem in problems:
+            path = [*prefix, *problem.path]
+            given, rest = self._find(path)
+            key = ".".join(map(str, path[: len(path) - len(rest)]))
+            at = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
+            if problem.known is not None:
+                self._add_unknown([*map(str, path)], problem.known, given)
+            elif problem.text != "is missing" or key not in self.faulty:  # its file may be at fault
+                is_text = given is not None and given.is_text and not rest
+                value = (
+                    "" if problem.value is NOT_SHOWN else f", is {display(problem.value, quoted=not is_text)}"
+                )
+                self.add(key, problem.text + value, given, at=at, hint=len(path) > len(prefix))
+
+    def reject_single_underscores(self, env: Mapping[str, str]) -> None:
+        """Complain about variables with one underscore in place of two, which would be ignored silently."""
+        meant_by = {variable_of(key).replace("__", "_"): variable_of(key) for key in self.known}
+        for name in sorted(env):
+            meant = meant_by.get(name)
+            if name.startswith(variable_of("providers") + "_") and "__" not in name:
+                meant = variable_of("providers.<name>.<key>")
+            # GPUGATE_STATE_DIR passes the state folder to providers; Docker and Kubernetes set <SERVICE>_PORT
+            if meant is None or name == "GPUGATE_STATE_DIR" or env[name].startswith(("tcp://", "udp://")):
+                continue
+            self.lines.append(f"{name}: unknown variable; did you mean {meant} (two underscores)?")
+
+    def _find(self, path: Sequence[str | int]) -> tuple[SourcedValue | None, Sequence[str | int]]:
+        """Return what was given along a path, and the part of the path that is within its value."""
+        found: Any = self.raw
+        for depth, part in enumerate(path):
+            if isinstance(found, SourcedValue):
+                return found, path[depth:]
+            found = found.get(part) if isinstance(found, dict) else None
+        return found if isinstance(found, SourcedValue) else None, ()
+
+    def _add_unknown(self, path: list[str], known: Sequence[str], given: SourcedValue | None) -> None:
+        """Name the key that was probably meant: a similar one of this section, or the same one of another."""
+        *section, last = path
+        names = [*known, "providers"] if not section else known
+        close = difflib.get_close_matches(last.lower(), names, n=1)
+        meant = ".".join([*section, close[0]]) if close else None
+        meant = meant or next((key for key in self.known if key.rpartition(".")[2] == last), None)
+        says = f"{'.'.join(section) or 'the configuration'} has {', '.join(names) or 'no keys'}"
+        if meant is not None:
+            also = f" ({variable_of(meant)})" if given is not None and given.is_text else ""
+            says = f"did you mean {meant}{also}?"
+        values = [given] if given else [*self._values_of(path)]
+        for value in {value.source: value for value in values}.values() or [None]:
+            self.add(".".join(path), f"unknown {'key' if given else 'section'}; {says}", value, hint=False)
+
+    def _values_of(self, path: list[str]) -> Iterable[SourcedValue]:
+        section: Any = self.raw
+        for part in path:
+            section = section.get(part, {})
+        return [*section.values()]
+
+
+def _provider_sections(providers: Any, complaints: _Complaints) -> dict[str, dict[str, SourcedValue]]:
+    """Return `[providers.<name>]` by name, not yet structured: their classes may not be installed."""
+    if isinstance(providers, SourcedValue):
+        complaints.add("providers", "must be sections, [providers.<name>]", providers, hint=False)
+        return {}
+    for name, section in providers.items():
+        if isinstance(section, SourcedValue):
+            how = f"[providers.{name}], with keys (a variable is GPUGATE_PROVIDERS__<NAME>__<KEY>)"
+            complaints.add(f"providers.{name}", f"must be a section, {how}", section, hint=False)
+    return {name: section for name, section in providers.items() if isinstance(section, dict)}
+
+
+def _check_provider(name: str, config_of: ConfigOf, section: Raw, complaints: _Complaints) -> None:
+    try:
+        config_class = config_of(name)
+    except SettingsError as error:
+        for line in error.complaints:
+            complaints.add("pod.provider", line.removeprefix("pod.provider: "), hint=False)
+    else:
+        complaints.raw["providers"] = {name: section}
+        _structure_provider(name, config_class, section, complaints)
+
+
+def _structure_provider(name: str, config_class: type[C], section: Raw, complaints: _Complaints) -> C | None:
+    path = f"providers.{name}"
+    try:
+        if not attrs.has(cast("type[Any]", config_class)):
+            raise InvalidValue("its Config is no attrs class: ask its author")
+        _read_secret_files({path: section}, {path: config_class}, complaints)
+        config, problems = structure(section, config_class)
+    except InvalidValue as error:  # also: an annotation of the class means nothing
+        complaints.add(path, error.problem, hint=False)
+        return None
+    complaints.add_problems(problems, "providers", name)
+    return config
+
+
+def _read_secret_files(raw: Raw, classes: Mapping[str, type[Any]], complaints: _Complaints) -> None:
+    """Replace each `<key>_file` of a section by `<key>` with the file's content."""
+    for path, config_class in classes.items():
+        section: Any = raw.get(path)
+        for file_key, key in secret_files_of(config_class).items() if isinstance(section, dict) else ():
+            file, given = section.pop(file_key, None), section.get(key)
+            if file is None or file.value == "":
+                continue
+            if given is not None and given.value != "":
+                problem = f"is given twice, also as {path}.{file_key}"
+                complaints.add(f"{path}.{key}", problem, section.pop(key) and file, hint=False)
+                continue
+            try:
+                section[key] = evolve(file, value=_read_secret(file))
+            except InvalidValue as error:
+                section.pop(key, None)
+                complaints.add(f"{path}.{file_key}", error.problem, file)
+                complaints.faulty.add(f"{path}.{key}")
+
+
+def _read_secret(file: SourcedValue) -> str:
+    """Return the content of a secret's file, without the newline at its end; raise InvalidValue."""
+    if not isinstance(file.value, str):
+        raise InvalidValue("must be the path of a file that holds the secret")
+    try:
+        text = file.resolve(file.value).read_bytes()[:_MAX_SECRET_BYTES].decode().rstrip("\r\n")
+    except OSError as error:
+        raise InvalidValue(f"cannot be read: {error.strerror or type(error).__name__}") from error
+    except ValueError as error:
+        raise InvalidValue("cannot be read: it is not a text file") from error
+    if not text:
+        raise InvalidValue("cannot be used: the file is empty")
+    return text
+
+
+def _selected_providers(raw: Raw, env: Mapping[str, str], overrides: Mapping[str, object]) -> list[str]:
+    """Return the names in `pod.provider` of every source, before anything is validated."""
+    pod = raw.get("pod", {})
+    of_file = pod.get("provider") if isinstance(pod, dict) else None
     names: list[str] = []
-    for value in stated:
-        plain = value.value if isinstance(value, Given) else value
-        listed = from_text(plain, tuple[str, ...]) if isinstance(plain, str) else plain
+    for value in (of_file, env.get(variable_of("pod.provider")), overrides.get("pod.provider")):
+        plain = value.value if isinstance(value, SourcedValue) else value
+        listed = parse_text(plain, tuple[str, ...]) if isinstance(plain, str) else plain
         if isinstance(listed, Iterable):
             names += [name.lower() for name in listed if isinstance(name, str)]
     return names
 
 
-def _with_state_dir(settings: Settings, env: Mapping[str, str]) -> Settings:
-    if settings.state.dir:
-        return settings
-    default = default_state_dir(env)
-    return attrs.evolve(settings, state=attrs.evolve(settings.state, dir=str(default or "")))
-
-
-def _refuse_slips(reader: Reader, env: Mapping[str, str]) -> None:
-    """Complain about variables with one underscore where two belong: they would be left out in silence."""
-    meant_by = {variable(key).replace("__", "_"): variable(key) for key in reader.known}
-    for name in sorted(env):
-        meant = meant_by.get(name)
-        if name.startswith(variable("providers") + "_") and "__" not in name:
-            meant = variable("providers.<name>.<key>")
-        # the command hands its state folder on by this name; Docker and Kubernetes write such ports
-        if meant is None or name == "GPUGATE_STATE_DIR" or env[name].startswith(("tcp://", "udp://")):
-            continue
-        reader.complaints.append(f"{name}: unknown variable; did you mean {meant} (two underscores)?")
-
-
-def _check_state(reader: Reader, raw: Raw, settings: Settings, problem_of: ProblemOf) -> None:
-    """Ask what is wrong with the state folder, unless something is wrong with the key already."""
-    key = "state.dir"
-    if not settings.state.dir or {key, "state"} & reader.faulty:
-        return
-    if problem := problem_of(Path(settings.state.dir)):
-        given = raw.get("state", {}).get("dir")
-        reader.complain(given, key, f"{settings.state.dir} {problem}")
-
-
-def _check_across(reader: Reader, raw: Raw, settings: Settings, *, complete: bool) -> None:
-    findings = [*consistency.contradictions(settings), *(consistency.lacks(settings) if complete else ())]
-    for key, problem in findings:
-        section, _, last = key.partition(".")
-        given = raw.get(section, {})
-        # what has been complained about has a default in its place, which would be blamed for nothing
-        if not {key, section} & reader.faulty:
-            reader.complain(given.get(last) if isinstance(given, dict) else None, key, problem)
-
-
-def _check_providers(
-    reader: Reader, raw: Raw, sections: Mapping[str, Section], selected: Iterable[str], config_of: ConfigOf
-) -> None:
-    for name in selected:
-        try:
-            config_class = config_of(name)
-        except SettingsError as error:
-            for line in error.complaints:
-                problem = line.removeprefix("pod.provider: ")
-                reader.complain(raw["pod"]["provider"], "pod.provider", problem, hint=False)
-        else:
-            # also without a section: a key may be needed
-            _provider_section(reader, name, config_class, sections.get(name, {}))
-
-
-def _provider_section(reader: Reader, name: str, config_class: type[C], raw: Mapping[str, Given]) -> C | None:
-    if not attrs.has(config_class):
-        reader.complain(None, f"providers.{name}", "its Config is no attrs class: ask its author", hint=False)
-        return None
-    return reader.section(f"providers.{name}", config_class, raw)
-
-
-def _as_given(value: object, source: str) -> Given:
-    return value if isinstance(value, Given) else Given(value, source)
-
-
-def _is_of(name: str, env_name: str) -> bool:
-    return env_name.startswith(variable(f"providers.{name}") + "__")
+def _with_source(value: object, source: str, folder: Path = Path()) -> SourcedValue:
+    return value if isinstance(value, SourcedValue) else SourcedValue(value, source, folder=folder)

@@ -1,9 +1,11 @@
-"""Every setting, its default, its bounds and its one-line help; knows nothing of files and variables.
+"""Every setting: its type, default, validator and comment.
 
-One class a section (docs/api.md#configuration), one field a key. Durations are floats in seconds, sizes
-ints in bytes, money Decimal. A field with `repr=False` is a secret. `metadata` carries what the
-written configuration says of the key: `help`, and `text`, the default as people write it.
+One class per section of the configuration, one field per key. Durations are floats in seconds, sizes ints
+in bytes, money is Decimal. A text field with `repr=False` is a secret: it may also be given as `<key>_file`,
+and no complaint quotes it. `metadata["help"]` is the comment in the configuration that `gpugate init` writes,
+and `metadata["text"]` the default as it is written there, where that is not simply the value.
 """
+# ruff: noqa: RUF009  (the functions called in class bodies declare fields, as attrs.field does)
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import attrs
 from attrs import field, frozen
 
 from gpugate.config import units
@@ -22,101 +25,105 @@ from gpugate.config.validators import (
     at_least,
     between,
     each,
-    filled,
     is_origin,
-    one_of,
-    that,
+    not_blank,
+    predicate,
     url,
 )
+from gpugate.core.policy import PodPolicy, QueuePolicy
+from gpugate.provider_api import Duration, Size
+
+FilePath = Annotated[str, "path"]
+"""A path, relative to the folder of the configuration that names it; empty for none."""
+
+ProviderNames = Annotated[tuple[str, ...], "provider names"]
+"""Names in lower case; one name may also be given as plain text."""
 
 ALGORITHMS = (
     *("HS256", "HS384", "HS512"),
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
-SECRET_BYTES = 32  # docs/api.md#configuration; RFC 7518 3.2 for HS256
-LEASE_BYTES = 16  # a renewal must not be guessed; only its hash is known outside
+MIN_SECRET_BYTES = 32  # docs/api.md#configuration; RFC 7518 3.2, for HS256
+MIN_LEASE_BYTES = 16  # a pod's lease must not be guessed; outside the gateway only its hash is known
 DEFAULT_SOURCE = "gpugate.toml"
-NO_FILE = "no configuration file"  # where complaints about what is missing would else name one
+NO_FILE = "no configuration file"  # begins complaints about missing keys where no file was read
 
 
-def _key(default: Any, help: str, *checks: Validator, **more: Any) -> Any:  # noqa: A002
-    """Declare a key: default, help for the written configuration, and what its value may be."""
-    secret = more.pop("secret", False)
-    return field(
-        default=default,
-        validator=list(checks) or None,
-        repr=not secret,
-        metadata={"help": help, "kind": "plain", **more},
-    )
+def _key(default: Any, help: str, *validators: Validator, secret: bool = False, **more: Any) -> Any:  # noqa: A002
+    """Declare a key with its default, its comment and its validators."""
+    validator = list(validators) or None
+    return field(default=default, validator=validator, repr=not secret, metadata={"help": help, **more})
 
 
-def _duration(text: str, help: str, *checks: Validator) -> Any:  # noqa: A002
-    """Declare a key that is a duration, in seconds inside."""
-    shown: object = int(text) if text.isdecimal() else text
-    return _key(units.duration(text), help, *checks, kind="duration", text=shown)
+def _duration(text: str, help: str, *validators: Validator) -> Any:  # noqa: A002
+    """Declare a duration; its default is text such as "15m"."""
+    return _key(units.duration(text), help, *validators, text=text)
 
 
-def _size(text: str, help: str, *checks: Validator) -> Any:  # noqa: A002
-    """Declare a key that is a size, in bytes inside."""
-    return _key(units.size(text), help, *checks, kind="size", text=text)
+def _size(text: str, help: str, *validators: Validator) -> Any:  # noqa: A002
+    """Declare a size; its default is text such as "64MiB"."""
+    return _key(units.size(text), help, *validators, text=text)
 
 
 def _money(help: str) -> Any:  # noqa: A002
-    """Declare a key that is an amount of money, nothing by default."""
+    """Declare an amount of money, 0 by default."""
     return _key(Decimal("0.0"), help, at_least(0))
 
 
-def _file(help: str) -> Any:  # noqa: A002
-    """Declare a key that is a path, relative to the configuration's folder; empty for none."""
-    return _key("", help, that(lambda path: "\0" not in path, "must be a path"), kind="path")
+def _own_keys_first(_class: type[Any], fields: list[Any]) -> list[Any]:
+    """Put `provider`, the one required key, before the keys inherited from the core's policy."""
+    return sorted(fields, key=lambda attribute: attribute.inherited)
 
 
-def _long_enough(secret: str) -> bool:
-    return not secret or len(secret.encode()) >= SECRET_BYTES
+def _is_long_enough(secret: str) -> bool:
+    return not secret or len(secret.encode()) >= MIN_SECRET_BYTES
 
 
-def _no_duplicates(names: tuple[str, ...]) -> bool:
+def _is_long_enough_lease(lease: str) -> bool:
+    return not lease or len(lease.encode()) >= MIN_LEASE_BYTES
+
+
+def _has_no_duplicates(names: tuple[str, ...]) -> bool:
     return len(set(names)) == len(names)
 
 
-def _a_name(name: str) -> bool:
+def _is_provider_name(name: str) -> bool:
     return re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name) is not None
 
 
-def _a_bot_secret(text: str) -> bool:
-    # Telegram's own rule for the header's value; docs/telegram-comfyui.md#telegram-limits
-    return re.fullmatch(r"[A-Za-z0-9_-]{0,256}", text) is not None
+def _is_telegram_secret(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_-]{0,256}", text) is not None  # docs/telegram-comfyui.md#telegram-limits
 
 
-def _a_bot_token(text: str) -> bool:
+def _is_telegram_token(text: str) -> bool:
     return not text or re.fullmatch(r"[0-9]+:[!-~]+", text) is not None
 
 
 @frozen(kw_only=True)
 class Server:
-    """The listening side."""
+    """Where the gateway listens, and how it ends."""
 
-    host: str = _key("127.0.0.1", "address to listen on; 0.0.0.0 for every one of this machine", filled())
+    host: str = _key(
+        "127.0.0.1", "address to listen on; 0.0.0.0 for all addresses of this machine", not_blank
+    )
     port: int = _key(11434, "Ollama's own port, so that clients need no change", between(0, 65535))
-    max_body: int = _size(
+    max_body: Size = _size(
         "64MiB",
-        "of a body that must be kept while its request waits; larger: 413. Blob uploads stream",
+        "largest body of a request that may have to wait; larger: 413. Blob uploads are streamed and exempt",
         above(0),
     )
-    shutdown_grace: float = _duration(
+    shutdown_grace: Duration = _duration(
         "5s",
-        "SIGTERM: running requests get this long, new and waiting ones a 503; a second signal cuts",
+        "after SIGTERM, for running requests; new and waiting ones get a 503. A second signal cuts all",
         at_least(0),
     )
-    on_exit: str = _key(
-        "stop",
-        'the pod at a clean exit: "stop" it, or "keep" it for the next start of the gateway to adopt',
-        one_of("stop", "keep"),
+    on_exit: Literal["stop", "keep"] = _key(
+        "stop", 'the pod at a clean exit: "stop" it, or "keep" it for the next start of the gateway to adopt'
     )
-    stop_wait: float = _duration(
+    stop_wait: Duration = _duration(
         "60s",
-        'with "stop": how long to wait for the proof; without it: an alarm line and exit 1',
+        'with on_exit = "stop": how long to wait until the pod is seen stopped; then: an alarm and exit 1',
         at_least(0),
     )
     cors_origins: tuple[str, ...] = _key(
@@ -128,18 +135,18 @@ class Server:
 
 @frozen(kw_only=True)
 class Auth:
-    """Who may call."""
+    """Which tokens are accepted."""
 
     secret: str = _key(
         "",
         "HS256; at least 32 bytes: python3 -c 'import secrets; print(secrets.token_hex(32))'",
-        that(_long_enough, f"must be at least {SECRET_BYTES} bytes long", say=False),
+        predicate(_is_long_enough, f"must be at least {MIN_SECRET_BYTES} bytes long", show_value=False),
         secret=True,
     )
     algorithms: tuple[str, ...] = _key(
         ("HS256",),
-        "signatures that are accepted",
-        that(bool, "must name at least one algorithm", say=False),
+        "signature algorithms that are accepted",
+        predicate(bool, "must name at least one algorithm", show_value=False),
         each(lambda name: name in ALGORITHMS, "must be algorithms out of " + ", ".join(ALGORITHMS)),
     )
     jwks_url: str = _key(
@@ -147,9 +154,9 @@ class Auth:
         "RS256/ES256/EdDSA keys of an identity provider; then the secret may stay empty",
         url("https", "http", or_empty=True),
     )
-    issuer: str = _key("", "when set, a token's iss must be this")
-    audience: str = _key("", "when set, a token's aud must contain this")
-    leeway: float = _duration("10s", "how far two clocks may differ", at_least(0))
+    issuer: str = _key("", "if set, a token's iss must be this")
+    audience: str = _key("", "if set, a token's aud must contain this")
+    leeway: Duration = _duration("10s", "tolerated difference between two clocks", at_least(0))
     require_exp: bool = _key(
         True, "a token without an expiry is refused as malformed; false for a static token"
     )
@@ -158,75 +165,42 @@ class Auth:
     )
 
 
-@frozen(kw_only=True)
-class Pod:
-    """The pod's life."""
+@frozen(kw_only=True, field_transformer=_own_keys_first)
+class Pod(PodPolicy):
+    """When the pod is started and stopped. The inherited keys are those that the state machine uses."""
 
-    provider: tuple[str, ...] = _key(
+    provider: ProviderNames = _key(
         (),
-        'required: "runpod", "vastai", "local" or "demo"; or a list, tried in this order',
-        that(_no_duplicates, "must name each provider once"),
-        each(_a_name, "must be a provider's name (see `gpugate providers`)"),
-        kind="names",
+        "required: a provider's name (see `gpugate providers`), or a list, tried in this order",
+        predicate(_has_no_duplicates, "must name each provider once"),
+        each(_is_provider_name, "must be a provider's name (see `gpugate providers`)"),
         text="",
     )
-    idle_timeout: float = _duration("15m", "nothing in flight for so long: the pod is stopped", above(0))
-    idle_policy: str = _key(
+    idle_policy: Literal["fixed", "learned"] = _key(
         "fixed",
-        '"learned": sooner, and started before it is asked for, where habits say so',
-        one_of("fixed", "learned"),
-    )
-    start_attempts: int = _key(3, "per provider, for transient errors, with exponential backoff", at_least(1))
-    start_backoff: float = _duration("1s", "the first pause between two attempts; doubles", above(0))
-    start_timeout: float = _duration(
-        "10m", "accepted by the provider, but not running: that provider has failed", above(0)
-    )
-    capacity_wait: float = _duration(
-        "0s", "how long to keep asking a provider that has no GPU free before the next one", at_least(0)
-    )
-    warmup_timeout: float = _duration("3m", "running, but Ollama not healthy", above(0))
-    health_interval: float = _duration(
-        "5s", "upper bound between two looks while the pod starts, warms up or stops", above(0)
-    )
-    reconcile_interval: float = _duration(
-        "30s", "how often the provider is asked what is really there, while stopped or ready", above(0)
-    )
-    stop_retry: float = _duration(
-        "5s", "first pause before an unproved stop is sent again; doubles up to 5 minutes, for ever", above(0)
+        '"learned": from past use; stops earlier than idle_timeout, and starts before an expected request',
     )
     health_path: str = _key(
         "/api/version",
-        "what is asked of Ollama to see that it is up",
-        that(lambda path: re.fullmatch(r"/[!-~]*", path) is not None, "must be a path that begins with /"),
+        "requested from Ollama to see whether it is up",
+        predicate(
+            lambda path: re.fullmatch(r"/[!-~]*", path) is not None, "must be a path that begins with /"
+        ),
     )
-    preload: str = _key(
-        "requested",
-        'load the model of the first waiting request before the pod is ready; "none", or a model\'s name',
-        filled(),
-    )
-    max_session: float = _duration("0s", "hard limit of one paid session; 0 = none", at_least(0))
-    retry_after: float = _duration("60", "seconds, the hint in a 503 for a failed start", above(0))
     lease: str = _key(
         "",
         "16 bytes or more: renewed in a pod that stops itself without it (examples/pod); empty: off",
-        that(
-            lambda text: not text or len(text.encode()) >= LEASE_BYTES,
-            f"must be at least {LEASE_BYTES} bytes long",
-            say=False,
-        ),
+        predicate(_is_long_enough_lease, f"must be at least {MIN_LEASE_BYTES} bytes long", show_value=False),
         secret=True,
     )
 
 
 @frozen(kw_only=True)
-class Queue:
-    """Requests that wait for the pod."""
+class Queue(QueuePolicy):
+    """Requests that wait for the pod. The inherited keys are those that the state machine uses."""
 
-    max_waiting: int = _key(100, "more than so many: 503 QUEUE_FULL", at_least(1))
-    max_wait: float = _duration("10m", "longer than this: 503 QUEUE_TIMEOUT", above(0))
-    drain_concurrency: int = _key(1, "held requests forwarded at once when the pod is ready", at_least(1))
-    heartbeat: float = _duration(
-        "0s", "> 0: while held, send filler that clients ignore, this often", at_least(0)
+    heartbeat: Duration = _duration(
+        "0s", "> 0: send a waiting client filler that it ignores, this often", at_least(0)
     )
 
 
@@ -234,10 +208,8 @@ class Queue:
 class Catalog:
     """The model list while the pod is off."""
 
-    when_stopped: str = _key(
-        "remembered",
-        '"remembered": the last good answer, kept on disk; "empty"; "static"',
-        one_of("remembered", "empty", "static"),
+    when_stopped: Literal["remembered", "empty", "static"] = _key(
+        "remembered", '"remembered": the last good answer, kept on disk; "empty"; "static"'
     )
     models: tuple[str, ...] = _key(
         (),
@@ -248,39 +220,39 @@ class Catalog:
 
 @frozen(kw_only=True)
 class Models:
-    """Which of the pod's models does what."""
+    """Which of the pod's models is used for stories and code questions."""
 
-    vision: str = _key("llava", "tells a story of a picture", filled())
-    story: str = _key("", "tells a story without one; empty: the vision model")
-    code: str = _key("deepseek-coder", "answers questions about code", filled())
+    vision: str = _key("llava", "writes a story about a picture", not_blank)
+    story: str = _key("", "writes a story without a picture; empty: the vision model")
+    code: str = _key("deepseek-coder", "answers questions about code", not_blank)
     code_system: str = _key("", "its system prompt; empty: gpugate's own")
 
 
 @frozen(kw_only=True)
 class ComfyUI:
-    """Pictures."""
+    """Image generation."""
 
-    workflow: str = _file("a ComfyUI API-format workflow file; empty: the built-in text-to-image one")
-    workflows_dir: str = _file("more of them, chosen per request by name")
-    checkpoint: str = _key("v1-5-pruned-emaonly.safetensors", "of the built-in workflow", filled())
-    poll_interval: float = _duration("3s", "between two looks whether a picture is done", above(0))
-    timeout: float = _duration("5m", "from the submission to the fetched picture", above(0))
+    workflow: FilePath = _key("", "a ComfyUI API-format workflow file; empty: the built-in text-to-image one")
+    workflows_dir: FilePath = _key("", "folder of further workflow files, chosen per request by name")
+    checkpoint: str = _key("v1-5-pruned-emaonly.safetensors", "of the built-in workflow", not_blank)
+    poll_interval: Duration = _duration("3s", "between two checks whether an image is done", above(0))
+    timeout: Duration = _duration("5m", "from the submission to the fetched image", above(0))
 
 
 @frozen(kw_only=True)
 class Cost:
-    """Money."""
+    """Prices and budgets."""
 
     currency: str = _key(
         "USD",
         "three letters",
-        that(lambda code: re.fullmatch("[A-Z]{3}", code) is not None, 'must be letters such as "USD"'),
+        predicate(lambda code: re.fullmatch("[A-Z]{3}", code) is not None, 'must be letters such as "USD"'),
     )
-    hourly_rate: Decimal = _money("used where the provider tells no price")  # noqa: RUF009
-    monthly_budget: Decimal = _money("0 = none; reached: no new start, 402 BUDGET_EXCEEDED")  # noqa: RUF009
-    user_share: Decimal = _key(  # noqa: RUF009
+    hourly_rate: Decimal = _money("used where the provider reports no price")
+    monthly_budget: Decimal = _money("0 = none; once spent: no new start, 402 BUDGET_EXCEEDED")
+    user_share: Decimal = _key(
         Decimal("0.0"),
-        "of monthly_budget, for each token's subject: who has spent it can start nothing; 0 = all of it",
+        "of monthly_budget, for each token's subject; once spent, it can start no pod; 0 = no limit",
         between(0, 1),
     )
 
@@ -293,16 +265,18 @@ class Bot:
     token: str = _key(
         "",
         "from @BotFather",
-        that(_a_bot_token, "must look like 123456:ABC-DEF", say=False),
+        predicate(_is_telegram_token, "must look like 123456:ABC-DEF", show_value=False),
         secret=True,
     )
-    mode: str = _key(
-        "webhook", 'or "polling", for homes without a public address', one_of("webhook", "polling")
-    )
+    mode: Literal["webhook", "polling"] = _key("webhook", '"polling" needs no public address')
     secret_token: str = _key(
         "",
         "webhook mode: Telegram sends it back in X-Telegram-Bot-Api-Secret-Token",
-        that(_a_bot_secret, "must be up to 256 characters out of A-Z, a-z, 0-9, _ and -", say=False),
+        predicate(
+            _is_telegram_secret,
+            "must be up to 256 characters out of A-Z, a-z, 0-9, _ and -",
+            show_value=False,
+        ),
         secret=True,
     )
     public_url: str = _key(
@@ -310,46 +284,46 @@ class Bot:
         "webhook mode, https: registered as {public_url}/api/v1/bot/telegram",
         url("https", or_empty=True),
     )
-    allowed_chats: tuple[int, ...] = _key((), "ids; empty: nobody")
+    allowed_chats: tuple[int, ...] = _key((), "chat ids; empty: none is allowed")
     api_base: str = _key(
         "https://api.telegram.org", "Telegram, or a Bot API server of your own", url("https", "http")
     )
     ollama_url: str = _key(
         "http://127.0.0.1:11435", "the LOCAL Ollama, never the pod's", url("http", "https")
     )
-    intent_model: str = _key("phi3:mini", "the local model that understands what is asked", filled())
-    intent_timeout: float = _duration("8s", "then the keyword fallback", above(0))
-    ask_above_rate: Decimal = _money("per hour; a start above it asks with buttons first; 0 = never")  # noqa: RUF009
-    news: tuple[int, ...] = _key((), "chats that get unasked news, a part of allowed_chats")
+    intent_model: str = _key("phi3:mini", "the local model that interprets messages", not_blank)
+    intent_timeout: Duration = _duration("8s", "of the local model; then keywords are used", above(0))
+    ask_above_rate: Decimal = _money("per hour; a start above it asks with buttons first; 0 = never")
+    news: tuple[int, ...] = _key((), "chats that get notifications, a part of allowed_chats")
 
 
 @frozen(kw_only=True)
 class State:
-    """What outlives a restart."""
+    """Files that outlive a restart."""
 
-    dir: str = _file("default $XDG_STATE_HOME/gpugate; holds the ledger, the catalogue, the demo secret")
+    dir: FilePath = _key(
+        "", "default $XDG_STATE_HOME/gpugate; holds the ledger, the catalogue, the demo secret"
+    )
 
 
 @frozen(kw_only=True)
 class Log:
     """Log lines, on standard error."""
 
-    format: str = _key("auto", '"console" on a terminal, else "json"', one_of("auto", "console", "json"))
-    level: str = _key(
-        "info",
-        '"debug", "info", "warning", "error" or "critical"',
-        one_of("debug", "info", "warning", "error", "critical"),
+    format: Literal["auto", "console", "json"] = _key("auto", '"auto": "console" on a terminal, else "json"')
+    level: Literal["debug", "info", "warning", "error", "critical"] = _key(
+        "info", '"debug", "info", "warning", "error" or "critical"'
     )
 
 
 @frozen(kw_only=True)
 class Settings:
-    """The whole configuration, checked.
+    """The whole configuration, validated.
 
     Attributes:
-        providers: `[providers.<name>]` as it was given, variables included and not yet structured;
-            `provider_config` makes a provider's own Config of its part.
-        source: how complaints call the configuration.
+        providers: `[providers.<name>]` as SourcedValues, variables included and not yet validated;
+            `provider_config` makes a provider's Config of its part.
+        source: the configuration's name in complaints.
         folder: what relative paths in it are relative to.
     """
 
@@ -364,21 +338,13 @@ class Settings:
     bot: Bot = field(factory=Bot)
     state: State = field(factory=State)
     log: Log = field(factory=Log)
-    providers: Mapping[str, Mapping[str, object]] = field(factory=dict, repr=False, hash=False)
-    source: str = DEFAULT_SOURCE
-    folder: Path = field(factory=Path)
+    providers: Mapping[str, Mapping[str, object]] = field(
+        factory=dict, repr=False, hash=False, metadata={"is_key": False}
+    )
+    source: str = field(default=DEFAULT_SOURCE, metadata={"is_key": False})
+    folder: Path = field(factory=Path, metadata={"is_key": False})
 
 
-SECTIONS: Mapping[str, type[Any]] = {
-    "server": Server,
-    "auth": Auth,
-    "pod": Pod,
-    "queue": Queue,
-    "catalog": Catalog,
-    "models": Models,
-    "comfyui": ComfyUI,
-    "cost": Cost,
-    "bot": Bot,
-    "state": State,
-    "log": Log,
+SECTIONS: Mapping[str, Any] = {
+    a.name: a.type for a in attrs.fields(attrs.resolve_types(Settings)) if a.metadata.get("is_key", True)
 }

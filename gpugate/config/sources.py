@@ -1,39 +1,70 @@
-"""Where settings stand: the file, the environment, the flags; knows no key's meaning."""
+"""Where settings come from: the file, the environment, flags. Every value keeps its source for complaints."""
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpugate.config.given import ENV_PREFIX, Given
+from attrs import field, frozen
+
 from gpugate.config.schema import DEFAULT_SOURCE
 from gpugate.errors import SettingsError
 
-Raw = dict[str, Any]  # {section: {key: Given}}, with one more floor under "providers"
+ENV_PREFIX = "GPUGATE_"
+_MAX_SHOWN = 60
+
+
+@frozen
+class SourcedValue:
+    """A raw value and where it was given.
+
+    Attributes:
+        value: as the file, the variable or the flag has it; not in the repr, for it may be a secret.
+        source: name of the file, the variable or the flag.
+        is_text: True for text of a variable or a flag, which may stand for a number, a truth value or a list.
+        folder: what a relative path is relative to.
+    """
+
+    value: object = field(repr=False)
+    source: str
+    is_text: bool = False
+    folder: Path = Path()
+
+    def resolve(self, path: str) -> Path:
+        """Return `path` relative to `folder`, `~` expanded; raise OSError if this user has no home folder."""
+        try:
+            return self.folder / Path(path).expanduser()
+        except RuntimeError as error:
+            raise OSError(str(error)) from None
+
+
+Raw = dict[str, Any]  # {section: {key: SourcedValue}}; under "providers" {name: {key: SourcedValue}}
 
 
 def find_config(env: Mapping[str, str], folder: Path) -> Path | None:
-    """Return the configuration to use when none is named: `./gpugate.toml`, else the user's, else None."""
-    here = folder / DEFAULT_SOURCE
-    if here.exists():
-        return Path(DEFAULT_SOURCE) if folder == Path() else here
-    home = _xdg(env, "XDG_CONFIG_HOME", ".config")
-    there = home / "gpugate" / DEFAULT_SOURCE if home else None
-    return there if there and there.exists() else None
+    """Return `./gpugate.toml` (of `folder`), else the user's configuration, else None."""
+    local = folder / DEFAULT_SOURCE
+    if local.exists():
+        return Path(DEFAULT_SOURCE) if folder == Path() else local
+    base = _xdg_folder(env, "XDG_CONFIG_HOME", ".config")
+    path = base / "gpugate" / DEFAULT_SOURCE if base else None
+    return path if path and path.exists() else None
 
 
 def default_state_dir(env: Mapping[str, str]) -> Path | None:
-    """Return `$XDG_STATE_HOME/gpugate`, else `~/.local/state/gpugate`, else (no home) None."""
-    home = _xdg(env, "XDG_STATE_HOME", ".local/state")
-    return home / "gpugate" if home else None
+    """Return `$XDG_STATE_HOME/gpugate`, else `~/.local/state/gpugate`, else (no home folder) None."""
+    base = _xdg_folder(env, "XDG_STATE_HOME", ".local/state")
+    return base / "gpugate" if base else None
 
 
-def _xdg(env: Mapping[str, str], name: str, fallback: str) -> Path | None:
-    given = Path(env.get(name, ""))
-    if given.is_absolute():  # the XDG specification: a relative one is to be ignored
-        return given
+def _xdg_folder(env: Mapping[str, str], name: str, fallback: str) -> Path | None:
+    folder = Path(env.get(name, ""))
+    if folder.is_absolute():  # the XDG specification: a relative one is to be ignored
+        return folder
     if env.get("HOME"):
         return Path(env["HOME"]) / fallback
     try:
@@ -42,86 +73,100 @@ def _xdg(env: Mapping[str, str], name: str, fallback: str) -> Path | None:
         return None
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """Return a TOML file's content; raise SettingsError with one line, which says where a slip is."""
+def variable_of(key: str) -> str:
+    """Return the environment variable of a dotted key: "pod.provider" is GPUGATE_POD__PROVIDER."""
+    return ENV_PREFIX + key.upper().replace("-", "_").replace(".", "__")
+
+
+def read_file(path: Path) -> Raw:
+    """Return a TOML file's values; raise SettingsError with one line, which names the line at fault."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
-        return tomllib.loads(text)
+        content = tomllib.loads(text)
     except OSError as error:
         problem = f"cannot be read: {error.strerror or type(error).__name__}"
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         problem = f"line {line}: is not UTF-8 text"
     except tomllib.TOMLDecodeError as error:
-        problem = _syntax_problem(str(error), text)
+        message, _, place = str(error).partition(" (at ")
+        found = re.match(r"line (\d+)", place)  # else it is "end of document"
+        line = int(found[1]) if found else text.count("\n") + 1
+        problem = f"line {line}: is no valid TOML: {message[:1].lower()}{message[1:]}"
     except RecursionError:
         problem = "is nested too deeply"
     except ValueError:
-        problem = "holds a value that is no TOML"
+        problem = "holds a value that is not valid TOML"
+    else:
+        return {
+            name: _sourced(value, str(path), path.parent, depth=2 if name == "providers" else 1)
+            for name, value in content.items()
+        }
     raise SettingsError([f"{path}: {problem}"])
 
 
-def _syntax_problem(message: str, text: str) -> str:
-    """Return "line 3: ..." for tomllib's "... (at line 3, column 10)"."""
-    words, _, place = message.partition(" (at ")
-    if place.startswith("line "):
-        line = place.removeprefix("line ").partition(",")[0]
-    else:  # "(at end of document)"
-        line = str(text.count("\n") + 1)
-    return f"line {line}: is no valid TOML: {words[:1].lower()}{words[1:]}"
-
-
-def from_file(content: Mapping[str, Any], source: str) -> Raw:
-    """Return a file's content, each value with its source; a section that is none is a Given."""
+def _sourced(value: Any, source: str, folder: Path, *, depth: int) -> Any:
+    if depth == 0 or not isinstance(value, dict):
+        return SourcedValue(value, source, folder=folder)
+    lower = depth == 2  # names of providers
     return {
-        section: _given_section(value, source, floors=2 if section == "providers" else 1)
-        for section, value in content.items()
+        key.lower() if lower else key: _sourced(inner, source, folder, depth=depth - 1)
+        for key, inner in value.items()
     }
-
-
-def _given_section(value: Any, source: str, *, floors: int) -> Any:
-    if not isinstance(value, dict):
-        return Given(value, source)
-    if floors == 1:
-        return {key: Given(inner, source) for key, inner in value.items()}
-    return {key.lower(): _given_section(inner, source, floors=floors - 1) for key, inner in value.items()}
 
 
 def add_environment(raw: Raw, env: Mapping[str, str], provider_names: list[str]) -> None:
     """Put `GPUGATE_<SECTION>__<KEY>` variables over `raw`.
 
-    A variable has no "-": GPUGATE_PROVIDERS__MY_CLOUD__KEY means the provider "my-cloud" if that is
-    one of `provider_names` or of the file.
+    A variable's name has no "-": GPUGATE_PROVIDERS__MY_CLOUD__KEY sets a key of the provider "my-cloud" if
+    that is one of `provider_names` or has a section in the file.
     """
-    for name in sorted(env):
-        if not name.startswith(ENV_PREFIX) or "__" not in name:
+    sections = raw.get("providers")
+    names = [*provider_names, *(sections if isinstance(sections, dict) else ())]
+    for variable in sorted(env):
+        if not variable.startswith(ENV_PREFIX) or "__" not in variable:
             continue
-        section, *keys = name.removeprefix(ENV_PREFIX).lower().split("__")
-        given = Given(env[name], name, untyped=True)
+        section, *keys = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        path = [section, "__".join(keys)]
         if section == "providers" and len(keys) >= 2:
-            names = [*provider_names, *_names(raw.get("providers"))]
-            provider = next((n for n in names if n.replace("-", "_") == keys[0]), keys[0])
-            _put(raw, ["providers", provider, "__".join(keys[1:])], given)
-        else:
-            _put(raw, [section, "__".join(keys)], given)
+            name = next((name for name in names if name.replace("-", "_") == keys[0]), keys[0])
+            path = [section, name, "__".join(keys[1:])]
+        put(raw, path, SourcedValue(env[variable], variable, is_text=True))
 
 
-def add_overrides(raw: Raw, overrides: Mapping[str, object]) -> None:
-    """Put dotted keys over `raw`; a plain value is taken as typed and called "command line"."""
-    for dotted, value in overrides.items():
-        given = value if isinstance(value, Given) else Given(value, "command line")
-        _put(raw, dotted.split("."), given)
+def put(raw: Raw, path: list[str], value: SourcedValue) -> None:
+    """Set one value; a section that the file has as a plain value is left alone, it is refused later."""
+    *sections, key = path
+    table: Any = raw
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            return
+    table[key] = value
 
 
-def _names(providers: object) -> list[str]:
-    return list(providers) if isinstance(providers, dict) else []
+def complaint(given: SourcedValue, key: str, problem: str, *, at: str, hint: bool) -> str:
+    """Return one line: source, dotted key, problem, and with `hint` the variable that also sets the key.
+
+    `at` is the part of the key's value that is meant, such as "[1]".
+    """
+    also = f" (or {variable_of(key)})" if hint and not given.is_text else ""
+    text = f"{given.source}: {key}{at}: {problem}{also}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _put(raw: Raw, path: list[str], given: Given) -> None:
-    *floors, key = path
-    for floor in floors:
-        below = raw.setdefault(floor, {})
-        if not isinstance(below, dict):
-            return  # `pod = 3` in the file: that is complained about anyway
-        raw = below
-    raw[key] = given
+def display(value: object, *, quoted: bool = True) -> str:
+    """Return a value as it is written, short and on one line.
+
+    A number as text of a variable or a flag (`quoted` is False) is shown without the quotes it never had.
+    """
+    if not quoted and isinstance(value, str) and re.fullmatch(r"[+-]?\.?[0-9][\w. ]*", value, re.ASCII):
+        text = value
+    elif isinstance(value, dict):
+        text = "a table"
+    else:
+        try:
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        except ValueError:  # Python writes no integer of more than 4,300 digits
+            text = "a huge number"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

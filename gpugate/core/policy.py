@@ -1,8 +1,13 @@
-"""The numbers the machine decides with; where they are read from is not known here."""
+"""The numbers that the state machine decides with, and the settings among them."""
+# ruff: noqa: RUF009  (`_setting` declares a field, as attrs.field does)
 
 from __future__ import annotations
 
-from attrs import frozen
+from typing import Any
+
+from attrs import Attribute, field, frozen
+
+from gpugate.provider_api import Duration
 
 
 @frozen(kw_only=True)
@@ -20,27 +25,89 @@ class ProviderLimits:
     min_probe_s: float = 0.0
 
 
+def _more_than_0(_: object, __: Attribute[float], value: float) -> None:
+    if not value > 0:
+        raise ValueError("must be more than 0")
+
+
+def _not_negative(_: object, __: Attribute[float], value: float) -> None:
+    if not value >= 0:
+        raise ValueError("must be at least 0")
+
+
+def _at_least_1(_: object, __: Attribute[int], value: int) -> None:
+    if not value >= 1:
+        raise ValueError("must be at least 1")
+
+
+def _not_blank(_: object, __: Attribute[str], value: str) -> None:
+    if not value.strip():
+        raise ValueError("must not be empty")
+
+
+def _setting(default: Any, validator: Any, help: str) -> Any:  # noqa: A002
+    return field(default=default, validator=validator, metadata={"help": help})
+
+
+@frozen(kw_only=True, slots=False)
+class PodPolicy:
+    """The keys of `[pod]` that the state machine uses. Durations are seconds.
+
+    Each field is a key of the configuration: `gpugate.config.schema.Pod` inherits it, with its default, its
+    validator, and `help`, the comment in the configuration that `gpugate init` writes.
+    """
+
+    idle_timeout: Duration = _setting(
+        900.0, _more_than_0, "stop the pod after this long without a running or waiting request"
+    )
+    start_attempts: int = _setting(
+        3, _at_least_1, "per provider, for transient errors, with exponential backoff"
+    )
+    start_backoff: Duration = _setting(1.0, _more_than_0, "pause after the first failed attempt; doubles")
+    start_timeout: Duration = _setting(
+        600.0, _more_than_0, "accepted by the provider, but not running after this long: that provider failed"
+    )
+    capacity_wait: Duration = _setting(
+        0.0, _not_negative, "how long to keep asking a provider without a free GPU before the next one"
+    )
+    warmup_timeout: Duration = _setting(
+        180.0, _more_than_0, "the pod runs, but its Ollama is not healthy after this long: the start failed"
+    )
+    health_interval: Duration = _setting(
+        5.0, _more_than_0, "longest time between two checks while the pod starts, warms up or stops"
+    )
+    reconcile_interval: Duration = _setting(
+        30.0, _more_than_0, "time between two looks at the provider while the pod is stopped or ready"
+    )
+    stop_retry: Duration = _setting(
+        5.0, _more_than_0, "pause before an unconfirmed stop is sent again; doubles up to 5 minutes, for ever"
+    )
+    preload: str = _setting(
+        "requested",
+        _not_blank,
+        'load the model of the first waiting request before the pod is ready; or "none", or a model\'s name',
+    )
+    max_session: Duration = _setting(0.0, _not_negative, "hard limit of one paid session; 0 = none")
+    retry_after: Duration = _setting(60.0, _more_than_0, "Retry-After of the 503 after a failed start")
+
+
+@frozen(kw_only=True, slots=False)
+class QueuePolicy:
+    """The keys of `[queue]` that the state machine uses; see `PodPolicy`."""
+
+    max_waiting: int = _setting(100, _at_least_1, "one more waiting request is refused: 503 QUEUE_FULL")
+    max_wait: Duration = _setting(600.0, _more_than_0, "a request that waits longer gets 503 QUEUE_TIMEOUT")
+    drain_concurrency: int = _setting(
+        1, _at_least_1, "held requests forwarded at once when the pod is ready; more for engines that batch"
+    )
+
+
 @frozen(kw_only=True)
-class Policy:
-    """The settings `[pod]`, `[queue]` and `[server]`, in seconds; 0 is "none" where that is said."""
+class Policy(PodPolicy, QueuePolicy):
+    """Every number the state machine decides with: the settings, and constants that are no settings."""
 
     providers: tuple[ProviderLimits, ...]
-    idle_timeout: float = 900.0
-    start_attempts: int = 3
-    start_backoff: float = 1.0
-    start_timeout: float = 600.0
-    capacity_wait: float = 0.0
-    warmup_timeout: float = 180.0
-    health_interval: float = 5.0
-    reconcile_interval: float = 30.0
-    stop_retry: float = 5.0
-    preload: str = "requested"
-    max_session: float = 0.0  # 0 = none
-    retry_after: float = 60.0
-    max_waiting: int = 100
-    max_wait: float = 600.0
-    drain_concurrency: int = 1
-    shutdown_grace: float = 5.0
+    shutdown_grace: float = 5.0  # server.shutdown_grace
 
     # Not settings: each has its source.
     jitter: float = 0.2  # contract, pod.start_attempts: at most ±20 %

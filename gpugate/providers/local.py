@@ -65,17 +65,23 @@ def _is_command(_: object, attribute: Attribute[list[str]], value: list[str]) ->
 
 @frozen
 class LocalConfig:
-    """`[providers.local]`.
+    """A process on this machine."""
 
-    Attributes:
-        command: the process and its arguments; no shell is involved.
-        ollama_url: where its Ollama answers; host and port are handed to it as OLLAMA_HOST.
-        comfyui_url: where a ComfyUI answers; empty: there is none.
-    """
-
-    command: list[str] = field(factory=lambda: ["ollama", "serve"], validator=_is_command)
-    ollama_url: str = field(default="http://127.0.0.1:11436", validator=_is_url)
-    comfyui_url: str = field(default="", validator=_is_url_or_empty)
+    command: list[str] = field(
+        factory=lambda: ["ollama", "serve"],
+        validator=_is_command,
+        metadata={"help": "the process and its arguments; no shell is involved"},
+    )
+    ollama_url: str = field(
+        default="http://127.0.0.1:11436",
+        validator=_is_url,
+        metadata={"help": "where its Ollama answers; host and port are passed to it as OLLAMA_HOST"},
+    )
+    comfyui_url: str = field(
+        default="",
+        validator=_is_url_or_empty,
+        metadata={"help": "where a ComfyUI answers; empty: there is none"},
+    )
 
 
 def command_problem(config: LocalConfig) -> str | None:

@@ -13,7 +13,13 @@ import pytest
 from gpugate.cli import main
 from gpugate.config import commented_config
 from gpugate.lifecycle.state_dir import held
+from gpugate.providers import registry
 from tests.cli.support import SECRET, Shell, install_plugin
+
+
+def example() -> str:
+    """Return what `init` is to write: a section for each installed provider."""
+    return commented_config({plugin.name: plugin.load() for plugin in registry.installed()})
 
 
 def test_init(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,7 +27,7 @@ def test_init(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 == main(["init"])
 
     path = bare / "gpugate.toml"
-    assert commented_config() == path.read_text()
+    assert example() == path.read_text()
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     assert "wrote gpugate.toml" in capsys.readouterr().out
 
@@ -39,7 +45,7 @@ def test_init_over_another(bare: Path, capsys: pytest.CaptureFixture[str]) -> No
     ] == capsys.readouterr().err.splitlines()
 
     assert 0 == main(["init", "--force", "--config", "mine.toml"])
-    assert commented_config() == path.read_text()
+    assert example() == path.read_text()
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     assert ["mine.toml"] == os.listdir(bare)
 
@@ -93,9 +99,9 @@ def test_check_of_a_plugins_section(shell: Shell) -> None:
 
     assert 2 == ended.status
     assert [
-        "gpugate.toml: providers.parked.api_kee: unknown key; did you mean providers.parked.api_key?",
         "GPUGATE_PROVIDERS__PARKED__API_KEY_FILE: providers.parked.api_key_file: "
         "cannot be read: No such file or directory",
+        "gpugate.toml: providers.parked.api_kee: unknown key; did you mean providers.parked.api_key?",
     ] == ended.complaints
 
 

@@ -15,6 +15,7 @@ import attrs
 import jwt
 import pytest
 
+from gpugate import Duration
 from gpugate.cli import main
 from gpugate.cli.demo import demo_secret
 from gpugate.cli.errors import Failure
@@ -27,7 +28,7 @@ from tests.cli.test_main import fake_wiring
 class DemoConfig:
     """As `[providers.demo]` is in the contract."""
 
-    cold_start: float = attrs.field(default=6.0, metadata={"kind": "duration"})
+    cold_start: Duration = 6.0
     tokens_per_second: float = 25.0
 
 

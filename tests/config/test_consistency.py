@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.config import consistency, load_settings, notes
+from gpugate.config import consistency, load_settings, warnings
 from tests.config.support import env_complaints, load
 
 BOT = {
@@ -104,4 +104,4 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_may_surprise(env: dict[str, str], keys: list[str]) -> None:
     """Times that make each other pointless are allowed; `check` says so."""
-    assert keys == [key for key, _ in notes(load(env))]
+    assert keys == [key for key, _ in warnings(load(env))]

@@ -14,13 +14,14 @@ from attrs import field, frozen, validators
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpugate import Duration, Size
 from gpugate.config import structure_provider_config
 from gpugate.errors import SettingsError
 
 HIDDEN = "do-not-show-me"
 
 
-class Size(StrEnum):
+class Choice(StrEnum):
     """A choice."""
 
     SMALL = "small"
@@ -40,14 +41,15 @@ class Config:
     """All that a plugin may think of."""
 
     api_key: str = field(default="", repr=False)
-    timeout: float = 10.0
-    memory: int = 0
+    timeout: Duration = 10.0
+    memory: Size = 0
+    pace: float = 1.0
     port: int = field(default=1, validator=validators.ge(1))
     ratio: Decimal = Decimal("0.5")
     command: list[str] = field(factory=list)
     ids: tuple[int, ...] = ()
     headers: Mapping[str, str] = field(factory=dict, repr=False)
-    size: Size = Size.SMALL
+    size: Choice = Choice.SMALL
     scheme: Literal["http", "https"] = "http"
     region: str | None = None
     limit: float | None = None
@@ -108,7 +110,7 @@ def test_a_section_with_everything() -> None:
             command=["a", "b"],
             ids=(1, 2),
             headers={"X-Token": "t"},
-            size=Size.LARGE,
+            size=Choice.LARGE,
             scheme="https",
             region="eu",
             limit=3.0,
@@ -152,12 +154,14 @@ def test_variables_of_a_provider() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "problem"),
     [
-        ("timeout", "soon", ".timeout: must be a number"),
-        ("timeout", True, ".timeout: must be a number"),
-        ("timeout", float("nan"), ".timeout: must be a number"),
-        ("timeout", 10**400, ".timeout: must be a number"),
-        ("memory", 1.5, ".memory: must be a whole number"),
-        ("memory", "12", ".memory: must be a whole number"),
+        ("timeout", "soon", ".timeout: must be a duration"),
+        ("memory", 1.5, ".memory: must be a size"),
+        ("pace", "6s", ".pace: must be a number"),
+        ("pace", True, ".pace: must be a number"),
+        ("pace", float("nan"), ".pace: must be a number"),
+        ("pace", 10**400, ".pace: must be a number"),
+        ("port", 1.5, ".port: must be a whole number"),
+        ("port", "12", ".port: must be a whole number"),
         ("port", 0, ".port: 'port' must be >= 1: 0"),
         ("command", "ollama serve", ".command: must be a list, is"),
         ("command", ["a", 1], ".command[1]: must be text, is 1"),
@@ -168,9 +172,9 @@ def test_variables_of_a_provider() -> None:
         ("scheme", [], ".scheme: must be"),
         ("region", 3, ".region: must be text"),
         ("folder", 3, ".folder: must be a path"),
-        ("rack", 3, ".rack:"),
-        ("rack", {"row": 3}, ".rack:"),
-        ("racks", [{"rows": "3"}], ".racks[0]"),
+        ("rack", 3, ".rack: must be a table"),
+        ("rack", {"row": 3}, ".rack.row: unknown key; did you mean providers.x.rack.rows?"),
+        ("racks", [{"rows": "3"}], '.racks[0].rows: must be a whole number, is "3"'),
         ("flag", 1, ".flag: must be true or false"),
         ("derived", "y", ".derived: unknown key"),
         ("prt", 3, ".prt: unknown key; did you mean providers.x.port?"),
@@ -200,7 +204,7 @@ def test_a_duration_of_a_provider() -> None:
 
     @frozen
     class Slow:
-        cold_start: float = field(default=6.0, metadata={"kind": "duration"})
+        cold_start: Duration = 6.0
 
     (line,) = complaints({"cold_start": "x"}, Slow)
     assert line.startswith('.cold_start: must be a duration such as "90s", "15m" or "1h30m"')

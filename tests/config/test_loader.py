@@ -8,7 +8,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from gpugate.config import Given, Settings, load_settings, provider_config
+from gpugate import Duration
+from gpugate.config import Settings, SourcedValue, load_settings, provider_config
 from gpugate.config.loader import known_keys
 from gpugate.errors import SettingsError
 from tests.config.support import (
@@ -107,15 +108,15 @@ def test_a_slip_in_a_key(tmp_path: Path) -> None:
     [
         ("[server]\nidle_timeout = 5", "server.idle_timeout: unknown key; did you mean pod.idle_timeout?"),
         ("port = 5", "port: unknown key; did you mean server.port?"),
-        ("[sever]\nport = 5", "sever: unknown section sever; did you mean [server]?"),
-        ("[queue]\nzzz = 5", "queue.zzz: unknown key; [queue] has max_waiting, max_wait"),
-        ("pod = 3", "pod: must be a section, [pod], is 3"),
-        ("[[pod]]\nidle_timeout = 5", "pod: must be a section"),
-        ("providers = 3", "providers: must be sections, [providers.<name>], is 3"),
+        ("[sever]\nport = 5", "sever: unknown section; did you mean server?"),
+        ("[queue]\nzzz = 5", "queue.zzz: unknown key; queue has max_waiting, max_wait"),
+        ("pod = 3", "pod: must be a table, is 3"),
+        ("[[pod]]\nidle_timeout = 5", "pod: must be a table"),
+        ("providers = 3", "providers: must be sections, [providers.<name>]"),
         ("[providers]\nrunpod = 'x'", "providers.runpod: must be a section, [providers.runpod]"),
-        ("[qqq]", "unknown section qqq; there are server, auth, pod"),
+        ("[qqq]", "qqq: unknown section; the configuration has server, auth, pod"),
         ("[pod.sub]\nx = 1", "pod.sub: unknown key"),
-        ("zzz = 1", "zzz: unknown key; every key has a section"),
+        ("zzz = 1", "zzz: unknown key; the configuration has server, auth, pod"),
     ],
 )
 def test_a_key_in_the_wrong_place(tmp_path: Path, text: str, words: str) -> None:
@@ -127,11 +128,12 @@ def test_a_key_in_the_wrong_place(tmp_path: Path, text: str, words: str) -> None
 
 def test_an_unknown_section_of_a_variable() -> None:
     """A variable without a section is a complaint of its own."""
+    assert ["GPUGATE_PDO__PROVIDER: pdo: unknown section; did you mean pod?"] == env_complaints(
+        {"GPUGATE_PDO__PROVIDER": "demo"}
+    )
     assert [
-        "GPUGATE_PDO__PROVIDER: pdo.provider: unknown section pdo; did you mean [pod]?"
-    ] == env_complaints({"GPUGATE_PDO__PROVIDER": "demo"})
-    assert [
-        "GPUGATE_PROVIDERS__DEMO: providers.demo: unknown key; it is GPUGATE_PROVIDERS__<NAME>__<KEY>"
+        "GPUGATE_PROVIDERS__DEMO: providers.demo: must be a section, [providers.demo], with keys "
+        "(a variable is GPUGATE_PROVIDERS__<NAME>__<KEY>)"
     ] == (env_complaints({"GPUGATE_PROVIDERS__DEMO": "x"}))
 
 
@@ -199,7 +201,7 @@ def test_an_impossible_value(tmp_path: Path, text: str, words: str) -> None:
         ("GPUGATE_BOT__ALLOWED_CHATS", "1,x", 'bot.allowed_chats[1]: must be a whole number, is "x"'),
         ("GPUGATE_BOT__ALLOWED_CHATS", '["1"]', 'must be a whole number, is "1"'),
         ("GPUGATE_BOT__ALLOWED_CHATS", "[1", "must be a list"),
-        ("GPUGATE_COST__HOURLY_RATE", "1e9", "must be a number"),
+        ("GPUGATE_COST__HOURLY_RATE", "ten", "must be a number"),
         ("GPUGATE_STATE__DIR", "\0", "state.dir"),
     ],
 )
@@ -221,9 +223,9 @@ def test_every_complaint_at_once(tmp_path: Path) -> None:
     assert [
         *(
             "auth.leeway",
-            "pod.speed",
             "pod.idle_timeout",
             "pod.start_attempts",
+            "pod.speed",
             "queue.max_wait",
             "log.level",
         ),
@@ -325,7 +327,7 @@ def test_a_port_that_kubernetes_wrote() -> None:
 
 def test_a_flag_that_is_wrong() -> None:
     """A flag's complaint names the flag."""
-    lines = env_complaints({}, overrides={"server.port": Given("x", "--port", untyped=True)})
+    lines = env_complaints({}, overrides={"server.port": SourcedValue("x", "--port", is_text=True)})
 
     assert ['--port: server.port: must be a whole number, is "x"'] == lines
 
@@ -358,9 +360,10 @@ def test_a_selected_provider(tmp_path: Path) -> None:
     lines = file_complaints(tmp_path, text, config_of=lambda name: Demo)
 
     assert [
-        "gpugate.toml: log.level: must be text, is 1 (or GPUGATE_LOG__LEVEL)",
-        "gpugate.toml: providers.demo.cold_strt: unknown key; did you mean providers.demo.cold_start?",
+        'gpugate.toml: log.level: must be "debug", "info", "warning", "error" or "critical", is 1 '
+        "(or GPUGATE_LOG__LEVEL)",
         "gpugate.toml: providers.demo.key: is missing (or GPUGATE_PROVIDERS__DEMO__KEY)",
+        "gpugate.toml: providers.demo.cold_strt: unknown key; did you mean providers.demo.cold_start?",
     ] == lines
 
 
@@ -407,7 +410,7 @@ class Demo:
     """A provider's Config with a needed key."""
 
     key: str
-    cold_start: float = 6.0
+    cold_start: Duration = 6.0
 
 
 @attrs.frozen

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import Attribute, field, frozen
 
 from gpugate.errors import Transient
-from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+from gpugate.provider_api import Capabilities, Duration, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers.supervised_process import (
     ProcessState,
     ProcessStatus,
@@ -48,24 +48,18 @@ def _not_negative(_: object, attribute: Attribute[float], value: float) -> None:
 
 @frozen
 class DemoConfig:
-    """`[providers.demo]`.
+    """A simulated pod: a real process on this machine with a real cold start."""
 
-    Attributes:
-        cold_start: seconds from the start to the first answer of the simulated Ollama.
-        tokens_per_second: pace of its answers; 0: as fast as they go.
-        hourly_rate: what the pod pretends to cost, in USD.
-    """
-
-    cold_start: float = field(
+    cold_start: Duration = field(
         default=6.0,
         validator=_not_negative,
-        metadata={"help": "from the start to Ollama's first answer", "kind": "duration"},
+        metadata={"help": "from the start of the pod to its Ollama's first answer"},
     )
     tokens_per_second: float = field(
-        default=25.0, validator=_not_negative, metadata={"help": "pace of the answers; 0: at once"}
+        default=25.0, validator=_not_negative, metadata={"help": "pace of the answers; 0: no pauses"}
     )
     hourly_rate: float = field(
-        default=0.44, validator=_not_negative, metadata={"help": "what the pod pretends to cost per hour"}
+        default=0.44, validator=_not_negative, metadata={"help": "reported price per hour, in USD"}
     )
 
 

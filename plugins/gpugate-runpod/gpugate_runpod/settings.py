@@ -1,4 +1,5 @@
-"""`[providers.runpod]`: every key, its default and what it must look like; asks nobody anything."""
+"""`[providers.runpod]`: every key with its default, its validator and its comment."""
+# ruff: noqa: RUF009  (`_key` declares a field, as attrs.field does)
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, Factory, field, frozen
+
+from gpugate import Duration
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 POD_ID = re.compile(r"[A-Za-z0-9_-]*")
@@ -65,52 +68,48 @@ def _is_path(_: object, __: Attribute[str], value: str) -> None:
         raise ValueError("must be an absolute path, such as /workspace")
 
 
+def _key(default: Any, help: str, validator: Any = None, **more: Any) -> Any:  # noqa: A002
+    """Declare a key; `help` is its comment in the configuration that `gpugate init` writes."""
+    return field(default=default, validator=validator, metadata={"help": help}, **more)
+
+
 @frozen
 class RunPodConfig:
-    """`[providers.runpod]` (docs/api.md#configuration; from `mode` on for ephemeral pods, see the README).
+    """Pods at RunPod: one that you created, or one for each session."""
 
-    Attributes:
-        api_key: of RunPod, with read and write access to pods.
-        pod_id: the pod to be started and stopped, in fixed mode.
-        api_base: of REST v2.
-        proxy_url: where a port of a pod is reached.
-        ollama_port, comfyui_port: inside the pod, exposed as HTTP.
-        timeout: of one API call, in seconds.
-        mode: "fixed", or "ephemeral": a pod is created for each session and deleted after it.
-        instance: tells this gateway's pods from another's: they are named gpugate-<instance>-<8 hex digits>.
-        template_id, image: what a pod is made from; with both, the image instead of the template's.
-        gpus: GPU ids as RunPod's catalogue has them, best first.
-        gpu_count: per pod.
-        min_cuda: lowest CUDA version of the host, such as "12.4"; empty: any.
-        data_centers: best first; empty: any.
-        cloud: "secure" or "community".
-        max_price: most USD per hour that a pod may cost; 0: no limit.
-        disk: container disk in GB; 0: the template's, or 30.
-        volume_id, volume_path: a network volume, and where the pod has it.
-        env: of the pod, over the template's.
-    """
-
-    api_key: str = field(default="", repr=False, validator=_is_key)
-    pod_id: str = field(default="", validator=_is_pod_id)
-    api_base: str = field(default="https://api.runpod.io/v2", validator=_is_api)
-    proxy_url: str = field(default="https://{pod_id}-{port}.proxy.runpod.net", validator=_is_pattern)
-    ollama_port: int = field(default=11434, validator=_is_port)
-    comfyui_port: int = field(default=8188, validator=_is_port)
-    timeout: float = field(default=10.0, validator=_is_positive)
-    mode: Literal["fixed", "ephemeral"] = "fixed"
-    instance: str = field(default="main", validator=_is_name)
-    template_id: str = ""
-    image: str = ""
-    gpus: list[str] = field(factory=list)
-    gpu_count: int = field(default=1, validator=_is_positive)
-    min_cuda: str = ""
-    data_centers: list[str] = field(factory=list)
-    cloud: Literal["secure", "community"] = "secure"
-    max_price: float = field(default=0.0, validator=_is_not_negative)
-    disk: int = field(default=0, validator=_is_not_negative)
-    volume_id: str = ""
-    volume_path: str = field(default="/workspace", validator=_is_path)
-    env: Mapping[str, str] = field(factory=dict, repr=False, hash=False)
+    api_key: str = _key(
+        "", "RunPod, Settings > API Keys, with read and write access to pods", _is_key, repr=False
+    )
+    pod_id: str = _key("", 'mode "fixed": a pod that you created; it is started and stopped', _is_pod_id)
+    api_base: str = _key("https://api.runpod.io/v2", "REST v2", _is_api)
+    proxy_url: str = _key(
+        "https://{pod_id}-{port}.proxy.runpod.net", "http, a port and a path are allowed", _is_pattern
+    )
+    ollama_port: int = _key(11434, "inside the pod, exposed as HTTP", _is_port)
+    comfyui_port: int = _key(8188, "inside the pod, exposed as HTTP", _is_port)
+    timeout: Duration = _key(10.0, "of one API call", _is_positive)
+    mode: Literal["fixed", "ephemeral"] = _key(
+        "fixed", '"ephemeral": create a pod for each session and delete it; the keys below are for it'
+    )
+    instance: str = _key(
+        "main",
+        "unique per gateway of an account: pods are named gpugate-<instance>-<8 hex digits>",
+        _is_name,
+    )
+    template_id: str = _key("", "of RunPod; image or template_id is required")
+    image: str = _key("", "container image; with template_id it replaces the template's")
+    gpus: list[str] = _key(Factory(list), "GPU ids of RunPod's catalogue, best first; at least one")
+    gpu_count: int = _key(1, "per pod", _is_positive)
+    min_cuda: str = _key("", 'lowest CUDA version of the host, such as "12.4"; empty: any')
+    data_centers: list[str] = _key(Factory(list), "best first; empty: any. With volume_id: the volume's")
+    cloud: Literal["secure", "community"] = _key("secure", 'or "community"')
+    max_price: float = _key(0.0, "most USD per hour that a pod may cost; 0: no limit", _is_not_negative)
+    disk: int = _key(0, "container disk in GB; 0: the template's, or 30", _is_not_negative)
+    volume_id: str = _key("", "a network volume, secure cloud only")
+    volume_path: str = _key("/workspace", "where the pod has the volume", _is_path)
+    env: Mapping[str, str] = _key(
+        Factory(dict), "environment of the pod, over the template's", repr=False, hash=False
+    )
 
     def __attrs_post_init__(self) -> None:
         """Raises ValueError: a key is missing, or two do not go together."""

@@ -1,4 +1,5 @@
-"""`[providers.vastai]`: every key, its default and what it may be; knows nothing of how it is used."""
+"""`[providers.vastai]`: every key with its default, its validator and its comment."""
+# ruff: noqa: RUF009  (`_key` declares a field, as attrs.field does)
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, Factory, field, frozen
+
+from gpugate import Duration
 
 Check = Callable[[Any, "Attribute[Any]", Any], None]
 
@@ -57,53 +60,68 @@ _is_port = _between(1, 65535, "a port, 1 to 65535")
 _are_gb = _between(1, 100_000, "a number of GB")
 
 
+def _key(default: Any, help: str, validator: Any = None, **more: Any) -> Any:  # noqa: A002
+    """Declare a key; `help` is its comment in the configuration that `gpugate init` writes."""
+    return field(default=default, validator=validator, metadata={"help": help}, **more)
+
+
 @frozen
 class VastConfig:
-    """`[providers.vastai]` (docs/api.md#configuration), and behind `mode` the keys of ephemeral mode.
+    """Instances at Vast.ai: one that you rented, or one for each session."""
 
-    Attributes:
-        api_key: needs the rights instance_read and instance_write, and misc in ephemeral mode.
-        instance_id: the instance that mode "fixed" starts and stops.
-        timeout: of one API call, in seconds.
-        headers: sent to the pod's services, such as a template's own token.
-        tls: what certificate the pod shows, where scheme is "https": as in `Endpoint.tls`.
-        mode: "fixed" starts and stops an instance; "ephemeral" rents one and destroys it.
-        instance: tells what this gateway rents from another's: labels are gpugate-<instance>-<8 hex digits>.
-        image, template_id: what runs; a template's hash beats the image.
-        env: environment of the container; the ports are added.
-        disk: of the instance, in GB, fixed for its life.
-        gpus: names as Vast.ai spells them; empty: any.
-        gpu_ram: of each GPU at least, in GB.
-        max_price: per hour, disk included; needed in ephemeral mode.
-        min_reliability, min_download, min_duration: of the host; in 0..1, Mbit/s, seconds.
-        verified: only hosts that Vast.ai has verified.
-        filters: more of Vast.ai's own search filters, laid over these.
-    """
-
-    api_key: str = field(repr=False, validator=_is_key)
-    instance_id: int = field(default=0, validator=_between(0, 2**63, "the number of an instance"))
-    api_base: str = field(default="https://console.vast.ai/api/v0", validator=_is_url)
-    scheme: Literal["http", "https"] = "http"
-    ollama_port: int = field(default=11434, validator=_is_port)
-    comfyui_port: int = field(default=8188, validator=_is_port)
-    timeout: float = field(default=10.0, validator=_between(0.01, 100, "a duration of at most 100 s"))
-    headers: dict[str, str] = field(factory=dict, repr=False, validator=_are_headers)
-    tls: str = field(default="system", validator=_is_tls)
-    mode: Literal["fixed", "ephemeral"] = "fixed"
-    instance: str = field(default="main", validator=_is_name)
-    image: str = "ollama/ollama:latest"
-    template_id: str = ""
-    env: dict[str, str] = field(factory=dict, repr=False)
-    disk: int = field(default=60, validator=_are_gb)
-    gpus: list[str] = field(factory=list)
-    gpu_count: int = field(default=1, validator=_between(1, 64, "1 to 64"))
-    gpu_ram: int = field(default=16, validator=_are_gb)
-    max_price: float = field(default=0.0, validator=_between(0, 1000, "a price per hour"))
-    min_reliability: float = field(default=0.98, validator=_between(0, 1, "between 0 and 1"))
-    min_download: float = field(default=200.0, validator=_between(0, 10**6, "in Mbit/s"))
-    min_duration: float = field(default=86_400.0, validator=_between(0, 10**9, "a duration"))
-    verified: bool = True
-    filters: dict[str, Any] = field(factory=dict)
+    api_key: str = field(
+        repr=False,
+        validator=_is_key,
+        metadata={"help": "cloud.vast.ai, Keys: instance_read, instance_write, in ephemeral mode also misc"},
+    )
+    instance_id: int = _key(
+        0,
+        'mode "fixed": an instance that you rented; it is started and stopped',
+        _between(0, 2**63, "the number of an instance"),
+    )
+    api_base: str = _key("https://console.vast.ai/api/v0", "Vast.ai's API", _is_url)
+    scheme: Literal["http", "https"] = _key(
+        "http", 'of the pod\'s services; "https" if the template adds TLS'
+    )
+    ollama_port: int = _key(11434, "inside the instance; the external port comes from the API", _is_port)
+    comfyui_port: int = _key(8188, "inside the instance", _is_port)
+    timeout: Duration = _key(10.0, "of one API call", _between(0.01, 100, "a duration of at most 100 s"))
+    headers: dict[str, str] = _key(
+        Factory(dict),
+        "sent to the pod's services, such as a template's own token",
+        _are_headers,
+        repr=False,
+    )
+    tls: str = _key(
+        "system",
+        'with https: "system", "insecure" (self-signed), "sha256:<fingerprint>" or a CA file',
+        _is_tls,
+    )
+    mode: Literal["fixed", "ephemeral"] = _key(
+        "fixed", '"ephemeral": rent an instance for each session and destroy it; the keys below are for it'
+    )
+    instance: str = _key(
+        "main",
+        "unique per gateway of an account: labels are gpugate-<instance>-<8 hex digits>",
+        _is_name,
+    )
+    image: str = _key("ollama/ollama:latest", "container image")
+    template_id: str = _key("", "a template's hash, instead of the image")
+    env: dict[str, str] = _key(Factory(dict), "environment of the container", repr=False)
+    disk: int = _key(60, "GB, fixed for the instance's life", _are_gb)
+    gpus: list[str] = _key(Factory(list), "names as Vast.ai spells them; empty: any")
+    gpu_count: int = _key(1, "per instance", _between(1, 64, "1 to 64"))
+    gpu_ram: int = _key(16, "GB of each GPU, at least", _are_gb)
+    max_price: float = _key(
+        0.0, "USD per hour, disk included; required", _between(0, 1000, "a price per hour")
+    )
+    min_reliability: float = _key(0.98, "of the host, 0 to 1", _between(0, 1, "between 0 and 1"))
+    min_download: float = _key(200.0, "of the host, Mbit/s", _between(0, 10**6, "in Mbit/s"))
+    min_duration: Duration = _key(
+        86_400.0, "how long the host must still be offered", _between(0, 10**9, "a duration")
+    )
+    verified: bool = _key(True, "only hosts that Vast.ai has verified")
+    filters: dict[str, Any] = _key(Factory(dict), "more of Vast.ai's own search filters, over these")
 
     def __attrs_post_init__(self) -> None:
         """Raises ValueError: a key is missing, or two do not go together."""

@@ -48,7 +48,7 @@ def test_a_secrets_file_that_cannot_be_used(tmp_path: Path) -> None:
     assert {
         "none": [f"{start} read: No such file or directory"],
         "empty": [f"{start} used: the file is empty"],
-        "bytes": [f"{start} read: it is no text file"],
+        "bytes": [f"{start} read: it is not a text file"],
         "": [f"{start} read: Is a directory"],
     } == said
 
