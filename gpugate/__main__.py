@@ -8,9 +8,9 @@ from gpugate.signals import hold_back
 def main() -> int:
     """Run the command line; a signal that comes while it is imported waits until it can be heard."""
     hold_back()
-    from gpugate import cli
+    from gpugate.cli.main import main as run_command
 
-    return cli.main()
+    return run_command()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.cli import main
+from gpugate.cli.main import main
 from gpugate.config import commented_config
 from gpugate.lifecycle.state_dir import held
 from gpugate.providers import registry

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpugate.cli import main
+from gpugate.cli.main import main
 
 SUMMARY = {
     "month": "2026-11",

@@ -16,9 +16,9 @@ import jwt
 import pytest
 
 from gpugate import Duration
-from gpugate.cli import main
 from gpugate.cli.demo import demo_secret
 from gpugate.cli.errors import Failure
+from gpugate.cli.main import main
 from gpugate.config import Settings, provider_config
 from gpugate.lifecycle.state_dir import held
 from tests.cli.test_main import fake_wiring

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from gpugate import cli
+from gpugate.cli import main as cli
 from gpugate.errors import PodBusy, SettingsError
 from tests.cli.support import SECRET, Shell
 
@@ -271,7 +271,7 @@ def test_what_is_imported(shell: Shell) -> None:
     code = f"""
 import sys
 import time
-from gpugate import cli
+from gpugate.cli import main as cli
 assert cli.main(["status"]) == 1
 print([name for name in {heavy} if name in sys.modules])
 """
@@ -335,7 +335,7 @@ def test_a_signal_before_the_command_line_is_there(shell: Shell, number: int) ->
     """What comes while the interpreter still imports waits until the gateway can hear it."""
     shell.configure("[server]\nport = 0\non_exit = 'keep'\n")
     code = (
-        "import os, signal, sys; from gpugate.__main__ import main; import gpugate.cli as cli\n"
+        "import os, signal, sys; from gpugate.__main__ import main; import gpugate.cli.main as cli\n"
         "parse = cli.parse\n"
         f"cli.parse = lambda argv: (os.kill(os.getpid(), {int(number)}), parse(argv))[1]\n"
         "sys.argv[1:] = ['serve']; sys.exit(main())\n"

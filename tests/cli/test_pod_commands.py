@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 
-from gpugate.cli import main
+from gpugate.cli.main import main
 from gpugate.cli.pod_commands import parse_events
 from gpugate.cli.urls import url_of
 from gpugate.config import Server, Settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from gpugate.cli import main
+from gpugate.cli.main import main
 from tests.cli.support import SECRET
 
 DAY = 86_400

@@ -30,7 +30,7 @@ from gpugate_demo.picture import draw
 from gpugate_demo.text_generator import fixed
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.cli import main
+from gpugate.cli.main import main
 from gpugate.errors import NoCapacity
 from gpugate.generation.image_format import measure
 from gpugate.provider_api import Endpoint, PodReport
