@@ -1,4 +1,4 @@
-"""`gpugate init`, `check` and `providers`: what is configured and installed; starts and changes no pod."""
+"""`gpugate init`, `check` and `providers`: the configuration and the installed plugins."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from gpugate.cli.errors import OK, WRONG, Failure
-from gpugate.cli.settings import config_path, settings_for_serving
-from gpugate.cli.urls import url_of
+from gpugate.cli.errors import OK, WRONG, CliError
+from gpugate.cli.settings import config_path, settings_for_serving, url_of
 from gpugate.config import Settings, commented_config, warnings
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import lease_digest
@@ -25,17 +24,17 @@ if TYPE_CHECKING:
 
 
 def init(args: Namespace) -> int:
-    """Write a commented configuration, for its owner's eyes only, over nothing that is there."""
+    """Write a commented configuration, readable by its owner only; an existing one only with --force."""
     if args.file and args.config and args.file != args.config:
-        raise Failure("init: name one file, by itself or with --config", WRONG)
+        raise CliError("init: name one file, by itself or with --config", WRONG)
     path = Path(args.file or args.config or "gpugate.toml")
     text = commented_config(_installed_providers())
     try:
         (_replace if args.force else _create)(path, text)
     except FileExistsError:
-        raise Failure(f"{path} exists already; --force overwrites it") from None
+        raise CliError(f"{path} exists already; --force overwrites it") from None
     except OSError as error:
-        raise Failure(f"{path} cannot be written: {error.strerror}") from None
+        raise CliError(f"{path} cannot be written: {error.strerror}") from None
     named = "" if path == Path("gpugate.toml") else f" --config {path}"
     print(f"wrote {path}; set auth.secret and pod.provider in it, then: gpugate check{named}")
     return OK
@@ -59,9 +58,7 @@ def _create(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file in one step: a full disk must not cost the old one."""
-    if path.is_dir():
-        raise IsADirectoryError(None, "Is a directory")
+    """Replace a file atomically, so that a full disk does not destroy the old one."""
     descriptor, draft = tempfile.mkstemp(prefix=".gpugate-", dir=path.parent)  # mode 0600
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -73,7 +70,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def check(args: Namespace) -> int:
-    """Validate the configuration and say what it comes to; with --live ask whom it names."""
+    """Validate the configuration and print a summary; with --live also make requests to what it names."""
     settings = settings_for_serving(args)
     source = config_path(args) or "the environment"
     print(f"ok: {source}")
@@ -90,12 +87,12 @@ def check(args: Namespace) -> int:
 
 def _summary(settings: Settings) -> list[str]:
     auth, bot = settings.auth, settings.bot
-    ways = ["a secret"] * bool(auth.secret) + ["an identity provider's keys"] * bool(auth.jwks_url)
+    signers = ["a secret"] * bool(auth.secret) + ["an identity provider's keys"] * bool(auth.jwks_url)
     lease = [f"lease: set GPUGATE_LEASE={lease_digest(settings.pod.lease)} in the pod"]
     return [
         f"listens at {url_of(settings)}",
         f"provider: {', then '.join(settings.pod.provider)}",
-        f"tokens: signed with {' or '.join(ways)} ({', '.join(auth.algorithms)})",
+        f"tokens: signed with {' or '.join(signers)} ({', '.join(auth.algorithms)})",
         f"state: {settings.state.dir}",
         f"bot: {bot.mode if bot.enabled else 'off'}",
         *(lease if settings.pod.lease else []),
@@ -103,18 +100,18 @@ def _summary(settings: Settings) -> list[str]:
 
 
 def providers(args: Namespace) -> int:
-    """List the provider plugins that are installed; a broken one is listed with what is wrong."""
+    """List the installed provider plugins; a broken one with its error."""
     from gpugate.providers import registry
 
-    found = registry.describe_all()
+    plugins = registry.describe_all()
     if args.json:
-        print(json.dumps([_as_json(one) for one in found]))
+        print(json.dumps([_as_json(one) for one in plugins]))
         return OK
-    width = max((len(one.plugin.name) for one in found), default=0)
-    for one in found:
-        can = f"broken: {one.error}" if one.capabilities is None else _in_words(_as_json(one))
+    width = max((len(one.plugin.name) for one in plugins), default=0)
+    for one in plugins:
+        can = f"broken: {one.error}" if one.capabilities is None else _capabilities_text(_as_json(one))
         print(f"{one.plugin.name:<{width}}  {one.plugin.source}  {can}".rstrip())
-    if not found:
+    if not plugins:
         print("no provider is installed")
     return OK
 
@@ -130,7 +127,7 @@ def _as_json(one: Description) -> dict[str, object]:
     return row | ({"error": one.error} if one.error else {})
 
 
-def _in_words(row: dict[str, object]) -> str:
+def _capabilities_text(row: dict[str, object]) -> str:
     capabilities = row["capabilities"]
     assert isinstance(capabilities, dict)
     words = [key if value is True else f"{key}={value:g}" for key, value in capabilities.items() if value]

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import attrs
 
-from gpugate.cli.errors import Failure
+from gpugate.cli.errors import CliError
 from gpugate.cli.serving import listening_problem, run
-from gpugate.cli.settings import config_of
-from gpugate.cli.token_commands import signed
-from gpugate.cli.urls import url_of
+from gpugate.cli.settings import config_of, url_of
+from gpugate.cli.token_commands import sign_token
 from gpugate.config import Settings, SourcedValue, duration, load_settings, show_duration
 from gpugate.lifecycle import state_dir
 from gpugate.providers import registry
@@ -47,13 +46,13 @@ Ctrl-C ends it, the simulated pod included.
 def demo(args: Namespace) -> int:
     """Run the gateway on the simulated pod; print a token and how to use it first.
 
-    Raises: Failure, the distribution gpugate-demo is not installed.
+    Raises: CliError, the distribution gpugate-demo is not installed.
     """
     if all(plugin.name != "demo" for plugin in registry.installed()):
         command = registry.install_command("gpugate-demo", "gpugate[demo]")
-        raise Failure(f"the demo's simulated pod is not installed: {command}")
+        raise CliError(f"the demo's simulated pod is not installed: {command}")
     settings = _with_free_port(_settings(args))
-    token = signed(settings, "demo", None, _TOKEN_LIFE_S)
+    token = sign_token(settings, "demo", None, _TOKEN_LIFE_S)
     return run(settings, _instructions(settings, token, _cold_start(settings)))
 
 
@@ -96,7 +95,7 @@ def _with_free_port(settings: Settings) -> Settings:
             # bind alone succeeds, with SO_REUSEADDR, beside another one that is bound and does not listen yet
             probe.listen(1)
         except OSError as error:
-            raise Failure(listening_problem(error, settings) or str(error)) from error
+            raise CliError(listening_problem(error, settings) or str(error)) from error
         port: int = probe.getsockname()[1]
     return attrs.evolve(settings, server=attrs.evolve(server, port=port))
 
@@ -105,7 +104,7 @@ def demo_secret(state_dir: Path) -> str:
     """Return the demo's secret, kept in `<state dir>/demo-secret` for the owner's eyes only.
 
     Raises:
-        Failure: it can be neither read nor written.
+        CliError: it can be neither read nor written.
     """
     path = state_dir / "demo-secret"
     try:
@@ -116,9 +115,9 @@ def demo_secret(state_dir: Path) -> str:
         secret = path.read_text().strip()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise Failure(f"the demo's secret {path} cannot be kept: {reason}") from error
+        raise CliError(f"the demo's secret {path} cannot be kept: {reason}") from error
     if len(secret) < 32:
-        raise Failure(f"{path} is damaged: delete it, and the demo makes a new one")
+        raise CliError(f"{path} is damaged: delete it, and the demo makes a new one")
     return secret
 
 

@@ -1,16 +1,16 @@
-"""How a command ends badly: one line for people and an exit status; knows no command."""
+"""Exit statuses, and the error that ends a command with one line on standard error."""
 
 from __future__ import annotations
 
-OK, FAILED, WRONG = 0, 1, 2  # docs/api.md#exit-status
+OK, FAILED, WRONG = 0, 1, 2  # done; refused or failed; wrong usage or configuration (docs/api.md#exit-status)
 
 
-class Failure(Exception):
-    """A command cannot be done.
+class CliError(Exception):
+    """A command cannot be carried out.
 
     Attributes:
-        message: one line for people, without secrets.
-        status: FAILED (refused or failed) or WRONG (usage or configuration).
+        message: one line, without secrets.
+        status: FAILED or WRONG.
     """
 
     def __init__(self, message: str, status: int = FAILED) -> None:

@@ -1,6 +1,6 @@
-"""A running gateway, spoken to over HTTP with the standard library; knows none of its endpoints.
+"""An HTTP client for a running gateway.
 
-http.client and not aiohttp: one request at a time needs no loop, and `gpugate status` answers at once.
+It uses http.client: a command makes one request at a time, and importing aiohttp would take longer than that.
 """
 
 from __future__ import annotations
@@ -16,59 +16,58 @@ from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
-from gpugate.cli.errors import WRONG, Failure
-from gpugate.cli.settings import settings_as_given
-from gpugate.cli.token_commands import signed
-from gpugate.cli.urls import url_of
+from gpugate.cli.errors import WRONG, CliError
+from gpugate.cli.settings import settings_as_given, url_of
+from gpugate.cli.token_commands import sign_token
 from gpugate.config.validators import is_url
 
-_PATIENCE_S = 30.0  # start and stop are accepted at once; nothing asked here takes longer
-_OWN_TOKEN_S = 300.0
+_TIMEOUT_S = 30.0  # start and stop are accepted at once; no other request takes longer
+_TOKEN_LIFETIME_S = 300.0
 
 
 @frozen
-class Gateway:
-    """One gateway and the token it is asked with."""
+class GatewayClient:
+    """Requests to one gateway, with one token. Every failure is a CliError with one line."""
 
     url: str
     token: str = field(repr=False)
 
     def get(self, path: str) -> Any:
-        """Return the `data` of an answer."""
+        """Return the `data` of a response."""
         return self._data("GET", path)
 
     def post(self, path: str) -> Any:
-        """Return the `data` of an answer to a POST without a body."""
+        """Send a POST without a body and return the `data` of the response."""
         return self._data("POST", path)
 
     def text(self, path: str) -> str:
-        """Return an answer as text."""
+        """Return a response as text."""
         response = self.open("GET", path)
         try:
             return response.read().decode(errors="replace")
         except (OSError, HTTPException) as error:
-            raise self._lost(error) from None
+            raise self._connection_error(error) from None
         finally:
             response.close()
 
     def lines(self, path: str) -> Iterator[str]:
-        """Yield the lines of an answer that goes on; it may be silent for as long as it likes."""
+        """Yield the lines of an endless response, without a timeout between two lines."""
         response = self.open("GET", path, endless=True, accept="text/event-stream")
         try:
             while line := response.readline():
                 yield line.decode(errors="replace").rstrip("\r\n")
         except (OSError, HTTPException) as error:
-            raise self._lost(error) from None
+            raise self._connection_error(error) from None
         finally:
             response.close()
 
     def open(
         self, method: str, path: str, *, endless: bool = False, accept: str = "application/json"
     ) -> HTTPResponse:
-        """Return a good answer; raise Failure, one line, for any other and for none."""
+        """Return a response with a status below 300; raise CliError for any other, and for none."""
         parts = urlsplit(self.url)
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        connection = kind(parts.hostname or "", parts.port or kind.default_port, timeout=_PATIENCE_S)
+        connection = kind(parts.hostname or "", parts.port or kind.default_port, timeout=_TIMEOUT_S)
         headers = {"Accept": accept, "Connection": "close"}
         if self.token:
             headers["Authorization"] = f"Bearer {self.token}"
@@ -79,10 +78,10 @@ class Gateway:
             response = connection.getresponse()
         except (OSError, HTTPException) as error:
             connection.close()
-            raise self._lost(error) from None
+            raise self._connection_error(error) from None
         if response.status >= 300:
             with response:
-                raise self._refused(response)
+                raise self._error_of(response)
         return response
 
     def _data(self, method: str, path: str) -> Any:
@@ -92,43 +91,43 @@ class Gateway:
         except ValueError:
             answer = None
         except (OSError, HTTPException) as error:
-            raise self._lost(error) from None
+            raise self._connection_error(error) from None
         finally:
             response.close()
         if not isinstance(answer, dict) or "data" not in answer:
-            raise Failure(f"{self.url} does not answer as gpugate does")
+            raise CliError(f"{self.url} does not answer as gpugate does")
         return answer["data"]
 
-    def _refused(self, response: HTTPResponse) -> Failure:
+    def _error_of(self, response: HTTPResponse) -> CliError:
         try:
             error = json.loads(response.read(65536))["error"]
             code, message = error["code"], error["message"]
         except (OSError, HTTPException, ValueError, KeyError, TypeError):
-            return Failure(f"{self.url} answers with status {response.status}, and not as gpugate does")
+            return CliError(f"{self.url} answers with status {response.status}, and not as gpugate does")
         if response.status == 401 and not self.token:
             message = f"{message}: set GPUGATE_TOKEN, or use a configuration with auth.secret"
-        return Failure(f"{code}: {message}")
+        return CliError(f"{code}: {message}")
 
-    def _lost(self, error: Exception) -> Failure:
+    def _connection_error(self, error: Exception) -> CliError:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return Failure(f"no gateway at {self.url}: {reason}")
+        return CliError(f"no gateway at {self.url}: {reason}")
 
 
-def gateway(args: Namespace) -> Gateway:
-    """Return the gateway of GPUGATE_URL and GPUGATE_TOKEN; what is not set comes from the configuration.
+def connect(args: Namespace) -> GatewayClient:
+    """Return a client for GPUGATE_URL with GPUGATE_TOKEN; without them, from the configuration.
 
     Raises:
-        Failure: (2) one of the two cannot be used.
-        SettingsError: the configuration was needed and is wrong.
+        CliError: (WRONG) one of the two is invalid.
+        SettingsError: the configuration is needed and invalid.
     """
     url, token = os.environ.get("GPUGATE_URL", ""), os.environ.get("GPUGATE_TOKEN", "").strip()
     if url and not is_url(url, ("http", "https")):
-        raise Failure("GPUGATE_URL: must be a URL such as http://127.0.0.1:11434", WRONG)
+        raise CliError("GPUGATE_URL: must be a URL such as http://127.0.0.1:11434", WRONG)
     if token and not re.fullmatch(r"[!-~]+", token):
-        raise Failure("GPUGATE_TOKEN: is no token", WRONG)
+        raise CliError("GPUGATE_TOKEN: is not a token", WRONG)
     if not (url and token):
         settings = settings_as_given(args)
         url = url or url_of(settings)
         if not token and settings.auth.secret:
-            token = signed(settings, "gpugate-cli", None, _OWN_TOKEN_S)
-    return Gateway(url.rstrip("/"), token)
+            token = sign_token(settings, "gpugate-cli", None, _TOKEN_LIFETIME_S)
+    return GatewayClient(url.rstrip("/"), token)

@@ -1,4 +1,4 @@
-"""`gpugate check --live`: asks provider, pod and local Ollama how they are; changes nothing anywhere."""
+"""`gpugate check --live`: read-only requests to the providers, the pod, Telegram and the local Ollama."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 from gpugate.providers import registry
 from gpugate.providers.local import Local, command_problem
 
-_PATIENCE_S = 20.0  # for one answer: above any provider's own timeout of one call (10 s)
-_LONGEST_WAIT_S = 10.0  # for a provider's rate limit: somebody sits in front of it
-Finding = tuple[bool, str]  # whether it is well, and a line about it
+_TIMEOUT_S = 20.0  # of one request: longer than the providers' own timeout of a call (10 s)
+_MAX_RATE_LIMIT_S = 10.0  # a longer one is reported: the user is waiting
+LiveResult = tuple[bool, str]  # whether it works, and a line about it
 
 
 def check_live(settings: Settings) -> int:
-    """Print a line about each that was asked; return 1 if one of them is not well."""
-    # The state folder is handed on to the providers as `serve` does; a local pod is found by it.
+    """Print a line for each request's result; return 1 if one of them failed."""
+    # Providers read the state folder from this variable, as under `serve`: a local pod is found by it.
     os.environ["GPUGATE_STATE_DIR"] = settings.state.dir
     return asyncio.run(_report(settings))
 
@@ -34,37 +34,37 @@ async def _report(settings: Settings) -> int:
     status = OK
     headers = {"User-Agent": f"gpugate/{gpugate_version()}"}
     async with aiohttp.ClientSession(headers=headers) as session:
-        async for well, line in _findings(settings, session):
-            print(f"  {line}" if well else f"gpugate: {line}", file=sys.stdout if well else sys.stderr)
-            status = status if well else FAILED
+        async for ok, line in _results(settings, session):
+            print(f"  {line}" if ok else f"gpugate: {line}", file=sys.stdout if ok else sys.stderr)
+            status = status if ok else FAILED
     return status
 
 
-async def _findings(settings: Settings, session: aiohttp.ClientSession) -> AsyncIterator[Finding]:
+async def _results(settings: Settings, session: aiohttp.ClientSession) -> AsyncIterator[LiveResult]:
     for name in settings.pod.provider:
-        async for finding in _provider_findings(settings, name, session):
-            yield finding
+        async for result in _provider_results(settings, name, session):
+            yield result
     if settings.bot.enabled:
         yield await _telegram(settings, session)
         yield await _local_ollama(settings, session)
 
 
-async def _provider_findings(
+async def _provider_results(
     settings: Settings, name: str, session: aiohttp.ClientSession
-) -> AsyncIterator[Finding]:
+) -> AsyncIterator[LiveResult]:
     who = f"provider {name}"
     try:
         provider_class = registry.find(name)
         provider = provider_class(provider_config(settings, name, provider_class.Config), session)
         try:
-            report = await _look(provider)
+            report = await _inspect(provider)
         finally:
             await provider.aclose()
     except (ProviderError, SettingsError) as error:
         yield False, f"{who}: {error}"
     except TimeoutError:
-        yield False, f"{who}: no answer within {_PATIENCE_S:g} s"
-    except Exception as error:  # a stranger's code: its words may hold a secret, so only its kind is told
+        yield False, f"{who}: no answer within {_TIMEOUT_S:g} s"
+    except Exception as error:  # from a plugin: its message may contain a secret, so only its type is printed
         yield False, f"{who}: the plugin failed with {type(error).__name__}"
     else:
         if isinstance(provider, Local) and (problem := command_problem(provider.config)):
@@ -76,18 +76,18 @@ async def _provider_findings(
             yield await _pod_health(settings, report.endpoints["ollama"], session)
 
 
-async def _look(provider: Provider) -> PodReport:
-    """One look; asked for too soon after the last (another `check` a moment ago), it is waited out once."""
+async def _inspect(provider: Provider) -> PodReport:
+    """Return the provider's report; a short rate limit (of a `check` a moment ago) is waited for once."""
     try:
-        return await asyncio.wait_for(provider.inspect(), _PATIENCE_S)
+        return await asyncio.wait_for(provider.inspect(), _TIMEOUT_S)
     except RateLimited as error:
-        if error.retry_after is None or not 0 <= error.retry_after <= _LONGEST_WAIT_S:
+        if error.retry_after is None or not 0 <= error.retry_after <= _MAX_RATE_LIMIT_S:
             raise
         await asyncio.sleep(error.retry_after)
-    return await asyncio.wait_for(provider.inspect(), _PATIENCE_S)
+    return await asyncio.wait_for(provider.inspect(), _TIMEOUT_S)
 
 
-async def _pod_health(settings: Settings, endpoint: Endpoint, session: aiohttp.ClientSession) -> Finding:
+async def _pod_health(settings: Settings, endpoint: Endpoint, session: aiohttp.ClientSession) -> LiveResult:
     url = endpoint.url.rstrip("/") + settings.pod.health_path
     status, _ = await _get(session, url, endpoint.headers, _tls(endpoint.tls))
     if status == 200:
@@ -95,7 +95,7 @@ async def _pod_health(settings: Settings, endpoint: Endpoint, session: aiohttp.C
     return False, f"pod: its Ollama is not healthy: {status}"
 
 
-async def _telegram(settings: Settings, session: aiohttp.ClientSession) -> Finding:
+async def _telegram(settings: Settings, session: aiohttp.ClientSession) -> LiveResult:
     bot = settings.bot
     status, answer = await _get(session, f"{bot.api_base.rstrip('/')}/bot{bot.token}/getMe", {}, True)
     if status in (401, 404):
@@ -106,7 +106,7 @@ async def _telegram(settings: Settings, session: aiohttp.ClientSession) -> Findi
     return True, f"Telegram: knows the bot as @{me.get('username')!s}"
 
 
-async def _local_ollama(settings: Settings, session: aiohttp.ClientSession) -> Finding:
+async def _local_ollama(settings: Settings, session: aiohttp.ClientSession) -> LiveResult:
     bot = settings.bot
     status, answer = await _get(session, bot.ollama_url.rstrip("/") + "/api/tags", {}, True)
     if status != 200:
@@ -124,32 +124,32 @@ async def _get(
     headers: Mapping[str, str],
     tls: ssl.SSLContext | aiohttp.Fingerprint | bool,
 ) -> tuple[int | str, object]:
-    """Return the status and the JSON of an answer; words instead of a status where there was none."""
+    """Return the status and the JSON of a response; in place of the status an error text if there is none."""
     try:
         async with session.get(
             url,
             headers=headers,
             ssl=tls,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=_PATIENCE_S),
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
         ) as response:
             return response.status, await response.json(content_type=None) if response.status == 200 else None
     except ValueError:
-        return "its answer is no JSON", None
+        return "its answer is not JSON", None
     except TimeoutError:
         return "no answer in time", None
-    except (aiohttp.ClientError, OSError) as error:  # their words name the URL; their kind says enough
-        return _kind(error), None
+    except (aiohttp.ClientError, OSError) as error:  # their messages contain the URL, and with it a token
+        return _error_name(error), None
 
 
-def _kind(error: BaseException) -> str:
+def _error_name(error: BaseException) -> str:
     inner = getattr(error, "os_error", error)
     number = inner.errno if isinstance(inner, OSError) else None
     return os.strerror(number) if number else type(error).__name__
 
 
 def _tls(policy: str) -> ssl.SSLContext | aiohttp.Fingerprint | bool:
-    """Return what aiohttp wants for an endpoint's TLS policy (`gpugate.Endpoint.tls`)."""
+    """Return aiohttp's `ssl` argument for an endpoint's TLS policy (`gpugate.Endpoint.tls`)."""
     if policy == "system":
         return True
     if policy == "insecure":

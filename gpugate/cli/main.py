@@ -1,6 +1,6 @@
-"""The command line: `main` runs one command and turns whatever goes wrong into one line; no more.
+"""Runs one command and turns every error into one line on standard error and an exit status.
 
-Nothing heavy is imported here: each command brings what it needs when it is called.
+Nothing slow to import is imported here: each command's module is imported when the command runs.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from gpugate.cli.errors import FAILED, OK, WRONG, Failure
+from gpugate.cli.errors import FAILED, OK, WRONG, CliError
 from gpugate.cli.parser import parse
 from gpugate.errors import GateError, ProviderError, SettingsError
 from gpugate.signals import ENDING, heard
 
 __all__ = ["main"]
 
-# Commands that run until they are told to stop: a signal is how they end well (docs/api.md#exit-status).
+# Commands that run until a signal ends them: the exit status is then 0 (docs/api.md#exit-status).
 _LASTING = {"serve", "demo", "events"}
 
-# Of these the gateway itself hears signals, once it can: it lets them through then (`running.py`).
+# Commands that run the gateway, which unblocks signals itself once its handlers are installed (running.py).
 _GATEWAYS = {"serve", "demo"}
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _signals_as_interrupt():
         args = parse(argv)
         try:
-            command = _command(args.run)
+            command = _import_command(args.run)
             if args.command not in _GATEWAYS:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
             status = command(args)
@@ -42,26 +42,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             status = OK if args.command in _LASTING else FAILED
         except BrokenPipeError:
-            status = OK  # whoever read has read enough, such as `| head`
+            status = OK  # the reader of the pipe has ended, such as `| head`
         except Exception as error:
-            status = _tell(error)
-        _let_go_of_stdout()
+            status = _report(error)
+        _flush_stdout()
     return status
 
 
-def _command(place: str | Callable[..., int]) -> Callable[..., int]:
-    if not isinstance(place, str):  # of another distribution, which was imported to parse its arguments
+def _import_command(place: str | Callable[..., int]) -> Callable[..., int]:
+    if not isinstance(
+        place, str
+    ):  # a command of another distribution, imported when its arguments were parsed
         return place
     module, _, function = place.partition(":")
     command: Callable[..., int] = getattr(importlib.import_module(module), function)
     return command
 
 
-def _tell(error: Exception) -> int:
-    """Print what went wrong, a line a mistake, and return the exit status."""
+def _report(error: Exception) -> int:
+    """Print one line per mistake and return the exit status."""
     if isinstance(error, SettingsError):
         lines, status = list(error.complaints), WRONG
-    elif isinstance(error, Failure):
+    elif isinstance(error, CliError):
         lines, status = [f"gpugate: {error.message}"], error.status
     elif isinstance(error, GateError | ProviderError):
         lines, status = [f"gpugate: {error.message}"], FAILED
@@ -69,15 +71,15 @@ def _tell(error: Exception) -> int:
         where = f": {error.filename}" if error.filename else ""
         lines, status = [f"gpugate: {error.strerror}{where}"], FAILED
     else:
-        lines, status = [_unforeseen(error)], FAILED
+        lines, status = [_describe_bug(error)], FAILED
     for line in lines:
         with contextlib.suppress(OSError, ValueError):  # the terminal is closed
             print(" ".join(line.splitlines()), file=sys.stderr)
     return status
 
 
-def _unforeseen(error: Exception) -> str:
-    """Return a line for a fault of ours: its place, but not its words, which may hold a secret."""
+def _describe_bug(error: Exception) -> str:
+    """Return a line about a bug: its type and place, but not its message, which may contain a secret."""
     if os.environ.get("GPUGATE_TRACEBACK"):
         traceback.print_exception(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -89,24 +91,24 @@ def _unforeseen(error: Exception) -> str:
 def _signals_as_interrupt() -> Iterator[None]:
     """Let every signal of `ENDING` end a command as Ctrl-C does, until a command's own handler takes over.
 
-    None is heard before the command lets them through: an exception out of the middle of an import can
-    crash what is written in C, or be lost there.
+    All are blocked until the command unblocks them: an exception in the middle of an import can crash an
+    extension module, or be lost in it.
     """
-    numbers = heard() - {signal.SIGINT}  # that one raises already
+    numbers = heard() - {signal.SIGINT}  # Python raises KeyboardInterrupt for it already
     interrupted = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         nonlocal interrupted
         interrupted = True
         for number in numbers:
-            signal.signal(number, signal.SIG_IGN)  # it is ending: a second one must not spoil the status
+            signal.signal(number, signal.SIG_IGN)  # a second one must not change the exit status
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         for number in numbers:
             signal.signal(number, interrupt)
-    except ValueError:  # not in the main thread: signals are not this command's to hear
+    except ValueError:  # not in the main thread: signals cannot be handled here
         yield
         return
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
@@ -119,12 +121,12 @@ def _signals_as_interrupt() -> Iterator[None]:
                 signal.signal(number, handler or signal.SIG_DFL)
 
 
-def _let_go_of_stdout() -> None:
-    """Flush now, so that the interpreter's own flush at exit has nothing to complain about."""
+def _flush_stdout() -> None:
+    """Flush now and ignore errors: the interpreter's own flush at exit would report them."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, sys.stdout.fileno())
+            os.close(devnull)

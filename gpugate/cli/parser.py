@@ -1,4 +1,4 @@
-"""What can be typed: commands and their flags; does nothing of it."""
+"""The command line's commands and their arguments. Nothing is executed here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ABOUT = "A drop-in Ollama endpoint that is always on, in front of a GPU pod tha
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose every complaint is one line (docs/api.md#exit-status)."""
+    """A parser whose error messages are one line (docs/api.md#exit-status)."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(allow_abbrev=False, **more)
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 def gpugate_version() -> str:
     """Return the installed version; "unknown" in a tree that is not installed."""
-    from importlib.metadata import PackageNotFoundError, version  # a third of the time to --help
+    from importlib.metadata import PackageNotFoundError, version  # a third of the time of --help
 
     try:
         return version("gpugate")
@@ -36,7 +36,7 @@ def gpugate_version() -> str:
 
 
 class _Version(argparse.Action):
-    """--version, looked up only when it is asked for: the look-up costs as much as all else here."""
+    """--version. The version is looked up only for it: that takes as long as the rest of this module."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         print(f"gpugate {gpugate_version()}")
@@ -44,7 +44,7 @@ class _Version(argparse.Action):
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Return what was typed; end the process with status 2 and one line if it cannot be meant."""
+    """Return the parsed arguments; on wrong usage exit with status 2 and one line."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parser(_typed_command(words)).parse_args(words)
     args.config = getattr(args, "config", None)

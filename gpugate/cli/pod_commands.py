@@ -1,4 +1,4 @@
-"""`gpugate status`, `start`, `stop` and `events`: asks a running gateway and prints its answer."""
+"""`gpugate status`, `start`, `stop` and `events`: ask a running gateway and print its response."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import json
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 
-from gpugate.cli.errors import OK, Failure
-from gpugate.cli.http_client import gateway
+from gpugate.cli.errors import OK, CliError
+from gpugate.cli.http_client import connect
 
 _GPU = "/api/v1/gpu"
 
 
 def status(args: Namespace) -> int:
     """Print what the pod is doing."""
-    return _print_fields(gateway(args).get(f"{_GPU}/status"), args)
+    return _print_fields(connect(args).get(f"{_GPU}/status"), args)
 
 
 def start(args: Namespace) -> int:
     """Start the pod and print its status."""
-    return _print_fields(gateway(args).post(f"{_GPU}/start"), args)
+    return _print_fields(connect(args).post(f"{_GPU}/start"), args)
 
 
 def stop(args: Namespace) -> int:
     """Stop the pod and print its status."""
     try:
-        return _print_fields(gateway(args).post(f"{_GPU}/stop" + "?force=true" * args.force), args)
-    except Failure as failure:
-        if failure.message.startswith("POD_BUSY") and not args.force:
-            raise Failure(f"{failure.message} (gpugate stop --force)", failure.status) from None
+        return _print_fields(connect(args).post(f"{_GPU}/stop" + "?force=true" * args.force), args)
+    except CliError as error:
+        if error.message.startswith("POD_BUSY") and not args.force:
+            raise CliError(f"{error.message} (gpugate stop --force)", error.status) from None
         raise
 
 
 def events(args: Namespace) -> int:
-    """Print each event as it comes, until the gateway or the user ends it."""
-    for event in parse_events(gateway(args).lines(f"{_GPU}/events")):
+    """Print each event as it arrives, until the gateway or the user ends the stream."""
+    for event in parse_events(connect(args).lines(f"{_GPU}/events")):
         print(json.dumps(event) if args.json else _event_line(event), flush=True)
     return OK
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[dict[str, object]]:
-    """Yield Server-Sent Events as {"event", "id", "data"}; data that is JSON comes decoded."""
+    """Yield Server-Sent Events as {"event", "id", "data"}; JSON data is decoded."""
     event, last_id, data = "message", None, list[str]()
     for line in lines:
         name, _, value = line.partition(":")
@@ -84,6 +84,6 @@ def _print_fields(data: object, args: Namespace) -> int:
 
 
 def plain(value: object) -> str:
-    """On one line that a terminal only shows."""
+    """Return a value as one line, without control characters that a terminal would obey."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() else " " for c in text)  # a terminal must not obey what a pod says
+    return "".join(c if c.isprintable() else " " for c in text)

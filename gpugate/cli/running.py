@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 from gpugate.app import Gateway
-from gpugate.cli.errors import Failure
+from gpugate.cli.errors import CliError
 from gpugate.config import Settings
 from gpugate.proxy.server import NotAnswering, raise_file_limit
 from gpugate.signals import ENDING, heard
@@ -24,7 +24,7 @@ def serve(settings: Settings) -> int:
     It is 0 after a signal, 1 after a failure and where a stop is not proved.
 
     Raises:
-        Failure: it does not answer its own request.
+        CliError: it does not answer its own request.
         OSError: the address is taken.
         SettingsError: a provider is not installed, or its section is wrong.
     """
@@ -45,7 +45,7 @@ async def _open(gateway: Gateway) -> None:
     try:
         await gateway.open()
     except NotAnswering as error:
-        raise Failure(str(error)) from error
+        raise CliError(str(error)) from error
 
 
 async def _serve(settings: Settings) -> int:

@@ -1,4 +1,4 @@
-"""`gpugate serve`: settings in, the gateway's exit status out; knows nothing of how it is built."""
+"""`gpugate serve`: loads the settings, locks the state folder and runs the gateway."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from gpugate.cli.errors import Failure
+from gpugate.cli.errors import CliError
 from gpugate.cli.settings import settings_for_serving
 from gpugate.config import Settings, SourcedValue
 from gpugate.lifecycle.state_dir import StateFolderTaken, held
@@ -17,7 +17,7 @@ _FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provide
 
 
 def serve(args: Namespace) -> int:
-    """Run the gateway until it is told to stop; return its exit status."""
+    """Run the gateway until a signal stops it; return its exit status."""
     overrides = {
         key: SourcedValue(getattr(args, flag), f"--{flag}", is_text=True)
         for flag, key in _FLAGS.items()
@@ -30,7 +30,7 @@ def run(settings: Settings, greeting: str = "") -> int:
     """Run a gateway that is alone on its state folder; `greeting` is printed once that is known.
 
     Raises:
-        Failure: it cannot listen, or another gateway has the state folder.
+        CliError: it cannot listen, or another gateway has the state folder.
     """
     try:
         with held(Path(settings.state.dir), _warn):
@@ -38,7 +38,7 @@ def run(settings: Settings, greeting: str = "") -> int:
                 print(greeting, flush=True)
             return _run(settings)
     except StateFolderTaken as taken:
-        raise Failure(taken.message) from taken
+        raise CliError(taken.message) from taken
 
 
 def _warn(text: str) -> None:
@@ -46,13 +46,13 @@ def _warn(text: str) -> None:
 
 
 def _run(settings: Settings) -> int:
-    from gpugate.cli.running import serve as run_gateway  # it imports everything: only now
+    from gpugate.cli.running import serve as run_gateway  # it imports everything, so not before it is needed
 
     try:
         return run_gateway(settings)
     except OSError as error:
         if problem := listening_problem(error, settings):
-            raise Failure(problem) from error
+            raise CliError(problem) from error
         raise
 
 

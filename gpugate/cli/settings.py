@@ -1,4 +1,4 @@
-"""Which configuration a command means, and its settings; knows no command."""
+"""The settings that commands work with: which file is read, and how much of it must be valid."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from gpugate.config import Settings, find_config, load_settings
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle import state_dir
 
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1", "*": "127.0.0.1"}  # all addresses: reached on loopback
+_OLLAMA_PORT = 11434
+
 
 def config_path(args: Namespace) -> Path | None:
-    """Return the file that --config names, else the one that is found, else None."""
+    """Return the file that --config names, else the default one that exists, else None."""
     return Path(args.config) if args.config else find_config(os.environ, Path())
 
 
 def settings_for_serving(args: Namespace, overrides: Mapping[str, object] | None = None) -> Settings:
-    """Return settings with all that `serve` needs: providers' sections, workflows, state folder checked too.
+    """Return complete settings; the providers' sections, the workflows and the state folder are checked too.
 
     Raises:
         SettingsError: with every complaint.
@@ -37,7 +40,7 @@ def settings_for_serving(args: Namespace, overrides: Mapping[str, object] | None
 
 
 def settings_as_given(args: Namespace) -> Settings:
-    """Return settings for a command that only wants to look something up in them."""
+    """Return settings that may lack what only `serve` needs."""
     return load_settings(config_path(args), os.environ, complete=False)
 
 
@@ -46,3 +49,10 @@ def config_of(name: str) -> type[Any]:
     from gpugate.providers import registry
 
     return registry.find(name).Config
+
+
+def url_of(settings: Settings) -> str:
+    """Return the base URL at which this machine reaches a gateway with these settings."""
+    host = _WILDCARDS.get(settings.server.host, settings.server.host)
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{settings.server.port or _OLLAMA_PORT}"

@@ -17,7 +17,7 @@ import pytest
 
 from gpugate import Duration
 from gpugate.cli.demo import demo_secret
-from gpugate.cli.errors import Failure
+from gpugate.cli.errors import CliError
 from gpugate.cli.main import main
 from gpugate.config import Settings, provider_config
 from gpugate.lifecycle.state_dir import held
@@ -182,7 +182,7 @@ def test_a_damaged_secret(tmp_path: Path) -> None:
     """A secret that is cut short is not used."""
     (tmp_path / "demo-secret").write_text("short")
 
-    with pytest.raises(Failure, match="is damaged"):
+    with pytest.raises(CliError, match="is damaged"):
         demo_secret(tmp_path)
 
 

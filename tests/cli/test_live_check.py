@@ -8,7 +8,7 @@ import pytest
 from gpugate_testing import virtual_time
 from gpugate_testing.fakes import FakeCloud, FakeProvider
 
-from gpugate.cli.live_check import _look
+from gpugate.cli.live_check import _inspect
 from gpugate.errors import RateLimited
 from gpugate.provider_api import Phase
 
@@ -18,7 +18,7 @@ async def _looked(*errors: RateLimited) -> tuple[Phase, float]:
     cloud.fail("inspect", *errors)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    report = await _look(FakeProvider(cloud))
+    report = await _inspect(FakeProvider(cloud))
     return report.phase, loop.time() - began
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gpugate.cli.main import main
 from gpugate.cli.pod_commands import parse_events
-from gpugate.cli.urls import url_of
+from gpugate.cli.settings import url_of
 from gpugate.config import Server, Settings
 from tests.cli.support import SECRET
 
