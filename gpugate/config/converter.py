@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import attrs
 from attrs import evolve, frozen
 from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, IterableValidationError, override
-from cattrs.cols import list_structure_factory, mapping_structure_factory
+from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
 from gpugate.config import units
@@ -83,9 +83,7 @@ def structure(raw: Mapping[str, Any], config_class: type[C]) -> tuple[C | None, 
     try:
         return _CONVERTER.structure(raw, config_class), []
     except ClassValidationError as error:
-        problems = list(_problems_of(error))
-    if hidden := _hidden_texts(raw, config_class):
-        problems = [_without_secrets(problem, hidden) for problem in problems]
+        problems = _hide_secrets([*_problems_of(error)], raw, config_class)
     for problem in problems:
         raw = _without_key(raw, problem.path)
     try:
@@ -146,17 +144,13 @@ def _text_of(error: BaseException) -> str:
     return str(error.args[0] if error.args else type(error).__name__)
 
 
-def _hidden_texts(raw: Mapping[str, Any], config_class: type[Any]) -> list[str]:
-    """Return the texts of a table's secret values."""
+def _hide_secrets(problems: list[Problem], raw: Mapping[str, Any], config_class: type[Any]) -> list[Problem]:
+    """Replace texts that contain a secret value: a class may quote its values when it refuses them."""
     values = [getattr(raw.get(k), "value", None) for k, a in fields_of(config_class).items() if not a.repr]
     flat = [part for value in values for part in (value.values() if isinstance(value, dict) else [value])]
-    return [str(part) for part in flat if part]
-
-
-def _without_secrets(problem: Problem, secrets: list[str]) -> Problem:
-    if any(secret in problem.text for secret in secrets):
-        return evolve(problem, text="is refused (the reason would show a secret)")
-    return problem
+    secrets = [str(part) for part in flat if part]
+    hidden = "is refused (the reason would show a secret)"
+    return [evolve(p, text=hidden) if any(s in p.text for s in secrets) else p for p in problems]
 
 
 def _without_key(raw: Mapping[str, Any], path: Sequence[str | int]) -> Mapping[str, Any]:
@@ -320,11 +314,6 @@ def _is_list(kind: Any) -> bool:
     return origin in _LIST_TYPES and (origin is not tuple or not inner or inner[1:] == (...,))
 
 
-def _is_table(kind: Any) -> bool:
-    origin = get_origin(kind) or kind
-    return isinstance(origin, type) and issubclass(origin, Mapping)
-
-
 def _make_converter() -> Converter:
     converter = Converter(forbid_extra_keys=True)
     for kind, hook in {
@@ -339,7 +328,7 @@ def _make_converter() -> Converter:
     converter.register_structure_hook_func(_is_choice, _choice)
     for predicate, factory in (
         (_is_list, _container((list, tuple), "a list", _list_hook)),
-        (_is_table, _container(Mapping, "a table", mapping_structure_factory)),
+        (is_mapping, _container(Mapping, "a table", mapping_structure_factory)),
         (attrs.has, _container(Mapping, "a table", _class_hook)),
     ):
         converter.register_structure_hook_factory(predicate, factory)

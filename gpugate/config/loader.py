@@ -11,7 +11,7 @@ import attrs
 from attrs import define, evolve, field
 
 from gpugate.config import consistency
-from gpugate.config.converter import Problem, fields_of, parse_text, secret_files_of, structure
+from gpugate.config.converter import Problem, fields_of, secret_files_of, structure
 from gpugate.config.schema import DEFAULT_SOURCE, NO_FILE, SECTIONS, Settings, State
 from gpugate.config.sources import (
     Raw,
@@ -56,10 +56,9 @@ def load_settings(
     Raises:
         SettingsError: with every complaint.
     """
-    overrides = overrides or {}
     raw = read_file(path) if path else {}
-    add_environment(raw, env, _selected_providers(raw, env, overrides))
-    for key, value in overrides.items():
+    add_environment(raw, env)
+    for key, value in (overrides or {}).items():
         put(raw, key.split("."), _with_source(value, "command line"))
 
     complaints = _Complaints(str(path) if path else NO_FILE, raw, known_keys())
@@ -68,26 +67,23 @@ def load_settings(
     _read_secret_files(raw, SECTIONS, complaints)
     structured, problems = structure(raw, Settings)
     complaints.add_problems(problems)
-    settings = evolve(
-        structured or Settings(),
-        providers=providers,
-        source=complaints.source,
-        folder=path.parent if path else Path(),
-    )
+    settings = structured or Settings()
+    for name in settings.pod.provider:  # a variable's name has no "-"
+        if "-" in name and (of_variables := providers.pop(name.replace("-", "_"), None)):
+            providers[name] = {**providers.get(name, {}), **of_variables}
+    folder = path.parent if path else Path()
+    settings = evolve(settings, providers=providers, source=complaints.source, folder=folder)
     if not settings.state.dir:
         settings = evolve(settings, state=State(dir=str(default_state_dir(env) or "")))
 
-    for key, problem in consistency.contradictions(settings):
-        complaints.add_unless_faulty(key, problem)
-    for key, problem in consistency.missing(settings) if complete else ():
-        complaints.add_unless_faulty(key, problem)
+    complaints.add_all(consistency.contradictions(settings))
+    complaints.add_all(consistency.missing(settings) if complete else ())
     if config_of:
         for name in settings.pod.provider:
             _check_provider(name, config_of, providers.get(name, {}), complaints)
-    folder = settings.state.dir
-    check_folder = state_problem if folder and not complaints.is_faulty("state.dir") else None
-    if check_folder and (found := check_folder(Path(folder))):
-        complaints.add("state.dir", f"{folder} {found}")
+    if state_problem and settings.state.dir and not complaints.is_faulty("state.dir"):
+        found = state_problem(Path(settings.state.dir))
+        complaints.add_all([("state.dir", f"{settings.state.dir} {found}")] if found else [])
     if complaints.lines:
         raise SettingsError(complaints.lines)
     return settings
@@ -103,7 +99,6 @@ def structure_provider_config(
     name: str,
     config_class: type[C],
     raw: Mapping[str, object],
-    env: Mapping[str, str] | None = None,
     *,
     source: str = DEFAULT_SOURCE,
     folder: Path | None = None,
@@ -111,7 +106,7 @@ def structure_provider_config(
     """Return a provider's Config of its section, validated as strictly as gpugate's own sections.
 
     Args:
-        raw: the section's keys with plain values or SourcedValues; the provider's variables in `env` win.
+        raw: the section's keys with plain values or SourcedValues.
         source: names the configuration in complaints.
         folder: what relative paths in plain values are relative to.
 
@@ -119,10 +114,7 @@ def structure_provider_config(
         SettingsError: with every complaint.
     """
     section = {key: _with_source(value, source, folder or Path()) for key, value in raw.items()}
-    tree: Raw = {"providers": {name: section}}
-    prefix = variable_of(f"providers.{name}") + "__"
-    add_environment(tree, {k: v for k, v in (env or {}).items() if k.startswith(prefix)}, [name])
-    complaints = _Complaints(source, tree)
+    complaints = _Complaints(source, {"providers": {name: section}})
     config = _structure_provider(name, config_class, section, complaints)
     if complaints.lines or config is None:
         raise SettingsError(complaints.lines)
@@ -168,10 +160,11 @@ class _Complaints:
         """Return whether there is a complaint about a key, or about its section as a whole."""
         return not self.faulty.isdisjoint({key, key.partition(".")[0]})
 
-    def add_unless_faulty(self, key: str, problem: str) -> None:
-        """Add a complaint, except about a key that has its default because its own value was at fault."""
-        if not self.is_faulty(key):
-            self.add(key, problem)
+    def add_all(self, findings: Iterable[tuple[str, str]]) -> None:
+        """Add complaints, except about keys that have their default because their own value was at fault."""
+        for key, problem in findings:
+            if not self.is_faulty(key):
+                self.add(key, problem)
 
     def add_problems(self, problems: Iterable[Problem], *prefix: str) -> None:
         """Add the problems of a class that was structured from the table at `prefix`."""
@@ -183,9 +176,9 @@ class _Complaints:
             if problem.known is not None:
                 self._add_unknown([*map(str, path)], problem.known, given)
             elif problem.text != "is missing" or key not in self.faulty:  # its file may be at fault
-                is_text = given is not None and given.is_text and not rest
+                bare = given is not None and given.is_text and not rest
                 value = (
-                    "" if problem.value is NOT_SHOWN else f", is {display(problem.value, quoted=not is_text)}"
+                    "" if problem.value is NOT_SHOWN else f", is {display(problem.value, quoted=not bare)}"
                 )
                 self.add(key, problem.text + value, given, at=at, hint=len(path) > len(prefix))
 
@@ -221,15 +214,10 @@ class _Complaints:
         if meant is not None:
             also = f" ({variable_of(meant)})" if given is not None and given.is_text else ""
             says = f"did you mean {meant}{also}?"
-        values = [given] if given else [*self._values_of(path)]
+        # of an unknown section: one complaint for the file, and one for each variable
+        values = [given] if given else [*self.raw[last].values()]
         for value in {value.source: value for value in values}.values() or [None]:
             self.add(".".join(path), f"unknown {'key' if given else 'section'}; {says}", value, hint=False)
-
-    def _values_of(self, path: list[str]) -> Iterable[SourcedValue]:
-        section: Any = self.raw
-        for part in path:
-            section = section.get(part, {})
-        return [*section.values()]
 
 
 def _provider_sections(providers: Any, complaints: _Complaints) -> dict[str, dict[str, SourcedValue]]:
@@ -278,13 +266,14 @@ def _read_secret_files(raw: Raw, classes: Mapping[str, type[Any]], complaints: _
             if file is None or file.value == "":
                 continue
             if given is not None and given.value != "":
+                del section[key]
                 problem = f"is given twice, also as {path}.{file_key}"
-                complaints.add(f"{path}.{key}", problem, section.pop(key) and file, hint=False)
+                complaints.add(f"{path}.{key}", problem, file, hint=False)
                 continue
+            section.pop(key, None)
             try:
                 section[key] = evolve(file, value=_read_secret(file))
             except InvalidValue as error:
-                section.pop(key, None)
                 complaints.add(f"{path}.{file_key}", error.problem, file)
                 complaints.faulty.add(f"{path}.{key}")
 
@@ -302,19 +291,6 @@ def _read_secret(file: SourcedValue) -> str:
     if not text:
         raise InvalidValue("cannot be used: the file is empty")
     return text
-
-
-def _selected_providers(raw: Raw, env: Mapping[str, str], overrides: Mapping[str, object]) -> list[str]:
-    """Return the names in `pod.provider` of every source, before anything is validated."""
-    pod = raw.get("pod", {})
-    of_file = pod.get("provider") if isinstance(pod, dict) else None
-    names: list[str] = []
-    for value in (of_file, env.get(variable_of("pod.provider")), overrides.get("pod.provider")):
-        plain = value.value if isinstance(value, SourcedValue) else value
-        listed = parse_text(plain, tuple[str, ...]) if isinstance(plain, str) else plain
-        if isinstance(listed, Iterable):
-            names += [name.lower() for name in listed if isinstance(name, str)]
-    return names
 
 
 def _with_source(value: object, source: str, folder: Path = Path()) -> SourcedValue:

@@ -115,22 +115,14 @@ def _sourced(value: Any, source: str, folder: Path, *, depth: int) -> Any:
     }
 
 
-def add_environment(raw: Raw, env: Mapping[str, str], provider_names: list[str]) -> None:
-    """Put `GPUGATE_<SECTION>__<KEY>` variables over `raw`.
-
-    A variable's name has no "-": GPUGATE_PROVIDERS__MY_CLOUD__KEY sets a key of the provider "my-cloud" if
-    that is one of `provider_names` or has a section in the file.
-    """
-    sections = raw.get("providers")
-    names = [*provider_names, *(sections if isinstance(sections, dict) else ())]
+def add_environment(raw: Raw, env: Mapping[str, str]) -> None:
+    """Put `GPUGATE_<SECTION>__<KEY>` and `GPUGATE_PROVIDERS__<NAME>__<KEY>` variables over `raw`."""
     for variable in sorted(env):
         if not variable.startswith(ENV_PREFIX) or "__" not in variable:
             continue
-        section, *keys = variable.removeprefix(ENV_PREFIX).lower().split("__")
-        path = [section, "__".join(keys)]
-        if section == "providers" and len(keys) >= 2:
-            name = next((name for name in names if name.replace("-", "_") == keys[0]), keys[0])
-            path = [section, name, "__".join(keys[1:])]
+        section, *rest = variable.removeprefix(ENV_PREFIX).lower().split("__")
+        names = rest[:1] if section == "providers" and len(rest) > 1 else []
+        path = [section, *names, "__".join(rest[len(names) :])]
         put(raw, path, SourcedValue(env[variable], variable, is_text=True))
 
 

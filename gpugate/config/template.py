@@ -11,8 +11,8 @@ import attrs
 
 from gpugate.config.converter import default_of, fields_of, secret_files_of
 from gpugate.config.schema import SECTIONS
-from gpugate.config.units import show_duration, show_size
-from gpugate.provider_api import Duration, Provider, Size
+from gpugate.config.units import show_duration
+from gpugate.provider_api import Duration, Provider
 
 _HEAD = """\
 # gpugate's configuration. Every key is here with its default; a key that is deleted keeps its default.
@@ -61,9 +61,7 @@ def written_default(attribute: attrs.Attribute[Any]) -> object:
         return attribute.metadata["text"]
     if default is attrs.NOTHING:
         return "" if attribute.type is str else None
-    if attribute.type == Duration:
-        return show_duration(default)
-    return show_size(default) if attribute.type == Size else default
+    return show_duration(default) if attribute.type == Duration else default
 
 
 def _toml(value: object) -> str:

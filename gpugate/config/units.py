@@ -66,14 +66,6 @@ def show_duration(seconds: float) -> str:
     return parts or "0s"
 
 
-def show_size(count: int) -> str:
-    """Return the text that `size` reads back as `count` bytes, such as "64MiB"."""
-    for name, unit in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if count and count % unit == 0:
-            return f"{count // unit}{name}"
-    return f"{count}B"
-
-
 def _seconds(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

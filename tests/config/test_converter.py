@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate import Duration, Size
-from gpugate.config import structure_provider_config
+from gpugate.config import SourcedValue, structure_provider_config
+from gpugate.config.sources import add_environment
 from gpugate.errors import SettingsError
 
 HIDDEN = "do-not-show-me"
@@ -63,15 +64,21 @@ class Config:
 
 def config(raw: Mapping[str, object], env: Mapping[str, str] | None = None) -> Config:
     """Structure a section of the provider "x"."""
-    return structure_provider_config("x", Config, raw, env or {})
+    return structure_provider_config("x", Config, {**raw, **of_env(env or {})})
 
 
-def complaints(
-    raw: Mapping[str, object], config_class: type[Any] = Config, env: Mapping[str, str] | None = None
-) -> list[str]:
+def of_env(env: Mapping[str, str]) -> dict[str, SourcedValue]:
+    """Return the values that variables give to the provider "x"."""
+    raw: dict[str, Any] = {}
+    add_environment(raw, env)
+    values: dict[str, SourcedValue] = raw.get("providers", {}).get("x", {})
+    return values
+
+
+def complaints(raw: Mapping[str, object], config_class: type[Any] = Config) -> list[str]:
     """Return what is wrong with a section, without the words that all lines begin with."""
     with pytest.raises(SettingsError) as caught:
-        structure_provider_config("x", config_class, raw, env or {})
+        structure_provider_config("x", config_class, raw)
     return [
         line.removeprefix("gpugate.toml: providers.x").partition(" (or ")[0]
         for line in caught.value.complaints

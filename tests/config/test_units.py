@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.config.units import duration, show_duration, show_size, size
+from gpugate.config.units import duration, show_duration, size
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,3 @@ def test_any_text(text: str) -> None:
     for read in (duration, size):
         with contextlib.suppress(ValueError):
             read(text)
-
-
-@pytest.mark.parametrize("text", ["64MiB", "3GiB", "20KiB", "1000B", "0B"])
-def test_a_size_that_is_shown(text: str) -> None:
-    """A size is shown in the largest binary unit that divides it, and reads back as itself."""
-    assert text == show_size(size(text))
