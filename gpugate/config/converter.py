@@ -1,9 +1,10 @@
 """Converts raw values to attrs classes: strictly, and with every problem reported, not only the first.
 
 cattrs walks the classes and collects the errors (`detailed_validation`). Two things are replaced. Its hooks
-for plain types are lax ("false" is True, 3.9 is 3, "abc" is a list of three letters;
-docs/telegram-comfyui.md#cattrs), so there are strict ones here. And attrs runs the validators only when the instance is made, where the first failure hides the
-others and loses its key, so each field's hook also runs the field's validator.
+for plain types are lax ("false" is True, 3.9 is 3, "abc" is a list of three letters:
+docs/telegram-comfyui.md#cattrs), so there are strict ones here. And attrs runs the validators only when the
+instance is made, where the first failure hides the others and loses its key, so each field's hook also runs
+the field's validator.
 """
 
 from __future__ import annotations
