@@ -15,7 +15,7 @@ from gpugate.core.idle_policy import IdlePolicy
 from gpugate.errors import GateError
 from gpugate.generation.text_model import PodSilent
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
 
@@ -118,17 +118,17 @@ class Clients:
         """The wait until the admission that led to the answer."""
         loop = asyncio.get_running_loop()
         arrived, admitted = loop.time(), 0.0
-        with lifecycle.request() as lease:
-            visit = Visit(lifecycle, lease)
+        with lifecycle.acquire() as lease:
+            visit = LeasedCall(lifecycle, lease)
 
             async def work(pod: ServingPod) -> None:
                 nonlocal admitted
                 admitted = loop.time()
                 await self._exchange(FIRST_BYTE_S)
-                visit.begin()
+                visit.mark_response_started()
                 await self._exchange(request.takes_s)
 
-            await visit.use(work)
+            await visit.run(work)
         return admitted - arrived
 
     async def _exchange(self, seconds: float) -> None:

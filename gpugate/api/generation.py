@@ -27,7 +27,7 @@ from gpugate.generation.stories import Stories, Telling
 from gpugate.generation.text_model import Hear, ModelFailed, PodSilent, TextModel
 from gpugate.generation.workflows import Wish
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
@@ -62,27 +62,27 @@ class ServicesApi:
         }
 
     @contextmanager
-    def _visit(self, call: Call, model: str | None) -> Iterator[Visit]:
+    def _visit(self, call: Call, model: str | None) -> Iterator[LeasedCall]:
         """One lease around all that a call does with the pod."""
         user = subject_of(call.user)
-        with self.lifecycle.request(model=model, user=user, request_id=call.request_id) as lease:
+        with self.lifecycle.acquire(model=model, user=user, request_id=call.request_id) as lease:
             yield _Noted(self.lifecycle, lease, call=call)
 
-    def _events(self, call: Call, visit: Visit) -> EventStream:
+    def _events(self, call: Call, visit: LeasedCall) -> EventStream:
         """An answer made of events; while the pod is waited for, of comments."""
         stream = EventStream(call, self.heartbeat_s)
-        visit.hold = stream.hold
+        visit.wait_for_pod = stream.hold
         return stream
 
-    def _beating(self, call: Call, visit: Visit, *, streams: bool) -> Heartbeat | None:
+    def _beating(self, call: Call, visit: LeasedCall, *, streams: bool) -> Heartbeat | None:
         """The filler of any other answer, if it is asked for (`queue.heartbeat`)."""
         if self.heartbeat_s <= 0 or call.request.version < (1, 1):
             return None
         heartbeat = Heartbeat(call, self.heartbeat_s, streams=streams)
-        visit.hold = heartbeat.hold
+        visit.wait_for_pod = heartbeat.hold
         return heartbeat
 
-    async def _whole(self, call: Call, visit: Visit, work: Awaitable[object]) -> web.StreamResponse:
+    async def _whole(self, call: Call, visit: LeasedCall, work: Awaitable[object]) -> web.StreamResponse:
         """What comes of `work`, in the envelope."""
         heartbeat = self._beating(call, visit, streams=False)
         try:
@@ -117,10 +117,10 @@ class ServicesApi:
                     raise
                 return heartbeat.fail(error)
 
-    async def _answered(self, visit: Visit, question: Question, model: str) -> object:
+    async def _answered(self, visit: LeasedCall, question: Question, model: str) -> object:
         return {"answer": await self._told(visit, question), "model": model}
 
-    async def _told(self, visit: Visit, question: Question, hear: Hear | None = None) -> str:
+    async def _told(self, visit: LeasedCall, question: Question, hear: Hear | None = None) -> str:
         """Ask the coding model; with `hear` the first piece begins the answer."""
         body = self.coding.chat(question)
 
@@ -130,14 +130,14 @@ class ServicesApi:
             async def add(text: str) -> None:
                 said.append(text)
                 if hear is not None:
-                    visit.begin()
+                    visit.mark_response_started()
                     await hear(text)
 
             await self.texts.tell(pod.endpoints["ollama"], PATH, body, add)
             return "".join(said)
 
         try:
-            return await visit.use(work)
+            return await visit.run(work)
         except ModelFailed as error:
             if error.timed_out:
                 raise UpstreamTimeout from error
@@ -146,7 +146,7 @@ class ServicesApi:
             model = self.coding.model_of(question)
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
 
-    async def _code_events(self, call: Call, visit: Visit, question: Question) -> web.StreamResponse:
+    async def _code_events(self, call: Call, visit: LeasedCall, question: Question) -> web.StreamResponse:
         async with self._events(call, visit) as stream:
 
             async def hear(delta: str) -> None:
@@ -200,7 +200,7 @@ class ServicesApi:
                     await stream.fail(error)
                 return stream.response
 
-    async def _drawn(self, visit: Visit, drawing: Drawing) -> object:
+    async def _drawn(self, visit: LeasedCall, drawing: Drawing) -> object:
         return _shown_picture(await self.pictures.draw(visit, drawing))
 
     async def fantasy(self, call: Call) -> web.StreamResponse:
@@ -228,21 +228,21 @@ class ServicesApi:
         assert image is not None
         return self.fantasies.telling(image, prompt), illustrated, streams
 
-    async def _dreamt(self, visit: Visit, telling: Telling, illustrated: bool) -> object:
+    async def _dreamt(self, visit: LeasedCall, telling: Telling, illustrated: bool) -> object:
         return _shown_fantasy(await self.fantasies.dream(visit, telling, illustrated=illustrated))
 
 
 @define
-class _Noted(Visit):
+class _Noted(LeasedCall):
     """A visit whose wait shows in the answer's head and in the log line."""
 
     call: Call = field(kw_only=True)
 
-    async def pod(self) -> ServingPod:
-        """See `Visit.pod`."""
-        pod = await super().pod()
+    async def next_pod(self) -> ServingPod:
+        """See `LeasedCall.next_pod`."""
+        pod = await super().next_pod()
         call = self.call
-        call.run = pod.run
+        call.run = pod.run_id
         if self.lease.waited_s > 0 and not call.waited_ms:
             call.waited_ms = max(1, round(self.lease.waited_s * 1000))
             call.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % call.waited_ms

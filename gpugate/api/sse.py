@@ -58,7 +58,7 @@ class EventStream:
         while True:
             try:
                 async with asyncio.timeout(self._beat_s or None):
-                    return await lease.admitted()
+                    return await lease.wait_admitted()
             except TimeoutError:
                 response = await self._begun()
                 await response.write(b": waiting\n\n")

@@ -16,7 +16,7 @@ from gpugate.bot.messenger import Chat, Heard, PhotoTrouble
 from gpugate.core.states import Status
 from gpugate.generation import image_format
 from gpugate.generation.fantasy import Fantasies, Fantasy
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import CrashListener, spawn
 
@@ -46,8 +46,8 @@ class Dreaming:
         else:
             telling = self.fantasies.telling(image, prompt)
             async with self._busy(chat):
-                with self.lifecycle.request(model=telling.model, user=heard.user) as lease:
-                    fantasy = await self.fantasies.dream(Visit(self.lifecycle, lease), telling)
+                with self.lifecycle.acquire(model=telling.model, user=heard.user) as lease:
+                    fantasy = await self.fantasies.dream(LeasedCall(self.lifecycle, lease), telling)
             await _show(fantasy, chat)
 
     @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gpugate.errors import UpstreamBroken, UpstreamTimeout
 from gpugate.generation.text_model import PodSilent
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.proxy.forwarder import Pools, last_words
 from gpugate.proxy.heartbeat import Heartbeat
 from gpugate.proxy.provider_edge import gave_up, speaks_for_pod
@@ -23,7 +23,7 @@ class CodeStream:
         self._pools = pools
 
     async def through(
-        self, call: Call, visit: Visit, body: bytes, model: str, heartbeat: Heartbeat | None = None
+        self, call: Call, visit: LeasedCall, body: bytes, model: str, heartbeat: Heartbeat | None = None
     ) -> Relayed:
         """Ask with `body`, and pass the answer on; one that is no 200 is not passed on.
 
@@ -44,7 +44,7 @@ class CodeStream:
             answer = Answer(
                 extra_head=call.extra_head,
                 declines=lambda head: head.status != 200,
-                on_head=lambda status: visit.begin(),
+                on_head=lambda status: visit.mark_response_started(),
                 epitaph=lambda cut: last_words(call, cut),
                 committed=heartbeat is not None and heartbeat.committed,
             )
@@ -56,7 +56,7 @@ class CodeStream:
                 raise _refused(declined, model) from declined
 
         try:
-            relayed = await visit.use(work)
+            relayed = await visit.run(work)
         except PodSilent as error:
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
         call.sent = relayed.sent

@@ -12,7 +12,7 @@ from gpugate.generation.image_format import Image
 from gpugate.generation.images import Picture, Pictures, draw_seed
 from gpugate.generation.stories import Stories, Telling
 from gpugate.generation.workflows import Wish
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 
 EXCERPT = 320
 """Characters of the story in the picture's prompt: image models read 77 tokens (CLIP), style included."""
@@ -53,7 +53,12 @@ class Fantasies:
         return self.stories.telling(prompt, image)
 
     async def dream(
-        self, visit: Visit, telling: Telling, *, illustrated: bool = True, listener: Listener | None = None
+        self,
+        visit: LeasedCall,
+        telling: Telling,
+        *,
+        illustrated: bool = True,
+        listener: Listener | None = None,
     ) -> Fantasy:
         """Tell the story, then draw it; a picture that fails is a warning.
 
@@ -62,7 +67,7 @@ class Fantasies:
             GateError: the pod could not be had.
         """
         story = await self._story(visit, telling, listener)
-        visit.begin()  # a pod that is lost now costs the picture, not a second story
+        visit.mark_response_started()  # a pod that is lost now costs the picture, not a second story
         if listener is not None:
             await listener.progress("story", 1, 1)
         if not illustrated:
@@ -72,12 +77,12 @@ class Fantasies:
         except GateError as error:
             return Fantasy(story, None, (ImageFailed(error.message),))
 
-    async def _story(self, visit: Visit, telling: Telling, listener: Listener | None) -> str:
+    async def _story(self, visit: LeasedCall, telling: Telling, listener: Listener | None) -> str:
         if listener is None:
             return await self.stories.tell(visit, telling)
         return await self.stories.tell(visit, telling, listener.story)
 
-    async def _picture(self, visit: Visit, story: str, listener: Listener | None) -> Picture:
+    async def _picture(self, visit: LeasedCall, story: str, listener: Listener | None) -> Picture:
         drawing = self.pictures.drawing(Wish(picture_prompt(story), draw_seed()))
         if listener is None:
             return await self.pictures.draw(visit, drawing)

@@ -16,7 +16,7 @@ from gpugate.generation.image_backend import Graph, Painter, Progress
 from gpugate.generation.text_model import PodSilent
 from gpugate.generation.workflows import Wish, Workflow, Workflows
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 
 LARGEST_SEED = 2**64 - 1
 
@@ -60,7 +60,7 @@ class Pictures:
         self._graph(drawing)
         return drawing
 
-    async def draw(self, visit: Visit, drawing: Drawing, progress: Progress = _nobody) -> Picture:
+    async def draw(self, visit: LeasedCall, drawing: Drawing, progress: Progress = _nobody) -> Picture:
         """Draw. With the first step told to `progress` the answer has begun.
 
         Raises:
@@ -70,7 +70,7 @@ class Pictures:
 
         async def tell(value: int, most: int) -> None:
             if progress is not _nobody:
-                visit.begin()
+                visit.mark_response_started()
             await progress(value, most)
 
         async def work(pod: ServingPod) -> Picture:
@@ -83,7 +83,7 @@ class Pictures:
             return Picture(image, drawn.filename, drawing.wish.seed)
 
         try:
-            return await visit.use(work, tries=1)
+            return await visit.run(work, tries=1)
         except PodSilent as error:
             raise ImageFailed(str(error)) from error
 

@@ -10,7 +10,7 @@ from gpugate.errors import InvalidRequest, StoryFailed
 from gpugate.generation.image_format import Image
 from gpugate.generation.text_model import Hear, ModelFailed, PodSilent, TextModel
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 
 SYSTEM = (
     "You are a storyteller. Tell one short, vivid story of at most three hundred words, in plain prose "
@@ -72,7 +72,7 @@ class Stories:
         model = self.text or self.vision if image is None else self.vision
         return Telling(model, prompt.strip(), image)
 
-    async def tell(self, visit: Visit, telling: Telling, hear: Hear = _nobody) -> str:
+    async def tell(self, visit: LeasedCall, telling: Telling, hear: Hear = _nobody) -> str:
         """Tell a story, piece by piece to `hear`, and return it whole.
 
         With the first piece for `hear` the answer has begun; without `hear` it may be told again when
@@ -85,12 +85,12 @@ class Stories:
         listens = hear is not _nobody
 
         async def work(pod: ServingPod) -> str:
-            pieces = _Pieces(visit.begin if listens else None, hear)
+            pieces = _Pieces(visit.mark_response_started if listens else None, hear)
             await self.texts.tell(pod.endpoints["ollama"], "/api/generate", telling.body(), pieces.add)
             return pieces.whole
 
         try:
-            story = await visit.use(work)
+            story = await visit.run(work)
         except (ModelFailed, PodSilent) as error:
             raise StoryFailed(str(error)) from error
         if not story:

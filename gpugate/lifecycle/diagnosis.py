@@ -14,37 +14,37 @@ from attrs import define, field
 from gpugate.core.states import Draining, Preloading, Ready, State, Warming
 
 
-class Finding(Enum):
+class Diagnosis(Enum):
     """What the examination came to."""
 
     LOST = "lost"  # the run is over; a lease of it has been requeued or refused by now
     ALIVE = "alive"  # healthy, and running by the provider's word
     RECOVERED = "recovered"  # was ill, and serves again
-    ILL = "ill"  # the provider says that it runs, but its Ollama does not answer
+    UNHEALTHY = "ill"  # the provider says that it runs, but its Ollama does not answer
 
 
 @define(eq=False)
-class Examination:
+class PendingDiagnosis:
     """One exchange's wait for the truth about its pod."""
 
-    run: int
-    done: asyncio.Future[Finding] = field(factory=lambda: asyncio.get_running_loop().create_future())
-    _looked: bool = False
-    _was_ill: bool = False
+    run_id: int
+    done: asyncio.Future[Diagnosis] = field(factory=lambda: asyncio.get_running_loop().create_future())
+    _inspected: bool = False
+    _was_unhealthy: bool = False
 
-    async def result(self, limit_s: float) -> Finding:
+    async def wait(self, limit_s: float) -> Diagnosis:
         """Wait for the finding, at most `limit_s`."""
         await asyncio.wait([self.done], timeout=limit_s)
-        return self.done.result() if self.done.done() else Finding.ILL
+        return self.done.result() if self.done.done() else Diagnosis.UNHEALTHY
 
-    def judge(self, state: State, *, looked: bool) -> None:
+    def update(self, state: State, *, looked: bool) -> None:
         """Take note of where the pod's life is; `looked` if the provider was just seen, freshly."""
-        self._looked = self._looked or looked
+        self._inspected = self._inspected or looked
         if self.done.done():
             return
-        if not isinstance(state, Ready | Warming | Preloading | Draining) or state.run_id != self.run:
-            self.done.set_result(Finding.LOST)
+        if not isinstance(state, Ready | Warming | Preloading | Draining) or state.run_id != self.run_id:
+            self.done.set_result(Diagnosis.LOST)
         elif isinstance(state, Warming | Preloading):
-            self._was_ill = True
-        elif self._looked and (isinstance(state, Draining) or state.probe_op is None):
-            self.done.set_result(Finding.RECOVERED if self._was_ill else Finding.ALIVE)
+            self._was_unhealthy = True
+        elif self._inspected and (isinstance(state, Draining) or state.probe_op is None):
+            self.done.set_result(Diagnosis.RECOVERED if self._was_unhealthy else Diagnosis.ALIVE)

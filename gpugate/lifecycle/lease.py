@@ -25,20 +25,20 @@ class ServingPod:
         first_byte_limit_s: what is between us and the pod gives up on a request silent for so long.
     """
 
-    run: int
+    run_id: int
     provider: str
     endpoints: Mapping[str, Endpoint]
     first_byte_limit_s: float | None = None
 
 
 class Lease:
-    """One request's ticket; use as `with lifecycle.request(...) as lease: pod = await lease.admitted()`.
+    """One request's ticket; use as `with lifecycle.acquire() as lease: pod = await lease.wait_admitted()`.
 
     Attributes:
         number: the ticket, in order of arrival.
         arrived_at, admitted_at: loop time, in seconds; `admitted_at` is None while it waits.
         user, request_id: whose use of the pod it is, for the ledger.
-        names: tells which model it asks for; called if it has to wait although it was admitted at once.
+        model_hint: tells which model it asks for; called if it has to wait although it was admitted at once.
         on_lost: called when the exchange with the pod has to be given up at once; set it while one runs.
     """
 
@@ -49,7 +49,7 @@ class Lease:
         "_waiter",
         "admitted_at",
         "arrived_at",
-        "names",
+        "model_hint",
         "number",
         "on_lost",
         "request_id",
@@ -66,7 +66,7 @@ class Lease:
         self.request_id = request_id
         self.arrived_at = now
         self.admitted_at: float | None = None
-        self.names: Callable[[], str | None] | None = None
+        self.model_hint: Callable[[], str | None] | None = None
         self.on_lost: Callable[[], None] | None = None
 
     @property
@@ -84,7 +84,7 @@ class Lease:
         """How long this request waited for its first or latest admission."""
         return 0.0 if self.admitted_at is None else self.admitted_at - self.arrived_at
 
-    async def admitted(self) -> ServingPod:
+    async def wait_admitted(self) -> ServingPod:
         """Wait for the pod.
 
         Raises:
@@ -97,13 +97,13 @@ class Lease:
             await self._waiter
         return self._pod
 
-    def begin(self) -> None:
+    def mark_response_started(self) -> None:
         """Note that the first byte of the answer is leaving: from here on there is no second try."""
-        self._lifecycle.begun(self)
+        self._lifecycle.mark_response_started(self)
 
-    def close(self) -> None:
+    def release(self) -> None:
         """Give the lease back; harmless when done twice."""
-        self._lifecycle.left(self)
+        self._lifecycle.release(self)
 
     def __enter__(self) -> Lease:
         return self
@@ -111,12 +111,12 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.release()
 
     def asked_model(self) -> str | None:
-        """The model that `names` tells; None if nobody tells it."""
+        """The model that `model_hint` tells; None if nobody tells it."""
         try:
-            return None if self.names is None else self.names()
+            return None if self.model_hint is None else self.model_hint()
         except Exception as error:  # the lifecycle has more to do, such as sending a stop
             report_crash("finding a request's model", error, None)
             return None
@@ -126,26 +126,26 @@ class Lease:
     def admit(self, pod: ServingPod, now: float) -> None:
         """Let the request go on."""
         self._pod, self.admitted_at = pod, now
-        self._wake()
+        self._wake_waiter()
 
-    def refuse(self, error: GateError) -> None:
+    def reject(self, error: GateError) -> None:
         """End the wait, or the exchange, with an error."""
         self._pod, self._error = None, error
-        self._wake()
-        self._lose()
+        self._wake_waiter()
+        self._notify_lost()
 
     def requeue(self) -> None:
         """The pod is gone before the answer began: give the exchange up and wait again."""
         self._pod = None
-        self._lose()
+        self._notify_lost()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """The pod is gone, or has to go, in mid-answer: there is nothing more to wait for."""
         self._pod, self._error = None, PodStopped("the pod was lost in the middle of the answer")
-        self._wake()
-        self._lose()
+        self._wake_waiter()
+        self._notify_lost()
 
-    def _lose(self) -> None:
+    def _notify_lost(self) -> None:
         if self.on_lost is None:
             return
         try:
@@ -153,6 +153,6 @@ class Lease:
         except Exception as error:  # the lifecycle has more to do, such as sending a stop
             report_crash("giving an exchange up", error, None)
 
-    def _wake(self) -> None:
+    def _wake_waiter(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

@@ -13,7 +13,7 @@ from attrs import define
 
 from gpugate.errors import PodStopped
 from gpugate.generation.text_model import PodSilent
-from gpugate.lifecycle.diagnosis import Finding
+from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import Lease, ServingPod
 
 T = TypeVar("T")
@@ -21,78 +21,78 @@ T = TypeVar("T")
 LOST = "the pod was lost in the middle of the answer"
 
 
-class Examiner(Protocol):
+class Diagnoser(Protocol):
     """Finds out whether a pod lives: the lifecycle."""
 
-    async def examine(self, run: int) -> Finding:
+    async def diagnose(self, run: int) -> Diagnosis:
         """What became of this run's pod."""
 
 
 async def _admitted(lease: Lease) -> ServingPod:
-    return await lease.admitted()
+    return await lease.wait_admitted()
 
 
-class _Lost(Exception):
+class _PodLost(Exception):
     """The pod went while the work was under way."""
 
 
 @define
-class Visit:
+class LeasedCall:
     """One caller's use of the pod, in one or more pieces of work.
 
     Attributes:
-        begun: something has left for the client, or must not be done twice: there is no second try.
-        hold: how the pod is waited for; may say meanwhile that it does.
+        response_started: something has left for the client, or must not be done twice: no second try.
+        wait_for_pod: how the pod is waited for; may say meanwhile that it does.
     """
 
-    lifecycle: Examiner
+    lifecycle: Diagnoser
     lease: Lease
-    begun: bool = False
-    hold: Callable[[Lease], Awaitable[ServingPod]] = _admitted
+    response_started: bool = False
+    wait_for_pod: Callable[[Lease], Awaitable[ServingPod]] = _admitted
 
-    def begin(self) -> None:
+    def mark_response_started(self) -> None:
         """From here on nothing is tried again."""
-        if not self.begun:
-            self.begun = True
-            self.lease.begin()
+        if not self.response_started:
+            self.response_started = True
+            self.lease.mark_response_started()
 
-    async def use(self, work: Callable[[ServingPod], Awaitable[T]], *, tries: int = 2) -> T:
-        """Wait for the pod and do `work` on it; again if the pod is lost before `begin`.
+    async def run(self, work: Callable[[ServingPod], Awaitable[T]], *, tries: int = 2) -> T:
+        """Wait for the pod and do `work` on it; again if the pod is lost before `mark_response_started`.
 
         Args:
             tries: how often a pod that lives but breaks connections is asked.
 
         Raises:
-            GateError: refused while it waited; or the pod was lost after `begin`.
-            PodSilent: the pod lives, and its service broke `tries` times, or after `begin`.
+            GateError: refused while it waited; or the pod was lost after `mark_response_started`.
+            PodSilent: the pod lives, and its service broke `tries` times, or after `mark_response_started`.
         """
         run, tried, recovered = 0, 0, False
         while True:
-            pod = await self.pod()
-            if pod.run != run:
-                run, tried = pod.run, 0
+            pod = await self.next_pod()
+            if pod.run_id != run:
+                run, tried = pod.run_id, 0
             try:
                 return await self._unless_lost(work, pod)
-            except _Lost:
+            except _PodLost:
                 continue
             except PodSilent:
                 tried += 1
-                if self.begun:
+                if self.response_started:
                     raise
                 if tried < tries and self.lease.pod is pod:
                     continue
-                finding = await self.lifecycle.examine(pod.run)
-                if finding is Finding.RECOVERED and self.lease.pod is pod and not recovered:
+                finding = await self.lifecycle.diagnose(pod.run_id)
+                if finding is Diagnosis.RECOVERED and self.lease.pod is pod and not recovered:
                     recovered = True
                     continue
                 if self.lease.pod is pod:
                     raise
 
-    async def pod(self) -> ServingPod:
-        """Wait for the pod. Raises GateError: refused, or lost after `begin`."""
-        if self.lease.pod is None and self.begun:
+    async def next_pod(self) -> ServingPod:
+        """Wait for the pod. Raises GateError: refused, or lost after `mark_response_started`."""
+        if self.lease.pod is None and self.response_started:
             raise self.lease.error or PodStopped(LOST)
-        return await self.hold(self.lease)
+        return await self.wait_for_pod(self.lease)
 
     async def _unless_lost(self, work: Callable[[ServingPod], Awaitable[T]], pod: ServingPod) -> T:
         """Break the work off when the lease loses its pod."""
@@ -116,4 +116,4 @@ class Visit:
         except TimeoutError:
             if not told:
                 raise
-            raise _Lost from None
+            raise _PodLost from None

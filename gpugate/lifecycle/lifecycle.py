@@ -71,7 +71,7 @@ from gpugate.core.states import (
 from gpugate.errors import GateError, ProviderUnavailable, ShuttingDown
 from gpugate.lifecycle.chronicle import Chronicle
 from gpugate.lifecycle.debts import Debts
-from gpugate.lifecycle.diagnosis import Examination, Finding
+from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
 from gpugate.lifecycle.event_bus import Listener, News
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.pod_calls import Errands
@@ -139,7 +139,7 @@ class Lifecycle:
         self._timer: asyncio.TimerHandle | None = None
         self._armed = inf
         self._errands = Errands(pod, self._feed, policy.health_interval, on_crash)
-        self._examinations: set[Examination] = set()
+        self._diagnoses: set[PendingDiagnosis] = set()
         self._closed = asyncio.Event()
         self._drained = asyncio.Event()
         self._reply: GateError | None = None
@@ -220,7 +220,7 @@ class Lifecycle:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def request(
+    def acquire(
         self, *, model: str | None = None, embeds: bool = False, user: str = BY_HAND, request_id: str = ""
     ) -> Lease:
         """File a request; its lease is admitted at once when the pod serves and nobody waits."""
@@ -236,14 +236,14 @@ class Lifecycle:
         else:
             self._feed(RequestArrived(number, model, embeds, user))
             if self.failure is not None:
-                lease.refuse(ShuttingDown(retry_after_s=5))
+                lease.reject(ShuttingDown(retry_after_s=5))
         return lease
 
-    def begun(self, lease: Lease) -> None:
+    def mark_response_started(self, lease: Lease) -> None:
         """The first byte of this lease's answer leaves."""
         self._machine.handle(ResponseStarted(lease.number), self._loop.time())
 
-    def left(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         """This lease is over."""
         if self._leases.pop(lease.number, None) is None:
             return
@@ -258,28 +258,28 @@ class Lifecycle:
         if self._flight_timer is None:
             self._tell_flight_soon()
 
-    async def examine(self, run: int) -> Finding:
+    async def diagnose(self, run: int) -> Diagnosis:
         """An exchange with this run's pod broke before its first byte: find out whether the pod lives.
 
         A lease that lost its pod has been requeued (or refused) by the time that this returns.
         """
-        examination = Examination(run)
-        self._examinations.add(examination)
+        examination = PendingDiagnosis(run)
+        self._diagnoses.add(examination)
         try:
             self._feed(UpstreamFailed(run))
-            examination.judge(self._machine.state, looked=False)
-            return await examination.result(self._policy.health_interval)
+            examination.update(self._machine.state, looked=False)
+            return await examination.wait(self._policy.health_interval)
         finally:
-            self._examinations.discard(examination)
+            self._diagnoses.discard(examination)
 
-    def _judge_examinations(self, event: Event) -> None:
+    def _update_diagnoses(self, event: Event) -> None:
         provider = getattr(self._machine.state, "provider", -1)
         seen = isinstance(event, PodInspected | InspectFailed) and event.provider == provider
         fresh = (
             seen and self._machine.inspect_schedule.slots[provider].op is None
         )  # else a fresher one is out
-        for examination in self._examinations:
-            examination.judge(self._machine.state, looked=fresh)
+        for examination in self._diagnoses:
+            examination.update(self._machine.state, looked=fresh)
 
     # --- by hand ------------------------------------------------------------------------------
 
@@ -355,9 +355,9 @@ class Lifecycle:
         self._arm(inf)
         for lease in list(self._leases.values()):
             if lease.pod is None:
-                lease.refuse(ShuttingDown(retry_after_s=5))
+                lease.reject(ShuttingDown(retry_after_s=5))
             else:
-                lease.cut()
+                lease.abort()
         self._drained.set()
         self._closed.set()
         self._settle_known()
@@ -391,8 +391,8 @@ class Lifecycle:
             self._chronicle.queue()
         if isinstance(event, PodInspected | InspectFailed):
             self._seen(event)
-        if self._examinations:
-            self._judge_examinations(event)
+        if self._diagnoses:
+            self._update_diagnoses(event)
 
     def _tell_flight_soon(self) -> None:
         """Warm requests come and go too fast to tell of each: tell what is in flight a little later."""
@@ -439,7 +439,7 @@ class Lifecycle:
             if (
                 self.serving is None
                 or self.serving.endpoints != state.endpoints
-                or self.serving.run != state.run_id
+                or self.serving.run_id != state.run_id
             ):
                 named = self._providers[state.provider]
                 limit_s = named.provider.capabilities.first_byte_limit_s
@@ -500,13 +500,13 @@ class Lifecycle:
                 if self._uses is not None:
                     self._uses.enter(lease.number, lease.user, lease.request_id, now)
             case Reject(error=error):
-                lease.refuse(error)
+                lease.reject(error)
             case Requeue():
                 lease.requeue()
-                if lease.names is not None:
+                if lease.model_hint is not None:
                     self._machine.queue.set_model(lease.number, lease.asked_model())
             case AbortResponse():
-                lease.cut()
+                lease.abort()
         if self._uses is not None and not isinstance(effect, Admit):
             self._uses.leave(lease.number, now)
 

@@ -102,11 +102,11 @@ class OllamaApi:
         model = seen.model if seen is not None else None
         heartbeat = self._beat(call, seen)
         embeds, user = route.api in _EMBEDS, subject_of(call.user)
-        with self._lifecycle.request(
+        with self._lifecycle.acquire(
             model=model, embeds=embeds, user=user, request_id=call.request_id
         ) as lease:
             if seen is None and isinstance(body, bytes):
-                lease.names = lambda: peek(route, call.request.headers, body).model
+                lease.model_hint = lambda: peek(route, call.request.headers, body).model
             try:
                 return await self._forwarder.leased(call, route.upstream_path, body, lease, heartbeat)
             except GateError as error:

@@ -12,7 +12,7 @@ from aiohttp import StreamReader, web
 from attrs import define
 
 from gpugate.errors import InvalidRequest, PodStopped, UpstreamBroken, UpstreamTimeout
-from gpugate.lifecycle.diagnosis import Finding
+from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ollama.assemblers import Assembly, Unfinished
@@ -112,8 +112,8 @@ class Forwarder:
         while True:
             pod = lease.pod
             if pod is None:
-                pod = await (lease.admitted() if heartbeat is None else heartbeat.hold(lease))
-            tries.at(pod.run)
+                pod = await (lease.wait_admitted() if heartbeat is None else heartbeat.hold(lease))
+            tries.at(pod.run_id)
             self._note(call, lease)
             if streamed:
                 allow_body(call.request)  # not before: who leaves while all is still unsent is heard of
@@ -140,7 +140,7 @@ class Forwarder:
         whole = _in_one_piece(call, upstream_path, body) if pod.first_byte_limit_s else None
         if whole is not None:
             return await self._aggregated(call, pod, upstream_path, whole, lease, heartbeat)
-        return await self._once(call, pod, upstream_path, body, lease.begin, heartbeat)
+        return await self._once(call, pod, upstream_path, body, lease.mark_response_started, heartbeat)
 
     async def _understand(
         self, gone: UpstreamGone, pod: ServingPod, lease: Lease, tries: _Tries, *, streamed: bool
@@ -158,9 +158,9 @@ class Forwarder:
         spent = streamed and not gone.connecting
         if tries.count < 2 and lease.pod is pod and not streamed:
             return
-        finding = await self._lifecycle.examine(pod.run)
+        finding = await self._lifecycle.diagnose(pod.run_id)
         if lease.pod is pod:
-            if finding is not Finding.RECOVERED or tries.recovered or spent:
+            if finding is not Diagnosis.RECOVERED or tries.recovered or spent:
                 raise UpstreamBroken from gone
             tries.recovered, tries.count = True, 1
         elif spent and lease.error is None:
@@ -199,7 +199,13 @@ class Forwarder:
         assembly = whole.assembly()
         try:
             return await self._once(
-                call, pod, upstream_path, whole.body, lease.begin, heartbeat, assembly=assembly
+                call,
+                pod,
+                upstream_path,
+                whole.body,
+                lease.mark_response_started,
+                heartbeat,
+                assembly=assembly,
             )
         except AnswerDeclined as declined:
             if declined.status != 200:
@@ -210,7 +216,7 @@ class Forwarder:
             answer = assembly.whole()
         except Unfinished as error:
             raise UpstreamBroken("the pod's answer ended before it was complete") from error
-        lease.begin()
+        lease.mark_response_started()
         if heartbeat is not None and heartbeat.committed:
             return heartbeat.pass_on(answer.body) if answer.status >= 400 else heartbeat.deliver(answer.body)
         headers = {"Content-Type": answer.content_type}
@@ -244,7 +250,7 @@ class Forwarder:
 
     def _note(self, call: Call, lease: Lease) -> None:
         pod = lease.pod
-        call.run = pod.run if pod is not None else 0
+        call.run = pod.run_id if pod is not None else 0
         if lease.waited_s > 0 and not call.waited_ms:
             call.waited_ms = max(1, round(lease.waited_s * 1000))
             call.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % call.waited_ms

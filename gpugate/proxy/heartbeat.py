@@ -53,7 +53,7 @@ class Heartbeat:
         while True:
             try:
                 async with asyncio.timeout(self._interval_s):
-                    return await lease.admitted()
+                    return await lease.wait_admitted()
             except TimeoutError:
                 self._beat()
 

@@ -150,9 +150,9 @@ class House:
 
 
 async def ask(lifecycle: Lifecycle, takes_s: float = 10.0, user: str = "ann", name: str = "r-1") -> None:
-    with lifecycle.request(user=user, request_id=name) as lease:
-        await lease.admitted()
-        lease.begin()
+    with lifecycle.acquire(user=user, request_id=name) as lease:
+        await lease.wait_admitted()
+        lease.mark_response_started()
         await asyncio.sleep(takes_s)
 
 

@@ -222,13 +222,13 @@ def test_the_pod_is_lost_before_an_answer_began() -> None:
     async def story() -> None:
         async with Stage([FakeCloud(boot_s=10)]) as stage:
             await stage.ask()
-            with stage.lifecycle.request() as lease:
-                first = await lease.admitted()
+            with stage.lifecycle.acquire() as lease:
+                first = await lease.wait_admitted()
                 stage.cloud.turn_off(at_once=True)
-                await stage.lifecycle.examine(first.run)
+                await stage.lifecycle.diagnose(first.run_id)
                 assert lease.pod is None
-                second = await lease.admitted()
-                assert (first.run, second.run) == (1, 2)
+                second = await lease.wait_admitted()
+                assert (first.run_id, second.run_id) == (1, 2)
 
     play(story())
 
@@ -241,13 +241,13 @@ def test_the_pod_is_lost_under_many_requests() -> None:
             await stage.ask()
 
             async def one() -> int:
-                with stage.lifecycle.request() as lease:
-                    pod = await lease.admitted()
+                with stage.lifecycle.acquire() as lease:
+                    pod = await lease.wait_admitted()
                     await asyncio.sleep(5)
-                    if pod.run == 1:
-                        await stage.lifecycle.examine(pod.run)
-                        pod = await lease.admitted()
-                    return pod.run
+                    if pod.run_id == 1:
+                        await stage.lifecycle.diagnose(pod.run_id)
+                        pod = await lease.wait_admitted()
+                    return pod.run_id
 
             stage.cloud.fail("inspect", Hang(3))
             asking = [asyncio.ensure_future(one()) for _ in range(5)]
@@ -282,9 +282,9 @@ def test_the_session_has_a_limit() -> None:
     async def story() -> None:
         async with Stage([FakeCloud()], {"max_session": 100, "shutdown_grace": 20}) as stage:
             lost: list[float] = []
-            with stage.lifecycle.request() as lease:
-                await lease.admitted()
-                lease.begin()
+            with stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
+                lease.mark_response_started()
                 lease.on_lost = lambda: lost.append(stage.cloud.now)
                 await asyncio.sleep(110)
                 assert await stage.ask() == 2

@@ -25,7 +25,7 @@ from gpugate.generation.images import Drawing, Picture, Pictures
 from gpugate.generation.stories import Stories
 from gpugate.generation.workflows import load
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.provider_api import Endpoint, PodReport
 from gpugate.tasks import spawn
 from tests.generation.stay import FakePainter, FakeTexts
@@ -95,14 +95,14 @@ class FullCloud(FakeCloud):
 class QuickPictures(Pictures):
     """Pictures that are not cleaned in a thread, which virtual time cannot wait for."""
 
-    async def draw(self, visit: Visit, drawing: Drawing, progress: Any = None) -> Picture:
+    async def draw(self, visit: LeasedCall, drawing: Drawing, progress: Any = None) -> Picture:
         async def work(pod: ServingPod) -> Picture:
             endpoint = pod.endpoints.get("comfyui")
             if endpoint is None:
                 raise ImageFailed("the pod has no ComfyUI")
             return Picture(Image("PNG", 16, 16, PNG), "x.png", drawing.wish.seed)
 
-        return await visit.use(work)
+        return await visit.run(work)
 
 
 @frozen(kw_only=True)

@@ -341,8 +341,8 @@ class TestStop:
 
         async def plot(talk):
             await talk.write("/start_pod")
-            with talk.stage.lifecycle.request() as lease:
-                await lease.admitted()
+            with talk.stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
                 await talk.write("stop the pod")
             talk.stage.lifecycle.stop()
             await asyncio.sleep(20)
@@ -355,8 +355,8 @@ class TestStop:
 
         async def plot(talk):
             await talk.write("/start_pod")
-            with talk.stage.lifecycle.request() as lease:
-                await lease.admitted()
+            with talk.stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
                 await talk.write("stop the pod")
                 await asyncio.sleep(OPEN_S + 1)
                 assert [messages.TOO_LATE] == await talk.press("Yes, stop it")
@@ -369,8 +369,8 @@ class TestStop:
 
         async def plot(talk):
             await talk.write("/start_pod")
-            with talk.stage.lifecycle.request() as lease:
-                await lease.admitted()
+            with talk.stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
                 await talk.write("stop the pod")
                 assert [messages.TOO_LATE] == await talk.press("Yes, stop it", chat="8")
                 assert [messages.TOO_LATE] == await talk.write(pressed="yes:forged")
@@ -672,8 +672,8 @@ class TestFaults:
 
         async def plot(talk):
             await talk.write("/start_pod")
-            with talk.stage.lifecycle.request() as lease:
-                await lease.admitted()
+            with talk.stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
                 talk.intents.understood = Understood(intent=Intent.POD_STOP)
                 assert "Shall I stop it anyway?" in (await talk.write("ignore all, stop it by force"))[0]
                 assert "READY" == talk.word

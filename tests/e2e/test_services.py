@@ -522,8 +522,8 @@ class TestStory:
 
 async def lost(house: House, ask: asyncio.Future[Any]) -> Any:
     """The answer of a request whose pod is gone; the lifecycle is told to look."""
-    run = house.gateway.lifecycle.serving.run if house.gateway.lifecycle.serving else 0
-    await house.gateway.lifecycle.examine(run)
+    run = house.gateway.lifecycle.serving.run_id if house.gateway.lifecycle.serving else 0
+    await house.gateway.lifecycle.diagnose(run)
     return await ask
 
 

@@ -10,9 +10,9 @@ from attrs import define, field
 from gpugate.errors import GateError
 from gpugate.generation.image_backend import Drawn, Graph, Progress
 from gpugate.generation.text_model import Hear
-from gpugate.lifecycle.diagnosis import Finding
+from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import Visit
+from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.provider_api import Endpoint
 
 BOTH = {"ollama": Endpoint("http://ollama"), "comfyui": Endpoint("http://comfyui")}
@@ -32,12 +32,12 @@ class FakeLease:
     def pod(self) -> ServingPod | None:
         return self.pods[0] if self.pods else None
 
-    async def admitted(self) -> ServingPod:
+    async def wait_admitted(self) -> ServingPod:
         if not self.pods:
             raise self.error or AssertionError("waits for ever")
         return self.pods[0]
 
-    def begin(self) -> None:
+    def mark_response_started(self) -> None:
         self.begun += 1
 
     def lose(self) -> None:
@@ -48,16 +48,16 @@ class FakeLease:
 
 
 @define
-class FakeExaminer:
+class FakeDiagnoser:
     """Finds what it is told to find."""
 
-    finding: Finding = Finding.ALIVE
+    finding: Diagnosis = Diagnosis.ALIVE
     lease: FakeLease | None = None
     asked: int = 0
 
-    async def examine(self, run: int) -> Finding:
+    async def diagnose(self, run: int) -> Diagnosis:
         self.asked += 1
-        if self.finding is Finding.LOST and self.lease is not None:
+        if self.finding is Diagnosis.LOST and self.lease is not None:
             self.lease.lose()
         return self.finding
 
@@ -67,10 +67,10 @@ def pod(run: int = 1, endpoints: Mapping[str, Endpoint] = BOTH) -> ServingPod:
     return ServingPod(run, "fake", endpoints)
 
 
-def visit_of(*pods: ServingPod, finding: Finding = Finding.ALIVE) -> tuple[Visit, FakeLease]:
-    """A visit to these pods, one after the other."""
+def leased_call_on(*pods: ServingPod, finding: Diagnosis = Diagnosis.ALIVE) -> tuple[LeasedCall, FakeLease]:
+    """A call on these pods, one after the other."""
     lease = FakeLease(list(pods) or [pod()])
-    return Visit(FakeExaminer(finding, lease), lease), lease
+    return LeasedCall(FakeDiagnoser(finding, lease), lease), lease
 
 
 @define

@@ -14,8 +14,8 @@ from gpugate.generation.images import Pictures
 from gpugate.generation.stories import Stories
 from gpugate.generation.text_model import ModelFailed, PodSilent
 from gpugate.generation.workflows import load
-from gpugate.lifecycle.diagnosis import Finding
-from tests.generation.stay import FakePainter, FakeTexts, pod, visit_of
+from gpugate.lifecycle.diagnosis import Diagnosis
+from tests.generation.stay import FakePainter, FakeTexts, leased_call_on, pod
 
 PNG = draw("x", 1, 16, 16)
 IMAGE = read(PNG)
@@ -44,7 +44,7 @@ async def test_both():
     """Story first, then its picture; told in this order."""
     dreams, painter = fantasies("A cat", " sat.")
     log = Log()
-    dream = await dreams.dream(visit_of()[0], dreams.telling(IMAGE, ""), listener=log)
+    dream = await dreams.dream(leased_call_on()[0], dreams.telling(IMAGE, ""), listener=log)
     assert ("A cat sat.", ()) == (dream.story, dream.warnings)
     assert dream.picture is not None
     assert ["A cat", " sat.", ("story", 1, 1), ("image", 1, 2)] == log.heard
@@ -60,7 +60,7 @@ def test_always_the_vision_model():
 async def test_picture_that_fails(trouble):
     """The story comes, with a warning."""
     dreams, _ = fantasies("A cat.", result=trouble)
-    dream = await dreams.dream(visit_of()[0], dreams.telling(IMAGE, ""))
+    dream = await dreams.dream(leased_call_on()[0], dreams.telling(IMAGE, ""))
     assert ("A cat.", None) == (dream.story, dream.picture)
     assert [("IMAGE_GEN_FAILED", "it broke")] == [(one.code, one.message) for one in dream.warnings]
 
@@ -69,21 +69,21 @@ async def test_story_that_fails():
     """Nothing is drawn."""
     dreams, painter = fantasies("A", ModelFailed("broke"))
     with pytest.raises(StoryFailed):
-        await dreams.dream(visit_of()[0], dreams.telling(IMAGE, ""))
+        await dreams.dream(leased_call_on()[0], dreams.telling(IMAGE, ""))
     assert [] == painter.graphs
 
 
 async def test_no_picture_wanted():
     """None is drawn, and that is no warning."""
     dreams, painter = fantasies("A cat.")
-    dream = await dreams.dream(visit_of()[0], dreams.telling(IMAGE, ""), illustrated=False)
+    dream = await dreams.dream(leased_call_on()[0], dreams.telling(IMAGE, ""), illustrated=False)
     assert (None, (), []) == (dream.picture, dream.warnings, painter.graphs)
 
 
 async def test_pod_lost_between():
     """Costs the picture, not a second story."""
     dreams, painter = fantasies("A cat.")
-    visit, lease = visit_of()
+    visit, lease = leased_call_on()
 
     class Loser(Log):
         async def progress(self, stage: str, value: int, most: int) -> None:
@@ -96,7 +96,7 @@ async def test_pod_lost_between():
 async def test_pod_lost_while_drawing():
     """The story is there already, so it does not wait through another start for its picture."""
     dreams, painter = fantasies("A cat.", result=PodSilent("gone"))
-    visit, _ = visit_of(pod(1), pod(2), finding=Finding.LOST)
+    visit, _ = leased_call_on(pod(1), pod(2), finding=Diagnosis.LOST)
     dream = await dreams.dream(visit, dreams.telling(IMAGE, ""))
     assert ("A cat.", None, 1) == (dream.story, dream.picture, len(painter.graphs))
     assert ["IMAGE_GEN_FAILED"] == [warning.code for warning in dream.warnings]

@@ -9,9 +9,9 @@ from gpugate.errors import ImageFailed, InvalidRequest
 from gpugate.generation.images import LARGEST_SEED, Pictures, draw_seed
 from gpugate.generation.text_model import PodSilent
 from gpugate.generation.workflows import Wish, load
-from gpugate.lifecycle.diagnosis import Finding
+from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.provider_api import Endpoint
-from tests.generation.stay import FakePainter, pod, visit_of
+from tests.generation.stay import FakePainter, leased_call_on, pod
 
 PNG = draw("x", 1, 16, 16)
 WISH = Wish("a castle", 7)
@@ -25,7 +25,7 @@ def pictures(result: object) -> tuple[Pictures, FakePainter]:
 async def test_stripped():
     """What ComfyUI wrote into the picture does not leave."""
     drawing, _ = pictures(with_text(PNG, {"prompt": "a secret castle"}))
-    picture = await drawing.draw(visit_of()[0], drawing.drawing(WISH))
+    picture = await drawing.draw(leased_call_on()[0], drawing.drawing(WISH))
     assert (PNG, "x.png", 7) == (picture.image.data, picture.filename, picture.seed)
 
 
@@ -33,7 +33,7 @@ async def test_metadata_that_was_asked_for():
     """Stays, so that the picture can be dropped into ComfyUI's editor."""
     data = with_text(PNG, {"prompt": "my castle"})
     drawing, _ = pictures(data)
-    picture = await drawing.draw(visit_of()[0], drawing.drawing(WISH, metadata=True))
+    picture = await drawing.draw(leased_call_on()[0], drawing.drawing(WISH, metadata=True))
     assert data == picture.image.data
 
 
@@ -42,13 +42,13 @@ async def test_no_whole_picture(data):
     """Is a failure of ComfyUI's."""
     drawing, _ = pictures(data)
     with pytest.raises(ImageFailed, match="ComfyUI gave something that"):
-        await drawing.draw(visit_of()[0], drawing.drawing(WISH))
+        await drawing.draw(leased_call_on()[0], drawing.drawing(WISH))
 
 
 async def test_pod_without_comfyui():
     """Said at once."""
     drawing, painter = pictures(PNG)
-    visit, _ = visit_of(pod(1, {"ollama": Endpoint("http://x")}))
+    visit, _ = leased_call_on(pod(1, {"ollama": Endpoint("http://x")}))
     with pytest.raises(ImageFailed, match="the pod has no ComfyUI"):
         await drawing.draw(visit, drawing.drawing(WISH))
     assert [] == painter.graphs
@@ -58,14 +58,14 @@ async def test_comfyui_that_dies_on_a_pod_that_lives():
     """Is not asked twice: a job is not done twice by chance."""
     drawing, painter = pictures(PodSilent("ComfyUI does not answer any more"))
     with pytest.raises(ImageFailed, match="does not answer"):
-        await drawing.draw(visit_of()[0], drawing.drawing(WISH))
+        await drawing.draw(leased_call_on()[0], drawing.drawing(WISH))
     assert 1 == len(painter.graphs)
 
 
 async def test_comfyui_that_dies_with_its_pod():
     """Is asked again at the next pod, for another file."""
     drawing, painter = pictures(PodSilent("gone"))
-    visit, _ = visit_of(pod(1), pod(2), finding=Finding.LOST)
+    visit, _ = leased_call_on(pod(1), pod(2), finding=Diagnosis.LOST)
     with pytest.raises(AssertionError, match="waits for ever"):
         await drawing.draw(visit, drawing.drawing(WISH))
     first, second = (graph["7"]["inputs"]["filename_prefix"] for graph in painter.graphs)
@@ -75,7 +75,7 @@ async def test_comfyui_that_dies_with_its_pod():
 async def test_progress_begins_the_answer():
     """Only for who hears it."""
     drawing, _ = pictures(PNG)
-    visit, lease = visit_of()
+    visit, lease = leased_call_on()
     await drawing.draw(visit, drawing.drawing(WISH))
     assert 0 == lease.begun
 

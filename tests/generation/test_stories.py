@@ -11,8 +11,8 @@ from gpugate.errors import InvalidRequest, PodStopped, QueueTimeout, StoryFailed
 from gpugate.generation.image_format import read
 from gpugate.generation.stories import MOST_TOKENS, Stories
 from gpugate.generation.text_model import ModelFailed, PodSilent
-from gpugate.lifecycle.diagnosis import Finding
-from tests.generation.stay import FakeTexts, pod, visit_of
+from gpugate.lifecycle.diagnosis import Diagnosis
+from tests.generation.stay import FakeTexts, leased_call_on, pod
 
 IMAGE = read(draw("x", 1, 8, 8))
 
@@ -45,7 +45,7 @@ class TestTold:
     async def test_blanks_at_the_edges(self):
         """Begin no answer and are no part of the story."""
         told, _ = stories([" ", "\n once", " upon ", ""])
-        visit, lease = visit_of()
+        visit, lease = leased_call_on()
         heard: list[str] = []
 
         async def hear(text: str) -> None:
@@ -62,25 +62,25 @@ class TestTold:
         """Nothing, blanks, a failure at any time: StoryFailed."""
         told, _ = stories(script)
         with pytest.raises(StoryFailed):
-            await told.tell(visit_of()[0], told.telling("x", None))
+            await told.tell(leased_call_on()[0], told.telling("x", None))
 
     async def test_silent_pod_that_lives(self):
         """Asked twice, then a failure of the model's service."""
         told, texts = stories([PodSilent("broke")])
         with pytest.raises(StoryFailed, match="broke"):
-            await told.tell(visit_of()[0], told.telling("x", None))
+            await told.tell(leased_call_on()[0], told.telling("x", None))
         assert 2 == len(texts.asked)
 
     async def test_silent_pod_that_is_lost(self):
         """The next pod tells it."""
         told, texts = stories([PodSilent("broke")], [PodSilent("broke")], ["once"])
-        visit, _ = visit_of(pod(1), pod(2), finding=Finding.LOST)
+        visit, _ = leased_call_on(pod(1), pod(2), finding=Diagnosis.LOST)
         assert "once" == await told.tell(visit, told.telling("x", None))
         assert 3 == len(texts.asked)
 
     async def test_pod_lost_under_way(self):
         """Given up at once, and told by the next; what was told before is forgotten."""
-        visit, lease = visit_of(pod(1), pod(2))
+        visit, lease = leased_call_on(pod(1), pod(2))
 
         async def lose() -> None:
             lease.lose()
@@ -91,7 +91,7 @@ class TestTold:
 
     async def test_pod_lost_after_it_has_begun(self):
         """There is no second try, and nobody waits for ever."""
-        visit, lease = visit_of(pod(1))
+        visit, lease = leased_call_on(pod(1))
 
         async def lose() -> None:
             lease.lose()
@@ -107,7 +107,7 @@ class TestTold:
 
     async def test_refused_while_it_waits(self):
         """The queue's own words."""
-        visit, lease = visit_of(pod(1))
+        visit, lease = leased_call_on(pod(1))
         lease.pods.clear()
         lease.error = QueueTimeout()
         told, _ = stories([])
@@ -117,7 +117,7 @@ class TestTold:
     async def test_cancelled(self):
         """The caller's cancellation is no lost pod."""
         told, _ = stories([lambda: asyncio.sleep(5)])
-        task = asyncio.ensure_future(told.tell(visit_of()[0], told.telling("x", None)))
+        task = asyncio.ensure_future(told.tell(leased_call_on()[0], told.telling("x", None)))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])

@@ -75,12 +75,12 @@ class Stage:
 
     async def ask(self, takes_s: float = 0.0, *, begin: bool = True, model: str | None = None) -> int:
         """One request, from its arrival to its end; returns the run it was answered by."""
-        with self.lifecycle.request(model=model) as lease:
-            pod = await lease.admitted()
+        with self.lifecycle.acquire(model=model) as lease:
+            pod = await lease.wait_admitted()
             if begin:
-                lease.begin()
+                lease.mark_response_started()
             await asyncio.sleep(takes_s)
-            return pod.run
+            return pod.run_id
 
     def states(self) -> list[str]:
         """Where the pod's life has been."""

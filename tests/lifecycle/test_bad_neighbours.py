@@ -184,12 +184,12 @@ def test_a_lease_is_given_back_twice() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                await lease.admitted()
-                lease.close()
-                with stage.lifecycle.request() as other:
-                    await other.admitted()
-                    lease.close()
+            with stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
+                lease.release()
+                with stage.lifecycle.acquire() as other:
+                    await other.wait_admitted()
+                    lease.release()
                     assert (await stage.lifecycle.status()).in_flight == 1
 
     play(story())
@@ -243,13 +243,13 @@ def test_examining_a_pod_that_lives() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                pod = await lease.admitted()
+            with stage.lifecycle.acquire() as lease:
+                pod = await lease.wait_admitted()
                 looks = stage.cloud.calls.count("inspect")
-                await stage.lifecycle.examine(pod.run)
+                await stage.lifecycle.diagnose(pod.run_id)
                 assert lease.pod is pod
                 assert stage.cloud.calls.count("inspect") == looks + 1
-                await stage.lifecycle.examine(pod.run + 7)
+                await stage.lifecycle.diagnose(pod.run_id + 7)
 
     play(story())
 
@@ -259,11 +259,11 @@ def test_examining_a_pod_at_a_provider_that_hangs() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                pod = await lease.admitted()
+            with stage.lifecycle.acquire() as lease:
+                pod = await lease.wait_admitted()
                 stage.cloud.fail("inspect", Hang(100))
                 before = stage.cloud.now
-                await stage.lifecycle.examine(pod.run)
+                await stage.lifecycle.diagnose(pod.run_id)
                 assert stage.cloud.now - before == pytest.approx(5)
 
     play(story())
@@ -274,10 +274,10 @@ def test_a_forced_stop_ends_an_examination() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                pod = await lease.admitted()
+            with stage.lifecycle.acquire() as lease:
+                pod = await lease.wait_admitted()
                 stage.cloud.fail("inspect", Hang(100))
-                examining = asyncio.ensure_future(stage.lifecycle.examine(pod.run))
+                examining = asyncio.ensure_future(stage.lifecycle.diagnose(pod.run_id))
                 await asyncio.sleep(1)
                 stage.lifecycle.stop(force=True)
                 before = stage.cloud.now
@@ -333,9 +333,9 @@ def test_a_second_signal() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                await lease.admitted()
-                lease.begin()
+            with stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
+                lease.mark_response_started()
                 cut: list[bool] = []
                 lease.on_lost = lambda: cut.append(True)
                 closing = asyncio.ensure_future(stage.lifecycle.close(keep=False, stop_wait_s=60))
@@ -357,16 +357,16 @@ def test_a_step_that_fails_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                await lease.admitted()
-                lease.begin()
+            with stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
+                lease.mark_response_started()
                 stage.lifecycle.stop(force=True)
                 await asyncio.sleep(60)
                 assert stage.lifecycle.word is Status.STOPPED
-            assert stage.crashes == ["lifecycle: Cut: RuntimeError('broken')"]
+            assert stage.crashes == ["lifecycle: AbortResponse: RuntimeError('broken')"]
             stage.crashes.clear()
 
-    monkeypatch.setattr(Lease, "cut", fail)
+    monkeypatch.setattr(Lease, "abort", fail)
     play(story())
 
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.lifecycle.diagnosis import Finding
+from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.provider_api import PodReport
 from tests.lifecycle.support import Stage, play
 
@@ -17,9 +17,9 @@ def test_the_pod_lives() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                pod = await lease.admitted()
-                assert await stage.lifecycle.examine(pod.run) is Finding.ALIVE
+            with stage.lifecycle.acquire() as lease:
+                pod = await lease.wait_admitted()
+                assert await stage.lifecycle.diagnose(pod.run_id) is Diagnosis.ALIVE
                 assert lease.pod is pod
 
     play(story())
@@ -30,14 +30,14 @@ def test_a_provider_that_goes_on_saying_running() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                pod = await lease.admitted()
+            with stage.lifecycle.acquire() as lease:
+                pod = await lease.wait_admitted()
                 stale: PodReport = stage.cloud.report()
                 stage.cloud.turn_off(at_once=True)
                 stage.cloud.fail("inspect", *(stale for _ in range(4)))
-                assert await stage.lifecycle.examine(pod.run) is Finding.LOST
-                again = await lease.admitted()
-                assert again.run > pod.run
+                assert await stage.lifecycle.diagnose(pod.run_id) is Diagnosis.LOST
+                again = await lease.wait_admitted()
+                assert again.run_id > pod.run_id
                 assert stage.cloud.starts == 2
 
     play(story())
@@ -48,11 +48,11 @@ def test_a_service_that_comes_back() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                pod = await lease.admitted()
+            with stage.lifecycle.acquire() as lease:
+                pod = await lease.wait_admitted()
                 stage.pod.sick = True
                 asyncio.get_running_loop().call_later(1.0, setattr, stage.pod, "sick", False)
-                assert await stage.lifecycle.examine(pod.run) is Finding.RECOVERED
+                assert await stage.lifecycle.diagnose(pod.run_id) is Diagnosis.RECOVERED
                 assert lease.pod is pod
                 assert stage.cloud.starts == 1
 
@@ -64,11 +64,11 @@ def test_a_service_that_stays_down() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            with stage.lifecycle.request() as lease:
-                pod = await lease.admitted()
+            with stage.lifecycle.acquire() as lease:
+                pod = await lease.wait_admitted()
                 stage.pod.sick = True
                 before = stage.cloud.now
-                assert await stage.lifecycle.examine(pod.run) is Finding.ILL
+                assert await stage.lifecycle.diagnose(pod.run_id) is Diagnosis.UNHEALTHY
                 assert stage.cloud.now - before == pytest.approx(5.0)
 
     play(story())

@@ -19,10 +19,10 @@ class Desk:
     def __init__(self) -> None:
         self.told: list[tuple[str, int]] = []
 
-    def begun(self, lease: Lease) -> None:
+    def mark_response_started(self, lease: Lease) -> None:
         self.told.append(("begun", lease.number))
 
-    def left(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         self.told.append(("left", lease.number))
 
 
@@ -35,8 +35,8 @@ async def test_a_lease() -> None:
     desk = Desk()
     with lease_at(desk) as lease:
         asyncio.get_running_loop().call_soon(lease.admit, POD, 104.5)
-        assert POD is await lease.admitted()
-        lease.begin()
+        assert POD is await lease.wait_admitted()
+        lease.mark_response_started()
 
     assert 4.5 == lease.waited_s
     assert [("begun", 7), ("left", 7)] == desk.told
@@ -46,29 +46,29 @@ async def test_cut_before_it_is_asked_for() -> None:
     """Who asks after the cut hears of it at once, and does not wait for ever."""
     lease = lease_at()
     lease.admit(POD, 101.0)
-    lease.cut()
+    lease.abort()
 
     with pytest.raises(PodStopped):
-        await asyncio.wait_for(lease.admitted(), 1)
+        await asyncio.wait_for(lease.wait_admitted(), 1)
     assert isinstance(lease.error, PodStopped)
 
 
 async def test_cut_while_somebody_waits() -> None:
     """He hears of it as well."""
     lease = lease_at()
-    asyncio.get_running_loop().call_soon(lease.cut)
+    asyncio.get_running_loop().call_soon(lease.abort)
 
     with pytest.raises(PodStopped):
-        await asyncio.wait_for(lease.admitted(), 1)
+        await asyncio.wait_for(lease.wait_admitted(), 1)
 
 
 async def test_refused() -> None:
     """The reason comes out of the wait."""
     lease = lease_at()
-    asyncio.get_running_loop().call_soon(lease.refuse, QueueFull())
+    asyncio.get_running_loop().call_soon(lease.reject, QueueFull())
 
     with pytest.raises(QueueFull):
-        await asyncio.wait_for(lease.admitted(), 1)
+        await asyncio.wait_for(lease.wait_admitted(), 1)
 
 
 async def test_requeued() -> None:
@@ -81,10 +81,10 @@ async def test_requeued() -> None:
 
     assert (None, None, ["lost"]) == (lease.pod, lease.error, lost)
     asyncio.get_running_loop().call_soon(lease.admit, POD, 103.0)
-    assert POD is await lease.admitted()
+    assert POD is await lease.wait_admitted()
 
 
-@pytest.mark.parametrize("how", ["cut", "requeue"])
+@pytest.mark.parametrize("how", ["abort", "requeue"])
 async def test_lost_without_an_exchange(how: str) -> None:
     """Nothing runs that would have to be given up."""
     lease = lease_at()
@@ -94,7 +94,7 @@ async def test_lost_without_an_exchange(how: str) -> None:
     assert None is lease.pod
 
 
-@pytest.mark.parametrize("how", ["cut", "requeue", "refuse"])
+@pytest.mark.parametrize("how", ["abort", "requeue", "reject"])
 async def test_exchange_that_cannot_be_given_up(how: str) -> None:
     """An exchange's own failure is reported and reaches neither the lifecycle nor the one who waits."""
     reports: list[str] = []
@@ -107,8 +107,8 @@ async def test_exchange_that_cannot_be_given_up(how: str) -> None:
 
     lease = lease_at()
     lease.admit(POD, 101.0)
-    lease.on_lost, lease.names = fail, fail
-    getattr(lease, how)(*([QueueFull()] if how == "refuse" else []))
+    lease.on_lost, lease.model_hint = fail, fail
+    getattr(lease, how)(*([QueueFull()] if how == "reject" else []))
 
     assert (None, None) == (lease.pod, lease.asked_model())
     assert ["broken", "broken"] == reports

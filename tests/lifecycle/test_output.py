@@ -43,7 +43,7 @@ def test_a_pod_that_is_lost() -> None:
             await stage.ask()
             cloud.turn_off(at_once=True)
             cloud.fail("inspect", FAILED)
-            await stage.lifecycle.examine(1)
+            await stage.lifecycle.diagnose(1)
 
             assert any(WORDS in news.message for news in stage.news if isinstance(news, ProviderTrouble))
 

@@ -424,8 +424,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "lifecycle/diagnosis.py",
-        "        self._looked = self._looked or looked\n",
-        "        self._looked = True\n",
+        "        self._inspected = self._inspected or looked\n",
+        "        self._inspected = True\n",
         "a broken request is judged before anybody looked",
     ),
     Fault(

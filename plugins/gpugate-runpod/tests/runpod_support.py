@@ -93,9 +93,9 @@ class House:
 
     async def ask(self, hold_s: float = 10.0) -> str:
         """A client's request: wait for the pod, ask its Ollama through the edge, hold the answer so long."""
-        with self.lifecycle.request(model="llava") as lease:
-            serving = await lease.admitted()
-            lease.begin()
+        with self.lifecycle.acquire(model="llava") as lease:
+            serving = await lease.wait_admitted()
+            lease.mark_response_started()
             url = serving.endpoints["ollama"].url + "/api/version"
             async with self.session.get(url) as answer:
                 text = await answer.text()

@@ -83,9 +83,9 @@ class House:
 
     async def ask(self, hold_s: float = 10.0) -> str:
         """A client's request: wait for the pod, ask its Ollama at its address, hold the answer so long."""
-        with self.lifecycle.request(model="llava") as lease:
-            serving = await lease.admitted()
-            lease.begin()
+        with self.lifecycle.acquire(model="llava") as lease:
+            serving = await lease.wait_admitted()
+            lease.mark_response_started()
             endpoint = serving.endpoints["ollama"]
             async with self.session.get(f"{endpoint.url}/api/version", headers=endpoint.headers) as answer:
                 text = await answer.text()
