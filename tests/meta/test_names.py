@@ -77,7 +77,7 @@ def test_the_public_names() -> None:
     port = set(own_classes(provider_api)) - {"NoConfig"}  # stands where a provider has none; nobody writes it
     raised = {name for name, kind in own_classes(errors).items() if issubclass(kind, errors.ProviderError)}
 
-    assert sorted(port | raised | {"Duration", "Size"}) == sorted(gpugate.__all__)  # types of a Config's fields
+    assert sorted(port | raised | {"Duration", "Size"}) == sorted(gpugate.__all__)
     assert all(hasattr(gpugate, name) for name in gpugate.__all__)
 
 
