@@ -52,17 +52,17 @@ from gpugate.lifecycle.pending_stop_store import DebtsFile
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.observability.event_log import log_news
 from gpugate.observability.log import AccessLog, configure, log_crash
-from gpugate.ollama.catalog_cache import Catalog
-from gpugate.ollama.catalog_refresher import CatalogKeeper
-from gpugate.ollama.handlers import OllamaApi
+from gpugate.ollama.catalog_cache import CatalogCache
+from gpugate.ollama.catalog_refresher import CatalogRefresher
+from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
 from gpugate.proxy.auth import Verifier
 from gpugate.proxy.cors import Cors
-from gpugate.proxy.dispatcher import Gate
-from gpugate.proxy.forwarder import Forwarder, Pools
-from gpugate.proxy.jwks import Jwks, http_fetch
-from gpugate.proxy.server import GuardedServer, answer_itself, listen
+from gpugate.proxy.dispatcher import RequestDispatcher
+from gpugate.proxy.forwarder import Forwarder, UpstreamPools
+from gpugate.proxy.jwks import JwksCache, http_fetch
+from gpugate.proxy.server import GatewayServer, check_self, listen
 from gpugate.relay import Relay
 from gpugate.tasks import spawn
 
@@ -121,7 +121,7 @@ class Gateway:
         self._log = structlog.get_logger()
         self._hub = EventHub(lambda: self.lifecycle.snapshot())
         self._state = Path(settings.state.dir)
-        self._pools = Pools()
+        self._pools = UpstreamPools()
         self._lease: PodLease | None = None
         self._room: BotRoom | None = None
         self._budget: Budget | None = None
@@ -135,7 +135,7 @@ class Gateway:
 
         Raises:
             OSError: the address is taken; nothing has been started then.
-            NotAnswering: it listens, and does not answer; what it had found is left as `on_exit` says.
+            SelfCheckFailed: it listens, and does not answer; what it had found is left as `on_exit` says.
         """
         try:
             await self._open()
@@ -160,7 +160,7 @@ class Gateway:
         ]
         pod = OllamaPod(session, settings.pod.health_path)
         catalog = self._new_catalog()
-        self._keeper = CatalogKeeper(catalog, pod, log_crash)
+        self._keeper = CatalogRefresher(catalog, pod, log_crash)
         self._simulated = {named.name for named in providers if named.provider.capabilities.simulated}
         self._books = await self._open_books()
         self.lifecycle = self._new_lifecycle(providers, pod, self._books)
@@ -170,7 +170,7 @@ class Gateway:
         await self._open_costs(providers, self._books)
         gate = self._gate(session, catalog)
         self._runner = web.ServerRunner(
-            GuardedServer(gate.handle, gate.malformed, log_crash), shutdown_timeout=CLEANUP_S
+            GatewayServer(gate.handle, gate.answer_malformed, log_crash), shutdown_timeout=CLEANUP_S
         )
         await self._runner.setup()
         self._stack.push_async_callback(self._runner.cleanup)
@@ -183,7 +183,7 @@ class Gateway:
         if self._room is not None:
             self._room.open()
             self._stack.push_async_callback(self._room.aclose)
-        await answer_itself(self._runner, "/api/v1/health")
+        await check_self(self._runner, "/api/v1/health")
         gc.freeze()  # what is here now stays: the collector need not walk it again
         self._log.info(
             "an orderly end may take so long: `docker stop -t`, TimeoutStopSec and the like must allow it",
@@ -225,12 +225,12 @@ class Gateway:
         if self._room is not None:
             await self._room.drain(grace_s)
 
-    def _new_catalog(self) -> Catalog:
-        return Catalog(
+    def _new_catalog(self) -> CatalogCache:
+        return CatalogCache(
             self.settings.catalog.when_stopped,
             self.settings.catalog.models,
             self._state / "catalog.json",
-            tell=self._warn,
+            warn=self._warn,
             refresh=lambda: self._keeper.refresh(),
         )
 
@@ -263,7 +263,7 @@ class Gateway:
             self._budget = self._new_budget(*(self._money or (self._costs, self._ledger)))
             await self._budget.open()
 
-    def _gate(self, session: aiohttp.ClientSession, catalog: Catalog) -> Gate:
+    def _gate(self, session: aiohttp.ClientSession, catalog: CatalogCache) -> RequestDispatcher:
         settings = self.settings
         jwks = self._jwks(session) if settings.auth.jwks_url else None
         verifier = Verifier(
@@ -276,7 +276,7 @@ class Gateway:
             jwks=jwks,
         )
         self._stack.callback(self._pools.close)
-        ollama = OllamaApi(
+        ollama = OllamaHandlers(
             lifecycle=self.lifecycle,
             forwarder=Forwarder(self.lifecycle, Relay(), self._pools),
             catalog=catalog,
@@ -288,7 +288,7 @@ class Gateway:
         if self.settings.bot.enabled:
             self._room = self._new_room(session, services)
         hook = self._room.hook if self._room is not None else no_bot()
-        return Gate(
+        return RequestDispatcher(
             verifier=verifier,
             ollama=ollama,
             own={
@@ -391,11 +391,11 @@ class Gateway:
         row = self._books.open_rows.get(provider)
         return row.started_by if row is not None else ""
 
-    def _jwks(self, session: aiohttp.ClientSession) -> Jwks:
+    def _jwks(self, session: aiohttp.ClientSession) -> JwksCache:
         def told(trouble: str | None) -> None:
             self._warn(f"the identity provider: {trouble or 'answers again'}")
 
-        jwks = Jwks(http_fetch(session, self.settings.auth.jwks_url), told=told)
+        jwks = JwksCache(http_fetch(session, self.settings.auth.jwks_url), on_status=told)
         self._stack.push_async_callback(jwks.aclose)
         return jwks
 

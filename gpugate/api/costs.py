@@ -19,7 +19,7 @@ from gpugate.billing.reconciliation import Reconcile, Reconciled
 from gpugate.billing.reports import Costs, Line, SessionCost, SessionRow, Summary
 from gpugate.errors import InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
 from gpugate.proxy.error_format import success
-from gpugate.proxy.request_context import Call
+from gpugate.proxy.request_context import RequestContext
 
 T = TypeVar("T")
 COLUMNS = (
@@ -50,17 +50,17 @@ class CostApi:
             for handler in handlers
         }
 
-    async def session(self, call: Call) -> web.StreamResponse:
+    async def session(self, call: RequestContext) -> web.StreamResponse:
         """The session that is open, or null."""
         _only(call)
         cost = await self._costs.session()
         return _answer(call, None if cost is None else _session_cost(cost))
 
-    async def summary(self, call: Call) -> web.StreamResponse:
+    async def summary(self, call: RequestContext) -> web.StreamResponse:
         """A month, split by provider, day and user."""
         return _answer(call, _summary(await _read(self._costs.summary, _month(call))))
 
-    async def sessions(self, call: Call) -> web.StreamResponse:
+    async def sessions(self, call: RequestContext) -> web.StreamResponse:
         """The sessions that began in a span, as JSON or CSV."""
         _only(call, "from", "to", "format")
         since, until = _instant(call, "from"), _instant(call, "to")
@@ -72,7 +72,7 @@ class CostApi:
             return _answer(call, {"sessions": rows})
         return web.Response(text=_csv(rows), content_type="text/csv", charset="utf-8")
 
-    async def receipt(self, call: Call) -> web.StreamResponse:
+    async def receipt(self, call: RequestContext) -> web.StreamResponse:
         """Whose every second of one session is."""
         _only(call, "id")
         session_id = _asked(call, "id")
@@ -84,7 +84,7 @@ class CostApi:
         row, lines = found
         return _answer(call, {"session": _row(row), "lines": _receipt_lines(row, lines)})
 
-    async def reconcile(self, call: Call) -> web.StreamResponse:
+    async def reconcile(self, call: RequestContext) -> web.StreamResponse:
         """What was counted in a month beside what the providers billed; asks them, and touches no pod."""
         return _answer(call, _reconciled(await _read(self._reconcile.month, _month(call))))
 
@@ -96,11 +96,11 @@ async def _read(ask: Callable[..., Awaitable[T]], *given: object) -> T:
         raise ProviderUnavailable(str(error), retry_after_s=LEDGER_RETRY_S) from error
 
 
-def _asked(call: Call, name: str) -> str:
+def _asked(call: RequestContext, name: str) -> str:
     return str(call.request.query.get(name, "")).strip()
 
 
-def _only(call: Call, *known: str) -> None:
+def _only(call: RequestContext, *known: str) -> None:
     """Refuse what nobody would look at: a filter that is mistyped must not read as everything."""
     for name in call.request.query:
         if name not in known:
@@ -108,7 +108,7 @@ def _only(call: Call, *known: str) -> None:
             raise InvalidRequest(f"{name}: unknown; {takes}")
 
 
-def _month(call: Call) -> str | None:
+def _month(call: RequestContext) -> str | None:
     _only(call, "month")
     month = _asked(call, "month") or None
     if month is not None and not _MONTH.fullmatch(month):
@@ -116,7 +116,7 @@ def _month(call: Call) -> str | None:
     return month
 
 
-def _instant(call: Call, name: str) -> datetime | None:
+def _instant(call: RequestContext, name: str) -> datetime | None:
     """A date (its midnight, UTC) or an instant; without a zone it is UTC. A `+` may have become a blank."""
     said = _asked(call, name)
     if not said:
@@ -130,7 +130,7 @@ def _instant(call: Call, name: str) -> datetime | None:
         ) from None
 
 
-def _answer(call: Call, data: object) -> web.Response:
+def _answer(call: RequestContext, data: object) -> web.Response:
     body = success(data, call.request_id, time.time())
     return web.Response(body=body, content_type="application/json")
 

@@ -32,7 +32,7 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.heartbeat import Heartbeat
-from gpugate.proxy.request_context import Call
+from gpugate.proxy.request_context import RequestContext
 
 SIDES = (64, 2048)
 _LANGUAGE = re.compile(r"[\w+#./ -]{0,40}")
@@ -62,42 +62,44 @@ class ServicesApi:
         }
 
     @contextmanager
-    def _visit(self, call: Call, model: str | None) -> Iterator[LeasedCall]:
+    def _visit(self, call: RequestContext, model: str | None) -> Iterator[LeasedCall]:
         """One lease around all that a call does with the pod."""
         user = subject_of(call.user)
         with self.lifecycle.acquire(model=model, user=user, request_id=call.request_id) as lease:
             yield _Noted(self.lifecycle, lease, call=call)
 
-    def _events(self, call: Call, visit: LeasedCall) -> EventStream:
+    def _events(self, call: RequestContext, visit: LeasedCall) -> EventStream:
         """An answer made of events; while the pod is waited for, of comments."""
         stream = EventStream(call, self.heartbeat_s)
         visit.wait_for_pod = stream.hold
         return stream
 
-    def _beating(self, call: Call, visit: LeasedCall, *, streams: bool) -> Heartbeat | None:
+    def _beating(self, call: RequestContext, visit: LeasedCall, *, streams: bool) -> Heartbeat | None:
         """The filler of any other answer, if it is asked for (`queue.heartbeat`)."""
         if self.heartbeat_s <= 0 or call.request.version < (1, 1):
             return None
         heartbeat = Heartbeat(call, self.heartbeat_s, streams=streams)
-        visit.wait_for_pod = heartbeat.hold
+        visit.wait_for_pod = heartbeat.wait_for_pod
         return heartbeat
 
-    async def _whole(self, call: Call, visit: LeasedCall, work: Awaitable[object]) -> web.StreamResponse:
+    async def _whole(
+        self, call: RequestContext, visit: LeasedCall, work: Awaitable[object]
+    ) -> web.StreamResponse:
         """What comes of `work`, in the envelope."""
         heartbeat = self._beating(call, visit, streams=False)
         try:
             body = success(await work, call.request_id, time.time())
         except GateError as error:
-            if heartbeat is None or not heartbeat.committed:
+            if heartbeat is None or not heartbeat.headers_sent:
                 raise
-            return heartbeat.fail(error)
-        if heartbeat is not None and heartbeat.committed:
-            return heartbeat.deliver(body)
+            return heartbeat.finish_with_error(error)
+        if heartbeat is not None and heartbeat.headers_sent:
+            return heartbeat.finish_with_body(body)
         return web.Response(body=body, content_type="application/json")
 
     # --- code ---------------------------------------------------------------------------------
 
-    async def code(self, call: Call) -> web.StreamResponse:
+    async def code(self, call: RequestContext) -> web.StreamResponse:
         """The chat's own bytes, the same as events, or the whole answer."""
         asked = await read_asked(call, self.max_body)
         question = _question(asked)
@@ -113,9 +115,9 @@ class ServicesApi:
             try:
                 return await self.code_stream.through(call, visit, body, model, heartbeat)
             except GateError as error:
-                if heartbeat is None or not heartbeat.committed:
+                if heartbeat is None or not heartbeat.headers_sent:
                     raise
-                return heartbeat.fail(error)
+                return heartbeat.finish_with_error(error)
 
     async def _answered(self, visit: LeasedCall, question: Question, model: str) -> object:
         return {"answer": await self._told(visit, question), "model": model}
@@ -146,7 +148,9 @@ class ServicesApi:
             model = self.coding.model_of(question)
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
 
-    async def _code_events(self, call: Call, visit: LeasedCall, question: Question) -> web.StreamResponse:
+    async def _code_events(
+        self, call: RequestContext, visit: LeasedCall, question: Question
+    ) -> web.StreamResponse:
         async with self._events(call, visit) as stream:
 
             async def hear(delta: str) -> None:
@@ -161,7 +165,7 @@ class ServicesApi:
 
     # --- story --------------------------------------------------------------------------------
 
-    async def story(self, call: Call) -> web.StreamResponse:
+    async def story(self, call: RequestContext) -> web.StreamResponse:
         """A story, token by token."""
         telling = await self._story_of(call)
         with self._visit(call, telling.model) as visit:
@@ -173,14 +177,14 @@ class ServicesApi:
                     await stream.fail(error)
                 return stream.response
 
-    async def _story_of(self, call: Call) -> Telling:
+    async def _story_of(self, call: RequestContext) -> Telling:
         """What to tell. The body is not kept: a picture may be held for minutes, and once is enough."""
         asked = await read_asked(call, self.max_body)
         return self.stories.telling(asked.text("prompt"), await asked.image())
 
     # --- pictures -----------------------------------------------------------------------------
 
-    async def image(self, call: Call) -> web.StreamResponse:
+    async def image(self, call: RequestContext) -> web.StreamResponse:
         """A picture, waited for; with `stream` its progress first."""
         asked = await read_asked(call, self.max_body)
         workflow, metadata = asked.text("workflow") or None, asked.flag("metadata", False)
@@ -203,7 +207,7 @@ class ServicesApi:
     async def _drawn(self, visit: LeasedCall, drawing: Drawing) -> object:
         return _shown_picture(await self.pictures.draw(visit, drawing))
 
-    async def fantasy(self, call: Call) -> web.StreamResponse:
+    async def fantasy(self, call: RequestContext) -> web.StreamResponse:
         """A story of a picture, and a picture of the story, on one lease."""
         telling, illustrated, streams = await self._fantasy_of(call)
         with self._visit(call, telling.model) as visit:
@@ -219,7 +223,7 @@ class ServicesApi:
                     await stream.fail(error)
                 return stream.response
 
-    async def _fantasy_of(self, call: Call) -> tuple[Telling, bool, bool]:
+    async def _fantasy_of(self, call: RequestContext) -> tuple[Telling, bool, bool]:
         """What to tell, whether to draw, and whether to stream; as for a story, the body is not kept."""
         asked = await read_asked(call, self.max_body)
         prompt, illustrated = asked.text("prompt"), asked.flag("include_image", True)
@@ -236,13 +240,13 @@ class ServicesApi:
 class _Noted(LeasedCall):
     """A visit whose wait shows in the answer's head and in the log line."""
 
-    call: Call = field(kw_only=True)
+    call: RequestContext = field(kw_only=True)
 
     async def next_pod(self) -> ServingPod:
         """See `LeasedCall.next_pod`."""
         pod = await super().next_pod()
         call = self.call
-        call.run = pod.run_id
+        call.run_id = pod.run_id
         if self.lease.waited_s > 0 and not call.waited_ms:
             call.waited_ms = max(1, round(self.lease.waited_s * 1000))
             call.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % call.waited_ms

@@ -15,10 +15,10 @@ from gpugate.errors import InvalidRequest
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
-from gpugate.proxy.request_context import Call
-from gpugate.proxy.server import SOFTWARE
+from gpugate.proxy.request_context import RequestContext
+from gpugate.proxy.server import SERVER_HEADER
 
-Handler = Callable[[Call], Awaitable[web.StreamResponse]]
+Handler = Callable[[RequestContext], Awaitable[web.StreamResponse]]
 
 
 @frozen
@@ -59,42 +59,42 @@ class GateApi:
             "/api/v1/gpu/events": {"GET": OwnRoute(self.events)},
         }
 
-    async def health(self, call: Call) -> web.StreamResponse:
+    async def health(self, call: RequestContext) -> web.StreamResponse:
         """Never touches the pod."""
         return _answer(call, {"status": "ok", "version": self._version, "pod": self._lifecycle.word})
 
-    async def status(self, call: Call) -> web.StreamResponse:
+    async def status(self, call: RequestContext) -> web.StreamResponse:
         """What is known of the pod; unknown is null."""
         return _answer(call, shown(await self._lifecycle.status()))
 
-    async def start(self, call: Call) -> web.StreamResponse:
+    async def start(self, call: RequestContext) -> web.StreamResponse:
         """Start by hand; idempotent."""
         self._lifecycle.start(subject_of(call.user))
         return _answer(call, shown(await self._lifecycle.status()), 202)
 
-    async def stop(self, call: Call) -> web.StreamResponse:
+    async def stop(self, call: RequestContext) -> web.StreamResponse:
         """Stop by hand; 409 while anybody waits or is answered, unless forced."""
         self._lifecycle.stop(force=_flag(call, "force"))
         return _answer(call, shown(await self._lifecycle.status()), 202)
 
-    async def events(self, call: Call) -> web.StreamResponse:
+    async def events(self, call: RequestContext) -> web.StreamResponse:
         """The pod's news, until the client leaves."""
 
         async def present() -> object:
             return shown(await self._lifecycle.status())
 
         lines = call.extra_head.decode().split("\r\n")
-        headers = {"Server": SOFTWARE, **dict(line.split(": ", 1) for line in lines if line)}
+        headers = {"Server": SERVER_HEADER, **dict(line.split(": ", 1) for line in lines if line)}
         last_id = call.request.headers.get("Last-Event-ID")
         return await self._hub.serve(call.request, headers, present, last_id)
 
 
-def _answer(call: Call, data: object, status: int = 200) -> web.Response:
+def _answer(call: RequestContext, data: object, status: int = 200) -> web.Response:
     body = success(data, call.request_id, time.time())
     return web.Response(status=status, body=body, content_type="application/json")
 
 
-def _flag(call: Call, name: str) -> bool:
+def _flag(call: RequestContext, name: str) -> bool:
     value = call.request.query.get(name, "false").lower()
     if value in ("true", "1", "yes", ""):
         return True

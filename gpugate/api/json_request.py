@@ -12,7 +12,7 @@ from attrs import field, frozen
 from gpugate.errors import InvalidRequest
 from gpugate.generation.image_format import Image, image_of
 from gpugate.proxy.request_body import read_body
-from gpugate.proxy.request_context import Call
+from gpugate.proxy.request_context import RequestContext
 
 SMALL = 256 * 1024
 """Characters of Base64 up to which a picture is read on the loop; larger ones would hold it up."""
@@ -69,7 +69,7 @@ class Asked:
         return await asyncio.to_thread(image_of, text, name)
 
 
-async def read_asked(call: Call, max_body: int) -> Asked:
+async def read_asked(call: RequestContext, max_body: int) -> Asked:
     """The body's fields. Raises RequestError: too large, not JSON, no object."""
     try:
         fields = orjson.loads(await read_body(call.request, max_body))

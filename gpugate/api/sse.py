@@ -11,8 +11,8 @@ from aiohttp_sse import EventSourceResponse
 from gpugate.errors import GateError
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.proxy.error_format import dump
-from gpugate.proxy.request_context import Call
-from gpugate.proxy.server import SOFTWARE
+from gpugate.proxy.request_context import RequestContext
+from gpugate.proxy.server import SERVER_HEADER
 
 PING_S = 15.0
 SEND_S = 120.0
@@ -26,7 +26,7 @@ class EventStream:
     unless the pod is waited for with a heartbeat of `beat_s` seconds (0: none).
     """
 
-    def __init__(self, call: Call, beat_s: float = 0.0) -> None:
+    def __init__(self, call: RequestContext, beat_s: float = 0.0) -> None:
         self._call = call
         self._beat_s = beat_s
         self._response: EventSourceResponse | None = None
@@ -66,7 +66,7 @@ class EventStream:
     async def _begun(self) -> EventSourceResponse:
         if self._response is None:
             lines = self._call.extra_head.decode("ascii").split("\r\n")
-            headers = {"Server": SOFTWARE, **dict(line.split(": ", 1) for line in lines if line)}
+            headers = {"Server": SERVER_HEADER, **dict(line.split(": ", 1) for line in lines if line)}
             response = EventSourceResponse(
                 headers=headers,
                 sep="\n",

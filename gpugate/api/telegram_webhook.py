@@ -17,7 +17,7 @@ from attrs import field, frozen
 from gpugate.api.gpu import OwnRoute, OwnRoutes
 from gpugate.errors import InvalidRequest, InvalidToken, PathNotFound, ShuttingDown
 from gpugate.proxy.request_body import read_body
-from gpugate.proxy.request_context import Call
+from gpugate.proxy.request_context import RequestContext
 
 PATH = "/api/v1/bot/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
@@ -42,7 +42,7 @@ class TelegramHook:
         """The endpoint, for the gate's table."""
         return {PATH: {"POST": OwnRoute(self.update, public=True)}}
 
-    async def update(self, call: Call) -> web.StreamResponse:
+    async def update(self, call: RequestContext) -> web.StreamResponse:
         """Take one update; its work comes later."""
         if not self.secret:
             raise PathNotFound

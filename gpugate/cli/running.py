@@ -11,7 +11,7 @@ from typing import Any
 from gpugate.app import Gateway
 from gpugate.cli.errors import CliError
 from gpugate.config import Settings
-from gpugate.proxy.server import NotAnswering, raise_file_limit
+from gpugate.proxy.server import SelfCheckFailed, raise_file_limit
 from gpugate.signals import ENDING, heard
 
 HANG_UP_S = 1.0
@@ -44,7 +44,7 @@ def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
 async def _open(gateway: Gateway) -> None:
     try:
         await gateway.open()
-    except NotAnswering as error:
+    except SelfCheckFailed as error:
         raise CliError(str(error)) from error
 
 

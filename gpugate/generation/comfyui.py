@@ -22,7 +22,7 @@ from gpugate.generation.comfyui_errors import execution_problem, refusal
 from gpugate.generation.image_backend import Drawn, Graph, Progress
 from gpugate.generation.text_model import PodSilent
 from gpugate.provider_api import Endpoint
-from gpugate.relay.pod_http import BROKEN, trust, url_of
+from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
 from gpugate.tasks import spawn
 
 CALL_S = 30.0
@@ -217,16 +217,16 @@ class _Job:
                 self._socket = await self.session.ws_connect(
                     url_of(self.endpoint, f"/ws?clientId={self.id}"),
                     headers=dict(self.endpoint.headers),
-                    ssl=trust(self.endpoint),
+                    ssl=ssl_option(self.endpoint),
                     max_msg_size=LARGEST_ANSWER,
                     timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
                 )
-        except BROKEN:
+        except CALL_ERRORS:
             return
         self._reader = spawn(self._read(self._socket), "comfyui: events")
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        with suppress(*BROKEN):
+        with suppress(*CALL_ERRORS):
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.TEXT:
                     self._note(_object(message.data))
@@ -304,14 +304,14 @@ class _Job:
                 params=params,
                 data=None if body is None else orjson.dumps(body),
                 headers=headers,
-                ssl=trust(self.endpoint),
+                ssl=ssl_option(self.endpoint),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=CALL_S),
             ) as answer:
                 return answer.status, await _read_all(answer, limit)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise _NotUp from error
-        except BROKEN as error:
+        except CALL_ERRORS as error:
             raise _Unclear from error
 
 

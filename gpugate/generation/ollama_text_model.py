@@ -12,8 +12,8 @@ from attrs import frozen
 
 from gpugate.generation.text_model import Hear, ModelFailed, PodSilent
 from gpugate.provider_api import Endpoint
-from gpugate.proxy.provider_edge import gave_up, speaks_for_pod
-from gpugate.relay.pod_http import BROKEN, trust, url_of
+from gpugate.proxy.provider_edge import is_edge_error, is_edge_timeout
+from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
 
 SILENCE_S = 600.0
 """Longest silence of a model; a large one loads for minutes before its first token."""
@@ -55,13 +55,13 @@ class OllamaModels:
                 url_of(endpoint, path),
                 data=orjson.dumps({**body, "stream": True}),
                 headers=headers,
-                ssl=trust(endpoint),
+                ssl=ssl_option(endpoint),
                 allow_redirects=False,
                 timeout=limits,
             )
         except aiohttp.ServerTimeoutError as error:
             raise _timed_out(error, str(body["model"])) from error
-        except BROKEN as error:
+        except CALL_ERRORS as error:
             raise PodSilent("the pod's Ollama cannot be reached") from error
 
 
@@ -78,7 +78,7 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
             piece = await content.readany()
         except aiohttp.ServerTimeoutError as error:
             raise ModelFailed("the model fell silent", timed_out=True) from error
-        except BROKEN as error:
+        except CALL_ERRORS as error:
             raise PodSilent("the pod's Ollama broke the connection") from error
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
@@ -113,8 +113,8 @@ def _text(said: Mapping[str, Any]) -> str:
 
 
 def _refused(status: int, content_type: str, model: str) -> ModelFailed | PodSilent:
-    if speaks_for_pod(status, content_type, proxied=True):
-        if gave_up(status):
+    if is_edge_error(status, content_type, proxied=True):
+        if is_edge_timeout(status):
             return ModelFailed(f"the model {model!r} did not answer in time", timed_out=True)
         return PodSilent(f"the pod's Ollama cannot be reached ({status})")
     return ModelFailed(complaint(status, model))

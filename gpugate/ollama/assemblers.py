@@ -24,12 +24,12 @@ _STRANGE = (AttributeError, KeyError, TypeError, ValueError)
 """What reading a document of an unforeseen shape raises."""
 
 
-class Unfinished(Exception):
+class IncompleteStream(Exception):
     """The stream came to its end without saying that the answer is complete."""
 
 
 @frozen
-class Whole:
+class AssembledResponse:
     """An answer in one piece."""
 
     status: int
@@ -37,20 +37,20 @@ class Whole:
     body: bytes
 
 
-class Assembly(ABC):
-    """One stream on its way to one answer. `feed` never raises; `whole` tells what came of it."""
+class ResponseAssembler(ABC):
+    """One stream on its way to one answer. `feed` never raises; `assembled` tells what came of it."""
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
         self._left = LIMIT
-        self._wrong = False
+        self._invalid = False
         self._error: Document | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the stream's next bytes."""
         self._left -= len(data)
-        if self._wrong or self._left < 0:
-            self._wrong = True
+        if self._invalid or self._left < 0:
+            self._invalid = True
             self._line.clear()
             return
         first, *others = data.split(b"\n")
@@ -59,66 +59,66 @@ class Assembly(ABC):
             self._end_line()
             self._line.append(other)
 
-    def whole(self) -> Whole:
+    def assembled(self) -> AssembledResponse:
         """The answer, now that the stream has ended; an error that it told is a 500, as Ollama's is.
 
         Raises:
-            Unfinished: there is none.
+            IncompleteStream: there is none.
         """
         self._end_line()
         self._end_stream()
         if self._error is not None:
-            return self._written(self._error, 500)
+            return self._encode(self._error, 500)
         try:
-            answer = None if self._wrong else self._answer()
+            answer = None if self._invalid else self._result()
         except _STRANGE as error:
-            raise Unfinished from error
+            raise IncompleteStream from error
         if answer is None:
-            raise Unfinished
-        return self._written(answer, 200)
+            raise IncompleteStream
+        return self._encode(answer, 200)
 
-    def _written(self, document: Document, status: int) -> Whole:
-        return Whole(status, PLAIN_JSON, gojson.write(document) + b"\n")
+    def _encode(self, document: Document, status: int) -> AssembledResponse:
+        return AssembledResponse(status, PLAIN_JSON, gojson.write(document) + b"\n")
 
     def _end_line(self) -> None:
         line = b"".join(self._line).rstrip(b"\r")
         self._line.clear()
-        if not self._wrong:
-            self._take_line(line)
+        if not self._invalid:
+            self._add_line(line)
 
-    def _read(self, text: bytes) -> None:
+    def _parse_event(self, text: bytes) -> None:
         try:
             document = orjson.loads(text)
         except orjson.JSONDecodeError:
             document = None
         if not isinstance(document, dict):
-            self._wrong = True
+            self._invalid = True
         elif document.get("error"):
             self._error = document
         else:
             try:
-                self._take(document)
+                self._add_event(document)
             except _STRANGE:
-                self._wrong = True
+                self._invalid = True
 
     def _end_stream(self) -> None:  # noqa: B027  (optional)
         """Take what no line end came for."""
 
     @abstractmethod
-    def _take_line(self, line: bytes) -> None:
+    def _add_line(self, line: bytes) -> None:
         """Take one line."""
 
     @abstractmethod
-    def _take(self, event: Document) -> None:
+    def _add_event(self, event: Document) -> None:
         """Take one of the stream's objects."""
 
     @abstractmethod
-    def _answer(self) -> Document | None:
+    def _result(self) -> Document | None:
         """What they come to; None if the end is missing."""
 
 
 @define
-class _Gathered:
+class _Accumulator:
     """Pieces of texts and lists, by name; a text is joined once."""
 
     _texts: dict[str, list[str]] = field(factory=dict)
@@ -139,29 +139,29 @@ class _Gathered:
         return {name: value for name, value in {**texts, **self._lists}.items() if value}
 
 
-class Native(Assembly):
+class OllamaAssembler(ResponseAssembler):
     """/api/chat and /api/generate: the last object, with the text of all."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._spoken = _Gathered()
-        self._beside = _Gathered()
+        self._spoken = _Accumulator()
+        self._beside = _Accumulator()
         self._last: Document = {}
         self._only: bytes | None = None
 
-    def _take_line(self, line: bytes) -> None:
+    def _add_line(self, line: bytes) -> None:
         if line.strip():
             self._only = line if not self._last else None
-            self._read(line)
+            self._parse_event(line)
 
-    def _take(self, event: Document) -> None:
+    def _add_event(self, event: Document) -> None:
         self._last = event
         message = event.get("message")
         if isinstance(message, dict):
             self._spoken.add(message, "content", "thinking", "images", "tool_calls")
         self._beside.add(event, "response", "thinking", "tool_calls", "logprobs")
 
-    def _answer(self) -> Document | None:
+    def _result(self) -> Document | None:
         last = self._last
         if last.get("done") is not True:
             return None
@@ -170,13 +170,13 @@ class Native(Assembly):
             answer["message"] = {**last["message"], **self._spoken.joined()}
         return answer
 
-    def _written(self, document: Document, status: int) -> Whole:
+    def _encode(self, document: Document, status: int) -> AssembledResponse:
         if self._only is not None:  # a load, for instance, is one object anyway
-            return Whole(status, JSON, self._only)
-        return Whole(status, JSON, gojson.write(document))
+            return AssembledResponse(status, JSON, self._only)
+        return AssembledResponse(status, JSON, gojson.write(document))
 
 
-class _Sse(Assembly):
+class _SseAssembler(ResponseAssembler):
     """Server-Sent Events whose data is JSON; what an event is called stands in its data too."""
 
     def __init__(self) -> None:
@@ -184,7 +184,7 @@ class _Sse(Assembly):
         self._data: list[bytes] = []
         self._done = False
 
-    def _take_line(self, line: bytes) -> None:
+    def _add_line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
             self._data.append(line[5:].strip())
         elif not line:
@@ -196,23 +196,23 @@ class _Sse(Assembly):
         if data == b"[DONE]":
             self._done = True
         elif data:
-            self._read(data)
+            self._parse_event(data)
 
     def _end_stream(self) -> None:
         self._end_event()
 
 
 @define
-class _Choice:
+class _ChoiceAssembler:
     """One of OpenAI's choices."""
 
     rest: Document
-    message: _Gathered = field(factory=_Gathered)
+    message: _Accumulator = field(factory=_Accumulator)
     role: str = "assistant"
     calls: list[Document] = field(factory=list)
-    logprobs: _Gathered | None = None
+    logprobs: _Accumulator | None = None
 
-    def take(self, choice: Document) -> None:
+    def add_chunk(self, choice: Document) -> None:
         """Add a chunk's."""
         self.rest |= {key: value for key, value in choice.items() if key in _SAID_ONCE and value is not None}
         delta = choice.get("delta")
@@ -224,7 +224,7 @@ class _Choice:
         self.message.add(choice, "text")
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
-            self.logprobs = self.logprobs or _Gathered()
+            self.logprobs = self.logprobs or _Accumulator()
             self.logprobs.add(logprobs, *logprobs)
 
     def _add_call(self, call: Document) -> None:
@@ -235,7 +235,7 @@ class _Choice:
                 return
         self.calls.append(call)
 
-    def written(self, *, chat: bool) -> Document:
+    def result(self, *, chat: bool) -> Document:
         """As it stands in a whole answer."""
         said = self.message.joined()
         answer = {"finish_reason": None, **self.rest}
@@ -250,7 +250,7 @@ class _Choice:
 _SAID_ONCE = frozenset({"index", "finish_reason"})
 
 
-class OpenAi(_Sse):
+class OpenAiAssembler(_SseAssembler):
     """The chunks that end with [DONE]."""
 
     chat = True
@@ -258,40 +258,40 @@ class OpenAi(_Sse):
     def __init__(self) -> None:
         super().__init__()
         self._head: Document = {}
-        self._choices: dict[int, _Choice] = {}
+        self._choices: dict[int, _ChoiceAssembler] = {}
 
-    def _take(self, event: Document) -> None:
+    def _add_event(self, event: Document) -> None:
         self._head |= {key: value for key, value in event.items() if key != "choices"}
         for choice in event.get("choices") or ():
             index = choice.get("index", 0)
-            self._choices.setdefault(index, _Choice({"index": index})).take(choice)
+            self._choices.setdefault(index, _ChoiceAssembler({"index": index})).add_chunk(choice)
 
-    def _answer(self) -> Document | None:
+    def _result(self) -> Document | None:
         if not self._done or not self._choices:
             return None
         kind = "chat.completion" if self.chat else "text_completion"
-        choices = [choice.written(chat=self.chat) for _, choice in sorted(self._choices.items())]
+        choices = [choice.result(chat=self.chat) for _, choice in sorted(self._choices.items())]
         return {**self._head, "object": kind, "choices": choices}
 
 
-class OpenAiChat(OpenAi):
+class OpenAiChatAssembler(OpenAiAssembler):
     """/v1/chat/completions."""
 
 
-class OpenAiCompletions(OpenAi):
+class OpenAiCompletionsAssembler(OpenAiAssembler):
     """/v1/completions."""
 
     chat = False
 
 
 @define
-class _Block:
+class _ContentBlock:
     """One of Anthropic's content blocks."""
 
     begun: Document
-    said: _Gathered = field(factory=_Gathered)
+    said: _Accumulator = field(factory=_Accumulator)
 
-    def written(self) -> Document:
+    def result(self) -> Document:
         """As it stands in a whole answer."""
         said = self.said.joined()
         given = said.pop("partial_json", None)
@@ -299,20 +299,20 @@ class _Block:
         return {**self.begun, **block, **({"input": orjson.loads(given)} if given else {})}
 
 
-class Anthropic(_Sse):
+class AnthropicAssembler(_SseAssembler):
     """/v1/messages."""
 
     def __init__(self) -> None:
         super().__init__()
         self._message: Document = {}
-        self._blocks: dict[int, _Block] = {}
+        self._blocks: dict[int, _ContentBlock] = {}
 
-    def _take(self, event: Document) -> None:
+    def _add_event(self, event: Document) -> None:
         match event:
             case {"type": "message_start", "message": dict(message)}:
                 self._message = message
             case {"type": "content_block_start", "index": int(index), "content_block": dict(block)}:
-                self._blocks[index] = _Block(block)
+                self._blocks[index] = _ContentBlock(block)
             case {"type": "content_block_delta", "index": int(index), "delta": dict(delta)}:
                 self._blocks[index].said.add(delta, "text", "thinking", "signature", "partial_json")
             case {"type": "message_delta", "delta": dict(delta)}:
@@ -321,24 +321,24 @@ class Anthropic(_Sse):
             case {"type": "message_stop"}:
                 self._done = True
 
-    def _answer(self) -> Document | None:
+    def _result(self) -> Document | None:
         if not self._done or not self._message:
             return None
-        content = [block.written() for _, block in sorted(self._blocks.items())]
+        content = [block.result() for _, block in sorted(self._blocks.items())]
         return {**self._message, "content": content}
 
 
-class Responses(_Sse):
+class ResponsesAssembler(_SseAssembler):
     """/v1/responses: its last event holds the whole answer."""
 
     def __init__(self) -> None:
         super().__init__()
         self._response: Document | None = None
 
-    def _take(self, event: Document) -> None:
+    def _add_event(self, event: Document) -> None:
         if event.get("type") in ("response.completed", "response.incomplete"):
             response = event.get("response")
             self._response = response if isinstance(response, dict) else None
 
-    def _answer(self) -> Document | None:
+    def _result(self) -> Document | None:
         return self._response

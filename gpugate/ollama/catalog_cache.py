@@ -16,9 +16,9 @@ import orjson
 from attrs import frozen
 
 from gpugate.ollama import catalog_responses as bodies
-from gpugate.ollama.catalog_store import CatalogStore, Damaged
+from gpugate.ollama.catalog_store import CatalogStore, CorruptFile
 
-Mode = Literal["remembered", "empty", "static"]
+CatalogMode = Literal["remembered", "empty", "static"]
 
 MAX_BODY: Final = 4 << 20
 """Bytes of one list, version or status: a list of ten thousand models."""
@@ -46,7 +46,7 @@ _MODEL = "/v1/models/"
 
 
 @frozen
-class Answered:
+class CachedResponse:
     """A whole answer; for HEAD its body only says how long it would be."""
 
     status: int
@@ -54,7 +54,7 @@ class Answered:
     body: bytes
 
 
-def slot_of(method: str, upstream_path: str, body: bytes) -> tuple[str, str] | None:
+def cache_key(method: str, upstream_path: str, body: bytes) -> tuple[str, str] | None:
     """Return the (kind, key) under which a live 200 of this request is remembered; None: it is not.
 
     Args:
@@ -82,16 +82,16 @@ def _show_key(question: bodies.Document) -> str | None:
     return f"{bodies.canonical(name)} verbose" if question.get("verbose") is True else bodies.canonical(name)
 
 
-class Catalog:
+class CatalogCache:
     """The last good answers about models, in memory and in one file."""
 
     def __init__(
         self,
-        mode: Mode,
+        mode: CatalogMode,
         models: tuple[str, ...],
         store: Path,
         *,
-        tell: Callable[[str], None] | None = None,
+        warn: Callable[[str], None] | None = None,
         refresh: Callable[[], None] | None = None,
     ) -> None:
         """Read the file, if there is one: blocks shortly, so call it before serving.
@@ -100,44 +100,44 @@ class Catalog:
             mode: `catalog.when_stopped`.
             models: `catalog.models`.
             store: the file.
-            tell: hears warnings for people: a damaged file, a full disk (once until it is better).
+            warn: hears warnings for people: a damaged file, a full disk (once until it is better).
             refresh: called when the models on the pod changed, to fetch the lists again.
         """
         self._mode = mode
         self._models = models
         self._store = CatalogStore(store)
-        self._tell = tell if tell is not None else lambda _: None
+        self._warn = warn if warn is not None else lambda _: None
         self._refresh = refresh if refresh is not None else lambda: None
         self._answers: dict[str, bytes] = {}
         self._shows: dict[str, bytes] = {}
         self._version = self._flushed = 0
         self._may_be_empty = False
-        self._has_told = False
+        self._has_warned = False
         self._load()
 
     def _load(self) -> None:
         try:
             sections = self._store.read()
-        except (Damaged, OSError) as error:
-            self._tell(f"the remembered catalogue is ignored: {_why(error)}")
+        except (CorruptFile, OSError) as error:
+            self._warn(f"the remembered catalogue is ignored: {_why(error)}")
             return
         for kind, body in sections.get("answers", {}).items():
             self._may_be_empty = True  # an empty list in there was believed when it was written
-            self._take(kind, "", body)
+            self._accept(kind, "", body)
         for key, body in sections.get("shows", {}).items():
-            self._take("show", key, body)
+            self._accept("show", key, body)
         self._may_be_empty = False
         kept = len(self._answers) + len(self._shows)
         if kept < sum(len(section) for section in sections.values()):
-            self._tell("parts of the remembered catalogue are damaged and were left out")
+            self._warn("parts of the remembered catalogue are damaged and were left out")
 
-    def remember(self, kind: str, key: str, body: bytes) -> bool:
+    def store(self, kind: str, key: str, body: bytes) -> bool:
         """Keep the body of a live 200; return whether anything changed, so that a `flush` is due.
 
         Cheap when the body is the one known already. What is no good answer of its kind is left out.
 
         Args:
-            kind: and key, from `slot_of`.
+            kind: and key, from `cache_key`.
             key: "" but for `show`.
             body: as it came, not content-encoded.
         """
@@ -146,26 +146,26 @@ class Catalog:
             if self._may_be_empty and kind in ("tags", "v1/models"):
                 self._may_be_empty = not bodies.entries_of(kind, self._document(kind))
             return False
-        taken = self._take(kind, key, body)
+        taken = self._accept(kind, key, body)
         self._version += taken
         return taken
 
-    def _take(self, kind: str, key: str, body: bytes) -> bool:
+    def _accept(self, kind: str, key: str, body: bytes) -> bool:
         if kind not in bodies.KINDS or len(body) > (MAX_SHOW if kind == "show" else MAX_BODY):
             return False
         document = bodies.parse(body)
         if document is None or not bodies.is_good(kind, document):
             return False
         if kind == "show":
-            self._take_show(key, body)
+            self._accept_show(key, body)
             return True
-        if kind in ("tags", "v1/models") and not self._take_list(kind, document):
+        if kind in ("tags", "v1/models") and not self._accept_list(kind, document):
             return False
         self._answers.pop(kind, None)  # the newest stands last
         self._answers[kind] = body
         return True
 
-    def _take_list(self, kind: str, document: bodies.Document) -> bool:
+    def _accept_list(self, kind: str, document: bodies.Document) -> bool:
         names = {bodies.canonical(bodies.name_of(kind, e)) for e in bodies.entries_of(kind, document)}
         if not names:
             # Right after a start it often means that the pod's volume is not mounted: with an empty list
@@ -180,14 +180,14 @@ class Catalog:
         kinds = [kind for kind in ("tags", "v1/models") if kind in self._answers]
         return bool(self._models) or any(bodies.entries_of(kind, self._document(kind)) for kind in kinds)
 
-    def _take_show(self, key: str, body: bytes) -> None:
+    def _accept_show(self, key: str, body: bytes) -> None:
         self._shows.pop(key, None)
         self._shows[key] = body
         size = sum(map(len, self._shows.values()))
         while len(self._shows) > MAX_SHOWS or size > MAX_SHOWS_BYTES:
             size -= len(self._shows.pop(next(iter(self._shows))))
 
-    def forget_after_change(self, model: str | None = None) -> None:
+    def invalidate(self, model: str | None = None) -> None:
         """Hear that models were pulled, created, copied or deleted through the gateway.
 
         What is known of `model` is forgotten, an empty list is believed again, and a refresh is asked for.
@@ -207,14 +207,14 @@ class Catalog:
         try:
             await asyncio.to_thread(self._store.write, version, sections)
         except OSError as error:
-            if not self._has_told:
-                self._has_told = True
-                self._tell(f"the catalogue cannot be kept on disk: {_why(error)}")
+            if not self._has_warned:
+                self._has_warned = True
+                self._warn(f"the catalogue cannot be kept on disk: {_why(error)}")
             return
         self._flushed = max(self._flushed, version)
-        self._has_told = False
+        self._has_warned = False
 
-    def answer(self, method: str, upstream_path: str, body: bytes = b"") -> Answered | None:
+    def answer(self, method: str, upstream_path: str, body: bytes = b"") -> CachedResponse | None:
         """Answer a metadata request while the pod is off; None: only the pod knows (503, never 404).
 
         Args:
@@ -223,17 +223,17 @@ class Catalog:
             body: the request's; only `show` has one.
         """
         if upstream_path == "/api/ps":
-            return Answered(200, _JSON, bodies.NOBODY_LOADED)
+            return CachedResponse(200, _JSON, bodies.NOBODY_LOADED)
         if upstream_path == "/api/show":
             return self._show(body) if method == "POST" else None
         if upstream_path.startswith(_MODEL):
             return self._v1_model(unquote(upstream_path[len(_MODEL) :]))
         kind = _KINDS.get(upstream_path)
         if kind == "tags":
-            return Answered(200, _JSON, self._tags())
+            return CachedResponse(200, _JSON, self._tags())
         if kind == "v1/models":
-            return Answered(200, _V1_JSON, self._v1_models())
-        return Answered(200, _JSON, self._answers.get(kind, _DEFAULTS[kind])) if kind else None
+            return CachedResponse(200, _V1_JSON, self._v1_models())
+        return CachedResponse(200, _JSON, self._answers.get(kind, _DEFAULTS[kind])) if kind else None
 
     def _tags(self) -> bytes:
         if self._mode == "empty":
@@ -254,20 +254,20 @@ class Catalog:
         document = bodies.parse(self._tags()) or {}
         return bodies.v1_models(bodies.entries_of("tags", document))
 
-    def _v1_model(self, name: str) -> Answered | None:
+    def _v1_model(self, name: str) -> CachedResponse | None:
         document = bodies.parse(self._v1_models()) or {}
         for entry in bodies.entries_of("v1/models", document):
             if bodies.canonical(bodies.name_of("v1/models", entry)) == bodies.canonical(name):
                 created = entry.get("created")
                 found = bodies.v1_model(name, created if isinstance(created, int) else 0)
-                return Answered(200, _V1_JSON, orjson.dumps(found) + b"\n")
+                return CachedResponse(200, _V1_JSON, orjson.dumps(found) + b"\n")
         return None
 
-    def _show(self, body: bytes) -> Answered | None:
+    def _show(self, body: bytes) -> CachedResponse | None:
         question = _question(body)
         key = _show_key(question) if question and self._mode != "empty" else None
         known = self._shows.get(key) if key else None
-        return Answered(200, _JSON, known) if known is not None else None
+        return CachedResponse(200, _JSON, known) if known is not None else None
 
     def _document(self, kind: str) -> bodies.Document:
         return bodies.parse(self._answers[kind]) or {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from gpugate.ollama.catalog_cache import Catalog
+from gpugate.ollama.catalog_cache import CatalogCache
 from gpugate.provider_api import Endpoint
 from gpugate.tasks import CrashListener, spawn
 
@@ -20,17 +20,19 @@ _PATHS = {
 }
 
 
-class Source(Protocol):
+class CatalogSource(Protocol):
     """Where the lists come from."""
 
     async def fetch(self, endpoint: Endpoint, path: str) -> bytes | None:
         """The body of a 200 answer to `GET path`, else None."""
 
 
-class CatalogKeeper:
-    """The tasks behind a `Catalog`."""
+class CatalogRefresher:
+    """The tasks behind a `CatalogCache`."""
 
-    def __init__(self, catalog: Catalog, source: Source, on_crash: CrashListener | None = None) -> None:
+    def __init__(
+        self, catalog: CatalogCache, source: CatalogSource, on_crash: CrashListener | None = None
+    ) -> None:
         self._catalog = catalog
         self._source = source
         self._on_crash = on_crash
@@ -65,7 +67,7 @@ class CatalogKeeper:
     async def _fetch(self, endpoint: Endpoint) -> None:
         for kind, path in _PATHS.items():
             body = await self._source.fetch(endpoint, path)
-            if body is not None and self._catalog.remember(kind, "", body):
+            if body is not None and self._catalog.store(kind, "", body):
                 self.changed()
 
     async def _write(self) -> None:

@@ -20,7 +20,7 @@ Sections = Mapping[str, Mapping[str, bytes]]
 """Section -> key -> body, in order: the newest last."""
 
 
-class Damaged(Exception):
+class CorruptFile(Exception):
     """The file, or a part of it, is not what was written."""
 
 
@@ -36,21 +36,21 @@ class CatalogStore:
         """Return what was written last; nothing if there is no file.
 
         Raises:
-            Damaged: the file is not readable as a catalogue.
+            CorruptFile: the file is not readable as a catalogue.
             OSError: the file cannot be read.
         """
         try:
             if self.path.stat().st_size > _MAX_FILE:
-                raise Damaged("it is too large")
+                raise CorruptFile("it is too large")
             raw = self.path.read_bytes()
         except FileNotFoundError:
             return {}
         try:
             document = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
-            raise Damaged("it is no JSON") from error
+            raise CorruptFile("it is no JSON") from error
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise Damaged("it is no catalogue of this version")
+            raise CorruptFile("it is no catalogue of this version")
         return {name: _bodies(document.get(name)) for name in document if name != "format"}
 
     def write(self, version: int, sections: Sections) -> None:
@@ -99,5 +99,5 @@ def _sync_directory(path: Path) -> None:
 
 def _bodies(section: object) -> dict[str, bytes]:
     if not isinstance(section, dict):
-        raise Damaged("a section is no object")
+        raise CorruptFile("a section is no object")
     return {key: text.encode() for key, text in section.items() if isinstance(text, str)}

@@ -79,7 +79,7 @@ def _member(text: bytes, key: str, begin: int, end: int) -> Member:
     return Member(key, begin, end)
 
 
-def with_members(text: bytes, values: Mapping[str, bytes]) -> bytes:
+def set_members(text: bytes, values: Mapping[str, bytes]) -> bytes:
     """`text` with these members, JSON by key: in the place of those it has, in any case, or in front.
 
     Raises:

@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote_to_bytes
 from attrs import evolve, frozen
 
 
-class Kind(StrEnum):
+class RouteKind(StrEnum):
     """What becomes of a request."""
 
     COMPUTE = "compute"
@@ -26,11 +26,11 @@ class Kind(StrEnum):
     """Changes models on the pod's disk: wakes, and needs the scope `admin`."""
     HEALTH = "health"
     """`GET|HEAD /`: answered here, without a token."""
-    UNKNOWN_GET = "unknown_get"
+    PASS_THROUGH = "unknown_get"
     """Under /api or /v1, not known, and no POST: passed on while READY, otherwise 503."""
-    OWN = "own"
+    GATEWAY_API = "own"
     """`/api/v1/*`: gpugate's own, dispatched elsewhere by `upstream_path`."""
-    NOT_OURS = "not_ours"
+    NOT_FOUND = "not_ours"
     """Nothing is there: 404 in the envelope."""
     WRONG_METHOD = "wrong_method"
     """405 as Ollama says it; `allow` lists the methods."""
@@ -44,7 +44,7 @@ class Route:
 
     Attributes:
         kind: what becomes of it.
-        upstream_path: the path to ask the pod for (raw, without query); for `OWN` the decoded own
+        upstream_path: the path to ask the pod for (raw, without query); for `GATEWAY_API` the decoded own
             path; for `REDIRECT` the path to send the client to.
         scope: "chat" or "admin"; None means that any valid token will do (`HEALTH`: none at all).
         api: which endpoint, such as "chat" or "v1/messages"; None when it is not known.
@@ -52,7 +52,7 @@ class Route:
         allow: the methods that the path has, for a 405.
     """
 
-    kind: Kind
+    kind: RouteKind
     upstream_path: str
     scope: str | None = None
     api: str | None = None
@@ -62,7 +62,7 @@ class Route:
     @property
     def wakes(self) -> bool:
         """Whether a pod that is off is started for it (an unload or a refusal aside)."""
-        return self.kind is Kind.COMPUTE or self.kind is Kind.ADMIN
+        return self.kind is RouteKind.COMPUTE or self.kind is RouteKind.ADMIN
 
 
 _COMPUTE = (
@@ -97,14 +97,14 @@ _ALIASES = (("/api/v1/chat", "/api/chat"), ("/api/v1/generate", "/api/generate")
 
 
 def _table() -> dict[tuple[str, str], Route]:
-    table = {(method, "/"): Route(Kind.HEALTH, "/") for method in ("GET", "HEAD")}
+    table = {(method, "/"): Route(RouteKind.HEALTH, "/") for method in ("GET", "HEAD")}
     for api, path in _COMPUTE:
-        table["POST", path] = Route(Kind.COMPUTE, path, "chat", api)
+        table["POST", path] = Route(RouteKind.COMPUTE, path, "chat", api)
     for method, api, path in _ADMIN:
-        table[method, path] = Route(Kind.ADMIN, path, "admin", api)
+        table[method, path] = Route(RouteKind.ADMIN, path, "admin", api)
     for methods, api, path in _METADATA:
         for method in methods:
-            table[method, path] = Route(Kind.METADATA, path, "chat", api)
+            table[method, path] = Route(RouteKind.METADATA, path, "chat", api)
     for alias, path in _ALIASES:
         table["POST", alias] = table["POST", path]
     return table
@@ -125,22 +125,22 @@ _STRANGE = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
 _HIDDEN = re.compile(r"[\x00-\x1f\x7f\\%]")
 
 
-def classify(method: str, path: str) -> Route:
+def match_route(method: str, path: str) -> Route:
     """Say what a request means; never raises.
 
     Args:
         method: as received; methods are case-sensitive.
         path: the raw path; a query behind it is ignored.
     """
-    return _ROUTES.get((method, path)) or _classify_rare(method, path.partition("?")[0])
+    return _ROUTES.get((method, path)) or _match_rare_route(method, path.partition("?")[0])
 
 
-def _classify_rare(method: str, raw: str) -> Route:
+def _match_rare_route(method: str, raw: str) -> Route:
     path = _decoded(raw)
     if path is None:
-        return Route(Kind.NOT_OURS, raw)
+        return Route(RouteKind.NOT_FOUND, raw)
     if (clean := _clean(path)) != path:
-        return _redirect(clean) if _is_inside(clean) else Route(Kind.NOT_OURS, raw)
+        return _redirect(clean) if _is_inside(clean) else Route(RouteKind.NOT_FOUND, raw)
     if path != "/" and path.endswith("/") and _exists(path[:-1]):
         return _redirect(path[:-1])
     if route := _ROUTES.get((method, path)):
@@ -148,7 +148,7 @@ def _classify_rare(method: str, raw: str) -> Route:
     if path in _METHODS:
         return _wrong_method(raw, _METHODS[path])
     if path == "/api/v1" or path.startswith("/api/v1/"):
-        return Route(Kind.OWN, path)
+        return Route(RouteKind.GATEWAY_API, path)
     if path.startswith(_MODELS):
         return _model(method, raw, path)
     if path == _BLOBS or path.startswith(_BLOBS + "/"):
@@ -189,17 +189,17 @@ def _exists(path: str) -> bool:
 
 
 def _redirect(path: str) -> Route:
-    return Route(Kind.REDIRECT, quote(path, safe="/:@"))
+    return Route(RouteKind.REDIRECT, quote(path, safe="/:@"))
 
 
 def _wrong_method(raw: str, allow: tuple[str, ...], scope: str = "chat") -> Route:
-    return Route(Kind.WRONG_METHOD, raw, scope, allow=allow)
+    return Route(RouteKind.WRONG_METHOD, raw, scope, allow=allow)
 
 
 def _model(method: str, raw: str, path: str) -> Route:
     name = path[len(_MODELS) :]
     if method == "GET" and name.strip("/"):  # a name may hold slashes: hf.co/user/model
-        return Route(Kind.METADATA, raw, "chat", "v1/model")
+        return Route(RouteKind.METADATA, raw, "chat", "v1/model")
     if name and "/" not in name:
         return _wrong_method(raw, ("GET",))
     return _unknown(method, raw, path)
@@ -210,20 +210,20 @@ def _blob(method: str, raw: str, path: str) -> Route:
     if not path[len(_BLOBS) :].strip("/"):
         return evolve(_unknown("GET", raw, path), scope="admin")
     if method == "POST":
-        return Route(Kind.ADMIN, raw, "admin", "blob", streamed_body=True)
+        return Route(RouteKind.ADMIN, raw, "admin", "blob", streamed_body=True)
     if method == "HEAD":
-        return Route(Kind.ADMIN, raw, "admin", "blob")
+        return Route(RouteKind.ADMIN, raw, "admin", "blob")
     return _wrong_method(raw, ("POST", "HEAD"), "admin")
 
 
 def _unknown(method: str, raw: str, path: str) -> Route:
     if not _is_inside(path):
-        return Route(Kind.NOT_OURS, raw)
+        return Route(RouteKind.NOT_FOUND, raw)
     if method == "POST" and path.count("/") > 1 and path not in ("/api/", "/v1/"):
         # Some Ollama has it, or will: it grows faster than this table (docs/api.md#what-wakes-the-pod).
-        return Route(Kind.COMPUTE, raw, "chat")
+        return Route(RouteKind.COMPUTE, raw, "chat")
     if method in _PASSED_ON or method == "POST":
-        return Route(Kind.UNKNOWN_GET, raw, "chat")
+        return Route(RouteKind.PASS_THROUGH, raw, "chat")
     return _wrong_method(raw, ())
 
 

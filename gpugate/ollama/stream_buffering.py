@@ -12,55 +12,55 @@ import orjson
 from attrs import field, frozen
 
 from gpugate.ollama.assemblers import (
-    Anthropic,
-    Assembly,
-    Native,
-    OpenAi,
-    OpenAiChat,
-    OpenAiCompletions,
-    Responses,
+    AnthropicAssembler,
+    OllamaAssembler,
+    OpenAiAssembler,
+    OpenAiChatAssembler,
+    OpenAiCompletionsAssembler,
+    ResponseAssembler,
+    ResponsesAssembler,
 )
-from gpugate.ollama.json_edit import members, with_members
-from gpugate.ollama.routes import classify
-from gpugate.ollama.validation import peek
+from gpugate.ollama.json_edit import members, set_members
+from gpugate.ollama.routes import match_route
+from gpugate.ollama.validation import scan_body
 
-_ASSEMBLIES: Mapping[str, type[Assembly]] = {
-    "/api/chat": Native,
-    "/api/generate": Native,
-    "/v1/chat/completions": OpenAiChat,
-    "/v1/completions": OpenAiCompletions,
-    "/v1/messages": Anthropic,
-    "/v1/responses": Responses,
+_ASSEMBLIES: Mapping[str, type[ResponseAssembler]] = {
+    "/api/chat": OllamaAssembler,
+    "/api/generate": OllamaAssembler,
+    "/v1/chat/completions": OpenAiChatAssembler,
+    "/v1/completions": OpenAiCompletionsAssembler,
+    "/v1/messages": AnthropicAssembler,
+    "/v1/responses": ResponsesAssembler,
 }
 
 
 @frozen
-class Aggregation:
+class StreamRewrite:
     """What is asked of the pod instead, and what its stream is put together by.
 
     Attributes:
         body: the client's, with `stream` true, and nothing else changed but OpenAI's `stream_options`: an
             OpenAI stream tells its usage only if asked.
-        assembly: makes one; each try needs its own.
+        assembler: makes one; each try needs its own.
     """
 
     body: bytes = field(repr=False)
-    assembly: Callable[[], Assembly]
+    assembler: Callable[[], ResponseAssembler]
 
 
-def aggregation(path: str, headers: Mapping[str, str], body: bytes) -> Aggregation | None:
+def stream_rewrite(path: str, headers: Mapping[str, str], body: bytes) -> StreamRewrite | None:
     """How to ask for this POST's answer as a stream; None if it streams already, or cannot, or who knows."""
     kind = _ASSEMBLIES.get(path)
     if kind is None:
         return None
-    seen = peek(classify("POST", path), headers, body)
-    if seen.refused is not None or seen.unload or seen.stream is not False:
+    seen = scan_body(match_route("POST", path), headers, body)
+    if seen.error is not None or seen.unload or seen.stream is not False:
         return None
     changed = {"stream": b"true"}
     try:
-        if issubclass(kind, OpenAi):
+        if issubclass(kind, OpenAiAssembler):
             changed["stream_options"] = _with_usage(body)
-        return Aggregation(with_members(body, changed), kind)
+        return StreamRewrite(set_members(body, changed), kind)
     except ValueError:  # a text that only Ollama can make sense of
         return None
 

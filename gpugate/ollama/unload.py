@@ -32,7 +32,7 @@ def is_unload(api: str | None, document: dict[str, object]) -> bool:
     return content in (None, "", []) and _is_zero(gojson.field(document, "keep_alive"))
 
 
-def names_unload(api: str | None, body: bytes) -> str | None:
+def model_to_unload(api: str | None, body: bytes) -> str | None:
     """Return the model that `body` asks to unload, or None if it is no unload; never raises."""
     if api not in ("generate", "chat") or not may_be_unload(body):
         return None

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from gpugate.ollama import gojson
 from gpugate.ollama.gojson import Malformed, Unjudged
-from gpugate.ollama.routes import Kind, Route
+from gpugate.ollama.routes import Route, RouteKind
 from gpugate.ollama.unload import is_unload
 
 JSON = "application/json; charset=utf-8"
@@ -23,7 +23,7 @@ PLAIN_JSON = "application/json"
 
 
 @frozen
-class Refused:
+class LocalResponse:
     """A whole answer, as Ollama would give it."""
 
     status: int
@@ -33,48 +33,48 @@ class Refused:
 
 
 @frozen
-class Peek:
+class BodyFields:
     """What a held request's body says. Small: the parsed body is not kept while the request waits.
 
     Attributes:
         model: the model it names, if it could be read.
         stream: whether its answer will be a stream, the endpoint's default included; None: unknown.
         unload: it asks to unload a model (answered here while the pod is off).
-        refused: Ollama would refuse it; nothing wakes.
+        error: Ollama would refuse it; nothing wakes.
     """
 
     model: str | None = None
     stream: bool | None = None
     unload: bool = False
-    refused: Refused | None = None
+    error: LocalResponse | None = None
 
 
-_Shape = Callable[[int, str], Refused]
+_Shape = Callable[[int, str], LocalResponse]
 _Document = dict[str, object]
 
 
-def native(status: int, message: str) -> Refused:
+def native(status: int, message: str) -> LocalResponse:
     """Return `{"error": "…"}`, the shape of /api/*."""
-    return Refused(status, JSON, gojson.write({"error": message}))
+    return LocalResponse(status, JSON, gojson.write({"error": message}))
 
 
-def _openai(status: int, message: str) -> Refused:
+def _openai(status: int, message: str) -> LocalResponse:
     """Return the error of a /v1 request that Ollama's translator refuses."""
     kinds = {400: "invalid_request_error", 404: "not_found_error"}
     error = {"message": message, "type": kinds.get(status, "api_error"), "param": None, "code": None}
-    return Refused(status, JSON, gojson.write({"error": error}))
+    return LocalResponse(status, JSON, gojson.write({"error": error}))
 
 
-def _openai_late(status: int, message: str) -> Refused:
+def _openai_late(status: int, message: str) -> LocalResponse:
     """Return the same from behind the translator, which frames it another way."""
     early = _openai(status, message)
-    return Refused(status, PLAIN_JSON, early.body + b"\n")
+    return LocalResponse(status, PLAIN_JSON, early.body + b"\n")
 
 
-def _anthropic(status: int, message: str) -> Refused:
+def _anthropic(status: int, message: str) -> LocalResponse:
     error = {"type": "invalid_request_error" if status == 400 else "api_error", "message": message}
     body = {"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"}
-    return Refused(status, JSON, gojson.write(body))
+    return LocalResponse(status, JSON, gojson.write(body))
 
 
 @frozen
@@ -93,65 +93,65 @@ class _Endpoint:
     fields: Mapping[str, tuple[str, str]]
     shape: _Shape
     streams: bool | None
-    missing: Callable[[_Document], Refused | None]
+    missing: Callable[[_Document], LocalResponse | None]
 
 
 def _is_blank(document: _Document, name: str = "model") -> bool:
     return not gojson.as_text(gojson.field(document, name)).strip()
 
 
-def _required(document: _Document) -> Refused | None:
+def _required(document: _Document) -> LocalResponse | None:
     return native(400, "model is required") if _is_blank(document) else None
 
 
-def _not_found(document: _Document) -> Refused | None:
+def _not_found(document: _Document) -> LocalResponse | None:
     if not _is_blank(document):
         return None
     return native(404, f"model '{gojson.as_text(gojson.field(document, 'model'))}' not found")
 
 
-def _either_name(text: str) -> Callable[[_Document], Refused | None]:
-    def missing(document: _Document) -> Refused | None:
+def _either_name(text: str) -> Callable[[_Document], LocalResponse | None]:
+    def missing(document: _Document) -> LocalResponse | None:
         return native(400, text) if _is_blank(document) and _is_blank(document, "name") else None
 
     return missing
 
 
-def _copy(document: _Document) -> Refused | None:
+def _copy(document: _Document) -> LocalResponse | None:
     for name in ("source", "destination"):
         if _is_blank(document, name):
             return native(400, f'{name} "{gojson.as_text(gojson.field(document, name))}" is invalid')
     return None
 
 
-def _nothing(_document: _Document) -> Refused | None:
+def _nothing(_document: _Document) -> LocalResponse | None:
     return None
 
 
-def _v1_chat(document: _Document) -> Refused | None:
+def _v1_chat(document: _Document) -> LocalResponse | None:
     if not gojson.field(document, "messages"):
         return _openai(400, "[] is too short - 'messages'")
     return _v1_required(document)
 
 
-def _v1_required(document: _Document) -> Refused | None:
+def _v1_required(document: _Document) -> LocalResponse | None:
     return _openai_late(400, "model is required") if _is_blank(document) else None
 
 
-def _v1_not_found(document: _Document) -> Refused | None:
+def _v1_not_found(document: _Document) -> LocalResponse | None:
     if not _is_blank(document):
         return None
     return _openai_late(404, f"model '{gojson.as_text(gojson.field(document, 'model'))}' not found")
 
 
-def _v1_embeddings(document: _Document) -> Refused | None:
+def _v1_embeddings(document: _Document) -> LocalResponse | None:
     value = gojson.field(document, "input")
     if value is None or value == []:
         return _openai(400, "invalid input")
     return _v1_not_found(document)
 
 
-def _v1_messages(document: _Document) -> Refused | None:
+def _v1_messages(document: _Document) -> LocalResponse | None:
     limit = gojson.field(document, "max_tokens")
     if _is_blank(document):
         return _anthropic(400, "model is required")
@@ -211,7 +211,7 @@ _ENDPOINTS: Mapping[str, _Endpoint] = {
 _BY_NAME = frozenset({"show", "pull", "push", "delete", "create", None})
 
 
-def peek(route: Route, headers: Mapping[str, str], body: bytes) -> Peek:
+def scan_body(route: Route, headers: Mapping[str, str], body: bytes) -> BodyFields:
     """Look once at a body that has to wait: its model, whether Ollama would refuse it; never raises.
 
     Args:
@@ -220,24 +220,24 @@ def peek(route: Route, headers: Mapping[str, str], body: bytes) -> Peek:
         body: all of it.
     """
     if route.streamed_body or not _is_plain(headers):
-        return Peek()
+        return BodyFields()
     endpoint = _ENDPOINTS.get(route.api) if route.api is not None else None
     try:
         document = gojson.read(body)
     except Unjudged:
-        return Peek(model=gojson.guess_model(body))
+        return BodyFields(model=gojson.guess_model(body))
     except Malformed as error:
-        return Peek(refused=_malformed(endpoint, str(error)) if endpoint else None)
+        return BodyFields(error=_malformed(endpoint, str(error)) if endpoint else None)
     if not isinstance(document, dict | None):
-        return Peek(refused=_wrong_document(endpoint, document) if endpoint else None)
+        return BodyFields(error=_wrong_document(endpoint, document) if endpoint else None)
     return _look(route.api, endpoint, document or {})
 
 
-def refusal(route: Route, headers: Mapping[str, str], body: bytes) -> Refused | None:
+def validation_error(route: Route, headers: Mapping[str, str], body: bytes) -> LocalResponse | None:
     """Return what Ollama would refuse this with, unseen, or None; never raises."""
-    if route.kind is Kind.WRONG_METHOD:
+    if route.kind is RouteKind.WRONG_METHOD:
         return wrong_method(route)
-    return peek(route, headers, body).refused
+    return scan_body(route, headers, body).error
 
 
 def _is_plain(headers: Mapping[str, str]) -> bool:
@@ -246,35 +246,35 @@ def _is_plain(headers: Mapping[str, str]) -> bool:
     return encoding in ("", "identity") and not kind.startswith("multipart/")
 
 
-def _look(api: str | None, endpoint: _Endpoint | None, document: _Document) -> Peek:
+def _look(api: str | None, endpoint: _Endpoint | None, document: _Document) -> BodyFields:
     model = gojson.as_text(gojson.field(document, "model"))
     if not model and api in _BY_NAME:
         model = gojson.as_text(gojson.field(document, "name"))
     model = model.strip()
     if endpoint is None:
-        return Peek(model=model or None)
+        return BodyFields(model=model or None)
     if refused := _wrong_field(endpoint, document) or endpoint.missing(document):
-        return Peek(model=model or None, refused=refused)
+        return BodyFields(model=model or None, error=refused)
     stream = gojson.field(document, "stream")
-    return Peek(
+    return BodyFields(
         model=model or None,
         stream=bool(endpoint.streams if stream is None or endpoint.streams is None else stream),
         unload=is_unload(api, document),
     )
 
 
-def _malformed(endpoint: _Endpoint, complaint: str) -> Refused:
+def _malformed(endpoint: _Endpoint, complaint: str) -> LocalResponse:
     if complaint == "EOF" and endpoint.shape is native:
         complaint = "missing request body"
     return endpoint.shape(400, complaint)
 
 
-def _wrong_document(endpoint: _Endpoint, document: object) -> Refused:
+def _wrong_document(endpoint: _Endpoint, document: object) -> LocalResponse:
     kind = gojson.kind_of(document)
     return endpoint.shape(400, f"json: cannot unmarshal {kind} into Go value of type {endpoint.struct}")
 
 
-def _wrong_field(endpoint: _Endpoint, document: _Document) -> Refused | None:
+def _wrong_field(endpoint: _Endpoint, document: _Document) -> LocalResponse | None:
     """Return Go's complaint about the first field of another type, a bad duration before all others."""
     complaint = ""
     for key, value in document.items():
@@ -305,23 +305,23 @@ def _wrong_duration(value: object) -> str:
     return "" if kind == "number" else f"Unsupported type: '{_GO_TYPES[kind]}'"
 
 
-def running() -> Refused:
+def running() -> LocalResponse:
     """Return the answer of `GET|HEAD /`; no refusal, but the one body that Ollama never changes."""
-    return Refused(200, "text/plain; charset=utf-8", b"Ollama is running")
+    return LocalResponse(200, "text/plain; charset=utf-8", b"Ollama is running")
 
 
-def wrong_method(route: Route) -> Refused:
+def wrong_method(route: Route) -> LocalResponse:
     """Return the 405 of Ollama's router."""
     allow = (("Allow", ", ".join(route.allow)),) if route.allow else ()
-    return Refused(405, "text/plain", b"405 method not allowed", allow)
+    return LocalResponse(405, "text/plain", b"405 method not allowed", allow)
 
 
-def not_found() -> Refused:
+def not_found() -> LocalResponse:
     """Return the 404 of Ollama's router."""
-    return Refused(404, "text/plain", b"404 page not found")
+    return LocalResponse(404, "text/plain", b"404 page not found")
 
 
-def redirect(method: str, route: Route, *, prefix: str = "", query: str = "") -> Refused:
+def redirect(method: str, route: Route, *, prefix: str = "", query: str = "") -> LocalResponse:
     """Return the redirect of Ollama's router to the plain spelling of a path.
 
     Args:
@@ -333,6 +333,6 @@ def redirect(method: str, route: Route, *, prefix: str = "", query: str = "") ->
     location = prefix + route.upstream_path + (f"?{query}" if query else "")
     headers = (("Location", location),)
     if method != "GET":
-        return Refused(307, "text/plain", b"", headers)
+        return LocalResponse(307, "text/plain", b"", headers)
     page = f'<a href="{escape(location)}">Moved Permanently</a>.\n\n'  # what Go's http.Redirect writes
-    return Refused(301, "text/html; charset=utf-8", page.encode(), headers)
+    return LocalResponse(301, "text/html; charset=utf-8", page.encode(), headers)

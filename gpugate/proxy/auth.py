@@ -26,13 +26,13 @@ from jwt.exceptions import InvalidKeyError, InvalidTokenError
 
 from gpugate.billing.model import BY_HAND
 from gpugate.errors import InvalidToken, ProviderUnavailable, TokenExpired
-from gpugate.proxy.jwks import PROVIDER_SILENT, Jwks
+from gpugate.proxy.jwks import PROVIDER_UNREACHABLE, JwksCache
 
 SIGNATURE_INVALID = "token signature is invalid"
 MAX_TOKEN = 16 * 1024  # characters; real ones have a few hundred
-MAX_REMEMBERED = 4096
-JWKS_MEMORY_S = 60.0  # a withdrawn key's tokens work for at most this long after it is known
-LATEST = 2.0**53  # seconds; an `exp` beyond it is no date
+MAX_CACHED = 4096
+JWKS_CACHE_S = 60.0  # a withdrawn key's tokens work for at most this long after it is known
+MAX_TIMESTAMP = 2.0**53  # seconds; an `exp` beyond it is no date
 
 SYMMETRIC = ("HS256", "HS384", "HS512")
 DEFAULT_ASYMMETRIC = ("RS256", "ES256", "EdDSA")
@@ -41,7 +41,7 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]*={0,2}", re.ASCII)
 _HASHES = {"HS256": HMACAlgorithm.SHA256, "HS384": HMACAlgorithm.SHA384, "HS512": HMACAlgorithm.SHA512}
 
 
-class Headers(Protocol):
+class HeaderLookup(Protocol):
     """What is asked of a request's headers; aiohttp's fit."""
 
     def getall(self, key: str, default: tuple[str, ...]) -> Sequence[str]:
@@ -55,7 +55,7 @@ class User:
     subject: str
     scopes: frozenset[str] | None
 
-    def may(self, scope: str) -> bool:
+    def has_scope(self, scope: str) -> bool:
         """Whether the token covers `scope`; "admin" covers all (docs/api.md#tokens-and-scopes)."""
         scopes = self.scopes
         return scopes is None or scope in scopes or "admin" in scopes
@@ -99,7 +99,7 @@ class Verifier:
         audience: str,
         leeway_s: float,
         require_exp: bool,
-        jwks: Jwks | None,
+        jwks: JwksCache | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         allowed = tuple(algorithms)
@@ -114,25 +114,27 @@ class Verifier:
         self._leeway_s = leeway_s
         self._require_exp = require_exp
         self._clock = clock
-        self._remembered: dict[bytes, tuple[User, float]] = {}
+        self._cached: dict[bytes, tuple[User, float]] = {}
 
-    def remembered(self, token: str) -> User | None:
+    def cached_user(self, token: str) -> User | None:
         """The user of a token that was good and still is, else None: then ask `verify`."""
-        key = _digest(token)
-        found = self._remembered.get(key)
+        key = token_digest(token)
+        found = self._cached.get(key)
         if found is None:
             return None
         if self._clock() < found[1]:
             return found[0]
-        self._remembered.pop(key, None)
+        self._cached.pop(key, None)
         return None
 
-    def recognised(self, headers: Headers) -> User | None:
-        """The same for the token in `Authorization`; a stranger's is taken apart by `bearer`, not here."""
+    def user_from_headers(self, headers: HeaderLookup) -> User | None:
+        """The same for the token in `Authorization`; a stranger's is taken apart by `bearer_token`, not
+        here.
+        """
         values = headers.getall("Authorization", ())
         if len(values) != 1 or not values[0].startswith("Bearer "):
             return None
-        return self.remembered(values[0][7:])
+        return self.cached_user(values[0][7:])
 
     async def verify(self, token: str) -> User:
         """Judge a token, and remember it if it is good.
@@ -149,13 +151,13 @@ class Verifier:
             payload = self._opened(token, self._secret, str(algorithm))
         elif self._jwks is not None and algorithm in self._asymmetric:
             payload = await self._opened_by_provider(token, header.get("kid"), str(algorithm), self._jwks)
-            longest = self._clock() + JWKS_MEMORY_S
+            longest = self._clock() + JWKS_CACHE_S
         else:
             raise InvalidToken(SIGNATURE_INVALID)
         if payload is None:
             raise InvalidToken(SIGNATURE_INVALID)
         user, until = self._judged(_claims_of(payload))
-        self._remember(token, user, min(until, longest))
+        self._cache(token, user, min(until, longest))
         return user
 
     def _opened(self, token: str, key: bytes | PyJWK, algorithm: str) -> bytes | None:
@@ -166,18 +168,20 @@ class Verifier:
             return None
         return bytes(payload)
 
-    async def _opened_by_provider(self, token: str, kid: object, algorithm: str, jwks: Jwks) -> bytes | None:
+    async def _opened_by_provider(
+        self, token: str, kid: object, algorithm: str, jwks: JwksCache
+    ) -> bytes | None:
         if kid is not None and not isinstance(kid, str):
             raise InvalidToken
-        await jwks.ready()
+        await jwks.ensure_fresh()
         keys = jwks.find(kid, algorithm)
         payload = self._opened_by_any(token, keys, algorithm)
         # A key that is not known may be a new one. Without a `kid` one cannot tell, so look as well.
-        if payload is None and not jwks.knows(kid) and await jwks.looked_again():
+        if payload is None and not jwks.has_key(kid) and await jwks.refresh_if_unknown():
             keys = jwks.find(kid, algorithm)
             payload = self._opened_by_any(token, keys, algorithm)
         if payload is None and not keys and jwks.failing:
-            raise ProviderUnavailable(PROVIDER_SILENT, retry_after_s=jwks.pause_s)
+            raise ProviderUnavailable(PROVIDER_UNREACHABLE, retry_after_s=jwks.pause_s)
         return payload
 
     def _opened_by_any(self, token: str, keys: Iterable[PyJWK], algorithm: str) -> bytes | None:
@@ -208,15 +212,15 @@ class Verifier:
         named = audience if isinstance(audience, list) else [audience]
         return not self._audience or self._audience in named
 
-    def _remember(self, token: str, user: User, until: float) -> None:
-        remembered = self._remembered
-        remembered.pop(key := _digest(token), None)
-        if len(remembered) >= MAX_REMEMBERED:
+    def _cache(self, token: str, user: User, until: float) -> None:
+        remembered = self._cached
+        remembered.pop(key := token_digest(token), None)
+        if len(remembered) >= MAX_CACHED:
             del remembered[next(iter(remembered))]
         remembered[key] = (user, until)
 
 
-def bearer(headers: Headers) -> str:
+def bearer_token(headers: HeaderLookup) -> str:
     """The token of `Authorization: Bearer <token>`; the scheme's case does not matter.
 
     Raises:
@@ -233,7 +237,7 @@ def bearer(headers: Headers) -> str:
     return token
 
 
-def _digest(token: str) -> bytes:
+def token_digest(token: str) -> bytes:
     """What a token is remembered under: who reads our memory finds none."""
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
@@ -290,7 +294,7 @@ def _instant(claims: Mapping[str, object], name: str) -> float | None:
     if name not in claims:
         return None
     value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LATEST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_TIMESTAMP:
         raise InvalidToken
     return float(value)
 

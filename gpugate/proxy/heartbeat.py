@@ -14,8 +14,8 @@ from aiohttp import ClientConnectionResetError
 from gpugate.errors import GateError, UpstreamBroken
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.proxy.error_format import Dialect, stream_error
-from gpugate.proxy.request_context import Call
-from gpugate.relay import Ending, Relayed
+from gpugate.proxy.request_context import RequestContext
+from gpugate.relay import RelayedResponse, RelayOutcome
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
@@ -31,11 +31,11 @@ class Heartbeat:
     """The filler of one held request.
 
     Attributes:
-        committed: status 200 and the first filler have left.
+        headers_sent: status 200 and the first filler have left.
     """
 
-    def __init__(self, call: Call, interval_s: float, *, streams: bool) -> None:
-        self.committed = False
+    def __init__(self, call: RequestContext, interval_s: float, *, streams: bool) -> None:
+        self.headers_sent = False
         self._call = call
         self._interval_s = interval_s
         native = call.dialect in (Dialect.OLLAMA, Dialect.ENVELOPE)
@@ -44,7 +44,7 @@ class Heartbeat:
         else:
             self._content_type = "application/json; charset=utf-8" if native else "application/json"
 
-    async def hold(self, lease: Lease) -> ServingPod:
+    async def wait_for_pod(self, lease: Lease) -> ServingPod:
         """Wait for the pod, beating.
 
         Raises:
@@ -55,44 +55,46 @@ class Heartbeat:
                 async with asyncio.timeout(self._interval_s):
                     return await lease.wait_admitted()
             except TimeoutError:
-                self._beat()
+                self._send_filler()
 
-    def fail(self, error: GateError) -> Relayed:
+    def finish_with_error(self, error: GateError) -> RelayedResponse:
         """End an answer of which only filler has left."""
         call = self._call
-        return self._end(stream_error(call.dialect, error, self._content_type, request_id=call.request_id))
+        return self._finish(stream_error(call.dialect, error, self._content_type, request_id=call.request_id))
 
-    def pass_on(self, refusal: bytes) -> Relayed:
+    def finish_with_upstream_error(self, refusal: bytes) -> RelayedResponse:
         """The pod's service refused: say so in its own words, as its status cannot be sent any more."""
         try:
             words = orjson.dumps(orjson.loads(refusal))
         except orjson.JSONDecodeError:
-            return self.fail(UpstreamBroken("the pod's service refused the request"))
+            return self.finish_with_error(UpstreamBroken("the pod's service refused the request"))
         if self._content_type == SSE:
             name = b"event: error\n" if self._call.dialect is Dialect.ANTHROPIC else b""
             words = name + b"data: " + words + b"\n\n"
-        return self._end(words + b"\n" if self._content_type == NDJSON else words)
+        return self._finish(words + b"\n" if self._content_type == NDJSON else words)
 
-    def deliver(self, answer: bytes) -> Relayed:
+    def finish_with_body(self, answer: bytes) -> RelayedResponse:
         """End with the answer that was waited for, whole."""
-        return self._end(answer, clean=True)
+        return self._finish(answer, clean=True)
 
-    def _end(self, words: bytes, *, clean: bool = False) -> Relayed:
+    def _finish(self, words: bytes, *, clean: bool = False) -> RelayedResponse:
         call = self._call
         clean = clean or self._content_type == SSE
         self._write(_chunk(words) + (_LAST_CHUNK if clean else b""))
         if not clean and call.request.transport is not None:
             call.request.transport.close()
-        ending = Ending.COMPLETE if clean else Ending.UPSTREAM_LOST
-        return Relayed(200, ending=ending, keep_alive=clean and call.request.keep_alive, sent=call.sent)
+        ending = RelayOutcome.COMPLETE if clean else RelayOutcome.UPSTREAM_LOST
+        return RelayedResponse(
+            200, ending=ending, keep_alive=clean and call.request.keep_alive, sent=call.bytes_sent
+        )
 
-    def _beat(self) -> None:
+    def _send_filler(self) -> None:
         filler = b": waiting\n\n" if self._content_type == SSE else b" "
-        opening = b"" if self.committed else self._opening()
-        self.committed = True
+        opening = b"" if self.headers_sent else self._response_head()
+        self.headers_sent = True
         self._write(opening + _chunk(filler))
 
-    def _opening(self) -> bytes:
+    def _response_head(self) -> bytes:
         kind = self._content_type.encode("ascii")
         keep = b"" if self._call.request.keep_alive else b"Connection: close\r\n"
         return (
@@ -104,8 +106,8 @@ class Heartbeat:
         transport = self._call.request.transport
         if transport is None:
             raise ClientConnectionResetError("the client is gone")
-        if not self._call.sent:
+        if not self._call.bytes_sent:
             # aiohttp must never begin an answer of its own on this request
             self._call.request.writer.output_size += len(data)
-        self._call.sent += len(data)
+        self._call.bytes_sent += len(data)
         transport.write(data)

@@ -18,7 +18,7 @@ from jwt import PyJWK
 from gpugate.errors import ProviderUnavailable
 from gpugate.tasks import report_crash, spawn
 
-PROVIDER_SILENT = "the identity provider cannot be asked right now"
+PROVIDER_UNREACHABLE = "the identity provider cannot be asked right now"
 REFRESH_S = 600.0
 PAUSE_S = 10.0  # between two fetches, whoever asks: bogus tokens must not hammer the provider
 OUTAGE_S = 24 * 3600.0  # how long old keys are good for
@@ -34,7 +34,7 @@ _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "ES256K": "secp
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y")
 
 
-class FetchFailed(Exception):
+class KeyFetchError(Exception):
     """The keys could not be had; the message says why, without a URL."""
 
 
@@ -65,13 +65,13 @@ class _Key:
             return None
 
 
-class Jwks:
+class JwksCache:
     """The keys of one JWKS document.
 
     Args:
-        fetch: gets the document's bytes; raises FetchFailed, OSError or TimeoutError.
+        fetch: gets the document's bytes; raises KeyFetchError, OSError or TimeoutError.
         clock: seconds, monotonic.
-        told: hears once why fetching fails, and once (with None) that it works again.
+        on_status: hears once why fetching fails, and once (with None) that it works again.
     """
 
     pause_s = PAUSE_S
@@ -81,31 +81,31 @@ class Jwks:
         fetch: Fetch,
         *,
         clock: Callable[[], float] = time.monotonic,
-        told: Callable[[str | None], None] | None = None,
+        on_status: Callable[[str | None], None] | None = None,
     ) -> None:
         self._fetch = fetch
         self._clock = clock
-        self._told = told
+        self._on_status = on_status
         self._keys: tuple[_Key, ...] | None = None
         self._document = b""
         self._changes = 0
-        self._good_at = 0.0
+        self._fetched_at = 0.0
         self._tried_at: float | None = None
-        self._looking: asyncio.Task[None] | None = None
+        self._refreshing: asyncio.Task[None] | None = None
         self.failing = False
 
-    async def ready(self) -> None:
+    async def ensure_fresh(self) -> None:
         """Have keys that are fresh, or as fresh as can be had.
 
         Raises:
             ProviderUnavailable: there are none, or they are a day old.
         """
-        if self._keys is None or self._clock() - self._good_at >= REFRESH_S:
-            await self._look()
-        if self._keys is None or self._clock() - self._good_at >= OUTAGE_S:
-            raise ProviderUnavailable(PROVIDER_SILENT, retry_after_s=PAUSE_S)
+        if self._keys is None or self._clock() - self._fetched_at >= REFRESH_S:
+            await self._refresh()
+        if self._keys is None or self._clock() - self._fetched_at >= OUTAGE_S:
+            raise ProviderUnavailable(PROVIDER_UNREACHABLE, retry_after_s=PAUSE_S)
 
-    def knows(self, kid: str | None) -> bool:
+    def has_key(self, kid: str | None) -> bool:
         """Whether the set has a key of this name."""
         return kid is not None and any(key.kid == kid for key in self._keys or ())
 
@@ -118,68 +118,68 @@ class Jwks:
         chosen = named or (nameless if len(nameless) == len(keys) else [])
         return [made for key in chosen if (made := key.for_algorithm(algorithm)) is not None]
 
-    async def looked_again(self) -> bool:
+    async def refresh_if_unknown(self) -> bool:
         """Fetch again, unless that was done a moment ago; True if the keys are others now."""
         before = self._changes
-        await self._look()
+        await self._refresh()
         return self._changes != before
 
     async def aclose(self) -> None:
         """Drop a fetch that is under way."""
-        if (looking := self._looking) is not None:
+        if (looking := self._refreshing) is not None:
             looking.cancel()
             await asyncio.wait([looking])
 
-    async def _look(self) -> None:
-        if self._looking is None or self._looking.done():  # done: it was cancelled before it began
+    async def _refresh(self) -> None:
+        if self._refreshing is None or self._refreshing.done():  # done: it was cancelled before it began
             if self._tried_at is not None and self._clock() - self._tried_at < PAUSE_S:
                 return
             self._tried_at = self._clock()
-            self._looking = spawn(self._look_once(), "jwks")
+            self._refreshing = spawn(self._refresh_once(), "jwks")
         # Shielded: a client that hangs up takes itself away, not the others' fetch.
-        await asyncio.shield(self._looking)
+        await asyncio.shield(self._refreshing)
 
-    async def _look_once(self) -> None:
+    async def _refresh_once(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 document = await self._fetch()
-            self._take(document)
-        except (FetchFailed, OSError) as error:
-            self._tell(str(error) or type(error).__name__)
+            self._store(document)
+        except (KeyFetchError, OSError) as error:
+            self._report(str(error) or type(error).__name__)
         else:
-            self._tell(None)
+            self._report(None)
         finally:
-            self._looking = None
+            self._refreshing = None
 
-    def _take(self, document: bytes) -> None:
+    def _store(self, document: bytes) -> None:
         if self._keys is None or document != self._document:
             self._keys = _keys_in(document)
             self._document = document
             self._changes += 1
-        self._good_at = self._clock()
+        self._fetched_at = self._clock()
 
-    def _tell(self, trouble: str | None) -> None:
+    def _report(self, trouble: str | None) -> None:
         was, self.failing = self.failing, trouble is not None
-        if self._told is None or was == self.failing:
+        if self._on_status is None or was == self.failing:
             return
         try:
-            self._told(trouble)
+            self._on_status(trouble)
         except Exception as error:  # who waits for the keys has them all the same
             report_crash("jwks: telling of trouble", error, None)
 
 
 def http_fetch(session: aiohttp.ClientSession, url: str) -> Fetch:
-    """A fetch of `url` for `Jwks`: bounded in size, and no redirects, which could lead to plain http."""
+    """A fetch of `url` for `JwksCache`: bounded in size, and no redirects, which could lead to plain http."""
 
     async def fetch() -> bytes:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         try:
             async with session.get(url, headers=headers, allow_redirects=False) as answer:
                 if answer.status != 200:
-                    raise FetchFailed(f"the identity provider answered {answer.status}")
+                    raise KeyFetchError(f"the identity provider answered {answer.status}")
                 return await _bounded(answer.content)
         except aiohttp.ClientError as error:
-            raise FetchFailed(f"the identity provider cannot be reached: {type(error).__name__}") from error
+            raise KeyFetchError(f"the identity provider cannot be reached: {type(error).__name__}") from error
 
     return fetch
 
@@ -189,7 +189,7 @@ async def _bounded(content: aiohttp.StreamReader) -> bytes:
     async for chunk in content.iter_any():
         body += chunk
         if len(body) > MAX_BYTES:
-            raise FetchFailed("the identity provider's key set is too large")
+            raise KeyFetchError("the identity provider's key set is too large")
     return bytes(body)
 
 
@@ -198,10 +198,10 @@ def _keys_in(document: bytes) -> tuple[_Key, ...]:
     try:
         parsed = orjson.loads(document)
     except orjson.JSONDecodeError:
-        raise FetchFailed("the identity provider's key set is no JSON") from None
+        raise KeyFetchError("the identity provider's key set is no JSON") from None
     members = parsed.get("keys") if isinstance(parsed, dict) else None
     if not isinstance(members, list):
-        raise FetchFailed("the identity provider's answer is no key set")
+        raise KeyFetchError("the identity provider's answer is no key set")
     usable = [member for member in members if isinstance(member, dict) and _signs(member)]
     return tuple(_Key(kid=_kid_of(member), members=member) for member in usable[:MAX_KEYS])
 

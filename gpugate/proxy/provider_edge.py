@@ -15,7 +15,7 @@ PAGES = frozenset({404, 502, 503, 504})
 _TIMEOUTS = frozenset({504, 524})
 
 
-def speaks_for_pod(status: int, content_type: str, *, proxied: bool) -> bool:
+def is_edge_error(status: int, content_type: str, *, proxied: bool) -> bool:
     """Whether an answer is a proxy's, and not the pod's own.
 
     Args:
@@ -27,6 +27,6 @@ def speaks_for_pod(status: int, content_type: str, *, proxied: bool) -> bool:
     return proxied and status in PAGES and content_type.lower().startswith("text/html")
 
 
-def gave_up(status: int) -> bool:
+def is_edge_timeout(status: int) -> bool:
     """Whether a proxy that says this has waited for the pod in vain: the job may still run."""
     return status in _TIMEOUTS

@@ -9,15 +9,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from gpugate.errors import InvalidRequest, PayloadTooLarge
 
-SILENCE_S = 60.0
+BODY_STALL_S = 60.0
 """Longest pause between two pieces of a body: who sends slower is cut off with a 400."""
 
-MAX_BODY = "server.max_body"
+MAX_BODY_KEY = "server.max_body"
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def allow_body(request: web.BaseRequest) -> None:
+def send_continue(request: web.BaseRequest) -> None:
     """Tell a client that asked first (`Expect: 100-continue`) to send; `web.Server` does not."""
     if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
         transport = request.transport
@@ -25,7 +25,7 @@ def allow_body(request: web.BaseRequest) -> None:
             transport.write(_CONTINUE)
 
 
-def refuse_too_large(request: web.BaseRequest, limit: int, key: str = MAX_BODY) -> None:
+def check_content_length(request: web.BaseRequest, limit: int, key: str = MAX_BODY_KEY) -> None:
     """Refuse by the announced length, before a byte is read.
 
     Raises:
@@ -41,7 +41,7 @@ def _too_large(limit: int, key: str) -> PayloadTooLarge:
     return PayloadTooLarge(f"request body is larger than {limit} bytes{named}")
 
 
-async def read_body(request: web.BaseRequest, limit: int, key: str = MAX_BODY) -> bytes:
+async def read_body(request: web.BaseRequest, limit: int, key: str = MAX_BODY_KEY) -> bytes:
     """Return the whole body.
 
     Args:
@@ -56,12 +56,12 @@ async def read_body(request: web.BaseRequest, limit: int, key: str = MAX_BODY) -
         if not content.total_bytes:
             return b""
         return content.read_nowait(-1)
-    refuse_too_large(request, limit, key)
-    allow_body(request)
+    check_content_length(request, limit, key)
+    send_continue(request)
     body = bytearray()  # not a list of pieces: those leave holes between a thousand bodies that are held
     try:
         while not content.at_eof():
-            async with asyncio.timeout(SILENCE_S):
+            async with asyncio.timeout(BODY_STALL_S):
                 piece = await content.readany()
             if len(body) + len(piece) > limit:
                 raise _too_large(limit, key)

@@ -8,27 +8,27 @@ from gpugate.proxy.auth import User
 from gpugate.proxy.error_format import Dialect, dialect_of
 
 
-class Call:
+class RequestContext:
     """What is known of one request while it is answered.
 
     Attributes:
         path: the raw path without query and without a path token; what may be logged.
         query: what stood behind the question mark.
-        prefix: the path token's part of the path, a secret; empty without one.
+        token_prefix: the path token's part of the path, a secret; empty without one.
         extra_head: header lines that every answer to this call carries.
         waited_ms: how long it waited for the pod, 0 if it did not.
-        run: the pod's run that served it, 0 if none.
-        sent: bytes written by the relay.
-        ending: how its answer ended, if not completely.
+        run_id: the pod's run that served it, 0 if none.
+        bytes_sent: bytes written by the relay.
+        outcome: how its answer ended, if not completely.
     """
 
     # On the class, as most calls leave them as they are.
     user: User | None = None
     extra_head = b""
     waited_ms = 0
-    run = 0
-    sent = 0
-    ending = ""
+    run_id = 0
+    bytes_sent = 0
+    outcome = ""
 
     def __init__(self, request: web.BaseRequest, request_id: str, path: str, query: str, prefix: str) -> None:
         self.request = request
@@ -36,13 +36,13 @@ class Call:
         self.method = request.method
         self.path = path
         self.query = query
-        self.prefix = prefix
+        self.token_prefix = prefix
 
     @property
     def dialect(self) -> Dialect:
         """The shape of its errors; asked for only where something went wrong."""
         return dialect_of(self.path)
 
-    def target(self, upstream_path: str) -> str:
+    def upstream_target(self, upstream_path: str) -> str:
         """What to ask the pod for."""
         return f"{upstream_path}?{self.query}" if self.query else upstream_path

@@ -16,16 +16,16 @@ from aiohttp import web
 
 from gpugate.tasks import CrashListener
 
-HEAD_LIMIT_S = 30.0
+FIRST_HEAD_TIMEOUT_S = 30.0
 """A new connection has so long to send the head of its first request (slow loris)."""
 
-ANSWER_LIMIT_S = 5.0
+SELF_CHECK_TIMEOUT_S = 5.0
 """Longest that the server may take over its first request, which is its own."""
 
-_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 BACKLOG = 4096
-SOFTWARE = "gpugate"
+SERVER_HEADER = "gpugate"
 """What `Server` says: not which versions a stranger could look up the holes of."""
 
 OPTIONS: dict[str, Any] = {
@@ -36,7 +36,7 @@ OPTIONS: dict[str, Any] = {
     "max_field_size": 32 * 1024,
 }
 
-_WATCHED = (  # a client that vanished without a word is found after 30 + 3 * 10 s
+_TCP_OPTIONS = (  # a client that vanished without a word is found after 30 + 3 * 10 s
     ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
     ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 30),
     ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 10),
@@ -46,11 +46,11 @@ _WATCHED = (  # a client that vanished without a word is found after 30 + 3 * 10
     ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, 120_000),
 )
 
-Malformed = Callable[[web.BaseRequest], web.StreamResponse]
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+MalformedHandler = Callable[[web.BaseRequest], web.StreamResponse]
+RequestHandlerFunction = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
-class Connection(web.RequestHandler):
+class ClientConnection(web.RequestHandler):
     """A client's connection: aiohttp's, with a limit for the first head and our answer to malformed requests.
 
     aiohttp's answer to a malformed request would show the offending bytes to the client and the log: after a
@@ -59,17 +59,17 @@ class Connection(web.RequestHandler):
 
     __slots__ = ("_answer_malformed", "_head_timer", "_on_crash")
 
-    def __init__(self, server: web.Server, malformed: Malformed, on_crash: CrashListener) -> None:
+    def __init__(self, server: web.Server, malformed: MalformedHandler, on_crash: CrashListener) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **OPTIONS)
         self._answer_malformed = malformed
         self._on_crash = on_crash
-        self._head_timer = loop.call_later(HEAD_LIMIT_S, self.force_close)
+        self._head_timer = loop.call_later(FIRST_HEAD_TIMEOUT_S, self.force_close)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to serve the connection; see `RequestHandler`."""
         super().connection_made(transport)
-        _watch(transport.get_extra_info("socket"))
+        _set_tcp_options(transport.get_extra_info("socket"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give up what is under way; see `RequestHandler`."""
@@ -105,11 +105,11 @@ class Connection(web.RequestHandler):
             response.force_close()
         else:
             response = super().handle_error(request, status, exc, message)
-        response.headers["Server"] = SOFTWARE
+        response.headers["Server"] = SERVER_HEADER
         return response
 
 
-class GuardedServer(web.Server):
+class GatewayServer(web.Server):
     """`web.Server` that drops connections whose first request does not come.
 
     Args:
@@ -118,12 +118,14 @@ class GuardedServer(web.Server):
         on_crash: told of a connection's task that died.
     """
 
-    def __init__(self, handler: Handler, malformed: Malformed, on_crash: CrashListener) -> None:
+    def __init__(
+        self, handler: RequestHandlerFunction, malformed: MalformedHandler, on_crash: CrashListener
+    ) -> None:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
-            cast(Connection, request.protocol).head_arrived()
+            cast(ClientConnection, request.protocol).head_arrived()
             response = await handler(request)
             if not response.prepared:
-                response.headers["Server"] = SOFTWARE
+                response.headers["Server"] = SERVER_HEADER
                 if "Upgrade" in request.headers:  # aiohttp leaves unread what stands behind it
                     response.force_close()
             return response
@@ -133,10 +135,10 @@ class GuardedServer(web.Server):
         self._on_crash = on_crash
 
     def __call__(self) -> web.RequestHandler:
-        return Connection(self, self._malformed, self._on_crash)
+        return ClientConnection(self, self._malformed, self._on_crash)
 
 
-class NotAnswering(Exception):
+class SelfCheckFailed(Exception):
     """The server listens, and does not answer a request to itself; the text says how."""
 
 
@@ -150,18 +152,18 @@ async def listen(runner: web.ServerRunner, host: str, port: int) -> int:
     return int(runner.addresses[0][1])
 
 
-async def answer_itself(runner: web.ServerRunner, path: str) -> None:
+async def check_self(runner: web.ServerRunner, path: str) -> None:
     """See that `GET path` is answered with 200 where this runner listens.
 
     Raises:
-        NotAnswering: it is not, within `ANSWER_LIMIT_S`.
+        SelfCheckFailed: it is not, within `SELF_CHECK_TIMEOUT_S`.
     """
     address = runner.addresses[0]
     host, _ = socket.getnameinfo(address, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
-    host, port = _REACHED_AT.get(host, host), address[1]
+    host, port = _LOOPBACK_OF.get(host, host), address[1]
     asked = f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n\r\n"
     try:
-        async with asyncio.timeout(ANSWER_LIMIT_S):
+        async with asyncio.timeout(SELF_CHECK_TIMEOUT_S):
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(asked.encode())
@@ -170,14 +172,14 @@ async def answer_itself(runner: web.ServerRunner, path: str) -> None:
             finally:
                 writer.transport.abort()
     except TimeoutError:
-        said = f"no answer within {ANSWER_LIMIT_S:g} s"
+        said = f"no answer within {SELF_CHECK_TIMEOUT_S:g} s"
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or type(error).__name__
     else:
         if status.startswith(b"HTTP/1.1 200 "):
             return
         said = f"the answer was {status[:40].decode('ascii', 'replace').strip()!r}"
-    raise NotAnswering(f"it listens on {host} port {port}, and does not answer its own GET {path}: {said}")
+    raise SelfCheckFailed(f"it listens on {host} port {port}, and does not answer its own GET {path}: {said}")
 
 
 def raise_file_limit() -> None:
@@ -190,11 +192,11 @@ def raise_file_limit() -> None:
             return
 
 
-def _watch(sock: socket.socket | None) -> None:
+def _set_tcp_options(sock: socket.socket | None) -> None:
     """Let the kernel find out whether the client is still there."""
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
-    for name, level, value in _WATCHED:
+    for name, level, value in _TCP_OPTIONS:
         option = getattr(socket, name, None)
         if option is not None:
             with suppress(OSError):  # gone already, or a system that knows the name only

@@ -1,26 +1,33 @@
 """The relay: moves bytes between a client and an upstream; it must not know pods, tokens, JSON or logs."""
 
-from gpugate.relay.pool import Pool, Upstream, UpstreamGone
-from gpugate.relay.relay import Outgoing, Relay, Relayed
-from gpugate.relay.response_parser import BadAnswer, Framing, Head
-from gpugate.relay.response_policy import Answer, AnswerDeclined, Cut, Ending, Epitaph, Tapped
-from gpugate.relay.sockets import broken_when_left
+from gpugate.relay.pool import ConnectionPool, Upstream, UpstreamExchangeError
+from gpugate.relay.relay import Relay, RelayedResponse, UpstreamRequest
+from gpugate.relay.response_parser import Head, ResponseFraming, UpstreamProtocolError
+from gpugate.relay.response_policy import (
+    CapturedBody,
+    ErrorTail,
+    RelayOutcome,
+    ResponseIntercepted,
+    ResponsePolicy,
+    Truncation,
+)
+from gpugate.relay.sockets import detect_disconnect
 
 __all__ = [
-    "Answer",
-    "AnswerDeclined",
-    "BadAnswer",
-    "Cut",
-    "Ending",
-    "Epitaph",
-    "Framing",
+    "CapturedBody",
+    "ConnectionPool",
+    "ErrorTail",
     "Head",
-    "Outgoing",
-    "Pool",
     "Relay",
-    "Relayed",
-    "Tapped",
+    "RelayOutcome",
+    "RelayedResponse",
+    "ResponseFraming",
+    "ResponseIntercepted",
+    "ResponsePolicy",
+    "Truncation",
     "Upstream",
-    "UpstreamGone",
-    "broken_when_left",
+    "UpstreamExchangeError",
+    "UpstreamProtocolError",
+    "UpstreamRequest",
+    "detect_disconnect",
 ]

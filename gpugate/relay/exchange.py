@@ -1,7 +1,7 @@
 """One answer on its way from the upstream to the client; it must not know pods, dialects or JSON.
 
 All that happens per chunk happens in `Exchange.data_received`: a step of the walker, one write. The one
-coroutine of a request sleeps meanwhile, and is woken (`changed`) for what is rare: the end, a loss, a
+coroutine of a request sleeps meanwhile, and is woken (`wait_changed`) for what is rare: the end, a loss, a
 client that reads too slowly.
 """
 
@@ -16,17 +16,31 @@ from typing import TypeVar
 from aiohttp import web
 
 from gpugate.relay.headers import response_head
-from gpugate.relay.pool import Upstream, UpstreamGone, Why
-from gpugate.relay.response_parser import LAST_CHUNK, BadAnswer, Body, Framing, Head, as_chunk
-from gpugate.relay.response_policy import DECLINED_LIMIT, Answer, AnswerDeclined, Cut, Ending, Tapped
-from gpugate.relay.sockets import close_within, reset, untaken
+from gpugate.relay.pool import FailureKind, Upstream, UpstreamExchangeError
+from gpugate.relay.response_parser import (
+    LAST_CHUNK,
+    BodyEnd,
+    Head,
+    ResponseFraming,
+    UpstreamProtocolError,
+    as_chunk,
+)
+from gpugate.relay.response_policy import (
+    INTERCEPTED_LIMIT,
+    CapturedBody,
+    RelayOutcome,
+    ResponseIntercepted,
+    ResponsePolicy,
+    Truncation,
+)
+from gpugate.relay.sockets import close_within, reset, unacked_bytes
 from gpugate.tasks import report_crash, spawn
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class _Outlet(Enum):
+class _BodyFraming(Enum):
     """What is done to the body's bytes before they are written."""
 
     AS_IS = 1
@@ -38,38 +52,38 @@ class Exchange:
     """One answer on its way down; the `Listener` of an `Upstream` while it lasts.
 
     Attributes:
-        ending: how the answer ended, None while it lasts.
-        gone: why there will be no answer; nothing has been written to the client then.
+        outcome: how the answer ended, None while it lasts.
+        failure: why there will be no answer; nothing has been written to the client then.
         head: the answer's head, once it has left for the client.
         keep_alive: the client's connection may serve another request after this answer.
         paused: the client reads too slowly, and the upstream is not read.
         reusable: the upstream's connection has ended this answer exactly where it said.
-        sent: bytes written to the client.
+        bytes_sent: bytes written to the client.
         uploading: set by the owner while the request's body is on its way.
     """
 
     # On the class, as most answers leave them as they are.
-    ending: Ending | None = None
-    gone: UpstreamGone | AnswerDeclined | None = None
+    outcome: RelayOutcome | None = None
+    failure: UpstreamExchangeError | ResponseIntercepted | None = None
     head: Head | None = None
     paused = False
     reusable = False
-    sent = 0
+    bytes_sent = 0
     uploading = False
-    _outlet = _Outlet.AS_IS
+    _body_framing = _BodyFraming.AS_IS
     _converts = False
     _ends_by_closing = False
-    _taps: list[bytes] | None = None
-    _tapped = 0
-    _declined: bytearray | None = None
-    _refused: Head  # of an answer that is declined
-    _heard = False
+    _captured: list[bytes] | None = None
+    _captured_size = 0
+    _intercepted_body: bytearray | None = None
+    _intercepted_head: Head  # of an answer that is declined
+    _got_bytes = False
     _upstream: Upstream
     _waiter: asyncio.Future[None] | None = None
     _deadline: asyncio.Timeout | None = None
 
     def __init__(
-        self, request: web.BaseRequest, client: asyncio.Transport, method: str, answer: Answer
+        self, request: web.BaseRequest, client: asyncio.Transport, method: str, answer: ResponsePolicy
     ) -> None:
         self.keep_alive = (  # behind an Upgrade aiohttp leaves the rest of the connection unread
             request.keep_alive and request.version >= (1, 1) and "Upgrade" not in request.headers
@@ -77,32 +91,32 @@ class Exchange:
         self._request = request
         self._client = client
         self._protocol = request.protocol
-        self._answer = answer
-        self._framing = Framing(method)
+        self._policy = answer
+        self._framing = ResponseFraming(method)
 
     # What its owner does.
 
     def begin(self, upstream: Upstream) -> None:
         """Listen to `upstream` from now on."""
         self._upstream = upstream
-        upstream.lend(self)
+        upstream.attach_listener(self)
         if upstream.closed:  # before it could be lent
             self._break("closed")
 
     @property
     def over(self) -> bool:
         """Whether nothing more will come from the upstream."""
-        return self.ending is not None or self.gone is not None
+        return self.outcome is not None or self.failure is not None
 
-    def changed(self) -> asyncio.Future[None]:
+    def wait_changed(self) -> asyncio.Future[None]:
         """To be awaited: the answer is over, or the client reads too slowly."""
         waiter = self._waiter = asyncio.get_running_loop().create_future()
-        if self.ending is not None or self.gone is not None or self.paused:
+        if self.outcome is not None or self.failure is not None or self.paused:
             self._wake()
         return waiter
 
-    async def meanwhile(self, work: Awaitable[None], limit_s: float | None = None) -> bool:
-        """Do `work` until it is done (True), until something has `changed`, or for `limit_s` (False)."""
+    async def run_interruptible(self, work: Awaitable[None], limit_s: float | None = None) -> bool:
+        """Do `work` until it is done (True), until something has `wait_changed`, or for `limit_s` (False)."""
         deadline = asyncio.timeout(limit_s)
         try:
             async with deadline:
@@ -125,14 +139,14 @@ class Exchange:
         """Wait until the client has read, or the upstream is lost; False: it took nothing for `stall_s`."""
         if not self._protocol.writing_paused:
             return True
-        over, left = self.over, untaken(self._client)
+        over, left = self.over, unacked_bytes(self._client)
         # A task, as aiohttp's drain() cannot be waited for again once a wait for it was given up.
         drain = spawn(self._drain(), "relay: a slow client")
         try:
             while self._protocol.writing_paused and self.over == over:
-                if await self.meanwhile(asyncio.shield(drain), stall_s) or self.over != over:
+                if await self.run_interruptible(asyncio.shield(drain), stall_s) or self.over != over:
                     continue
-                before, left = left, untaken(self._client)
+                before, left = left, unacked_bytes(self._client)
                 if left >= before:
                     return False
         finally:
@@ -149,22 +163,22 @@ class Exchange:
             self._upstream.transport.resume_reading()
         self.paused = False
 
-    def give_up(self, flush_s: float) -> None:
+    def abandon_client(self, flush_s: float) -> None:
         """End an answer that has begun, as its client reads nothing, sends nonsense, or is gone."""
-        self.ending, self.reusable = Ending.CLIENT_LOST, False
-        self.cut(flush_s)
+        self.outcome, self.reusable = RelayOutcome.CLIENT_LOST, False
+        self.close_truncated(flush_s)
 
-    def conclude(self, flush_s: float) -> None:
+    def finish_broken(self, flush_s: float) -> None:
         """After a loss: write the last words, if there are any, and close the client's connection."""
-        words = self._last_words() if self._protocol.connected else None
+        words = self._error_tail() if self._protocol.connected else None
         if words is None:
-            self.cut(flush_s)
+            self.close_truncated(flush_s)
             return
-        self.sent += len(words)
+        self.bytes_sent += len(words)
         self._client.write(words)
         close_within(self._client, flush_s)
 
-    def cut(self, flush_s: float) -> None:
+    def close_truncated(self, flush_s: float) -> None:
         """Close the client's connection so that nobody can take the answer for complete.
 
         What was written before still goes out, for at most `flush_s`, except where the mere end of the
@@ -176,14 +190,14 @@ class Exchange:
         else:
             close_within(self._client, flush_s)
 
-    def _last_words(self) -> bytes | None:
-        head, ask = self.head, self._answer.epitaph
+    def _error_tail(self) -> bytes | None:
+        head, ask = self.head, self._policy.error_tail
         if head is None or ask is None or head.get(b"content-encoding").lower() not in (b"", b"identity"):
             return None
-        chunked = self._outlet is _Outlet.AS_IS and not self._ends_by_closing
+        chunked = self._body_framing is _BodyFraming.AS_IS and not self._ends_by_closing
         if chunked and self._framing.finish_with(b"") is None:
             return None
-        cut = Cut(head.status, _text(head, b"content-type"), self._framing.tail)
+        cut = Truncation(head.status, _text(head, b"content-type"), self._framing.tail)
         epitaph = _guarded(ask, cut)
         if epitaph is None:
             return None
@@ -200,7 +214,7 @@ class Exchange:
 
     def data_received(self, data: bytes) -> None:
         """Write the upstream's bytes on. The hot path: all that is done per chunk is done here."""
-        if self.ending is not None or self.gone is not None:
+        if self.outcome is not None or self.failure is not None:
             self.reusable = False
             return
         if self._protocol.transport is None:  # the client is gone, and our task about to be cancelled
@@ -214,7 +228,7 @@ class Exchange:
             data = framing.rest
         try:
             ended = framing.body(data)
-        except BadAnswer:
+        except UpstreamProtocolError:
             self._break("garbage")
             return
         if framing.excess:
@@ -222,8 +236,8 @@ class Exchange:
         if self._converts:
             data = self._convert(data, ended)
         if begun is not None:
-            data = self._announce(begun) + data
-        self.sent += len(data)
+            data = self._head_for_client(begun) + data
+        self.bytes_sent += len(data)
         self._client.write(data)
         if ended:
             self._complete()
@@ -235,12 +249,14 @@ class Exchange:
     def lost(self, *, ended: bool) -> None:
         """Take note that the upstream's connection is no more."""
         if not self.over:
-            if self._declined is not None:
+            if self._intercepted_body is not None:
                 complete = ended and self._framing.may_end_here
-                self.gone = AnswerDeclined(self._refused, bytes(self._declined), complete=complete)
+                self.failure = ResponseIntercepted(
+                    self._intercepted_head, bytes(self._intercepted_body), complete=complete
+                )
                 self._wake()
             elif ended and self.head is not None and self._framing.may_end_here:
-                if self._outlet is _Outlet.WRAPPED and self._protocol.connected:
+                if self._body_framing is _BodyFraming.WRAPPED and self._protocol.connected:
                     self._client.write(LAST_CHUNK)
                 self._complete()
             else:
@@ -248,80 +264,80 @@ class Exchange:
         self.reusable = False
 
     def _read_head(self, data: bytes) -> Head | None:
-        if self._declined is not None:
-            self._decline(self._refused, data)
+        if self._intercepted_body is not None:
+            self._intercept(self._intercepted_head, data)
             return None
-        self._heard = True
+        self._got_bytes = True
         try:
             head = self._framing.head(data)
-        except BadAnswer:
+        except UpstreamProtocolError:
             self._break("garbage")
             return None
         if head is None:
             return None
-        declines = self._answer.declines
+        declines = self._policy.intercept
         if declines is not None and declines(head):
-            self._declined, self._refused, self._framing.parts = bytearray(), head, []
-            self._decline(head, self._framing.rest)
+            self._intercepted_body, self._intercepted_head, self._framing.parts = bytearray(), head, []
+            self._intercept(head, self._framing.rest)
             return None
-        self._choose_outlet(head)
+        self._choose_body_framing(head)
         return head
 
-    def _decline(self, head: Head, data: bytes) -> None:
+    def _intercept(self, head: Head, data: bytes) -> None:
         """Collect an answer that is not passed on."""
-        declined, parts = self._declined, self._framing.parts
+        declined, parts = self._intercepted_body, self._framing.parts
         assert declined is not None
         assert parts is not None
         garbage = ended = False
         try:
             ended = self._framing.body(data)
-        except BadAnswer:
+        except UpstreamProtocolError:
             garbage = True
         payload = b"".join(parts)
         parts.clear()
-        if self._answer.keep is not None and head.status == 200:
-            self._answer.keep(payload)
+        if self._policy.sink is not None and head.status == 200:
+            self._policy.sink(payload)
             self.reusable = ended and head.keep and not self._framing.excess
         else:
             declined += payload
-        if ended or garbage or len(declined) >= DECLINED_LIMIT:
-            self.gone = AnswerDeclined(head, bytes(declined[:DECLINED_LIMIT]), complete=ended)
+        if ended or garbage or len(declined) >= INTERCEPTED_LIMIT:
+            self.failure = ResponseIntercepted(head, bytes(declined[:INTERCEPTED_LIMIT]), complete=ended)
             self._wake()
 
-    def _choose_outlet(self, head: Head) -> None:
-        answer, counted = self._answer, head.body is Body.COUNTED
-        if answer.committed:
-            self._outlet = _Outlet.AS_IS if head.body is Body.CHUNKED else _Outlet.WRAPPED
-        elif head.body is Body.CHUNKED and self._request.version < (1, 1):
-            self._outlet = _Outlet.UNFRAMED
+    def _choose_body_framing(self, head: Head) -> None:
+        answer, counted = self._policy, head.body is BodyEnd.COUNTED
+        if answer.headers_sent:
+            self._body_framing = _BodyFraming.AS_IS if head.body is BodyEnd.CHUNKED else _BodyFraming.WRAPPED
+        elif head.body is BodyEnd.CHUNKED and self._request.version < (1, 1):
+            self._body_framing = _BodyFraming.UNFRAMED
             self._ends_by_closing = True
-        elif head.body is Body.UNTIL_CLOSE:
+        elif head.body is BodyEnd.UNTIL_CLOSE:
             self._ends_by_closing = True
-        if self._outlet is not _Outlet.AS_IS:
+        if self._body_framing is not _BodyFraming.AS_IS:
             self._converts, self._framing.parts = True, []
-        if answer.tap is None or head.status != 200 or head.length > answer.tap_limit:
+        if answer.capture is None or head.status != 200 or head.length > answer.capture_limit:
             return
-        self._taps = []
+        self._captured = []
         if counted and not self._converts:
-            self._framing.parts = self._taps  # no larger than it said, so nobody need look at each
+            self._framing.parts = self._captured  # no larger than it said, so nobody need look at each
         else:
             self._converts, self._framing.parts = True, []
 
-    def _announce(self, head: Head) -> bytes:
+    def _head_for_client(self, head: Head) -> bytes:
         """The first byte is about to leave: return the head for the client."""
         self.head = head
-        if self._answer.on_head is not None:
-            _guarded(self._answer.on_head, head.status)
-        if self._answer.committed:
+        if self._policy.on_head is not None:
+            _guarded(self._policy.on_head, head.status)
+        if self._policy.headers_sent:
             return b""
         old = head.line.startswith(b"HTTP/1.0")  # its client would not expect more on this connection
         if self._ends_by_closing or self.uploading or old:
             self.keep_alive = False
         opening = response_head(
             head,
-            extra=self._answer.extra_head,
+            extra=self._policy.extra_head,
             close=not self.keep_alive,
-            unframed=self._outlet is _Outlet.UNFRAMED,
+            unframed=self._body_framing is _BodyFraming.UNFRAMED,
         )
         self._request.writer.output_size += len(opening)  # so that aiohttp never answers a second time
         return opening
@@ -331,30 +347,30 @@ class Exchange:
         parts = self._framing.parts or []
         payload = b"".join(parts)
         parts.clear()
-        if self._taps is not None:
-            self._taps.append(payload)
-            self._tapped += len(payload)
-            if self._tapped > self._answer.tap_limit:
-                self._taps = None
-        if self._outlet is _Outlet.WRAPPED:
+        if self._captured is not None:
+            self._captured.append(payload)
+            self._captured_size += len(payload)
+            if self._captured_size > self._policy.capture_limit:
+                self._captured = None
+        if self._body_framing is _BodyFraming.WRAPPED:
             return as_chunk(payload) + (LAST_CHUNK if ended else b"")
-        return payload if self._outlet is _Outlet.UNFRAMED else data
+        return payload if self._body_framing is _BodyFraming.UNFRAMED else data
 
     def _complete(self) -> None:
-        head, tap = self.head, self._answer.tap
+        head, tap = self.head, self._policy.capture
         assert head is not None
-        self.ending = Ending.COMPLETE
+        self.outcome = RelayOutcome.COMPLETE
         self.reusable = head.keep and not self._framing.excess
         self._wake()  # before anything is called that could fail: nobody else wakes the owner
-        if self._taps is not None and tap is not None:
-            body = b"".join(self._taps)
-            _guarded(tap, Tapped(body, _text(head, b"content-type"), _text(head, b"content-encoding")))
+        if self._captured is not None and tap is not None:
+            body = b"".join(self._captured)
+            _guarded(tap, CapturedBody(body, _text(head, b"content-type"), _text(head, b"content-encoding")))
 
-    def _break(self, why: Why) -> None:
+    def _break(self, why: FailureKind) -> None:
         if self.head is None:
-            self.gone = UpstreamGone(why, reused=self._upstream.reused, heard=self._heard)
+            self.failure = UpstreamExchangeError(why, reused=self._upstream.reused, got_bytes=self._got_bytes)
         else:
-            self.ending = Ending.UPSTREAM_LOST
+            self.outcome = RelayOutcome.UPSTREAM_LOST
         self._wake()
 
     def _wake(self) -> None:
@@ -368,7 +384,7 @@ class Exchange:
 
 
 def _guarded(hook: Callable[[T], R], value: T) -> R | None:
-    """Call a hook of the `Answer`; one that raises is reported, and the answer goes on without it."""
+    """Call a hook of the `ResponsePolicy`; one that raises is reported, and the answer goes on without it."""
     try:
         return hook(value)
     except Exception as error:

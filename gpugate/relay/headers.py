@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from gpugate.relay.response_parser import Body, Head, tokens
+from gpugate.relay.response_parser import BodyEnd, Head, tokens
 
 _ONE_HOP = frozenset({b"connection", b"keep-alive", b"upgrade"})
-_NOT_UP = _ONE_HOP | {
+_NOT_FORWARDED = _ONE_HOP | {
     b"authorization",
     b"content-length",
     b"cookie",
@@ -31,8 +31,8 @@ _NOT_UP = _ONE_HOP | {
     b"x-api-key",
 }
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
-_OFTEN_SEEN = 2048  # bytes
-_KEPT_HEADS = 256
+_CACHED_HEAD_SIZE = 2048  # bytes
+_MAX_CACHED_HEADS = 256
 _UNFRAMED = frozenset({b"transfer-encoding", b"trailer"})
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
@@ -80,7 +80,7 @@ class Address:
 @lru_cache(maxsize=1024)
 def _goes_up(name: bytes) -> bool:
     lower = name.lower()
-    return lower not in _NOT_UP and not lower.startswith(b"proxy-")
+    return lower not in _NOT_FORWARDED and not lower.startswith(b"proxy-")
 
 
 @lru_cache(maxsize=1024)
@@ -131,8 +131,8 @@ class RequestHeads:
         if key is not None and (known := self._written.get(key)) is not None:
             return known
         head = self._write(method, target, headers, length, drop)
-        if key is not None and len(head) <= _OFTEN_SEEN:
-            if len(self._written) >= _KEPT_HEADS:
+        if key is not None and len(head) <= _CACHED_HEAD_SIZE:
+            if len(self._written) >= _MAX_CACHED_HEADS:
                 self._written.clear()
             self._written[key] = head
         return head
@@ -219,7 +219,7 @@ def _names(lines: bytes) -> frozenset[bytes]:
 def _crossing_down(head: Head, taken: frozenset[bytes], unframed: bool) -> bytes:
     """The status line and the headers that cross."""
     drop = taken | (head.nominated - _FRAMING)
-    if unframed and head.body is Body.CHUNKED:
+    if unframed and head.body is BodyEnd.CHUNKED:
         drop |= _UNFRAMED
     own = b"HTTP/1.1" + head.line[8:]  # the version is each hop's own (RFC 9110 section 6.2)
     lines = [own, *(field for name, field in head.fields if _goes_down(name) and name not in drop)]

@@ -9,7 +9,7 @@ import aiohttp
 from gpugate.provider_api import Endpoint
 from gpugate.relay.tls import TlsPolicy, context
 
-BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
+CALL_ERRORS = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 """What aiohttp raises when a call comes to nothing."""
 
 
@@ -18,7 +18,7 @@ def url_of(endpoint: Endpoint, path: str) -> str:
     return endpoint.url.rstrip("/") + path
 
 
-def trust(endpoint: Endpoint) -> Any:
+def ssl_option(endpoint: Endpoint) -> Any:
     """aiohttp's word for the endpoint's TLS policy."""
     policy = TlsPolicy.of(endpoint.tls)
     if policy.fingerprint:

@@ -21,32 +21,32 @@ _KEEPALIVE = (  # a peer that vanished without a word is found after 30 + 3 * 10
     (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None), 3),
 )
 
-Why = Literal["connect", "tls", "timeout", "closed", "garbage"]
+FailureKind = Literal["connect", "tls", "timeout", "closed", "garbage"]
 
 
-class UpstreamGone(Exception):
+class UpstreamExchangeError(Exception):
     """The upstream broke before the first byte of an answer had left for the client.
 
     Attributes:
-        why: "connect" (refused, unreachable, no such name), "tls" (its certificate is not accepted),
+        kind: "connect" (refused, unreachable, no such name), "tls" (its certificate is not accepted),
             "timeout" (of connecting), "closed" (after the request was, or was being, sent), "garbage" (it
             does not speak HTTP).
         connecting: no connection was made, so the upstream has not seen the request.
         reused: it broke on a connection that had served before.
-        heard: it had said something already.
-        again: a stale connection had broken over this request before, so that it was sent twice.
+        got_bytes: it had said something already.
+        sent_twice: a stale connection had broken over this request before, so that it was sent twice.
     """
 
-    def __init__(self, why: Why, *, reused: bool = False, heard: bool = False) -> None:
-        self.why = why
-        self.connecting = why in ("connect", "tls", "timeout")
+    def __init__(self, kind: FailureKind, *, reused: bool = False, got_bytes: bool = False) -> None:
+        self.kind = kind
+        self.connecting = kind in ("connect", "tls", "timeout")
         self.reused = reused
-        self.heard = heard
-        self.again = False
-        super().__init__(f"upstream: {why}")
+        self.got_bytes = got_bytes
+        self.sent_twice = False
+        super().__init__(f"upstream: {kind}")
 
 
-class Listener(Protocol):
+class ConnectionListener(Protocol):
     """Who hears what comes up on a lent connection."""
 
     def data_received(self, data: bytes) -> None:
@@ -66,9 +66,9 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = ("_drained", "_ended", "_listener", "_pool", "closed", "idle_since", "reused", "transport")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self._listener: Listener | None = None
+        self._listener: ConnectionListener | None = None
         self._drained: asyncio.Future[None] | None = None
         self._ended = False
         self.closed = False
@@ -76,21 +76,21 @@ class Upstream(asyncio.Protocol):
         self.idle_since = 0.0
         self.transport: asyncio.Transport
 
-    def lend(self, listener: Listener) -> None:
+    def attach_listener(self, listener: ConnectionListener) -> None:
         """Let `listener` hear what comes from now on."""
         self._listener = listener
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Let the next one have the connection; the answer before must have ended exactly."""
         self._listener = None
         self.reused = True
-        self._pool.keep(self)
+        self._pool.return_idle(self)
 
     def abort(self) -> None:
         """Close at once; nothing more is heard. Doing so twice does no harm."""
         self._listener = None
         self.closed = True
-        self._pool.forget(self)
+        self._pool.discard(self)
         self.transport.abort()
 
     @property
@@ -106,7 +106,7 @@ class Upstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
         self.transport = cast(asyncio.Transport, transport)
-        self._pool.know(self)
+        self._pool.register(self)
         sock = transport.get_extra_info("socket")
         for level, option, value in _KEEPALIVE:
             if option is not None:
@@ -129,7 +129,7 @@ class Upstream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self.closed = True
-        self._pool.forget(self)
+        self._pool.discard(self)
         self.resume_writing()
         if self._listener is not None:
             listener, self._listener = self._listener, None
@@ -165,7 +165,7 @@ def _closed_in_order(transport: asyncio.Transport) -> bool:
         return False
 
 
-class Pool:
+class ConnectionPool:
     """The connections to one endpoint: idle ones last in, first out; as many as are asked for.
 
     Args:
@@ -205,11 +205,11 @@ class Pool:
         return len(self._idle)
 
     @property
-    def lent(self) -> int:
+    def in_use(self) -> int:
         """How many connections are in use."""
         return len(self._all) - len(self._idle)
 
-    def take(self) -> Upstream | None:
+    def acquire_idle(self) -> Upstream | None:
         """Return the idle connection used last, if there is one."""
         while self._idle:
             upstream = self._idle.pop()
@@ -221,22 +221,22 @@ class Pool:
         """Make a new connection.
 
         Raises:
-            UpstreamGone: with `connecting` set. Also when the pool is closed.
+            UpstreamExchangeError: with `connecting` set. Also when the pool is closed.
         """
         if self._closed:
-            raise UpstreamGone("connect")
+            raise UpstreamExchangeError("connect")
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 upstream = await self._open()
         except TimeoutError as error:
-            raise UpstreamGone("timeout") from error
+            raise UpstreamExchangeError("timeout") from error
         except ssl.SSLError as error:
-            raise UpstreamGone("tls") from error
+            raise UpstreamExchangeError("tls") from error
         except (OSError, UnicodeError) as error:  # the latter: a host's name that cannot be one
-            raise UpstreamGone("connect") from error
+            raise UpstreamExchangeError("connect") from error
         if self.closed:  # while we waited
             upstream.abort()
-            raise UpstreamGone("connect")
+            raise UpstreamExchangeError("connect")
         return upstream
 
     async def _open(self) -> Upstream:
@@ -247,14 +247,14 @@ class Pool:
         wire = upstream.transport.get_extra_info("ssl_object")
         if secure and not self._tls.accepts(wire.getpeercert(binary_form=True)):
             upstream.abort()
-            raise UpstreamGone("tls")
+            raise UpstreamExchangeError("tls")
         return upstream
 
-    def know(self, upstream: Upstream) -> None:
+    def register(self, upstream: Upstream) -> None:
         """Take note of a new connection."""
         self._all.add(upstream)
 
-    def keep(self, upstream: Upstream) -> None:
+    def return_idle(self, upstream: Upstream) -> None:
         """Take a connection back whose exchange has ended in order."""
         if self._closed or upstream.closed or upstream.transport.is_closing():
             upstream.abort()
@@ -265,7 +265,7 @@ class Pool:
         if self._sweep is None:
             self._sweep = loop.call_later(self._max_idle_s, self._close_old)
 
-    def forget(self, upstream: Upstream) -> None:
+    def discard(self, upstream: Upstream) -> None:
         """Drop a connection that is no more."""
         self._all.discard(upstream)
         if upstream in self._idle:

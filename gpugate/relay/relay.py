@@ -20,9 +20,9 @@ from attrs import define, field, frozen
 
 from gpugate.relay.exchange import Exchange
 from gpugate.relay.headers import given_length
-from gpugate.relay.pool import Pool, Upstream, UpstreamGone
+from gpugate.relay.pool import ConnectionPool, Upstream, UpstreamExchangeError
 from gpugate.relay.response_parser import LAST_CHUNK, as_chunk
-from gpugate.relay.response_policy import Answer, Ending
+from gpugate.relay.response_policy import RelayOutcome, ResponsePolicy
 
 _SMALL = 64 * 1024  # a body up to this size goes out with its head, in one write
 _PIECE = 256 * 1024
@@ -32,7 +32,7 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 
 
 @define
-class Outgoing:
+class UpstreamRequest:
     """A request for the upstream.
 
     Attributes:
@@ -48,34 +48,34 @@ class Outgoing:
     body: bytes | StreamReader | None = field(default=None, repr=False)
 
 
-class Relayed(web.StreamResponse):
+class RelayedResponse(web.StreamResponse):
     """A response that is written already, so that aiohttp has nothing left to do.
 
     Attributes:
-        ending: how the answer ended.
-        sent: bytes written to the client, the head included.
+        outcome: how the answer ended.
+        bytes_sent: bytes written to the client, the head included.
     """
 
-    def __init__(self, status: int, *, ending: Ending, keep_alive: bool, sent: int) -> None:
+    def __init__(self, status: int, *, ending: RelayOutcome, keep_alive: bool, sent: int) -> None:
         # Not aiohttp's own: it makes headers, cookies and more, all of which have left already.
-        self._answered = status
-        self.ending = ending
-        self.sent = sent
-        self._stays = keep_alive
+        self._sent_status = status
+        self.outcome = ending
+        self.bytes_sent = sent
+        self._keeps_alive = keep_alive
 
     def __repr__(self) -> str:
         """What a log or a debugger shows; aiohttp's own wants a response that it has written itself."""
-        return f"<Relayed {self.status} {self.ending.value}, {self.sent} bytes>"
+        return f"<Relayed {self.status} {self.outcome.value}, {self.bytes_sent} bytes>"
 
     @property
     def status(self) -> int:
         """The status that was sent."""
-        return self._answered
+        return self._sent_status
 
     @property
     def complete(self) -> bool:
         """Whether the client was sent all that the upstream had to say."""
-        return self.ending is Ending.COMPLETE
+        return self.outcome is RelayOutcome.COMPLETE
 
     @property
     def prepared(self) -> bool:
@@ -85,12 +85,12 @@ class Relayed(web.StreamResponse):
     @property
     def keep_alive(self) -> bool:
         """Whether the client's connection may serve another request."""
-        return self._stays
+        return self._keeps_alive
 
     @property
     def body_length(self) -> int:
         """What an access log counts."""
-        return self.sent
+        return self.bytes_sent
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Do nothing: the head is written."""
@@ -100,7 +100,7 @@ class Relayed(web.StreamResponse):
         """Do nothing: the end is written, or must not be."""
 
 
-def _length(outgoing: Outgoing) -> int | None:
+def _length(outgoing: UpstreamRequest) -> int | None:
     """The length of the request's body; None for chunks, below 0 for no body at all."""
     body = outgoing.body
     if isinstance(body, StreamReader):
@@ -174,43 +174,51 @@ class Relay:
     stall_s: float = 120.0
 
     async def forward(
-        self, request: web.BaseRequest, pool: Pool, outgoing: Outgoing, answer: Answer
-    ) -> Relayed:
+        self,
+        request: web.BaseRequest,
+        pool: ConnectionPool,
+        outgoing: UpstreamRequest,
+        answer: ResponsePolicy,
+    ) -> RelayedResponse:
         """Send `outgoing` up and the answer down; return when the client has all there is.
 
         There is no limit of time: a model may load for minutes before the first byte. If an idle connection
         turns out to be stale, the request is sent once more on a fresh one; streamed bodies, which
         cannot be sent twice, always get a fresh one. An answer that breaks after its first byte does not
-        raise: see `Relayed.ending`.
+        raise: see `RelayedResponse.outcome`.
 
         Raises:
-            AnswerDeclined: the caller did not want this answer (`Answer.declines`).
-            UpstreamGone: no byte of an answer has left for the client; whether to try again is the caller's
-                decision. A streamed body may have been read in part.
+            ResponseIntercepted: the caller did not want this answer (`ResponsePolicy.intercept`).
+            UpstreamExchangeError: no byte of an answer has left for the client; whether to try again is the
+                caller's decision. A streamed body may have been read in part.
             ValueError: a malformed request (see `RequestHeads.write`), or a streamed body of a wrong length.
             TimeoutError: the client has not sent a byte of a streamed body for `stall_s`.
             aiohttp.web.RequestPayloadError: the client's framing of a streamed body is broken.
             aiohttp.ClientConnectionResetError: the client is gone already.
             asyncio.CancelledError: the client hung up; the upstream's connection is closed.
         """
-        sending = self._send(request, pool, outgoing, answer)
+        sending = self._send_if_idle(request, pool, outgoing, answer)
         if sending is not None:
             try:
                 return await sending.result()
-            except UpstreamGone as gone:
-                if gone.heard:
+            except UpstreamExchangeError as gone:
+                if gone.got_bytes:
                     raise
         head, length = self._head(request, pool, outgoing, answer)  # before a connection is made for nothing
         upstream = await pool.connect()
         try:
-            return await self._over(upstream, request, head, length, outgoing, answer).result()
-        except UpstreamGone as gone:
-            gone.again = sending is not None
+            return await self._send_over(upstream, request, head, length, outgoing, answer).result()
+        except UpstreamExchangeError as gone:
+            gone.sent_twice = sending is not None
             raise
 
-    def _send(
-        self, request: web.BaseRequest, pool: Pool, outgoing: Outgoing, answer: Answer
-    ) -> _Sending | None:
+    def _send_if_idle(
+        self,
+        request: web.BaseRequest,
+        pool: ConnectionPool,
+        outgoing: UpstreamRequest,
+        answer: ResponsePolicy,
+    ) -> PendingRelay | None:
         """Send `outgoing` over an idle connection, at once; None if there is none or it must not be used.
 
         Raises:
@@ -220,33 +228,33 @@ class Relay:
         if isinstance(outgoing.body, StreamReader):
             return None
         head, length = self._head(request, pool, outgoing, answer)
-        upstream = pool.take()
+        upstream = pool.acquire_idle()
         if upstream is None:
             return None
-        return self._over(upstream, request, head, length, outgoing, answer)
+        return self._send_over(upstream, request, head, length, outgoing, answer)
 
     @staticmethod
     def _head(
-        request: web.BaseRequest, pool: Pool, outgoing: Outgoing, answer: Answer
+        request: web.BaseRequest, pool: ConnectionPool, outgoing: UpstreamRequest, answer: ResponsePolicy
     ) -> tuple[bytes, int | None]:
         if request.transport is None:
             raise ClientConnectionResetError("the client is gone")
         length = _length(outgoing)
-        drop = _IDENTITY_ONLY if answer.committed or answer.keep else _NOTHING
+        drop = _IDENTITY_ONLY if answer.headers_sent or answer.sink else _NOTHING
         return (
             pool.heads.write(outgoing.method, outgoing.target, outgoing.headers, length=length, drop=drop),
             length,
         )
 
-    def _over(
+    def _send_over(
         self,
         upstream: Upstream,
         request: web.BaseRequest,
         head: bytes,
         length: int | None,
-        outgoing: Outgoing,
-        answer: Answer,
-    ) -> _Sending:
+        outgoing: UpstreamRequest,
+        answer: ResponsePolicy,
+    ) -> PendingRelay:
         client = request.transport
         if client is None:
             upstream.abort()
@@ -259,10 +267,10 @@ class Relay:
             body = None
         if not exchange.over:
             upstream.transport.write(head + body if body else head)
-        return _Sending(exchange, upstream, upload, self.stall_s)
+        return PendingRelay(exchange, upstream, upload, self.stall_s)
 
 
-class _Sending:
+class PendingRelay:
     """A request that was sent over one connection, and its answer that is coming back."""
 
     __slots__ = ("_exchange", "_stall_s", "_upload", "_upstream")
@@ -279,9 +287,9 @@ class _Sending:
         """Give both sides up."""
         self._upstream.abort()
         if self._exchange.head is not None:
-            self._exchange.give_up(self._stall_s)
+            self._exchange.abandon_client(self._stall_s)
 
-    async def result(self) -> Relayed:
+    async def result(self) -> RelayedResponse:
         """Stay with the answer to its end; see `Relay.forward`."""
         exchange, upstream = self._exchange, self._upstream
         try:
@@ -289,22 +297,22 @@ class _Sending:
                 if exchange.paused or self._upload is not None:
                     await self._step(exchange)
                 else:
-                    await exchange.changed()
+                    await exchange.wait_changed()
         except BaseException as error:
             self._abort()
             if exchange.head is None or not isinstance(error, Exception):
                 raise
         if exchange.reusable and self._upload is None and not upstream.sending:
             exchange.resume()
-            upstream.give_back()
+            upstream.release()
         else:
             upstream.abort()
-        if exchange.gone is not None:
-            raise exchange.gone
-        if exchange.ending is Ending.UPSTREAM_LOST:
-            exchange.conclude(self._stall_s)
-        elif exchange.ending is Ending.COMPLETE and not await exchange.client_drained(self._stall_s):
-            exchange.give_up(0)
+        if exchange.failure is not None:
+            raise exchange.failure
+        if exchange.outcome is RelayOutcome.UPSTREAM_LOST:
+            exchange.finish_broken(self._stall_s)
+        elif exchange.outcome is RelayOutcome.COMPLETE and not await exchange.client_drained(self._stall_s):
+            exchange.abandon_client(0)
         return _relayed(exchange)
 
     async def _step(self, exchange: Exchange) -> None:
@@ -313,15 +321,17 @@ class _Sending:
             if await exchange.client_drained(self._stall_s):
                 exchange.resume()
             else:
-                exchange.give_up(0)
+                exchange.abandon_client(0)
         elif self._upload is not None:
-            await exchange.meanwhile(self._upload.send(self._upstream))
+            await exchange.run_interruptible(self._upload.send(self._upstream))
             if self._upload.done:
                 self._upload, exchange.uploading = None, False
 
 
-def _relayed(exchange: Exchange) -> Relayed:
-    head, ending = exchange.head, exchange.ending
+def _relayed(exchange: Exchange) -> RelayedResponse:
+    head, ending = exchange.head, exchange.outcome
     assert head is not None
     assert ending is not None
-    return Relayed(head.status, ending=ending, keep_alive=exchange.keep_alive, sent=exchange.sent)
+    return RelayedResponse(
+        head.status, ending=ending, keep_alive=exchange.keep_alive, sent=exchange.bytes_sent
+    )

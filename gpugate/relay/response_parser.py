@@ -3,7 +3,7 @@
 The walker never copies a body and never joins one: it steps from chunk border to chunk border inside the
 bytes it is shown, so that the same bytes can be written on as they came (docs/ollama.md#where-the-time-goes).
 It is strict, because whoever reads the bytes after us may be lenient in another way: a length told twice,
-a length beside chunks, folded header lines and lone CRs or LFs are refused (`BadAnswer`).
+a length beside chunks, folded header lines and lone CRs or LFs are refused (`UpstreamProtocolError`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_SIZE_LINE = 4 * 1024
 """Bytes of one chunk-size line with its extensions."""
 
 MAX_PADDING = 64 * 1024
-"""Bytes of padding that `Framing.finish_with` writes at most."""
+"""Bytes of padding that `ResponseFraming.finish_with` writes at most."""
 
 LAST_CHUNK = b"0\r\n\r\n"
 
@@ -33,15 +33,17 @@ _SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]*|[ \t]*)\r\n")
 _SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[^\r\n]*|[ \t]*)\r?")
 _TELLS_END = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _NOTHING: frozenset[bytes] = frozenset()
-_OFTEN_SEEN = 2048  # bytes: heads up to here are remembered, as a server's differ by little but the second
+_CACHED_HEAD_SIZE = (
+    2048  # bytes: heads up to here are remembered, as a server's differ by little but the second
+)
 _TAIL = 4  # bytes: the longest mark that anyone looks for is CRLF CRLF
 
 
-class BadAnswer(Exception):
+class UpstreamProtocolError(Exception):
     """The upstream's bytes are not an HTTP/1.1 answer that can be passed on safely."""
 
 
-class Body(Enum):
+class BodyEnd(Enum):
     """How the end of a body is told."""
 
     NONE = "none"
@@ -69,7 +71,7 @@ class Head:
     line: bytes
     fields: tuple[tuple[bytes, bytes], ...]
     nominated: frozenset[bytes]
-    body: Body
+    body: BodyEnd
     length: int
     keep: bool
     written: tuple[object, bytes] = field(default=(None, b""), init=False)
@@ -89,7 +91,7 @@ class Head:
 def _lower(name: bytes) -> bytes:
     # A folded line begins with a blank, which no name contains, so it is refused here as well.
     if not name or name.translate(None, _TOKEN):
-        raise BadAnswer("a header line is malformed")
+        raise UpstreamProtocolError("a header line is malformed")
     return name.lower()
 
 
@@ -97,7 +99,7 @@ def _lower(name: bytes) -> bytes:
 def _status(line: bytes) -> tuple[bytes, int]:
     start = _STATUS_LINE.fullmatch(line)
     if start is None:
-        raise BadAnswer("the status line is malformed")
+        raise UpstreamProtocolError("the status line is malformed")
     return start[1], int(start[2])
 
 
@@ -108,7 +110,7 @@ def _fields(lines: list[bytes]) -> tuple[list[tuple[bytes, bytes]], dict[bytes, 
     for line in lines:
         name, colon, value = line.partition(b":")
         if not colon:
-            raise BadAnswer("a header line is malformed")
+            raise UpstreamProtocolError("a header line is malformed")
         lower = _lower(name)
         fields.append((lower, line))
         if lower in _TELLS_END:
@@ -118,7 +120,7 @@ def _fields(lines: list[bytes]) -> tuple[list[tuple[bytes, bytes]], dict[bytes, 
             elif lower == b"connection":
                 framing[lower] += b"," + value
             else:
-                raise BadAnswer("the body's end is told twice")
+                raise UpstreamProtocolError("the body's end is told twice")
     return fields, framing
 
 
@@ -127,43 +129,43 @@ def tokens(value: bytes) -> frozenset[bytes]:
     return frozenset(token.strip(b" \t") for token in value.lower().split(b",")) - {b""}
 
 
-def _body_of(status: int, method: str, minor: bytes, framing: dict[bytes, bytes]) -> tuple[Body, int]:
+def _body_of(status: int, method: str, minor: bytes, framing: dict[bytes, bytes]) -> tuple[BodyEnd, int]:
     length, coding = framing.get(b"content-length"), framing.get(b"transfer-encoding")
     if length is not None and not (length.isdigit() and len(length) < 19):
-        raise BadAnswer("content-length is no number")
+        raise UpstreamProtocolError("content-length is no number")
     if coding is not None:
         if length is not None:
-            raise BadAnswer("content-length and transfer-encoding together")
+            raise UpstreamProtocolError("content-length and transfer-encoding together")
         if coding.lower() != b"chunked" or minor == b"0":
-            raise BadAnswer("transfer-encoding is not supported")
+            raise UpstreamProtocolError("transfer-encoding is not supported")
     if method == "HEAD" or status in (204, 304):
-        return Body.NONE, 0
+        return BodyEnd.NONE, 0
     if coding is not None:
-        return Body.CHUNKED, 0
+        return BodyEnd.CHUNKED, 0
     if length is not None:
-        return Body.COUNTED, int(length)
-    return Body.UNTIL_CLOSE, 0
+        return BodyEnd.COUNTED, int(length)
+    return BodyEnd.UNTIL_CLOSE, 0
 
 
 def parse_head(block: bytes, method: str) -> Head:
     """Read one head, given without its closing empty line.
 
     Raises:
-        BadAnswer: it is malformed, or its body's end is told in two ways.
+        UpstreamProtocolError: it is malformed, or its body's end is told in two ways.
     """
     lines = block.split(b"\r\n")
     if not (block.count(b"\n") == block.count(b"\r") == len(lines) - 1) or b"\0" in block:
-        raise BadAnswer("a lone CR, LF or NUL in the head")
+        raise UpstreamProtocolError("a lone CR, LF or NUL in the head")
     line = lines.pop(0)
     minor, status = _status(line)
     fields, framing = _fields(lines)
     body, length = _body_of(status, method, minor, framing)
     nominated = tokens(framing[b"connection"]) if b"connection" in framing else _NOTHING
-    keep = minor == b"1" and body is not Body.UNTIL_CLOSE and b"close" not in nominated
+    keep = minor == b"1" and body is not BodyEnd.UNTIL_CLOSE and b"close" not in nominated
     return Head(status, line, tuple(fields), nominated, body, length, keep)
 
 
-_often_seen = lru_cache(maxsize=256)(parse_head)  # answers in one second differ by nothing
+_parse_head_cached = lru_cache(maxsize=256)(parse_head)  # answers in one second differ by nothing
 
 
 def as_chunk(payload: bytes) -> bytes:
@@ -179,7 +181,7 @@ _TRAILER: Final = 4
 _END: Final = 5
 
 
-class Framing:
+class ResponseFraming:
     """One answer's framing: first `head` until it gives one, then `body` until it says True.
 
     Attributes:
@@ -194,7 +196,7 @@ class Framing:
     rest = b""
     _chunked = False
     _until_close = False
-    _owed = 0  # of a counted body, or of the present chunk
+    _remaining = 0  # of a counted body, or of the present chunk
     _phase: int = _SIZE
     _line = b""  # what came of an unfinished line or head
     _trailers = 0  # bytes of the trailer section
@@ -207,53 +209,53 @@ class Framing:
         """Take the next bytes; return the head once it is there. Interim answers (1xx) are skipped.
 
         Raises:
-            BadAnswer: this is no HTTP answer, or its head is larger than `MAX_HEAD`.
+            UpstreamProtocolError: this is no HTTP answer, or its head is larger than `MAX_HEAD`.
         """
         known = len(self._line)
         data = self._line + data if known else data
         searched = max(0, known - 3) if known else 0
         while True:
             if data[:7] != b"HTTP/1."[: len(data)]:
-                raise BadAnswer("the answer does not begin as HTTP/1 does")
+                raise UpstreamProtocolError("the answer does not begin as HTTP/1 does")
             end = data.find(b"\r\n\r\n", searched)
             if end < 0 or end > MAX_HEAD:
                 break
-            head = (_often_seen if end <= _OFTEN_SEEN else parse_head)(data[:end], self._method)
+            head = (_parse_head_cached if end <= _CACHED_HEAD_SIZE else parse_head)(data[:end], self._method)
             data, searched = data[end + 4 :], 0
             if head.status >= 200:
                 self._begin(head, data)
                 return head
             if head.status == 101:
-                raise BadAnswer("the upstream switched protocols unasked")
+                raise UpstreamProtocolError("the upstream switched protocols unasked")
         if len(data) > MAX_HEAD:
-            raise BadAnswer("the head is too large")
+            raise UpstreamProtocolError("the head is too large")
         self._line = data
         return None
 
     def _begin(self, head: Head, rest: bytes) -> None:
         self._line, self.rest = b"", rest
-        if head.body is Body.COUNTED:
-            self._owed = head.length
+        if head.body is BodyEnd.COUNTED:
+            self._remaining = head.length
         else:
-            self._chunked = head.body is Body.CHUNKED
-            self._until_close = head.body is Body.UNTIL_CLOSE
+            self._chunked = head.body is BodyEnd.CHUNKED
+            self._until_close = head.body is BodyEnd.UNTIL_CLOSE
 
     def body(self, data: bytes) -> bool:
         """Take the next bytes of the body; return True when the answer ends in them.
 
         Raises:
-            BadAnswer: the chunk framing is broken.
+            UpstreamProtocolError: the chunk framing is broken.
         """
         if self._chunked:
             return self._walk(data)
         if self._until_close:
-            self._see(data, 0, len(data))
+            self._note_payload(data, 0, len(data))
             return False
-        payload = min(self._owed, len(data))
-        self._see(data, 0, payload)
-        self._owed -= payload
+        payload = min(self._remaining, len(data))
+        self._note_payload(data, 0, payload)
+        self._remaining -= payload
         self.excess = len(data) - payload
-        return self._owed == 0
+        return self._remaining == 0
 
     @property
     def may_end_here(self) -> bool:
@@ -284,14 +286,14 @@ class Framing:
         return self._fill(payload, padding)
 
     def _fill(self, payload: bytes, padding: bytes) -> bytes | None:
-        missing = self._owed - len(payload)
+        missing = self._remaining - len(payload)
         if missing > 0:
             if not padding:
                 return payload
             return None if missing > MAX_PADDING else payload + padding * missing + b"\r\n"
-        return payload[: self._owed] + b"\r\n" + as_chunk(payload[self._owed :])
+        return payload[: self._remaining] + b"\r\n" + as_chunk(payload[self._remaining :])
 
-    def _see(self, data: bytes, start: int, end: int) -> None:
+    def _note_payload(self, data: bytes, start: int, end: int) -> None:
         """Note a stretch of payload."""
         if end - start >= _TAIL:
             self._tail = data[end - _TAIL : end]
@@ -325,7 +327,7 @@ class Framing:
             else:
                 if seen:
                     self._tail, seen = data[seen - _TAIL : seen], 0
-                self._see(data, start, stop)
+                self._note_payload(data, start, stop)
             at = stop + 2
         if seen:
             self._tail = data[seen - _TAIL : seen]
@@ -341,17 +343,17 @@ class Framing:
     def _step_size(self, data: bytes, at: int) -> int:
         at = self._take_line(data, at)
         if line := _SIZE_LINE.fullmatch(self._line):
-            self._owed, self._line = int(line[1], 16), b""
-            self._phase = _DATA if self._owed else _TRAILER
+            self._remaining, self._line = int(line[1], 16), b""
+            self._phase = _DATA if self._remaining else _TRAILER
         elif len(self._line) > MAX_SIZE_LINE or not _SIZE_LINE_START.fullmatch(self._line):
-            raise BadAnswer("a chunk-size line is malformed")
+            raise UpstreamProtocolError("a chunk-size line is malformed")
         return at
 
     def _step_data(self, data: bytes, at: int) -> int:
-        stop = min(at + self._owed, len(data))
-        self._see(data, at, stop)
-        self._owed -= stop - at
-        if not self._owed:
+        stop = min(at + self._remaining, len(data))
+        self._note_payload(data, at, stop)
+        self._remaining -= stop - at
+        if not self._remaining:
             self._phase = _DATA_END
         return stop
 
@@ -359,7 +361,7 @@ class Framing:
         stop = at + 2 - len(self._line)
         self._line += data[at:stop]
         if not b"\r\n".startswith(self._line):
-            raise BadAnswer("a chunk is longer than it said")
+            raise UpstreamProtocolError("a chunk is longer than it said")
         if len(self._line) == 2:
             self._phase, self._line = _SIZE, b""
         return min(stop, len(data))
@@ -368,16 +370,16 @@ class Framing:
         stop = self._take_line(data, at)
         self._trailers += stop - at
         if self._trailers > MAX_HEAD or b"\r" in self._line[:-2] or b"\0" in self._line:
-            raise BadAnswer("the trailers are malformed")
+            raise UpstreamProtocolError("the trailers are malformed")
         if self._line.endswith(b"\n"):
             if not self._line.endswith(b"\r\n"):
-                raise BadAnswer("the trailers are malformed")
+                raise UpstreamProtocolError("the trailers are malformed")
             if self._line == b"\r\n":
                 self._phase = _END
             self._line = b""
         return stop
 
-    _steps: ClassVar[Mapping[int, Callable[[Framing, bytes, int], int]]] = {
+    _steps: ClassVar[Mapping[int, Callable[[ResponseFraming, bytes, int], int]]] = {
         _SIZE: _step_size,
         _DATA: _step_data,
         _DATA_END: _step_data_end,

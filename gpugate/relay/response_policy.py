@@ -9,14 +9,14 @@ from attrs import define, frozen
 
 from gpugate.relay.response_parser import Head
 
-DECLINED_LIMIT = 64 * 1024
+INTERCEPTED_LIMIT = 64 * 1024
 """Bytes kept of an answer that is not passed on."""
 
 _ENDS_BLOCK = (b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\r")
 
 
 @frozen
-class Cut:
+class Truncation:
     """Where an answer broke.
 
     Attributes:
@@ -46,7 +46,7 @@ class Cut:
 
 
 @frozen
-class Epitaph:
+class ErrorTail:
     """What is said after an answer that broke.
 
     Attributes:
@@ -63,7 +63,7 @@ class Epitaph:
 
 
 @frozen
-class Tapped:
+class CapturedBody:
     """The body of a 200 answer that ended in order: without chunks, but not decoded."""
 
     body: bytes
@@ -71,12 +71,13 @@ class Tapped:
     content_encoding: str
 
 
-class AnswerDeclined(Exception):
-    """The upstream answered, and its answer is not passed on: `Answer.declines` said so.
+class ResponseIntercepted(Exception):
+    """The upstream answered, and its answer is not passed on: `ResponsePolicy.intercept` said so.
 
     Attributes:
         status, content_type: the upstream's.
-        body: its payload without chunks, cut off at `DECLINED_LIMIT`; empty if `Answer.keep` took it.
+        body: its payload without chunks, cut off at `INTERCEPTED_LIMIT`; empty if `ResponsePolicy.sink` took
+            it.
         complete: it came to its end in order.
     """
 
@@ -89,37 +90,40 @@ class AnswerDeclined(Exception):
 
 
 @define
-class Answer:
+class ResponsePolicy:
     """What the caller wants of an answer. The hooks are called on the loop; they must be quick and not raise.
 
-    One that raises all the same is reported to the loop's exception handler. `on_head`, `epitaph` and `tap`
-    then count as not given; `declines` and `keep` break the answer, which cannot go on without their word.
+    One that raises all the same is reported to the loop's exception handler. `on_head`, `error_tail` and
+    `capture` then count as not given; `intercept` and `sink` break the answer, which cannot go on without
+    their word.
 
     Attributes:
         extra_head: whole header lines to add, each with its CRLF; upstream headers so named are dropped.
-        declines: asked once with the head, before anything leaves: True keeps this answer from the client;
-            `AnswerDeclined` is raised with it instead.
-        keep: gets the payload of a declined 200, piece by piece as it comes, all of it.
+        intercept: asked once with the head, before anything leaves: True keeps this answer from the client;
+            `ResponseIntercepted` is raised with it instead.
+        sink: gets the payload of a declined 200, piece by piece as it comes, all of it.
         on_head: called once, with the status, when the first byte is about to leave for the client.
-        epitaph: asked when the upstream is lost in mid-answer: what to append, or None for nothing. Not
+        error_tail: asked when the upstream is lost in mid-answer: what to append, or None for nothing. Not
             asked where nothing can be appended: a body with a content-encoding or a told length, a break
             inside a chunk's size.
-        tap: called once with the body of a 200 that ended in order and is not larger than `tap_limit` bytes.
-        committed: a 200 head with `Transfer-Encoding: chunked` has been sent by the caller (to a client that
-            speaks HTTP/1.1): no head is written, and the body goes out in chunks whatever the upstream's.
+        capture: called once with the body of a 200 that ended in order and is not larger than `capture_limit`
+            bytes.
+        headers_sent: a 200 head with `Transfer-Encoding: chunked` has been sent by the caller (to a client
+            that speaks HTTP/1.1): no head is written, and the body goes out in chunks whatever the
+            upstream's.
     """
 
     extra_head: bytes = b""
-    declines: Callable[[Head], bool] | None = None
-    keep: Callable[[bytes], None] | None = None
+    intercept: Callable[[Head], bool] | None = None
+    sink: Callable[[bytes], None] | None = None
     on_head: Callable[[int], None] | None = None
-    epitaph: Callable[[Cut], Epitaph | None] | None = None
-    tap: Callable[[Tapped], None] | None = None
-    tap_limit: int = 4 * 1024 * 1024
-    committed: bool = False
+    error_tail: Callable[[Truncation], ErrorTail | None] | None = None
+    capture: Callable[[CapturedBody], None] | None = None
+    capture_limit: int = 4 * 1024 * 1024
+    headers_sent: bool = False
 
 
-class Ending(Enum):
+class RelayOutcome(Enum):
     """How an answer ended."""
 
     COMPLETE = "complete"

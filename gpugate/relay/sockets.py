@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
-def untaken(transport: asyncio.Transport) -> int:
+def unacked_bytes(transport: asyncio.Transport) -> int:
     """Return how many bytes the other side has not acknowledged.
 
     The transport's own count stands still while megabytes leave the kernel's buffer, which asks for more only
@@ -50,7 +50,7 @@ def reset(transport: asyncio.Transport) -> None:
 
 
 @contextmanager
-def broken_when_left(transport: asyncio.Transport | None) -> Iterator[None]:
+def detect_disconnect(transport: asyncio.Transport | None) -> Iterator[None]:
     """Abort the connection at once when the other side closes or resets it, also while nobody reads it.
 
     A paused transport hears of neither (docs/ollama.md#paused-sockets). An end that waits behind

@@ -17,8 +17,8 @@ from gpugate.bot.messenger import Chat, Heard
 from gpugate.bot.telegram import Hook, TelegramBot
 from gpugate.proxy.auth import Verifier
 from gpugate.proxy.cors import Cors
-from gpugate.proxy.dispatcher import Gate
-from gpugate.proxy.server import GuardedServer
+from gpugate.proxy.dispatcher import RequestDispatcher
+from gpugate.proxy.server import GatewayServer
 
 SECRET = "a-secret-of-the-webhook"
 PUBLIC = "https://gate.example.org"
@@ -102,7 +102,7 @@ async def front(hook: TelegramHook) -> AsyncIterator[str]:
         require_exp=True,
         jwks=None,
     )
-    gate = Gate(
+    gate = RequestDispatcher(
         verifier=verifier,
         ollama=None,  # type: ignore[arg-type]
         own=hook.routes(),
@@ -111,7 +111,9 @@ async def front(hook: TelegramHook) -> AsyncIterator[str]:
         path_tokens=False,
         on_crash=ignore_crash,
     )
-    runner = web.ServerRunner(GuardedServer(gate.handle, gate.malformed, ignore_crash), shutdown_timeout=0.1)
+    runner = web.ServerRunner(
+        GatewayServer(gate.handle, gate.answer_malformed, ignore_crash), shutdown_timeout=0.1
+    )
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -93,7 +93,7 @@ class TestSize:
 
     async def test_body_that_stops_coming(self, house: House, monkeypatch):
         """400, and the connection is closed."""
-        monkeypatch.setattr(request_body, "SILENCE_S", 0.1)
+        monkeypatch.setattr(request_body, "BODY_STALL_S", 0.1)
         async with wire_to(house.port) as wire:
             wire.send(request("POST", "/api/chat", headers={**house.auth, "Content-Length": "100"}) + b"{")
             status, body = await wire.answer()
@@ -215,7 +215,7 @@ class TestMalformed:
 class TestSlowClients:
     async def test_head_that_does_not_come(self, opened, monkeypatch):
         """A connection without a request is closed."""
-        monkeypatch.setattr(server, "HEAD_LIMIT_S", 0.1)
+        monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", 0.1)
         house = await opened()
         async with wire_to(house.port) as silent, wire_to(house.port) as dripping:
             dripping.send(b"GET / HTTP/1.1\r\nX: ")
@@ -225,7 +225,7 @@ class TestSlowClients:
 
     async def test_many_silent_connections(self, opened, monkeypatch):
         """Others are served meanwhile."""
-        monkeypatch.setattr(server, "HEAD_LIMIT_S", 0.3)
+        monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", 0.3)
         house = await opened()
         silent = [await asyncio.open_connection("127.0.0.1", house.port) for _ in range(200)]
         await assert_alive(house)

@@ -41,8 +41,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         BACKLOG,
         "        if ticket.holds_admit_slot:\n            self.admit_slots_used -= 1\n",
-        "        if ticket.holds_admit_slot and not ticket.requeued:\n"
-        "            self.admit_slots_used -= 1\n",
+        (
+            "        if ticket.holds_admit_slot and not ticket.requeued:\n            self."
+            "admit_slots_used -= 1\n"
+        ),
         "a request that lost its pod keeps its drain slot for ever",
     ),
     Fault(
@@ -173,7 +175,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         SERVING,
-        "        return was if self.shutting_down or not self.has_payable_demand else self.begin_start(now)",
+        (
+            "        return was if self.shutting_down or not self.has_payable_demand else self."
+            "begin_start("
+            "now)"
+        ),
         "        return was",
         "a request that comes while a stop fails waits for ever",
     ),
@@ -215,9 +221,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         STARTING,
-        "        if not self.has_payable_demand:\n"
-        "            return self.abandon_start(was, now)\n"
-        "        if not was.must_inspect:",
+        (
+            "        if not self.has_payable_demand:\n            return self.abandon_start(was, now)\n"
+            "        if not was."
+            "must_inspect:"
+        ),
         "        if not was.must_inspect:",
         "pods are started for clients that hung up",
     ),
@@ -265,13 +273,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         WARMING,
-        "        return self.has_payable_demand and self.next_free_provider(was.provider + 1) is not None",
+        ("        return self.has_payable_demand and self.next_free_provider(was.provider + 1) is not None"),
         "        return self.next_free_provider(was.provider + 1) is not None",
         "a slow pod is stopped and another one started for nobody",
     ),
     Fault(
         WARMING,
-        "        return self.has_payable_demand and self.next_free_provider(was.provider + 1) is not None",
+        ("        return self.has_payable_demand and self.next_free_provider(was.provider + 1) is not None"),
         "        return self.has_payable_demand",
         "a pod without a GPU is left although there is no other provider",
     ),
@@ -295,8 +303,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         WARMING,
-        "            self.open_session(was.provider, was.run_id, self.start_cause, report, up_s, now)\n"
-        "        if",
+        (
+            "            self.open_session(was.provider, was.run_id, self.start_cause, report, up_s, "
+            "now)\n        "
+            "if"
+        ),
         "            pass\n        if",
         "a start that was queued is billed and not in the ledger",
     ),
@@ -314,8 +325,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         STOPS,
-        "            order.until_seen_stopped = order.until_seen_stopped or seen.phase"
-        " not in STOPPED_PHASES\n",
+        (
+            "            order.until_seen_stopped = order.until_seen_stopped or seen.phase not in "
+            "STOPPED_PHASES\n"
+        ),
         "",
         "a pod that was seen running after a refusal is left alone when looks fail",
     ),
@@ -327,8 +340,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         MACHINE,
-        "            case Warming(began_at=began):\n"
-        "                return min(began + self.policy.warmup_timeout, self.session_deadline_at)\n",
+        (
+            "            case Warming(began_at=began):\n                return min(began + self."
+            "policy.warmup_timeout, self.session_deadline_at)\n"
+        ),
         "",
         "a health check that never answers holds the warm-up for ever",
     ),
@@ -352,13 +367,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         STARTING,
-        "        if not self.has_payable_demand:\n            return was\n        self.resume_at_provider",
+        ("        if not self.has_payable_demand:\n            return was\n        self.resume_at_provider"),
         "        self.resume_at_provider",
         "an arrival starts the pod although the budget is spent",
     ),
     Fault(
         STARTING,
-        "        if not self.idle_timer.consume_window(now) or self.budget_gate.verdict.exhausted_reason:",
+        ("        if not self.idle_timer.consume_window(now) or self.budget_gate.verdict.exhausted_reason:"),
         "        if not self.idle_timer.consume_window(now):",
         "a pod is warmed ahead although the budget is spent",
     ),
@@ -376,7 +391,10 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         SERVING,
-        "        self.commands.append(ResolveManualRequest(None if self.has_payable_demand else refusal))\n",
+        (
+            "        self.commands.append(ResolveManualRequest(None if self.has_payable_demand else "
+            "refusal))\n"
+        ),
         "        self.commands.append(ResolveManualRequest(refusal))\n",
         "a start by hand is refused although the pod is on its way",
     ),

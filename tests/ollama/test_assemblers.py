@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.ollama import assemblers
-from gpugate.ollama.assemblers import Assembly, Unfinished, Whole
+from gpugate.ollama.assemblers import AssembledResponse, IncompleteStream, ResponseAssembler
 
 STATS = {
     "total_duration": 5191566416,
@@ -26,12 +26,12 @@ STATS = {
 }
 
 
-def told(kind: type[Assembly], *pieces: bytes) -> Whole:
+def told(kind: type[ResponseAssembler], *pieces: bytes) -> AssembledResponse:
     """What these pieces come to."""
     made = kind()
     for piece in pieces:
         made.feed(piece)
-    return made.whole()
+    return made.assembled()
 
 
 def lines(*events: object) -> bytes:
@@ -70,7 +70,7 @@ class TestNative:
             chat(6, tool_calls=[OTHER]),
             chat(7, done=True),
         ]
-        whole = told(assemblers.Native, lines(*events))
+        whole = told(assemblers.OllamaAssembler, lines(*events))
         message = {
             "role": "assistant",
             "content": "Let me look: <b>\u2028ü",
@@ -95,7 +95,7 @@ class TestNative:
         head = {"model": "m", "created_at": "2026-11-20T12:00:00Z"}
         last = {**head, "response": "", "done": True, "done_reason": "length", "context": [1, 2], **STATS}
         whole = told(
-            assemblers.Native,
+            assemblers.OllamaAssembler,
             lines(
                 {**head, "response": "", "thinking": "so", "done": False},
                 {**head, "response": "a", "done": False, "logprobs": [{"token": "a", "logprob": -0.1}]},
@@ -111,23 +111,23 @@ class TestNative:
         """An image model tells how far it is, then the picture: the last object is the answer."""
         last = {"model": "m", "response": "", "done": True, "image": "QUJD", "completed": 4, "total": 4}
         steps = [{"model": "m", "response": "", "done": False, "completed": n, "total": 4} for n in (1, 2)]
-        assert last == json.loads(told(assemblers.Native, lines(*steps, last)).body)
+        assert last == json.loads(told(assemblers.OllamaAssembler, lines(*steps, last)).body)
 
     def test_a_load(self) -> None:
         """One object, stream or not: its bytes stay."""
         body = b'{"model": "m",  "response":"<", "done":true,"done_reason":"load"}'
-        assert body == told(assemblers.Native, body).body
-        assert body == told(assemblers.Native, body + b"\n").body
+        assert body == told(assemblers.OllamaAssembler, body).body
+        assert body == told(assemblers.OllamaAssembler, body + b"\n").body
 
     def test_nothing_was_said(self) -> None:
         """An empty text stays; nothing appears that Ollama leaves out."""
-        whole = json.loads(told(assemblers.Native, lines(chat(1), chat(2, done=True))).body)
+        whole = json.loads(told(assemblers.OllamaAssembler, lines(chat(1), chat(2, done=True))).body)
         assert {"role": "assistant", "content": ""} == whole["message"]
         assert "logprobs" not in whole
 
     def test_the_model_fails_under_way(self) -> None:
         """Ollama's line becomes Ollama's 500."""
-        whole = told(assemblers.Native, lines(chat(1, content="a"), {"error": "out of memory"}))
+        whole = told(assemblers.OllamaAssembler, lines(chat(1, content="a"), {"error": "out of memory"}))
         assert (500, {"error": "out of memory"}) == (whole.status, json.loads(whole.body))
 
     @pytest.mark.parametrize(
@@ -145,18 +145,18 @@ class TestNative:
     )
     def test_an_answer_that_is_cut_off(self, stream: bytes) -> None:
         """Nothing is told that looks complete."""
-        with pytest.raises(Unfinished):
-            told(assemblers.Native, stream)
+        with pytest.raises(IncompleteStream):
+            told(assemblers.OllamaAssembler, stream)
 
     def test_a_stream_without_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """It is forgotten, and no answer."""
         monkeypatch.setattr(assemblers, "LIMIT", 1000)
-        made = assemblers.Native()
+        made = assemblers.OllamaAssembler()
         for _ in range(100):
             made.feed(b"x" * 100)
         assert [] == made._line
-        with pytest.raises(Unfinished):
-            made.whole()
+        with pytest.raises(IncompleteStream):
+            made.assembled()
 
 
 def chunk(delta: object = None, **more: object) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class TestOpenAi:
             chunk(finish_reason="tool_calls"),
             {**chunk(), "choices": [], "usage": COUNTS},
         )
-        whole = told(assemblers.OpenAiChat, stream)
+        whole = told(assemblers.OpenAiChatAssembler, stream)
         message = {"role": "assistant", "content": "xy", "reasoning": "ab", "tool_calls": [call, other]}
         probs = {"content": [{"token": "x", "logprob": -1.5}, {"token": "y", "logprob": -0.5}]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": probs}
@@ -211,7 +211,7 @@ class TestOpenAi:
         begin = {"id": "c1", "index": 0, "type": "function", "function": {"name": "f", "arguments": ""}}
         rest = [{"index": 0, "function": {"arguments": part}} for part in ('{"a"', ":1}")]
         deltas = [{"tool_calls": [piece]} for piece in (begin, *rest)]
-        whole = json.loads(told(assemblers.OpenAiChat, frames(*map(chunk, deltas))).body)
+        whole = json.loads(told(assemblers.OpenAiChatAssembler, frames(*map(chunk, deltas))).body)
         (call,) = whole["choices"][0]["message"]["tool_calls"]
         assert '{"a":1}' == call["function"]["arguments"]
 
@@ -220,13 +220,13 @@ class TestOpenAi:
         stream = frames(
             chunk({"content": "b"}, index=1), chunk({"content": "a"}), chunk({"content": "B"}, index=1)
         )
-        choices = json.loads(told(assemblers.OpenAiChat, stream).body)["choices"]
+        choices = json.loads(told(assemblers.OpenAiChatAssembler, stream).body)["choices"]
         assert [(0, "a"), (1, "bB")] == [(c["index"], c["message"]["content"]) for c in choices]
 
     def test_an_error_in_the_stream(self) -> None:
         """It is the answer."""
         error = {"error": {"message": "no", "type": "api_error"}}
-        whole = told(assemblers.OpenAiChat, frames(chunk({"content": "a"}), error, done=False))
+        whole = told(assemblers.OpenAiChatAssembler, frames(chunk({"content": "a"}), error, done=False))
         assert (500, error) == (whole.status, json.loads(whole.body))
 
     @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ class TestOpenAi:
     )
     def test_an_answer_that_is_cut_off(self, stream: bytes) -> None:
         """Ollama loses its errors in this dialect; without [DONE] there is no answer."""
-        with pytest.raises(Unfinished):
-            told(assemblers.OpenAiChat, stream)
+        with pytest.raises(IncompleteStream):
+            told(assemblers.OpenAiChatAssembler, stream)
 
 
 class TestAnthropic:
@@ -288,7 +288,7 @@ class TestAnthropic:
             {"type": "message_stop"},
             done=False,
         )
-        whole = told(assemblers.Anthropic, stream)
+        whole = told(assemblers.AnthropicAssembler, stream)
         content = [
             {"type": "thinking", "thinking": "hm"},
             {"type": "text", "text": "hi"},
@@ -319,13 +319,13 @@ class TestAnthropic:
     )
     def test_an_answer_that_is_cut_off(self, events: list[object]) -> None:
         """Without its end, or with a tool's input that cannot be read, there is none."""
-        with pytest.raises(Unfinished):
-            told(assemblers.Anthropic, frames(*events, done=False))
+        with pytest.raises(IncompleteStream):
+            told(assemblers.AnthropicAssembler, frames(*events, done=False))
 
     def test_an_error_in_the_stream(self) -> None:
         """It is the answer."""
         error = {"type": "error", "error": {"type": "api_error", "message": "no"}}
-        whole = told(assemblers.Anthropic, b"event: error\n" + frames(error, done=False))
+        whole = told(assemblers.AnthropicAssembler, b"event: error\n" + frames(error, done=False))
         assert (500, error) == (whole.status, json.loads(whole.body))
 
 
@@ -341,27 +341,29 @@ class TestResponses:
             done=False,
         )
         assert {"id": "r", "output": [1], "error": None} == json.loads(
-            told(assemblers.Responses, stream).body
+            told(assemblers.ResponsesAssembler, stream).body
         )
 
     def test_an_answer_that_is_cut_off(self) -> None:
         """Without that event there is none."""
-        with pytest.raises(Unfinished):
-            told(assemblers.Responses, frames({"type": "response.created", "response": {"id": "r"}}))
+        with pytest.raises(IncompleteStream):
+            told(assemblers.ResponsesAssembler, frames({"type": "response.created", "response": {"id": "r"}}))
 
 
-DIALECTS: dict[type[Assembly], Any] = {
-    assemblers.Native: lambda: NATIVE,
-    assemblers.OpenAiChat: lambda: OpenAiChat("m", 12, include_usage=True),
-    assemblers.OpenAiCompletions: lambda: OpenAiCompletions("m", 12, include_usage=True),
-    assemblers.Anthropic: lambda: Anthropic("m", 12),
-    assemblers.Responses: lambda: Responses("m", 12),
+DIALECTS: dict[type[ResponseAssembler], Any] = {
+    assemblers.OllamaAssembler: lambda: NATIVE,
+    assemblers.OpenAiChatAssembler: lambda: OpenAiChat("m", 12, include_usage=True),
+    assemblers.OpenAiCompletionsAssembler: lambda: OpenAiCompletions("m", 12, include_usage=True),
+    assemblers.AnthropicAssembler: lambda: Anthropic("m", 12),
+    assemblers.ResponsesAssembler: lambda: Responses("m", 12),
 }
 
 
 @pytest.mark.parametrize("kind", DIALECTS)
 @given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=5), data=st.data())
-def test_every_dialect_in_any_pieces(kind: type[Assembly], texts: list[str], data: st.DataObject) -> None:
+def test_every_dialect_in_any_pieces(
+    kind: type[ResponseAssembler], texts: list[str], data: st.DataObject
+) -> None:
     """Wherever the stream is cut into pieces, it comes to what the same Ollama says without a stream."""
     events = [chat(number % 10, content=text) for number, text in enumerate(texts)]
     last = chat(9, done=True)
@@ -374,6 +376,8 @@ def test_every_dialect_in_any_pieces(kind: type[Assembly], texts: list[str], dat
     expected = json.loads(DIALECTS[kind]().whole(said))
     actual = json.loads(told(kind, *pieces).body)
     for answer in (expected, actual):  # the time of day
-        for name in ("created", "completed_at") + (("created_at",) if kind is assemblers.Responses else ()):
+        for name in ("created", "completed_at") + (
+            ("created_at",) if kind is assemblers.ResponsesAssembler else ()
+        ):
             answer.pop(name, None)
     assert expected == actual

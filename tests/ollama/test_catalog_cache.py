@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.ollama import catalog_cache as catalog_module
-from gpugate.ollama.catalog_cache import MAX_SHOWS, Answered, Catalog, Mode, slot_of
+from gpugate.ollama.catalog_cache import MAX_SHOWS, CachedResponse, CatalogCache, CatalogMode, cache_key
 
 NATIVE = "application/json; charset=utf-8"
 TAGS = b'{"models":[{"name":"llava:latest","modified_at":"1970-01-01T00:01:00Z"} , {"name":"a:1b"}]}'
@@ -32,32 +32,34 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "catalog.json"
 
 
-def new(store: Path, mode: Mode = "remembered", *models: str, tell: Told | None = None) -> Catalog:
-    return Catalog(mode, models, store, tell=tell)
+def new(
+    store: Path, mode: CatalogMode = "remembered", *models: str, tell: Told | None = None
+) -> CatalogCache:
+    return CatalogCache(mode, models, store, warn=tell)
 
 
-def names(catalog: Catalog) -> list[str]:
+def names(catalog: CatalogCache) -> list[str]:
     answer = catalog.answer("GET", "/api/tags")
     assert answer is not None
     return [entry["name"] for entry in orjson.loads(answer.body)["models"]]
 
 
-def v1_names(catalog: Catalog) -> list[str]:
+def v1_names(catalog: CatalogCache) -> list[str]:
     answer = catalog.answer("GET", "/v1/models")
     assert answer is not None
     return [entry["id"] for entry in orjson.loads(answer.body)["data"]]
 
 
-def show(catalog: Catalog, body: bytes) -> Answered | None:
+def show(catalog: CatalogCache, body: bytes) -> CachedResponse | None:
     return catalog.answer("POST", "/api/show", body)
 
 
 @pytest.mark.parametrize("mode", ["remembered", "empty", "static"])
-def test_nothing_is_known_yet(store: Path, mode: Mode) -> None:
+def test_nothing_is_known_yet(store: Path, mode: CatalogMode) -> None:
     """Every list is empty but valid, and what only the pod can know is not answered."""
     catalog = new(store, mode)
-    assert Answered(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/tags")
-    assert Answered(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/ps")
+    assert CachedResponse(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/tags")
+    assert CachedResponse(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/ps")
     expected = {"object": "list", "data": []}
     answer = catalog.answer("GET", "/v1/models")
     assert answer is not None
@@ -75,22 +77,22 @@ def test_the_defaults(store: Path) -> None:
     assert all(part.isdigit() for part in version["version"].split("."))
     assert status["cloud"]["disabled"] is True
     recommendations = catalog.answer("GET", "/api/experimental/model-recommendations")
-    assert Answered(200, NATIVE, b'{"recommendations":[]}') == recommendations
+    assert CachedResponse(200, NATIVE, b'{"recommendations":[]}') == recommendations
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_remembered_list(store: Path, method: str) -> None:
     """The last good answer is repeated byte for byte."""
     catalog = new(store, "remembered", "configured")
-    assert catalog.remember("tags", "", TAGS)
-    assert Answered(200, NATIVE, TAGS) == catalog.answer(method, "/api/tags")
+    assert catalog.store("tags", "", TAGS)
+    assert CachedResponse(200, NATIVE, TAGS) == catalog.answer(method, "/api/tags")
 
 
 def test_the_same_answer_again(store: Path) -> None:
     """An answer that is known changes nothing, so nothing is written."""
     catalog = new(store)
-    assert catalog.remember("tags", "", TAGS)
-    assert not catalog.remember("tags", "", TAGS)
+    assert catalog.store("tags", "", TAGS)
+    assert not catalog.store("tags", "", TAGS)
 
 
 @pytest.mark.parametrize(
@@ -107,25 +109,25 @@ def test_the_same_answer_again(store: Path) -> None:
 def test_a_bad_answer(store: Path, kind: str, body: bytes) -> None:
     """What is no good answer never replaces one."""
     catalog = new(store)
-    catalog.remember("tags", "", TAGS)
-    assert not catalog.remember(kind, "", body)
+    catalog.store("tags", "", TAGS)
+    assert not catalog.store(kind, "", body)
     assert names(catalog) == ["llava:latest", "a:1b"]
 
 
 async def test_a_restart(store: Path) -> None:
     """What was flushed is known again, byte for byte."""
     before = new(store)
-    before.remember("tags", "", TAGS)
-    before.remember("v1/models", "", V1)
-    before.remember("version", "", b'{"version":"0.33.1"}')
-    before.remember("show", "llava:latest", SHOW)
+    before.store("tags", "", TAGS)
+    before.store("v1/models", "", V1)
+    before.store("version", "", b'{"version":"0.33.1"}')
+    before.store("show", "llava:latest", SHOW)
     await before.flush()
     told = Told()
     after = new(store, tell=told)
-    assert Answered(200, NATIVE, TAGS) == after.answer("GET", "/api/tags")
-    assert Answered(200, "application/json", V1) == after.answer("GET", "/v1/models")
-    assert Answered(200, NATIVE, b'{"version":"0.33.1"}') == after.answer("GET", "/api/version")
-    assert Answered(200, NATIVE, SHOW) == show(after, b'{"model":"LLaVA"}')
+    assert CachedResponse(200, NATIVE, TAGS) == after.answer("GET", "/api/tags")
+    assert CachedResponse(200, "application/json", V1) == after.answer("GET", "/v1/models")
+    assert CachedResponse(200, NATIVE, b'{"version":"0.33.1"}') == after.answer("GET", "/api/version")
+    assert CachedResponse(200, NATIVE, SHOW) == show(after, b'{"model":"LLaVA"}')
     assert Told() == told
 
 
@@ -141,7 +143,7 @@ async def test_flushes_at_the_same_time(store: Path) -> None:
     catalog = new(store)
     flushes = []
     for number in range(20):
-        catalog.remember("tags", "", b'{"models":[{"name":"m%d"}]}' % number)
+        catalog.store("tags", "", b'{"models":[{"name":"m%d"}]}' % number)
         flushes.append(asyncio.ensure_future(catalog.flush()))
         await asyncio.sleep(0)
     await asyncio.gather(*flushes)
@@ -160,7 +162,7 @@ async def test_a_full_disk(store: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with monkeypatch.context() as broken:
         broken.setattr("os.fsync", full)
         for body in (TAGS, b'{"models":[{"name":"b"}]}'):
-            catalog.remember("tags", "", body)
+            catalog.store("tags", "", body)
             await catalog.flush()
     assert Told(["the catalogue cannot be kept on disk: No space left on device"]) == told
     assert names(catalog) == ["b"]
@@ -199,25 +201,25 @@ def test_a_file_with_one_bad_part(store: Path) -> None:
 def test_an_empty_list_over_a_good_one(store: Path) -> None:
     """Right after a start it may mean that the volume is missing: the good list stays."""
     catalog = new(store)
-    catalog.remember("tags", "", TAGS)
-    assert not catalog.remember("tags", "", EMPTY)
-    assert not catalog.remember("v1/models", "", b'{"object":"list","data":null}')
+    catalog.store("tags", "", TAGS)
+    assert not catalog.store("tags", "", EMPTY)
+    assert not catalog.store("v1/models", "", b'{"object":"list","data":null}')
     assert names(catalog) == ["llava:latest", "a:1b"]
 
 
 def test_an_empty_list_over_the_configured_one(store: Path) -> None:
     """The configured models stay until there is a list with models."""
     catalog = new(store, "remembered", "llava")
-    assert not catalog.remember("tags", "", EMPTY)
+    assert not catalog.store("tags", "", EMPTY)
     assert names(catalog) == ["llava"]
 
 
 async def test_an_empty_list_after_a_deletion(store: Path) -> None:
     """When models were deleted through the gateway, an empty list is believed, also after a restart."""
     catalog = new(store, "remembered", "llava")
-    catalog.remember("tags", "", TAGS)
-    catalog.forget_after_change("llava")
-    assert catalog.remember("tags", "", EMPTY)
+    catalog.store("tags", "", TAGS)
+    catalog.invalidate("llava")
+    assert catalog.store("tags", "", EMPTY)
     await catalog.flush()
     told = Told()
     assert names(new(store, "remembered", "llava", tell=told)) == []
@@ -227,19 +229,19 @@ async def test_an_empty_list_after_a_deletion(store: Path) -> None:
 def test_an_empty_list_long_after_a_change(store: Path) -> None:
     """Once a list with models was seen after the change, even the same one, an empty list is odd again."""
     catalog = new(store)
-    catalog.remember("tags", "", TAGS)
-    catalog.forget_after_change("llava")
-    catalog.remember("tags", "", TAGS)
-    assert not catalog.remember("tags", "", EMPTY)
+    catalog.store("tags", "", TAGS)
+    catalog.invalidate("llava")
+    catalog.store("tags", "", TAGS)
+    assert not catalog.store("tags", "", EMPTY)
 
 
 def test_a_change_asks_for_a_refresh(store: Path) -> None:
     """The lists are fetched again, and what was known of the changed model is gone."""
     asked = []
-    catalog = Catalog("remembered", (), store, refresh=lambda: asked.append("refresh"))
+    catalog = CatalogCache("remembered", (), store, refresh=lambda: asked.append("refresh"))
     for key in ("llava:latest", "llava:latest verbose", "other:latest"):
-        catalog.remember("show", key, SHOW)
-    catalog.forget_after_change("library/LLaVA")
+        catalog.store("show", key, SHOW)
+    catalog.invalidate("library/LLaVA")
     assert asked == ["refresh"]
     assert show(catalog, b'{"model":"llava"}') is None
     assert show(catalog, b'{"model":"llava","verbose":true}') is None
@@ -249,9 +251,9 @@ def test_a_change_asks_for_a_refresh(store: Path) -> None:
 def test_a_model_that_went(store: Path) -> None:
     """What the newest list lacks is not shown either."""
     catalog = new(store)
-    catalog.remember("show", "llava:latest", SHOW)
-    catalog.remember("show", "gone:latest", SHOW)
-    catalog.remember("tags", "", TAGS)
+    catalog.store("show", "llava:latest", SHOW)
+    catalog.store("show", "gone:latest", SHOW)
+    catalog.store("tags", "", TAGS)
     assert show(catalog, b'{"model":"llava"}') is not None
     assert show(catalog, b'{"model":"gone"}') is None
 
@@ -259,24 +261,24 @@ def test_a_model_that_went(store: Path) -> None:
 def test_only_tags_are_known(store: Path) -> None:
     """/v1/models is made of them."""
     catalog = new(store)
-    catalog.remember("tags", "", TAGS)
+    catalog.store("tags", "", TAGS)
     assert v1_names(catalog) == ["llava:latest", "a:1b"]
-    catalog.remember("v1/models", "", V1)
+    catalog.store("v1/models", "", V1)
     assert v1_names(catalog) == ["llava:latest"]
 
 
 def test_only_v1_models_are_known(store: Path) -> None:
     """/api/tags is made of them, with whole digests."""
     catalog = new(store)
-    catalog.remember("v1/models", "", V1)
+    catalog.store("v1/models", "", V1)
     assert names(catalog) == ["llava:latest"]
 
 
 def test_newer_tags(store: Path) -> None:
     """A list of models that is older than the other one is not answered."""
     catalog = new(store)
-    catalog.remember("v1/models", "", V1)
-    catalog.remember("tags", "", b'{"models":[{"name":"new"}]}')
+    catalog.store("v1/models", "", V1)
+    catalog.store("tags", "", b'{"models":[{"name":"new"}]}')
     assert v1_names(catalog) == ["new"]
 
 
@@ -284,7 +286,7 @@ def test_newer_tags(store: Path) -> None:
 def test_one_v1_model(store: Path, name: str) -> None:
     """A model of the remembered list is answered in any spelling, and named as asked."""
     catalog = new(store)
-    catalog.remember("tags", "", TAGS)
+    catalog.store("tags", "", TAGS)
     answer = catalog.answer("GET", f"/v1/models/{name}")
     assert answer is not None
     found = orjson.loads(answer.body)
@@ -296,19 +298,19 @@ def test_the_mode_empty(store: Path) -> None:
     """No model is known, whatever was remembered; the version still is."""
     catalog = new(store, "empty", "llava")
     for kind, key, body in (("tags", "", TAGS), ("v1/models", "", V1), ("show", "llava:latest", SHOW)):
-        catalog.remember(kind, key, body)
-    catalog.remember("version", "", b'{"version":"0.33.1"}')
+        catalog.store(kind, key, body)
+    catalog.store("version", "", b'{"version":"0.33.1"}')
     assert (names(catalog), v1_names(catalog)) == ([], [])
     assert show(catalog, b'{"model":"llava"}') is None
     assert catalog.answer("GET", "/v1/models/llava") is None
-    assert Answered(200, NATIVE, b'{"version":"0.33.1"}') == catalog.answer("GET", "/api/version")
+    assert CachedResponse(200, NATIVE, b'{"version":"0.33.1"}') == catalog.answer("GET", "/api/version")
 
 
 def test_the_mode_static(store: Path) -> None:
     """The configured models are listed, whatever was remembered."""
     catalog = new(store, "static", "llava:7b", "other")
-    catalog.remember("tags", "", TAGS)
-    catalog.remember("v1/models", "", V1)
+    catalog.store("tags", "", TAGS)
+    catalog.store("v1/models", "", V1)
     assert names(catalog) == ["llava:7b", "other"]
     assert v1_names(catalog) == ["llava:7b", "other"]
     assert catalog.answer("GET", "/v1/models/other") is not None
@@ -319,18 +321,18 @@ def test_show_in_two_depths(store: Path) -> None:
     catalog = new(store)
     plain, verbose = b'{"model":"llava"}', b'{"name":"llava:latest","verbose":true}'
     for body, answer in ((plain, SHOW), (verbose, b'{"details":{},"tensors":[]}')):
-        slot = slot_of("POST", "/api/show", body)
+        slot = cache_key("POST", "/api/show", body)
         assert slot is not None
-        catalog.remember(*slot, answer)
-    assert Answered(200, NATIVE, SHOW) == show(catalog, plain)
-    assert Answered(200, NATIVE, b'{"details":{},"tensors":[]}') == show(catalog, verbose)
+        catalog.store(*slot, answer)
+    assert CachedResponse(200, NATIVE, SHOW) == show(catalog, plain)
+    assert CachedResponse(200, NATIVE, b'{"details":{},"tensors":[]}') == show(catalog, verbose)
 
 
 def test_many_shows(store: Path) -> None:
     """Only so many are kept: the oldest goes."""
     catalog = new(store)
     for number in range(MAX_SHOWS + 5):
-        catalog.remember("show", f"m{number}:latest", SHOW)
+        catalog.store("show", f"m{number}:latest", SHOW)
     assert show(catalog, b'{"model":"m4"}') is None
     assert show(catalog, b'{"model":"m5"}') is not None
 
@@ -341,10 +343,10 @@ def test_large_shows(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "MAX_SHOW", 120)
     catalog = new(store)
     large = b'{"details":"' + b"x" * 85 + b'"}'
-    assert all(catalog.remember("show", f"{name}:latest", large) for name in "abc")
+    assert all(catalog.store("show", f"{name}:latest", large) for name in "abc")
     assert show(catalog, b'{"model":"a"}') is None
     assert show(catalog, b'{"model":"b"}') is not None
-    assert not catalog.remember("show", "d:latest", b'{"details":"' + b"x" * 200 + b'"}')
+    assert not catalog.store("show", "d:latest", b'{"details":"' + b"x" * 200 + b'"}')
 
 
 @pytest.mark.parametrize(
@@ -369,7 +371,7 @@ def test_large_shows(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_where_an_answer_is_kept(method: str, path: str, body: bytes, slot: tuple[str, str] | None) -> None:
     """Only answers that hold for every client are kept."""
-    assert slot == slot_of(method, path, body)
+    assert slot == cache_key(method, path, body)
 
 
 ACTS = st.one_of(
@@ -384,16 +386,16 @@ ACTS = st.one_of(
 @settings(deadline=None, max_examples=40)
 @given(st.sampled_from(["remembered", "empty", "static"]), st.lists(ACTS, max_size=12))
 def test_any_life(
-    tmp_path_factory: pytest.TempPathFactory, mode: Mode, acts: list[tuple[str, str, bytes]]
+    tmp_path_factory: pytest.TempPathFactory, mode: CatalogMode, acts: list[tuple[str, str, bytes]]
 ) -> None:
     """Whatever happens, all answers are valid, and a restart answers the same."""
     store = tmp_path_factory.mktemp("life") / "catalog.json"
     catalog = new(store, mode, "configured")
     for kind, key, body in acts:
         if kind == "changed":
-            catalog.forget_after_change(key)
+            catalog.invalidate(key)
         else:
-            catalog.remember(kind, key, body)
+            catalog.store(kind, key, body)
     asyncio.run(catalog.flush())
     again = new(store, mode, "configured")
     for path in ("/api/tags", "/v1/models", "/api/version", "/api/ps", "/v1/models/llava"):

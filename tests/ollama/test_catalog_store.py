@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.ollama.catalog_store import CatalogStore, Damaged
+from gpugate.ollama.catalog_store import CatalogStore, CorruptFile
 
 SECTIONS = {"answers": {"tags": b'{"models":[ ]}', "version": '{"é":1}'.encode()}, "shows": {"x": b"{}"}}
 
@@ -71,7 +71,7 @@ def test_a_damaged_file(tmp_path: Path, content: bytes) -> None:
     """What is not what was written is said to be damaged."""
     path = tmp_path / "catalog.json"
     path.write_bytes(content)
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptFile):
         CatalogStore(path).read()
 
 
@@ -80,5 +80,5 @@ def test_a_file_far_too_large(tmp_path: Path) -> None:
     path = tmp_path / "catalog.json"
     with path.open("wb") as file:
         file.truncate(65 << 20)  # sparse
-    with pytest.raises(Damaged):
+    with pytest.raises(CorruptFile):
         CatalogStore(path).read()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.ollama.json_edit import Member, members, with_members
+from gpugate.ollama.json_edit import Member, members, set_members
 
 TRUE = {"stream": b"true"}
 
@@ -30,26 +30,26 @@ TRUE = {"stream": b"true"}
 )  # fmt: skip
 def test_a_member_is_changed(text: bytes, expected: bytes) -> None:
     """In its place, however it is spelled, only at the top; in front where there is none."""
-    assert expected == with_members(text, TRUE)
+    assert expected == set_members(text, TRUE)
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"a":1', b'{"a', b'"a"', b"nothing"])
 def test_no_whole_object(text: bytes) -> None:
     """It is not touched."""
     with pytest.raises(ValueError, match=r"not end|not found|substring"):
-        with_members(text, TRUE)
+        set_members(text, TRUE)
 
 
 def test_two_members() -> None:
     """One is changed, one is new."""
     text = b'{"stream":false,"model":"m"}'
-    assert b'{"options":{},"stream":true,"model":"m"}' == with_members(text, {**TRUE, "options": b"{}"})
+    assert b'{"options":{},"stream":true,"model":"m"}' == set_members(text, {**TRUE, "options": b"{}"})
 
 
 def test_a_large_picture() -> None:
     """A body of 8 MB is no trouble."""
     picture = b"A" * (8 << 20)
-    assert with_members(b'{"images":["' + picture + b'"],"stream":false}', TRUE).endswith(b'"stream":true}')
+    assert set_members(b'{"images":["' + picture + b'"],"stream":false}', TRUE).endswith(b'"stream":true}')
 
 
 VALUES = st.recursive(
@@ -70,7 +70,7 @@ def test_any_object(document: dict[str, object], ascii_only: bool, indent: int |
     found = {member.key: json.loads(text[member.begin : member.end]) for member in members(text)}
     assert document == found
     asked = {key: value for key, value in document.items() if key.lower() != "stream"}
-    changed = json.loads(with_members(text, TRUE))
+    changed = json.loads(set_members(text, TRUE))
     assert asked == {key: value for key, value in changed.items() if key.lower() != "stream"}
     assert {True} == {value for key, value in changed.items() if key.lower() == "stream"}
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.ollama.routes import Kind, Route, classify, split_path_token
+from gpugate.ollama.routes import Route, RouteKind, match_route, split_path_token
 
 COMPUTE = [
     ("/api/generate", "generate"),
@@ -54,22 +54,22 @@ ADMIN = [
 @pytest.mark.parametrize(("path", "api"), COMPUTE)
 def test_a_post_that_computes_wakes(path: str, api: str | None) -> None:
     """Every POST under /api and /v1 that is not metadata wakes the pod, known or not."""
-    assert Route(Kind.COMPUTE, path, "chat", api) == classify("POST", path)
-    assert classify("POST", path).wakes
+    assert Route(RouteKind.COMPUTE, path, "chat", api) == match_route("POST", path)
+    assert match_route("POST", path).wakes
 
 
 @pytest.mark.parametrize(("method", "path", "api"), METADATA)
 def test_metadata(method: str, path: str, api: str) -> None:
     """Metadata never wakes and needs the scope of Ollama's paths."""
-    assert Route(Kind.METADATA, path, "chat", api) == classify(method, path)
-    assert not classify(method, path).wakes
+    assert Route(RouteKind.METADATA, path, "chat", api) == match_route(method, path)
+    assert not match_route(method, path).wakes
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN)
 def test_changing_models(method: str, path: str) -> None:
     """Pull, push, create, copy, delete and blobs need `admin` and the pod."""
-    route = classify(method, path)
-    assert (Kind.ADMIN, "admin", path) == (route.kind, route.scope, route.upstream_path)
+    route = match_route(method, path)
+    assert (RouteKind.ADMIN, "admin", path) == (route.kind, route.scope, route.upstream_path)
     assert route.wakes
     assert (method == "POST" and "blobs" in path) == route.streamed_body
 
@@ -77,14 +77,14 @@ def test_changing_models(method: str, path: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_the_root(method: str) -> None:
     """`GET|HEAD /` is the health text, the only route without a token here."""
-    assert Route(Kind.HEALTH, "/") == classify(method, "/")
+    assert Route(RouteKind.HEALTH, "/") == match_route(method, "/")
 
 
 @pytest.mark.parametrize("name", ["chat", "generate"])
 def test_the_aliases(name: str) -> None:
     """`POST /api/v1/chat` is `/api/chat`, upstream path included; the rest of /api/v1 is ours."""
-    assert classify("POST", f"/api/{name}") == classify("POST", f"/api/v1/{name}")
-    assert classify("GET", f"/api/v1/{name}").kind is Kind.WRONG_METHOD
+    assert match_route("POST", f"/api/{name}") == match_route("POST", f"/api/v1/{name}")
+    assert match_route("GET", f"/api/v1/{name}").kind is RouteKind.WRONG_METHOD
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_aliases(name: str) -> None:
 )
 def test_own_paths(method: str, path: str, own: str) -> None:
     """gpugate's own paths are handed on decoded."""
-    assert Route(Kind.OWN, own) == classify(method, path)
+    assert Route(RouteKind.GATEWAY_API, own) == match_route(method, path)
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_own_paths(method: str, path: str, own: str) -> None:
 )
 def test_a_wrong_method(method: str, path: str, allow: tuple[str, ...]) -> None:
     """What Ollama's router refuses wakes nothing and says what is allowed."""
-    route = classify(method, path)
-    assert (Kind.WRONG_METHOD, allow, False) == (route.kind, route.allow, route.wakes)
+    route = match_route(method, path)
+    assert (RouteKind.WRONG_METHOD, allow, False) == (route.kind, route.allow, route.wakes)
 
 
 @pytest.mark.parametrize(
@@ -144,14 +144,14 @@ def test_a_wrong_method(method: str, path: str, allow: tuple[str, ...]) -> None:
 )
 def test_unknown_and_no_post(method: str, path: str) -> None:
     """What is not known and no POST never wakes; a bare prefix is nothing to wake for either."""
-    assert classify(method, path).kind is Kind.UNKNOWN_GET
+    assert match_route(method, path).kind is RouteKind.PASS_THROUGH
 
 
 @pytest.mark.parametrize("path", ["/api/blobs", "/api/blobs/"])
 def test_blobs_without_a_digest(path: str) -> None:
     """Whatever is said about blobs needs `admin`."""
-    route = classify("POST", path)
-    assert (Kind.UNKNOWN_GET, "admin") == (route.kind, route.scope)
+    route = match_route("POST", path)
+    assert (RouteKind.PASS_THROUGH, "admin") == (route.kind, route.scope)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_blobs_without_a_digest(path: str) -> None:
 )
 def test_nothing_is_there(path: str) -> None:
     """Other paths, and spellings that no client means, are a 404 and never reach a pod."""
-    assert classify("POST", path).kind is Kind.NOT_OURS
+    assert match_route("POST", path).kind is RouteKind.NOT_FOUND
 
 
 @pytest.mark.parametrize(
@@ -195,8 +195,8 @@ def test_nothing_is_there(path: str) -> None:
 )
 def test_an_encoded_known_path(path: str, upstream: str) -> None:
     """Ollama decodes once before it routes: so do we, and the pod is asked for the plain path."""
-    assert classify("POST", upstream) == classify("POST", path)
-    assert upstream == classify("POST", path).upstream_path
+    assert match_route("POST", upstream) == match_route("POST", path)
+    assert upstream == match_route("POST", path).upstream_path
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_an_encoded_known_path(path: str, upstream: str) -> None:
 )
 def test_another_spelling(path: str, location: str) -> None:
     """Slashes and dot segments are redirected as Ollama does it, before anything wakes."""
-    assert Route(Kind.REDIRECT, location) == classify("POST", path)
+    assert Route(RouteKind.REDIRECT, location) == match_route("POST", path)
 
 
 PIECES = st.sampled_from(
@@ -258,26 +258,26 @@ METHODS = st.sampled_from(["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "T
 @given(METHODS, PATHS)
 def test_any_path(method: str, path: str) -> None:
     """No spelling raises, and what goes upstream means there what it was judged as here."""
-    route = classify(method, path)
-    if route.kind in (Kind.COMPUTE, Kind.METADATA, Kind.ADMIN, Kind.UNKNOWN_GET):
-        again = classify(method, route.upstream_path)
+    route = match_route(method, path)
+    if route.kind in (RouteKind.COMPUTE, RouteKind.METADATA, RouteKind.ADMIN, RouteKind.PASS_THROUGH):
+        again = match_route(method, route.upstream_path)
         assert (route.kind, route.scope) == (again.kind, again.scope)
         assert route.upstream_path.isascii()
         assert route.upstream_path.startswith(("/api", "/v1"))
-    if route.kind is Kind.REDIRECT:
-        assert classify(method, route.upstream_path).kind is not Kind.NOT_OURS
+    if route.kind is RouteKind.REDIRECT:
+        assert match_route(method, route.upstream_path).kind is not RouteKind.NOT_FOUND
 
 
 @settings(deadline=None)
 @given(METHODS, PATHS)
 def test_any_redirect(method: str, path: str) -> None:
     """A redirect stays on this host and comes to rest after at most one more."""
-    route = classify(method, path)
+    route = match_route(method, path)
     for _ in range(2):
-        if route.kind is Kind.REDIRECT:
+        if route.kind is RouteKind.REDIRECT:
             assert route.upstream_path[:1] == "/" != route.upstream_path[1:2]
-            route = classify(method, route.upstream_path)
-    assert route.kind is not Kind.REDIRECT
+            route = match_route(method, route.upstream_path)
+    assert route.kind is not RouteKind.REDIRECT
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gpugate.ollama.stream_buffering import aggregation
+from gpugate.ollama.stream_buffering import stream_rewrite
 
 PLAIN: dict[str, str] = {}
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -16,7 +16,7 @@ USAGE = {"include_usage": True}
 def asked(path: str, body: object, headers: dict[str, str] = PLAIN) -> object:
     """The changed body, None where nothing is changed."""
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    found = aggregation(path, headers, text)
+    found = stream_rewrite(path, headers, text)
     return None if found is None else json.loads(found.body)
 
 
@@ -75,5 +75,5 @@ def test_a_packed_body() -> None:
 
 def test_the_prompt_does_not_show() -> None:
     """In a log or a traceback."""
-    found = aggregation("/api/chat", PLAIN, json.dumps(NATIVE[0][1]).encode())
+    found = stream_rewrite("/api/chat", PLAIN, json.dumps(NATIVE[0][1]).encode())
     assert "role" not in repr(found)

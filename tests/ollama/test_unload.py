@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.ollama.unload import is_unload, may_be_unload, names_unload, unload_answer
+from gpugate.ollama.unload import is_unload, may_be_unload, model_to_unload, unload_answer
 
 ZEROS = [0, 0.0, -0.0, 1e-10, "0", "-0", "+0", "0s", "0m", "0h0m0s", "0.0s", "0.1ns"]
 OTHERS = [1, -1, 0.5, "5m", "-1s", "1ms", "-1", "", "x", None, True, False, [], {}, float("inf")]
@@ -31,7 +31,7 @@ def test_nothing_to_say_and_nothing_to_keep(keep_alive: object, api: str, conten
     """A zero in any spelling, with an empty or missing prompt, is an unload."""
     document = {"model": "x", "keep_alive": keep_alive, **content}
     assert is_unload(api, document)
-    assert names_unload(api, orjson.dumps(document)) == "x"
+    assert model_to_unload(api, orjson.dumps(document)) == "x"
 
 
 @pytest.mark.parametrize("keep_alive", OTHERS)
@@ -55,7 +55,7 @@ def test_another_keep_alive(keep_alive: object) -> None:
 def test_it_computes(api: str | None, document: dict[str, object]) -> None:
     """A prompt, or another endpoint, is no unload."""
     assert not is_unload(api, document)
-    assert names_unload(api, orjson.dumps(document)) is None
+    assert model_to_unload(api, orjson.dumps(document)) is None
 
 
 def test_a_field_in_another_case() -> None:
@@ -82,7 +82,7 @@ def test_the_cheap_look(body: bytes, may_be: bool) -> None:
 )
 def test_no_model_to_unload(body: bytes) -> None:
     """What Ollama would refuse is no unload."""
-    assert names_unload("chat", body) is None
+    assert model_to_unload("chat", body) is None
 
 
 def test_the_answer_of_generate() -> None:
@@ -109,5 +109,5 @@ def test_the_answer_of_chat() -> None:
 @given(st.sampled_from(["chat", "generate", None]), st.binary(max_size=80).map(b'{"keep_alive":0,'.__add__))
 def test_any_body(api: str | None, body: bytes) -> None:
     """Looking never raises."""
-    model = names_unload(api, body)
+    model = model_to_unload(api, body)
     assert model is None or model.strip() == model

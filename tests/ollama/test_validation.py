@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from gpugate.ollama.routes import classify
+from gpugate.ollama.routes import match_route
 from gpugate.ollama.validation import (
-    Peek,
-    Refused,
+    BodyFields,
+    LocalResponse,
     native,
     not_found,
-    peek,
     redirect,
-    refusal,
     running,
+    scan_body,
+    validation_error,
     wrong_method,
 )
 
@@ -28,8 +28,8 @@ NATIVE = "application/json; charset=utf-8"
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()
 
 
-def refused(path: str, body: bytes, method: str = "POST") -> Refused | None:
-    return refusal(classify(method, path), NO_HEADERS, body)
+def refused(path: str, body: bytes, method: str = "POST") -> LocalResponse | None:
+    return validation_error(match_route(method, path), NO_HEADERS, body)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def refused(path: str, body: bytes, method: str = "POST") -> Refused | None:
 )
 def test_a_native_refusal(path: str, body: bytes, status: int, message: str) -> None:
     """Status, text and type are Ollama's: the error is a string."""
-    expected = Refused(status, NATIVE, orjson.dumps({"error": message}))
+    expected = LocalResponse(status, NATIVE, orjson.dumps({"error": message}))
     assert expected == refused(path, body)
 
 
@@ -132,8 +132,8 @@ def test_an_openai_refusal(
     """The error is OpenAI's object; behind the translator Ollama frames it with a newline."""
     error = {"message": message, "type": kind, "param": None, "code": None}
     content = orjson.dumps({"error": error})
-    late = Refused(status, "application/json", content + b"\n")
-    expected = late if is_late else Refused(status, NATIVE, content)
+    late = LocalResponse(status, "application/json", content + b"\n")
+    expected = late if is_late else LocalResponse(status, NATIVE, content)
     assert expected == refused(f"/v1/{path}", body)
 
 
@@ -201,68 +201,70 @@ def test_what_ollama_might_take(path: str, body: bytes) -> None:
 )
 def test_a_body_that_cannot_be_read(headers: dict[str, str]) -> None:
     """A compressed or multipart body is not judged."""
-    assert Peek() == peek(classify("POST", "/v1/responses"), CIMultiDict(headers), b"\x28\xb5\x2f\xfd")
+    assert BodyFields() == scan_body(
+        match_route("POST", "/v1/responses"), CIMultiDict(headers), b"\x28\xb5\x2f\xfd"
+    )
 
 
 @pytest.mark.parametrize("headers", [{"Content-Encoding": "identity"}, {"Content-Type": "text/plain"}])
 def test_a_body_of_another_type(headers: dict[str, str]) -> None:
     """Ollama does not look at the type, so neither do we."""
     expected = native(400, "model is required")
-    assert expected == peek(classify("POST", "/api/chat"), CIMultiDict(headers), b"{}").refused
+    assert expected == scan_body(match_route("POST", "/api/chat"), CIMultiDict(headers), b"{}").error
 
 
 @pytest.mark.parametrize(
     ("path", "body", "seen"),
     [
-        ("/api/chat", b'{"model":" llava "}', Peek("llava", True)),
-        ("/api/chat", b'{"model":"llava","stream":false}', Peek("llava", False)),
-        ("/api/generate", b'{"model":"llava","stream":null}', Peek("llava", True)),
-        ("/api/generate", b'{"model":"llava","keep_alive":0}', Peek("llava", True, unload=True)),
-        ("/api/generate", b'{"model":"llava","keep_alive":"5m"}', Peek("llava", True)),
-        ("/api/embed", b'{"model":"llava","stream":true}', Peek("llava", False)),
-        ("/v1/chat/completions", b'{"model":"llava","messages":[{}]}', Peek("llava", False)),
-        ("/v1/responses", b'{"model":"llava","stream":true}', Peek("llava", True)),
-        ("/api/pull", b'{"name":"llava"}', Peek("llava", True)),
-        ("/v1/systemone", b'{"model":"llava","stream":true}', Peek("llava", None)),
-        ("/v1/systemone", b"[]", Peek()),
-        ("/api/chat", b'{"model":"llava","x":' + b"[" * 2000, Peek("llava")),
+        ("/api/chat", b'{"model":" llava "}', BodyFields("llava", True)),
+        ("/api/chat", b'{"model":"llava","stream":false}', BodyFields("llava", False)),
+        ("/api/generate", b'{"model":"llava","stream":null}', BodyFields("llava", True)),
+        ("/api/generate", b'{"model":"llava","keep_alive":0}', BodyFields("llava", True, unload=True)),
+        ("/api/generate", b'{"model":"llava","keep_alive":"5m"}', BodyFields("llava", True)),
+        ("/api/embed", b'{"model":"llava","stream":true}', BodyFields("llava", False)),
+        ("/v1/chat/completions", b'{"model":"llava","messages":[{}]}', BodyFields("llava", False)),
+        ("/v1/responses", b'{"model":"llava","stream":true}', BodyFields("llava", True)),
+        ("/api/pull", b'{"name":"llava"}', BodyFields("llava", True)),
+        ("/v1/systemone", b'{"model":"llava","stream":true}', BodyFields("llava", None)),
+        ("/v1/systemone", b"[]", BodyFields()),
+        ("/api/chat", b'{"model":"llava","x":' + b"[" * 2000, BodyFields("llava")),
     ],
 )
-def test_a_peek(path: str, body: bytes, seen: Peek) -> None:
+def test_a_peek(path: str, body: bytes, seen: BodyFields) -> None:
     """A look tells the model, whether it streams, and whether it only unloads."""
-    assert seen == peek(classify("POST", path), NO_HEADERS, body)
+    assert seen == scan_body(match_route("POST", path), NO_HEADERS, body)
 
 
 def test_a_wrong_method() -> None:
     """The 405 is Ollama's router's, whatever the body."""
-    expected = Refused(405, "text/plain", b"405 method not allowed", (("Allow", "POST"),))
+    expected = LocalResponse(405, "text/plain", b"405 method not allowed", (("Allow", "POST"),))
     assert expected == refused("/api/chat", b"{}", "GET")
-    bare = Refused(405, "text/plain", b"405 method not allowed")
-    assert bare == wrong_method(classify("OPTIONS", "/v1/x"))
+    bare = LocalResponse(405, "text/plain", b"405 method not allowed")
+    assert bare == wrong_method(match_route("OPTIONS", "/v1/x"))
 
 
 def test_the_texts_of_the_router() -> None:
     """The 404 and the health text are Ollama's."""
-    expected = Refused(404, "text/plain", b"404 page not found")
+    expected = LocalResponse(404, "text/plain", b"404 page not found")
     assert expected == not_found()
-    health = Refused(200, "text/plain; charset=utf-8", b"Ollama is running")
+    health = LocalResponse(200, "text/plain; charset=utf-8", b"Ollama is running")
     assert health == running()
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 def test_a_redirect(method: str) -> None:
     """The client is sent to the plain spelling, with its query and what was split off in front."""
-    answer = redirect(method, classify(method, "/api/tags/"), prefix="/k/token", query="a=b")
-    expected = Refused(307, "text/plain", b"", (("Location", "/k/token/api/tags?a=b"),))
+    answer = redirect(method, match_route(method, "/api/tags/"), prefix="/k/token", query="a=b")
+    expected = LocalResponse(307, "text/plain", b"", (("Location", "/k/token/api/tags?a=b"),))
     assert expected == answer
 
 
 def test_a_redirect_of_get() -> None:
     """With the page that Go writes for people, escaped."""
-    answer = redirect("GET", classify("GET", "/api/tags/"), query='a="b"&c')
+    answer = redirect("GET", match_route("GET", "/api/tags/"), query='a="b"&c')
     page = b'<a href="/api/tags?a=&quot;b&quot;&amp;c">Moved Permanently</a>.\n\n'
     location = (("Location", '/api/tags?a="b"&c'),)
-    assert Refused(301, "text/html; charset=utf-8", page, location) == answer
+    assert LocalResponse(301, "text/html; charset=utf-8", page, location) == answer
 
 
 PATHS = st.sampled_from(
@@ -298,8 +300,8 @@ def _dump(value: object) -> bytes:
 @given(PATHS, st.dictionaries(KEYS, JSON, max_size=6).map(_dump) | JSON.map(_dump) | st.binary(max_size=60))
 def test_any_body(path: str, body: bytes) -> None:
     """Looking at a body never raises, and a refusal is JSON."""
-    seen = peek(classify("POST", path), NO_HEADERS, body)
-    if seen.refused is not None:
-        assert "error" in orjson.loads(seen.refused.body)
+    seen = scan_body(match_route("POST", path), NO_HEADERS, body)
+    if seen.error is not None:
+        assert "error" in orjson.loads(seen.error.body)
     if seen.model is not None:
         assert seen.model.encode()

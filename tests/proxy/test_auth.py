@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from gpugate.errors import GateError, InvalidToken, ProviderUnavailable, TokenExpired
-from gpugate.proxy.auth import MAX_REMEMBERED, MAX_TOKEN, SIGNATURE_INVALID, User, Verifier, bearer
-from gpugate.proxy.jwks import Jwks
+from gpugate.proxy.auth import MAX_CACHED, MAX_TOKEN, SIGNATURE_INVALID, User, Verifier, bearer_token
+from gpugate.proxy.jwks import JwksCache
 
 NOW = 1_800_000_000.0
 SECRET = "0123456789abcdef0123456789abcdef"
@@ -72,11 +72,11 @@ async def told(judge: Verifier, text: str) -> tuple[str, str]:
     return caught.value.code, caught.value.message
 
 
-def jwks_of(*members: dict[str, object], clock: Clock | None = None) -> Jwks:
+def jwks_of(*members: dict[str, object], clock: Clock | None = None) -> JwksCache:
     async def fetch() -> bytes:
         return json.dumps({"keys": list(members)}).encode()
 
-    return Jwks(fetch, clock=clock or Clock())
+    return JwksCache(fetch, clock=clock or Clock())
 
 
 def member(key: object, **extra: object) -> dict[str, object]:
@@ -113,7 +113,7 @@ class TestGoodTokens:
         judge, text = verifier(require_exp=False), raw_token(b'{"sub":"ann"}')
 
         assert User("ann", None) == await judge.verify(text)
-        assert User("ann", None) == judge.remembered(text)
+        assert User("ann", None) == judge.cached_user(text)
 
     async def test_audience_that_nobody_asks_for(self) -> None:
         """A token for somebody is accepted if no audience is configured."""
@@ -194,7 +194,7 @@ class TestMalformed:
         """Nothing that a stranger sends lets him in, or breaks the judge."""
         judge = verifier()
 
-        assert judge.remembered(text) is None
+        assert judge.cached_user(text) is None
         assert (await told(judge, text))[0] == "INVALID_TOKEN"
 
 
@@ -341,12 +341,15 @@ class TestScopes:
 
     def test_admin(self) -> None:
         """Admin covers all, other scopes themselves, and no claim everything."""
-        assert (True, True) == (User("a", frozenset({"admin"})).may("chat"), User("a", None).may("admin"))
-        assert (True, False) == (
-            User("a", frozenset({"chat"})).may("chat"),
-            User("a", frozenset({"chat"})).may("pod"),
+        assert (True, True) == (
+            User("a", frozenset({"admin"})).has_scope("chat"),
+            User("a", None).has_scope("admin"),
         )
-        assert User("a", frozenset()).may("chat") is False
+        assert (True, False) == (
+            User("a", frozenset({"chat"})).has_scope("chat"),
+            User("a", frozenset({"chat"})).has_scope("pod"),
+        )
+        assert User("a", frozenset()).has_scope("chat") is False
 
 
 class TestMemory:
@@ -355,12 +358,12 @@ class TestMemory:
         clock = Clock()
         judge, text = verifier(clock=clock), token(exp=NOW + 60)
 
-        assert judge.remembered(text) is None
+        assert judge.cached_user(text) is None
         user = await judge.verify(text)
         clock.now = NOW + 69.9
-        assert user == judge.remembered(text)
+        assert user == judge.cached_user(text)
         clock.now = NOW + 70
-        assert judge.remembered(text) is None
+        assert judge.cached_user(text) is None
         assert ("TOKEN_EXPIRED", "token has expired") == await told(judge, text)
 
     async def test_refused_tokens(self) -> None:
@@ -369,24 +372,24 @@ class TestMemory:
         with pytest.raises(TokenExpired):
             await judge.verify(token(exp=1))
 
-        assert judge.remembered(token(exp=1)) is None
+        assert judge.cached_user(token(exp=1)) is None
 
     async def test_many_tokens(self) -> None:
         """The memory is bounded, and the oldest go first."""
         judge = verifier()
-        texts = [token(jti=str(number)) for number in range(MAX_REMEMBERED + 2)]
+        texts = [token(jti=str(number)) for number in range(MAX_CACHED + 2)]
         for text in texts:
             await judge.verify(text)
 
-        assert [None, None] == [judge.remembered(text) for text in texts[:2]]
-        assert MAX_REMEMBERED == sum(judge.remembered(text) is not None for text in texts)
+        assert [None, None] == [judge.cached_user(text) for text in texts[:2]]
+        assert MAX_CACHED == sum(judge.cached_user(text) is not None for text in texts)
 
     async def test_memory_holds_no_token(self) -> None:
         """What is remembered is a digest, not the token."""
         judge, text = verifier(), token()
         await judge.verify(text)
 
-        assert [sha256(text.encode()).digest()] == list(judge._remembered)
+        assert [sha256(text.encode()).digest()] == list(judge._cached)
 
 
 class TestIdentityProvider:
@@ -451,9 +454,9 @@ class TestIdentityProvider:
         text = jwt.encode({"sub": "bob", "exp": NOW + 3600}, RSA_KEY, "RS256")
         await judge.verify(text)
         clock.now += 59
-        assert User("bob", None) == judge.remembered(text)
+        assert User("bob", None) == judge.cached_user(text)
         clock.now += 1
-        assert judge.remembered(text) is None
+        assert judge.cached_user(text) is None
 
     async def test_provider_is_down(self) -> None:
         """A token that cannot be judged is not called bad."""
@@ -461,7 +464,7 @@ class TestIdentityProvider:
         async def fetch() -> bytes:
             raise ConnectionRefusedError
 
-        judge = verifier(jwks=Jwks(fetch))
+        judge = verifier(jwks=JwksCache(fetch))
         with pytest.raises(ProviderUnavailable, match="identity provider cannot be asked"):
             await judge.verify(jwt.encode({"exp": NOW + 60}, RSA_KEY, "RS256"))
         assert User("ann", None) == await judge.verify(token())
@@ -475,7 +478,7 @@ class TestIdentityProvider:
                 raise TimeoutError
             return answers.pop()
 
-        judge = verifier(jwks=Jwks(fetch, clock=clock))
+        judge = verifier(jwks=JwksCache(fetch, clock=clock))
         await judge.verify(jwt.encode({"exp": NOW + 60}, RSA_KEY, "RS256", {"kid": "old"}))
         clock.now += 11
         with pytest.raises(ProviderUnavailable):
@@ -490,7 +493,7 @@ class TestIdentityProvider:
         async def fetch() -> bytes:
             return json.dumps({"keys": [member(key) for key in keys]}).encode()
 
-        judge = verifier(jwks=Jwks(fetch, clock=clock))
+        judge = verifier(jwks=JwksCache(fetch, clock=clock))
         await judge.verify(jwt.encode({"exp": NOW + 60}, RSA_KEY, "RS256"))
         keys[:] = [EC_KEY]
         text = jwt.encode({"sub": "bob", "exp": NOW + 60}, EC_KEY, "ES256")
@@ -505,7 +508,7 @@ class TestBearer:
     )
     def test_scheme(self, value: str) -> None:
         """The scheme's case and the number of spaces do not matter."""
-        assert "x.y.z" == bearer(CIMultiDict(authorization=value))
+        assert "x.y.z" == bearer_token(CIMultiDict(authorization=value))
 
     @pytest.mark.parametrize(
         "value",
@@ -528,7 +531,7 @@ class TestBearer:
     def test_no_bearer(self, value: str) -> None:
         """Everything else is missing or malformed."""
         with pytest.raises(InvalidToken, match=MALFORMED):
-            bearer(CIMultiDict(Authorization=value))
+            bearer_token(CIMultiDict(Authorization=value))
 
     def test_none_or_two(self) -> None:
         """One header, no more and no less."""
@@ -537,4 +540,4 @@ class TestBearer:
             CIMultiDict([("Authorization", "Bearer a"), ("authorization", "Bearer a")]),
         ):
             with pytest.raises(InvalidToken, match=MALFORMED):
-                bearer(headers)
+                bearer_token(headers)

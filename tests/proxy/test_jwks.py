@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gpugate.errors import ProviderUnavailable
 from gpugate.proxy import jwks as module
-from gpugate.proxy.jwks import MAX_BYTES, OUTAGE_S, PAUSE_S, REFRESH_S, FetchFailed, Jwks, http_fetch
+from gpugate.proxy.jwks import MAX_BYTES, OUTAGE_S, PAUSE_S, REFRESH_S, JwksCache, KeyFetchError, http_fetch
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -40,7 +40,7 @@ class Idp:
         self.now = 1000.0
         self.told: list[str | None] = []
         self.publish(*members)
-        self.jwks = Jwks(self.fetch, clock=lambda: self.now, told=self.told.append)
+        self.jwks = JwksCache(self.fetch, clock=lambda: self.now, on_status=self.told.append)
 
     def publish(self, *members: object) -> None:
         self.document = json.dumps({"keys": members}).encode()
@@ -60,19 +60,19 @@ class TestFetching:
     async def test_keys_are_kept(self) -> None:
         """One fetch serves for ten minutes, the next is made on demand."""
         idp = Idp(rsa_member(kid="k"))
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         idp.now += REFRESH_S - 1
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         assert (1, 1) == (idp.visits, idp.count("k"))
         idp.now += 1
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         assert 2 == idp.visits
 
     async def test_many_ask_at_once(self) -> None:
         """All who wait share one fetch."""
         idp = Idp(rsa_member(kid="k"))
         idp.open.clear()
-        asking = [asyncio.ensure_future(idp.jwks.ready()) for _ in range(20)]
+        asking = [asyncio.ensure_future(idp.jwks.ensure_fresh()) for _ in range(20)]
         await asyncio.sleep(0)
         idp.open.set()
         await asyncio.gather(*asking)
@@ -83,7 +83,7 @@ class TestFetching:
         """The one who began the fetch may leave without breaking it for the others."""
         idp = Idp(rsa_member(kid="k"))
         idp.open.clear()
-        first, second = (asyncio.ensure_future(idp.jwks.ready()) for _ in range(2))
+        first, second = (asyncio.ensure_future(idp.jwks.ensure_fresh()) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
         await asyncio.sleep(0)
@@ -95,33 +95,33 @@ class TestFetching:
     async def test_new_key(self) -> None:
         """A name that is not known is looked for, but not more often than every ten seconds."""
         idp = Idp(rsa_member(kid="old"))
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         idp.publish(rsa_member(kid="old"), rsa_member(kid="new"))
-        assert await idp.jwks.looked_again() is False
+        assert await idp.jwks.refresh_if_unknown() is False
         idp.now += PAUSE_S
-        assert await idp.jwks.looked_again() is True
+        assert await idp.jwks.refresh_if_unknown() is True
         assert (2, 1, 1) == (idp.visits, idp.count("old"), idp.count("new"))
         idp.now += PAUSE_S
-        assert await idp.jwks.looked_again() is False
+        assert await idp.jwks.refresh_if_unknown() is False
 
     async def test_withdrawn_key(self) -> None:
         """A key that is gone from the set is gone, also if it was the only one."""
         idp = Idp(rsa_member(kid="a"), rsa_member(kid="b"))
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         idp.publish(rsa_member(kid="b"))
         idp.now += REFRESH_S
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         assert (0, 1) == (idp.count("a"), idp.count("b"))
         idp.publish()
         idp.now += REFRESH_S
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         assert 0 == idp.count("b")
 
     async def test_closed_while_fetching(self) -> None:
         """Closing ends a fetch that is under way, and may be done twice."""
         idp = Idp()
         idp.open.clear()
-        asking = asyncio.ensure_future(idp.jwks.ready())
+        asking = asyncio.ensure_future(idp.jwks.ensure_fresh())
         await asyncio.sleep(0)
         await idp.jwks.aclose()
         await asyncio.wait([asking])
@@ -137,12 +137,12 @@ class TestOutage:
         idp.document = ConnectionRefusedError("refused")
         for _ in range(3):
             with pytest.raises(ProviderUnavailable) as caught:
-                await idp.jwks.ready()
+                await idp.jwks.ensure_fresh()
             assert PAUSE_S == caught.value.retry_after_s
         assert (1, True, ["refused"]) == (idp.visits, idp.jwks.failing, idp.told)
         idp.publish(rsa_member(kid="k"))
         idp.now += PAUSE_S
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         assert (2, False, ["refused", None]) == (idp.visits, idp.jwks.failing, idp.told)
 
     async def test_telling_that_fails(self) -> None:
@@ -156,26 +156,26 @@ class TestOutage:
             raise RuntimeError("broken")
 
         idp = Idp()
-        idp.jwks = Jwks(idp.fetch, clock=lambda: idp.now, told=fail)
+        idp.jwks = JwksCache(idp.fetch, clock=lambda: idp.now, on_status=fail)
         idp.document = ConnectionRefusedError("refused")
         with pytest.raises(ProviderUnavailable):
-            await idp.jwks.ready()
+            await idp.jwks.ensure_fresh()
         idp.publish(rsa_member(kid="k"))
         idp.now += PAUSE_S
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         assert (1, ["broken", "broken"]) == (idp.count("k"), reports)
 
     async def test_old_keys(self) -> None:
         """Old keys are good for a day, counted from the last fetch that worked."""
         idp = Idp(rsa_member(kid="k"))
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         idp.document = TimeoutError()
         idp.now += OUTAGE_S - 1
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         assert 1 == idp.count("k")
         idp.now += 1
         with pytest.raises(ProviderUnavailable):
-            await idp.jwks.ready()
+            await idp.jwks.ensure_fresh()
 
     @pytest.mark.parametrize(
         "document",
@@ -184,10 +184,10 @@ class TestOutage:
     async def test_answer_that_is_no_key_set(self, document: bytes) -> None:
         """Rubbish is an outage: the old keys stay."""
         idp = Idp(rsa_member(kid="k"))
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         idp.document = document
         idp.now += REFRESH_S
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
 
         assert (1, True) == (idp.count("k"), idp.jwks.failing)
 
@@ -198,7 +198,7 @@ class TestOutage:
         idp.open.clear()
 
         with pytest.raises(ProviderUnavailable):
-            await idp.jwks.ready()
+            await idp.jwks.ensure_fresh()
         assert ["TimeoutError"] == idp.told
 
 
@@ -224,32 +224,32 @@ class TestMembers:
     async def test_member_of_no_use(self, member: object) -> None:
         """What cannot verify RS256 is passed over, and costs the others nothing."""
         idp = Idp(member, rsa_member(kid="k", use="sig", key_ops=["verify"]))
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
 
         assert (1, 1) == (idp.count("k"), idp.count(None))
 
     async def test_two_of_one_name(self) -> None:
         """Keys that share a name are all candidates."""
         idp = Idp(rsa_member(kid="k"), ec_member(kid="k"), rsa_member(kid="k"))
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
 
         assert (2, 1) == (idp.count("k"), idp.count("k", "ES256"))
 
     async def test_nameless(self) -> None:
         """A set without names serves every name; among names, a nameless one is not a joker."""
         idp = Idp(rsa_member())
-        await idp.jwks.ready()
-        assert (1, 1, False) == (idp.count("any"), idp.count(None), idp.jwks.knows("any"))
+        await idp.jwks.ensure_fresh()
+        assert (1, 1, False) == (idp.count("any"), idp.count(None), idp.jwks.has_key("any"))
         idp.publish(rsa_member(), rsa_member(kid="k"), rsa_member(kid=7))
         idp.now += REFRESH_S
-        await idp.jwks.ready()
-        assert (0, 1, 3, True) == (idp.count("x"), idp.count("k"), idp.count(None), idp.jwks.knows("k"))
+        await idp.jwks.ensure_fresh()
+        assert (0, 1, 3, True) == (idp.count("x"), idp.count("k"), idp.count(None), idp.jwks.has_key("k"))
 
     async def test_other_curve(self) -> None:
         """A key of another curve does not verify ES256."""
         key = ec.generate_private_key(ec.SECP384R1())
         idp = Idp({**jwt.get_algorithm_by_name("ES384").to_jwk(key.public_key(), as_dict=True)})  # type: ignore[attr-defined]
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
 
         assert (0, 1) == (idp.count(None, "ES256"), idp.count(None, "ES384"))
 
@@ -257,7 +257,7 @@ class TestMembers:
         """A set that shows private keys by mistake is read as if it did not."""
         private = jwt.get_algorithm_by_name("RS256").to_jwk(RSA_KEY, as_dict=True)  # type: ignore[attr-defined]
         idp = Idp({**private, "key_ops": ["sign", "verify"]})
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
         (key,) = idp.jwks.find(None, "RS256")
 
         assert isinstance(key.key, rsa.RSAPublicKey)
@@ -265,7 +265,7 @@ class TestMembers:
     async def test_algorithms_without_a_kind(self) -> None:
         """An algorithm of no known kind finds nothing."""
         idp = Idp(rsa_member())
-        await idp.jwks.ready()
+        await idp.jwks.ensure_fresh()
 
         assert [0, 0, 0] == [idp.count(None, name) for name in ("HS256", "none", "")]
 
@@ -309,7 +309,7 @@ class TestHttp:
         async def handler(request: web.Request) -> web.Response:
             return web.Response(status=status, headers={"Location": "/jwks.json"})
 
-        with pytest.raises(FetchFailed, match=str(status)):
+        with pytest.raises(KeyFetchError, match=str(status)):
             await (await serve(handler))()
 
     async def test_too_large(self, serve: Serve) -> None:
@@ -318,7 +318,7 @@ class TestHttp:
         async def handler(request: web.Request) -> web.Response:
             return web.Response(body=b" " * (MAX_BYTES + 1))
 
-        with pytest.raises(FetchFailed, match="too large"):
+        with pytest.raises(KeyFetchError, match="too large"):
             await (await serve(handler))()
 
     async def test_cut_short(self, serve: Serve) -> None:
@@ -332,13 +332,13 @@ class TestHttp:
             request.transport.abort()
             return response
 
-        with pytest.raises(FetchFailed, match="cannot be reached") as caught:
+        with pytest.raises(KeyFetchError, match="cannot be reached") as caught:
             await (await serve(handler))()
         assert "127.0.0.1" not in str(caught.value)
 
     async def test_nobody_there(self) -> None:
         """A refused connection is told without the address."""
         async with aiohttp.ClientSession() as session:
-            idp = Jwks(http_fetch(session, "http://127.0.0.1:1/jwks.json"))
+            idp = JwksCache(http_fetch(session, "http://127.0.0.1:1/jwks.json"))
             with pytest.raises(ProviderUnavailable, match="cannot be asked right now"):
-                await idp.ready()
+                await idp.ensure_fresh()

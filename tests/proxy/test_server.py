@@ -13,10 +13,10 @@ from aiohttp import web
 
 from gpugate.proxy import server
 from gpugate.proxy.server import (
-    GuardedServer,
-    Handler,
-    NotAnswering,
-    answer_itself,
+    GatewayServer,
+    RequestHandlerFunction,
+    SelfCheckFailed,
+    check_self,
     listen,
     raise_file_limit,
 )
@@ -37,8 +37,8 @@ def no_crash(name: str, error: BaseException) -> None:
     raise AssertionError(name) from error
 
 
-def serving(handler: Handler, on_crash: CrashListener = no_crash) -> web.ServerRunner:
-    return web.ServerRunner(GuardedServer(handler, refuse, on_crash), shutdown_timeout=0.1)
+def serving(handler: RequestHandlerFunction, on_crash: CrashListener = no_crash) -> web.ServerRunner:
+    return web.ServerRunner(GatewayServer(handler, refuse, on_crash), shutdown_timeout=0.1)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ async def test_taken_port(runner):
 async def test_it_answers_itself(runner, host):
     """Also where what it listens on is no address to connect to."""
     await listen(runner, host, 0)
-    await answer_itself(runner, "/")
+    await check_self(runner, "/")
 
 
 async def hang(request: web.BaseRequest) -> web.StreamResponse:
@@ -121,13 +121,13 @@ async def refused(request: web.BaseRequest) -> web.StreamResponse:
 )
 async def test_it_does_not_answer_itself(handler, said, monkeypatch):
     """Silence and any other status are told, with the place."""
-    monkeypatch.setattr(server, "ANSWER_LIMIT_S", 0.1)
-    runner = web.ServerRunner(GuardedServer(handler, refuse), shutdown_timeout=0.1)
+    monkeypatch.setattr(server, "SELF_CHECK_TIMEOUT_S", 0.1)
+    runner = web.ServerRunner(GatewayServer(handler, refuse), shutdown_timeout=0.1)
     await runner.setup()
     try:
         port = await listen(runner, "127.0.0.1", 0)
-        with pytest.raises(NotAnswering, match=said) as caught:
-            await answer_itself(runner, "/there")
+        with pytest.raises(SelfCheckFailed, match=said) as caught:
+            await check_self(runner, "/there")
         assert f"127.0.0.1 port {port}, and does not answer its own GET /there" in str(caught.value)
     finally:
         await runner.cleanup()
@@ -142,15 +142,15 @@ async def test_what_is_no_http(runner, caplog):
 
 
 async def test_silent_connection(runner, monkeypatch):
-    """Closed after `HEAD_LIMIT_S`, with or without half a head."""
-    monkeypatch.setattr(server, "HEAD_LIMIT_S", 0.05)
+    """Closed after `FIRST_HEAD_TIMEOUT_S`, with or without half a head."""
+    monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", 0.05)
     port = await listen(runner, "127.0.0.1", 0)
     assert [b"", b""] == [await exchange(port, sent) for sent in (b"", b"GET / HTTP/1.1\r\nX: ")]
 
 
 async def test_connection_with_a_request_stays(runner, monkeypatch):
     """The limit is for the first head alone."""
-    monkeypatch.setattr(server, "HEAD_LIMIT_S", 0.05)
+    monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", 0.05)
     port = await listen(runner, "127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for pause in (0.1, 0.0):

@@ -13,7 +13,7 @@ from aiohttp import web
 from attrs import define, field
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay import Answer, Outgoing, Pool, Relay, Relayed
+from gpugate.relay import ConnectionPool, Relay, RelayedResponse, ResponsePolicy, UpstreamRequest
 
 BOUND_S = 10.0
 
@@ -112,26 +112,26 @@ async def fake_pod(script: Script, *, secure: ssl.SSLContext | None = None) -> A
         assert not crashes, crashes
 
 
-Arrange = Callable[[web.BaseRequest, Outgoing, Answer], None]
+Arrange = Callable[[web.BaseRequest, UpstreamRequest, ResponsePolicy], None]
 
 
 @define
 class Gateway:
     """The relay behind a real aiohttp server."""
 
-    pool: Pool
+    pool: ConnectionPool
     port: int = 0
-    ended: list[Relayed | BaseException] = field(factory=list)
+    ended: list[RelayedResponse | BaseException] = field(factory=list)
     server: web.Server | None = None
     handlers: set[asyncio.Task[object]] = field(factory=set)
     _clients: list[Wire] = field(factory=list)
     _news: asyncio.Event = field(factory=asyncio.Event)
 
-    def note(self, outcome: Relayed | BaseException) -> None:
+    def note(self, outcome: RelayedResponse | BaseException) -> None:
         self.ended.append(outcome)
         self._news.set()
 
-    async def outcome(self, number: int = 1) -> Relayed | BaseException:
+    async def outcome(self, number: int = 1) -> RelayedResponse | BaseException:
         """Return how request `number` (from 1) ended, once it has."""
         async with asyncio.timeout(BOUND_S):
             while len(self.ended) < number:
@@ -168,9 +168,9 @@ class Gateway:
 async def gateway(
     endpoint: Endpoint,
     *,
-    answer: Callable[[], Answer] = Answer,
+    answer: Callable[[], ResponsePolicy] = ResponsePolicy,
     relay: Relay | None = None,
-    pool: Pool | None = None,
+    pool: ConnectionPool | None = None,
     committed_head: bytes = b"",
     target: str | None = None,
     linger_s: float = 0.2,
@@ -179,7 +179,7 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     """Forward everything; bodies are streamed for /stream..., and read before otherwise."""
     relay = relay or Relay()
-    gate = Gateway(pool or Pool(endpoint))
+    gate = Gateway(pool or ConnectionPool(endpoint))
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         body: bytes | object = request.content
@@ -196,7 +196,7 @@ async def gateway(
             headers = request.raw_headers
             if lengths:  # tell one after the other instead of the client's
                 headers = [(b"Content-Length", b"%d" % lengths[len(gate.ended)])]
-            outgoing = Outgoing(
+            outgoing = UpstreamRequest(
                 request.method,
                 request.path_qs if target is None else target,
                 headers,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.relay import Answer, AnswerDeclined
-from gpugate.relay.response_policy import DECLINED_LIMIT
+from gpugate.relay import ResponseIntercepted, ResponsePolicy
+from gpugate.relay.response_policy import INTERCEPTED_LIMIT
 from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, streamed_head
 
 
-def declining() -> Answer:
-    return Answer(declines=lambda head: head.status == 524)
+def declining() -> ResponsePolicy:
+    return ResponsePolicy(intercept=lambda head: head.status == 524)
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def declining() -> Answer:
         (streamed_head("text/html").replace(b"200 OK", b"524 T") + chunked(b"<ht", b"ml>"), b"<html>"),
         (b"HTTP/1.1 524 T\r\n\r\n<html>", b"<html>"),
         (b"HTTP/1.1 524 T\r\nContent-Length: 99\r\n\r\n<html>", b"<html>"),
-        (b"HTTP/1.1 524 T\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200000, b"x" * DECLINED_LIMIT),
+        (b"HTTP/1.1 524 T\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200000, b"x" * INTERCEPTED_LIMIT),
     ],
     ids=["counted", "chunked", "until close", "broken off", "large"],
 )
@@ -31,9 +31,9 @@ async def test_declined(raw, body):
         await client.send(get())
 
         declined = await gate.outcome()
-        assert isinstance(declined, AnswerDeclined)
+        assert isinstance(declined, ResponseIntercepted)
         assert (declined.status, declined.body) == (524, body)
-        assert (gate.pool.idle, gate.pool.lent) == (0, 0)
+        assert (gate.pool.idle, gate.pool.in_use) == (0, 0)
 
 
 async def test_not_declined():
@@ -64,8 +64,8 @@ async def test_kept(raw, complete, idle):
     """The pieces of a declined 200 go to who wants them; a connection whose answer ended serves on."""
     pieces: list[bytes] = []
 
-    def keeping() -> Answer:
-        return Answer(declines=lambda head: True, keep=pieces.append)
+    def keeping() -> ResponsePolicy:
+        return ResponsePolicy(intercept=lambda head: True, sink=pieces.append)
 
     heads: list[bytes] = []
 
@@ -80,10 +80,10 @@ async def test_kept(raw, complete, idle):
         await client.send(get("/api/tags", "Accept-Encoding: gzip"))
 
         declined = await gate.outcome()
-        assert isinstance(declined, AnswerDeclined)
+        assert isinstance(declined, ResponseIntercepted)
         assert (declined.status, declined.body, declined.complete) == (200, b"", complete)
         assert b'{"a":1}' == b"".join(pieces)
-        assert (gate.pool.idle, gate.pool.lent) == (idle, 0)
+        assert (gate.pool.idle, gate.pool.in_use) == (idle, 0)
         assert b"accept-encoding" not in heads[0].lower()
 
 
@@ -92,13 +92,13 @@ async def test_refusals_are_not_kept():
     raw = counted(b"no").replace(b"200 OK", b"404 NF")
     pieces: list[bytes] = []
 
-    def keeping() -> Answer:
-        return Answer(declines=lambda head: True, keep=pieces.append)
+    def keeping() -> ResponsePolicy:
+        return ResponsePolicy(intercept=lambda head: True, sink=pieces.append)
 
     async with fake_pod(as_script(raw, "close")) as pod, gateway(pod.endpoint, answer=keeping) as gate:
         client = await gate.client()
         await client.send(get())
 
         declined = await gate.outcome()
-        assert isinstance(declined, AnswerDeclined)
+        assert isinstance(declined, ResponseIntercepted)
         assert (404, b"no", []) == (declined.status, declined.body, pieces)

@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from gpugate.relay import Answer, AnswerDeclined, Cut, Ending, Epitaph, UpstreamGone
+from gpugate.relay import (
+    ErrorTail,
+    RelayOutcome,
+    ResponseIntercepted,
+    ResponsePolicy,
+    Truncation,
+    UpstreamExchangeError,
+)
 from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
 
 LINE = b'{"response":"hello"}\n'
@@ -19,17 +26,17 @@ UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close
 OURS = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
-def last_words(cut: Cut) -> Epitaph | None:
+def last_words(cut: Truncation) -> ErrorTail | None:
     """What the web layer would say: see docs/api.md#in-mid-stream."""
     if cut.content_type.startswith(SSE):
-        return Epitaph((b"" if cut.ends_block else b"\n\n") + SSE_WORDS, clean_end=True)
+        return ErrorTail((b"" if cut.ends_block else b"\n\n") + SSE_WORDS, clean_end=True)
     if cut.content_type.startswith(NDJSON) and cut.ends_line:
-        return Epitaph(WORDS, clean_end=False)
+        return ErrorTail(WORDS, clean_end=False)
     return None
 
 
-def polite() -> Answer:
-    return Answer(epitaph=last_words)
+def polite() -> ResponsePolicy:
+    return ResponsePolicy(error_tail=last_words)
 
 
 breaks = pytest.mark.parametrize("how", ["reset", "close"])
@@ -45,8 +52,12 @@ async def test_ndjson_broken_behind_a_line(how):
 
         assert await client.rest() == sent + chunked(WORDS, last=False)
         relayed = await gate.outcome()
-        assert (relayed.ending, relayed.complete, relayed.keep_alive) == (Ending.UPSTREAM_LOST, False, False)
-        assert (gate.pool.idle, gate.pool.lent) == (0, 0)
+        assert (relayed.outcome, relayed.complete, relayed.keep_alive) == (
+            RelayOutcome.UPSTREAM_LOST,
+            False,
+            False,
+        )
+        assert (gate.pool.idle, gate.pool.in_use) == (0, 0)
 
 
 @breaks
@@ -58,7 +69,7 @@ async def test_ndjson_broken_inside_a_line(how):
         await client.send(get())
 
         assert await client.rest() == sent
-        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+        assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
 @breaks
@@ -109,10 +120,10 @@ async def test_ndjson_broken_inside_a_chunk():
 async def test_broken_inside_a_chunk_size(part):
     """There is no room for words inside a chunk's size or the trailers, so none are asked for."""
     sent = streamed_head(SSE) + chunked(EVENT, last=False) + part
-    asked: list[Cut] = []
+    asked: list[Truncation] = []
     async with (
         fake_pod(as_script(sent)) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(epitaph=asked.append)) as gate,
+        gateway(pod.endpoint, answer=lambda: ResponsePolicy(error_tail=asked.append)) as gate,
     ):
         client = await gate.client()
         await client.send(get())
@@ -125,17 +136,17 @@ async def test_broken_inside_a_chunk_size(part):
 async def test_counted_answer_broken(how):
     """A JSON answer that breaks midway is left unfinished."""
     sent = counted(b'{"models":[]}', "Content-Type: application/json")[:-4]
-    asked: list[Cut] = []
+    asked: list[Truncation] = []
     async with (
         fake_pod(as_script(sent, how)) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(epitaph=asked.append)) as gate,
+        gateway(pod.endpoint, answer=lambda: ResponsePolicy(error_tail=asked.append)) as gate,
     ):
         client = await gate.client()
         await client.send(get())
 
         assert await client.rest() == sent
         assert asked == []
-        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+        assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
 async def test_packed_answer_broken():
@@ -157,7 +168,7 @@ async def test_answer_until_close_broken():
 
         with pytest.raises(ConnectionResetError):
             await client.rest()
-        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+        assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
 async def test_old_client_of_a_broken_answer():
@@ -212,7 +223,7 @@ async def test_pod_lost_during_a_stream():
         other = await gate.client()
         await other.send(get())
         gone = await gate.outcome(2)
-        assert (type(gone), gone.connecting) == (UpstreamGone, True)
+        assert (type(gone), gone.connecting) == (UpstreamExchangeError, True)
 
 
 async def test_broken_framing_in_mid_answer():
@@ -234,7 +245,7 @@ async def test_broken_framing_in_mid_answer():
         gap.set()
 
         assert await client.rest() == b""
-        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+        assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
 async def test_server_goes_down_during_an_answer_until_close():
@@ -271,7 +282,7 @@ async def test_committed(raw, close, body):
         fake_pod(once(raw, close=close)) as pod,
         gateway(
             pod.endpoint,
-            answer=lambda: Answer(committed=True, on_head=statuses.append, extra_head=b"X: 1\r\n"),
+            answer=lambda: ResponsePolicy(headers_sent=True, on_head=statuses.append, extra_head=b"X: 1\r\n"),
             committed_head=OURS,
         ) as gate,
     ):
@@ -293,7 +304,7 @@ async def test_committed_asks_for_plain_bytes():
 
     async with (
         fake_pod(script) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(committed=True), committed_head=OURS) as gate,
+        gateway(pod.endpoint, answer=lambda: ResponsePolicy(headers_sent=True), committed_head=OURS) as gate,
     ):
         client = await gate.client()
         await client.send(get("/", "Accept-Encoding: gzip"))
@@ -307,16 +318,18 @@ async def test_committed_asks_for_plain_bytes():
 )
 async def test_committed_answer_broken(raw):
     """In a body of our own chunks there is always room for words."""
-    cuts: list[Cut] = []
+    cuts: list[Truncation] = []
 
-    def say(cut: Cut) -> Epitaph:
+    def say(cut: Truncation) -> ErrorTail:
         cuts.append(cut)
-        return Epitaph(WORDS, clean_end=False)
+        return ErrorTail(WORDS, clean_end=False)
 
     async with (
         fake_pod(as_script(raw)) as pod,
         gateway(
-            pod.endpoint, answer=lambda: Answer(committed=True, epitaph=say), committed_head=OURS
+            pod.endpoint,
+            answer=lambda: ResponsePolicy(headers_sent=True, error_tail=say),
+            committed_head=OURS,
         ) as gate,
     ):
         client = await gate.client()
@@ -330,12 +343,12 @@ async def test_committed_and_no_answer():
     """An upstream without an answer is gone for the caller, who has said nothing but filler so far."""
     async with (
         fake_pod(as_script(b"")) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(committed=True), committed_head=OURS) as gate,
+        gateway(pod.endpoint, answer=lambda: ResponsePolicy(headers_sent=True), committed_head=OURS) as gate,
     ):
         client = await gate.client()
         await client.send(get())
 
-        assert (await gate.outcome()).why == "closed"
+        assert (await gate.outcome()).kind == "closed"
 
 
 @pytest.mark.parametrize(
@@ -350,7 +363,7 @@ async def test_committed_and_no_answer():
 )
 def test_cut(tail, line, block):
     """A cut knows whether a line, or an event, could begin behind it."""
-    cut = Cut(200, NDJSON, tail)
+    cut = Truncation(200, NDJSON, tail)
 
     assert (line, block, bool(tail)) == (cut.ends_line, cut.ends_block, cut.started)
 
@@ -370,7 +383,7 @@ async def test_hook_that_fails(hook, raw, close):
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reports.append(context))
     async with (
         fake_pod(once(raw, close=close)) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(**{hook: failing})) as gate,
+        gateway(pod.endpoint, answer=lambda: ResponsePolicy(**{hook: failing})) as gate,
     ):
         client = await gate.client()
         await client.send(get())
@@ -386,13 +399,13 @@ async def test_epitaph_that_fails():
     sent = streamed_head(NDJSON) + chunked(LINE, last=False)
     async with (
         fake_pod(as_script(sent)) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(epitaph=failing)) as gate,
+        gateway(pod.endpoint, answer=lambda: ResponsePolicy(error_tail=failing)) as gate,
     ):
         client = await gate.client()
         await client.send(get())
 
         assert await client.rest() == sent
-        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+        assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
 @pytest.mark.parametrize("hooks", [{"declines": failing}, {"declines": lambda head: True, "keep": failing}])
@@ -401,12 +414,12 @@ async def test_decision_that_fails(hooks):
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
     async with (
         fake_pod(once(counted(b"ok"))) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(**hooks)) as gate,
+        gateway(pod.endpoint, answer=lambda: ResponsePolicy(**hooks)) as gate,
     ):
         client = await gate.client()
         await client.send(get())
         outcome = await gate.outcome()
 
-        assert isinstance(outcome, UpstreamGone) or (
-            isinstance(outcome, AnswerDeclined) and not outcome.complete
+        assert isinstance(outcome, UpstreamExchangeError) or (
+            isinstance(outcome, ResponseIntercepted) and not outcome.complete
         )

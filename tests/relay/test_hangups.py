@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay import Ending, Pool, Relay
+from gpugate.relay import ConnectionPool, Relay, RelayOutcome
 from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, post, streamed_head
 
 LINE = b'{"response":"hello"}\n'
@@ -65,7 +65,7 @@ async def test_client_hangs_up(part, size, how):
         async with asyncio.timeout(1):
             await watched.left.wait()
         assert isinstance(await gate.outcome(), asyncio.CancelledError)
-        assert (gate.pool.idle, gate.pool.lent) == (0, 0)
+        assert (gate.pool.idle, gate.pool.in_use) == (0, 0)
 
 
 async def test_clients_hang_up_while_the_upstream_talks(caplog):
@@ -86,7 +86,7 @@ async def test_clients_hang_up_while_the_upstream_talks(caplog):
             client.reset() if number % 2 else client.hang_up()
             assert isinstance(await gate.outcome(number), asyncio.CancelledError)
 
-        assert gate.pool.lent == 0
+        assert gate.pool.in_use == 0
     assert caplog.messages == []
 
 
@@ -97,11 +97,11 @@ async def test_client_hangs_up_while_its_body_is_sent():
         client = await gate.client()
         await client.send(post(b"x" * 20_000_000))
         await watched.begun.wait()
-        assert gate.pool.lent == 1
+        assert gate.pool.in_use == 1
         client.hang_up()
 
         assert isinstance(await gate.outcome(), asyncio.CancelledError)
-        assert gate.pool.lent == 0
+        assert gate.pool.in_use == 0
         watched.left.set()
 
 
@@ -137,12 +137,12 @@ async def test_connecting_takes_too_long():
 
     async with fake_pod(script) as pod:
         endpoint = Endpoint(f"https://127.0.0.1:{pod.port}")
-        async with gateway(endpoint, pool=Pool(endpoint, connect_timeout_s=0.05)) as gate:
+        async with gateway(endpoint, pool=ConnectionPool(endpoint, connect_timeout_s=0.05)) as gate:
             client = await gate.client()
             await client.send(get())
             gone = await gate.outcome()
 
-            assert (gone.why, gone.connecting) == ("timeout", True)
+            assert (gone.kind, gone.connecting) == ("timeout", True)
 
 
 async def flood(wire: Wire, pieces: int, sent: list[int]) -> None:
@@ -204,8 +204,8 @@ async def test_client_that_reads_nothing(size):
         await client.send(get())
         outcome = await gate.outcome()
 
-        assert (outcome.ending, outcome.keep_alive) == (Ending.CLIENT_LOST, False)
-        assert gate.pool.lent == 0
+        assert (outcome.outcome, outcome.keep_alive) == (RelayOutcome.CLIENT_LOST, False)
+        assert gate.pool.in_use == 0
         client.writer.transport.resume_reading()
         assert len(await client.rest()) < len(raw)
 
@@ -241,12 +241,12 @@ async def test_pod_lost_while_the_client_reads_nothing():
         client = await gate.client()
         client.writer.transport.pause_reading()
         await client.send(get())
-        while gate.pool.lent == 0:
+        while gate.pool.in_use == 0:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         gate.pool.abort()
 
-        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+        assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
 async def test_pipelining_without_reading():

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay import Pool, Upstream, UpstreamGone
+from gpugate.relay import ConnectionPool, Upstream, UpstreamExchangeError
 from tests.relay.support import Wire, counted, fake_pod, gateway, get, once, streamed_head
 
 OK = counted(b"ok")
@@ -24,31 +24,31 @@ async def ask(gate, number: int) -> None:
 async def test_last_in_first_out():
     """The connection used last is lent first, so that the others may grow old."""
     async with fake_pod(once(OK)) as pod:
-        pool = Pool(pod.endpoint)
+        pool = ConnectionPool(pod.endpoint)
         first, second = await pool.connect(), await pool.connect()
-        first.give_back()
-        second.give_back()
+        first.release()
+        second.release()
 
-        assert pool.take() is second
-        assert (pool.idle, pool.lent) == (1, 1)
-        assert pool.take() is first
-        assert pool.take() is None
+        assert pool.acquire_idle() is second
+        assert (pool.idle, pool.in_use) == (1, 1)
+        assert pool.acquire_idle() is first
+        assert pool.acquire_idle() is None
         pool.abort()
 
 
 async def test_idle_connections_are_closed():
     """Who is idle for too long goes, the younger ones later."""
     async with fake_pod(once(OK)) as pod:
-        pool = Pool(pod.endpoint, max_idle_s=0.1)
+        pool = ConnectionPool(pod.endpoint, max_idle_s=0.1)
         first, second = await pool.connect(), await pool.connect()
-        first.give_back()
+        first.release()
         await asyncio.sleep(0.06)
-        second.give_back()
+        second.release()
         await asyncio.sleep(0.06)
         assert (pool.idle, first.closed, second.closed) == (1, True, False)
         await asyncio.sleep(0.1)
 
-        assert (pool.idle, pool.lent) == (0, 0)
+        assert (pool.idle, pool.in_use) == (0, 0)
 
 
 async def test_idle_connection_that_the_upstream_closes():
@@ -63,7 +63,7 @@ async def test_idle_connection_that_the_upstream_closes():
             await ask(gate, number)
             await asyncio.sleep(0.02)
 
-        assert (gate.pool.idle, gate.pool.lent, pod.connections) == (0, 0, 2)
+        assert (gate.pool.idle, gate.pool.in_use, pod.connections) == (0, 0, 2)
 
 
 async def test_closed_pool_lets_exchanges_end():
@@ -79,15 +79,15 @@ async def test_closed_pool_lets_exchanges_end():
     async with fake_pod(script) as pod, gateway(pod.endpoint) as gate:
         client = await gate.client()
         await client.send(get())
-        while not gate.pool.lent:
+        while not gate.pool.in_use:
             await asyncio.sleep(0.01)
         gate.pool.close()
         go.set()
 
         assert await client.exactly(len(OK)) == OK
         assert (await gate.outcome()).complete
-        assert (gate.pool.closed, gate.pool.idle, gate.pool.lent) == (True, 0, 0)
-        with pytest.raises(UpstreamGone):
+        assert (gate.pool.closed, gate.pool.idle, gate.pool.in_use) == (True, 0, 0)
+        with pytest.raises(UpstreamExchangeError):
             await gate.pool.connect()
 
 
@@ -100,26 +100,26 @@ async def test_closing_closes_what_is_idle():
         left.set()
 
     async with fake_pod(script) as pod:
-        pool = Pool(pod.endpoint)
-        (await pool.connect()).give_back()
+        pool = ConnectionPool(pod.endpoint)
+        (await pool.connect()).release()
         pool.close()
         async with asyncio.timeout(1):
             await left.wait()
 
-        assert pool.take() is None
+        assert pool.acquire_idle() is None
 
 
 async def test_closed_while_connecting():
     """A connection that comes about after the end is not lent."""
     async with fake_pod(once(OK)) as pod:
-        pool = Pool(pod.endpoint)
+        pool = ConnectionPool(pod.endpoint)
         connecting = asyncio.ensure_future(pool.connect())
         await asyncio.sleep(0)
         pool.close()
 
-        with pytest.raises(UpstreamGone):
+        with pytest.raises(UpstreamExchangeError):
             await connecting
-        assert pool.lent == 0
+        assert pool.in_use == 0
 
 
 async def test_many_at_once():
@@ -129,14 +129,14 @@ async def test_many_at_once():
             for number in range(30):
                 group.create_task(ask(gate, number + 1))
 
-        assert gate.pool.lent == 0
+        assert gate.pool.in_use == 0
         assert gate.pool.idle == pod.connections <= 30
 
 
 async def test_dead_peers_are_probed():
     """Each connection is probed when silent, and sends small requests at once."""
     async with fake_pod(once(OK)) as pod:
-        pool = Pool(pod.endpoint)
+        pool = ConnectionPool(pod.endpoint)
         sock = (await pool.connect()).transport.get_extra_info("socket")
         options = [
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
@@ -150,7 +150,7 @@ async def test_dead_peers_are_probed():
         assert [bool(options[0]), bool(options[1]), *options[2:]] == [True, True, 30, 10, 3]
 
 
-class Unlucky(Pool):
+class Unlucky(ConnectionPool):
     """Its connections are lost between their making and their lending."""
 
     async def connect(self) -> Upstream:
@@ -167,7 +167,7 @@ async def test_connection_lost_before_it_is_lent():
         client = await gate.client()
         await client.send(get())
 
-        assert (await gate.outcome()).why == "closed"
+        assert (await gate.outcome()).kind == "closed"
 
 
 async def test_upstream_that_talks_unasked():
@@ -180,9 +180,9 @@ async def test_upstream_that_talks_unasked():
         await wire.gone()
 
     async with fake_pod(script) as pod:
-        pool = Pool(pod.endpoint)
+        pool = ConnectionPool(pod.endpoint)
         upstream = await pool.connect()
-        upstream.give_back()
+        upstream.release()
         talk.set()
         await asyncio.sleep(0.02)
 
@@ -193,11 +193,11 @@ async def test_upstream_that_talks_unasked():
 def test_impossible_endpoint(endpoint):
     """An endpoint that cannot be is refused when its pool is made."""
     with pytest.raises(ValueError):
-        Pool(endpoint)
+        ConnectionPool(endpoint)
 
 
 def test_what_is_gone():
     """Only what never reached the upstream counts as connecting."""
     whys = ("connect", "tls", "timeout", "closed", "garbage")
 
-    assert [UpstreamGone(why).connecting for why in whys] == [True, True, True, False, False]
+    assert [UpstreamExchangeError(why).connecting for why in whys] == [True, True, True, False, False]

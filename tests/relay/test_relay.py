@@ -9,7 +9,7 @@ import random
 import pytest
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay import Answer, Ending, Relay, Tapped, UpstreamGone
+from gpugate.relay import CapturedBody, Relay, RelayOutcome, ResponsePolicy, UpstreamExchangeError
 from tests.relay.support import (
     Wire,
     chunked,
@@ -34,7 +34,11 @@ async def test_small_get():
             await client.send(get())
             assert await client.exactly(len(answer)) == answer
             outcome = await gate.outcome(number)
-            assert (outcome.status, outcome.ending, outcome.sent) == (200, Ending.COMPLETE, len(answer))
+            assert (outcome.status, outcome.outcome, outcome.bytes_sent) == (
+                200,
+                RelayOutcome.COMPLETE,
+                len(answer),
+            )
 
         assert pod.connections == 1
 
@@ -153,8 +157,10 @@ async def test_response_headers():
     ]
     statuses: list[int] = []
 
-    def answer() -> Answer:
-        return Answer(extra_head=b"X-Request-Id: ours\r\nX-Gpugate-Waited-Ms: 5\r\n", on_head=statuses.append)
+    def answer() -> ResponsePolicy:
+        return ResponsePolicy(
+            extra_head=b"X-Request-Id: ours\r\nX-Gpugate-Waited-Ms: 5\r\n", on_head=statuses.append
+        )
 
     async with (
         fake_pod(once(counted(b"ok", *told, status="404 Gone Fishing"))) as pod,
@@ -246,8 +252,8 @@ async def test_answer_until_close():
 
         told = raw.replace(b"plain\r\n", b"plain\r\nConnection: close\r\n").replace(b"HTTP/1.0", b"HTTP/1.1")
         assert await client.rest() == told
-        assert (await gate.outcome()).ending is Ending.COMPLETE
-        assert (gate.pool.idle, gate.pool.lent) == (0, 0)
+        assert (await gate.outcome()).outcome is RelayOutcome.COMPLETE
+        assert (gate.pool.idle, gate.pool.in_use) == (0, 0)
 
 
 async def test_packed_answer():
@@ -312,9 +318,9 @@ async def test_length_and_chunks():
         gone = await gate.outcome()
         assert (await client.head()).startswith(b"HTTP/1.1 502 ")
 
-        assert isinstance(gone, UpstreamGone)
-        assert (gone.why, gone.connecting, gone.heard) == ("garbage", False, True)
-        assert (gate.pool.idle, gate.pool.lent) == (0, 0)
+        assert isinstance(gone, UpstreamExchangeError)
+        assert (gone.kind, gone.connecting, gone.got_bytes) == ("garbage", False, True)
+        assert (gate.pool.idle, gate.pool.in_use) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +338,7 @@ async def test_garbage(raw):
         client = await gate.client()
         await client.send(get())
 
-        assert (await gate.outcome()).why == "garbage"
+        assert (await gate.outcome()).kind == "garbage"
 
 
 async def test_no_answer():
@@ -346,7 +352,7 @@ async def test_no_answer():
         await client.send(get())
         gone = await gate.outcome()
 
-        assert (gone.why, gone.reused, gone.heard, gone.connecting) == ("closed", False, False, False)
+        assert (gone.kind, gone.reused, gone.got_bytes, gone.connecting) == ("closed", False, False, False)
         assert pod.connections == 1
 
 
@@ -400,7 +406,7 @@ async def test_stale_connection_that_had_spoken():
         await client.send(get())
         gone = await gate.outcome(2)
 
-        assert (gone.why, gone.reused, gone.heard) == ("closed", True, True)
+        assert (gone.kind, gone.reused, gone.got_bytes) == ("closed", True, True)
         assert served == 2
 
 
@@ -413,7 +419,7 @@ async def test_nobody_listens():
         await client.send(get())
         gone = await gate.outcome()
 
-        assert (gone.why, gone.connecting) == ("connect", True)
+        assert (gone.kind, gone.connecting) == ("connect", True)
 
 
 @pytest.mark.parametrize("url", ["http://pod.invalid", f"http://{'a' * 70}.invalid"])
@@ -424,7 +430,7 @@ async def test_no_such_name(url):
         await client.send(get())
         gone = await gate.outcome()
 
-        assert (gone.why, gone.connecting) == ("connect", True)
+        assert (gone.kind, gone.connecting) == ("connect", True)
 
 
 @pytest.mark.parametrize("target", ["/a b", "/a\r\nX: 1", "http://x/", "", "/\x00"])
@@ -448,10 +454,10 @@ async def test_malformed_target(target):
 )
 async def test_tap(raw):
     """The tap hears the body of a good answer once, without its chunks, and the client misses nothing."""
-    heard: list[Tapped] = []
+    heard: list[CapturedBody] = []
     async with (
         fake_pod(once(raw)) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(tap=heard.append)) as gate,
+        gateway(pod.endpoint, answer=lambda: ResponsePolicy(capture=heard.append)) as gate,
     ):
         client = await gate.client()
         await client.send(get())
@@ -462,7 +468,7 @@ async def test_tap(raw):
 
 async def test_tap_is_for_good_answers_of_some_size():
     """Errors, answers that are too large and answers that break are not tapped."""
-    heard: list[Tapped] = []
+    heard: list[CapturedBody] = []
     raws = [
         counted(b"no", status="500 Oops"),
         counted(b"x" * 5000),
@@ -476,7 +482,9 @@ async def test_tap_is_for_good_answers_of_some_size():
 
     async with (
         fake_pod(script) as pod,
-        gateway(pod.endpoint, answer=lambda: Answer(tap=heard.append, tap_limit=4000)) as gate,
+        gateway(
+            pod.endpoint, answer=lambda: ResponsePolicy(capture=heard.append, capture_limit=4000)
+        ) as gate,
     ):
         for raw in raws:
             client = await gate.client()

@@ -14,9 +14,9 @@ from gpugate.relay.response_parser import (
     MAX_HEAD,
     MAX_PADDING,
     MAX_SIZE_LINE,
-    BadAnswer,
-    Body,
-    Framing,
+    BodyEnd,
+    ResponseFraming,
+    UpstreamProtocolError,
     as_chunk,
     parse_head,
 )
@@ -27,7 +27,7 @@ class Reading:
     """What our framing makes of the pieces of an answer."""
 
     def __init__(self, method: str, pieces: list[bytes], *, eof: bool = False) -> None:
-        self.framing = Framing(method)
+        self.framing = ResponseFraming(method)
         self.framing.parts = []
         self.head = None
         self.ended = False
@@ -155,7 +155,7 @@ def test_damaged_answer(answer, cuts, data):
     raw = raw[:at] + new + raw[at + gone :]
     try:
         seen = Reading(method, cut_up(raw, cuts), eof=eof)
-    except BadAnswer:
+    except UpstreamProtocolError:
         return
     if not seen.ended:
         return
@@ -227,7 +227,7 @@ def test_tail_is_the_last_of_the_payload(pieces, cuts, form):
         "counted": counted(body),
         "until close": b"HTTP/1.1 200 OK\r\n\r\n" + body,
     }[form]
-    framing = Framing("GET")
+    framing = ResponseFraming("GET")
     head = None
     for piece in cut_up(raw, cuts):
         if head is None:
@@ -265,8 +265,8 @@ def test_tail_is_the_last_of_the_payload(pieces, cuts, form):
 )
 def test_ambiguous_head(lines):
     """A head that two readers could understand differently is refused."""
-    with pytest.raises(BadAnswer):
-        Framing("GET").head(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\n")
+    with pytest.raises(UpstreamProtocolError):
+        ResponseFraming("GET").head(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -283,8 +283,8 @@ def test_ambiguous_head(lines):
 )
 def test_not_http(start):
     """Something else than HTTP is refused at its first bytes, not after a wait for the end of a head."""
-    with pytest.raises(BadAnswer):
-        Framing("GET").head(start)
+    with pytest.raises(UpstreamProtocolError):
+        ResponseFraming("GET").head(start)
 
 
 @pytest.mark.parametrize(
@@ -300,27 +300,27 @@ def test_not_http(start):
 )
 def test_malformed_status_line(line):
     """A status line is three digits behind HTTP/1.0 or HTTP/1.1."""
-    with pytest.raises(BadAnswer):
-        Framing("GET").head(line + b"\r\n\r\n")
+    with pytest.raises(UpstreamProtocolError):
+        ResponseFraming("GET").head(line + b"\r\n\r\n")
 
 
 def test_switching_protocols():
     """Nobody asked for another protocol."""
-    with pytest.raises(BadAnswer):
-        Framing("GET").head(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+    with pytest.raises(UpstreamProtocolError):
+        ResponseFraming("GET").head(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
 
 
 def test_endless_head():
     """A head is refused when it grows beyond its limit, in one piece or in many."""
-    with pytest.raises(BadAnswer):
-        Framing("GET").head(b"HTTP/1.1 200 OK\r\nX: " + b"a" * MAX_HEAD)
-    with pytest.raises(BadAnswer):
+    with pytest.raises(UpstreamProtocolError):
+        ResponseFraming("GET").head(b"HTTP/1.1 200 OK\r\nX: " + b"a" * MAX_HEAD)
+    with pytest.raises(UpstreamProtocolError):
         Reading("GET", [b"HTTP/1.1 200 OK\r\n", *[b"X-A: 1234567890\r\n"] * MAX_HEAD])
 
 
 def test_endless_interim_answers():
     """Any number of interim answers is skipped without being kept."""
-    framing = Framing("GET")
+    framing = ResponseFraming("GET")
     for _ in range(2000):
         assert framing.head(b"HTTP/1.1 102 Processing\r\nX: " + b"a" * 100 + b"\r\n\r\n") is None
 
@@ -357,13 +357,13 @@ def test_endless_interim_answers():
 def test_broken_chunks(body, bytewise):
     """Broken chunk framing is refused, whole or byte by byte."""
     pieces = [body[i : i + 1] for i in range(len(body))] if bytewise else [body]
-    with pytest.raises(BadAnswer):
+    with pytest.raises(UpstreamProtocolError):
         Reading("GET", [streamed_head(), *pieces])
 
 
 def test_padding_is_bounded():
     """A chunk with more owed than anybody would pad is left unfinished."""
-    framing = Framing("GET")
+    framing = ResponseFraming("GET")
     framing.head(streamed_head())
     framing.body(b"%x\r\nabc" % (MAX_PADDING + 100))
 
@@ -373,12 +373,12 @@ def test_padding_is_bounded():
 
 def test_other_bodies_cannot_be_finished():
     """A counted body has no room for words; one that ends with the connection takes them as they are."""
-    framing = Framing("GET")
+    framing = ResponseFraming("GET")
     framing.head(counted(b"12345")[:-2])
 
     assert framing.finish_with(b"words") is None
 
-    framing = Framing("GET")
+    framing = ResponseFraming("GET")
     framing.head(b"HTTP/1.1 200 OK\r\n\r\n")
 
     assert framing.finish_with(b"words") == b"words"
@@ -388,7 +388,7 @@ def test_head_as_a_value():
     """A head knows its fields in order, its body and whether the connection lives on."""
     head = parse_head(b"HTTP/1.1 200 OK\r\nB: 2\r\nContent-Length: 3\r\nConnection: X, Close", "GET")
 
-    assert (head.body, head.length, head.keep) == (Body.COUNTED, 3, False)
+    assert (head.body, head.length, head.keep) == (BodyEnd.COUNTED, 3, False)
     assert [name for name, _ in head.fields] == [b"b", b"content-length", b"connection"]
     assert (head.get(b"b"), head.get(b"c")) == (b"2", b"")
 

@@ -10,7 +10,13 @@ from contextlib import suppress
 import pytest
 from attrs import evolve
 
-from gpugate.relay import Answer, AnswerDeclined, Ending, Pool, UpstreamGone
+from gpugate.relay import (
+    ConnectionPool,
+    RelayOutcome,
+    ResponseIntercepted,
+    ResponsePolicy,
+    UpstreamExchangeError,
+)
 from gpugate.relay.tls import TlsPolicy, context
 from tests.certificates import make_certificate
 from tests.relay.support import (
@@ -76,17 +82,17 @@ async def test_not_trusted(certificate, stranger, policy):
         await client.send(get())
         gone = await gate.outcome()
 
-        assert isinstance(gone, UpstreamGone)
-        assert (gone.why, gone.connecting) == ("connect" if "such" in policy else "tls", True)
+        assert isinstance(gone, UpstreamExchangeError)
+        assert (gone.kind, gone.connecting) == ("connect" if "such" in policy else "tls", True)
         assert b"".join(heard) == b""
-        assert gate.pool.lent == 0
+        assert gate.pool.in_use == 0
 
 
 async def test_plain_server_behind_https():
     """An upstream that does not speak TLS is told as such."""
     async with fake_pod(as_script(OK)) as pod:
         endpoint = evolve(pod.endpoint, url=pod.endpoint.url.replace("http:", "https:"), tls="insecure")
-        async with gateway(endpoint, pool=Pool(endpoint, connect_timeout_s=0.3)) as gate:
+        async with gateway(endpoint, pool=ConnectionPool(endpoint, connect_timeout_s=0.3)) as gate:
             client = await gate.client()
             await client.send(get())
 
@@ -130,7 +136,7 @@ async def test_broken_answer_over_tls(certificate, how):
         await client.send(get())
 
         assert await client.rest() == sent
-        assert (await gate.outcome()).ending is Ending.UPSTREAM_LOST
+        assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
 async def test_large_answer_over_tls(certificate):
@@ -183,7 +189,7 @@ def ending_script(how: str, answer: bytes) -> Script:
 
 
 @pytest.mark.parametrize(
-    ("how", "ending"), [("close_notify", Ending.COMPLETE), ("fin", Ending.UPSTREAM_LOST)]
+    ("how", "ending"), [("close_notify", RelayOutcome.COMPLETE), ("fin", RelayOutcome.UPSTREAM_LOST)]
 )
 @pytest.mark.parametrize("size", [0, 3_000_000], ids=["small", "larger than every buffer"])
 async def test_answer_that_ends_by_closing(certificate, how, ending, size):
@@ -198,13 +204,13 @@ async def test_answer_that_ends_by_closing(certificate, how, ending, size):
         if size:
             await asyncio.sleep(0.1)  # the upstream is paused when its end arrives
 
-        if ending is Ending.COMPLETE:
+        if ending is RelayOutcome.COMPLETE:
             assert await client.rest() == answer
         else:
             with suppress(ConnectionResetError):  # a clean close would look like the end of the answer
                 await client.rest()
                 raise AssertionError("the client saw a clean end")
-        assert (await gate.outcome()).ending is ending
+        assert (await gate.outcome()).outcome is ending
 
 
 @pytest.mark.parametrize(("how", "complete"), [("close_notify", True), ("fin", False)])
@@ -213,14 +219,14 @@ async def test_declined_answer_that_ends_by_closing(certificate, how, complete):
     async with (
         fake_pod(ending_script(how, UNTIL_CLOSE), secure=certificate.server) as pod,
         gateway(
-            evolve(pod.endpoint, tls="insecure"), answer=lambda: Answer(declines=lambda head: True)
+            evolve(pod.endpoint, tls="insecure"), answer=lambda: ResponsePolicy(intercept=lambda head: True)
         ) as gate,
     ):
         client = await gate.client()
         await client.send(get())
         declined = await gate.outcome()
 
-        assert isinstance(declined, AnswerDeclined)
+        assert isinstance(declined, ResponseIntercepted)
         assert (declined.body, declined.complete) == (b"all of it", complete)
 
 

@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from gpugate.relay import Ending, Relay, UpstreamGone
+from gpugate.relay import Relay, RelayOutcome, UpstreamExchangeError
 from tests.relay.support import Wire, chunked, counted, fake_pod, gateway, get, post
 
 PIECE = bytes(range(256)) * 1024  # 256 KiB
@@ -142,8 +142,8 @@ async def test_early_answer(keeps_reading):
         expected = refusal.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         assert await client.exactly(len(expected)) == expected
         outcome = await gate.outcome()
-        assert (outcome.status, outcome.ending, outcome.keep_alive) == (413, Ending.COMPLETE, False)
-        assert (gate.pool.idle, gate.pool.lent) == (0, 0)
+        assert (outcome.status, outcome.outcome, outcome.keep_alive) == (413, RelayOutcome.COMPLETE, False)
+        assert (gate.pool.idle, gate.pool.in_use) == (0, 0)
 
 
 async def test_answer_that_runs_beside_the_upload():
@@ -203,7 +203,7 @@ async def test_upstream_breaks_during_an_upload():
         await client.send(get("/stream", "Content-Length: 100000", method="POST") + PIECE[:2000])
         gone = await gate.outcome()
 
-        assert (type(gone), gone.why, gone.reused) == (UpstreamGone, "closed", False)
+        assert (type(gone), gone.kind, gone.reused) == (UpstreamExchangeError, "closed", False)
 
 
 async def test_client_hangs_up_during_an_upload():
@@ -243,7 +243,7 @@ async def test_upload_that_stops(more):
         await client.send(more)
 
         assert isinstance(await gate.outcome(), TimeoutError)
-        assert gate.pool.lent == 0
+        assert gate.pool.in_use == 0
 
 
 async def test_upload_of_another_length():
@@ -281,7 +281,7 @@ async def test_upstream_that_ends_without_reading():
             gone = await gate.outcome()
         over.set()
 
-        assert (type(gone), gone.why) == (UpstreamGone, "closed")
+        assert (type(gone), gone.kind) == (UpstreamExchangeError, "closed")
 
 
 async def test_both_ways_at_once():
