@@ -33,7 +33,7 @@ from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
 from gpugate.core.idle_policy import LearnedIdlePolicy
-from gpugate.core.states import Status
+from gpugate.core.states import StateName, Status
 from gpugate.errors import LedgerError
 from gpugate.generation.code_assist import SYSTEM, Coding
 from gpugate.generation.code_stream import CodeStream
@@ -72,7 +72,7 @@ CLEANUP_S = 2.0
 LEDGER = "ledger.sqlite3"
 DEMO = "demo"
 
-POD_LIVES = frozenset({"Warming", "Preloading", "Ready", "Draining"})
+POD_LIVES = frozenset({StateName.WARMING, StateName.PRELOADING, StateName.READY, StateName.DRAINING})
 """States in which an exchange with the pod may be under way."""
 
 

@@ -12,8 +12,7 @@ from attrs import define, evolve, field
 from gpugate_testing.fakes import FakePod
 
 from gpugate.billing.recorder import Bookkeeper
-from gpugate.core.idle_history import IdleHistory
-from gpugate.core.idle_policy import IdlePolicy
+from gpugate.core.idle_policy import IdleHistory, IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
 from gpugate.lifecycle.event_bus import News, SessionBegan, SessionEnded, Transition

@@ -1,7 +1,7 @@
 """Watches what the month has cost: bars new starts when the budget is spent, and tells on the way there.
 
 It knows sums and instants, and neither pods nor HTTP. What to bar is said to the lifecycle in one value
-(`BudgetUpdated`); a pod that runs is never touched.
+(`BudgetVerdict`); a pod that runs is never touched.
 
 When the ledger cannot be read no start is barred that was not barred before, with an alarm. A budget is a
 limit for the month, not the lock on a forgotten pod: the idle stop, `pod.max_session` and the proof of
@@ -20,7 +20,7 @@ from typing import Protocol
 
 from attrs import frozen
 
-from gpugate.core.events import BudgetUpdated
+from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import BudgetCrossed, Listener, News, SessionBegan, SessionEnded
 from gpugate.tasks import CrashListener, Supervised
@@ -91,13 +91,13 @@ class Budget:
         spending: Spending,
         told: Told,
         *,
-        judge: Callable[[BudgetUpdated], None],
+        judge: Callable[[BudgetVerdict], None],
         tell: Listener,
         warn: Callable[[str, bool], None],
         wall: Callable[[], datetime],
         on_crash: CrashListener | None = None,
     ) -> None:
-        self.judged = BudgetUpdated()
+        self.judged = BudgetVerdict()
         self._limits = limits
         self._spending = spending
         self._told = told
@@ -111,7 +111,7 @@ class Budget:
         self._soon = asyncio.Event()
         self._task: Supervised | None = None
 
-    async def open(self) -> BudgetUpdated:
+    async def open(self) -> BudgetVerdict:
         """Take the first look, before anybody can ask for a start; tells nothing yet."""
         try:
             await self._look(self._wall().astimezone(UTC))
@@ -159,7 +159,7 @@ class Budget:
             self._warn("the month's budget is watched again", False)
         return pause_s
 
-    def _pass_on(self, was: BudgetUpdated) -> None:
+    def _pass_on(self, was: BudgetVerdict) -> None:
         if self.judged != was:
             self._judge(self.judged)
 
@@ -167,7 +167,7 @@ class Budget:
         """Find out what was spent, and who may have a pod started because of it."""
         month = month_of(now)
         if month != self._month:  # the old month's sums bar nobody in the new one
-            self._month, self.judged = month, BudgetUpdated()
+            self._month, self.judged = month, BudgetVerdict()
         spent = await self._spending.spent_in_month(month)
         users = await self._spending.spent_by_user(month) if self._limits.user_share else {}
         self.judged = judge(self._limits, now, spent, users)
@@ -201,18 +201,18 @@ class Budget:
             self._warn(f"the month's budget cannot be watched, no further start is barred: {error}", True)
 
 
-def judge(limits: Limits, now: datetime, spent: Decimal, users: Mapping[str, Decimal]) -> BudgetUpdated:
+def judge(limits: Limits, now: datetime, spent: Decimal, users: Mapping[str, Decimal]) -> BudgetVerdict:
     """Who may have a pod started after this was spent."""
     month, turn = month_of(now), next_month(now).date()
     budget = f"{limits.monthly.normalize():f} {limits.currency}"
     after = f"a pod that runs can be used on, and is not started again before {turn} (UTC)"
     if spent >= limits.monthly:
-        return BudgetUpdated(exhausted_reason=f"the budget of {budget} for {month} is spent: {after}")
+        return BudgetVerdict(exhausted_reason=f"the budget of {budget} for {month} is spent: {after}")
     share = limits.monthly * limits.user_share
     part = f"{share.normalize():f} of {budget}"
     told = f"your share of the budget for {month}, {part}, is spent: {after} for you"
     over = {user for user, sum_ in users.items() if sum_ >= share} if share else set()
-    return BudgetUpdated(users_over_share=dict.fromkeys(sorted(over), told))
+    return BudgetVerdict(users_over_share=dict.fromkeys(sorted(over), told))
 
 
 def month_of(now: datetime) -> str:

@@ -19,6 +19,7 @@ from attrs import evolve
 from gpugate.billing.books import StartBound, Starter
 from gpugate.billing.model import BY_HAND, Ledger, Session, Use
 from gpugate.billing.usage import Spent, Uses
+from gpugate.core.states import StateName
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.lifecycle.status import SECONDS_PER_HOUR
@@ -43,7 +44,7 @@ _TOLD_NOTHING = timedelta(seconds=1)
 NOTHING = Decimal(0)
 _OFF = frozenset({Phase.STOPPED, Phase.GONE})
 _ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
-_SERVES = frozenset({"Ready", "Draining"})
+_SERVES = frozenset({StateName.READY, StateName.DRAINING})
 
 
 class Bookkeeper:
@@ -236,9 +237,9 @@ class Bookkeeper:
         row = self._open.get(news.provider or "")
         if row is None:
             return
-        if news.now == "Warming" and row.running_at is None:
+        if news.now is StateName.WARMING and row.running_at is None:
             row = evolve(row, running_at=self._now(row))
-        if news.now == "Ready":
+        if news.now is StateName.READY:
             self._serving = row.provider
             row = evolve(row, ready_at=row.ready_at or self._now(row))
         self._keep(row)

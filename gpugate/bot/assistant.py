@@ -21,7 +21,7 @@ from gpugate.bot.fantasy_job import Dreaming
 from gpugate.bot.intents.keywords import command
 from gpugate.bot.intents.model import Intent, Intents, Period, Source, Understood
 from gpugate.bot.messenger import Button, Chat, Heard
-from gpugate.core.states import Status
+from gpugate.core.states import StateName, Status
 from gpugate.errors import GateError, LedgerError, PodBusy, ProviderUnavailable
 from gpugate.lifecycle.event_bus import News, SessionEnded, Transition
 from gpugate.lifecycle.lifecycle import Lifecycle
@@ -302,7 +302,7 @@ def start_outcome(news: News) -> Transition | None:
     if not isinstance(news, Transition):
         return None
     over = news.was_status in STARTS and news.status in ENDS
-    return news if news.status is Status.READY or over or news.now == "ShutDown" else None
+    return news if news.status is Status.READY or over or news.now is StateName.SHUT_DOWN else None
 
 
 @frozen

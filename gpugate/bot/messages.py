@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Protocol
 
+from gpugate.core.events import Cause
 from gpugate.core.states import Status
 from gpugate.errors import GateError
 from gpugate.lifecycle.status import PodStatus
@@ -215,11 +216,11 @@ def already_running(now: PodStatus, currency: str) -> str:
     return f"It runs already. {status(now, currency)}"
 
 
-def start_failed(cause: str, why: str | None) -> str:
+def start_failed(cause: Cause, why: str | None) -> str:
     """The second message of a start that came to nothing; `cause` is the event that ended it."""
-    if cause == "ManualStopRequested":
+    if cause is Cause.MANUAL_STOP_REQUESTED:
         return "The start was called off: somebody stopped the pod."
-    if cause in ("ShutdownRequested", "ForcedShutdownRequested"):
+    if cause in (Cause.SHUTDOWN_REQUESTED, Cause.FORCED_SHUTDOWN_REQUESTED):
         return "The gateway is shutting down, so the start was given up."
     return sentences("The pod could not be started" + (f": {brief(why)}" if why else ""))
 

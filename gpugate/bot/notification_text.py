@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from gpugate.billing.model import BY_HAND
 from gpugate.bot.messages import Summary, brief, count, duration, money, sentences
+from gpugate.core.commands import StartCause
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded
 
 ENDS = {
@@ -32,11 +33,11 @@ def began(news: SessionBegan, user: str, currency: str) -> str:
 
 def _why(news: SessionBegan, user: str) -> str:
     match news.cause:
-        case "request":
+        case StartCause.REQUEST:
             return f"started at {news.provider}: {f'a request of {user}' if user else 'a request'} woke it"
-        case "hand":
+        case StartCause.MANUAL:
             return f"started at {news.provider}: {user or 'somebody'} started it by hand"
-        case "prewarm":
+        case StartCause.PREWARM:
             return f"started at {news.provider}: it is usually needed about now"
         case _:
             return f"found running at {news.provider}; from now on it is looked after"

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from gpugate.bot import messages, notification_text
+from gpugate.core.events import Cause
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import (
@@ -43,7 +44,12 @@ LOOK_S = 600.0
 """The clock is looked at so often at least: it may be put forward, or the machine may sleep."""
 
 CALLED_OFF = frozenset(
-    {"ManualStopRequested", "ShutdownRequested", "ForcedShutdownRequested", "RequestFinished"}
+    {
+        Cause.MANUAL_STOP_REQUESTED,
+        Cause.SHUTDOWN_REQUESTED,
+        Cause.FORCED_SHUTDOWN_REQUESTED,
+        Cause.REQUEST_FINISHED,
+    }
 )
 """Events that end a start without its having failed."""
 
@@ -150,7 +156,11 @@ class Announcer:
 
     def _all_clear(self, news: Transition) -> str | None:
         """A stop that an earlier gateway had ordered is seen; no session ends with it."""
-        if news.cause == "GatewayStarted" and news.status is Status.STOPPING and news.provider is not None:
+        if (
+            news.cause is Cause.GATEWAY_STARTED
+            and news.status is Status.STOPPING
+            and news.provider is not None
+        ):
             self._alarms.add((news.provider, ""))  # that gateway may have ended with one
         seen = news.was_status is Status.STOPPING and news.status is Status.STOPPED
         alarms = {known for known in self._alarms if known[0] == news.provider}

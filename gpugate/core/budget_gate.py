@@ -1,33 +1,44 @@
-"""Whether a start may be paid for, and by whom; knows no sum, no month and no pod.
-
-What the budget service found out is remembered here (`BudgetUpdated`). A start is paid by whoever wants it:
-while the month's budget is spent by nobody, else by all but those who have spent their share of it.
-"""
+"""Decides for whom the budget allows a new start. A running pod is never stopped because of money."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from attrs import define, field
+from attrs import define, field, frozen
 
-from gpugate.core.events import BudgetUpdated
 from gpugate.core.request_queue import Ticket
+
+
+@frozen
+class BudgetVerdict:
+    """What the budget monitor found out.
+
+    Attributes:
+        exhausted_reason: why no start is allowed for anyone; empty while the month's budget allows starts.
+        users_over_share: users who have spent their share of the budget, each with the reason to tell.
+    """
+
+    exhausted_reason: str = ""
+    users_over_share: Mapping[str, str] = field(factory=dict, hash=False)
 
 
 @define
 class BudgetGate:
-    """Pays for starts; what runs already is none of its business."""
+    """Applies the latest verdict to requests that need a start."""
 
-    verdict: BudgetUpdated = field(factory=BudgetUpdated)
+    verdict: BudgetVerdict = field(factory=BudgetVerdict)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """No start is allowed for anyone."""
+        return bool(self.verdict.exhausted_reason)
 
     def allows_any(self, tickets: Iterable[Ticket]) -> bool:
-        """Whether a start is paid for because of one of these."""
-        if self.verdict.exhausted_reason:
+        """Return whether a start is allowed for at least one of these tickets."""
+        if self.is_exhausted:
             return False
-        if not self.verdict.users_over_share:
-            return any(True for _ in tickets)
         return any(ticket.user not in self.verdict.users_over_share for ticket in tickets)
 
     def refusal_reason(self, user: str) -> str:
-        """What this user is told who wants a start; empty if one is paid for."""
+        """Return why this user may not start a pod; empty if the user may."""
         return self.verdict.exhausted_reason or self.verdict.users_over_share.get(user, "")

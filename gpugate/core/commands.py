@@ -1,6 +1,8 @@
-"""What the owner has to do, in the order given; values only. What comes back is in `core/events.py`."""
+"""What the owner of the machine has to do, in the order given. Values only; results are `core/events.py`."""
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 from attrs import frozen
 
@@ -8,9 +10,33 @@ from gpugate.errors import GateError
 from gpugate.provider_api import Endpoint, PodReport
 
 
+class StartCause(StrEnum):
+    """Why a billed session began; a value of the ledger."""
+
+    REQUEST = "request"
+    MANUAL = "hand"
+    PREWARM = "prewarm"
+    ADOPTED = "adopted"
+
+
+class StopCause(StrEnum):
+    """Why a pod is stopped; a value of the ledger, and of messages."""
+
+    IDLE = "idle"
+    MANUAL = "hand"
+    FORCED = "forced"
+    MAX_SESSION = "max_session"
+    STOPPED_ELSEWHERE = "stopped_elsewhere"
+    EXTRA_POD = "stray"
+    RESTART = "restart"
+    START_FAILED = "start_failed"
+    LOST = "lost"
+    SHUTDOWN = "shutdown"
+
+
 @frozen
 class StartPod:
-    """Call `start()`; answer with StartAccepted or StartCallFailed."""
+    """Call the provider's `start()`; the result is StartAccepted or StartCallFailed."""
 
     op: int
     provider: int
@@ -18,7 +44,7 @@ class StartPod:
 
 @frozen
 class StopPod:
-    """Call `stop()`; answer with StopAccepted or StopCallFailed."""
+    """Call the provider's `stop()`; the result is StopAccepted or StopCallFailed."""
 
     op: int
     provider: int
@@ -26,7 +52,7 @@ class StopPod:
 
 @frozen
 class InspectPod:
-    """Call `inspect()`; answer with Looked or InspectFailed."""
+    """Call the provider's `inspect()`; the result is PodInspected or InspectFailed."""
 
     op: int
     provider: int
@@ -34,14 +60,14 @@ class InspectPod:
 
 @frozen
 class CleanUpOrphans:
-    """Call `sweep()`: this provider bills for more than the pod that serves. The next look is the answer."""
+    """Have the provider delete what it bills beside the serving pod. The next inspection is the result."""
 
     provider: int
 
 
 @frozen
 class Probe:
-    """Ask the pod's Ollama whether it is healthy; answer with Probed."""
+    """Probe the health of the pod's Ollama; the result is ProbeFinished."""
 
     op: int
     endpoint: Endpoint
@@ -49,7 +75,7 @@ class Probe:
 
 @frozen
 class PreloadModel:
-    """Have the pod load this model; answer with Preloaded."""
+    """Have the pod load this model; the result is PreloadFinished."""
 
     op: int
     endpoint: Endpoint
@@ -59,7 +85,7 @@ class PreloadModel:
 
 @frozen
 class CheckDevice:
-    """Ask the pod's Ollama of this run what its models run on; answer with Weighed."""
+    """Ask the pod's Ollama whether its loaded models run on a GPU; the result is DeviceChecked."""
 
     run_id: int
     endpoint: Endpoint
@@ -67,7 +93,7 @@ class CheckDevice:
 
 @frozen
 class Admit:
-    """This ticket may use the pod of this run now."""
+    """This ticket holds a lease of this run's pod now."""
 
     ticket: int
     run_id: int
@@ -75,7 +101,7 @@ class Admit:
 
 @frozen
 class Reject:
-    """This ticket gets this error, unless its answer has begun."""
+    """This ticket ends with this error; its response has not started."""
 
     ticket: int
     error: GateError
@@ -83,55 +109,55 @@ class Reject:
 
 @frozen
 class Requeue:
-    """Give up this ticket's exchange: it waits for the pod again."""
+    """Abandon this ticket's exchange: it waits for the pod again."""
 
     ticket: int
 
 
 @frozen
 class AbortResponse:
-    """Break this ticket's answer off: it has begun and cannot end."""
+    """Break this ticket's response off: it has started and cannot be completed."""
 
     ticket: int
 
 
 @frozen
 class ResolveManualRequest:
-    """The outcome of a start or stop by hand: accepted, or why not."""
+    """The outcome of a manual start or stop: accepted if `error` is None."""
 
     error: GateError | None = None
 
 
 @frozen
 class PersistPendingStops:
-    """Write down at which providers a stop is sent and not proved: after a crash it must go on."""
+    """Write down at which providers a pod may run that is to be stopped: a restart goes on with these."""
 
     providers: frozenset[int]
 
 
 @frozen(kw_only=True)
 class RecordSessionStart:
-    """A billed stretch began `up_s` ago."""
+    """A billed session began `up_s` seconds ago."""
 
     run_id: int
     provider: int
-    cause: str
+    cause: StartCause
     report: PodReport
     up_s: float = 0.0
 
 
 @frozen(kw_only=True)
 class RecordSessionEnd:
-    """The billed stretch of this provider ended: the stop is proved."""
+    """The billed session of this provider ended: its pod was seen stopped."""
 
     run_id: int
     provider: int
-    cause: str
+    cause: StopCause
 
 
 @frozen(kw_only=True)
 class PublishProviderProblem:
-    """A provider failed us; `alarm` when money may be running away."""
+    """Something went wrong at a provider; `alarm` if a pod may be billed that nobody uses."""
 
     provider: int
     message: str

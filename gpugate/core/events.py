@@ -1,16 +1,48 @@
-"""What happened, in the past tense; values only. Their counterparts, the orders, are in `core/effects.py`.
+"""What happened, in the past tense. Values only; the commands they answer are in `core/commands.py`.
 
-An event that answers an effect brings back its `op` number, and only the answer that is waited for counts.
+The result of a command carries the command's `op` number; the machine ignores results with a number that it
+does not wait for any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, get_args
 
-from attrs import field, frozen
+from attrs import frozen
 
+from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import ProviderError
 from gpugate.provider_api import PodReport
+
+
+class Cause(StrEnum):
+    """The names of the events, as the cause of a change of state."""
+
+    GATEWAY_STARTED = "GatewayStarted"
+    REQUEST_ARRIVED = "RequestArrived"
+    REQUEST_FINISHED = "RequestFinished"
+    RESPONSE_STARTED = "ResponseStarted"
+    DEMAND_RAISED = "DemandRaised"
+    LAST_LEASE_RELEASED = "LastLeaseReleased"
+    ALL_STOPS_CONFIRMED = "AllStopsConfirmed"
+    START_ACCEPTED = "StartAccepted"
+    START_CALL_FAILED = "StartCallFailed"
+    STOP_ACCEPTED = "StopAccepted"
+    STOP_CALL_FAILED = "StopCallFailed"
+    POD_INSPECTED = "PodInspected"
+    INSPECT_FAILED = "InspectFailed"
+    PROBE_FINISHED = "ProbeFinished"
+    PRELOAD_FINISHED = "PreloadFinished"
+    DEVICE_CHECKED = "DeviceChecked"
+    UPSTREAM_FAILED = "UpstreamFailed"
+    MANUAL_START_REQUESTED = "ManualStartRequested"
+    BUDGET_UPDATED = "BudgetUpdated"
+    MANUAL_STOP_REQUESTED = "ManualStopRequested"
+    SHUTDOWN_REQUESTED = "ShutdownRequested"
+    FORCED_SHUTDOWN_REQUESTED = "ForcedShutdownRequested"
+    DEADLINE_REACHED = "DeadlineReached"
 
 
 @frozen
@@ -20,7 +52,7 @@ class GatewayStarted:
 
 @frozen
 class RequestArrived:
-    """A request wants the pod; its body is read. Tickets are numbered in the order of arrival."""
+    """A request needs the pod; its body is read. Ticket numbers increase in the order of arrival."""
 
     ticket: int
     model: str | None = None
@@ -30,36 +62,36 @@ class RequestArrived:
 
 @frozen
 class RequestFinished:
-    """A request is over: answered, failed, or its client hung up."""
+    """A request is over: answered, failed, or its client disconnected."""
 
     ticket: int
 
 
 @frozen
 class ResponseStarted:
-    """The first byte of this request's answer has left."""
+    """The first byte of this request's response was sent to the client."""
 
     ticket: int
 
 
 @frozen
 class DemandRaised:
-    """Somebody wants the pod and it is not serving: a request joined the backlog, or a start by hand."""
+    """The machine tells itself: a request joined the queue, or a stop stands no longer in a start's way."""
 
 
 @frozen
 class LastLeaseReleased:
-    """The last lease ended."""
+    """The machine tells itself: the last lease was released while the pod does not simply serve on."""
 
 
 @frozen
 class AllStopsConfirmed:
-    """Every stop that was sent is proved."""
+    """The machine tells itself: no stop is pending any more."""
 
 
 @frozen
 class StartAccepted:
-    """The provider took the start."""
+    """`start()` returned this report; the pod has been billed for `up_s` seconds already."""
 
     op: int
     report: PodReport
@@ -68,7 +100,7 @@ class StartAccepted:
 
 @frozen
 class StartCallFailed:
-    """The start failed, or its outcome is unknown."""
+    """`start()` failed, or its outcome is unknown."""
 
     op: int
     error: ProviderError
@@ -76,14 +108,14 @@ class StartCallFailed:
 
 @frozen
 class StopAccepted:
-    """The provider took the stop; that proves nothing."""
+    """`stop()` returned. That confirms nothing: only an inspection does."""
 
     op: int
 
 
 @frozen
 class StopCallFailed:
-    """The stop failed, or its outcome is unknown."""
+    """`stop()` failed, or its outcome is unknown."""
 
     op: int
     error: ProviderError
@@ -91,7 +123,7 @@ class StopCallFailed:
 
 @frozen
 class PodInspected:
-    """The provider said what is there; `up_s` is how long it has been billed already."""
+    """`inspect()` returned this report; the pod has been billed for `up_s` seconds already."""
 
     op: int
     provider: int
@@ -101,7 +133,7 @@ class PodInspected:
 
 @frozen
 class InspectFailed:
-    """We could not look; that says nothing of the pod."""
+    """`inspect()` failed; that says nothing about the pod."""
 
     op: int
     provider: int
@@ -110,7 +142,7 @@ class InspectFailed:
 
 @frozen
 class ProbeFinished:
-    """The pod's Ollama was asked whether it is healthy."""
+    """A health probe of the pod's Ollama ended; `detail` says what is wrong with it."""
 
     op: int
     healthy: bool
@@ -127,7 +159,7 @@ class PreloadFinished:
 
 @frozen
 class DeviceChecked:
-    """It is known what the models of this run's pod run on; `on_cpu` if all that are loaded do."""
+    """What the loaded models of this run's pod run on is known; `on_cpu` if all of them run on the CPU."""
 
     run_id: int
     on_cpu: bool
@@ -135,34 +167,28 @@ class DeviceChecked:
 
 @frozen
 class UpstreamFailed:
-    """An exchange with the pod of this run broke before its first byte."""
+    """An exchange with the pod of this run broke before the first byte of the response."""
 
     run_id: int
 
 
 @frozen
 class ManualStartRequested:
-    """A start by hand, by this user."""
+    """This user asked for the pod without a request."""
 
     user: str = ""
 
 
 @frozen
 class BudgetUpdated:
-    """Who may have a pod started is known anew.
+    """The budget monitor has a new verdict."""
 
-    Attributes:
-        exhausted_reason: what everybody is told who wants a start; empty while the month's budget allows one.
-        users_over_share: what those users are told who have spent their share of it.
-    """
-
-    exhausted_reason: str = ""
-    users_over_share: Mapping[str, str] = field(factory=dict, hash=False)
+    verdict: BudgetVerdict
 
 
 @frozen
 class ManualStopRequested:
-    """A stop by hand; `force` cuts what is in flight."""
+    """The pod is to be stopped; `force` aborts running responses."""
 
     force: bool = False
 
@@ -176,12 +202,12 @@ class ShutdownRequested:
 
 @frozen
 class ForcedShutdownRequested:
-    """Whatever still runs is to be cut now: a second signal."""
+    """A second signal: responses that still run are to be aborted now."""
 
 
 @frozen
 class DeadlineReached:
-    """The clock reached `wake_at`; too early is harmless."""
+    """The clock reached `next_deadline_at`. Too early is harmless."""
 
 
 Event = (
@@ -209,3 +235,10 @@ Event = (
     | ForcedShutdownRequested
     | DeadlineReached
 )
+
+_CAUSES: Mapping[type[Any], Cause] = {kind: Cause(kind.__name__) for kind in get_args(Event)}
+
+
+def cause_of(event: Event) -> Cause:
+    """Return the name of an event."""
+    return _CAUSES[type(event)]

@@ -1,9 +1,10 @@
-"""When a pod that nobody uses is stopped, and when one is started before it is asked for; knows pauses only.
+"""How long an unused pod is kept, and when one is started before a request comes.
 
-A *pause* is the time from the end of the last use to the next demand. Whoever sets `pod.idle_timeout` says
-what a cold start is worth to him: the fixed timeout is the ski-rental rule, keep what you rent until that
-has cost as much as a new start. It never costs more than twice what hindsight would have. Both policies
-count in that currency: a second of an idle pod costs 1, a cold start costs `idle_timeout`.
+An *idle gap* is the time from the end of the last use to the next demand. Keeping the pod through a gap costs
+money, stopping it costs the next user a cold start. `pod.idle_timeout` says what a cold start is worth: as
+much as so many seconds of an idle pod. The fixed timeout is the ski-rental rule: keep renting until that has
+cost as much as a new start; it never costs more than twice the best choice in hindsight. Both policies count
+in this currency: a second of an idle pod costs 1, a cold start costs `idle_timeout`.
 """
 
 from __future__ import annotations
@@ -12,93 +13,120 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import ceil, isfinite
+from math import ceil, inf, isfinite
 from statistics import median
 from typing import Protocol
 
 from attrs import define, field, frozen
 
-from gpugate.core.idle_history import IdleHistory
-
 MIN_GAP_S = 60.0
-"""Pauses up to this are no question: nobody stops a pod between two sentences. They are not counted."""
+"""Shorter gaps are not counted: a pod is never stopped between two messages of a conversation."""
 
 MAX_SAMPLES = 256
-"""How many are remembered; a habit that changed is forgotten with the last of them."""
+"""How many gaps are kept; a change of habits has its full effect when the older ones have dropped out."""
 
 MIN_SAMPLES = 24
-"""With fewer the past says nothing of the future (as for a histogram that is not representative)."""
+"""With fewer gaps the sample says too little about the next one."""
 
 MIN_SAVING = 0.03
-"""A plan, or a window in it, has to save this share of what is paid without it; else it is left out."""
+"""The share of the cost that a plan, or a window in it, has to save; otherwise it is not used."""
 
 MIN_HITS = 3
-"""A window must have been right for so many of the pauses."""
+"""How many of the gaps a window must have served."""
 
 MAX_REGRET = 4.0
-"""How many cold starts' worth the learning policy may be behind the fixed one before it stops learning."""
+"""How many cold starts the learned policy may cost more than the fixed one before it stops learning."""
 
 REGRET_RECOVERY = 0.02
-"""The share of what the fixed timeout costs that comes back as credit."""
+"""The share of the fixed timeout's cost by which that excess is forgiven."""
 
 DEFAULT_START_S = 60.0
 MAX_START_SAMPLES = 9
 
 
 @frozen
+class IdleHistory:
+    """What a learned policy keeps across restarts. Times in seconds.
+
+    Attributes:
+        gaps_s: the latest idle gaps, oldest first.
+        starts_s: how long the latest starts took.
+        regret_budget: how many cold starts it may still cost more than the fixed timeout;
+            None for the maximum.
+        last_demand_ago_s: how long ago the pod was last needed; `inf` if never.
+    """
+
+    gaps_s: tuple[float, ...] = ()
+    starts_s: tuple[float, ...] = ()
+    regret_budget: float | None = None
+    last_demand_ago_s: float = inf
+
+
+class IdleHistoryStore(Protocol):
+    """Where the history is kept."""
+
+    def load(self) -> IdleHistory:
+        """Return what was saved last; an empty history if there is none that can be read."""
+
+    def save(self, history: IdleHistory) -> None:
+        """Save it. Never raises: a full disk must not keep a pod from being stopped."""
+
+
+@frozen
 class PrewarmWindow:
-    """A pre-warmed pod, in seconds since the last use: started at `opens`, stopped at `closes` if unused."""
+    """When a pod is prewarmed, in seconds since the last use: started at `opens_s`, kept until `closes_s`."""
 
     opens_s: float
     closes_s: float
 
 
 class IdlePolicy(Protocol):
-    """Decides on a pod that nobody uses.
+    """Decides about an unused pod.
 
     Attributes:
-        effective_timeout_s: a pod that was used is stopped after so many idle seconds; a plain attribute.
-        window: when a pod is started unasked; None for never.
+        effective_timeout_s: a pod that was used is stopped after this many idle seconds. A plain attribute,
+            because it is read at the end of every request.
+        window: when a pod is prewarmed in the current gap; None for never.
     """
 
     @property
     def effective_timeout_s(self) -> float:
-        """Read at the end of every request: must cost nothing."""
+        """See above."""
 
     @property
     def window(self) -> PrewarmWindow | None:
-        """Of the pause that runs; changes only when somebody wants the pod."""
+        """Changes only when a gap ends."""
 
-    def on_gap_ended(self, pause_s: float) -> None:
-        """Somebody wants the pod after a pause longer than `MIN_GAP_S`; the plan for the next one is made."""
+    def on_gap_ended(self, gap_s: float) -> None:
+        """Learn from a gap longer than `MIN_GAP_S`, and plan for the next one."""
 
     def on_start_finished(self, took_s: float) -> None:
-        """A start took so long, from the first ask to READY."""
+        """Learn how long a start took, from its first call to READY."""
 
-    def restore(self, habits: IdleHistory) -> None:
-        """Go on from what was learnt before."""
+    def restore(self, history: IdleHistory) -> None:
+        """Go on from what was learned before the restart."""
 
     @property
     def history(self) -> IdleHistory | None:
-        """What is worth keeping; None for nothing."""
+        """What is worth keeping across a restart; None for nothing."""
 
 
 @frozen
 class FixedIdlePolicy:
-    """Stop after `pod.idle_timeout`, always; start nothing unasked; learn nothing."""
+    """Stops after `pod.idle_timeout`, always. Prewarms nothing, learns nothing."""
 
     effective_timeout_s: float
     window: PrewarmWindow | None = None
     history: IdleHistory | None = None
 
-    def on_gap_ended(self, pause_s: float) -> None:
-        """Nothing is learnt."""
+    def on_gap_ended(self, gap_s: float) -> None:
+        """Does nothing."""
 
     def on_start_finished(self, took_s: float) -> None:
-        """Nothing is learnt."""
+        """Does nothing."""
 
-    def restore(self, habits: IdleHistory) -> None:
-        """Nothing is learnt."""
+    def restore(self, history: IdleHistory) -> None:
+        """Does nothing."""
 
 
 @frozen
@@ -108,82 +136,82 @@ class IdlePlan:
     keep_s: float
     window: PrewarmWindow | None = None
 
-    def cost_of(self, pause_s: float, cold_start_cost_s: float, start_s: float) -> float:
-        """What a pause costs, in seconds of the pod: kept in vain, pre-warmed in vain, or started cold."""
-        if pause_s <= self.keep_s:
-            return pause_s
+    def cost_of(self, gap_s: float, cold_start_cost_s: float, start_s: float) -> float:
+        """Return the cost of a gap: its idle seconds, and the share of a cold start that a request waits."""
+        if gap_s <= self.keep_s:
+            return gap_s
         window = self.window
-        if window is None or pause_s < window.opens_s:
+        if window is None or gap_s < window.opens_s:
             return self.keep_s + cold_start_cost_s
-        if pause_s > window.closes_s:
+        if gap_s > window.closes_s:
             return self.keep_s + window.closes_s - window.opens_s + cold_start_cost_s
-        late_s = max(0.0, window.opens_s + start_s - pause_s)
-        return self.keep_s + pause_s - window.opens_s + cold_start_cost_s * late_s / start_s
+        late_s = max(0.0, window.opens_s + start_s - gap_s)
+        return self.keep_s + gap_s - window.opens_s + cold_start_cost_s * late_s / start_s
 
 
 class _GapStats:
-    """Sorted pauses, whose parts are counted and summed in no time."""
+    """Sorted gaps, with prefix sums: the count and the sum of a range take constant time."""
 
-    def __init__(self, pauses: Iterable[float]) -> None:
-        self.sorted = sorted(pauses)
+    def __init__(self, gaps: Iterable[float]) -> None:
+        self.sorted = sorted(gaps)
         self._sums = [0.0, *accumulate(self.sorted)]
 
     def between(self, low: int, high: int) -> tuple[int, float]:
-        """How many, and their sum, of the places from `low` up to `high`."""
+        """Return the count and the sum of the gaps with index `low` up to, not including, `high`."""
         return high - low, self._sums[high] - self._sums[low]
 
     def keeping(self, keep_s: float, cold_start_cost_s: float) -> float:
-        """What all of them cost without a window."""
+        """Return the cost of all gaps without a window."""
         place = bisect_right(self.sorted, keep_s)
         return self._sums[place] + (len(self.sorted) - place) * (keep_s + cold_start_cost_s)
 
     def served(self, window: PrewarmWindow) -> int:
-        """How many of them ended in the window."""
+        """Return how many gaps ended in the window."""
         return bisect_right(self.sorted, window.closes_s) - bisect_left(self.sorted, window.opens_s)
 
     def windowed(
         self, keep_s: float, window: PrewarmWindow, cold_start_cost_s: float, start_s: float
     ) -> float:
-        """What all of them cost with one: `IdlePlan.cost_of`, summed."""
+        """Return the cost of all gaps with a window: `IdlePlan.cost_of`, summed."""
         first = bisect_left(self.sorted, window.opens_s)
         last = bisect_right(self.sorted, window.closes_s)
         warm = min(max(first, bisect_left(self.sorted, window.opens_s + start_s)), last)
-        many, total = self.between(first, last)
-        late, late_total = self.between(first, warm)
-        gone = len(self.sorted) - last
-        cost = self.keeping(keep_s, cold_start_cost_s) - many * cold_start_cost_s
-        cost += total - many * window.opens_s + gone * (window.closes_s - window.opens_s)
-        return cost + cold_start_cost_s / start_s * (late * (window.opens_s + start_s) - late_total)
+        served, served_sum = self.between(first, last)
+        late, late_sum = self.between(first, warm)
+        missed = len(self.sorted) - last
+        cost = self.keeping(keep_s, cold_start_cost_s) - served * cold_start_cost_s
+        cost += served_sum - served * window.opens_s + missed * (window.closes_s - window.opens_s)
+        return cost + cold_start_cost_s / start_s * (late * (window.opens_s + start_s) - late_sum)
 
 
-def cheapest_plan(pauses: Iterable[float], cold_start_cost_s: float, start_s: float) -> IdlePlan:
-    """The cheapest plan for these gaps; its idle seconds in one gap are at most `cold_start_cost_s`.
+def cheapest_plan(gaps: Iterable[float], cold_start_cost_s: float, start_s: float) -> IdlePlan:
+    """Return the cheapest plan for these gaps; its idle seconds in one gap are at most `cold_start_cost_s`.
 
-    A window that would have served some of them only by chance is none.
+    A window must save `MIN_SAVING` and have served `MIN_HITS` gaps, or the plan has none.
     """
-    sums = _GapStats(pauses)
+    stats = _GapStats(gaps)
     steps = range(1, ceil(cold_start_cost_s / MIN_GAP_S) + 1)
     keep_s = min(
         (min(step * MIN_GAP_S, cold_start_cost_s) for step in steps),
-        key=lambda s: sums.keeping(s, cold_start_cost_s),
+        key=lambda s: stats.keeping(s, cold_start_cost_s),
     )
-    best, least = IdlePlan(keep_s), (1 - MIN_SAVING) * sums.keeping(keep_s, cold_start_cost_s)
+    best, least = IdlePlan(keep_s), (1 - MIN_SAVING) * stats.keeping(keep_s, cold_start_cost_s)
     for kept in {keep_s, min(MIN_GAP_S, cold_start_cost_s)}:
-        for window in _windows(sums.sorted, kept, cold_start_cost_s, start_s):
-            cost = sums.windowed(kept, window, cold_start_cost_s, start_s)
-            if cost < least and sums.served(window) >= MIN_HITS:
+        for window in _windows(stats.sorted, kept, cold_start_cost_s, start_s):
+            cost = stats.windowed(kept, window, cold_start_cost_s, start_s)
+            if cost < least and stats.served(window) >= MIN_HITS:
                 best, least = IdlePlan(kept, window), cost
     return best
 
 
 def _windows(
-    pauses: Sequence[float], keep_s: float, cold_start_cost_s: float, start_s: float
+    gaps: Sequence[float], keep_s: float, cold_start_cost_s: float, start_s: float
 ) -> Iterable[PrewarmWindow]:
-    """Windows that are warm in time for one of the pauses, as long as the idle time left allows."""
+    """Yield windows that are warm in time for one of the gaps, within the idle time that is left."""
     longest = cold_start_cost_s - keep_s
     ready_s = start_s + MIN_GAP_S / 2
     lengths = {min(longest, ready_s + more * MIN_GAP_S) for more in (1, 3, 6)} | {longest}
-    opens = {MIN_GAP_S * int((pause - ready_s) // MIN_GAP_S) for pause in pauses}
+    opens = {MIN_GAP_S * int((gap - ready_s) // MIN_GAP_S) for gap in gaps}
     for opens_s in sorted(opens):
         if opens_s > keep_s + start_s:
             for length in sorted(lengths):
@@ -191,25 +219,25 @@ def _windows(
                     yield PrewarmWindow(opens_s, opens_s + length)
 
 
-def cost_of(plan: IdlePlan, pauses: Iterable[float], cold_start_cost_s: float, start_s: float) -> float:
-    """What a plan costs over these pauses."""
-    return sum(plan.cost_of(pause, cold_start_cost_s, start_s) for pause in pauses)
+def cost_of(plan: IdlePlan, gaps: Iterable[float], cold_start_cost_s: float, start_s: float) -> float:
+    """Return the cost of a plan over these gaps."""
+    return sum(plan.cost_of(gap, cold_start_cost_s, start_s) for gap in gaps)
 
 
 @define
 class LearnedIdlePolicy:
-    """Learns from the pauses so far how long to keep a pod, and when to start one before it is asked for.
+    """Learns from past gaps how long to keep a pod, and when to start one before it is needed.
 
-    In the manner of the histogram policy of Shahrad et al. (Serverless in the Wild, ATC 2020): the past
-    pauses are taken for the distribution of the next one; the pod is kept for its head, released, and
-    warmed again shortly before a part of it where demand is dense. Where they take percentiles we take the
-    cheapest plan, in the currency above. With few pauses, or where no plan saves enough, it is the fixed
-    timeout. It keeps a pod idle in one pause for `idle_timeout_s` at the most, the window included.
+    In the manner of the histogram policy of Shahrad et al. (Serverless in the Wild, ATC 2020): the past gaps
+    are taken for the distribution of the next one; the pod is kept for the head of that distribution,
+    released, and warmed again shortly before a part of it where demand is dense. Where they take percentiles,
+    this takes the cheapest plan. With few gaps, or if no plan saves enough, it is the fixed timeout. It keeps
+    a pod idle for at most `idle_timeout_s` in one gap, the window included.
 
-    What it costs more than the fixed timeout is counted, by what both would have paid for each pause that
-    has ended. Once it is `MAX_REGRET` cold starts behind it is the fixed timeout until
-    `REGRET_RECOVERY` has brought some back: over any gaps whatever it costs at most
-    `1 + REGRET_RECOVERY` times as much, and a constant.
+    Its excess cost over the fixed timeout is counted for each gap that has ended. Once that reaches
+    `MAX_REGRET` cold starts, it is the fixed timeout until `REGRET_RECOVERY` has made up for some of it. So
+    over any gaps whatever it costs at most `1 + REGRET_RECOVERY` times as much as the fixed timeout, plus a
+    constant.
     """
 
     idle_timeout_s: float
@@ -229,52 +257,53 @@ class LearnedIdlePolicy:
 
     @property
     def start_s(self) -> float:
-        """How long a start takes: the median of the last ones."""
+        """How long a start takes: the median of the latest ones."""
         return median(self._starts_s) if self._starts_s else DEFAULT_START_S
 
-    def on_gap_ended(self, pause_s: float) -> None:
-        """Settle what the plan has cost, note the pause, and plan for the next one."""
-        if not isfinite(pause_s):
+    def on_gap_ended(self, gap_s: float) -> None:
+        """Account for the plan's cost in this gap, add the gap to the sample, and plan for the next one."""
+        if not isfinite(gap_s):
             return
-        self._account_gap(pause_s)
-        self._gaps_s.append(pause_s)
+        self._account_gap(gap_s)
+        self._gaps_s.append(gap_s)
         self._plan()
 
     def on_start_finished(self, took_s: float) -> None:
-        """Note how long a start takes."""
+        """Add the duration of a start to the sample."""
         self._starts_s.append(max(1.0, took_s))
 
-    def restore(self, habits: IdleHistory) -> None:
-        """Go on from what was learnt before; the credit is never more than a fresh one."""
-        self._gaps_s.extend(habits.gaps_s)
-        self._starts_s.extend(habits.starts_s)
-        if habits.regret_budget is not None:
-            self._regret_budget_s = min(habits.regret_budget * self.idle_timeout_s, self._max_regret_budget_s)
+    def restore(self, history: IdleHistory) -> None:
+        """Go on from a saved history; its regret budget counts up to the maximum."""
+        self._gaps_s.extend(history.gaps_s)
+        self._starts_s.extend(history.starts_s)
+        if history.regret_budget is not None:
+            self._regret_budget_s = min(
+                history.regret_budget * self.idle_timeout_s, self._max_regret_budget_s
+            )
         self._plan()
 
     @property
     def history(self) -> IdleHistory:
-        """What is worth keeping; when the pod was last wanted is not known here."""
+        """What is worth keeping, without the time of the last demand, which the timer knows."""
         return IdleHistory(
             tuple(self._gaps_s), tuple(self._starts_s), self._regret_budget_s / self.idle_timeout_s
         )
 
-    def _account_gap(self, pause_s: float) -> None:
-        worth_s = self.idle_timeout_s
-        fixed = IdlePlan(worth_s).cost_of(pause_s, worth_s, self.start_s)
-        planned = IdlePlan(self.effective_timeout_s, self.window).cost_of(pause_s, worth_s, self.start_s)
-        self._regret_budget_s = min(
-            self._regret_budget_s + (1 + REGRET_RECOVERY) * fixed - planned, self._max_regret_budget_s
-        )
+    def _account_gap(self, gap_s: float) -> None:
+        fixed, planned = IdlePlan(self.idle_timeout_s), IdlePlan(self.effective_timeout_s, self.window)
+        fixed_cost = fixed.cost_of(gap_s, self.idle_timeout_s, self.start_s)
+        planned_cost = planned.cost_of(gap_s, self.idle_timeout_s, self.start_s)
+        budget_s = self._regret_budget_s + (1 + REGRET_RECOVERY) * fixed_cost - planned_cost
+        self._regret_budget_s = min(budget_s, self._max_regret_budget_s)
 
     def _plan(self) -> None:
         fixed = IdlePlan(self.idle_timeout_s)
-        plan = self._best(fixed) if len(self._gaps_s) >= MIN_SAMPLES and self._regret_budget_s > 0 else fixed
+        may_learn = len(self._gaps_s) >= MIN_SAMPLES and self._regret_budget_s > 0
+        plan = self._best(fixed) if may_learn else fixed
         self.effective_timeout_s, self.window = plan.keep_s, plan.window
 
     def _best(self, fixed: IdlePlan) -> IdlePlan:
-        worth_s, start_s = self.idle_timeout_s, self.start_s
-        plan = cheapest_plan(self._gaps_s, worth_s, start_s)
-        usual = cost_of(fixed, self._gaps_s, worth_s, start_s)
-        better = cost_of(plan, self._gaps_s, worth_s, start_s) <= (1 - MIN_SAVING) * usual
-        return plan if better else fixed
+        plan = cheapest_plan(self._gaps_s, self.idle_timeout_s, self.start_s)
+        fixed_cost = cost_of(fixed, self._gaps_s, self.idle_timeout_s, self.start_s)
+        plan_cost = cost_of(plan, self._gaps_s, self.idle_timeout_s, self.start_s)
+        return plan if plan_cost <= (1 - MIN_SAVING) * fixed_cost else fixed

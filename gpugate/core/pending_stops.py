@@ -1,4 +1,26 @@
-"""Stops that are not proved: sent again for ever, proved only by a look (docs/providers.md#failed-stops)."""
+"""The stops that are decided and that no inspection has confirmed yet.
+
+Theory of operation. A provider bills until its pod is really stopped, and the return of `stop()` does not
+show that: a cloud may accept the call and lose it, time out after it worked, or report a pod as stopping
+for hours. So a stop is not an action here but an obligation, a `PendingStop`, which lives beside the pod's
+state and survives it. It is created by a decision (`add`), its `StopPod` is sent at once and again with
+growing pauses for as long as it takes, and only an inspection that shows STOPPED or GONE ends it
+(`on_inspected`). After every answer to a stop an inspection comes first; only then is the stop sent again.
+
+There are three strengths:
+
+    until_seen_stopped   A pod may be running. Nothing but an inspection that shows it stopped ends this.
+    one good try         The provider refused the start outright, so nothing should run; stop once, inspect
+                         once, and do not insist if the inspection fails.
+    is_inspect_only      Nothing is known to run (at rest, before an exit). Inspect first; only what that
+                         shows is stopped.
+
+The providers with a stop of the first kind are persisted (`unconfirmed_providers`), and a gateway that was
+killed goes on with them at its next start. A start may overtake a pending stop whose outcome is unknown
+(`may_start_again`): `start()` is idempotent, and waiting requests come first. The stop is then abandoned,
+and the provider stays in `abandoned_providers` until it is seen stopped, so that a later refusal of the
+start is not taken for proof that nothing runs there.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +28,36 @@ from math import inf
 
 from attrs import define, field
 
+from gpugate.core.commands import StopCause
 from gpugate.core.policy import Policy
 from gpugate.errors import NotFound, ProviderError, RateLimited
 from gpugate.provider_api import Phase, PodReport
 
 STOPPED_PHASES = frozenset({Phase.STOPPED, Phase.GONE})
 ACTIVE_PHASES = frozenset({Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING})
-MAX_IGNORED_STOPS = 3
-"""A pod that runs on after so many stops ignores them: who waits may as well be served by it."""
-
 LOST_PHASES = frozenset({Phase.FAILED, Phase.UNREACHABLE})
+
+MAX_IGNORED_STOPS = 3
+"""A pod that still runs after this many stops ignores them, so it may as well serve waiting requests."""
 
 
 @define(kw_only=True)
 class PendingStop:
-    """One stop, from the decision to its proof.
+    """One stop, from the decision to its confirmation.
 
     Attributes:
-        until_seen_stopped: a pod may be running, so only a look at a stopped pod ends this. Else the provider
-            had refused the start outright, and one good try at stop and look is enough; or this is a check.
-        op: the command that is out, if one is.
+        until_seen_stopped: a pod may be running, so only an inspection that shows it stopped ends this.
+        since: when it was decided.
+        op: the `StopPod` that is out, if one is.
         sent_count: how often the stop was sent.
-        failed: the last word was an error: we do not know what the pod does.
+        send_at: when it has to be sent (again).
+        failed: the last result was an error, so it is not known what the pod does.
+        stopping_since: since when the provider has reported STOPPING.
+        resend_at: what `send_at` was before a STOPPING report put it off.
     """
 
     provider: int
-    cause: str
+    cause: StopCause
     until_seen_stopped: bool
     since: float
     op: int | None = None
@@ -39,34 +65,34 @@ class PendingStop:
     send_at: float = -inf
     failed: bool = False
     stopping_since: float | None = None
-    resend_at: float = -inf  # where no patience with a pod that says it is stopping comes in between
+    resend_at: float = -inf
 
     @property
     def is_inspect_only(self) -> bool:
-        """Only a look so far, at a provider where nothing is known to run."""
+        """No stop was sent, and none will be unless the inspection shows a pod."""
         return self.sent_count == 0 and self.send_at == inf
 
     @property
     def may_start_again(self) -> bool:
-        """Not known to stop, so a pod that is wanted again may be started: start is idempotent.
+        """A start may overtake this stop, because the pod is not known to be stopping.
 
-        Not where the session's limit is over: then nobody is served before the stop is proved.
+        Never after the session limit: then no request is served before the stop is confirmed.
         """
-        return self.is_inspect_only or (self.failed and self.cause != "max_session")
+        return self.is_inspect_only or (self.failed and self.cause is not StopCause.MAX_SESSION)
 
     @property
     def due(self) -> float:
-        """When the stop has to be sent (again)."""
+        """When the stop has to be sent; `inf` while one is out."""
         return inf if self.op is not None else self.send_at
 
 
 @define
 class PendingStops:
-    """The open stops, one per provider.
+    """The pending stops, at most one per provider.
 
     Attributes:
-        abandoned_providers: where a firm stop was given up unproved because the pod is wanted again.
-        stopped_seen_at: when each provider was last seen with nothing running.
+        abandoned_providers: where a start overtook an unconfirmed stop.
+        stopped_seen_at: when each provider was last seen without a running pod.
     """
 
     policy: Policy
@@ -77,32 +103,32 @@ class PendingStops:
     @property
     def next_due(self) -> float:
         """When the next stop has to be sent."""
-        return min((order.due for order in self.by_provider.values()), default=inf)
+        return min((stop.due for stop in self.by_provider.values()), default=inf)
 
     @property
     def are_inspect_only(self) -> bool:
-        """Nothing is known to run: whatever is open is a look that has not come back."""
-        return all(order.is_inspect_only for order in self.by_provider.values())
+        """Nothing is known to run: only results of inspections are missing."""
+        return all(stop.is_inspect_only for stop in self.by_provider.values())
 
     @property
     def unconfirmed_providers(self) -> frozenset[int]:
         """Where a pod may be running although it was to be stopped."""
-        return frozenset(p for p, order in self.by_provider.items() if order.until_seen_stopped)
+        return frozenset(p for p, stop in self.by_provider.items() if stop.until_seen_stopped)
 
-    def add(self, provider: int, cause: str, firm: bool, now: float) -> None:
-        """Decide that this provider's pod has to be stopped; it is sent as soon as it is due."""
+    def add(self, provider: int, cause: StopCause, until_seen_stopped: bool, now: float) -> None:
+        """Decide to stop this provider's pod. A stop that is pending already goes on as it is."""
         if provider not in self.by_provider or self.by_provider[provider].is_inspect_only:
             self.by_provider[provider] = PendingStop(
-                provider=provider, cause=cause, until_seen_stopped=firm, since=now
+                provider=provider, cause=cause, until_seen_stopped=until_seen_stopped, since=now
             )
 
-    def add_inspect_only(self, provider: int, cause: str, now: float) -> bool:
-        """Decide to look before this provider is left alone, and to stop what that shows.
+    def add_inspect_only(self, provider: int, cause: StopCause, now: float) -> bool:
+        """Decide to inspect this provider, and to stop what that shows.
 
-        False if there is an order already, or it was seen stopped a moment ago.
+        Returns False, and does nothing, if a stop is pending there or it was seen stopped a moment ago.
         """
-        fresh_s = max(self.policy.health_interval, self.policy.providers[provider].min_poll_s)
-        if provider in self.by_provider or now - self.stopped_seen_at.get(provider, -inf) < fresh_s:
+        recently_s = self.policy.boot_interval_s(provider)
+        if provider in self.by_provider or now - self.stopped_seen_at.get(provider, -inf) < recently_s:
             return False
         self.by_provider[provider] = PendingStop(
             provider=provider, cause=cause, until_seen_stopped=False, since=now, send_at=inf
@@ -110,75 +136,91 @@ class PendingStops:
         return True
 
     def note_phase(self, provider: int, phase: Phase, now: float) -> None:
-        """Remember when nothing ran there last."""
+        """Remember when this provider was last seen without a running pod."""
         if phase in STOPPED_PHASES:
             self.stopped_seen_at[provider] = now
 
     def abandon(self, provider: int) -> None:
-        """The pod is wanted again before its stop is proved: forget the order, not the doubt."""
-        order = self.by_provider.pop(provider, None)
-        if order is not None and order.until_seen_stopped:
+        """Drop a pending stop because a start overtakes it."""
+        stop = self.by_provider.pop(provider, None)
+        if stop is not None and stop.until_seen_stopped:
             self.abandoned_providers.add(provider)
 
+    def resend_all(self, now: float) -> None:
+        """Make every stop due now, whatever pause it is in."""
+        for stop in self.by_provider.values():
+            if not stop.is_inspect_only:
+                stop.send_at = now
+
     def take_due(self, now: float) -> list[PendingStop]:
-        """The stops to be sent now."""
-        return [order for order in self.by_provider.values() if order.due <= now]
+        """Return the stops to send now."""
+        return [stop for stop in self.by_provider.values() if stop.due <= now]
 
-    def sent(self, order: PendingStop, op: int) -> None:
-        """The stop went out."""
-        order.op, order.sent_count = op, order.sent_count + 1
+    def sent(self, stop: PendingStop, op: int) -> None:
+        """Note that the stop was sent with this number."""
+        stop.op, stop.sent_count = op, stop.sent_count + 1
 
-    def answered(self, op: int, error: ProviderError | None, now: float) -> PendingStop | None:
-        """The order this answer belongs to, noted; None for a stale answer.
+    def on_answered(self, op: int, error: ProviderError | None, now: float) -> PendingStop | None:
+        """Note the result of a `StopPod`; return its stop, or None for a result that is out of date.
 
-        The pause until the stop is sent again begins now: a look comes first, however slow the answer was.
+        The pause before the next try begins now, not when the stop was sent: however slow the provider
+        was to answer, an inspection comes before the stop is sent again.
         """
-        for order in self.by_provider.values():
-            if order.op == op:
-                order.op, order.failed = None, error is not None
-                order.send_at = now + self._resend_pause_s(order, error)
-                order.resend_at = order.send_at
-                if isinstance(error, NotFound):  # nothing there: the look will prove it
-                    order.failed = False
-                return order
+        for stop in self.by_provider.values():
+            if stop.op == op:
+                # NotFound is no failure: nothing is there, and the inspection will confirm it.
+                stop.op, stop.failed = None, error is not None and not isinstance(error, NotFound)
+                stop.send_at = stop.resend_at = now + self._resend_pause_s(stop, error)
+                return stop
         return None
 
-    def _resend_pause_s(self, order: PendingStop, error: ProviderError | None) -> float:
-        pause = self.policy.stop_retry_delay_s(order.sent_count)
+    def _resend_pause_s(self, stop: PendingStop, error: ProviderError | None) -> float:
+        pause = self.policy.stop_retry_delay_s(stop.sent_count)
         if isinstance(error, RateLimited) and error.retry_after is not None:
             return max(pause, min(error.retry_after, self.policy.max_rate_limit_s))
         return pause
 
-    def on_inspected(self, order: PendingStop, seen: PodReport | ProviderError, now: float) -> bool:
-        """Judge a look; True if this order is settled and closed."""
-        if isinstance(seen, ProviderError):
-            order.failed = True
-            later = order.is_inspect_only and isinstance(seen, RateLimited)
-            settled = isinstance(seen, NotFound) or not (order.until_seen_stopped or later)
-        elif order.is_inspect_only and seen.phase is Phase.UNREACHABLE:
-            settled = True  # it was off when it was seen last, and nobody can be told to stop it
+    # What an inspection means for a pending stop:
+    #
+    # 1. It failed. With NotFound nothing is there: confirmed. Otherwise a stop that must be seen goes on;
+    #    a "one good try" ends here; an inspect-only one ends too, unless a rate limit only puts it off.
+    # 2. It shows a host out of reach, and nothing was known to run: a stop could not be delivered. End.
+    # 3. It shows STOPPED or GONE: confirmed.
+    # 4. It shows anything else. From now on the stop must be seen, whatever strength it had before.
+    #    a. Whether a start may overtake it (`failed`): yes if the pod is lost or has ignored several stops,
+    #       or if the stop had failed before and the pod does not report that it is stopping.
+    #    b. A pod that reports STOPPING gets no second stop for `stopping_grace_s`; any other phase ends
+    #       that grace, and the stop is due when it would have been without it.
+    def on_inspected(self, stop: PendingStop, seen: PodReport | ProviderError, now: float) -> bool:
+        """Apply the result of an inspection; return True if this stop is over and removed."""
+        if isinstance(seen, ProviderError):  # 1
+            stop.failed = True
+            put_off = stop.is_inspect_only and isinstance(seen, RateLimited)
+            over = isinstance(seen, NotFound) or not (stop.until_seen_stopped or put_off)
+        elif stop.is_inspect_only and seen.phase is Phase.UNREACHABLE:  # 2
+            over = True
         else:
-            if order.is_inspect_only:
-                order.send_at = -inf
-            order.until_seen_stopped = order.until_seen_stopped or seen.phase not in STOPPED_PHASES
-            ignored = seen.phase is Phase.RUNNING and order.sent_count >= MAX_IGNORED_STOPS
-            order.failed = (
-                seen.phase in LOST_PHASES or (order.failed and seen.phase is not Phase.STOPPING) or ignored
-            )
-            settled = seen.phase in STOPPED_PHASES
-            self._delay_resend(order, seen.phase, now)
-        if settled:
-            del self.by_provider[order.provider]
-            self.abandoned_providers.discard(order.provider)
-        return settled
+            over = seen.phase in STOPPED_PHASES  # 3
+            self._insist(stop, seen.phase, now)  # 4
+        if over:
+            del self.by_provider[stop.provider]
+            self.abandoned_providers.discard(stop.provider)
+        return over
 
-    def _delay_resend(self, order: PendingStop, phase: Phase, now: float) -> None:
-        """Do not send again what a provider says it is doing, for a while."""
+    def _insist(self, stop: PendingStop, phase: Phase, now: float) -> None:
+        if stop.is_inspect_only:
+            stop.send_at = -inf
+        stop.until_seen_stopped = stop.until_seen_stopped or phase not in STOPPED_PHASES
+        ignored = phase is Phase.RUNNING and stop.sent_count >= MAX_IGNORED_STOPS  # 4a
+        stop.failed = phase in LOST_PHASES or (stop.failed and phase is not Phase.STOPPING) or ignored
+        self._delay_resend(stop, phase, now)  # 4b
+
+    def _delay_resend(self, stop: PendingStop, phase: Phase, now: float) -> None:
         if phase is not Phase.STOPPING:
-            order.stopping_since = None
-            order.send_at = order.resend_at
+            stop.stopping_since = None
+            stop.send_at = stop.resend_at
             return
-        if order.stopping_since is None:
-            order.stopping_since = now
-        if order.op is None:
-            order.send_at = max(order.send_at, order.stopping_since + self.policy.stopping_grace_s)
+        if stop.stopping_since is None:
+            stop.stopping_since = now
+        if stop.op is None:
+            stop.send_at = max(stop.send_at, stop.stopping_since + self.policy.stopping_grace_s)

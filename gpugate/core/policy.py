@@ -12,12 +12,12 @@ from gpugate.provider_api import Duration
 
 @frozen(kw_only=True)
 class ProviderLimits:
-    """How often one provider may be asked.
+    """How often one provider may be polled.
 
     Attributes:
         name: the provider's name, for messages.
-        min_poll_s: shortest pause between two looks at the provider.
-        min_probe_s: shortest pause between two health checks of its pod.
+        min_poll_s: shortest time between two inspections at the provider.
+        min_probe_s: shortest time between two health probes of its pod.
     """
 
     name: str
@@ -109,41 +109,44 @@ class Policy(PodPolicy, QueuePolicy):
     providers: tuple[ProviderLimits, ...]
     shutdown_grace: float = 5.0  # server.shutdown_grace
 
-    # Not settings: each has its source.
-    jitter: float = 0.2  # contract, pod.start_attempts: at most ±20 %
+    jitter: float = 0.2  # of a backoff, in both directions
     max_backoff_s: float = 60.0
-    max_rate_limit_s: float = 60.0  # contract, pod.start_attempts: a Retry-After is kept up to this
-    capacity_retry_s: float = 15.0  # docs/providers.md#errors-and-retries: the slow poll of a full host
-    max_stop_retry_s: float = 300.0  # contract, pod.stop_retry: doubles up to 5 minutes
-    stopping_grace_s: float = 60.0  # a pod that says it is stopping is not told again for so long
-    preload_limit_s: float = 300.0  # Ollama's own OLLAMA_LOAD_TIMEOUT
+    max_rate_limit_s: float = 60.0  # a longer Retry-After of a provider is cut to this
+    capacity_retry_s: float = 15.0  # between two starts at a provider that has no GPU free
+    max_stop_retry_s: float = 300.0
+    stopping_grace_s: float = 60.0  # a pod that reports STOPPING gets no second stop for this long
+    preload_limit_s: float = 300.0  # Ollama's own default of OLLAMA_LOAD_TIMEOUT
     min_inspect_interval_s: float = 0.1
     min_probe_interval_s: float = 0.05
-    poll_fraction: float = 0.005  # the next look comes after this share of the time waited so far
+    poll_fraction: float = 0.005  # the next poll comes after this share of the time waited so far
 
-    def backoff_s(self, attempt: int, chance: float) -> float:
-        """The pause after failed attempt `attempt` (from 1), with `chance` in [0, 1) as the jitter's die."""
+    def backoff_s(self, attempt: int, random_fraction: float) -> float:
+        """Return the pause after failed attempt `attempt`, from 1; `random_fraction` is in [0, 1)."""
         pause: float = min(self.start_backoff * 2.0 ** (attempt - 1), self.max_backoff_s)
-        return pause * (1 + self.jitter * (2 * chance - 1))
+        return pause * (1 + self.jitter * (2 * random_fraction - 1))
 
-    def stop_retry_delay_s(self, sent: int) -> float:
-        """The pause after the stop was sent `sent` times without proof."""
-        return float(min(self.stop_retry * 2 ** min(sent - 1, 30), self.max_stop_retry_s))
+    def stop_retry_delay_s(self, sent_count: int) -> float:
+        """Return the pause before a stop is sent again that was sent `sent_count` times unconfirmed."""
+        return float(min(self.stop_retry * 2 ** min(sent_count - 1, 30), self.max_stop_retry_s))
 
     def inspect_interval_s(self, provider: int, waited_s: float) -> float:
-        """The pause until the next look at a provider that has been at it for `waited_s`.
+        """Return the pause before the next inspection of a pod that has been changing for `waited_s`.
 
-        Readiness is seen soon after it comes, in proportion to the wait: a start of 6 s is looked at
-        every 0.1 s near its end, one of 90 s every 0.45 s, and never slower than `health_interval`.
+        It grows with the wait, so that a change is seen with little delay and few calls: a start of 6 s is
+        polled every 0.1 s near its end, one of 90 s every 0.45 s; never less often than `health_interval`.
         """
-        eager = max(self.min_inspect_interval_s, self.poll_fraction * waited_s)
-        return max(min(eager, self.health_interval), self.providers[provider].min_poll_s)
+        interval = max(self.min_inspect_interval_s, self.poll_fraction * waited_s)
+        return max(min(interval, self.health_interval), self.providers[provider].min_poll_s)
 
     def probe_interval_s(self, provider: int, waited_s: float) -> float:
-        """The pause between two health checks of a pod that has been starting for `waited_s`."""
-        eager = max(self.min_probe_interval_s, self.poll_fraction * waited_s)
-        return max(min(eager, self.health_interval), self.providers[provider].min_probe_s)
+        """Return the pause before the next health probe of a pod that has been starting for `waited_s`."""
+        interval = max(self.min_probe_interval_s, self.poll_fraction * waited_s)
+        return max(min(interval, self.health_interval), self.providers[provider].min_probe_s)
+
+    def boot_interval_s(self, provider: int) -> float:
+        """Return the pause before the next inspection while the gateway does not know yet what runs."""
+        return max(self.health_interval, self.providers[provider].min_poll_s)
 
     def reconcile_interval_s(self, provider: int) -> float:
-        """The pause between two looks at a provider where nothing is expected to happen."""
+        """Return the pause before the next inspection of a provider at which no change is expected."""
         return max(self.reconcile_interval, self.providers[provider].min_poll_s)

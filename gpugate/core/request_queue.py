@@ -1,15 +1,18 @@
-"""Who waits, until when, whose turn it is, and who holds a lease; knows nothing of pods or providers.
+"""The queue of waiting requests and the leases of admitted ones.
 
-Exactly one of these is true of a ticket at any time: it waits, it holds a lease, or it is forgotten.
+At any time a ticket waits, or holds a lease, or is gone: exactly one of these is true.
 """
 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 
 from attrs import define, field
+
+from gpugate.core.commands import AbortResponse, Command, Reject, Requeue
+from gpugate.errors import GateError, PodStopped
 
 
 @define(eq=False)
@@ -22,8 +25,8 @@ class Ticket:
     deadline: float
     user: str = ""
     run_id: int = 0  # of the lease it holds; 0 while it waits
-    response_started: bool = False  # its answer's first byte has left
-    holds_admit_slot: bool = False  # it came out of the queue, so it holds a drain slot
+    response_started: bool = False  # the first byte of its response was sent
+    holds_admit_slot: bool = False  # it was admitted from the queue
     requeued: bool = False  # it lost its pod once already
 
     def __lt__(self, other: Ticket) -> bool:
@@ -32,11 +35,12 @@ class Ticket:
 
 @define
 class RequestQueue:
-    """First in, first out, bounded; leases belong to a run, so those of a lost pod hold up nobody.
+    """First in, first out, bounded; at most `drain_concurrency` requests of the queue are admitted at a time.
 
     Attributes:
-        idle_since: when the last lease ended, or the pod became ready; None while a lease is out.
-        last_demand_at: when the last lease ended, or somebody joined an empty queue; `inf` before the first.
+        idle_since: when the last lease ended, or the pod became ready without one; None while a lease is out.
+        last_demand_at: when the last lease ended, or a request joined an empty queue; `inf` before the first.
+        admit_slots_used: how many leases were admitted from the queue.
     """
 
     max_waiting: int
@@ -50,46 +54,46 @@ class RequestQueue:
 
     @property
     def full(self) -> bool:
-        """Nobody else may join."""
+        """No further request may wait."""
         return len(self.waiting) >= self.max_waiting
 
     @property
     def busy(self) -> bool:
-        """Somebody waits or is being answered."""
+        """A request waits or holds a lease."""
         return bool(self.waiting or self.leases)
 
     @property
-    def next_deadline(self) -> float | None:
-        """When the first of those who wait has waited long enough."""
-        return min((ticket.deadline for ticket in self.waiting), default=None)
+    def next_deadline(self) -> float:
+        """When the first waiting request has waited for `max_wait_s`; `inf` if none waits."""
+        return min((ticket.deadline for ticket in self.waiting), default=inf)
 
     def join(self, number: int, model: str | None, embeds: bool, user: str, now: float) -> None:
-        """Queue a newcomer."""
+        """Add a new request to the queue."""
         self.waiting.append(Ticket(number, model, embeds, now + self.max_wait_s, user))
 
-    def admit(self, number: int, run: int, model: str | None, embeds: bool, user: str) -> None:
-        """Give a newcomer a lease at once: nobody waits before it."""
-        self.leases[number] = Ticket(number, model, embeds, 0.0, user, run)
+    def admit(self, number: int, run_id: int, model: str | None, embeds: bool, user: str) -> None:
+        """Give a new request a lease without waiting; the caller has checked that no other one waits."""
+        self.leases[number] = Ticket(number, model, embeds, 0.0, user, run_id)
         self.idle_since = None
 
-    def admit_next(self, run: int) -> Ticket | None:
-        """Give the first in the queue a lease, if a drain slot is free."""
+    def admit_next(self, run_id: int) -> Ticket | None:
+        """Give the first request of the queue a lease; None if the queue is empty or no slot is free."""
         if not self.waiting or self.admit_slots_used >= self.drain_concurrency:
             return None
         ticket = self.waiting.pop(0)
-        ticket.run_id, ticket.holds_admit_slot, ticket.response_started = run, True, False
+        ticket.run_id, ticket.holds_admit_slot, ticket.response_started = run_id, True, False
         self.leases[ticket.number] = ticket
         self.admit_slots_used += 1
         self.idle_since = None
         return ticket
 
     def mark_response_started(self, number: int) -> None:
-        """Note that this ticket's answer is on its way."""
+        """Note that the first byte of this ticket's response was sent."""
         if (ticket := self.leases.get(number)) is not None:
             ticket.response_started = True
 
     def remove(self, number: int, now: float) -> bool:
-        """Forget a ticket wherever it is; True if that was the last lease."""
+        """Remove a ticket, waiting or leased; return True if it held the last lease."""
         if number in self.leases:
             self._release(number)
             if not self.leases:
@@ -100,30 +104,55 @@ class RequestQueue:
         return False
 
     def expired(self, now: float) -> list[Ticket]:
-        """Take out those who have waited long enough."""
+        """Remove and return the requests that have waited for `max_wait_s`."""
         late = [ticket for ticket in self.waiting if ticket.deadline <= now]
         if late:
             self.waiting = [ticket for ticket in self.waiting if ticket.deadline > now]
         return late
 
-    def clear_waiting(self) -> list[Ticket]:
-        """Take out all who wait."""
-        cleared, self.waiting = self.waiting, []
-        return cleared
+    def reject_waiting(self, error: Callable[[Ticket], GateError]) -> list[Command]:
+        """Remove all waiting requests; each gets an error of its own."""
+        waiting, self.waiting = self.waiting, []
+        return [Reject(ticket.number, error(ticket)) for ticket in waiting]
 
-    def take_all_leases(self) -> Iterator[Ticket]:
-        """Take back every lease, oldest first."""
+    def abort_leases(self, error: Callable[[Ticket], GateError], now: float) -> list[Command]:
+        """Release every lease: a response that has started is broken off, another request gets the error."""
+        return [
+            AbortResponse(ticket.number) if ticket.response_started else Reject(ticket.number, error(ticket))
+            for ticket in self._take_all_leases(now)
+        ]
+
+    # What becomes of a lease whose pod is gone:
+    #
+    # 1. Its response has started: it cannot be repeated, so it is broken off.
+    # 2. The gateway goes down: rejected, no pod will be started for it.
+    # 3. It lost a pod before: rejected. It may be the cause, and would crash one pod after the other.
+    # 4. Otherwise it goes back to its old place in the queue, once, and may wait for `max_wait_s` anew.
+    def requeue_leases(self, now: float, shutting_down: Callable[[], GateError] | None) -> Iterator[Command]:
+        """Release every lease because the pod is gone; `shutting_down` makes the error of case 2."""
+        for ticket in self._take_all_leases(now):
+            if ticket.response_started:  # 1
+                yield AbortResponse(ticket.number)
+            elif shutting_down is not None:  # 2
+                yield Reject(ticket.number, shutting_down())
+            elif ticket.requeued:  # 3
+                message = "the pod was lost twice while this request waited"
+                yield Reject(ticket.number, PodStopped(message))
+            else:  # 4
+                ticket.run_id, ticket.holds_admit_slot, ticket.requeued = 0, False, True
+                ticket.deadline = now + self.max_wait_s
+                insort(self.waiting, ticket)
+                yield Requeue(ticket.number)
+
+    def _take_all_leases(self, now: float) -> Iterator[Ticket]:
+        """Release every lease, oldest first."""
         for number in sorted(self.leases):
+            self.last_demand_at = now
             yield self._release(number)
-
-    def requeue(self, ticket: Ticket, now: float) -> None:
-        """Let a ticket that lost its pod wait again, at its old place."""
-        ticket.run_id, ticket.holds_admit_slot, ticket.requeued = 0, False, True
-        ticket.deadline = now + self.max_wait_s
-        insort(self.waiting, ticket)
+        self.idle_since = now
 
     def set_model(self, number: int, model: str | None) -> None:
-        """Note which model a ticket that waits asks for, where nobody had looked before."""
+        """Note the model of a waiting ticket that was admitted before without its body being parsed."""
         for ticket in self.waiting:
             if ticket.number == number and ticket.model is None:
                 ticket.model = model

@@ -1,19 +1,20 @@
-"""The states that the pod's life can be in, each carrying only what it needs; values only."""
+"""The states of the pod, each with the data that only it needs. Values only; see `core/machine.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, get_args
 
 from attrs import field, frozen
 
+from gpugate.core.commands import StopCause
 from gpugate.core.events import InspectFailed, PodInspected
 from gpugate.provider_api import Endpoint
 
 
 class Status(StrEnum):
-    """The five words that users see."""
+    """The five words for users; several states share one."""
 
     STOPPED = "STOPPED"
     STARTING = "STARTING"
@@ -22,81 +23,113 @@ class Status(StrEnum):
     STOPPING = "STOPPING"
 
 
+class StateName(StrEnum):
+    """The names of the states, as events and log lines carry them."""
+
+    UNKNOWN = "Unknown"
+    STOPPED = "Stopped"
+    CALLING_START = "CallingStart"
+    BACKING_OFF = "BackingOff"
+    VERIFYING_START = "VerifyingStart"
+    PROVISIONING = "Provisioning"
+    WARMING = "Warming"
+    PRELOADING = "Preloading"
+    READY = "Ready"
+    DRAINING = "Draining"
+    STOPPING = "Stopping"
+    SHUT_DOWN = "ShutDown"
+
+
+@frozen(kw_only=True)
+class StartAttempt:
+    """One try to start a pod at one provider.
+
+    Attributes:
+        run_id: the run it belongs to; a run goes from the decision to start to the end of its pod.
+        number: counts the attempts at this provider, from 1.
+        since: when the run asked this provider first.
+        capacity_deadline: until then a provider without a free GPU is asked again.
+    """
+
+    run_id: int
+    provider: int
+    number: int
+    since: float
+    capacity_deadline: float
+
+
 @frozen
 class Unknown:
-    """After boot, until it is known what each provider has; `inspections` holds the answers so far."""
+    """After boot, until it is known what runs; `inspections` has the results so far, failed ones too."""
 
     inspections: Mapping[int, PodInspected | InspectFailed] = field(factory=dict, hash=False)
 
 
 @frozen
 class Stopped:
-    """No pod runs, and that was seen."""
+    """No pod runs, by the last inspection of each provider."""
 
 
 @frozen(kw_only=True)
-class CallingStart:
-    """The provider has been asked to start; its answer is out."""
+class Starting:
+    """Base of the states that hold a start attempt; no state itself."""
 
-    run_id: int
-    provider: int
-    attempt: int
+    attempt: StartAttempt
+
+    @property
+    def provider(self) -> int:
+        """The provider of the attempt."""
+        return self.attempt.provider
+
+    @property
+    def run_id(self) -> int:
+        """The run of the attempt."""
+        return self.attempt.run_id
+
+
+@frozen(kw_only=True)
+class CallingStart(Starting):
+    """A call of `start()` is out, with number `op`."""
+
     op: int
-    since: float
-    capacity_deadline: float
 
 
 @frozen(kw_only=True)
-class BackingOff:
-    """An attempt failed; the next one is due at `retry_at`, after an inspection if `must_inspect`."""
+class BackingOff(Starting):
+    """An attempt failed; the next, `attempt`, is due at `retry_at`, after an inspection if `must_inspect`."""
 
-    run_id: int
-    provider: int
-    attempt: int
     retry_at: float
     must_inspect: bool
-    since: float
-    capacity_deadline: float
 
 
 @frozen(kw_only=True)
-class VerifyingStart:
-    """The outcome of an attempt is not known: the provider is being looked at before it is asked again."""
+class VerifyingStart(Starting):
+    """The outcome of an attempt is not known: inspection `op` is out before `start()` is called again."""
 
-    run_id: int
-    provider: int
-    attempt: int
     op: int
-    since: float
-    capacity_deadline: float
 
 
 @frozen(kw_only=True)
-class Provisioning:
-    """The start was accepted; the pod does not run yet, and `provider_detail` is what it is waiting for."""
+class Provisioning(Starting):
+    """The start was accepted, the pod does not run yet; `provider_detail` is the provider's text about it."""
 
-    run_id: int
-    provider: int
-    attempt: int
     accepted_at: float
-    since: float
-    capacity_deadline: float
     provider_detail: str = ""
 
 
 @frozen(kw_only=True)
-class Warming:
+class Warming(Starting):
     """The pod runs; its Ollama does not answer (yet).
 
-    `probe_op` is the check that is out, if one is; `served` if it was READY before; `degraded_reason` is
-    what has to be told of it once it serves, `provider_detail` what the provider said of it.
+    Attributes:
+        began_at: when it was seen running, or when a pod that served fell ill.
+        probe_op: the health probe that is out, if one is; else the next one is due at `probe_at`.
+        served: the pod was READY before.
+        degraded_reason: why the pod serves worse than it should (no GPU); published when it is READY.
+        provider_detail: what the provider said of it last.
     """
 
-    run_id: int
-    provider: int
-    attempt: int
     endpoints: Mapping[str, Endpoint] = field(hash=False)
-    since: float
     began_at: float
     probe_op: int | None
     probe_at: float
@@ -106,14 +139,10 @@ class Warming:
 
 
 @frozen(kw_only=True)
-class Preloading:
-    """Ollama answers; the model of the first waiting request is being loaded, until `give_up_at`."""
+class Preloading(Starting):
+    """Ollama answers and loads a model before the pod is READY, until `give_up_at` at the latest."""
 
-    run_id: int
-    provider: int
-    attempt: int
     endpoints: Mapping[str, Endpoint] = field(hash=False)
-    since: float
     op: int
     give_up_at: float
     served: bool = False
@@ -122,7 +151,7 @@ class Preloading:
 
 @frozen(kw_only=True)
 class Ready:
-    """The pod serves. `probe_op` is the health check that is out because an exchange failed."""
+    """The pod serves. `probe_op` is the health probe that is out because an exchange with the pod failed."""
 
     run_id: int
     provider: int
@@ -132,26 +161,28 @@ class Ready:
 
 @frozen(kw_only=True)
 class Draining:
-    """Nobody new is admitted; running answers have until `until`, then the pod is stopped (or `kept`)."""
+    """No request is admitted; running responses have until `until`, then the pod is stopped (or `kept`)."""
 
     run_id: int
     provider: int
     endpoints: Mapping[str, Endpoint] = field(hash=False)
     until: float
-    cause: str
+    cause: StopCause
     kept: bool = False
 
 
 @frozen
 class Stopping:
-    """A stop was sent and is not proved yet."""
+    """At least one stop is pending: no inspection has shown its pod stopped yet."""
 
 
 @frozen
 class ShutDown:
-    """The gateway is going down and has nothing left to do here.
+    """The gateway goes down and has nothing left to do for the pod.
 
-    `kept_status` is the status of a pod that was kept, `provider` where that is.
+    Attributes:
+        kept_status: the status of a pod that was left running; STOPPED without one.
+        provider: where that pod runs.
     """
 
     kept_status: Status | None = Status.STOPPED
@@ -174,32 +205,55 @@ State = (
 )
 
 AfterStop = Stopped | CallingStart | Stopping | ShutDown
-"""What follows when nothing runs any more: rest, the next start, a proof to wait for, or the end."""
+"""What follows when nothing runs any more: rest, the next start, a stop to confirm, or the end."""
 AfterFailure = BackingOff | AfterStop
-"""What follows when an attempt failed: another one, another provider, or rest."""
+"""What follows when an attempt failed: another attempt, another provider, or rest."""
 AfterAccept = Provisioning | Warming | AfterFailure
-"""What follows when a provider said that a pod is there."""
+"""What follows when a provider reported a pod that is coming up."""
 
-STATUS: Mapping[type[Any], Status | None] = {
-    Unknown: None,
-    Stopped: Status.STOPPED,
-    CallingStart: Status.STARTING,
-    BackingOff: Status.STARTING,
-    VerifyingStart: Status.STARTING,
-    Provisioning: Status.STARTING,
-    Warming: Status.WARMING,
-    Preloading: Status.WARMING,
-    Ready: Status.READY,
-    Draining: Status.STOPPING,
-    Stopping: Status.STOPPING,
-    ShutDown: Status.STOPPED,
+_NAMES: Mapping[type[Any], StateName] = {kind: StateName(kind.__name__) for kind in get_args(State)}
+
+
+def name_of(state: State) -> StateName:
+    """Return the name of a state."""
+    return _NAMES[type(state)]
+
+
+STATUS: Mapping[StateName, Status | None] = {
+    StateName.UNKNOWN: None,
+    StateName.STOPPED: Status.STOPPED,
+    StateName.CALLING_START: Status.STARTING,
+    StateName.BACKING_OFF: Status.STARTING,
+    StateName.VERIFYING_START: Status.STARTING,
+    StateName.PROVISIONING: Status.STARTING,
+    StateName.WARMING: Status.WARMING,
+    StateName.PRELOADING: Status.WARMING,
+    StateName.READY: Status.READY,
+    StateName.DRAINING: Status.STOPPING,
+    StateName.STOPPING: Status.STOPPING,
+    StateName.SHUT_DOWN: Status.STOPPED,
 }
 
 
 def status_of(state: State) -> Status | None:
-    """What users are told of a state; a pod that is kept goes on as it was (`server.on_exit`)."""
+    """Return the status of a state; None if it is not known what runs. A pod that is kept stays as it was."""
     if isinstance(state, ShutDown):
         return state.kept_status
     if isinstance(state, Draining) and state.kept:
         return Status.READY
-    return STATUS[type(state)]
+    return STATUS[name_of(state)]
+
+
+def provider_of(state: State) -> int | None:
+    """Return the provider of the pod that starts, serves, drains or was kept; None without one."""
+    return state.provider if isinstance(state, Starting | Ready | Draining | ShutDown) else None
+
+
+def run_id_of(state: State) -> int:
+    """Return the run of the pod that starts, serves or drains; 0 without one."""
+    return state.run_id if isinstance(state, Starting | Ready | Draining) else 0
+
+
+def op_of(state: State) -> int | None:
+    """Return the number of the command whose result a state waits for; None if it waits for none."""
+    return state.op if isinstance(state, CallingStart | VerifyingStart | Preloading) else None

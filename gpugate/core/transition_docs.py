@@ -1,4 +1,4 @@
-"""Prints `docs/states.md` from the machine's transition table; knows nothing that the table does not say."""
+"""Writes `docs/states.md` from the transition table."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from gpugate.core.machine import EVENTS, STATES, PodMachine
-from gpugate.core.states import STATUS
+from gpugate.core.states import STATUS, StateName
+from gpugate.core.transitions import EVENTS, IGNORED, STATES, TABLE
 
 _HEAD = """\
-# The pod's life
+# The states of the pod
 
-Written by `make states` from the signatures in `gpugate/core`; a test compares. Tickets (Arrived, Left,
-Begun), stop orders (StopAccepted, StopCallFailed) and money (BudgetUpdated) have their own places:
-`core/backlog.py`, `core/stops.py`, `core/purse.py`.
+Written by `make states` from the signatures in `gpugate/core/transitions`; a test compares. The events of
+tickets (RequestArrived, RequestFinished, ResponseStarted), of stops (StopAccepted, StopCallFailed) and of the
+budget (BudgetUpdated) are handled by `core/request_queue.py`, `core/pending_stops.py` and
+`core/budget_gate.py`.
 """
 
 
 def _edges() -> Iterator[tuple[str, str, list[str]]]:
-    """From, to, and the events that may lead there; staying is left out."""
+    """Yield from, to, and the events that may lead there; without those that lead back to the same state."""
     for was in STATES:
         for then in STATES:
             events = [
                 event.__name__
                 for event in EVENTS
-                if (row := PodMachine.TABLE.get((was, event))) is not None and then in row.leads_to
+                if (entry := TABLE.get((was, event))) is not None and then in entry.leads_to
             ]
             if events and then is not was:
                 yield was.__name__, then.__name__, events
@@ -37,7 +38,7 @@ def _diagram() -> Iterator[str]:
     yield "    [*] --> Unknown"
     for was, then, events in _edges():
         yield f"    {was} --> {then}: {', '.join(events)}"
-    yield "    Closed --> [*]"
+    yield "    ShutDown --> [*]"
     yield "```"
 
 
@@ -49,26 +50,26 @@ def _states() -> Iterator[str]:
     yield "| state | users see | what it is |"
     yield "|---|---|---|"
     for state in STATES:
-        status = STATUS[state]
+        status = STATUS[StateName(state.__name__)]
         yield f"| {state.__name__} | {status or 'unknown'} | {_first_sentence(state)} |"
 
 
-def _rows() -> Iterator[str]:
+def _entries() -> Iterator[str]:
     yield "| state | event | what happens | leads to |"
     yield "|---|---|---|---|"
     for state in STATES:
         for event in EVENTS:
-            row = PodMachine.TABLE.get((state, event))
-            if row is not None:
-                then = ", ".join(kind.__name__ for kind in STATES if kind in row.leads_to)
-                yield f"| {state.__name__} | {event.__name__} | {row.description} | {then} |"
-        ignored = [event.__name__ for event in EVENTS if event in PodMachine.IGNORED[state]]
+            entry = TABLE.get((state, event))
+            if entry is not None:
+                then = ", ".join(kind.__name__ for kind in STATES if kind in entry.leads_to)
+                yield f"| {state.__name__} | {event.__name__} | {entry.description} | {then} |"
+        ignored = [event.__name__ for event in EVENTS if event in IGNORED[state]]
         yield f"| {state.__name__} | | *without effect:* {', '.join(ignored)} | |"
 
 
 def render() -> str:
-    """The whole page."""
-    parts = [_HEAD, *_diagram(), "", "## States", "", *_states(), "", "## Transitions", "", *_rows()]
+    """Return the whole page."""
+    parts = [_HEAD, *_diagram(), "", "## States", "", *_states(), "", "## Transitions", "", *_entries()]
     return "\n".join(parts) + "\n"
 
 

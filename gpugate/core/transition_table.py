@@ -1,39 +1,46 @@
-"""Reads a machine's transition table out of the signatures of its methods.
+"""Reads the transition table out of the signatures of the functions in `core/transitions/`.
 
-A method marked `@transition`, `def f(self, was: Ready, event: PodInspected) -> Ready | Stopping`, is
-two rows of the table; a type variable over states means "stays as it was". The annotations are the
-only place where a transition is written down: the dispatcher, the completeness test and the diagram in
-`docs/states.md` all read them.
+A function marked `@transition`,
+
+    def idle_deadline(pod: PodMachine, was: Ready, event: DeadlineReached, now: float) -> Draining | Stopping:
+
+makes an entry of the table for each pair of a `was` and an `event`. A type variable over states, as `was` and
+as the result, means "stays as it was". The annotations are the only place where a transition is declared: the
+machine, the completeness test and the diagram in `docs/states.md` all read them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import ModuleType, SimpleNamespace
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from attrs import frozen
 
-Method = TypeVar("Method", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., Any])
 TransitionKey = tuple[type[Any], type[Any]]
 
 
 @frozen
 class TransitionEntry:
-    """What happens to one state on one event: the method's name, and the states it may lead to."""
+    """What happens to one state on one event: the function, the states it may return, and its description."""
 
-    method: str
+    function: Callable[..., Any]
     leads_to: tuple[type[Any], ...]
     description: str
 
 
-def transition(method: Method) -> Method:
-    """Mark a method as rows of the table."""
-    method.__transition__ = True  # type: ignore[attr-defined]
-    return method
+TransitionTable = Mapping[TransitionKey, TransitionEntry]
+
+
+def transition(function: Function) -> Function:
+    """Mark a function as entries of the table."""
+    function.__transition__ = True  # type: ignore[attr-defined]
+    return function
 
 
 def _alternatives(annotation: Any, was: type[Any] | None = None) -> tuple[type[Any], ...]:
-    """The states or events of an annotation; a type variable is all it may be, or the state `was`."""
+    """Return the classes of an annotation; for a type variable its constraints, or the state `was`."""
     kinds: list[type[Any]] = []
     for part in get_args(annotation) or (annotation,):
         stays = part.__constraints__ if isinstance(part, TypeVar) else (part,)
@@ -41,23 +48,27 @@ def _alternatives(annotation: Any, was: type[Any] | None = None) -> tuple[type[A
     return tuple(dict.fromkeys(kinds))
 
 
-def read_table(machine: type[Any]) -> Mapping[TransitionKey, TransitionEntry]:
-    """Collect the rows of a machine class.
+def read_table(*modules: ModuleType | SimpleNamespace) -> TransitionTable:
+    """Collect the entries of these modules.
 
     Raises:
-        TypeError: two methods claim the same cell.
+        TypeError: two functions are declared for the same state and event.
     """
     table: dict[TransitionKey, TransitionEntry] = {}
-    for name in dir(machine):
-        method = getattr(machine, name, None)
-        if not getattr(method, "__transition__", False):
-            continue
-        hints = get_type_hints(method)
-        why = (method.__doc__ or "").strip().split("\n")[0]
-        for state in _alternatives(hints["was"]):
-            row = TransitionEntry(name, _alternatives(hints["return"], state), why)
-            for event in _alternatives(hints["event"]):
-                if (state, event) in table:
-                    raise TypeError(f"{name} and {table[state, event].method} both claim {state}, {event}")
-                table[state, event] = row
+    for module in modules:
+        for function in vars(module).values():
+            if getattr(function, "__transition__", False):
+                _add(table, function)
     return table
+
+
+def _add(table: dict[TransitionKey, TransitionEntry], function: Callable[..., Any]) -> None:
+    hints = get_type_hints(function)
+    description = (function.__doc__ or "").strip().split("\n")[0]
+    for state in _alternatives(hints["was"]):
+        entry = TransitionEntry(function, _alternatives(hints["return"], state), description)
+        for event in _alternatives(hints["event"]):
+            if (state, event) in table:
+                other = table[state, event].function.__name__
+                raise TypeError(f"{function.__name__} and {other} are both declared for {state}, {event}")
+            table[state, event] = entry

@@ -10,9 +10,9 @@ from functools import partial
 from math import isfinite
 
 from gpugate.core.commands import PublishProviderProblem, RecordSessionEnd, RecordSessionStart
-from gpugate.core.events import Event, PodInspected
-from gpugate.core.machine import PodMachine
-from gpugate.core.states import Preloading, Ready, State, Warming, status_of
+from gpugate.core.events import Event, PodInspected, cause_of
+from gpugate.core.snapshot import MachineSnapshot
+from gpugate.core.states import Preloading, Ready, State, Warming, name_of, status_of
 from gpugate.lifecycle.event_bus import (
     Listener,
     News,
@@ -36,7 +36,6 @@ class Chronicle:
 
     def __init__(
         self,
-        machine: PodMachine,
         names: Sequence[str],
         fallback_price: Price,
         listeners: Sequence[Listener],
@@ -44,7 +43,6 @@ class Chronicle:
         steady: Callable[[], float],
     ) -> None:
         self.record = Record(wall, steady, fallback_price)
-        self._machine = machine
         self._names = tuple(names)
         self._listeners = tuple(listeners)
         self._wall = wall
@@ -52,47 +50,36 @@ class Chronicle:
 
     # --- on request ---------------------------------------------------------------------------
 
-    def status(self, now: float) -> PodStatus | None:
+    def status(self, snapshot: MachineSnapshot, now: float) -> PodStatus | None:
         """What there is to know of the pod; None while it is not known what the provider has."""
-        machine, record = self._machine, self.record
-        word = machine.status
-        if word is None:
+        record, idle_since = self.record, snapshot.idle_since
+        if snapshot.status is None:
             return None
-        stretch = self._stretch()
-        quiet = machine.queue.idle_since
-        serving = isinstance(machine.state, Ready)
+        stretch = self._stretch(snapshot)
+        stop_due_at = snapshot.stop_due_at
         return PodStatus(
-            status=word,
-            provider=self._provider(),
+            status=snapshot.status,
+            provider=self._names[snapshot.shown_provider],
             pod_id=stretch.report.pod_id if stretch else None,
             since=record.since,
             uptime_seconds=record.uptime(stretch).total_seconds() if stretch else None,
-            waiting=len(machine.queue.waiting),
-            in_flight=len(machine.queue.leases),
-            idle_seconds=now - quiet if serving and quiet is not None else None,
-            stops_in_seconds=max(0.0, machine.idle_deadline_at - now)
-            if isfinite(machine.idle_deadline_at)
-            else None,
+            waiting=snapshot.waiting,
+            in_flight=snapshot.in_flight,
+            idle_seconds=now - idle_since if idle_since is not None else None,
+            stops_in_seconds=max(0.0, stop_due_at - now) if isfinite(stop_due_at) else None,
             hourly_rate=record.rate(stretch) if stretch else None,
             estimated_cost=record.cost(stretch) if stretch else None,
-            ready_in_seconds=self._ready_in(now),
-            last_error=machine.last_error,
+            ready_in_seconds=self._ready_in(snapshot, now),
+            last_error=snapshot.last_error,
         )
 
-    def _provider(self) -> str:
-        """Of the pod that is meant: the one that lives or is being stopped, else the next to be started."""
-        provider = getattr(self._machine.state, "provider", None)
-        if provider is None:
-            provider = next(iter(self._machine.pending_stops.by_provider), 0)
-        return self._names[provider]
-
-    def _stretch(self) -> PaidStretch | None:
+    def _stretch(self, snapshot: MachineSnapshot) -> PaidStretch | None:
         """The session of the pod that is meant; after a failover the one that serves."""
         stretches = self.record.stretches
-        return stretches.get(self._provider()) or next(iter(stretches.values()), None)
+        return stretches.get(self._names[snapshot.shown_provider]) or next(iter(stretches.values()), None)
 
-    def _ready_in(self, now: float) -> float | None:
-        began: float | None = getattr(self._machine.state, "since", None)
+    def _ready_in(self, snapshot: MachineSnapshot, now: float) -> float | None:
+        began = snapshot.start_began_at
         if began is None or self.record.last_start_s is None:
             return None
         return max(0.0, self.record.last_start_s - (now - began))
@@ -107,29 +94,29 @@ class Chronicle:
         """Keep the provider's newest word on its pod."""
         self.record.observe(self._names[event.provider], event.report)
 
-    def transition(self, was: State, state: State, event: Event, now: float) -> None:
+    def transition(self, was: State, after: MachineSnapshot, event: Event, now: float) -> None:
         """The pod's life took a step."""
+        state = after.state
         if isinstance(state, Ready) and isinstance(was, Warming | Preloading):
-            self.record.last_start_s = now - was.since
+            self.record.last_start_s = now - was.attempt.since
         if status_of(was) is not status_of(state):
             self.record.since = self._wall()
         self.tell(
             Transition(
-                was=type(was).__name__,
-                now=type(state).__name__,
+                was=name_of(was),
+                now=name_of(state),
                 was_status=status_of(was),
                 status=status_of(state),
-                cause=type(event).__name__,
-                run=self._machine.last_run_id,
-                provider=self._provider(),
+                cause=cause_of(event),
+                run=after.run_id,
+                provider=self._names[after.shown_provider],
                 at=self._wall(),
             )
         )
 
-    def queue(self) -> None:
+    def queue(self, snapshot: MachineSnapshot) -> None:
         """Tell who waits and what is in flight, if that changed."""
-        backlog = self._machine.queue
-        counts = len(backlog.waiting), len(backlog.leases)
+        counts = snapshot.waiting, snapshot.in_flight
         if counts != self._queue_told:
             self._queue_told = counts
             self.tell(QueueChanged(waiting=counts[0], in_flight=counts[1]))

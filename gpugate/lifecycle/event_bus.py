@@ -8,7 +8,9 @@ from decimal import Decimal
 
 from attrs import frozen
 
-from gpugate.core.states import Status
+from gpugate.core.commands import StartCause, StopCause
+from gpugate.core.events import Cause
+from gpugate.core.states import StateName, Status
 from gpugate.provider_api import PodReport
 
 
@@ -16,11 +18,11 @@ from gpugate.provider_api import PodReport
 class Transition:
     """The pod's life took a step; `was` and `now` are state names, the statuses are the users' words."""
 
-    was: str
-    now: str
+    was: StateName
+    now: StateName
     was_status: Status | None
     status: Status | None
-    cause: str
+    cause: Cause
     run: int
     provider: str | None
     at: datetime
@@ -40,7 +42,7 @@ class SessionBegan:
 
     run: int
     provider: str
-    cause: str
+    cause: StartCause
     report: PodReport
     at: datetime
 
@@ -51,7 +53,7 @@ class SessionEnded:
 
     run: int
     provider: str
-    cause: str
+    cause: StopCause
     began_at: datetime
     cost: Decimal | None
     at: datetime

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import define
 
-from gpugate.core.idle_history import IdleHistory
+from gpugate.core.idle_policy import IdleHistory
 
 VERSION = 1
 MOST_BYTES = 65_536

@@ -17,6 +17,7 @@ from math import inf, isfinite
 
 from gpugate.billing.books import Books, Starter
 from gpugate.billing.model import BY_HAND
+from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.core.commands import (
     AbortResponse,
     Admit,
@@ -33,6 +34,7 @@ from gpugate.core.commands import (
     Reject,
     Requeue,
     ResolveManualRequest,
+    StartCause,
     StartPod,
     StopPod,
 )
@@ -52,8 +54,7 @@ from gpugate.core.events import (
     ShutdownRequested,
     UpstreamFailed,
 )
-from gpugate.core.idle_history import IdleHistoryStore
-from gpugate.core.idle_policy import IdlePolicy
+from gpugate.core.idle_policy import IdleHistoryStore, IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
 from gpugate.core.states import (
@@ -68,6 +69,7 @@ from gpugate.core.states import (
     Stopping,
     Unknown,
 )
+from gpugate.core.transitions import TABLE
 from gpugate.errors import GateError, ProviderUnavailable, ShuttingDown
 from gpugate.lifecycle.chronicle import Chronicle
 from gpugate.lifecycle.debts import Debts
@@ -133,7 +135,8 @@ class Lifecycle:
         unproved = debts.load()
         owed = frozenset(names.index(name) for name in unproved if name in names)
         self._foreign_debts = unproved - frozenset(names)
-        self._machine = PodMachine(policy, chance, owed, idle)
+        self._machine = PodMachine(TABLE, policy, chance, owed, idle)
+        self._snapshot = self._machine.snapshot()  # after the latest event
         self._leases: dict[int, Lease] = {}
         self._last_ticket = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -148,7 +151,7 @@ class Lifecycle:
             listeners = (books.hear, *listeners)
         self._uses = books.uses if books is not None else None
         calendar = steady or (lambda: wall().timestamp())
-        self._chronicle = Chronicle(self._machine, names, fallback_price, listeners, wall, calendar)
+        self._chronicle = Chronicle(names, fallback_price, listeners, wall, calendar)
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -172,7 +175,7 @@ class Lifecycle:
         for name in sorted(self._foreign_debts):
             self._chronicle.warn(name, "its pod was never seen stopped, and it is not configured any more")
         if self._habits is not None:
-            self._machine.idle_timer.restore(self._habits.load(), self._loop.time())
+            self._machine.restore_idle_history(self._habits.load(), self._loop.time())
         self._feed(GatewayStarted())
 
     async def close(self, *, keep: bool, stop_wait_s: float) -> bool:
@@ -188,7 +191,7 @@ class Lifecycle:
         if self.failure is not None:
             proved = keep or await self._stop_undecided(stop_wait_s)
         else:
-            proved = self._closed.is_set() or self._machine.pending_stops.are_inspect_only
+            proved = self._closed.is_set() or self._snapshot.confirmed
         if self._flight_timer is not None:
             self._flight_timer.cancel()
         await self._errands.aclose()
@@ -253,7 +256,7 @@ class Lifecycle:
         if not self._machine.release_fast(lease.number, now):
             self._feed(RequestFinished(lease.number))
             return
-        if self._armed > now + self._machine.idle_timer.policy.effective_timeout_s:
+        if self._armed > now + self._machine.idle_timeout_s:
             self._arm(self._machine.next_deadline_at)
         if self._flight_timer is None:
             self._tell_flight_soon()
@@ -267,19 +270,17 @@ class Lifecycle:
         self._diagnoses.add(examination)
         try:
             self._feed(UpstreamFailed(run))
-            examination.update(self._machine.state, looked=False)
+            examination.update(self._snapshot.state, looked=False)
             return await examination.wait(self._policy.health_interval)
         finally:
             self._diagnoses.discard(examination)
 
     def _update_diagnoses(self, event: Event) -> None:
-        provider = getattr(self._machine.state, "provider", -1)
-        seen = isinstance(event, PodInspected | InspectFailed) and event.provider == provider
-        fresh = (
-            seen and self._machine.inspect_schedule.slots[provider].op is None
-        )  # else a fresher one is out
+        snapshot = self._snapshot
+        seen = isinstance(event, PodInspected | InspectFailed) and event.provider == snapshot.provider
+        fresh = seen and not snapshot.inspection_is_out  # else a fresher result will come
         for examination in self._diagnoses:
-            examination.update(self._machine.state, looked=fresh)
+            examination.update(snapshot.state, looked=fresh)
 
     # --- by hand ------------------------------------------------------------------------------
 
@@ -304,16 +305,16 @@ class Lifecycle:
         """News of somebody else, for the same listeners."""
         self._chronicle.tell(news)
 
-    def judge(self, judged: BudgetUpdated) -> None:
+    def judge(self, verdict: BudgetVerdict) -> None:
         """For whom a start is paid, from now on."""
-        self._feed(judged)
+        self._feed(BudgetUpdated(verdict))
 
     # --- what is told -------------------------------------------------------------------------
 
     @property
     def word(self) -> Status | None:
         """The pod's status in one word, None while it is not known."""
-        return self._machine.status
+        return self._snapshot.status
 
     async def status(self, patience_s: float = 5.0) -> PodStatus:
         """What there is to know of the pod.
@@ -324,12 +325,12 @@ class Lifecycle:
         await asyncio.wait([self._known], timeout=patience_s)
         status = self.snapshot()
         if status is None:
-            raise ProviderUnavailable(self._machine.last_error or "", retry_after_s=5)
+            raise ProviderUnavailable(self._snapshot.last_error or "", retry_after_s=5)
         return status
 
     def snapshot(self) -> PodStatus | None:
         """The same without waiting; None while it is not known what the provider has."""
-        return self._chronicle.status(self._loop.time())
+        return self._chronicle.status(self._machine.snapshot(), self._loop.time())
 
     def rate_of_start(self) -> Decimal | None:
         """What the pod that is started next costs per hour; None where nobody tells."""
@@ -367,28 +368,29 @@ class Lifecycle:
 
     def _take(self, event: Event) -> None:
         machine = self._machine
-        was = machine.state
+        before = self._snapshot
         now = self._loop.time()
         if self._books is not None and isinstance(event, PodInspected):
             self._books.saw(self._providers[event.provider].name, event.report)
         effects = machine.handle(event, now)
-        state = machine.state
-        if state is not was:
-            self._moved(was, state)
+        after = self._snapshot = machine.snapshot()
+        if after.state is not before.state:
+            self._moved(before.state, after.state)
         for effect in effects:
             try:
                 self._carry_out(effect, now)
             except Exception as error:  # the next one may be the stop, or another request's wake-up
                 report_crash(f"lifecycle: {type(effect).__name__}", error, self._on_crash)
-        if type(state) is not type(was):
-            self._chronicle.transition(was, state, event, now)
-        if self._books is not None and machine.pending_stops.by_provider.keys() != self._stopping:
-            self._stopping = frozenset(machine.pending_stops.by_provider)
+        if type(after.state) is not type(before.state):
+            self._chronicle.transition(before.state, after, event, now)
+        after = self._snapshot  # a command may have brought on another event
+        if self._books is not None and after.stopping_providers != self._stopping:
+            self._stopping = after.stopping_providers
             self._books.stops(frozenset(self._providers[index].name for index in self._stopping))
         if machine.next_deadline_at < self._armed:
             self._arm(machine.next_deadline_at)
-        if len(machine.queue.waiting) != self._chronicle.waiting_told:
-            self._chronicle.queue()
+        if after.waiting != self._chronicle.waiting_told:
+            self._chronicle.queue(after)
         if isinstance(event, PodInspected | InspectFailed):
             self._seen(event)
         if self._diagnoses:
@@ -400,7 +402,7 @@ class Lifecycle:
 
     def _tell_flight(self) -> None:
         self._flight_timer = None
-        self._chronicle.queue()
+        self._chronicle.queue(self._machine.snapshot())
 
     def _arm(self, at: float) -> None:
         """One timer; an older, later one is replaced, an earlier one fires for nothing and rearms."""
@@ -418,14 +420,12 @@ class Lifecycle:
     def _seen(self, event: PodInspected | InspectFailed) -> None:
         if isinstance(event, PodInspected):
             self._chronicle.look(event)
-        if not isinstance(self._machine.state, Unknown) or len(self._machine.state.inspections) == len(
-            self._providers
-        ):
+        if self._snapshot.all_inspected:
             self._settle_known()
 
     def _save_habits(self) -> None:
         """When a pod serves no more: what was learnt since, and when it was wanted last."""
-        habits = self._machine.idle_timer.history(self._loop.time())
+        habits = self._machine.idle_history(self._loop.time())
         if self._habits is not None and habits is not None:
             self._habits.save(habits)
 
@@ -448,7 +448,7 @@ class Lifecycle:
             self.serving = None
             if isinstance(was, Ready):
                 self._save_habits()
-        if self._machine.shutting_down and not isinstance(state, Draining):
+        if self._snapshot.shutting_down and not isinstance(state, Draining):
             self._drained.set()
         if isinstance(state, ShutDown):
             self._closed.set()
@@ -504,7 +504,7 @@ class Lifecycle:
             case Requeue():
                 lease.requeue()
                 if lease.model_hint is not None:
-                    self._machine.queue.set_model(lease.number, lease.asked_model())
+                    self._machine.set_model(lease.number, lease.asked_model())
             case AbortResponse():
                 lease.abort()
         if self._uses is not None and not isinstance(effect, Admit):
@@ -519,11 +519,11 @@ class Lifecycle:
     def _starter(self) -> Starter:
         """Who wants the pod: the first who waits and may have it started, else a hand or a habit."""
         reason = self._machine.start_cause
-        if reason == "hand":
+        if reason is StartCause.MANUAL:
             return Starter(user=self._starts_by_hand, reason=reason)
-        ticket = self._machine.first_payable_ticket
-        lease = self._leases.get(ticket.number) if ticket is not None else None
-        if lease is None or reason != "request":
+        ticket = self._machine.starting_ticket
+        lease = self._leases.get(ticket) if ticket is not None else None
+        if lease is None or reason is not StartCause.REQUEST:
             return Starter(reason=reason)
         return Starter(user=lease.user, reason=reason, request_id=lease.request_id)
 

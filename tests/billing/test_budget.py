@@ -12,7 +12,7 @@ from attrs import define, field, frozen
 from gpugate_testing import virtual_time
 
 from gpugate.billing.budget import Budget, Limits, judge, month_of, next_month
-from gpugate.core.events import BudgetUpdated
+from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import BudgetCrossed, News, SessionBegan, SessionEnded
 from gpugate.provider_api import Phase, PodReport
@@ -88,7 +88,7 @@ class Stage:
 
     book: Book = field(factory=Book)
     limits: Limits = TWENTY
-    judged: list[tuple[float, BudgetUpdated]] = field(factory=list)
+    judged: list[tuple[float, BudgetVerdict]] = field(factory=list)
     news: list[tuple[float, BudgetCrossed]] = field(factory=list)
     lines: list[tuple[str, bool]] = field(factory=list)
     crashes: list[str] = field(factory=list)

@@ -13,7 +13,7 @@ from gpugate.bot.assistant import STOP_PATIENCE_S
 from gpugate.bot.confirmations import OPEN_S
 from gpugate.bot.intents.model import Intent, Understood
 from gpugate.bot.messenger import PhotoTrouble
-from gpugate.core.events import BudgetUpdated
+from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError, NoFunds, ProviderError
 from tests.bot.chats import PNG, FakeIntents, SessionCost, Talk
 from tests.lifecycle.support import play
@@ -159,7 +159,7 @@ class TestStart:
 
         async def plot(talk):
             talk.stage.lifecycle.judge(
-                BudgetUpdated(exhausted_reason="the budget of $50.00 for 2026-11 is spent")
+                BudgetVerdict(exhausted_reason="the budget of $50.00 for 2026-11 is spent")
             )
             said = ["The budget of $50.00 for 2026-11 is spent."]
             assert said == await talk.write("/start_pod")
@@ -172,7 +172,7 @@ class TestStart:
         """Of this chat: it starts nothing, by hand or with a photo."""
 
         async def plot(talk):
-            talk.stage.lifecycle.judge(BudgetUpdated(users_over_share={"telegram:7": "your share is spent"}))
+            talk.stage.lifecycle.judge(BudgetVerdict(users_over_share={"telegram:7": "your share is spent"}))
             assert ["Your share is spent."] == await talk.write("/start_pod")
             assert ["Your share is spent."] == (await talk.write(photo=PNG))[1:]
             assert "Pod is ready" in (await talk.write("/start_pod", chat="8"))[1]

@@ -1,4 +1,4 @@
-"""The month's budget and users' shares: what may still happen when they are spent (docs/api.md#budget)."""
+"""The month's budget and the users' shares: what may still happen when they are spent (contract 3, 7)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpugate_testing.playbook import (
     policy,
 )
 
-from gpugate.core.budget_gate import BudgetGate
+from gpugate.core.budget_gate import BudgetGate, BudgetVerdict
 from gpugate.core.events import (
     BudgetUpdated,
     GatewayStarted,
@@ -37,9 +37,9 @@ from gpugate.core.states import (
 )
 from gpugate.errors import Ambiguous, AuthFailed, NoCapacity, Transient
 
-SPENT = BudgetUpdated(exhausted_reason="the budget of 20 USD for 2026-11 is spent")
-FREE = BudgetUpdated()
-ANNE_OVER = BudgetUpdated(users_over_share={"anne": "your share is spent"})
+SPENT = BudgetUpdated(BudgetVerdict(exhausted_reason="the budget of 20 USD for 2026-11 is spent"))
+FREE = BudgetUpdated(BudgetVerdict())
+ANNE_OVER = BudgetUpdated(BudgetVerdict(users_over_share={"anne": "your share is spent"}))
 
 
 def at_rest(count: int = 1, **numbers: object) -> Scenario:
@@ -64,7 +64,7 @@ def test_an_arrival_that_would_have_to_start_the_pod() -> None:
         .at(2, RequestArrived(1), gives=["refuse 1 BUDGET_EXCEEDED"], state=Stopped)
     )
 
-    assert play.refusals[1].message == SPENT.exhausted_reason
+    assert play.refusals[1].message == SPENT.verdict.exhausted_reason
 
 
 def test_the_month_turns() -> None:
@@ -341,7 +341,7 @@ def test_a_wish_by_hand_of_somebody_else_is_enough() -> None:
     )
 
 
-def test_an_empty_purse_pays_for_nobody() -> None:
+def test_whom_the_gate_allows_a_start() -> None:
     """With or without tickets; a full one for anybody who is there."""
     ticket = Ticket(1, None, False, 0.0, "anne")
     table = [
@@ -352,5 +352,5 @@ def test_an_empty_purse_pays_for_nobody() -> None:
     ]
 
     assert [pays for *_, pays in table] == [
-        BudgetGate(judged).allows_any(tickets) for judged, tickets, _ in table
+        BudgetGate(judged.verdict).allows_any(tickets) for judged, tickets, _ in table
     ]

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.core.idle_history import IdleHistory
 from gpugate.core.idle_policy import (
     MAX_REGRET,
     MAX_SAMPLES,
     MIN_SAMPLES,
     REGRET_RECOVERY,
     FixedIdlePolicy,
+    IdleHistory,
     IdlePlan,
     LearnedIdlePolicy,
     PrewarmWindow,

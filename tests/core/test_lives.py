@@ -17,6 +17,7 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.core.commands import (
     AbortResponse,
     Admit,
@@ -33,7 +34,6 @@ from gpugate.core.commands import (
     StartPod,
     StopPod,
 )
-from gpugate.core.engine import NEEDS_NEW_START
 from gpugate.core.events import (
     BudgetUpdated,
     DeadlineReached,
@@ -58,9 +58,10 @@ from gpugate.core.events import (
     UpstreamFailed,
 )
 from gpugate.core.idle_policy import FixedIdlePolicy, PrewarmWindow
-from gpugate.core.machine import PodMachine
+from gpugate.core.machine import NEEDS_NEW_START, PodMachine
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Draining, Ready, ShutDown, Stopped, Stopping, Unknown, Warming
+from gpugate.core.transitions import TABLE
 from gpugate.errors import (
     Ambiguous,
     AuthFailed,
@@ -88,10 +89,10 @@ ERRORS: tuple[ProviderError, ...] = (
 )
 USERS = ("anne", "ben")
 JUDGEMENTS = (
-    BudgetUpdated(),
-    BudgetUpdated(users_over_share={"anne": "spent"}),
-    BudgetUpdated(users_over_share={"anne": "spent", "ben": "spent"}),
-    BudgetUpdated(exhausted_reason="spent"),
+    BudgetUpdated(BudgetVerdict()),
+    BudgetUpdated(BudgetVerdict(users_over_share={"anne": "spent"})),
+    BudgetUpdated(BudgetVerdict(users_over_share={"anne": "spent", "ben": "spent"})),
+    BudgetUpdated(BudgetVerdict(exhausted_reason="spent")),
 )
 HERE = {"ollama": Endpoint("http://127.0.0.1:1")}
 PROOF = (Phase.STOPPED, Phase.GONE)
@@ -102,9 +103,9 @@ class Honest(PodMachine):
     """Holds every row of the table to the states that its signature names."""
 
     def apply_transition(self, event: Event, now: float) -> None:
-        row = self.TABLE.get((type(self.state), type(event)))
+        entry = self.table.get((type(self.state), type(event)))
         super().apply_transition(event, now)
-        assert row is None or type(self.state) in row.leads_to, f"{row.method} led to {self.state}"
+        assert entry is None or type(self.state) in entry.leads_to, f"{entry.function} led to {self.state}"
 
 
 @define
@@ -166,7 +167,7 @@ class Lives(RuleBasedStateMachine):
             start_timeout=120.0,
             warmup_timeout=50.0,
         )
-        self.machine = Honest(self.policy, lambda: 0.5, frozenset(owed), idle)
+        self.machine = Honest(TABLE, self.policy, lambda: 0.5, frozenset(owed), idle)
         self.worlds = [World(phase) for phase in phases[: self.count]]
         self.errands: list[Probe | PreloadModel | CheckDevice] = []
         self.old: list[Event] = []
@@ -174,7 +175,7 @@ class Lives(RuleBasedStateMachine):
         self.tickets = 0
         self.places: dict[int, str] = {}
         self.users: dict[int, str] = {}
-        self.judged = BudgetUpdated()
+        self.judged = BudgetUpdated(BudgetVerdict())
         self.wished = False
         self.begun: set[int] = set()
         self.sessions: set[int] = set()
@@ -214,7 +215,10 @@ class Lives(RuleBasedStateMachine):
                 assert self.places[ticket] in ("waits", "leased")
                 assert ticket not in self.begun, "an answer that has begun cannot be refused"
                 if error.code == "BUDGET_EXCEEDED":
-                    assert self.judged.exhausted_reason or self.users[ticket] in self.judged.users_over_share
+                    assert (
+                        self.judged.verdict.exhausted_reason
+                        or self.users[ticket] in self.judged.verdict.users_over_share
+                    )
                     assert not isinstance(self.machine.state, Ready | Warming)
                 self.places[ticket] = "over"
             case Requeue(ticket):
@@ -261,8 +265,8 @@ class Lives(RuleBasedStateMachine):
     def is_paid_for(self) -> bool:
         """The budget allows a start, and somebody whose share is not spent waits or wished for one."""
         waiting = {self.users[number] for number, place in self.places.items() if place == "waits"}
-        asked = self.wished or bool(waiting - set(self.judged.users_over_share))
-        return not self.judged.exhausted_reason and (
+        asked = self.wished or bool(waiting - set(self.judged.verdict.users_over_share))
+        return not self.judged.verdict.exhausted_reason and (
             asked or self.machine.idle_timer.policy.window is not None
         )
 
@@ -297,7 +301,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS))
     def start_by_hand(self, user: str) -> None:
-        self.wished = self.wished or user not in self.judged.users_over_share
+        self.wished = self.wished or user not in self.judged.verdict.users_over_share
         self.feed(ManualStartRequested(user))
 
     @rule(force=st.booleans())
@@ -385,7 +389,7 @@ class Lives(RuleBasedStateMachine):
 
     @rule(behind=st.integers(0, 1))
     def trouble(self, behind: int) -> None:
-        self.feed(UpstreamFailed(self.machine.last_run_id - behind))
+        self.feed(UpstreamFailed(self.machine.plan.run_id - behind))
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 12.0, 45.0, 100.0]))
     def time_passes(self, seconds: float) -> None:
@@ -413,7 +417,7 @@ class Lives(RuleBasedStateMachine):
         backlog = self.machine.queue
         assert backlog.admit_slots_used == sum(lease.holds_admit_slot for lease in backlog.leases.values())
         assert backlog.admit_slots_used <= self.policy.drain_concurrency
-        assert set(self.machine.open_sessions) == self.sessions
+        assert set(self.machine.open_sessions.by_provider) == self.sessions
         if not self.machine.shutting_down or not self.machine.keep_pod:
             assert self.owed == self.machine.pending_stops.unconfirmed_providers
 
@@ -466,7 +470,7 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def the_states_are_honest(self) -> None:
         state = self.machine.state
-        self.wished = self.machine.start_requested
+        self.wished = self.machine.plan.start_requested
         if isinstance(state, NEEDS_NEW_START) and self.machine.queue.waiting:
             assert self.is_paid_for()
         if isinstance(state, Stopped):

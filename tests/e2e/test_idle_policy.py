@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.core.idle_history import IdleHistory
-from gpugate.core.idle_policy import LearnedIdlePolicy
+from gpugate.core.idle_policy import IdleHistory, LearnedIdlePolicy
 
 TIMEOUT_S = 900.0
 HOURLY = IdleHistory((3400.0,) * 40, (40.0,) * 9)

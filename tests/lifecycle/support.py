@@ -11,8 +11,7 @@ from attrs import define, field
 from gpugate_testing import virtual_time
 from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 
-from gpugate.core.idle_history import IdleHistoryStore
-from gpugate.core.idle_policy import IdlePolicy
+from gpugate.core.idle_policy import IdleHistoryStore, IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.lifecycle.event_bus import Listener, News, SessionBegan, SessionEnded, Transition
 from gpugate.lifecycle.lifecycle import Lifecycle

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.core.idle_history import IdleHistory
+from gpugate.core.idle_policy import IdleHistory
 from gpugate.lifecycle.idle_history_file import MOST_BYTES, HabitsFile
 
 LEARNT = IdleHistory((70.5, 3400.0), (88.0,), 1234.5, 100.0)

@@ -8,8 +8,7 @@ import pytest
 from attrs import define, field
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.core.idle_history import IdleHistory
-from gpugate.core.idle_policy import LearnedIdlePolicy
+from gpugate.core.idle_policy import IdleHistory, LearnedIdlePolicy
 from gpugate.core.states import Status
 from tests.lifecycle.support import Stage, play
 

@@ -19,7 +19,7 @@ NO_MIRROR = {"e2e", "meta", "mutants", "months"}
 
 STORIES = {
     "cli": {"main"},
-    "core": {"boot", "lives", "processor", "queue", "ready", "stopping"},
+    "core": {"boot", "lives", "processor", "queue", "ready", "starting", "stopping", "warming"},
     "pod": {"lease", "start_scripts"},
     "relay": {"declined", "hangups", "upload"},
     "services": {

@@ -19,7 +19,7 @@ from tests.mutants.faults import FAULTS, Fault
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 150
 AT_ONCE = 2
-SUITES = ("tests/core", "tests/services")
+SUITES = ("tests/core", "tests/lifecycle", "tests/billing")
 
 
 def seed(fault: Fault, into: Path) -> None:

@@ -49,6 +49,7 @@ from gpugate.core.events import (
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.core.transitions import TABLE
 from gpugate.errors import ProviderError
 from gpugate.provider_api import Endpoint, Phase, PodReport
 
@@ -180,7 +181,7 @@ class Scenario:
     _heard: list[Command] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self.machine = PodMachine(self.policy, lambda: self.chance, self.owed, self.idle)
+        self.machine = PodMachine(TABLE, self.policy, lambda: self.chance, self.owed, self.idle)
         for provider in range(len(self.policy.providers)):
             self.views.setdefault(provider, STOPPED)
 
