@@ -231,7 +231,7 @@ def test_the_next_provider() -> None:
 
 def test_the_session_reaches_its_limit() -> None:
     """Who is answered has the grace, who would wait for the next start is refused."""
-    play = ready(max_session=100, shutdown_grace=30).at(90, SPENT, RequestArrived(2), gives=None)
+    play = ready(max_session=100, drain_grace=30).at(90, SPENT, RequestArrived(2), gives=None)
     play.at(100, gives=[], state=Draining).at(101, RequestArrived(3), gives=["refuse 3 BUDGET_EXCEEDED"])
     play.at(102, ManualStartRequested(), gives=["reply BUDGET_EXCEEDED"], state=Draining)
     play.at(110, RequestFinished(2), gives=["stop 0"], state=Stopping)

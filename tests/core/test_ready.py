@@ -89,7 +89,7 @@ def test_the_session_reaches_its_limit_under_a_lease() -> None:
 
 
 def test_an_answer_outlasts_the_grace_of_the_session() -> None:
-    """After `shutdown_grace` it is cut."""
+    """After `drain_grace` it is cut."""
     play = (
         ready(Scenario(policy(max_session=100)))
         .at(50, RequestArrived(2), RequestArrived(3))
@@ -447,7 +447,7 @@ def test_an_adopted_session_reaches_its_limit_before_it_serves() -> None:
 def test_an_ill_pods_session_reaches_its_limit() -> None:
     """What runs has its grace; who waits gets a new start."""
     play = (
-        ready(Scenario(policy(max_session=100, shutdown_grace=20)))
+        ready(Scenario(policy(max_session=100, drain_grace=20)))
         .at(90, RequestArrived(2), ResponseStarted(2))
         .set_health(False)
     )

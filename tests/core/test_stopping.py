@@ -250,7 +250,7 @@ def test_the_grace_is_over() -> None:
         .at(1, ResponseStarted(1))
         .at(2, ShutdownRequested())
     )
-    play.at(31.9, gives=[]).at(32, gives=["cut 1", "refuse 2 SHUTTING_DOWN", "stop 0"], state=Stopping)
+    play.at(6.9, gives=[]).at(7, gives=["cut 1", "refuse 2 SHUTTING_DOWN", "stop 0"], state=Stopping)
 
 
 def test_a_second_signal() -> None:
@@ -298,7 +298,7 @@ def test_a_pod_that_was_to_be_stopped_is_kept() -> None:
     play = ready(Scenario(policy(max_session=100))).at(90, RequestArrived(1)).at(100, state=Draining)
     assert Status.STOPPING is play.machine.status
     play.at(110, ShutdownRequested(True), gives=[], state=Draining).at(
-        120, RequestFinished(1), gives=[], state=ShutDown
+        114, RequestFinished(1), gives=[], state=ShutDown
     )
     assert Status.READY is play.machine.status
 
@@ -339,10 +339,10 @@ def test_the_gateway_goes_down_while_the_pod_stops() -> None:
 
 
 def test_the_gateway_goes_down_while_the_session_ends() -> None:
-    """A drain that runs already keeps its own end."""
+    """A drain that runs already ends within `shutdown_grace`, and never later than it would have."""
     play = ready(Scenario(policy(max_session=100))).at(90, RequestArrived(1)).at(100, state=Draining)
     play.at(110, ShutdownRequested(), gives=[], state=Draining).at(
-        130, gives=["refuse 1 SHUTTING_DOWN", "stop 0"]
+        115, gives=["refuse 1 SHUTTING_DOWN", "stop 0"]
     )
 
 

@@ -203,10 +203,10 @@ def shutdown_while_serving(
 
 @transition
 def shutdown_while_draining(pod: PodMachine, was: Draining, event: ShutdownRequested, now: float) -> Draining:
-    """Running responses have their grace already."""
+    """Running responses keep the rest of their grace, at most `server.shutdown_grace`."""
     stop_admitting(pod, event)
     inspect_before_exit(pod, was.provider, now)
-    return evolve(was, kept=event.keep)
+    return evolve(was, kept=event.keep, until=min(was.until, now + pod.policy.shutdown_grace))
 
 
 # A shutdown before it is known what runs:

@@ -160,14 +160,14 @@ def session_over(pod: PodMachine, was: Warming | Preloading, now: float) -> Drai
 def drain_or_stop(
     pod: PodMachine, was: Warming | Preloading | Ready, cause: StopCause, now: float
 ) -> Draining | Stopping:
-    """Give running responses `server.shutdown_grace`, then stop; without any stop now."""
+    """Give running responses `pod.drain_grace`, then stop; without any stop now."""
     if not pod.queue.leases:
         return stop_pod(pod, was.provider, cause, now)
     return Draining(
         run_id=was.run_id,
         provider=was.provider,
         endpoints=was.endpoints,
-        until=now + pod.policy.shutdown_grace,
+        until=now + pod.policy.drain_grace,
         cause=cause,
     )
 
