@@ -171,7 +171,7 @@ Command = (
     | InspectPod
     | CleanUpOrphans
     | Probe
-    | PreloadModel
+    | PreloadModelModel
     | CheckDevice
     | Admit
     | Reject

@@ -1,4 +1,4 @@
-"""What the machine makes of what it finds when it comes up, and later (contract 7)."""
+"""What the machine makes of what it finds when it comes up, and later (docs/api.md#adoption)."""
 
 from __future__ import annotations
 

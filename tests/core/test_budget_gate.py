@@ -1,4 +1,4 @@
-"""The month's budget and the users' shares: what may still happen when they are spent (contract 3, 7)."""
+"""The month's budget and users' shares: what may still happen when they are spent (docs/api.md#budget)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits, in which order they go, and how they leave (contract 3 and 5)."""
+"""Who waits, in which order they go, and how they leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pod that serves: leases, the idle clock, the session's limit, and a pod that is lost (contract 5, 7)."""
+"""A pod that serves: leases, idle clock, session limit, a pod that is lost (docs/api.md#retries)."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def ready(play: Scenario) -> Scenario:
 
 
 def test_a_request_while_the_pod_serves() -> None:
-    """Seed 003, flow 2: it goes on in the same step; nothing is queued, nothing is asked."""
+    """It goes on in the same step; nothing is queued, nothing is asked."""
     ready(Scenario(policy())).at(20, RequestArrived(2), gives=["admit 2 run 1"])
 
 
 def test_nobody_comes_for_the_idle_timeout() -> None:
-    """Seed 003, flow 3: stopped, proved so, and the session is closed."""
+    """Stopped, proved so, and the session is closed."""
     play = ready(Scenario(policy())).at(909.9, gives=[]).at(910, gives=["stop 0"], state=Stopping)
     play.at(911, StopOk(), gives=[]).set_report(0, Phase.STOPPING).at(915, gives=[], state=Stopping)
     play.set_report(0, STOPPED).at(921, gives=["session 0 closes: idle"], state=Stopped)
@@ -67,7 +67,7 @@ def test_a_lease_outlasts_the_idle_timeout() -> None:
 
 
 def test_a_request_arrives_at_the_very_moment_of_the_idle_stop() -> None:
-    """Seed 003, flow 4: who arrives before the check keeps the pod."""
+    """Who arrives before the check keeps the pod."""
     play = ready(Scenario(policy())).at(909.999, RequestArrived(2), gives=["admit 2 run 1"])
     play.at(2000, gives=[], state=Ready).at(2000, RequestFinished(2)).at(2900, gives=["stop 0"])
 
@@ -195,7 +195,7 @@ def test_one_of_two_answers_ends_while_the_session_ends() -> None:
 
 
 def test_a_lost_lease_frees_its_drain_slot() -> None:
-    """Seven events in order that random lives do not find (house.md 11)."""
+    """Seven events in order that random lives do not find."""
     play = (
         Scenario(policy())
         .at(0, GatewayStarted(), RequestArrived(1), RequestArrived(2))

@@ -1,4 +1,4 @@
-"""From the first demand to a pod that runs: attempts, pauses, errors, queues at the provider (contract 3)."""
+"""From the first demand to a pod that runs: attempts, pauses, errors, queues (docs/api.md#which-provider)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def cold(play: Scenario) -> Scenario:
 
 
 def test_a_request_while_the_pod_is_off() -> None:
-    """Seed 003, flow 1: start, wait until it runs and answers, then the request goes on."""
+    """Start, wait until it runs and answers, then the request goes on."""
     play = cold(Scenario(policy())).at(1, RequestArrived(1), gives=["start 0"], state=CallingStart)
     play.at(2, StartOk(), gives=["session 0 opens: request"], state=Provisioning).set_health(False)
     play.set_report(0, STARTING).at(30, gives=[]).set_report(0, RUNNING).at(60, gives=[])
@@ -89,7 +89,7 @@ def test_a_pod_that_runs_at_once() -> None:
 
 
 def test_a_transient_error_three_times() -> None:
-    """Seed 003, flow 5: three attempts with doubling pauses, then 503 and a proved stop."""
+    """Three attempts with doubling pauses, then 503 and a proved stop."""
     play = cold(Scenario(policy())).at(1, RequestArrived(1), gives=["start 0"])
     play.at(1, StartError(Transient("boom")), gives=[], state=BackingOff)
     play.at(1.99, gives=[]).at(2, gives=["start 0"], state=CallingStart)
@@ -334,7 +334,7 @@ def test_a_pod_vanishes_while_it_starts() -> None:
 
 
 def test_a_look_lags_behind_the_start() -> None:
-    """For a while after the start a look may still say stopped (facts/providers.md B5)."""
+    """For a while after the start a look may still say stopped (docs/providers.md#vastai-creation)."""
     play = cold(Scenario(policy(health_interval=5))).at(0, RequestArrived(1)).at(1, StartOk())
     play.at(5.9, gives=[], state=Provisioning)
     play.set_report(0, RUNNING).at(6, state=Ready)

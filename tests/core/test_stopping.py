@@ -1,4 +1,4 @@
-"""From the wish to stop to its proof; by hand, and when the gateway goes down (contract 2, 3, 4)."""
+"""From the wish to stop to its proof; by hand, and when the gateway goes down (docs/api.md#stops)."""
 
 from __future__ import annotations
 

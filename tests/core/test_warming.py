@@ -1,4 +1,4 @@
-"""From a pod that runs to one that serves: health, preload, the warm-up's limit (contract 3)."""
+"""From a pod that runs to one that serves: health, preload, the warm-up's limit."""
 
 from __future__ import annotations
 

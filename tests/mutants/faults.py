@@ -424,8 +424,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "lifecycle/diagnosis.py",
-        "        self._looked = self._looked or looked\n",
-        "        self._looked = True\n",
+        "        self._inspected = self._inspected or looked\n",
+        "        self._inspected = True\n",
         "a broken request is judged before anybody looked",
     ),
     Fault(
@@ -442,7 +442,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         COMMANDS,
-        "        except Exception as error:  # a plugin's bug must not end the lifecycle",
+        "        except (Exception, SystemExit) as error:  # a plugin's bug must not end the lifecycle",
         "        except OSError as error:  # a plugin's bug must not end the lifecycle",
         "a plugin's bug ends the lifecycle",
     ),
