@@ -171,7 +171,7 @@ Command = (
     | InspectPod
     | CleanUpOrphans
     | Probe
-    | PreloadModelModel
+    | PreloadModel
     | CheckDevice
     | Admit
     | Reject

@@ -133,7 +133,7 @@ class FixedIdlePolicy:
 class IdlePlan:
     """What is done in an idle gap: keep the pod for `keep_s`, and perhaps start it again in a window."""
 
-    effective_timeout_s: float
+    keep_s: float
     window: PrewarmWindow | None = None
 
     def cost_of(self, gap_s: float, cold_start_cost_s: float, start_s: float) -> float:

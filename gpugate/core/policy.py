@@ -89,9 +89,7 @@ class PodPolicy:
     )
     max_session: Duration = _setting(0.0, _not_negative, "hard limit of one paid session; 0 = none")
     drain_grace: Duration = _setting(
-        30.0,
-        _not_negative,
-        "how long running answers get at the end of max_session before the pod is stopped",
+        30.0, _not_negative, "how long running answers get at the end of max_session, before the stop"
     )
     retry_after: Duration = _setting(60.0, _more_than_0, "Retry-After of the 503 after a failed start")
 

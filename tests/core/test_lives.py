@@ -207,7 +207,7 @@ class Lives(RuleBasedStateMachine):
             case Admit(ticket, run):
                 assert self.places[ticket] == "waits"
                 assert isinstance(self.machine.state, Ready)
-                assert run == self.machine.state.run_id_id
+                assert run == self.machine.state.run_id
                 waiting = [number for number, place in self.places.items() if place == "waits"]
                 assert ticket == min(waiting), "somebody was overtaken"
                 self.places[ticket] = "leased"
@@ -465,7 +465,7 @@ class Lives(RuleBasedStateMachine):
         state, stops = self.machine.state, self.machine.pending_stops.by_provider
         for provider in self.sessions:
             meant = getattr(state, "provider", None) == provider
-            assert meant or provider in stops or self.machine.keep_pod_pod
+            assert meant or provider in stops or self.machine.keep_pod
 
     @invariant()
     def the_states_are_honest(self) -> None:

@@ -36,7 +36,7 @@ def warming(play: Scenario, *arrivals: RequestArrived) -> Scenario:
 
 
 def test_the_pod_never_becomes_healthy() -> None:
-    """Seed 003, flow 6: after `warmup_timeout` it is stopped and who waits gets WARMUP_TIMEOUT."""
+    """After `warmup_timeout` it is stopped and who waits gets WARMUP_TIMEOUT."""
     play = (
         warming(Scenario(policy())).at(179.9, gives=[]).at(180, gives=["refuse 1 WARMUP_TIMEOUT", "stop 0"])
     )
