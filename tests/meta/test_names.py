@@ -18,7 +18,7 @@ NO_MIRROR = {"e2e", "meta", "mutants", "months"}
 """Folders about the whole."""
 
 STORIES = {
-    "cli": {"main"},
+    "config": {"secret_files"},
     "core": {"boot", "lives", "processor", "queue", "ready", "starting", "stopping", "warming"},
     "pod": {"lease", "start_scripts"},
     "relay": {"declined", "hangups", "upload"},
