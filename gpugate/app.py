@@ -17,17 +17,17 @@ import structlog
 from aiohttp import web
 
 from gpugate.api.costs import CostApi
-from gpugate.api.events import EventHub
-from gpugate.api.generation import ServicesApi
-from gpugate.api.gpu import GateApi
-from gpugate.billing.budget import Budget, Limits, Spending, Told
+from gpugate.api.events import SseBroadcaster
+from gpugate.api.generation import GenerationApi
+from gpugate.api.gpu import GpuApi
+from gpugate.billing.budget import BudgetLimits, BudgetMonitor, SpendingQueries, ThresholdStore
 from gpugate.billing.ledger_split import SplitLedger
 from gpugate.billing.model import Ledger
-from gpugate.billing.reconciliation import Reconcile
-from gpugate.billing.recorder import Bookkeeper
-from gpugate.billing.reports import Costs
+from gpugate.billing.reconciliation import BillReconciler
+from gpugate.billing.recorder import SessionRecorder
+from gpugate.billing.reports import CostQueries
 from gpugate.billing.sqlite_ledger import SqliteLedger
-from gpugate.billing.unavailable_ledger import ClosedLedger
+from gpugate.billing.unavailable_ledger import UnavailableLedger
 from gpugate.bot.feature import BotRoom, no_bot
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
@@ -35,13 +35,13 @@ from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, s
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName, Status
 from gpugate.errors import LedgerError
-from gpugate.generation.code_assist import SYSTEM, Coding
+from gpugate.generation.code_assist import SYSTEM, CodeAssist
 from gpugate.generation.code_stream import CodeStream
-from gpugate.generation.comfyui import ComfyUI
-from gpugate.generation.fantasy import Fantasies
-from gpugate.generation.images import Pictures
-from gpugate.generation.ollama_text_model import OllamaModels
-from gpugate.generation.stories import Stories
+from gpugate.generation.comfyui import ComfyUIBackend
+from gpugate.generation.fantasy import FantasyService
+from gpugate.generation.images import ImageService
+from gpugate.generation.ollama_text_model import OllamaTextModel
+from gpugate.generation.stories import StoryService
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.dead_man_switch import PodLease
 from gpugate.lifecycle.event_bus import News, Transition
@@ -50,7 +50,7 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPod
 from gpugate.lifecycle.pending_stop_store import DebtsFile
 from gpugate.lifecycle.provider_worker import NamedProvider
-from gpugate.observability.event_log import log_news
+from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.ollama.catalog_cache import CatalogCache
 from gpugate.ollama.catalog_refresher import CatalogRefresher
@@ -99,7 +99,7 @@ class Gateway:
         self,
         settings: Settings,
         find: Callable[[str], type[Provider]] = registry.find,
-        money: tuple[Spending, Told] | None = None,
+        money: tuple[SpendingQueries, ThresholdStore] | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -119,14 +119,14 @@ class Gateway:
             secrets=secrets_of(settings.auth, settings.bot, settings.pod, *self._configs.values()),
         )
         self._log = structlog.get_logger()
-        self._hub = EventHub(lambda: self.lifecycle.snapshot())
+        self._hub = SseBroadcaster(lambda: self.lifecycle.snapshot())
         self._state = Path(settings.state.dir)
         self._pools = UpstreamPools()
         self._lease: PodLease | None = None
         self._room: BotRoom | None = None
-        self._budget: Budget | None = None
+        self._budget: BudgetMonitor | None = None
         self._ledger: Ledger
-        self._books: Bookkeeper
+        self._books: SessionRecorder
         self._simulated: set[str] = set()  # of the providers
         self._is_open = False
 
@@ -178,7 +178,7 @@ class Gateway:
         await self.lifecycle.open()
         self._is_open = True
         if self._budget is not None:  # nothing was awaited since the socket: nobody came before this
-            self._budget.watch()
+            self._budget.start()
             self._stack.push_async_callback(self._budget.aclose)
         if self._room is not None:
             self._room.open()
@@ -234,7 +234,9 @@ class Gateway:
             refresh=lambda: self._keeper.refresh(),
         )
 
-    def _new_lifecycle(self, providers: list[NamedProvider], pod: OllamaPod, books: Bookkeeper) -> Lifecycle:
+    def _new_lifecycle(
+        self, providers: list[NamedProvider], pod: OllamaPod, books: SessionRecorder
+    ) -> Lifecycle:
         settings = self.settings
         learns = settings.pod.idle_policy == "learned"
         return Lifecycle(
@@ -243,7 +245,7 @@ class Gateway:
             policy=policy_of(settings, [named.provider for named in providers]),
             debts=DebtsFile(self._state / "unproved-stops.json", self._warn),
             fallback_price=fallback_price_of(settings),
-            listeners=[log_news, self._hub.hear, self._hear],
+            listeners=[log_event, self._hub.on_event, self._hear],
             on_crash=log_crash,
             idle=LearnedIdlePolicy(settings.pod.idle_timeout) if learns else None,
             habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
@@ -252,16 +254,18 @@ class Gateway:
             on_failure=self._on_failure,
         )
 
-    async def _open_costs(self, providers: list[NamedProvider], books: Bookkeeper) -> None:
+    async def _open_costs(self, providers: list[NamedProvider], books: SessionRecorder) -> None:
         currency, wall = self.settings.cost.currency, partial(datetime.now, UTC)
         # Older versions wrote the demo's sessions into the real ledger.
         simulated = self._simulated | ({DEMO} - self._kinds.keys())
-        self._costs = Costs(self._ledger, self.lifecycle.snapshot, currency, wall, books.settle, simulated)
-        self._reconcile = Reconcile(self._costs, providers, currency, wall)
+        self._costs = CostQueries(
+            self._ledger, self.lifecycle.snapshot, currency, wall, books.flush, simulated
+        )
+        self._reconcile = BillReconciler(self._costs, providers, currency, wall)
         pays = self._kinds.keys() - self._simulated
         if self.settings.cost.monthly_budget and pays:
             self._budget = self._new_budget(*(self._money or (self._costs, self._ledger)))
-            await self._budget.open()
+            await self._budget.prepare()
 
     def _gate(self, session: aiohttp.ClientSession, catalog: CatalogCache) -> RequestDispatcher:
         settings = self.settings
@@ -292,7 +296,7 @@ class Gateway:
             verifier=verifier,
             ollama=ollama,
             own={
-                **GateApi(self.lifecycle, self._hub).routes(),
+                **GpuApi(self.lifecycle, self._hub).routes(),
                 **CostApi(self._costs, self._reconcile).routes(),
                 **services.routes(),
                 **hook.routes(),
@@ -303,16 +307,16 @@ class Gateway:
             on_crash=log_crash,
         )
 
-    async def _open_books(self) -> Bookkeeper:
+    async def _open_books(self) -> SessionRecorder:
         """The ledger and who keeps it; with a ledger that cannot be used no pod is started, but all stop."""
         self._ledger = await self._open_ledger()
-        books = Bookkeeper(
+        books = SessionRecorder(
             self._ledger,
             fallback=fallback_price_of(self.settings),
             wall=lambda: datetime.now(UTC),
             steady=steady,
             boot=boot(),
-            tell=lambda said: self._say(f"ledger: {said}", alarm=True),
+            alarm=lambda said: self._say(f"ledger: {said}", alarm=True),
             on_crash=log_crash,
         )
         await books.open(self._kinds)
@@ -334,11 +338,11 @@ class Gateway:
         try:
             ledger = await SqliteLedger.open(path)
         except LedgerError as error:
-            ledger = ClosedLedger(error)
+            ledger = UnavailableLedger(error)
         self._stack.push_async_callback(ledger.aclose)
         return ledger
 
-    def _new_room(self, session: aiohttp.ClientSession, services: ServicesApi) -> BotRoom:
+    def _new_room(self, session: aiohttp.ClientSession, services: GenerationApi) -> BotRoom:
         return BotRoom(
             self.settings,
             lifecycle=self.lifecycle,
@@ -349,32 +353,34 @@ class Gateway:
             state=self._state,
         )
 
-    def _services(self, session: aiohttp.ClientSession) -> ServicesApi:
+    def _services(self, session: aiohttp.ClientSession) -> GenerationApi:
         models, comfyui = self.settings.models, self.settings.comfyui
-        texts = OllamaModels(session)
-        stories = Stories(texts, models.vision, models.story)
-        pictures = Pictures(ComfyUI(session, comfyui.poll_interval, comfyui.timeout), self._workflows)
-        return ServicesApi(
+        texts = OllamaTextModel(session)
+        stories = StoryService(texts, models.vision, models.story)
+        pictures = ImageService(
+            ComfyUIBackend(session, comfyui.poll_interval, comfyui.timeout), self._workflows
+        )
+        return GenerationApi(
             lifecycle=self.lifecycle,
             texts=texts,
-            coding=Coding(models.code, models.code_system or SYSTEM),
+            coding=CodeAssist(models.code, models.code_system or SYSTEM),
             code_stream=CodeStream(Relay(), self._pools),
             stories=stories,
-            pictures=pictures,
-            fantasies=Fantasies(stories, pictures),
+            images=pictures,
+            fantasies=FantasyService(stories, pictures),
             max_body=self.settings.server.max_body,
             heartbeat_s=self.settings.queue.heartbeat,
         )
 
-    def _new_budget(self, spending: Spending, told: Told) -> Budget:
+    def _new_budget(self, spending: SpendingQueries, told: ThresholdStore) -> BudgetMonitor:
         cost = self.settings.cost
 
-        return Budget(
-            Limits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
+        return BudgetMonitor(
+            BudgetLimits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
             spending,
             told,
-            judge=self.lifecycle.judge,
-            tell=self.lifecycle.tell,
+            on_verdict=self.lifecycle.judge,
+            publish=self.lifecycle.tell,
             warn=self._say,
             wall=lambda: datetime.now(UTC),
             on_crash=log_crash,
@@ -405,7 +411,7 @@ class Gateway:
         Of one that is no more nothing will come: what still waits for it without a lease hears so now.
         """
         if self._budget is not None:
-            self._budget.hear(news)
+            self._budget.on_event(news)
         if self._room is not None:
             self._room.hear(news)
         if not isinstance(news, Transition):

@@ -11,7 +11,7 @@ from random import Random
 from attrs import define, evolve, field
 from gpugate_testing.fakes import FakePod
 
-from gpugate.billing.recorder import Bookkeeper
+from gpugate.billing.recorder import SessionRecorder
 from gpugate.core.idle_policy import IdleHistory, IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
@@ -52,7 +52,7 @@ class Books:
     asleep: list[Span] = field(factory=list)
     _asleep_since: float | None = None
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         """Listen to the lifecycle."""
         match news:
             case SessionBegan(cause=cause):
@@ -91,10 +91,10 @@ class Access:
     books: Books
     dead: bool = False
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         """Listen to the lifecycle."""
         if not self.dead:
-            self.books.hear(news)
+            self.books.on_event(news)
 
 
 @define
@@ -146,20 +146,20 @@ class Gateway:
     crashes: list[float] = field(factory=list)
     _provider: Rented = field(init=False)
     _access: Access = field(init=False)
-    _ledger: Bookkeeper = field(init=False)
+    _ledger: SessionRecorder = field(init=False)
 
     async def open(self) -> None:
         """Come up, with what is on the disk."""
         self._provider, self._access = Rented(self.cloud), Access(self.disk, self.books)
         access, steady = self._access, asyncio.get_running_loop().time
-        self._ledger = Bookkeeper(
+        self._ledger = SessionRecorder(
             RecordOf(self.disk.record, lambda: access.dead),
             fallback=Price(),
             wall=wall,
             steady=steady,
             boot="the machine never restarts",
             flush_s=RECONCILE_S,
-            tell=_unexpected,
+            alarm=_unexpected,
         )
         await self._ledger.open(["cloud"])
         self.lifecycle = Lifecycle(
@@ -173,7 +173,7 @@ class Gateway:
             ),
             debts=DebtsOf(self._access),
             fallback_price=Price(),
-            listeners=[self._access.hear],
+            listeners=[self._access.on_event],
             chance=self.dice.random,
             wall=wall,
             idle=self.make_idle(self.idle_timeout_s),

@@ -13,7 +13,7 @@ from gpugate_testing import virtual_time
 
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.errors import GateError
-from gpugate.generation.text_model import PodSilent
+from gpugate.generation.text_model import PodUnreachable
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
@@ -109,7 +109,7 @@ class Clients:
         began = loop.time()
         try:
             self.waits.append(await self._visit(lifecycle, request))
-        except (GateError, PodSilent) as error:
+        except (GateError, PodUnreachable) as error:
             crashed = self.gateway.lifecycle is not lifecycle
             self.failed["gateway crashed" if crashed else getattr(error, "code", "POD_SILENT")] += 1
         self.wanted.append((began, loop.time()))
@@ -132,10 +132,10 @@ class Clients:
         return admitted - arrived
 
     async def _exchange(self, seconds: float) -> None:
-        """Use the pod. Raises PodSilent when it goes."""
+        """Use the pod. Raises PodUnreachable when it goes."""
         cloud, began = self.gateway.cloud, asyncio.get_running_loop().time()
         if not serves(cloud):
-            raise PodSilent("connection refused")
+            raise PodUnreachable("connection refused")
         try:
             async with asyncio.timeout(seconds):
                 await cloud.down.wait()
@@ -143,7 +143,7 @@ class Clients:
             return
         finally:
             self.worked.append((began, asyncio.get_running_loop().time()))
-        raise PodSilent("connection reset")
+        raise PodUnreachable("connection reset")
 
 
 def simulate(

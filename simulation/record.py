@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from attrs import define, field
 
-from gpugate.billing.model import Session, Use
+from gpugate.billing.model import PodUsage, Session
 
 
 @define
@@ -54,22 +54,22 @@ class RecordOf:
         )
         return {provider: at for at, provider in ended}
 
-    async def put_uses(self, uses: Sequence[Use]) -> None:
+    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
         """Nobody asks here whose the seconds were."""
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
         """All."""
         return list(self.record.rows.values())
 
-    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
         """None are kept."""
         return []
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         """No budget is set."""
         return 0
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """No budget is set."""
 
     async def aclose(self) -> None:

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from gpugate.api.gpu import OwnRoute, OwnRoutes
-from gpugate.billing.cost_math import QUANTUM, ReceiptLine, apportion
-from gpugate.billing.reconciliation import Reconcile, Reconciled
-from gpugate.billing.reports import Costs, Line, SessionCost, SessionRow, Summary
+from gpugate.api.gpu import ApiRoute, ApiRoutes
+from gpugate.billing.cost_math import QUANTUM, ReceiptLine, round_to_total
+from gpugate.billing.reconciliation import BillReconciler, ReconciliationReport
+from gpugate.billing.reports import BilledSession, CostLine, CostQueries, CostSummary, SessionCost
 from gpugate.errors import InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
 from gpugate.proxy.error_format import success
 from gpugate.proxy.request_context import RequestContext
@@ -36,16 +36,16 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 class CostApi:
     """`/api/v1/cost/*`; reads only, and no pod is touched by it."""
 
-    def __init__(self, costs: Costs, reconcile: Reconcile) -> None:
+    def __init__(self, costs: CostQueries, reconcile: BillReconciler) -> None:
         self._costs = costs
         self._reconcile = reconcile
 
-    def routes(self) -> OwnRoutes:
+    def routes(self) -> ApiRoutes:
         """The endpoints, for the gate's table."""
         handlers = (self.session, self.summary, self.sessions, self.receipt, self.reconcile)
         return {
             f"/api/v1/cost/{handler.__name__}": dict.fromkeys(
-                ("GET", "HEAD"), OwnRoute(handler, scope="cost")
+                ("GET", "HEAD"), ApiRoute(handler, scope="cost")
             )
             for handler in handlers
         }
@@ -145,7 +145,7 @@ def _session_cost(cost: SessionCost) -> Mapping[str, object]:
     }
 
 
-def _summary(summary: Summary) -> Mapping[str, object]:
+def _summary(summary: CostSummary) -> Mapping[str, object]:
     return {
         "month": summary.month,
         "sessionCount": summary.session_count,
@@ -167,11 +167,11 @@ def _summary(summary: Summary) -> Mapping[str, object]:
     }
 
 
-def _line(line: Line) -> Mapping[str, object]:
+def _line(line: CostLine) -> Mapping[str, object]:
     return {"sessionCount": line.session_count, "hours": _number(line.hours), "cost": _number(line.cost)}
 
 
-def _row(row: SessionRow) -> Mapping[str, object]:
+def _row(row: BilledSession) -> Mapping[str, object]:
     session = row.session
     return {
         "id": session.id,
@@ -192,22 +192,22 @@ def _row(row: SessionRow) -> Mapping[str, object]:
     }
 
 
-def _receipt_lines(row: SessionRow, lines: Sequence[ReceiptLine]) -> list[Mapping[str, object]]:
+def _receipt_lines(row: BilledSession, lines: Sequence[ReceiptLine]) -> list[Mapping[str, object]]:
     """As they are shown they sum to the session's cost as it is shown."""
-    costs = apportion(row.cost or Decimal(0), [line.part.cost for line in lines])
+    costs = round_to_total(row.cost or Decimal(0), [line.amount.cost for line in lines])
     return [
         {
             "user": line.user,
             "request_id": line.request_id or None,
             "requests": line.requests,
-            "seconds": float(round(line.part.seconds, 6)),
+            "seconds": float(round(line.amount.seconds, 6)),
             "cost": None if row.cost is None else _number(cost),
         }
         for line, cost in zip(lines, costs, strict=True)
     ]
 
 
-def _reconciled(found: Reconciled) -> Mapping[str, object]:
+def _reconciled(found: ReconciliationReport) -> Mapping[str, object]:
     return {
         "month": found.month,
         "currency": found.currency,

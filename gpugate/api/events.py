@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
-from gpugate.api.status_json import shown
+from gpugate.api.status_json import status_json
 from gpugate.lifecycle.event_bus import (
     BudgetCrossed,
     News,
@@ -44,7 +44,7 @@ class _Event:
     data: object
 
 
-class EventHub:
+class SseBroadcaster:
     """Numbers the news and hands them to every reader.
 
     Args:
@@ -59,7 +59,7 @@ class EventHub:
         self._kept: deque[_Event] = deque(maxlen=KEPT)
         self._readers: set[asyncio.Queue[_Event | None]] = set()
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         """Take news from the lifecycle; never blocks."""
         if isinstance(news, Transition):
             self._hear_step(news)
@@ -74,7 +74,7 @@ class EventHub:
             return
         self._state_told = told
         more = {"was": news.was_status, "run": news.run, "at": news.at}
-        self._add("state", {**shown(status), **more})
+        self._add("state", {**status_json(status), **more})
 
     def _add(self, kind: str, data: object) -> None:
         self._number += 1

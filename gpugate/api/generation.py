@@ -15,17 +15,17 @@ import orjson
 from aiohttp import web
 from attrs import define, evolve, field, frozen
 
-from gpugate.api.gpu import OwnRoute, OwnRoutes
-from gpugate.api.json_request import Asked, read_asked
-from gpugate.api.sse import EventStream, wants_only_events
+from gpugate.api.gpu import ApiRoute, ApiRoutes
+from gpugate.api.json_request import JsonRequest, read_json
+from gpugate.api.sse import SseResponse, wants_only_events
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
-from gpugate.generation.code_assist import Coding, Question
+from gpugate.generation.code_assist import CodeAssist, CodeQuestion
 from gpugate.generation.code_stream import PATH, CodeStream
-from gpugate.generation.fantasy import Fantasies, Fantasy
-from gpugate.generation.images import LARGEST_SEED, Drawing, Picture, Pictures, draw_seed
-from gpugate.generation.stories import Stories, Telling
-from gpugate.generation.text_model import Hear, ModelFailed, PodSilent, TextModel
-from gpugate.generation.workflows import Wish
+from gpugate.generation.fantasy import Fantasy, FantasyService
+from gpugate.generation.images import LARGEST_SEED, GeneratedImage, ImageJob, ImageService, random_seed
+from gpugate.generation.stories import StoryRequest, StoryService
+from gpugate.generation.text_model import GenerationFailed, OnText, PodUnreachable, TextModel
+from gpugate.generation.workflows import ImageRequest
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
@@ -39,26 +39,26 @@ _LANGUAGE = re.compile(r"[\w+#./ -]{0,40}")
 
 
 @frozen
-class ServicesApi:
+class GenerationApi:
     """The four endpoints."""
 
     lifecycle: Lifecycle
     texts: TextModel
-    coding: Coding
+    coding: CodeAssist
     code_stream: CodeStream
-    stories: Stories
-    pictures: Pictures
-    fantasies: Fantasies
+    stories: StoryService
+    images: ImageService
+    fantasies: FantasyService
     max_body: int
     heartbeat_s: float = 0.0
 
-    def routes(self) -> OwnRoutes:
+    def routes(self) -> ApiRoutes:
         """The endpoints, for the gate's table."""
         return {
-            "/api/v1/code/assist": {"POST": OwnRoute(self.code, scope="chat")},
-            "/api/v1/story/generate": {"POST": OwnRoute(self.story, scope="chat")},
-            "/api/v1/image/generate": {"POST": OwnRoute(self.image, scope="chat")},
-            "/api/v1/fantasy/generate": {"POST": OwnRoute(self.fantasy, scope="chat")},
+            "/api/v1/code/assist": {"POST": ApiRoute(self.code, scope="chat")},
+            "/api/v1/story/generate": {"POST": ApiRoute(self.story, scope="chat")},
+            "/api/v1/image/generate": {"POST": ApiRoute(self.image, scope="chat")},
+            "/api/v1/fantasy/generate": {"POST": ApiRoute(self.fantasy, scope="chat")},
         }
 
     @contextmanager
@@ -66,12 +66,12 @@ class ServicesApi:
         """One lease around all that a call does with the pod."""
         user = subject_of(call.user)
         with self.lifecycle.acquire(model=model, user=user, request_id=call.request_id) as lease:
-            yield _Noted(self.lifecycle, lease, call=call)
+            yield LoggedCall(self.lifecycle, lease, call=call)
 
-    def _events(self, call: RequestContext, visit: LeasedCall) -> EventStream:
+    def _events(self, call: RequestContext, visit: LeasedCall) -> SseResponse:
         """An answer made of events; while the pod is waited for, of comments."""
-        stream = EventStream(call, self.heartbeat_s)
-        visit.wait_for_pod = stream.hold
+        stream = SseResponse(call, self.heartbeat_s)
+        visit.wait_for_pod = stream.wait_for_pod
         return stream
 
     def _beating(self, call: RequestContext, visit: LeasedCall, *, streams: bool) -> Heartbeat | None:
@@ -101,10 +101,10 @@ class ServicesApi:
 
     async def code(self, call: RequestContext) -> web.StreamResponse:
         """The chat's own bytes, the same as events, or the whole answer."""
-        asked = await read_asked(call, self.max_body)
+        asked = await read_json(call, self.max_body)
         question = _question(asked)
         streams = asked.flag("stream", True)
-        model = self.coding.model_of(question)
+        model = self.coding.model_for(question)
         with self._visit(call, model) as visit:
             if not streams:
                 return await self._whole(call, visit, self._answered(visit, question, model))
@@ -113,16 +113,16 @@ class ServicesApi:
             heartbeat = self._beating(call, visit, streams=True)
             body = orjson.dumps(self.coding.chat(question))
             try:
-                return await self.code_stream.through(call, visit, body, model, heartbeat)
+                return await self.code_stream.stream(call, visit, body, model, heartbeat)
             except GateError as error:
                 if heartbeat is None or not heartbeat.headers_sent:
                     raise
                 return heartbeat.finish_with_error(error)
 
-    async def _answered(self, visit: LeasedCall, question: Question, model: str) -> object:
+    async def _answered(self, visit: LeasedCall, question: CodeQuestion, model: str) -> object:
         return {"answer": await self._told(visit, question), "model": model}
 
-    async def _told(self, visit: LeasedCall, question: Question, hear: Hear | None = None) -> str:
+    async def _told(self, visit: LeasedCall, question: CodeQuestion, hear: OnText | None = None) -> str:
         """Ask the coding model; with `hear` the first piece begins the answer."""
         body = self.coding.chat(question)
 
@@ -135,21 +135,21 @@ class ServicesApi:
                     visit.mark_response_started()
                     await hear(text)
 
-            await self.texts.tell(pod.endpoints["ollama"], PATH, body, add)
+            await self.texts.stream_to(pod.endpoints["ollama"], PATH, body, add)
             return "".join(said)
 
         try:
             return await visit.run(work)
-        except ModelFailed as error:
+        except GenerationFailed as error:
             if error.timed_out:
                 raise UpstreamTimeout from error
             raise UpstreamBroken(str(error)) from error
-        except PodSilent as error:
-            model = self.coding.model_of(question)
+        except PodUnreachable as error:
+            model = self.coding.model_for(question)
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
 
     async def _code_events(
-        self, call: RequestContext, visit: LeasedCall, question: Question
+        self, call: RequestContext, visit: LeasedCall, question: CodeQuestion
     ) -> web.StreamResponse:
         async with self._events(call, visit) as stream:
 
@@ -158,9 +158,9 @@ class ServicesApi:
 
             try:
                 await self._told(visit, question, hear)
-                await stream.send("done", {"model": self.coding.model_of(question)})
+                await stream.send("done", {"model": self.coding.model_for(question)})
             except GateError as error:
-                await stream.fail(error)
+                await stream.finish_with_error(error)
             return stream.response
 
     # --- story --------------------------------------------------------------------------------
@@ -171,24 +171,24 @@ class ServicesApi:
         with self._visit(call, telling.model) as visit:
             async with self._events(call, visit) as stream:
                 try:
-                    await self.stories.tell(visit, telling, _Listener(stream).story)
+                    await self.stories.generate(visit, telling, FantasyStream(stream).story)
                     await stream.send("done", {"model": telling.model})
                 except GateError as error:
-                    await stream.fail(error)
+                    await stream.finish_with_error(error)
                 return stream.response
 
-    async def _story_of(self, call: RequestContext) -> Telling:
+    async def _story_of(self, call: RequestContext) -> StoryRequest:
         """What to tell. The body is not kept: a picture may be held for minutes, and once is enough."""
-        asked = await read_asked(call, self.max_body)
-        return self.stories.telling(asked.text("prompt"), await asked.image())
+        asked = await read_json(call, self.max_body)
+        return self.stories.request(asked.text("prompt"), await asked.image())
 
     # --- pictures -----------------------------------------------------------------------------
 
     async def image(self, call: RequestContext) -> web.StreamResponse:
         """A picture, waited for; with `stream` its progress first."""
-        asked = await read_asked(call, self.max_body)
+        asked = await read_json(call, self.max_body)
         workflow, metadata = asked.text("workflow") or None, asked.flag("metadata", False)
-        drawing = self.pictures.drawing(_wish(asked), workflow, metadata=metadata)
+        drawing = self.images.job(_wish(asked), workflow, metadata=metadata)
         if asked.fields.get("seed") is not None:
             drawing.workflow.need_seed()
         streams = asked.flag("stream", False)
@@ -196,16 +196,16 @@ class ServicesApi:
             if not streams:
                 return await self._whole(call, visit, self._drawn(visit, drawing))
             async with self._events(call, visit) as stream:
-                listener = _Listener(stream)
+                listener = FantasyStream(stream)
                 try:
-                    picture = await self.pictures.draw(visit, drawing, listener.image)
+                    picture = await self.images.generate(visit, drawing, listener.image)
                     await stream.send("result", _shown_picture(picture))
                 except GateError as error:
-                    await stream.fail(error)
+                    await stream.finish_with_error(error)
                 return stream.response
 
-    async def _drawn(self, visit: LeasedCall, drawing: Drawing) -> object:
-        return _shown_picture(await self.pictures.draw(visit, drawing))
+    async def _drawn(self, visit: LeasedCall, drawing: ImageJob) -> object:
+        return _shown_picture(await self.images.generate(visit, drawing))
 
     async def fantasy(self, call: RequestContext) -> web.StreamResponse:
         """A story of a picture, and a picture of the story, on one lease."""
@@ -215,29 +215,29 @@ class ServicesApi:
                 return await self._whole(call, visit, self._dreamt(visit, telling, illustrated))
             async with self._events(call, visit) as stream:
                 try:
-                    dream = await self.fantasies.dream(
-                        visit, telling, illustrated=illustrated, listener=_Listener(stream)
+                    dream = await self.fantasies.generate(
+                        visit, telling, illustrated=illustrated, listener=FantasyStream(stream)
                     )
                     await stream.send("result", _shown_fantasy(dream))
                 except GateError as error:
-                    await stream.fail(error)
+                    await stream.finish_with_error(error)
                 return stream.response
 
-    async def _fantasy_of(self, call: RequestContext) -> tuple[Telling, bool, bool]:
+    async def _fantasy_of(self, call: RequestContext) -> tuple[StoryRequest, bool, bool]:
         """What to tell, whether to draw, and whether to stream; as for a story, the body is not kept."""
-        asked = await read_asked(call, self.max_body)
+        asked = await read_json(call, self.max_body)
         prompt, illustrated = asked.text("prompt"), asked.flag("include_image", True)
         streams = asked.flag("stream", False)
         image = await asked.image(needed=True)
         assert image is not None
-        return self.fantasies.telling(image, prompt), illustrated, streams
+        return self.fantasies.story_request(image, prompt), illustrated, streams
 
-    async def _dreamt(self, visit: LeasedCall, telling: Telling, illustrated: bool) -> object:
-        return _shown_fantasy(await self.fantasies.dream(visit, telling, illustrated=illustrated))
+    async def _dreamt(self, visit: LeasedCall, telling: StoryRequest, illustrated: bool) -> object:
+        return _shown_fantasy(await self.fantasies.generate(visit, telling, illustrated=illustrated))
 
 
 @define
-class _Noted(LeasedCall):
+class LoggedCall(LeasedCall):
     """A visit whose wait shows in the answer's head and in the log line."""
 
     call: RequestContext = field(kw_only=True)
@@ -254,10 +254,10 @@ class _Noted(LeasedCall):
 
 
 @frozen
-class _Listener:
+class FantasyStream:
     """What happens, as events."""
 
-    stream: EventStream
+    stream: SseResponse
 
     async def story(self, delta: str) -> None:
         await self.stream.send("story", {"delta": delta})
@@ -269,13 +269,13 @@ class _Listener:
         await self.progress("image", value, most)
 
 
-def _question(asked: Asked) -> Question:
+def _question(asked: JsonRequest) -> CodeQuestion:
     language = asked.text("language").strip()
     if not _LANGUAGE.fullmatch(language):
         raise InvalidRequest("language: must be a name such as python, of at most 40 characters")
     if asked.fields.get("code") is None:
         raise InvalidRequest("code: is needed")
-    return Question(
+    return CodeQuestion(
         question=asked.text("question", needed=True),
         code=asked.text("code"),
         language=language,
@@ -283,10 +283,10 @@ def _question(asked: Asked) -> Question:
     )
 
 
-def _wish(asked: Asked) -> Wish:
-    wish = Wish(
+def _wish(asked: JsonRequest) -> ImageRequest:
+    wish = ImageRequest(
         prompt=asked.text("prompt", needed=True),
-        seed=draw_seed(),
+        seed=random_seed(),
         negative_prompt=asked.text("negative_prompt") or None,
         width=asked.number("width", *SIDES),
         height=asked.number("height", *SIDES),
@@ -295,12 +295,12 @@ def _wish(asked: Asked) -> Wish:
     return wish if seed is None else evolve(wish, seed=seed)
 
 
-def _shown_picture(picture: Picture) -> dict[str, object]:
+def _shown_picture(picture: GeneratedImage) -> dict[str, object]:
     return {"image_base64": picture.image.base64, "filename": picture.filename, "seed": picture.seed}
 
 
 def _shown_fantasy(fantasy: Fantasy) -> dict[str, object]:
-    picture = fantasy.picture
+    picture = fantasy.image
     return {
         "story": fantasy.story,
         "image_base64": None if picture is None else picture.image.base64,

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from aiohttp import web
 from attrs import frozen
 
-from gpugate.api.events import EventHub
-from gpugate.api.status_json import shown
+from gpugate.api.events import SseBroadcaster
+from gpugate.api.status_json import status_json
 from gpugate.errors import InvalidRequest
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
@@ -22,7 +22,7 @@ Handler = Callable[[RequestContext], Awaitable[web.StreamResponse]]
 
 
 @frozen
-class OwnRoute:
+class ApiRoute:
     """One of gpugate's own endpoints.
 
     Attributes:
@@ -35,28 +35,28 @@ class OwnRoute:
     public: bool = False
 
 
-OwnRoutes = Mapping[str, Mapping[str, OwnRoute]]
+ApiRoutes = Mapping[str, Mapping[str, ApiRoute]]
 """By path, then by method."""
 
 
-class GateApi:
+class GpuApi:
     """Health, status, start, stop and events."""
 
-    def __init__(self, lifecycle: Lifecycle, hub: EventHub) -> None:
+    def __init__(self, lifecycle: Lifecycle, hub: SseBroadcaster) -> None:
         self._lifecycle = lifecycle
         self._hub = hub
         self._version = version("gpugate")
 
-    def routes(self) -> OwnRoutes:
+    def routes(self) -> ApiRoutes:
         """The endpoints, for the gate's table."""
-        health = OwnRoute(self.health, public=True)
+        health = ApiRoute(self.health, public=True)
         return {
             "/api/v1/health": {"GET": health, "HEAD": health},
-            "/api/v1/gpu/status": {"GET": OwnRoute(self.status)},
-            "/api/v1/gpu/start": {"POST": OwnRoute(self.start, scope="pod")},
-            "/api/v1/gpu/stop": {"POST": OwnRoute(self.stop, scope="pod")},
-            "/api/v1/gpu": {"DELETE": OwnRoute(self.stop, scope="pod")},
-            "/api/v1/gpu/events": {"GET": OwnRoute(self.events)},
+            "/api/v1/gpu/status": {"GET": ApiRoute(self.status)},
+            "/api/v1/gpu/start": {"POST": ApiRoute(self.start, scope="pod")},
+            "/api/v1/gpu/stop": {"POST": ApiRoute(self.stop, scope="pod")},
+            "/api/v1/gpu": {"DELETE": ApiRoute(self.stop, scope="pod")},
+            "/api/v1/gpu/events": {"GET": ApiRoute(self.events)},
         }
 
     async def health(self, call: RequestContext) -> web.StreamResponse:
@@ -65,23 +65,23 @@ class GateApi:
 
     async def status(self, call: RequestContext) -> web.StreamResponse:
         """What is known of the pod; unknown is null."""
-        return _answer(call, shown(await self._lifecycle.status()))
+        return _answer(call, status_json(await self._lifecycle.status()))
 
     async def start(self, call: RequestContext) -> web.StreamResponse:
         """Start by hand; idempotent."""
         self._lifecycle.start(subject_of(call.user))
-        return _answer(call, shown(await self._lifecycle.status()), 202)
+        return _answer(call, status_json(await self._lifecycle.status()), 202)
 
     async def stop(self, call: RequestContext) -> web.StreamResponse:
         """Stop by hand; 409 while anybody waits or is answered, unless forced."""
         self._lifecycle.stop(force=_flag(call, "force"))
-        return _answer(call, shown(await self._lifecycle.status()), 202)
+        return _answer(call, status_json(await self._lifecycle.status()), 202)
 
     async def events(self, call: RequestContext) -> web.StreamResponse:
         """The pod's news, until the client leaves."""
 
         async def present() -> object:
-            return shown(await self._lifecycle.status())
+            return status_json(await self._lifecycle.status())
 
         lines = call.extra_head.decode().split("\r\n")
         headers = {"Server": SERVER_HEADER, **dict(line.split(": ", 1) for line in lines if line)}

@@ -10,7 +10,7 @@ import orjson
 from attrs import field, frozen
 
 from gpugate.errors import InvalidRequest
-from gpugate.generation.image_format import Image, image_of
+from gpugate.generation.image_format import DecodedImage, decode_image
 from gpugate.proxy.request_body import read_body
 from gpugate.proxy.request_context import RequestContext
 
@@ -19,7 +19,7 @@ SMALL = 256 * 1024
 
 
 @frozen
-class Asked:
+class JsonRequest:
     """A request's fields; null is absent, and what nobody asks for is ignored."""
 
     fields: Mapping[str, Any] = field(repr=False)
@@ -53,7 +53,7 @@ class Asked:
             raise InvalidRequest(f"{name}: must be a whole number from {least} to {most}")
         return value
 
-    async def image(self, *, needed: bool = False) -> Image | None:
+    async def image(self, *, needed: bool = False) -> DecodedImage | None:
         """The picture in `image_base64` or `imageBase64`. Raises InvalidRequest."""
         name = "image_base64"
         text = self.text(name)
@@ -65,11 +65,11 @@ class Asked:
                 raise InvalidRequest(f"{name}: is needed")
             return None
         if len(text) <= SMALL:
-            return image_of(text, name)
-        return await asyncio.to_thread(image_of, text, name)
+            return decode_image(text, name)
+        return await asyncio.to_thread(decode_image, text, name)
 
 
-async def read_asked(call: RequestContext, max_body: int) -> Asked:
+async def read_json(call: RequestContext, max_body: int) -> JsonRequest:
     """The body's fields. Raises RequestError: too large, not JSON, no object."""
     try:
         fields = orjson.loads(await read_body(call.request, max_body))
@@ -77,4 +77,4 @@ async def read_asked(call: RequestContext, max_body: int) -> Asked:
         raise InvalidRequest("the body is not JSON") from error
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be a JSON object")
-    return Asked(fields)
+    return JsonRequest(fields)

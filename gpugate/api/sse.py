@@ -19,7 +19,7 @@ SEND_S = 120.0
 """A client that takes nothing for so long is as good as gone; the pod it holds costs money."""
 
 
-class EventStream:
+class SseResponse:
     """One answer; `async with` ends it.
 
     Before the first event nothing has left and a failure is a plain error (docs/api.md#service-events);
@@ -49,7 +49,7 @@ class EventStream:
         except TimeoutError as error:  # the client takes nothing: it is as good as gone
             raise ConnectionResetError("the client reads nothing") from error
 
-    async def hold(self, lease: Lease) -> ServingPod:
+    async def wait_for_pod(self, lease: Lease) -> ServingPod:
         """Wait for the pod; with `beat_s` a comment says now and then that it is waited for.
 
         Raises:
@@ -78,7 +78,7 @@ class EventStream:
             self._response = response
         return self._response
 
-    async def fail(self, error: GateError) -> None:
+    async def finish_with_error(self, error: GateError) -> None:
         """End with an error event. Raises the error itself while nothing has been sent."""
         if self._response is None:
             raise error

@@ -11,7 +11,7 @@ from gpugate.lifecycle.status import PodStatus
 _SECONDS = ("uptime_seconds", "idle_seconds", "stops_in_seconds", "ready_in_seconds")
 
 
-def shown(status: PodStatus) -> Mapping[str, object]:
+def status_json(status: PodStatus) -> Mapping[str, object]:
     """The `data` of `GET /api/v1/gpu/status`."""
     data = attrs.asdict(status)
     for name in _SECONDS:

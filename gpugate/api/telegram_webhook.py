@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 from attrs import field, frozen
 
-from gpugate.api.gpu import OwnRoute, OwnRoutes
+from gpugate.api.gpu import ApiRoute, ApiRoutes
 from gpugate.errors import InvalidRequest, InvalidToken, PathNotFound, ShuttingDown
 from gpugate.proxy.request_body import read_body
 from gpugate.proxy.request_context import RequestContext
@@ -27,7 +27,7 @@ Take = Callable[[Mapping[str, Any]], bool]
 
 
 @frozen
-class TelegramHook:
+class TelegramWebhook:
     """The endpoint.
 
     Attributes:
@@ -38,9 +38,9 @@ class TelegramHook:
     secret: str | None = field(repr=False)
     take: Take
 
-    def routes(self) -> OwnRoutes:
+    def routes(self) -> ApiRoutes:
         """The endpoint, for the gate's table."""
-        return {PATH: {"POST": OwnRoute(self.update, public=True)}}
+        return {PATH: {"POST": ApiRoute(self.update, public=True)}}
 
     async def update(self, call: RequestContext) -> web.StreamResponse:
         """Take one update; its work comes later."""

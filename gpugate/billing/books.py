@@ -8,13 +8,13 @@ from typing import Protocol
 from attrs import frozen
 
 from gpugate.billing.model import BY_HAND
-from gpugate.billing.usage import Uses
+from gpugate.billing.usage import UsageTracker
 from gpugate.lifecycle.event_bus import News
 from gpugate.provider_api import PodReport
 
 
 @frozen(kw_only=True)
-class Starter:
+class StartOrigin:
     """Who wants the pod that is about to be started.
 
     Attributes:
@@ -29,48 +29,48 @@ class Starter:
 
 
 @frozen(kw_only=True)
-class StartBound:
+class StartTimeBound:
     """What the ledger knows of the beginning of a run that a provider reports.
 
     Attributes:
         earliest: a start time before it is not believed; None: every one may be true.
-        instead: where a run that is not believed is billed from; None: from `earliest`.
-        what: the entry of the ledger that `earliest` comes from and its instant, for people.
+        fallback: where a run that is not believed is billed from; None: from `earliest`.
+        source: the entry of the ledger that `earliest` comes from and its instant, for people.
     """
 
     earliest: datetime | None = None
-    instead: datetime | None = None
-    what: str = ""
+    fallback: datetime | None = None
+    source: str = ""
 
 
 class Books(Protocol):
     """Sessions and their uses."""
 
     @property
-    def uses(self) -> Uses:
+    def usage(self) -> UsageTracker:
         """Where the requests that use the pod are noted."""
 
-    async def intend(self, provider: str, starter: Starter) -> None:
+    async def record_start_intent(self, provider: str, starter: StartOrigin) -> None:
         """Write down that this provider is about to be asked for a pod.
 
         Raises:
             LedgerError: it could not be written, so the provider must not be asked.
         """
 
-    def saw(self, provider: str, report: PodReport) -> None:
+    def on_report(self, provider: str, report: PodReport) -> None:
         """The provider said what its pod is doing."""
 
-    def stops(self, providers: frozenset[str]) -> None:
+    def on_stops_changed(self, providers: frozenset[str]) -> None:
         """The providers at which a stop is under way, whenever they change."""
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """Write what is known by now, as far as the disk lets itself be written."""
 
-    def start_bound(self, provider: str, report: PodReport) -> StartBound:
+    def start_time_bound(self, provider: str, report: PodReport) -> StartTimeBound:
         """What the ledger knows of the beginning of the run in this report."""
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by the books of an earlier gateway; None: not in them."""
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         """Listen to the lifecycle."""

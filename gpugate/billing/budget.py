@@ -32,10 +32,10 @@ OPEN_RECHECK_S = 60.0
 """While a pod is billed: its rate may change, or be unknown."""
 RECHECK_S = 3600.0
 """While none is: the clock may be set."""
-SOONEST_RECHECK_S = 0.1
+MIN_RECHECK_S = 0.1
 
 
-class Rate(Protocol):
+class SessionRate(Protocol):
     """A session that is open, as far as the budget cares."""
 
     @property
@@ -43,10 +43,10 @@ class Rate(Protocol):
         """What it costs per hour; None where nobody tells."""
 
 
-class Spending(Protocol):
+class SpendingQueries(Protocol):
     """What was spent, open sessions until now included; all of it raises `LedgerError`."""
 
-    async def session(self) -> Rate | None:
+    async def session(self) -> SessionRate | None:
         """The session that is open, if one is."""
 
     async def spent_in_month(self, month: str | None = None) -> Decimal:
@@ -56,18 +56,18 @@ class Spending(Protocol):
         """The same by user."""
 
 
-class Told(Protocol):
+class ThresholdStore(Protocol):
     """What was told of each month, across restarts; `billing.model.Ledger` keeps it."""
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         """The highest threshold that was told of this month, 0 for none."""
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """Remember that this threshold was told."""
 
 
 @frozen(kw_only=True)
-class Limits:
+class BudgetLimits:
     """`[cost]`: the month's budget, above 0, and the share of it that each user has, 0 for all of it."""
 
     monthly: Decimal
@@ -75,111 +75,111 @@ class Limits:
     currency: str = "USD"
 
 
-class Budget:
+class BudgetMonitor:
     """The month's budget.
 
     Args:
         judge: takes who may have a pod started; called when that changes.
-        tell: takes `BudgetCrossed`.
+        publish: takes `BudgetCrossed`.
         warn: takes a line for the log; True with it if it is an alarm.
         wall: the time, aware; months are UTC's.
     """
 
     def __init__(
         self,
-        limits: Limits,
-        spending: Spending,
-        told: Told,
+        limits: BudgetLimits,
+        spending: SpendingQueries,
+        thresholds: ThresholdStore,
         *,
-        judge: Callable[[BudgetVerdict], None],
-        tell: Listener,
+        on_verdict: Callable[[BudgetVerdict], None],
+        publish: Listener,
         warn: Callable[[str, bool], None],
         wall: Callable[[], datetime],
         on_crash: CrashListener | None = None,
     ) -> None:
-        self.judged = BudgetVerdict()
+        self.verdict = BudgetVerdict()
         self._limits = limits
         self._spending = spending
-        self._told = told
-        self._judge = judge
-        self._tell = tell
+        self._thresholds = thresholds
+        self._on_verdict = on_verdict
+        self._publish = publish
         self._warn = warn
         self._wall = wall
         self._on_crash = on_crash
-        self._month = ""  # that `judged` is about
-        self._blind = False
+        self._month = ""  # that `verdict` is about
+        self._unavailable = False
         self._soon = asyncio.Event()
         self._task: Supervised | None = None
 
-    async def open(self) -> BudgetVerdict:
+    async def prepare(self) -> BudgetVerdict:
         """Take the first look, before anybody can ask for a start; tells nothing yet."""
         try:
-            await self._look(self._wall().astimezone(UTC))
+            await self._evaluate(self._wall().astimezone(UTC))
         except LedgerError as error:
-            self._lose_sight(error)
-        return self.judged
+            self._mark_unavailable(error)
+        return self.verdict
 
-    def watch(self) -> None:
+    def start(self) -> None:
         """From now on judge and tell: the lifecycle is open."""
-        self._judge(self.judged)
-        self._task = Supervised(self._watch, "budget", on_crash=self._on_crash)
+        self._on_verdict(self.verdict)
+        self._task = Supervised(self._evaluate_for_ever, "budget", on_crash=self._on_crash)
 
     async def aclose(self) -> None:
         """Watch no more."""
         if self._task is not None:
             await self._task.aclose()
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         """A session that begins or ends changes what is spent."""
         if isinstance(news, SessionBegan | SessionEnded):
             self._soon.set()
 
-    async def _watch(self) -> None:
+    async def _evaluate_for_ever(self) -> None:
         while True:
             self._soon.clear()
-            pause_s = await self._step()
+            pause_s = await self._evaluate_and_publish()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._soon.wait()
 
-    async def _step(self) -> float:
+    async def _evaluate_and_publish(self) -> float:
         """Look, bar or release, tell; return how long nothing can change by itself."""
-        now, was = self._wall().astimezone(UTC), self.judged
+        now, was = self._wall().astimezone(UTC), self.verdict
         try:
-            spent = await self._look(now)
-            self._pass_on(was)
-            await self._tell_crossed(month_of(now), spent)
+            spent = await self._evaluate(now)
+            self._publish_verdict(was)
+            await self._publish_thresholds(month_of(now), spent)
             pause_s = await self._pause_s(now, spent)
         except LedgerError as error:
-            self._pass_on(was)
-            self._lose_sight(error)
+            self._publish_verdict(was)
+            self._mark_unavailable(error)
             return OPEN_RECHECK_S
-        if self._blind:
-            self._blind = False
+        if self._unavailable:
+            self._unavailable = False
             self._warn("the month's budget is watched again", False)
         return pause_s
 
-    def _pass_on(self, was: BudgetVerdict) -> None:
-        if self.judged != was:
-            self._judge(self.judged)
+    def _publish_verdict(self, was: BudgetVerdict) -> None:
+        if self.verdict != was:
+            self._on_verdict(self.verdict)
 
-    async def _look(self, now: datetime) -> Decimal:
+    async def _evaluate(self, now: datetime) -> Decimal:
         """Find out what was spent, and who may have a pod started because of it."""
         month = month_of(now)
         if month != self._month:  # the old month's sums bar nobody in the new one
-            self._month, self.judged = month, BudgetVerdict()
+            self._month, self.verdict = month, BudgetVerdict()
         spent = await self._spending.spent_in_month(month)
         users = await self._spending.spent_by_user(month) if self._limits.user_share else {}
-        self.judged = judge(self._limits, now, spent, users)
+        self.verdict = evaluate(self._limits, now, spent, users)
         return spent
 
-    async def _tell_crossed(self, month: str, spent: Decimal) -> None:
+    async def _publish_thresholds(self, month: str, spent: Decimal) -> None:
         """Tell each threshold once; one that was passed in a jump is told as well, in order."""
-        told = await self._told.budget_told(month)
+        told = await self._thresholds.last_notified_threshold(month)
         for percent in THRESHOLDS:
             if percent > told and spent * 100 >= self._limits.monthly * percent:
-                await self._told.tell_budget(month, percent)
-                self._tell(
+                await self._thresholds.mark_threshold_notified(month, percent)
+                self._publish(
                     BudgetCrossed(percent=percent, spent=spent, budget=self._limits.monthly, month=month)
                 )
 
@@ -187,21 +187,23 @@ class Budget:
         turn_s = (next_month(now) - now).total_seconds()
         session = await self._spending.session()
         if session is None:
-            return max(SOONEST_RECHECK_S, min(RECHECK_S, turn_s))
+            return max(MIN_RECHECK_S, min(RECHECK_S, turn_s))
         crossing_s = OPEN_RECHECK_S
         if session.hourly_rate:
             missing = [self._limits.monthly * percent / 100 - spent for percent in THRESHOLDS]
             ahead = [float(sum_ * SECONDS_PER_HOUR / session.hourly_rate) for sum_ in missing if sum_ > 0]
             crossing_s = min(ahead, default=OPEN_RECHECK_S)
-        return max(SOONEST_RECHECK_S, min(OPEN_RECHECK_S, turn_s, crossing_s))
+        return max(MIN_RECHECK_S, min(OPEN_RECHECK_S, turn_s, crossing_s))
 
-    def _lose_sight(self, error: LedgerError) -> None:
-        if not self._blind:
-            self._blind = True
+    def _mark_unavailable(self, error: LedgerError) -> None:
+        if not self._unavailable:
+            self._unavailable = True
             self._warn(f"the month's budget cannot be watched, no further start is barred: {error}", True)
 
 
-def judge(limits: Limits, now: datetime, spent: Decimal, users: Mapping[str, Decimal]) -> BudgetVerdict:
+def evaluate(
+    limits: BudgetLimits, now: datetime, spent: Decimal, users: Mapping[str, Decimal]
+) -> BudgetVerdict:
     """Who may have a pod started after this was spent."""
     month, turn = month_of(now), next_month(now).date()
     budget = f"{limits.monthly.normalize():f} {limits.currency}"

@@ -11,7 +11,7 @@ from attrs import define
 
 
 @define
-class Meter:
+class FairShareMeter:
     """Shares of time, in seconds.
 
     Attributes:
@@ -21,30 +21,30 @@ class Meter:
 
     running: int = 0
     busy_s: float = 0.0
-    _each: float = 0.0
-    _at: float = 0.0
+    _share_total_s: float = 0.0
+    _advanced_at: float = 0.0
 
-    def enter(self, now: float) -> float:
-        """One more runs; returns the mark that `share` wants."""
-        self._advance(now)
+    def start(self, now: float) -> float:
+        """One more runs; returns the mark that `share_so_far` wants."""
+        self._advance_to(now)
         self.running += 1
-        return self._each
+        return self._share_total_s
 
-    def leave(self, mark: float, now: float) -> float:
+    def finish(self, mark: float, now: float) -> float:
         """One that entered at `mark` has ended; returns its seconds."""
-        self._advance(now)
+        self._advance_to(now)
         self.running -= 1
-        return self._each - mark
+        return self._share_total_s - mark
 
-    def share(self, mark: float, now: float) -> float:
+    def share_so_far(self, mark: float, now: float) -> float:
         """The seconds so far of one that entered at `mark` and still runs."""
-        self._advance(now)
-        return self._each - mark
+        self._advance_to(now)
+        return self._share_total_s - mark
 
-    def _advance(self, now: float) -> None:
-        passed = now - self._at
+    def _advance_to(self, now: float) -> None:
+        passed = now - self._advanced_at
         if passed > 0.0:
-            self._at = now
+            self._advanced_at = now
             if self.running:
-                self._each += passed / self.running
+                self._share_total_s += passed / self.running
                 self.busy_s += passed

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import attrs
 
-from gpugate.billing.model import Ledger, Session, Use
+from gpugate.billing.model import Ledger, PodUsage, Session
 
 
 class SplitLedger:
@@ -33,13 +33,13 @@ class SplitLedger:
         else:
             await self._real.put(session)
 
-    async def put_uses(self, uses: Sequence[Use]) -> None:
+    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
         """Write these uses, the real ones first; one with the same session and id replaces the older."""
         simulated = [use for use in uses if use.session_id in self._simulated_ids]
         if real := [use for use in uses if use.session_id not in self._simulated_ids]:
-            await self._real.put_uses(real)
+            await self._real.put_usage(real)
         if simulated:
-            await self._simulated.put_uses(simulated)
+            await self._simulated.put_usage(simulated)
 
     async def open_sessions(self) -> list[Session]:
         """Those without an end, oldest first; simulated ones of an older gpugate in `real` are ended."""
@@ -66,18 +66,18 @@ class SplitLedger:
         ]
         return sorted(rows, key=lambda row: (row.began_at, row.id))
 
-    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
         """The uses of which some part lies between."""
-        uses = [*await self._real.uses(since, until), *await self._simulated.uses(since, until)]
+        uses = [*await self._real.usage(since, until), *await self._simulated.usage(since, until)]
         return sorted(uses, key=lambda use: (use.began_at, use.id))
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         """The highest threshold that was told of this month, 0 for none."""
-        return await self._real.budget_told(month)
+        return await self._real.last_notified_threshold(month)
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """Remember that this threshold was told."""
-        await self._real.tell_budget(month, percent)
+        await self._real.mark_threshold_notified(month, percent)
 
     async def aclose(self) -> None:
         """Nothing: the two ledgers are closed by the code that opened them."""

@@ -1,7 +1,7 @@
 """The ledger port: what was paid for, on disk before it is; knows nothing of SQL, of HTTP or of a clock.
 
 A `Session` is one billed stretch (docs/api.md#sessions); its row is written whole at every step of its life.
-A `Use` is a part of a session's seconds that belongs to one request and its user.
+A `PodUsage` is a part of a session's seconds that belongs to one request and its user.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Session:
         end_reason: in one word or few, such as "idle", "hand", "failed start"; empty while open.
         cost: at its end, unrounded; None while open or where there is no rate.
         seen_at: when it was last seen on its way or running; at most a minute old while it lives.
-        anchor: what this machine's steady clock read at `began_at`, as "<boot>:<seconds>": a calendar that
-            is set back must not make a session cheaper. Empty where that is not known.
+        clock_anchor: what this machine's steady clock read at `began_at`, as "<boot>:<seconds>": a calendar
+            that is set back must not make a session cheaper. Empty where that is not known.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Session:
     end_reason: str = ""
     cost: Decimal | None = None
     seen_at: datetime | None = None
-    anchor: str = ""
+    clock_anchor: str = ""
 
     @property
     def began_at(self) -> datetime:
@@ -84,7 +84,7 @@ class Session:
 
 
 @frozen(kw_only=True)
-class Use:
+class PodUsage:
     """A part of a session's seconds.
 
     Attributes:
@@ -114,7 +114,7 @@ class Ledger(Protocol):
     async def put(self, session: Session) -> None:
         """Write this session's row whole, new or not."""
 
-    async def put_uses(self, uses: Sequence[Use]) -> None:
+    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
         """Write these uses; one with the same session and id replaces the older."""
 
     async def open_sessions(self) -> list[Session]:
@@ -126,13 +126,13 @@ class Ledger(Protocol):
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
         """Those of which some part lies between, oldest first; open ones last until now."""
 
-    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
         """The uses of which some part lies between."""
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         """The highest threshold (0, 50, 80, 100) that was told of this month ("2026-11")."""
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """Remember that this threshold was told."""
 
     async def aclose(self) -> None:

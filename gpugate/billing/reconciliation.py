@@ -11,8 +11,8 @@ from decimal import Decimal
 from attrs import field, frozen
 
 from gpugate.billing import cost_math
-from gpugate.billing.cost_math import Span
-from gpugate.billing.reports import Costs
+from gpugate.billing.cost_math import TimeSpan
+from gpugate.billing.reports import CostQueries
 from gpugate.errors import ProviderError
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Charge, Provider
@@ -23,7 +23,7 @@ NOTHING = Decimal(0)
 
 
 @frozen(kw_only=True)
-class Compared:
+class ProviderComparison:
     """One provider's month.
 
     Attributes:
@@ -43,15 +43,15 @@ class Compared:
 
 
 @frozen(kw_only=True)
-class Reconciled:
+class ReconciliationReport:
     """A month ("2026-11", UTC) at every provider that is configured or was paid in it."""
 
     month: str
     currency: str
-    providers: Sequence[Compared]
+    providers: Sequence[ProviderComparison]
 
 
-class Reconcile:
+class BillReconciler:
     """Asks the providers for their bills, all at once; one that fails spoils nothing for the others.
 
     Args:
@@ -59,26 +59,30 @@ class Reconcile:
     """
 
     def __init__(
-        self, spent: Costs, providers: Sequence[NamedProvider], currency: str, wall: Callable[[], datetime]
+        self,
+        spent: CostQueries,
+        providers: Sequence[NamedProvider],
+        currency: str,
+        wall: Callable[[], datetime],
     ) -> None:
         self._costs = spent
         self._providers = {named.name: named.provider for named in providers}
         self._currency = currency
         self._wall = wall
 
-    async def month(self, month: str | None = None) -> Reconciled:
+    async def month(self, month: str | None = None) -> ReconciliationReport:
         """A month, or the present one so far. ValueError: that is no month. LedgerError."""
         now = self._wall()
         summary = await self._costs.summary(month or cost_math.month_of(now))
         span = cost_math.month_span(summary.month)
-        span = Span(span.since, min(span.until, now))
+        span = TimeSpan(span.since, min(span.until, now))
         estimates = {line.name: line.cost for line in summary.by_provider}
         pods = await self._pods()
         names = [*self._providers, *sorted(set(estimates) - set(self._providers))]
         compared = await asyncio.gather(
             *(self._compare(name, estimates.get(name, NOTHING), pods[name], span) for name in names)
         )
-        return Reconciled(month=summary.month, currency=self._currency, providers=compared)
+        return ReconciliationReport(month=summary.month, currency=self._currency, providers=compared)
 
     async def _pods(self) -> Mapping[str, set[str]]:
         """Every pod of the ledger by provider: the disk of one that was stopped in May is billed in June."""
@@ -88,27 +92,31 @@ class Reconcile:
                 pods[row.session.provider].add(row.session.pod_id)
         return pods
 
-    async def _compare(self, name: str, estimate: Decimal, pods: Collection[str], span: Span) -> Compared:
+    async def _compare(
+        self, name: str, estimate: Decimal, pods: Collection[str], span: TimeSpan
+    ) -> ProviderComparison:
         provider = self._providers.get(name)
         if provider is None:
-            return Compared(provider=name, estimate=estimate, note="not configured any more")
+            return ProviderComparison(provider=name, estimate=estimate, note="not configured any more")
         if not provider.capabilities.billing_api:
-            return Compared(provider=name, estimate=estimate, note="this provider has no billing API")
+            return ProviderComparison(
+                provider=name, estimate=estimate, note="this provider has no billing API"
+            )
         if not span.seconds:
-            return Compared(provider=name, estimate=estimate, note="this month has not begun")
+            return ProviderComparison(provider=name, estimate=estimate, note="this month has not begun")
         try:
             charges = await _bill(provider, span)
         except ProviderError as error:
-            return Compared(provider=name, estimate=estimate, note=" ".join(str(error).split()))
+            return ProviderComparison(provider=name, estimate=estimate, note=" ".join(str(error).split()))
         return self._beside(name, estimate, pods, charges)
 
     def _beside(
         self, name: str, estimate: Decimal, pods: Collection[str], charges: Sequence[Charge]
-    ) -> Compared:
+    ) -> ProviderComparison:
         foreign = sorted({charge.currency for charge in charges} - {self._currency})
         if foreign:
             note = f"billed in {', '.join(foreign)}: cost.currency is {self._currency}"
-            return Compared(provider=name, estimate=estimate, note=note)
+            return ProviderComparison(provider=name, estimate=estimate, note=note)
         parts: dict[str, Decimal] = defaultdict(Decimal)
         others = NOTHING
         for charge in charges:
@@ -117,7 +125,7 @@ class Reconcile:
             else:
                 others += charge.amount
         note = "billed for pods that are not in the ledger too: see to them there" if others else ""
-        return Compared(
+        return ProviderComparison(
             provider=name,
             estimate=estimate,
             bill=sum(parts.values(), NOTHING),
@@ -127,7 +135,7 @@ class Reconcile:
         )
 
 
-async def _bill(provider: Provider, span: Span) -> Sequence[Charge]:
+async def _bill(provider: Provider, span: TimeSpan) -> Sequence[Charge]:
     """The bill in bounded time; whatever a plugin does wrong is one of our errors."""
     try:
         async with asyncio.timeout(BILL_LIMIT_S):

@@ -9,7 +9,7 @@ from decimal import Decimal
 from attrs import evolve, field, frozen
 
 from gpugate.billing import cost_math
-from gpugate.billing.cost_math import Bill, Group, Part, ReceiptLine, Span
+from gpugate.billing.cost_math import CostBreakdown, CostGroup, ReceiptLine, TimeAndCost, TimeSpan
 from gpugate.billing.model import Ledger, Session
 from gpugate.lifecycle.status import PodStatus
 
@@ -29,7 +29,7 @@ class SessionCost:
 
 
 @frozen(kw_only=True)
-class Line:
+class CostLine:
     """A provider's, day's or user's part of a month; rounded, so that all lines sum to the whole."""
 
     name: str
@@ -39,24 +39,26 @@ class Line:
 
 
 @frozen(kw_only=True)
-class Summary:
-    """`cost/summary` of docs/api.md#costs, and beside it what `billing.cost_math.Bill` shows apart."""
+class CostSummary:
+    """`cost/summary` of docs/api.md#costs, and beside it what `billing.cost_math.CostBreakdown` shows
+    apart.
+    """
 
     month: str
     session_count: int
     total_hours: Decimal
     estimated_total: Decimal
     currency: str
-    by_provider: Sequence[Line]
-    by_day: Sequence[Line]
-    by_user: Sequence[Line]
-    failed_starts: Line
-    stopped_disk: Line
+    by_provider: Sequence[CostLine]
+    by_day: Sequence[CostLine]
+    by_user: Sequence[CostLine]
+    failed_starts: CostLine
+    stopped_disk: CostLine
     warnings: Sequence[str] = field(factory=tuple)
 
 
 @frozen(kw_only=True)
-class SessionRow:
+class BilledSession:
     """A billed session as `cost/sessions` lists it; of an open one what it cost so far."""
 
     session: Session
@@ -64,7 +66,7 @@ class SessionRow:
     cost: Decimal | None
 
 
-class Costs:
+class CostQueries:
     """What was spent.
 
     Every call but none else reads the disk; all raise `LedgerError`.
@@ -73,7 +75,7 @@ class Costs:
         status: of the pod, as it is now.
         currency: the configured one; sessions in another are listed, and left out of every sum.
         wall: the calendar.
-        settle: brings the ledger up to date before it is read.
+        flush: brings the ledger up to date before it is read.
         simulated: the providers whose sessions cost nothing; they are listed, and left out of every sum.
     """
 
@@ -83,14 +85,14 @@ class Costs:
         status: Callable[[], PodStatus | None],
         currency: str,
         wall: Callable[[], datetime],
-        settle: Callable[[], Awaitable[None]] | None = None,
+        flush: Callable[[], Awaitable[None]] | None = None,
         simulated: Collection[str] = (),
     ) -> None:
         self._ledger = ledger
         self._status = status
         self._currency = currency
         self._wall = wall
-        self._settle = settle
+        self._flush = flush
         self._simulated = frozenset(simulated)
 
     async def session(self) -> SessionCost | None:
@@ -106,26 +108,26 @@ class Costs:
             hourly_rate=status.hourly_rate,
         )
 
-    async def summary(self, month: str | None = None) -> Summary:
+    async def summary(self, month: str | None = None) -> CostSummary:
         """A month ("2026-11", UTC), or the present one. ValueError: that is no month."""
         month = month or cost_math.month_of(self._wall())
         span = cost_math.month_span(month)
-        bill, simulated = await self._bill(span), await self._count_simulated(span)
-        return Summary(
+        bill, simulated = await self._breakdown(span), await self._count_simulated(span)
+        return CostSummary(
             month=month,
             session_count=bill.sessions,
-            total_hours=(bill.whole.seconds / cost_math.SECONDS_PER_HOUR).quantize(cost_math.QUANTUM),
-            estimated_total=bill.whole.cost.quantize(cost_math.QUANTUM),
+            total_hours=(bill.total.seconds / cost_math.SECONDS_PER_HOUR).quantize(cost_math.QUANTUM),
+            estimated_total=bill.total.cost.quantize(cost_math.QUANTUM),
             currency=self._currency,
-            by_provider=_lines(bill.by_provider, bill.whole),
-            by_day=_lines(bill.by_day, bill.whole),
-            by_user=_lines(bill.by_user, bill.whole),
+            by_provider=_lines(bill.by_provider, bill.total),
+            by_day=_lines(bill.by_day, bill.total),
+            by_user=_lines(bill.by_user, bill.total),
             failed_starts=_line(bill.failed_starts),
-            stopped_disk=_line(Group(name="", part=bill.stopped_disk)),
+            stopped_disk=_line(CostGroup(name="", amount=bill.stopped_disk)),
             warnings=[*_warnings(bill, self._currency), *_simulated_warnings(simulated)],
         )
 
-    async def sessions(self, since: datetime | None, until: datetime | None) -> list[SessionRow]:
+    async def sessions(self, since: datetime | None, until: datetime | None) -> list[BilledSession]:
         """The billed sessions that began in this span, oldest first; `until` is not in it."""
         first, last = since or BEGINNING, until or END
         now = self._wall()
@@ -135,56 +137,58 @@ class Costs:
             if session.started_at is not None and first <= session.started_at < last
         ]
 
-    async def receipt(self, session_id: str) -> tuple[SessionRow, list[ReceiptLine]] | None:
+    async def receipt(self, session_id: str) -> tuple[BilledSession, list[ReceiptLine]] | None:
         """Whose the seconds of this session are; None if there is none of that name."""
         now = self._wall()
         for session in await self._between(BEGINNING, END):
             if session.id == session_id:
                 life = cost_math.lifetime(session, now)
-                uses = await self._ledger.uses(life.since, life.until)
+                uses = await self._ledger.usage(life.since, life.until)
                 own = [use for use in uses if use.session_id == session_id]
                 return _row(session, now), cost_math.receipt(session, own, now)
         return None
 
     async def spent(self, since: datetime, until: datetime) -> Decimal:
         """In this span, unrounded, open sessions until now included."""
-        return (await self._bill(Span(since, until))).whole.cost
+        return (await self._breakdown(TimeSpan(since, until))).total.cost
 
     async def spent_in_month(self, month: str | None = None) -> Decimal:
         """The same in a month, or the present one."""
-        return (await self._bill(cost_math.month_span(month or cost_math.month_of(self._wall())))).whole.cost
+        return (
+            await self._breakdown(cost_math.month_span(month or cost_math.month_of(self._wall())))
+        ).total.cost
 
     async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
         """The same by user; warm-up and idle are nobody's, and left out."""
-        bill = await self._bill(cost_math.month_span(month or cost_math.month_of(self._wall())))
+        bill = await self._breakdown(cost_math.month_span(month or cost_math.month_of(self._wall())))
         nobody = (cost_math.WARM_UP, cost_math.IDLE)
-        return {group.name: group.part.cost for group in bill.by_user if group.name not in nobody}
+        return {group.name: group.amount.cost for group in bill.by_user if group.name not in nobody}
 
     async def today(self) -> Decimal:
         """Since midnight, UTC."""
         now = self._wall()
         return await self.spent(cost_math.midnight(now.astimezone(UTC).date()), now)
 
-    async def _bill(self, span: Span) -> Bill:
+    async def _breakdown(self, span: TimeSpan) -> CostBreakdown:
         rows = await self._between(BEGINNING, span.until)  # older ones: their disks cost on
         sessions = [row for row in rows if row.provider not in self._simulated]
-        uses = await self._ledger.uses(span.since, span.until)
-        return cost_math.bill(sessions, uses, span, self._wall(), self._currency)
+        uses = await self._ledger.usage(span.since, span.until)
+        return cost_math.cost_breakdown(sessions, uses, span, self._wall(), self._currency)
 
-    async def _count_simulated(self, span: Span) -> int:
+    async def _count_simulated(self, span: TimeSpan) -> int:
         rows = await self._between(span.since, span.until)
         return sum(row.provider in self._simulated and row.started_at is not None for row in rows)
 
     async def _between(self, since: datetime, until: datetime) -> list[Session]:
-        if self._settle is not None:
-            await self._settle()
+        if self._flush is not None:
+            await self._flush()
         rows = await self._ledger.sessions(since, until)
         return [_costless(row) if row.provider in self._simulated else row for row in rows]
 
 
 def _costless(row: Session) -> Session:
     """The session of a simulated pod: what it pretends to cost was never paid."""
-    return evolve(row, hourly_rate=cost_math.NOTHING, stopped_rate=None, cost=row.cost and cost_math.NOTHING)
+    return evolve(row, hourly_rate=cost_math.ZERO, stopped_rate=None, cost=row.cost and cost_math.ZERO)
 
 
 def _simulated_warnings(count: int) -> list[str]:
@@ -194,32 +198,32 @@ def _simulated_warnings(count: int) -> list[str]:
     return [f"{some} left out: no money was spent"]
 
 
-def _lines(groups: Sequence[Group], whole: Part) -> list[Line]:
+def _lines(groups: Sequence[CostGroup], whole: TimeAndCost) -> list[CostLine]:
     return [
-        Line(name=group.name, session_count=group.sessions, hours=share.hours, cost=share.cost)
-        for group, share in zip(groups, cost_math.shares(groups, whole), strict=True)
+        CostLine(name=group.name, session_count=group.sessions, hours=share.hours, cost=share.cost)
+        for group, share in zip(groups, cost_math.rounded_groups(groups, whole), strict=True)
     ]
 
 
-def _line(group: Group) -> Line:
-    return Line(
+def _line(group: CostGroup) -> CostLine:
+    return CostLine(
         name=group.name,
         session_count=group.sessions,
-        hours=(group.part.seconds / cost_math.SECONDS_PER_HOUR).quantize(cost_math.QUANTUM),
-        cost=group.part.cost.quantize(cost_math.QUANTUM),
+        hours=(group.amount.seconds / cost_math.SECONDS_PER_HOUR).quantize(cost_math.QUANTUM),
+        cost=group.amount.cost.quantize(cost_math.QUANTUM),
     )
 
 
-def _row(session: Session, now: datetime) -> SessionRow:
-    part = cost_math.part_of(session, cost_math.lifetime(session, now))
+def _row(session: Session, now: datetime) -> BilledSession:
+    part = cost_math.cost_of(session, cost_math.lifetime(session, now))
     if session.started_at is None:
-        part = Part()
-    return SessionRow(
+        part = TimeAndCost()
+    return BilledSession(
         session=session, seconds=part.seconds, cost=None if session.hourly_rate is None else part.cost
     )
 
 
-def _warnings(bill: Bill, currency: str) -> list[str]:
+def _warnings(bill: CostBreakdown, currency: str) -> list[str]:
     said = []
     if bill.unpriced:
         some = "1 session" if bill.unpriced == 1 else f"{bill.unpriced} sessions"

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from gpugate.billing.model import Session, Use
+from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
 
 T = TypeVar("T")
@@ -81,15 +81,18 @@ STEPS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
 )
 """What brings a file from one schema version (`PRAGMA user_version`) to the next; only ever added to."""
 
-_SESSION = tuple(field.name for field in attrs.fields(Session))
-_USE = tuple(field.name for field in attrs.fields(Use))
+_COLUMNS = {"clock_anchor": "anchor"}
+"""The columns whose name is not the attribute's."""
+_ATTRIBUTES = {column: attribute for attribute, column in _COLUMNS.items()}
+_SESSION = tuple(_COLUMNS.get(field.name, field.name) for field in attrs.fields(Session))
+_USAGE = tuple(field.name for field in attrs.fields(PodUsage))
 _TABLES = {
     "sessions": frozenset(_SESSION),
-    "uses": frozenset(_USE),
+    "uses": frozenset(_USAGE),
     "budgets": frozenset({"month", "percent"}),
 }
 """The columns that are read and written here."""
-_INSTANTS = frozenset(name for name in (*_SESSION, *_USE) if name.endswith("_at"))
+_INSTANTS = frozenset(name for name in (*_SESSION, *_USAGE) if name.endswith("_at"))
 _AMOUNTS = frozenset({"hourly_rate", "stopped_rate", "cost", "seconds"})
 
 
@@ -126,9 +129,9 @@ class SqliteLedger:
         """Write this session's row whole, new or not."""
         await self._write(_upsert("sessions", _SESSION), [_row(session)])
 
-    async def put_uses(self, uses: Sequence[Use]) -> None:
+    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
         """Write these uses; one with the same session and id replaces the older."""
-        await self._write(_upsert("uses", _USE), [_row(use) for use in uses])
+        await self._write(_upsert("uses", _USAGE), [_row(use) for use in uses])
 
     async def open_sessions(self) -> list[Session]:
         """Those without an end, oldest first."""
@@ -154,21 +157,21 @@ class SqliteLedger:
         )
         return [Session(**_values(row)) for row in rows]
 
-    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
         """The uses of which some part lies between."""
         rows = await self._read(
             "SELECT * FROM uses WHERE began_at < ? AND ended_at >= ? ORDER BY began_at, id",
             _text(until),
             _text(since),
         )
-        return [Use(**_values(row)) for row in rows]
+        return [PodUsage(**_values(row)) for row in rows]
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         """The highest threshold that was told of this month, 0 for none."""
         rows = await self._read("SELECT percent FROM budgets WHERE month = ?", month)
         return int(rows[0]["percent"]) if rows else 0
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """Remember that this threshold was told."""
         await self._write(_upsert("budgets", ("month", "percent")), [(month, percent)])
 
@@ -268,7 +271,7 @@ def _upsert(table: str, columns: Sequence[str]) -> str:
     return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
-def _row(value: Session | Use) -> tuple[object, ...]:
+def _row(value: Session | PodUsage) -> tuple[object, ...]:
     return tuple(_stored(getattr(value, field.name)) for field in attrs.fields(type(value)))
 
 
@@ -284,7 +287,8 @@ def _text(at: datetime) -> str:
 
 
 def _values(row: sqlite3.Row) -> dict[str, Any]:
-    return {name: _loaded(name, row[name]) for name in row.keys()}  # noqa: SIM118  (a Row iterates its values)
+    names = row.keys()  # a Row itself iterates its values
+    return {_ATTRIBUTES.get(name, name): _loaded(name, row[name]) for name in names}
 
 
 def _loaded(name: str, stored: Any) -> object:

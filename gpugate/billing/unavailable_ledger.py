@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NoReturn
 
-from gpugate.billing.model import Session, Use
+from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
 
 
-class ClosedLedger:
+class UnavailableLedger:
     """Stands in for a ledger file that is damaged, of a newer gpugate, or not to be written."""
 
     def __init__(self, error: LedgerError) -> None:
@@ -23,7 +23,7 @@ class ClosedLedger:
         """Raises LedgerError."""
         self._refuse()
 
-    async def put_uses(self, uses: Sequence[Use]) -> None:
+    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
         """Raises LedgerError."""
         self._refuse()
 
@@ -39,15 +39,15 @@ class ClosedLedger:
         """Raises LedgerError."""
         self._refuse()
 
-    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
         """Raises LedgerError."""
         self._refuse()
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         """Raises LedgerError."""
         self._refuse()
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """Raises LedgerError."""
         self._refuse()
 

@@ -15,7 +15,7 @@ from gpugate.bot import messages
 from gpugate.bot.messenger import Chat, Heard, PhotoTrouble
 from gpugate.core.states import Status
 from gpugate.generation import image_format
-from gpugate.generation.fantasy import Fantasies, Fantasy
+from gpugate.generation.fantasy import Fantasy, FantasyService
 from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import CrashListener, spawn
@@ -29,7 +29,7 @@ class Dreaming:
     """Tells and illustrates what a photo shows."""
 
     lifecycle: Lifecycle
-    fantasies: Fantasies
+    fantasies: FantasyService
     on_crash: CrashListener | None = None
 
     async def dream(self, heard: Heard, chat: Chat, prompt: str) -> None:
@@ -38,16 +38,16 @@ class Dreaming:
         warm = self.lifecycle.word is Status.READY
         await chat.say(messages.ON_IT if warm else messages.ON_IT_COLD)
         try:
-            image = image_format.read(await heard.photo())
+            image = image_format.read_checked_image(await heard.photo())
         except PhotoTrouble as error:
             await chat.say(messages.sentences(str(error)))
-        except image_format.NoImage as error:
+        except image_format.InvalidImage as error:
             await chat.say(messages.unusable(str(error)))
         else:
-            telling = self.fantasies.telling(image, prompt)
+            telling = self.fantasies.story_request(image, prompt)
             async with self._busy(chat):
                 with self.lifecycle.acquire(model=telling.model, user=heard.user) as lease:
-                    fantasy = await self.fantasies.dream(LeasedCall(self.lifecycle, lease), telling)
+                    fantasy = await self.fantasies.generate(LeasedCall(self.lifecycle, lease), telling)
             await _show(fantasy, chat)
 
     @asynccontextmanager
@@ -69,9 +69,9 @@ class Dreaming:
 
 
 async def _show(fantasy: Fantasy, chat: Chat) -> None:
-    if fantasy.picture is None:
+    if fantasy.image is None:
         await chat.say(fantasy.story)
     else:
-        await chat.picture(fantasy.picture.image.data, fantasy.story)
+        await chat.picture(fantasy.image.image.data, fantasy.story)
     for warning in fantasy.warnings:
         await chat.say(messages.warned(warning))

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import aiohttp
 
-from gpugate.api.telegram_webhook import TelegramHook
+from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.bot.assistant import Assistant, CostBook
 from gpugate.bot.event_waiter import Watch
 from gpugate.bot.fantasy_job import Dreaming
@@ -19,7 +19,7 @@ from gpugate.bot.intents.ollama_parser import LocalIntents
 from gpugate.bot.notifier import Announcer, DailyCosts
 from gpugate.config import Settings
 from gpugate.errors import SettingsError
-from gpugate.generation.fantasy import Fantasies
+from gpugate.generation.fantasy import FantasyService
 from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.observability.log import log_crash
@@ -52,7 +52,7 @@ class BotRoom:
         *,
         lifecycle: Lifecycle,
         session: aiohttp.ClientSession,
-        fantasies: Fantasies,
+        fantasies: FantasyService,
         costs: Costs,
         state: Path,
         user_of: Callable[[str], str] = lambda provider: "",
@@ -99,7 +99,7 @@ class BotRoom:
             user_of=user_of,
             on_crash=log_crash,
         )
-        self.hook = TelegramHook(bot.secret_token if hooked else None, self._telegram.take)
+        self.hook = TelegramWebhook(bot.secret_token if hooked else None, self._telegram.take)
 
     def open(self) -> None:
         """Begin; neither Telegram nor the local Ollama need be there yet."""
@@ -141,6 +141,6 @@ class BotRoom:
         await self._telegram.tell(int(chat), text)
 
 
-def no_bot() -> TelegramHook:
+def no_bot() -> TelegramWebhook:
     """The endpoint of a gateway without a bot: there is nothing."""
-    return TelegramHook(None, lambda update: False)
+    return TelegramWebhook(None, lambda update: False)

@@ -21,7 +21,7 @@ _FENCES = re.compile(r"`{3,}")
 
 
 @frozen
-class Question:
+class CodeQuestion:
     """One request for help; `language` and `code` may be empty."""
 
     question: str
@@ -31,7 +31,7 @@ class Question:
 
 
 @frozen
-class Coding:
+class CodeAssist:
     """Builds the chat for the coding model.
 
     Attributes:
@@ -42,20 +42,20 @@ class Coding:
     model: str
     system: str = SYSTEM
 
-    def model_of(self, asked: Question) -> str:
+    def model_for(self, asked: CodeQuestion) -> str:
         """Who answers."""
         return asked.model or self.model
 
-    def chat(self, asked: Question) -> Mapping[str, object]:
+    def chat(self, asked: CodeQuestion) -> Mapping[str, object]:
         """The body of `POST /api/chat`, streamed."""
         messages = [
             {"role": "system", "content": self.system},
             {"role": "user", "content": _message(asked)},
         ]
-        return {"model": self.model_of(asked), "messages": messages, "stream": True}
+        return {"model": self.model_for(asked), "messages": messages, "stream": True}
 
 
-def _message(asked: Question) -> str:
+def _message(asked: CodeQuestion) -> str:
     """Language, code and question, each set off from the others."""
     parts = [f"Language: {asked.language}"] if asked.language else []
     if asked.code:

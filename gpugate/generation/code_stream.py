@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gpugate.errors import UpstreamBroken, UpstreamTimeout
-from gpugate.generation.text_model import PodSilent
+from gpugate.generation.text_model import PodUnreachable
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.proxy.forwarder import UpstreamPools, stream_error_tail
@@ -29,7 +29,7 @@ class CodeStream:
         self._relay = relay
         self._pools = pools
 
-    async def through(
+    async def stream(
         self,
         call: RequestContext,
         visit: LeasedCall,
@@ -63,13 +63,13 @@ class CodeStream:
             try:
                 return await self._relay.forward(call.request, pool, outgoing, answer)
             except UpstreamExchangeError as gone:
-                raise PodSilent("the pod's Ollama broke the connection") from gone
+                raise PodUnreachable("the pod's Ollama broke the connection") from gone
             except ResponseIntercepted as declined:
                 raise _refused(declined, model) from declined
 
         try:
             relayed = await visit.run(work)
-        except PodSilent as error:
+        except PodUnreachable as error:
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
         call.bytes_sent = relayed.bytes_sent
         return relayed
@@ -79,7 +79,9 @@ def _refused(declined: ResponseIntercepted, model: str) -> Exception:
     status = declined.status
     if is_edge_error(status, declined.content_type, proxied=True):
         return (
-            UpstreamTimeout() if is_edge_timeout(status) else PodSilent("the pod's Ollama cannot be reached")
+            UpstreamTimeout()
+            if is_edge_timeout(status)
+            else PodUnreachable("the pod's Ollama cannot be reached")
         )
     if status == 404:
         return UpstreamBroken(f"the pod has no coding model {model!r}")

@@ -19,8 +19,8 @@ from attrs import define, field, frozen
 
 from gpugate.errors import ImageFailed
 from gpugate.generation.comfyui_errors import execution_problem, refusal
-from gpugate.generation.image_backend import Drawn, Graph, Progress
-from gpugate.generation.text_model import PodSilent
+from gpugate.generation.image_backend import Graph, Progress, RawImage
+from gpugate.generation.text_model import PodUnreachable
 from gpugate.provider_api import Endpoint
 from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
 from gpugate.tasks import spawn
@@ -30,28 +30,28 @@ CONNECT_S = 5.0
 CANCEL_S = 3.0
 """How long a cancelled job's end is waited for; the words to ComfyUI go out all the same."""
 
-BROKEN_LOOKS = 5
+MAX_BROKEN_POLLS = 5
 """Looks that fail one after the other before ComfyUI counts as gone."""
 
-LARGEST_PICTURE = 64 * 1024 * 1024
-LARGEST_ANSWER = 16 * 1024 * 1024
+MAX_IMAGE_BYTES = 64 * 1024 * 1024
+MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 NOT_UP = frozenset({404, 502, 503, 504, *range(520, 524), *range(525, 528)})
 """What a provider's proxy says for a service that is not up yet (docs/providers.md#proxy-answers)."""
 
-GAVE_UP_WAITING = 524
+PROXY_TIMEOUT = 524
 """The proxy's word for a request that may still run: never sent again (docs/providers.md#silent-requests)."""
 
 
-class _NotUp(Exception):
+class _ServiceNotUp(Exception):
     """ComfyUI is not there yet; it has not seen the job."""
 
 
-class _Unclear(Exception):
+class _OutcomeUnknown(Exception):
     """The connection broke, or the answer makes no sense."""
 
 
 @frozen
-class ComfyUI:
+class ComfyUIBackend:
     """One picture at a time out of a ComfyUI.
 
     Attributes:
@@ -63,9 +63,9 @@ class ComfyUI:
     poll_s: float = 3.0
     timeout_s: float = 300.0
 
-    async def draw(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> Drawn:
-        """See `Painter.draw`."""
-        job = _Job(self.session, endpoint, self.poll_s)
+    async def generate(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> RawImage:
+        """See `ImageBackend.generate`."""
+        job = _RemoteJob(self.session, endpoint, self.poll_s)
         scope = asyncio.timeout(self.timeout_s)
         try:
             async with scope:
@@ -81,7 +81,7 @@ class ComfyUI:
 
 
 @define
-class _Job:
+class _RemoteJob:
     """One graph from its submission to its picture.
 
     Attributes:
@@ -102,14 +102,14 @@ class _Job:
     _look_now: bool = False
     _step: tuple[int, int] | None = None
 
-    async def run(self, graph: Graph, progress: Progress) -> Drawn:
-        """Submit, follow, fetch. Raises ImageFailed, PodSilent."""
+    async def run(self, graph: Graph, progress: Progress) -> RawImage:
+        """Submit, follow, fetch. Raises ImageFailed, PodUnreachable."""
         while True:
             await self._listen()
             try:
                 await self._submit(graph)
                 break
-            except _NotUp:
+            except _ServiceNotUp:
                 await asyncio.sleep(self.poll_s)
         entry = await self._follow(progress)
         self._over = True
@@ -130,17 +130,17 @@ class _Job:
         self._submission = spawn(self._call("POST", "/prompt", body), "comfyui: submit", on_crash=_known)
         try:
             status, data = await asyncio.shield(self._submission)
-        except _NotUp:
+        except _ServiceNotUp:
             self._over = True
             raise
-        except _Unclear:
+        except _OutcomeUnknown:
             self.reached = True
             return  # it may have arrived: history and queue know
         answer = _object(data)
         if status in NOT_UP and answer is None:
             self._over = True
-            raise _NotUp
-        if status == GAVE_UP_WAITING:
+            raise _ServiceNotUp
+        if status == PROXY_TIMEOUT:
             self.reached = True
             return
         if status != 200 or answer is None or answer.get("node_errors"):
@@ -171,10 +171,10 @@ class _Job:
                     return entry
                 missing = 0 if await self._is_queued() else missing + 1
                 broken = 0
-            except (_NotUp, _Unclear) as error:
+            except (_ServiceNotUp, _OutcomeUnknown) as error:
                 broken += 1
-                if broken >= BROKEN_LOOKS:
-                    raise PodSilent("ComfyUI does not answer any more") from error
+                if broken >= MAX_BROKEN_POLLS:
+                    raise PodUnreachable("ComfyUI does not answer any more") from error
             if missing > 1:  # twice, as a job may end between the two questions
                 self._over = True
                 raise ImageFailed("ComfyUI has lost the job; it may have been restarted")
@@ -193,7 +193,7 @@ class _Job:
         status, data = await self._call("GET", f"/history/{self.id}")
         answer = _object(data)
         if status != 200 or answer is None:
-            raise _Unclear
+            raise _OutcomeUnknown
         entry = answer.get(self.id)
         return entry if isinstance(entry, dict) else None
 
@@ -218,7 +218,7 @@ class _Job:
                     url_of(self.endpoint, f"/ws?clientId={self.id}"),
                     headers=dict(self.endpoint.headers),
                     ssl=ssl_option(self.endpoint),
-                    max_msg_size=LARGEST_ANSWER,
+                    max_msg_size=MAX_RESPONSE_BYTES,
                     timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
                 )
         except CALL_ERRORS:
@@ -249,20 +249,20 @@ class _Job:
 
     # --- the end ------------------------------------------------------------------------------
 
-    async def _fetch(self, where: Mapping[str, str]) -> Drawn:
+    async def _fetch(self, where: Mapping[str, str]) -> RawImage:
         """The picture's bytes; asked for twice where the connection breaks."""
         for last in (False, True):
             try:
-                status, data = await self._call("GET", "/view", params=where, limit=LARGEST_PICTURE)
-            except (_NotUp, _Unclear) as error:
+                status, data = await self._call("GET", "/view", params=where, limit=MAX_IMAGE_BYTES)
+            except (_ServiceNotUp, _OutcomeUnknown) as error:
                 if last:
-                    raise PodSilent("ComfyUI broke off while its picture was fetched") from error
+                    raise PodUnreachable("ComfyUI broke off while its picture was fetched") from error
                 continue
             if status != 200:
                 gone = "ComfyUI has drawn the picture, but its file is gone"
                 raise ImageFailed(gone if status == 404 else f"ComfyUI answered {status} for its picture")
             break
-        return Drawn(data, where["filename"].replace("\\", "/").rpartition("/")[2])
+        return RawImage(data, where["filename"].replace("\\", "/").rpartition("/")[2])
 
     async def _leave(self) -> None:
         if self._submission is not None and not self._over:
@@ -279,9 +279,9 @@ class _Job:
             self._take_name(_object(submission.result()[1]))
         if self.session.closed:  # the gateway is going down
             return
-        with suppress(_NotUp, _Unclear):
+        with suppress(_ServiceNotUp, _OutcomeUnknown):
             await self._call("POST", "/queue", {"delete": [self.id]})
-        with suppress(_NotUp, _Unclear):  # by name: a bare interrupt would hit whatever runs
+        with suppress(_ServiceNotUp, _OutcomeUnknown):  # by name: a bare interrupt would hit whatever runs
             await self._call("POST", "/interrupt", {"prompt_id": self.id})
 
     async def _call(
@@ -291,9 +291,9 @@ class _Job:
         body: Mapping[str, object] | None = None,
         *,
         params: Mapping[str, str] | None = None,
-        limit: int = LARGEST_ANSWER,
+        limit: int = MAX_RESPONSE_BYTES,
     ) -> tuple[int, bytes]:
-        """Status and body. Raises _NotUp (no connection), _Unclear."""
+        """Status and body. Raises _ServiceNotUp (no connection), _Unclear."""
         headers = dict(self.endpoint.headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -310,9 +310,9 @@ class _Job:
             ) as answer:
                 return answer.status, await _read_all(answer, limit)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise _NotUp from error
+            raise _ServiceNotUp from error
         except CALL_ERRORS as error:
-            raise _Unclear from error
+            raise _OutcomeUnknown from error
 
 
 def _known(name: str, error: BaseException) -> None:
@@ -324,7 +324,7 @@ async def _read_all(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     async for piece in answer.content.iter_any():
         size += len(piece)
         if size > limit:
-            raise _Unclear
+            raise _OutcomeUnknown
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -8,10 +8,10 @@ from typing import Protocol
 from attrs import field, frozen
 
 from gpugate.errors import GateError, ImageFailed
-from gpugate.generation.image_format import Image
-from gpugate.generation.images import Picture, Pictures, draw_seed
-from gpugate.generation.stories import Stories, Telling
-from gpugate.generation.workflows import Wish
+from gpugate.generation.image_format import DecodedImage
+from gpugate.generation.images import GeneratedImage, ImageService, random_seed
+from gpugate.generation.stories import StoryRequest, StoryService
+from gpugate.generation.workflows import ImageRequest
 from gpugate.lifecycle.leased_call import LeasedCall
 
 EXCERPT = 320
@@ -22,7 +22,7 @@ _SYNTAX = re.compile(r"[()\[\]{}<>|\\*_#`\"“”~^]|\bembedding:|\blora:", re.I
 _SENTENCE = re.compile(r".+?(?:[.!?…]+(?=\s|$)|$)")
 
 
-class Listener(Protocol):
+class FantasyListener(Protocol):
     """Hears of a fantasy under way."""
 
     async def story(self, delta: str) -> None:
@@ -34,31 +34,31 @@ class Listener(Protocol):
 
 @frozen
 class Fantasy:
-    """What came of it; `picture` is None when none was wanted, or with a warning that says why."""
+    """What came of it; `image` is None when none was wanted, or with a warning that says why."""
 
     story: str = field(repr=False)
-    picture: Picture | None = None
+    image: GeneratedImage | None = None
     warnings: tuple[GateError, ...] = ()
 
 
 @frozen
-class Fantasies:
+class FantasyService:
     """Tells and illustrates."""
 
-    stories: Stories
-    pictures: Pictures
+    stories: StoryService
+    images: ImageService
 
-    def telling(self, image: Image, prompt: str) -> Telling:
+    def story_request(self, image: DecodedImage, prompt: str) -> StoryRequest:
         """What the vision model is asked."""
-        return self.stories.telling(prompt, image)
+        return self.stories.request(prompt, image)
 
-    async def dream(
+    async def generate(
         self,
         visit: LeasedCall,
-        telling: Telling,
+        telling: StoryRequest,
         *,
         illustrated: bool = True,
-        listener: Listener | None = None,
+        listener: FantasyListener | None = None,
     ) -> Fantasy:
         """Tell the story, then draw it; a picture that fails is a warning.
 
@@ -77,23 +77,25 @@ class Fantasies:
         except GateError as error:
             return Fantasy(story, None, (ImageFailed(error.message),))
 
-    async def _story(self, visit: LeasedCall, telling: Telling, listener: Listener | None) -> str:
+    async def _story(self, visit: LeasedCall, telling: StoryRequest, listener: FantasyListener | None) -> str:
         if listener is None:
-            return await self.stories.tell(visit, telling)
-        return await self.stories.tell(visit, telling, listener.story)
+            return await self.stories.generate(visit, telling)
+        return await self.stories.generate(visit, telling, listener.story)
 
-    async def _picture(self, visit: LeasedCall, story: str, listener: Listener | None) -> Picture:
-        drawing = self.pictures.drawing(Wish(picture_prompt(story), draw_seed()))
+    async def _picture(
+        self, visit: LeasedCall, story: str, listener: FantasyListener | None
+    ) -> GeneratedImage:
+        drawing = self.images.job(ImageRequest(image_prompt(story), random_seed()))
         if listener is None:
-            return await self.pictures.draw(visit, drawing)
+            return await self.images.generate(visit, drawing)
 
         async def progress(value: int, most: int) -> None:
             await listener.progress("image", value, most)
 
-        return await self.pictures.draw(visit, drawing, progress)
+        return await self.images.generate(visit, drawing, progress)
 
 
-def picture_prompt(story: str) -> str:
+def image_prompt(story: str) -> str:
     """A short excerpt fit for an image model: whole sentences from the start, without its syntax."""
     opening = story[: 8 * EXCERPT]  # more is never used, and would only cost time
     plain = " ".join(_SYNTAX.sub(" ", opening).replace(":", ",").split())

@@ -17,7 +17,7 @@ Progress = Callable[[int, int], Awaitable[None]]
 
 
 @frozen
-class Drawn:
+class RawImage:
     """A picture as ComfyUI gave it, its metadata still in it.
 
     Attributes:
@@ -28,13 +28,13 @@ class Drawn:
     filename: str
 
 
-class Painter(Protocol):
+class ImageBackend(Protocol):
     """A ComfyUI."""
 
-    async def draw(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> Drawn:
+    async def generate(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> RawImage:
         """Submit a graph, follow the job, fetch its picture; cancelled, it cancels the job too.
 
         Raises:
-            PodSilent: ComfyUI answered, and then no more (`gpugate.generation.text_model`).
+            PodUnreachable: ComfyUI answered, and then no more (`gpugate.generation.text_model`).
             ImageFailed: every other failure, the timeout included, in one readable line.
         """

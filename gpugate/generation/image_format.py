@@ -33,12 +33,12 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_KEPT_APPS = frozenset((0xE0, 0xE2, 0xEE))  # JFIF, ICC profile, Adobe's colours
 
 
-class NoImage(ValueError):
+class InvalidImage(ValueError):
     """Not a whole picture of a known kind; the message says what is wrong."""
 
 
 @frozen
-class Image:
+class DecodedImage:
     """A whole picture; width and height in pixels."""
 
     kind: str
@@ -52,7 +52,7 @@ class Image:
         return base64.b64encode(self.data).decode()
 
 
-def image_of(text: str, name: str) -> Image:
+def decode_image(text: str, name: str) -> DecodedImage:
     """The picture in a request's field, Base64 with or without a `data:` prefix and line breaks.
 
     Raises:
@@ -69,52 +69,52 @@ def image_of(text: str, name: str) -> Image:
     except (binascii.Error, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{name}: is not Base64") from error
     try:
-        return read(data)
-    except NoImage as error:
+        return read_checked_image(data)
+    except InvalidImage as error:
         raise InvalidRequest(f"{name}: {error}") from error
 
 
-def read(data: bytes) -> Image:
+def read_checked_image(data: bytes) -> DecodedImage:
     """The picture in these bytes, whole and within the limits.
 
     Raises:
-        NoImage: it is not.
+        InvalidImage: it is not.
     """
     if len(data) > LARGEST:
-        raise NoImage(f"is larger than {LARGEST >> 20} MiB")
-    image = measure(data)
+        raise InvalidImage(f"is larger than {LARGEST >> 20} MiB")
+    image = read_image(data)
     if not image.width or not image.height:
-        raise NoImage("has no pixels")
+        raise InvalidImage("has no pixels")
     if image.width * image.height > MOST_PIXELS:
-        raise NoImage(f"has more than {MOST_PIXELS // 1_000_000} megapixels")
+        raise InvalidImage(f"has more than {MOST_PIXELS // 1_000_000} megapixels")
     return image
 
 
-def measure(data: bytes) -> Image:
+def read_image(data: bytes) -> DecodedImage:
     """Kind and size of a whole picture, whatever its limits.
 
     Raises:
-        NoImage: of no known kind, or truncated.
+        InvalidImage: of no known kind, or truncated.
     """
     kind, size_of, _ = _kind_of(data)
     try:
         width, height = size_of(data)
     except IndexError as error:
-        raise NoImage("is truncated") from error
-    return Image(kind, width, height, data)
+        raise InvalidImage("is truncated") from error
+    return DecodedImage(kind, width, height, data)
 
 
-def stripped(data: bytes) -> bytes:
+def strip_metadata(data: bytes) -> bytes:
     """The same pixels without metadata: ComfyUI writes the whole prompt into its pictures.
 
     Raises:
-        NoImage: of no known kind, or truncated.
+        InvalidImage: of no known kind, or truncated.
     """
     _, _, strip = _kind_of(data)
     try:
         return strip(data)
     except IndexError as error:
-        raise NoImage("is truncated") from error
+        raise InvalidImage("is truncated") from error
 
 
 def _kind_of(data: bytes) -> tuple[str, Callable[[bytes], tuple[int, int]], Callable[[bytes], bytes]]:
@@ -126,13 +126,13 @@ def _kind_of(data: bytes) -> tuple[str, Callable[[bytes], tuple[int, int]], Call
         return "WebP", _webp_size, _webp_stripped
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "GIF", _gif_size, _gif_stripped
-    raise NoImage("is no PNG, JPEG, WebP or GIF")
+    raise InvalidImage("is no PNG, JPEG, WebP or GIF")
 
 
 def _part(data: bytes, start: int, length: int) -> bytes:
-    """These bytes, all of them. Raises NoImage."""
+    """These bytes, all of them. Raises InvalidImage."""
     if start + length > len(data):
-        raise NoImage("is truncated")
+        raise InvalidImage("is truncated")
     return data[start : start + length]
 
 
@@ -148,7 +148,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         end = at + 12 + length
         told = int.from_bytes(_part(data, end - 4, 4), "big")
         if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != told:
-            raise NoImage("is damaged")
+            raise InvalidImage("is damaged")
         yield kind, at, end
         if kind == b"IEND":
             return
@@ -158,7 +158,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _png_size(data: bytes) -> tuple[int, int]:
     kinds = [kind for kind, _, _ in _png_chunks(data)]
     if kinds[0] != b"IHDR" or data[8:12] != b"\0\0\0\x0d" or b"IDAT" not in kinds:
-        raise NoImage("is no whole PNG")
+        raise InvalidImage("is no whole PNG")
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
@@ -175,14 +175,14 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     at = 2
     while True:
         if data[at] != 0xFF:
-            raise NoImage("is damaged")
+            raise InvalidImage("is damaged")
         marker = data[at + 1]
         if marker == 0xFF:  # filler
             at += 1
             continue
         if marker == 0xDA:
             if data.rfind(b"\xff\xd9", at) < 0:
-                raise NoImage("is truncated")
+                raise InvalidImage("is truncated")
             yield marker, at, len(data)
             return
         length = 0 if marker in _JPEG_BARE else int.from_bytes(_part(data, at + 2, 2), "big")
@@ -198,7 +198,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             frame = _part(data, start, 9)
             sizes.append((int.from_bytes(frame[7:9], "big"), int.from_bytes(frame[5:7], "big")))
     if not sizes:
-        raise NoImage("is damaged")
+        raise InvalidImage("is damaged")
     return max(sizes, key=lambda size: size[0] * size[1])
 
 
@@ -235,7 +235,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     frames = [kind for kind in (b"VP8L", b"VP8 ", b"ANMF") if kind in found]
     sizes = [_WEBP_SIZES[kind](found[kind]) for kind in (b"VP8X", *frames) if kind in found]
     if not frames or (b"ANMF" in frames and b"VP8X" not in found):
-        raise NoImage("is truncated")
+        raise InvalidImage("is truncated")
     return max(width for width, _ in sizes), max(height for _, height in sizes)
 
 
@@ -280,7 +280,7 @@ def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
             label = data[at + 1]
             at += 2
         else:
-            raise NoImage("is damaged")
+            raise InvalidImage("is damaged")
         while length := data[at]:
             at += 1 + length
         at += 1
@@ -294,7 +294,7 @@ def _colours(packed: int) -> int:
 
 def _gif_size(data: bytes) -> tuple[int, int]:
     if 0x2C not in [label for label, _, _ in _gif_blocks(data)]:  # all of them: to the end
-        raise NoImage("has no pixels")
+        raise InvalidImage("has no pixels")
     return int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
 
 

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 from attrs import frozen
 
-from gpugate.generation.text_model import Hear, ModelFailed, PodSilent
+from gpugate.generation.text_model import GenerationFailed, OnText, PodUnreachable
 from gpugate.provider_api import Endpoint
 from gpugate.proxy.provider_edge import is_edge_error, is_edge_timeout
 from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
@@ -23,29 +23,31 @@ LONGEST_LINE = 8 * 1024 * 1024
 
 
 @frozen
-class OllamaModels:
+class OllamaTextModel:
     """Streams `/api/generate` and `/api/chat`; what a model "thinks" is left out."""
 
     session: aiohttp.ClientSession
     silence_s: float = SILENCE_S
 
-    async def tell(self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: Hear) -> None:
-        """See `TextModel.tell`."""
+    async def stream_to(
+        self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: OnText
+    ) -> None:
+        """See `TextModel.stream_to`."""
         model = str(body["model"])
         answer = await self._ask(endpoint, path, body)
         try:
             if answer.status != 200:
-                raise _refused(answer.status, answer.content_type, model)
+                raise _error_for_status(answer.status, answer.content_type, model)
             async with aclosing(_lines(answer.content)) as lines:
                 async for line in lines:
-                    said = _said(line, model)
+                    said = _parse_line(line, model)
                     if text := _text(said):
                         await hear(text)
                     if said.get("done") is True:
                         return
         finally:
             answer.close()
-        raise ModelFailed(f"the model {model!r} stopped before its end")
+        raise GenerationFailed(f"the model {model!r} stopped before its end")
 
     async def _ask(self, endpoint: Endpoint, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
         headers = {**endpoint.headers, "Content-Type": "application/json"}
@@ -62,36 +64,36 @@ class OllamaModels:
         except aiohttp.ServerTimeoutError as error:
             raise _timed_out(error, str(body["model"])) from error
         except CALL_ERRORS as error:
-            raise PodSilent("the pod's Ollama cannot be reached") from error
+            raise PodUnreachable("the pod's Ollama cannot be reached") from error
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
     """Whole lines as they come; the last one may lack its newline.
 
     Raises:
-        PodSilent: the connection broke.
-        ModelFailed: silence, or a line that never ends.
+        PodUnreachable: the connection broke.
+        GenerationFailed: silence, or a line that never ends.
     """
     rest = b""
     while True:
         try:
             piece = await content.readany()
         except aiohttp.ServerTimeoutError as error:
-            raise ModelFailed("the model fell silent", timed_out=True) from error
+            raise GenerationFailed("the model fell silent", timed_out=True) from error
         except CALL_ERRORS as error:
-            raise PodSilent("the pod's Ollama broke the connection") from error
+            raise PodUnreachable("the pod's Ollama broke the connection") from error
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
             yield line
         if not piece:
             break
         if len(rest) > LONGEST_LINE:
-            raise ModelFailed("the model's answer is no stream of lines")
+            raise GenerationFailed("the model's answer is no stream of lines")
     if rest:
         yield rest
 
 
-def _said(line: bytes, model: str) -> Mapping[str, Any]:
+def _parse_line(line: bytes, model: str) -> Mapping[str, Any]:
     if not line.strip():
         return {}
     try:
@@ -99,9 +101,9 @@ def _said(line: bytes, model: str) -> Mapping[str, Any]:
     except orjson.JSONDecodeError:
         said = None
     if not isinstance(said, dict):
-        raise ModelFailed(f"the model {model!r} answered something that is no JSON")
+        raise GenerationFailed(f"the model {model!r} answered something that is no JSON")
     if "error" in said:  # its text may name files of the pod, so it is not passed on
-        raise ModelFailed(f"the model {model!r} failed in the middle of its answer")
+        raise GenerationFailed(f"the model {model!r} failed in the middle of its answer")
     return said
 
 
@@ -112,20 +114,20 @@ def _text(said: Mapping[str, Any]) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _refused(status: int, content_type: str, model: str) -> ModelFailed | PodSilent:
+def _error_for_status(status: int, content_type: str, model: str) -> GenerationFailed | PodUnreachable:
     if is_edge_error(status, content_type, proxied=True):
         if is_edge_timeout(status):
-            return ModelFailed(f"the model {model!r} did not answer in time", timed_out=True)
-        return PodSilent(f"the pod's Ollama cannot be reached ({status})")
-    return ModelFailed(complaint(status, model))
+            return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
+        return PodUnreachable(f"the pod's Ollama cannot be reached ({status})")
+    return GenerationFailed(status_error(status, model))
 
 
-def _timed_out(error: BaseException, model: str) -> ModelFailed | PodSilent:
+def _timed_out(error: BaseException, model: str) -> GenerationFailed | PodUnreachable:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return PodSilent("the pod's Ollama cannot be reached in time")
-    return ModelFailed(f"the model {model!r} did not answer in time", timed_out=True)
+        return PodUnreachable("the pod's Ollama cannot be reached in time")
+    return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
 
 
-def complaint(status: int, model: str) -> str:
+def status_error(status: int, model: str) -> str:
     """One line about a model that answered with an error status."""
     return f"the pod has no model {model!r}" if status == 404 else f"the model {model!r} answered {status}"

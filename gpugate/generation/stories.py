@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from attrs import frozen
 
 from gpugate.errors import InvalidRequest, StoryFailed
-from gpugate.generation.image_format import Image
-from gpugate.generation.text_model import Hear, ModelFailed, PodSilent, TextModel
+from gpugate.generation.image_format import DecodedImage
+from gpugate.generation.text_model import GenerationFailed, OnText, PodUnreachable, TextModel
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall
 
@@ -23,7 +23,7 @@ OF_IMAGE = "Look at the picture and tell a fantasy story that takes place in it.
 
 
 @frozen
-class Telling:
+class StoryRequest:
     """What a story shall be about.
 
     Attributes:
@@ -32,7 +32,7 @@ class Telling:
 
     model: str
     prompt: str = ""
-    image: Image | None = None
+    image: DecodedImage | None = None
 
     def body(self) -> dict[str, object]:
         """The request, for `/api/generate`."""
@@ -53,7 +53,7 @@ async def _nobody(text: str) -> None:
 
 
 @frozen
-class Stories:
+class StoryService:
     """Tells stories.
 
     Attributes:
@@ -65,14 +65,14 @@ class Stories:
     vision: str
     text: str = ""
 
-    def telling(self, prompt: str, image: Image | None) -> Telling:
+    def request(self, prompt: str, image: DecodedImage | None) -> StoryRequest:
         """Choose the model. Raises InvalidRequest without a prompt and an image."""
         if image is None and not prompt.strip():
             raise InvalidRequest("prompt or image_base64 is needed")
         model = self.text or self.vision if image is None else self.vision
-        return Telling(model, prompt.strip(), image)
+        return StoryRequest(model, prompt.strip(), image)
 
-    async def tell(self, visit: LeasedCall, telling: Telling, hear: Hear = _nobody) -> str:
+    async def generate(self, visit: LeasedCall, telling: StoryRequest, hear: OnText = _nobody) -> str:
         """Tell a story, piece by piece to `hear`, and return it whole.
 
         With the first piece for `hear` the answer has begun; without `hear` it may be told again when
@@ -85,20 +85,20 @@ class Stories:
         listens = hear is not _nobody
 
         async def work(pod: ServingPod) -> str:
-            pieces = _Pieces(visit.mark_response_started if listens else None, hear)
-            await self.texts.tell(pod.endpoints["ollama"], "/api/generate", telling.body(), pieces.add)
+            pieces = _StoryText(visit.mark_response_started if listens else None, hear)
+            await self.texts.stream_to(pod.endpoints["ollama"], "/api/generate", telling.body(), pieces.add)
             return pieces.whole
 
         try:
             story = await visit.run(work)
-        except (ModelFailed, PodSilent) as error:
+        except (GenerationFailed, PodUnreachable) as error:
             raise StoryFailed(str(error)) from error
         if not story:
             raise StoryFailed(f"the model {telling.model!r} told nothing")
         return story
 
 
-class _Pieces:
+class _StoryText:
     """What came so far; blanks at the beginning are no story, so they begin no answer."""
 
     def __init__(self, begin: Callable[[], None] | None, hear: Callable[[str], Awaitable[None]]) -> None:

@@ -7,18 +7,18 @@ from typing import Protocol
 
 from gpugate.provider_api import Endpoint
 
-Hear = Callable[[str], Awaitable[None]]
+OnText = Callable[[str], Awaitable[None]]
 """Gets each piece of text as it comes."""
 
 
-class PodSilent(Exception):
+class PodUnreachable(Exception):
     """A service of the pod could not be reached, or hung up: perhaps the pod is no more.
 
     The message is one line for people.
     """
 
 
-class ModelFailed(Exception):
+class GenerationFailed(Exception):
     """The model refused, broke off, or ended without saying so; the message is one line for people.
 
     Attributes:
@@ -33,7 +33,9 @@ class ModelFailed(Exception):
 class TextModel(Protocol):
     """A model that answers in pieces."""
 
-    async def tell(self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: Hear) -> None:
+    async def stream_to(
+        self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: OnText
+    ) -> None:
         """Ask, and hand each piece of text to `hear`; return only after an answer that ended in order.
 
         Args:
@@ -42,6 +44,6 @@ class TextModel(Protocol):
             body: the request; its `model` is named in complaints.
 
         Raises:
-            PodSilent: the connection was refused or broke.
-            ModelFailed: anything else that is no whole answer.
+            PodUnreachable: the connection was refused or broke.
+            GenerationFailed: anything else that is no whole answer.
         """

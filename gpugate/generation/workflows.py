@@ -36,7 +36,7 @@ class WorkflowError(Exception):
 
 
 @frozen
-class Wish:
+class ImageRequest:
     """What a picture shall be; None leaves it as the workflow has it. Width and height in pixels."""
 
     prompt: str = field(repr=False)
@@ -51,18 +51,18 @@ class Workflow:
     """A checked graph.
 
     Attributes:
-        places: by title, (node, input) pairs; for `size` the width's and the height's by turns.
+        slots: by title, (node, input) pairs; for `size` the width's and the height's by turns.
     """
 
     graph: Mapping[str, Any] = field(repr=False)
-    places: Mapping[str, tuple[tuple[str, str], ...]]
+    slots: Mapping[str, tuple[tuple[str, str], ...]]
 
     def need_seed(self) -> None:
         """Refuse a seed that somebody chose and nothing would take. Raises InvalidRequest."""
-        if "seed" not in self.places:
+        if "seed" not in self.slots:
             raise _unfulfilled("seed", "seed")
 
-    def filled(self, wish: Wish, checkpoint: str, mark: str) -> dict[str, Any]:
+    def render(self, wish: ImageRequest, checkpoint: str, mark: str) -> dict[str, Any]:
         """The graph to submit.
 
         Args:
@@ -76,7 +76,7 @@ class Workflow:
         for name, title, wanted in _wanted(wish, checkpoint):
             if wanted is None:
                 continue
-            at = [place for place in self.places.get(title, ()) if title != "size" or place[1] == name]
+            at = [place for place in self.slots.get(title, ()) if title != "size" or place[1] == name]
             if not at and name in ("negative_prompt", "width", "height"):
                 raise _unfulfilled(name, title)
             for node, key in at:
@@ -92,7 +92,7 @@ def _unfulfilled(name: str, title: str) -> InvalidRequest:
     return InvalidRequest(f'{name}: this workflow has no node titled "{title}"')
 
 
-def _wanted(wish: Wish, checkpoint: str) -> Iterator[tuple[str, str, object]]:
+def _wanted(wish: ImageRequest, checkpoint: str) -> Iterator[tuple[str, str, object]]:
     """(name, title, value) of all that may be filled in."""
     yield "prompt", "prompt", wish.prompt
     yield "negative_prompt", "negative prompt", wish.negative_prompt
@@ -122,7 +122,7 @@ def parse(text: bytes) -> Workflow:
     for node, given in graph.items():
         title = _title(given)
         if title in _FILLED:
-            places[title] = (*places.get(title, ()), *_places(node, given, title))
+            places[title] = (*places.get(title, ()), *_slots(node, given, title))
     if _NEEDED not in places:
         raise WorkflowError(f'no node has the "_meta.title" "{_NEEDED}", so nobody would see the prompt')
     return Workflow(graph, places)
@@ -147,7 +147,7 @@ def _title(given: Mapping[str, Any]) -> str:
     return " ".join(title.split()).lower() if isinstance(title, str) else ""
 
 
-def _places(node: str, given: Mapping[str, Any], title: str) -> Iterator[tuple[str, str]]:
+def _slots(node: str, given: Mapping[str, Any], title: str) -> Iterator[tuple[str, str]]:
     """The inputs of a titled node that are filled in."""
     inputs = given["inputs"]
     for names in _FILLED[title]:

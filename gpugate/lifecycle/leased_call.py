@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from attrs import define
 
 from gpugate.errors import PodStopped
-from gpugate.generation.text_model import PodSilent
+from gpugate.generation.text_model import PodUnreachable
 from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import Lease, ServingPod
 
@@ -64,7 +64,8 @@ class LeasedCall:
 
         Raises:
             GateError: refused while it waited; or the pod was lost after `mark_response_started`.
-            PodSilent: the pod lives, and its service broke `tries` times, or after `mark_response_started`.
+            PodUnreachable: the pod lives, and its service broke `tries` times, or after
+                `mark_response_started`.
         """
         run, tried, recovered = 0, 0, False
         while True:
@@ -75,7 +76,7 @@ class LeasedCall:
                 return await self._unless_lost(work, pod)
             except _PodLost:
                 continue
-            except PodSilent:
+            except PodUnreachable:
                 tried += 1
                 if self.response_started:
                     raise

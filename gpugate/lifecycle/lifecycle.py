@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import partial
 from math import inf, isfinite
 
-from gpugate.billing.books import Books, Starter
+from gpugate.billing.books import Books, StartOrigin
 from gpugate.billing.model import BY_HAND
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.core.commands import (
@@ -148,8 +148,8 @@ class Lifecycle:
         self._reply: GateError | None = None
         self._flight_timer: asyncio.TimerHandle | None = None
         if books is not None:
-            listeners = (books.hear, *listeners)
-        self._uses = books.uses if books is not None else None
+            listeners = (books.on_event, *listeners)
+        self._uses = books.usage if books is not None else None
         calendar = steady or (lambda: wall().timestamp())
         self._chronicle = Chronicle(names, fallback_price, listeners, wall, calendar)
 
@@ -166,7 +166,7 @@ class Lifecycle:
                 self._feed,
                 partial(self._age_s, named.name),
                 self._chronicle.plausible(
-                    named.name, partial(books.start_bound, named.name) if books is not None else None
+                    named.name, partial(books.start_time_bound, named.name) if books is not None else None
                 ),
                 self._on_crash,
             )
@@ -208,7 +208,7 @@ class Lifecycle:
         names = {named.name for named in self._providers}
         self._debts.save(sorted(names | self._foreign_debts))
         if self._books is not None:
-            self._books.stops(frozenset(names))
+            self._books.on_stops_changed(frozenset(names))
         stopping = [line.stop_now(stop_wait_s, self._policy.health_interval) for line in self._lines]
         stopped = await asyncio.gather(*stopping, return_exceptions=True)
         owed = {
@@ -233,7 +233,7 @@ class Lifecycle:
         if self.serving is not None and self._machine.admit_fast(number, model, embeds, user, now):
             lease.admit(self.serving, now)
             if self._uses is not None:
-                self._uses.enter(number, user, request_id, now)
+                self._uses.start(number, user, request_id, now)
             if self._flight_timer is None:
                 self._tell_flight_soon()
         else:
@@ -252,7 +252,7 @@ class Lifecycle:
             return
         now = self._loop.time()
         if self._uses is not None:
-            self._uses.leave(lease.number, now)
+            self._uses.finish(lease.number, now)
         if not self._machine.release_fast(lease.number, now):
             self._feed(RequestFinished(lease.number))
             return
@@ -371,7 +371,7 @@ class Lifecycle:
         before = self._snapshot
         now = self._loop.time()
         if self._books is not None and isinstance(event, PodInspected):
-            self._books.saw(self._providers[event.provider].name, event.report)
+            self._books.on_report(self._providers[event.provider].name, event.report)
         effects = machine.handle(event, now)
         after = self._snapshot = machine.snapshot()
         if after.state is not before.state:
@@ -386,7 +386,7 @@ class Lifecycle:
         after = self._snapshot  # a command may have brought on another event
         if self._books is not None and after.stopping_providers != self._stopping:
             self._stopping = after.stopping_providers
-            self._books.stops(frozenset(self._providers[index].name for index in self._stopping))
+            self._books.on_stops_changed(frozenset(self._providers[index].name for index in self._stopping))
         if machine.next_deadline_at < self._armed:
             self._arm(machine.next_deadline_at)
         if after.waiting != self._chronicle.waiting_told:
@@ -468,7 +468,7 @@ class Lifecycle:
             case StartPod(_, provider):
                 self._lines[provider].send(effect, self._intent(provider))
             case StopPod(_, provider):
-                self._lines[provider].send(effect, self._books.settle if self._books is not None else None)
+                self._lines[provider].send(effect, self._books.flush if self._books is not None else None)
             case InspectPod() | CleanUpOrphans():
                 self._lines[effect.provider].send(effect)
             case Probe():
@@ -498,7 +498,7 @@ class Lifecycle:
                 assert self.serving is not None
                 lease.admit(self.serving, now)
                 if self._uses is not None:
-                    self._uses.enter(lease.number, lease.user, lease.request_id, now)
+                    self._uses.start(lease.number, lease.user, lease.request_id, now)
             case Reject(error=error):
                 lease.reject(error)
             case Requeue():
@@ -508,24 +508,24 @@ class Lifecycle:
             case AbortResponse():
                 lease.abort()
         if self._uses is not None and not isinstance(effect, Admit):
-            self._uses.leave(lease.number, now)
+            self._uses.finish(lease.number, now)
 
     def _intent(self, provider: int) -> Intent | None:
         """What has to be on disk before this provider is asked for a pod."""
         if self._books is None:
             return None
-        return partial(self._books.intend, self._providers[provider].name, self._starter())
+        return partial(self._books.record_start_intent, self._providers[provider].name, self._starter())
 
-    def _starter(self) -> Starter:
+    def _starter(self) -> StartOrigin:
         """Who wants the pod: the first who waits and may have it started, else a hand or a habit."""
         reason = self._machine.start_cause
         if reason is StartCause.MANUAL:
-            return Starter(user=self._starts_by_hand, reason=reason)
+            return StartOrigin(user=self._starts_by_hand, reason=reason)
         ticket = self._machine.starting_ticket
         lease = self._leases.get(ticket) if ticket is not None else None
         if lease is None or reason is not StartCause.REQUEST:
-            return Starter(reason=reason)
-        return Starter(user=lease.user, reason=reason, request_id=lease.request_id)
+            return StartOrigin(reason=reason)
+        return StartOrigin(user=lease.user, reason=reason, request_id=lease.request_id)
 
     def _age_s(self, provider: str, report: PodReport) -> float:
         """How long a pod that is found has been paid for: by the books or the provider's word, the longer."""

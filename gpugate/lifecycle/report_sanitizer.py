@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from attrs import define, evolve, field
 
-from gpugate.billing.books import StartBound
+from gpugate.billing.books import StartTimeBound
 from gpugate.core.pending_stops import STOPPED_PHASES
 from gpugate.provider_api import Phase, PodReport, Price
 
@@ -22,13 +22,13 @@ CLOCK_SKEW = timedelta(seconds=2)
 """A start time that is too early by no more is set right without a word: clocks differ by so much, and a
 provider may round to whole seconds."""
 
-StartBoundOf = Callable[[PodReport], StartBound]
+StartBoundOf = Callable[[PodReport], StartTimeBound]
 _ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 
 
-def no_bound(_: PodReport) -> StartBound:
+def no_bound(_: PodReport) -> StartTimeBound:
     """Where there is no ledger."""
-    return StartBound()
+    return StartTimeBound()
 
 
 @define
@@ -73,14 +73,14 @@ class Plausible:
             return None
         if said > now:  # its clock is ahead: the run is new, and counts from when it was seen
             return None
-        earliest, what = bound.earliest, bound.what
+        earliest, what = bound.earliest, bound.source
         seen_off = self._seen_off(now)
         if seen_off is not None and (earliest is None or seen_off > earliest):
             earliest, what = seen_off, f"it was seen stopped at {_in_utc(seen_off)}"
         if earliest is None or said >= earliest:
             return said
         # An instant of the ledger may lie ahead where the calendar was set back since.
-        since = min(max(earliest, bound.instead or earliest), now)
+        since = min(max(earliest, bound.fallback or earliest), now)
         if report.phase in _ALIVE and earliest - said > CLOCK_SKEW and said != self._doubted:
             self._doubted = said
             self.warn(

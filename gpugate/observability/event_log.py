@@ -17,7 +17,7 @@ from gpugate.observability.log import TransitionLog
 _transition = TransitionLog()
 
 
-def log_news(news: News) -> None:
+def log_event(news: News) -> None:
     """Write the line that belongs to this news; queue changes have none."""
     log = structlog.get_logger()
     match news:

@@ -23,7 +23,7 @@ import structlog
 from attrs import define, field
 from structlog.typing import EventDict, WrappedLogger
 
-from gpugate.observability.redact import Redactor, clean, many_lines, one_line, redactor, tidy
+from gpugate.observability.redact import Redactor, many_lines, one_line, redact_value, redactor, truncate
 
 Format = Literal["auto", "console", "json"]
 
@@ -184,7 +184,7 @@ class AccessLog:
 
     def _shown(self, path: str) -> str:
         """The path as it is logged. There are few paths, so they are kept."""
-        shown = tidy(self._redacted(path.partition("?")[0])[:_LONGEST_PATH])
+        shown = truncate(self._redacted(path.partition("?")[0])[:_LONGEST_PATH])
         if len(self._paths) >= _PATHS_KEPT:
             self._paths.clear()
         self._paths[path] = shown
@@ -281,11 +281,11 @@ class _Cleaner:
         self._one_line = not output.json
 
     def __call__(self, logger: WrappedLogger, method: str, event: MutableMapping[str, Any]) -> EventDict:
-        told = clean("event", event.pop("event", ""), self._redacted)
+        told = redact_value("event", event.pop("event", ""), self._redacted)
         cleaned: dict[str, object] = {"time": datetime.now(UTC), "level": method, "event": told}
         for name, value in event.items():
-            name = f"{name}_" if name in cleaned else tidy(str(name))
-            cleaned[name] = clean(name, value, self._redacted)
+            name = f"{name}_" if name in cleaned else truncate(str(name))
+            cleaned[name] = redact_value(name, value, self._redacted)
         return self._on_its_line(cleaned) if self._one_line else cleaned
 
     def _on_its_line(self, cleaned: dict[str, object]) -> dict[str, object]:
@@ -322,7 +322,9 @@ def _json_line(line: Mapping[str, object]) -> bytes:
     try:
         return orjson.dumps(line, option=_OPTIONS)
     except TypeError:  # text beyond UTF-8, from a client's raw bytes
-        return orjson.dumps({name: clean("", value, tidy) for name, value in line.items()}, option=_OPTIONS)
+        return orjson.dumps(
+            {name: redact_value("", value, truncate) for name, value in line.items()}, option=_OPTIONS
+        )
 
 
 def _console_line(line: dict[str, object]) -> bytes:

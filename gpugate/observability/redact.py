@@ -79,7 +79,7 @@ def redactor(secrets: Iterable[str] = ()) -> Redactor:
     return redacted
 
 
-def clean(name: str, value: object, redacted: Redactor, depth: int = 0) -> object:
+def redact_value(name: str, value: object, redacted: Redactor, depth: int = 0) -> object:
     """A field's value, free of secrets, made of what JSON has, and bounded in size.
 
     Numbers, booleans, None, dates and times stay. All else that is no text or collection becomes its `repr`.
@@ -91,18 +91,18 @@ def clean(name: str, value: object, redacted: Redactor, depth: int = 0) -> objec
     if _SECRET_NAMES.search(name) is not None or name in _PROMPT_NAMES:
         return REDACTED
     if isinstance(value, str):
-        return tidy(redacted(value))
+        return truncate(redacted(value))
     if depth >= _DEEPEST:
         return "[too deep]"
     if isinstance(value, Mapping):
         items = list(value.items())[:_WIDEST]
-        return {tidy(str(key)): clean(str(key), item, redacted, depth + 1) for key, item in items}
+        return {truncate(str(key)): redact_value(str(key), item, redacted, depth + 1) for key, item in items}
     if isinstance(value, list | tuple | set | frozenset):
-        return [clean(name, item, redacted, depth + 1) for item in list(value)[:_WIDEST]]
-    return tidy(redacted(_shown(value)))
+        return [redact_value(name, item, redacted, depth + 1) for item in list(value)[:_WIDEST]]
+    return truncate(redacted(_shown(value)))
 
 
-def tidy(text: str) -> str:
+def truncate(text: str) -> str:
     """A text that any output can encode, of bounded length."""
     if len(text) > _LONGEST:
         text = f"{text[:_LONGEST]}… ({len(text)} characters)"

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from gpugate.api.gpu import OwnRoutes
+from gpugate.api.gpu import ApiRoutes
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
 from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.ollama.routes import Route, RouteKind, match_route, split_path_token
@@ -56,7 +56,7 @@ class RequestDispatcher:
         *,
         verifier: Verifier,
         ollama: OllamaHandlers,
-        own: OwnRoutes,
+        own: ApiRoutes,
         cors: Cors,
         log: RequestLog,
         path_tokens: bool,
@@ -64,7 +64,7 @@ class RequestDispatcher:
     ) -> None:
         self._verifier = verifier
         self._ollama = ollama
-        self._own: OwnRoutes = own
+        self._own: ApiRoutes = own
         self._cors = cors
         self._log = log
         self._path_tokens = path_tokens

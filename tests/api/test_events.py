@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from gpugate.api import events
-from gpugate.api.events import EventHub
+from gpugate.api.events import SseBroadcaster
 from gpugate.lifecycle.event_bus import BudgetCrossed, QueueChanged
 
 Present = Callable[[], Awaitable[object]]
@@ -30,13 +30,13 @@ async def nothing() -> object:
 
 @pytest.fixture
 async def hub():
-    hub = EventHub(lambda: None)
+    hub = SseBroadcaster(lambda: None)
     yield hub
     hub.close()
 
 
 @asynccontextmanager
-async def reading(hub: EventHub, present: Present = nothing, last_id: str | None = None):
+async def reading(hub: SseBroadcaster, present: Present = nothing, last_id: str | None = None):
     """A reader over a real socket; yields a function that gives the next event's fields, None at the end."""
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
@@ -63,12 +63,12 @@ async def test_news_while_the_present_state_is_asked_for(hub):
     """Is in that state already, so it is not told again behind it."""
 
     async def busy() -> object:
-        hub.hear(waiting(1))
+        hub.on_event(waiting(1))
         return {"status": "STARTING"}
 
     async with reading(hub, busy) as following:
         first = await following()
-        hub.hear(waiting(2))
+        hub.on_event(waiting(2))
         second = await following()
     assert ("state", "queue") == (first["event"], second["event"])
     assert '{"waiting":2,"in_flight":0}' == second["data"]
@@ -81,7 +81,7 @@ async def test_reader_that_lags(hub, monkeypatch):
     async with reading(hub) as following:
         await following()
         for number in range(10):
-            hub.hear(waiting(number))
+            hub.on_event(waiting(number))
         seen = []
         while (event := await following()) is not None:
             seen.append(event)
@@ -96,18 +96,18 @@ async def test_too_long_away(hub, monkeypatch):
     async with reading(hub) as following:
         last = (await following())["id"]
     for number in range(events.KEPT + 1):
-        hub.hear(waiting(number))
+        hub.on_event(waiting(number))
     async with reading(hub, last_id=last) as following:
         assert "state" == (await following())["event"]
 
 
 async def test_nothing_missed(hub):
     """A reader that is up to date is told nothing until there is news."""
-    hub.hear(waiting(1))
+    hub.on_event(waiting(1))
     async with reading(hub) as following:
         last = (await following())["id"]
     async with reading(hub, last_id=last) as following:
-        hub.hear(waiting(2))
+        hub.on_event(waiting(2))
         assert '{"waiting":2,"in_flight":0}' == (await following())["data"]
 
 
@@ -125,7 +125,7 @@ async def test_the_budget(hub):
     async with reading(hub) as following:
         await following()
         budget = Decimal("20.0")
-        hub.hear(BudgetCrossed(percent=80, spent=Decimal("16.0000004"), budget=budget, month="2026-11"))
+        hub.on_event(BudgetCrossed(percent=80, spent=Decimal("16.0000004"), budget=budget, month="2026-11"))
         told = await following()
 
     assert "budget" == told["event"]
@@ -135,6 +135,6 @@ async def test_the_budget(hub):
 @pytest.mark.parametrize("number", ["9" * 5000, "0", "-1", "1.0", "٣", "", "2"])
 async def test_an_id_that_is_none(hub, number):
     """What was never given out as an id cannot be resumed: the present state instead."""
-    hub.hear(waiting(1))
+    hub.on_event(waiting(1))
     async with reading(hub, last_id=f"{hub._boot}-{number}") as following:
         assert "state" == (await following())["event"]

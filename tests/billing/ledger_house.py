@@ -13,8 +13,8 @@ from attrs import define, field
 from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 from gpugate_testing.virtual_time import run
 
-from gpugate.billing.model import Session, Use
-from gpugate.billing.recorder import Bookkeeper
+from gpugate.billing.model import PodUsage, Session
+from gpugate.billing.recorder import SessionRecorder
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
@@ -35,7 +35,7 @@ class Book:
     """
 
     rows: dict[str, Session] = field(factory=dict)
-    used: dict[tuple[str, str], Use] = field(factory=dict)
+    used: dict[tuple[str, str], PodUsage] = field(factory=dict)
     log: list[str] = field(factory=list)
     broken: bool = False
     takes_s: float = 0.0
@@ -47,7 +47,7 @@ class Book:
         self.rows[session.id] = session
         self.log.append(f"row of {session.provider}")
 
-    async def put_uses(self, uses: Any) -> None:
+    async def put_usage(self, uses: Any) -> None:
         await asyncio.sleep(0)
         if self.broken:
             raise LedgerError("the disk is full")
@@ -91,15 +91,15 @@ class House:
     def wall(self) -> datetime:
         return BEGINNING + timedelta(seconds=asyncio.get_running_loop().time()) - self.set_back
 
-    async def gateway(self) -> tuple[Lifecycle, Bookkeeper]:
+    async def gateway(self) -> tuple[Lifecycle, SessionRecorder]:
         """A new gateway over the same state."""
-        books = Bookkeeper(
+        books = SessionRecorder(
             self.book,  # type: ignore[arg-type]
             fallback=Price(Decimal("0.5")),
             wall=self.wall,
             steady=asyncio.get_running_loop().time,
             boot=self.boot,
-            tell=self.told.append,
+            alarm=self.told.append,
         )
         names = ("alpha", "beta")[: len(self.clouds)]
         await books.open(names)

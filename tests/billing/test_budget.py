@@ -11,14 +11,14 @@ import pytest
 from attrs import define, field, frozen
 from gpugate_testing import virtual_time
 
-from gpugate.billing.budget import Budget, Limits, judge, month_of, next_month
+from gpugate.billing.budget import BudgetLimits, BudgetMonitor, evaluate, month_of, next_month
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import BudgetCrossed, News, SessionBegan, SessionEnded
 from gpugate.provider_api import Phase, PodReport
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-TWENTY = Limits(monthly=Decimal(20))
+TWENTY = BudgetLimits(monthly=Decimal(20))
 
 
 @frozen
@@ -66,10 +66,10 @@ class Book:
             users[stretch.user] = users.get(stretch.user, Decimal(0)) + self.of_month(stretch, month or "")
         return users
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         return self.told.get(month, 0)
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         if self.locked:
             raise LedgerError("ledger.sqlite3 cannot be written: disk full")
         self.told[month] = percent
@@ -87,34 +87,34 @@ class Stage:
     """A budget over a book, and what it said when."""
 
     book: Book = field(factory=Book)
-    limits: Limits = TWENTY
+    limits: BudgetLimits = TWENTY
     judged: list[tuple[float, BudgetVerdict]] = field(factory=list)
     news: list[tuple[float, BudgetCrossed]] = field(factory=list)
     lines: list[tuple[str, bool]] = field(factory=list)
     crashes: list[str] = field(factory=list)
-    budget: Budget = field(init=False)
+    budget: BudgetMonitor = field(init=False)
 
     async def __aenter__(self) -> Stage:
         clock = asyncio.get_running_loop().time
-        self.budget = Budget(
+        self.budget = BudgetMonitor(
             self.limits,
             self.book,
             self.book,
-            judge=lambda judged: self.judged.append((clock(), judged)),
-            tell=self.hear,
+            on_verdict=lambda judged: self.judged.append((clock(), judged)),
+            publish=self.on_event,
             warn=lambda line, alarm: self.lines.append((line, alarm)),
             wall=self.book.wall,
             on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
         )
-        await self.budget.open()
-        self.budget.watch()
+        await self.budget.prepare()
+        self.budget.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.budget.aclose()
         assert self.crashes == []
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         assert isinstance(news, BudgetCrossed)
         assert self.book.told[news.month] >= news.percent, "told before it was on disk"
         self.news.append((asyncio.get_running_loop().time(), news))
@@ -241,7 +241,7 @@ def test_another_budget_after_a_restart(budget: int, expected: list[int]) -> Non
 
     async def story() -> None:
         book = Book(stretches=[Stretch(NOON - timedelta(hours=12), NOON)], told={"2026-11": 50})
-        async with Stage(book, Limits(monthly=Decimal(budget))) as stage:
+        async with Stage(book, BudgetLimits(monthly=Decimal(budget))) as stage:
             await asyncio.sleep(1)
             assert expected == [percent for _, percent in stage.told]
             assert [budget == 10] == [barred for _, barred in stage.barred]
@@ -258,13 +258,13 @@ def test_a_session_begins_and_ends() -> None:
             await asyncio.sleep(100)
             reads = len(book.reads)
             book.stretches.append(Stretch(book.wall(), None, Decimal(7200)))
-            stage.budget.hear(began(book))
+            stage.budget.on_event(began(book))
             await asyncio.sleep(11)
 
             assert reads == 2
             assert [(105, 50), (108, 80), (110, 100)] == stage.told
             book.stretches[0] = Stretch(book.stretches[0].began, book.wall(), Decimal(7200))
-            stage.budget.hear(
+            stage.budget.on_event(
                 SessionEnded(
                     run=1, provider="alpha", cause="idle", began_at=NOON, cost=Decimal(22), at=book.wall()
                 )
@@ -305,7 +305,7 @@ def test_a_ledger_that_cannot_be_read() -> None:
             assert [True, False] == [alarm for _, alarm in stage.lines]
             assert stage.barred[-1][1]
             book.broken = True
-            stage.budget.hear(began(book))
+            stage.budget.on_event(began(book))
             await asyncio.sleep(200)
             assert stage.barred[-1][1], "within the month what is known stays in force"
             book.base = datetime(2026, 12, 1, tzinfo=UTC)
@@ -333,10 +333,10 @@ def test_a_ledger_that_cannot_be_written() -> None:
 
 def test_shares() -> None:
     """Who has spent his part can start nothing, and is told until when; everybody else can."""
-    limits = Limits(monthly=Decimal(20), user_share=Decimal("0.25"), currency="EUR")
+    limits = BudgetLimits(monthly=Decimal(20), user_share=Decimal("0.25"), currency="EUR")
     users = {"anne": Decimal(5), "ben": Decimal("4.99")}
 
-    judged = judge(limits, NOON, Decimal(19), users)
+    judged = evaluate(limits, NOON, Decimal(19), users)
 
     assert ("", ["anne"]) == (judged.exhausted_reason, list(judged.users_over_share))
     assert judged.users_over_share["anne"] == (
@@ -350,7 +350,7 @@ def test_a_share_is_spent_while_the_pod_runs() -> None:
 
     async def story() -> None:
         book = Book(stretches=[Stretch(NOON, None)])
-        async with Stage(book, Limits(monthly=Decimal(20), user_share=Decimal("0.1"))) as stage:
+        async with Stage(book, BudgetLimits(monthly=Decimal(20), user_share=Decimal("0.1"))) as stage:
             await asyncio.sleep(7200 + 60)
             (at, judged) = stage.judged[-1]
             assert 7200 <= at <= 7260
@@ -361,7 +361,7 @@ def test_a_share_is_spent_while_the_pod_runs() -> None:
 
 def test_what_is_told_of_a_spent_budget() -> None:
     """The month, the budget, and when it ends."""
-    judged = judge(Limits(monthly=Decimal("20.50")), NOON, Decimal("20.5"), {})
+    judged = evaluate(BudgetLimits(monthly=Decimal("20.50")), NOON, Decimal("20.5"), {})
 
     assert judged.exhausted_reason == (
         "the budget of 20.5 USD for 2026-11 is spent: a pod that runs can be used on, "

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.billing import cost_math
-from gpugate.billing.cost_math import IDLE, WARM_UP, Span
-from gpugate.billing.model import Session, Use
+from gpugate.billing.cost_math import IDLE, WARM_UP, TimeSpan
+from gpugate.billing.model import PodUsage, Session
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -34,9 +34,9 @@ def session(begin: datetime = NOON, hours: float = 2, **more) -> Session:
     return Session(**{**fields, **more})
 
 
-def use(of: Session, user: str, after_min: float, minutes: float, name: str = "r") -> Use:
+def use(of: Session, user: str, after_min: float, minutes: float, name: str = "r") -> PodUsage:
     begin = of.began_at + timedelta(minutes=after_min)
-    return Use(
+    return PodUsage(
         session_id=of.id,
         id=f"{name}-{user}",
         request_id=name,
@@ -47,8 +47,10 @@ def use(of: Session, user: str, after_min: float, minutes: float, name: str = "r
     )
 
 
-def bill(*sessions: Session, uses=(), span: Span = NOVEMBER, now: datetime = LATER) -> cost_math.Bill:
-    return cost_math.bill(sessions, uses, span, now, "USD")
+def bill(
+    *sessions: Session, uses=(), span: TimeSpan = NOVEMBER, now: datetime = LATER
+) -> cost_math.CostBreakdown:
+    return cost_math.cost_breakdown(sessions, uses, span, now, "USD")
 
 
 def test_a_session() -> None:
@@ -56,20 +58,20 @@ def test_a_session() -> None:
     row = session()
     told = bill(row, uses=[use(row, "ann", 10, 30), use(row, "bob", 60, 24)])
 
-    assert (1, Decimal("1.2"), Decimal(7200)) == (told.sessions, told.whole.cost, told.whole.seconds)
+    assert (1, Decimal("1.2"), Decimal(7200)) == (told.sessions, told.total.cost, told.total.seconds)
     assert {
         "ann": Decimal("0.3"),
         "bob": Decimal("0.24"),
         WARM_UP: Decimal("0.06"),
         IDLE: Decimal("0.6"),
-    } == {group.name: group.part.cost for group in told.by_user}
+    } == {group.name: group.amount.cost for group in told.by_user}
 
 
 def test_over_midnight() -> None:
     """Each day gets its own hours."""
     told = bill(session(datetime(2026, 11, 20, 23, tzinfo=UTC), 3))
     assert [("2026-11-20", Decimal(3600)), ("2026-11-21", Decimal(7200))] == [
-        (group.name, group.part.seconds) for group in told.by_day
+        (group.name, group.amount.seconds) for group in told.by_day
     ]
 
 
@@ -80,9 +82,9 @@ def test_over_the_months_turn() -> None:
     november, december = (
         bill(row, uses=[long], span=cost_math.month_span(month)) for month in ("2026-11", "2026-12")
     )
-    assert (Decimal("0.6"), Decimal("1.2")) == (november.whole.cost, december.whole.cost)
+    assert (Decimal("0.6"), Decimal("1.2")) == (november.total.cost, december.total.cost)
     assert [Decimal(1800), Decimal(1800)] == [
-        group.part.seconds for told in (november, december) for group in told.by_user if group.name == "ann"
+        group.amount.seconds for told in (november, december) for group in told.by_user if group.name == "ann"
     ]
 
 
@@ -106,10 +108,10 @@ def test_another_zone() -> None:
 def test_an_open_session() -> None:
     """It costs until now; with a clock that was set back, until its last sign of life, and never less."""
     row = session(ended_at=None)
-    assert Decimal("0.6") == bill(row, now=NOON + HOUR).whole.cost
-    assert Decimal("0.06") == bill(row, now=NOON - HOUR).whole.cost
-    assert Decimal("0.3") == bill(evolve(row, seen_at=NOON + HOUR / 2), now=NOON - HOUR).whole.cost
-    assert Decimal(0) == bill(evolve(row, ready_at=None), now=NOON - HOUR).whole.cost
+    assert Decimal("0.6") == bill(row, now=NOON + HOUR).total.cost
+    assert Decimal("0.06") == bill(row, now=NOON - HOUR).total.cost
+    assert Decimal("0.3") == bill(evolve(row, seen_at=NOON + HOUR / 2), now=NOON - HOUR).total.cost
+    assert Decimal(0) == bill(evolve(row, ready_at=None), now=NOON - HOUR).total.cost
 
 
 def test_failed_starts() -> None:
@@ -117,8 +119,8 @@ def test_failed_starts() -> None:
     never_ready = session(ready_at=None, hours=0.5)
     refused = session(NOON + HOUR, started_at=None, ready_at=None, id="refused")
     told = bill(never_ready, refused)
-    assert (1, Decimal("0.3")) == (told.sessions, told.whole.cost)
-    assert (2, Decimal("0.3")) == (told.failed_starts.sessions, told.failed_starts.part.cost)
+    assert (1, Decimal("0.3")) == (told.sessions, told.total.cost)
+    assert (2, Decimal("0.3")) == (told.failed_starts.sessions, told.failed_starts.amount.cost)
     assert [WARM_UP] == [group.name for group in told.by_user]
 
 
@@ -129,7 +131,7 @@ def test_the_disk_of_a_stopped_pod() -> None:
     gone = session(NOON - 10 * HOUR, pod_id="b")
     told = bill(gone, first, second, now=NOON + 22 * HOUR)
     assert Decimal("0.01") * 8 + Decimal("0.02") * 10 == told.stopped_disk.cost
-    assert Decimal(6 * 3600) == told.whole.seconds
+    assert Decimal(6 * 3600) == told.total.seconds
 
 
 def test_a_session_without_a_price() -> None:
@@ -138,8 +140,8 @@ def test_a_session_without_a_price() -> None:
     assert (1, 1, Decimal(0), Decimal(7200)) == (
         told.sessions,
         told.unpriced,
-        told.whole.cost,
-        told.whole.seconds,
+        told.total.cost,
+        told.total.seconds,
     )
 
 
@@ -154,7 +156,7 @@ def test_a_receipt() -> None:
     row = session()
     lines = cost_math.receipt(row, [use(row, "ann", 10, 30, "r-1"), use(row, "ann", 50, 6, "r-2")], LATER)
     assert [(WARM_UP, 360), ("ann", 1800), ("ann", 360), (IDLE, 4680)] == [
-        (line.user, line.part.seconds) for line in lines
+        (line.user, line.amount.seconds) for line in lines
     ]
 
 
@@ -162,7 +164,7 @@ def test_uses_that_claim_more_than_there_was() -> None:
     """A ledger that is wrong does not make the parts more than the whole."""
     row = session()
     lines = cost_math.receipt(row, [use(row, "ann", 10, 500), use(row, "bob", 10, 500)], LATER)
-    assert Decimal(7200) == sum(line.part.seconds for line in lines)
+    assert Decimal(7200) == sum(line.amount.seconds for line in lines)
 
 
 MOMENTS = st.integers(0, 40 * 24 * 3600 * 1000).map(
@@ -171,7 +173,7 @@ MOMENTS = st.integers(0, 40 * 24 * 3600 * 1000).map(
 
 
 @st.composite
-def stretches(draw: st.DrawFn) -> tuple[Session, list[Use]]:
+def stretches(draw: st.DrawFn) -> tuple[Session, list[PodUsage]]:
     """A session with its uses, somewhere around November."""
     begin, end = sorted((draw(MOMENTS), draw(MOMENTS)))
     ready = draw(st.none() | st.floats(0, 1).map(lambda at: begin + at * (end - begin)))
@@ -193,36 +195,36 @@ def stretches(draw: st.DrawFn) -> tuple[Session, list[Use]]:
 
 
 @given(st.lists(stretches(), max_size=5))
-def test_the_parts_are_the_whole(drawn: list[tuple[Session, list[Use]]]) -> None:
+def test_the_parts_are_the_whole(drawn: list[tuple[Session, list[PodUsage]]]) -> None:
     """By provider, day and user, in seconds and money, exactly, as they are shown."""
     told = bill(*(row for row, _ in drawn), uses=[one for _, uses in drawn for one in uses])
     for groups in (told.by_provider, told.by_day, told.by_user):
-        shares = cost_math.shares(groups, told.whole)
-        assert told.whole.cost.quantize(cost_math.QUANTUM) == sum((s.cost for s in shares), Decimal(0))
-        hours = (told.whole.seconds / 3600).quantize(cost_math.QUANTUM)
+        shares = cost_math.rounded_groups(groups, told.total)
+        assert told.total.cost.quantize(cost_math.QUANTUM) == sum((s.cost for s in shares), Decimal(0))
+        hours = (told.total.seconds / 3600).quantize(cost_math.QUANTUM)
         assert hours == sum((s.hours for s in shares), Decimal(0))
         assert all(share.cost >= 0 and share.hours >= 0 for share in shares)
 
 
 @given(stretches())
-def test_a_receipt_is_the_whole(drawn: tuple[Session, list[Use]]) -> None:
+def test_a_receipt_is_the_whole(drawn: tuple[Session, list[PodUsage]]) -> None:
     """Of any session: the lines sum to its seconds."""
     row, uses = drawn
     whole = cost_math.lifetime(row, LATER).seconds
     lines = cost_math.receipt(row, uses, LATER)
-    assert abs(whole - sum((line.part.seconds for line in lines), Decimal(0))) < Decimal("1e-9")
+    assert abs(whole - sum((line.amount.seconds for line in lines), Decimal(0))) < Decimal("1e-9")
 
 
 @given(st.lists(st.decimals(0, 100, places=9), min_size=1, max_size=9))
 def test_apportion(parts: list[Decimal]) -> None:
     """Nobody is off by more than the smallest unit, and together they are right."""
     cent = Decimal("0.01")
-    shown = cost_math.apportion(sum(parts, Decimal(0)), parts, cent)
+    shown = cost_math.round_to_total(sum(parts, Decimal(0)), parts, cent)
     assert sum(parts, Decimal(0)).quantize(cent) == sum(shown)
     assert all(abs(was - now) <= cent for was, now in zip(parts, shown, strict=True))
 
 
 def test_days_of_nothing() -> None:
     """The wrong way round is no time at all."""
-    assert Decimal(0) == Span(NOON, NOON - HOUR).seconds
-    assert date(2026, 11, 21) == next(Span(NOON, NOON + HOUR).days())[0]
+    assert Decimal(0) == TimeSpan(NOON, NOON - HOUR).seconds
+    assert date(2026, 11, 21) == next(TimeSpan(NOON, NOON + HOUR).days())[0]

@@ -7,33 +7,33 @@ from math import isclose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.billing.fair_share import Meter
+from gpugate.billing.fair_share import FairShareMeter
 
 
 def test_alone() -> None:
     """All of it is one's own."""
-    meter = Meter()
-    mark = meter.enter(10.0)
-    assert 4.0 == meter.share(mark, 14.0)
-    assert 5.0 == meter.leave(mark, 15.0)
+    meter = FairShareMeter()
+    mark = meter.start(10.0)
+    assert 4.0 == meter.share_so_far(mark, 14.0)
+    assert 5.0 == meter.finish(mark, 15.0)
     assert 5.0 == meter.busy_s
 
 
 def test_together() -> None:
     """The seconds of two at once are halved."""
-    meter = Meter()
-    first = meter.enter(0.0)
-    second = meter.enter(4.0)
-    assert 5.0 == meter.leave(first, 6.0)
-    assert 5.0 == meter.leave(second, 10.0)
+    meter = FairShareMeter()
+    first = meter.start(0.0)
+    second = meter.start(4.0)
+    assert 5.0 == meter.finish(first, 6.0)
+    assert 5.0 == meter.finish(second, 10.0)
     assert 10.0 == meter.busy_s
 
 
 def test_a_clock_that_goes_back() -> None:
     """Nothing is ever negative."""
-    meter = Meter()
-    mark = meter.enter(10.0)
-    assert 0.0 == meter.leave(mark, 5.0)
+    meter = FairShareMeter()
+    mark = meter.start(10.0)
+    assert 0.0 == meter.finish(mark, 5.0)
     assert 0.0 == meter.busy_s
 
 
@@ -44,14 +44,14 @@ def test_the_shares_are_the_whole(spans: list[tuple[float, float]]) -> None:
         [(min(span), 0, index) for index, span in enumerate(spans)]
         + [(max(span), 1, index) for index, span in enumerate(spans)]
     )
-    meter = Meter()
+    meter = FairShareMeter()
     marks: dict[int, float] = {}
     shares: list[float] = []
     for at, leaves, index in events:
         if leaves:
-            shares.append(meter.leave(marks[index], at))
+            shares.append(meter.finish(marks[index], at))
         else:
-            marks[index] = meter.enter(at)
+            marks[index] = meter.start(at)
 
     busy, until = 0.0, 0.0
     for begin, end in sorted((min(span), max(span)) for span in spans):

@@ -10,7 +10,7 @@ import pytest
 from gpugate_testing.fakes import MemoryLedger
 
 from gpugate.billing.ledger_split import SplitLedger
-from gpugate.billing.model import Session, Use
+from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -19,8 +19,8 @@ REAL = Session(id="r", provider="runpod", asked_at=NOON, started_at=NOON)
 PLAY = Session(id="p", provider="demo", asked_at=NOON + HOUR, started_at=NOON + HOUR)
 
 
-def use(session_id: str, number: int = 1) -> Use:
-    return Use(
+def use(session_id: str, number: int = 1) -> PodUsage:
+    return PodUsage(
         session_id=session_id,
         id=str(number),
         request_id="r",
@@ -50,17 +50,17 @@ async def test_each_row_in_its_own(ledger: SplitLedger, real: MemoryLedger, play
     """Sessions by their provider, uses by their session; read together, in order."""
     await ledger.put(PLAY)
     await ledger.put(REAL)
-    await ledger.put_uses([use("p"), use("r")])
-    await ledger.put_uses([use("p", 2)])
-    await ledger.tell_budget("2026-11", 50)
+    await ledger.put_usage([use("p"), use("r")])
+    await ledger.put_usage([use("p", 2)])
+    await ledger.mark_threshold_notified("2026-11", 50)
 
     assert ({"r"}, {"p"}) == (real.rows.keys(), play.rows.keys())
     assert ([("r", "1")], [("p", "1"), ("p", "2")]) == (list(real.used), list(play.used))
-    assert ({"2026-11": 50}, {}) == (real.told, play.told)
+    assert ({"2026-11": 50}, {}) == (real.notified_thresholds, play.notified_thresholds)
     assert [REAL, PLAY] == await ledger.sessions(NOON, NOON + 2 * HOUR)
     assert [REAL, PLAY] == await ledger.open_sessions()
-    assert 3 == len(await ledger.uses(NOON, NOON + HOUR))
-    assert 50 == await ledger.budget_told("2026-11")
+    assert 3 == len(await ledger.usage(NOON, NOON + HOUR))
+    assert 50 == await ledger.last_notified_threshold("2026-11")
 
 
 async def test_after_a_restart(real: MemoryLedger, play: MemoryLedger) -> None:
@@ -68,7 +68,7 @@ async def test_after_a_restart(real: MemoryLedger, play: MemoryLedger) -> None:
     play.rows["p"] = PLAY
     ledger = SplitLedger(real, play, {"demo"})
     await ledger.open_sessions()
-    await ledger.put_uses([use("p")])
+    await ledger.put_usage([use("p")])
 
     assert ({}, 1) == (real.used, len(play.used))
 

@@ -13,8 +13,13 @@ from gpugate_testing import virtual_time
 from gpugate_testing.fakes import FakeCloud, FakeProvider, MemoryLedger
 
 from gpugate.billing.model import Session
-from gpugate.billing.reconciliation import BILL_LIMIT_S, Compared, Reconcile, Reconciled
-from gpugate.billing.reports import Costs
+from gpugate.billing.reconciliation import (
+    BILL_LIMIT_S,
+    BillReconciler,
+    ProviderComparison,
+    ReconciliationReport,
+)
+from gpugate.billing.reports import CostQueries
 from gpugate.errors import NoFunds, RateLimited
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.provider_api import Capabilities, Charge
@@ -63,15 +68,15 @@ def session(provider: str, began_at: datetime = NOW - timedelta(hours=2), pod_id
 
 def reconciled(
     providers: dict[str, FakeProvider], *sessions: Session, month: str | None = None
-) -> Reconciled:
+) -> ReconciliationReport:
     """In virtual time."""
     ledger = MemoryLedger({row.id: row for row in sessions})
-    costs = Costs(ledger, lambda: None, "USD", lambda: NOW)
+    costs = CostQueries(ledger, lambda: None, "USD", lambda: NOW)
     named = [NamedProvider(name, provider) for name, provider in providers.items()]
-    return virtual_time.run(Reconcile(costs, named, "USD", lambda: NOW).month(month))
+    return virtual_time.run(BillReconciler(costs, named, "USD", lambda: NOW).month(month))
 
 
-def only(found: Reconciled) -> Compared:
+def only(found: ReconciliationReport) -> ProviderComparison:
     (one,) = found.providers
     return one
 

@@ -8,8 +8,8 @@ from decimal import Decimal
 import pytest
 from gpugate_testing.fakes import MemoryLedger
 
-from gpugate.billing.model import Session, Use
-from gpugate.billing.reports import Costs
+from gpugate.billing.model import PodUsage, Session
+from gpugate.billing.reports import CostQueries
 from gpugate.errors import LedgerError
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -30,9 +30,9 @@ def session(began_at: datetime, hours: float | None = 1, **more: object) -> Sess
     return Session(**{**given, **more})  # type: ignore[arg-type]
 
 
-def costs_of(*rows: Session, used: tuple[Use, ...] = (), now: datetime = NOW) -> Costs:
+def costs_of(*rows: Session, used: tuple[PodUsage, ...] = (), now: datetime = NOW) -> CostQueries:
     ledger = MemoryLedger({row.id: row for row in rows}, {(use.session_id, use.id): use for use in used})
-    return Costs(ledger, lambda: None, "USD", lambda: now)
+    return CostQueries(ledger, lambda: None, "USD", lambda: now)
 
 
 async def test_what_was_spent() -> None:
@@ -59,7 +59,7 @@ async def test_the_months_turn() -> None:
 async def test_whose_it_was() -> None:
     """Users alone: what nobody asked for is in nobody's name."""
     row = session(NOW - 2 * HOUR)
-    use = Use(
+    use = PodUsage(
         session_id=row.id,
         id="1",
         request_id="r",
@@ -96,7 +96,7 @@ async def test_simulated_sessions() -> None:
     play = session(NOW - 3 * HOUR, provider="demo", stopped_rate=Decimal(1), cost=Decimal("0.6"))
     rows = (play, session(NOW - 5 * HOUR, 0.5, provider="demo"), session(NOW - 2 * HOUR))
     ledger = MemoryLedger({row.id: row for row in rows})
-    costs = Costs(ledger, lambda: None, "USD", lambda: NOW, simulated={"demo"})
+    costs = CostQueries(ledger, lambda: None, "USD", lambda: NOW, simulated={"demo"})
 
     summary = await costs.summary()
     assert (1, Decimal("0.6"), Decimal(1)) == (
@@ -111,7 +111,7 @@ async def test_simulated_sessions() -> None:
     assert [0, 0, Decimal("0.6")] == [row.cost for row in await costs.sessions(None, None)]
     found = await costs.receipt(play.id)
     assert found is not None
-    assert 0 == sum(line.part.cost for line in found[1])
+    assert 0 == sum(line.amount.cost for line in found[1])
 
 
 async def test_a_ledger_that_is_brought_up_to_date() -> None:
@@ -121,12 +121,12 @@ async def test_a_ledger_that_is_brought_up_to_date() -> None:
     async def settle() -> None:
         await ledger.put(session(NOW - HOUR))
 
-    assert Decimal("0.6") == await Costs(ledger, lambda: None, "USD", lambda: NOW, settle).today()
+    assert Decimal("0.6") == await CostQueries(ledger, lambda: None, "USD", lambda: NOW, settle).today()
 
 
 async def test_a_ledger_that_cannot_be_read() -> None:
     """Is an error, never a sum of nothing."""
-    costs = Costs(MemoryLedger(broken=True), lambda: None, "USD", lambda: NOW)
+    costs = CostQueries(MemoryLedger(broken=True), lambda: None, "USD", lambda: NOW)
 
     for ask in (costs.today, costs.summary, costs.spent_in_month, costs.spent_by_user):
         with pytest.raises(LedgerError):

@@ -12,7 +12,7 @@ import attrs
 import pytest
 
 from gpugate.billing import sqlite_ledger
-from gpugate.billing.model import Session, Use
+from gpugate.billing.model import PodUsage, Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.errors import LedgerError
 
@@ -39,9 +39,9 @@ WHOLE = Session(
     end_reason="idle",
     cost=Decimal("0.00061111111111111111"),
     seen_at=NOON,
-    anchor="boot:1.5",
+    clock_anchor="boot:1.5",
 )
-USE = Use(
+USE = PodUsage(
     session_id=WHOLE.id,
     id="1",
     request_id="r-1",
@@ -67,10 +67,10 @@ async def ledger(path: Path) -> AsyncIterator[SqliteLedger]:
 async def test_a_row_comes_back_whole(ledger: SqliteLedger) -> None:
     """Every field, to the last digit and microsecond."""
     await ledger.put(WHOLE)
-    await ledger.put_uses([USE])
+    await ledger.put_usage([USE])
 
     assert [WHOLE] == await ledger.sessions(NOON, NOON + timedelta(days=1))
-    assert [USE] == await ledger.uses(NOON, NOON + timedelta(days=1))
+    assert [USE] == await ledger.usage(NOON, NOON + timedelta(days=1))
 
 
 async def test_each_session_once(ledger: SqliteLedger) -> None:
@@ -78,11 +78,11 @@ async def test_each_session_once(ledger: SqliteLedger) -> None:
     await ledger.put(attrs.evolve(WHOLE, ended_at=None))
     assert [attrs.evolve(WHOLE, ended_at=None)] == await ledger.open_sessions()
     await ledger.put(WHOLE)
-    await ledger.put_uses([USE, attrs.evolve(USE, seconds=Decimal(9))])
+    await ledger.put_usage([USE, attrs.evolve(USE, seconds=Decimal(9))])
 
     assert [] == await ledger.open_sessions()
     assert [WHOLE] == await ledger.sessions(NOON, NOON + timedelta(days=1))
-    assert [Decimal(9)] == [use.seconds for use in await ledger.uses(NOON, NOON + timedelta(days=1))]
+    assert [Decimal(9)] == [use.seconds for use in await ledger.usage(NOON, NOON + timedelta(days=1))]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ async def test_what_lies_between(ledger: SqliteLedger, since_s: float, until_s: 
 
 async def test_one_name_for_many_requests(ledger: SqliteLedger) -> None:
     """A client's name for its requests is not what keeps them apart."""
-    await ledger.put_uses([attrs.evolve(USE, id="1"), attrs.evolve(USE, id="2")])
-    found = await ledger.uses(NOON, NOON + timedelta(days=1))
+    await ledger.put_usage([attrs.evolve(USE, id="1"), attrs.evolve(USE, id="2")])
+    found = await ledger.usage(NOON, NOON + timedelta(days=1))
     assert ["1", "2"] == sorted(use.id for use in found)
 
 
@@ -133,12 +133,12 @@ async def test_another_time_zone(ledger: SqliteLedger) -> None:
 async def test_after_kill_9(path: Path, ledger: SqliteLedger) -> None:
     """What was put can be read by another process although nobody closed the file."""
     await ledger.put(attrs.evolve(WHOLE, ended_at=None))
-    await ledger.tell_budget("2026-11", 80)
+    await ledger.mark_threshold_notified("2026-11", 80)
     second = await SqliteLedger.open(path)
     try:
         assert 1 == len(await second.open_sessions())
-        assert 80 == await second.budget_told("2026-11")
-        assert 0 == await second.budget_told("2026-12")
+        assert 80 == await second.last_notified_threshold("2026-11")
+        assert 0 == await second.last_notified_threshold("2026-12")
     finally:
         await second.aclose()
 
@@ -146,13 +146,13 @@ async def test_after_kill_9(path: Path, ledger: SqliteLedger) -> None:
 async def test_an_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is brought up to date, and keeps its rows."""
     first = await SqliteLedger.open(path)
-    await first.tell_budget("2026-11", 50)
+    await first.mark_threshold_notified("2026-11", 50)
     await first.aclose()
     more = (*sqlite_ledger.STEPS, "ALTER TABLE budgets ADD COLUMN told_at TEXT;")
     monkeypatch.setattr(sqlite_ledger, "STEPS", more)
     second = await SqliteLedger.open(path)
     try:
-        assert 50 == await second.budget_told("2026-11")
+        assert 50 == await second.last_notified_threshold("2026-11")
     finally:
         await second.aclose()
     with sqlite3.connect(path) as database:
@@ -242,9 +242,9 @@ async def test_a_file_of_every_schema_so_far(path: Path, script: str, ids: set[t
         ledger = await SqliteLedger.open(path)
         try:
             (row,) = await ledger.sessions(NOON, NOON + timedelta(days=1))
-            uses = await ledger.uses(NOON, NOON + timedelta(days=1))
-            told = await ledger.budget_told("2026-11")
-            await ledger.put_uses([attrs.evolve(USE, id="9", began_at=NOON + timedelta(days=2))])
+            uses = await ledger.usage(NOON, NOON + timedelta(days=1))
+            told = await ledger.last_notified_threshold("2026-11")
+            await ledger.put_usage([attrs.evolve(USE, id="9", began_at=NOON + timedelta(days=2))])
         finally:
             await ledger.aclose()
         assert ("s", Decimal("0.4"), 50) == (row.id, row.cost, told)

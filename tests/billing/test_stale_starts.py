@@ -10,7 +10,7 @@ import pytest
 from attrs import define, evolve
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.billing.books import StartBound
+from gpugate.billing.books import StartTimeBound
 from gpugate.billing.model import Session
 from gpugate.lifecycle.report_sanitizer import Plausible
 from gpugate.provider_api import Phase, PodReport
@@ -251,7 +251,7 @@ def test_an_adopted_pod_whose_start_is_told_late() -> None:
 def test_the_bound_of_the_ledger(said: float, believed: float) -> None:
     """Exactly; a second too early is set right, and no news."""
     told: list[str] = []
-    bound = StartBound(earliest=NOW, what="it ended")
+    bound = StartTimeBound(earliest=NOW, source="it ended")
     plausible = Plausible(lambda: NOW + timedelta(seconds=60), lambda: 1060.0, told.append, lambda _: bound)
     report = PodReport(Phase.RUNNING, started_at=NOW + timedelta(seconds=said))
 
@@ -263,7 +263,7 @@ def test_the_bound_of_the_ledger(said: float, believed: float) -> None:
 def test_a_stopped_pod_that_tells_its_last_start() -> None:
     """That is true, and no news."""
     told: list[str] = []
-    bound = StartBound(earliest=NOW, what="it ended")
+    bound = StartTimeBound(earliest=NOW, source="it ended")
     plausible = Plausible(lambda: NOW + timedelta(seconds=60), lambda: 1060.0, told.append, lambda _: bound)
     plausible.seen(PodReport(Phase.STOPPED, started_at=NOW - NINE_DAYS))
     assert told == []

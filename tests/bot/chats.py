@@ -19,10 +19,10 @@ from gpugate.bot.intents.keywords import classify
 from gpugate.bot.intents.model import Source, Understood
 from gpugate.bot.messenger import Button, Heard
 from gpugate.errors import ImageFailed
-from gpugate.generation.fantasy import Fantasies
-from gpugate.generation.image_format import Image
-from gpugate.generation.images import Drawing, Picture, Pictures
-from gpugate.generation.stories import Stories
+from gpugate.generation.fantasy import FantasyService
+from gpugate.generation.image_format import DecodedImage
+from gpugate.generation.images import GeneratedImage, ImageJob, ImageService
+from gpugate.generation.stories import StoryService
 from gpugate.generation.workflows import load
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall
@@ -92,15 +92,15 @@ class FullCloud(FakeCloud):
 
 
 @frozen
-class QuickPictures(Pictures):
+class QuickPictures(ImageService):
     """Pictures that are not cleaned in a thread, which virtual time cannot wait for."""
 
-    async def draw(self, visit: LeasedCall, drawing: Drawing, progress: Any = None) -> Picture:
-        async def work(pod: ServingPod) -> Picture:
+    async def generate(self, visit: LeasedCall, drawing: ImageJob, progress: Any = None) -> GeneratedImage:
+        async def work(pod: ServingPod) -> GeneratedImage:
             endpoint = pod.endpoints.get("comfyui")
             if endpoint is None:
                 raise ImageFailed("the pod has no ComfyUI")
-            return Picture(Image("PNG", 16, 16, PNG), "x.png", drawing.wish.seed)
+            return GeneratedImage(DecodedImage("PNG", 16, 16, PNG), "x.png", drawing.request.seed)
 
         return await visit.run(work)
 
@@ -188,7 +188,7 @@ class Talk:
         await self.stage.__aenter__()
         self.texts = FakeTexts([self.story])
         pictures = QuickPictures(FakePainter(PNG), load("", "", "c"))
-        fantasies = Fantasies(Stories(self.texts, "llava"), pictures)
+        fantasies = FantasyService(StoryService(self.texts, "llava"), pictures)
         self.assistant = Assistant(
             lifecycle=self.stage.lifecycle,
             watch=watch,

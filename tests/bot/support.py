@@ -12,7 +12,7 @@ from aiohttp import web
 from attrs import define, field
 from gpugate_testing.telegram import SimulatedTelegram
 
-from gpugate.api.telegram_webhook import TelegramHook
+from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.bot.messenger import Chat, Heard
 from gpugate.bot.telegram import Hook, TelegramBot
 from gpugate.proxy.auth import Verifier
@@ -91,7 +91,7 @@ def ignore_crash(name: str, error: BaseException) -> None:
 
 
 @asynccontextmanager
-async def front(hook: TelegramHook) -> AsyncIterator[str]:
+async def front(hook: TelegramWebhook) -> AsyncIterator[str]:
     """The gateway's server with nothing behind it but this endpoint; yields its URL."""
     verifier = Verifier(
         secret="s" * 40,
@@ -162,7 +162,7 @@ async def line(
         first_pause_s=0.01,
         sleep=pauses,
     )
-    async with front(TelegramHook(SECRET if mode == "webhook" else None, bot.take)) as url:
+    async with front(TelegramWebhook(SECRET if mode == "webhook" else None, bot.take)) as url:
         telegram.post.roads[PUBLIC] = url
         bot.open()
         try:

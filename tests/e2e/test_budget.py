@@ -52,10 +52,10 @@ class Book:
     async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
         return self.users
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         return self.told.get(month, 0)
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         self.told[month] = percent
 
 
@@ -145,7 +145,7 @@ async def test_what_the_ledger_says_was_spent(tmp_path, opened):
     assert 0 == house.cloud.starts
     ledger = await SqliteLedger.open(tmp_path / "ledger.sqlite3")
     async with asyncio.timeout(5):
-        while await ledger.budget_told(f"{now:%Y-%m}") < 100:
+        while await ledger.last_notified_threshold(f"{now:%Y-%m}") < 100:
             await asyncio.sleep(0.01)
     await ledger.aclose()
 

@@ -32,7 +32,7 @@ from gpugate_testing.fakes import FakeCloud
 
 from gpugate.cli.main import main
 from gpugate.errors import NoCapacity
-from gpugate.generation.image_format import measure
+from gpugate.generation.image_format import read_image
 from gpugate.provider_api import Endpoint, PodReport
 from tests.e2e.support import House, bearer, open_house, wire_to, words
 
@@ -535,7 +535,7 @@ class TestImage:
         data = answer.json["data"]
         assert {"image_base64", "filename", "seed"} == set(data)
         picture = base64.b64decode(data["image_base64"])
-        image = measure(picture)
+        image = read_image(picture)
         assert ("PNG", 128, 64) == (image.kind, image.width, image.height)
         assert b"castle" not in picture
         assert b"tEXt" not in picture
@@ -690,7 +690,7 @@ class TestFantasy:
         data = answer.json["data"]
         assert {"story", "image_base64", "warnings"} == set(data)
         assert (TOLD.strip(), []) == (data["story"], data["warnings"])
-        assert "PNG" == measure(base64.b64decode(data["image_base64"])).kind
+        assert "PNG" == read_image(base64.b64decode(data["image_base64"])).kind
         asked = json.loads(ollama.calls("/api/generate")[-1].body)
         assert ("llava", [PNG]) == (asked["model"], asked["images"])
         assert "make it sad" in asked["prompt"]
@@ -852,7 +852,7 @@ class TestExamples:
         assert 0 == code, complaints
         assert says in said.decode()
         if draws:
-            assert "PNG" == measure(out.read_bytes()).kind
+            assert "PNG" == read_image(out.read_bytes()).kind
 
 
 async def test_the_ledger_names_who_had_it_done(house: House) -> None:

@@ -319,9 +319,9 @@ async def test_a_loop_that_is_left_stops_the_pod(ground: Ground) -> None:
 async def test_a_server_that_does_not_answer_does_not_start(ground: Ground) -> None:
     """Exit 1 and one line, and `listening` is never said."""
     (ground.cloud / "fault-at-open").write_text(
-        "from gpugate.api.gpu import GateApi\n"
+        "from gpugate.api.gpu import GpuApi\n"
         "async def health(self, call): raise RuntimeError('planted')\n"
-        "GateApi.health = health\n"
+        "GpuApi.health = health\n"
     )
     async with ground.serve(wait=False) as gateway:
         assert 1 == await gateway.ended()

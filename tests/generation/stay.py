@@ -8,8 +8,8 @@ from typing import Any
 from attrs import define, field
 
 from gpugate.errors import GateError
-from gpugate.generation.image_backend import Drawn, Graph, Progress
-from gpugate.generation.text_model import Hear
+from gpugate.generation.image_backend import Graph, Progress, RawImage
+from gpugate.generation.text_model import OnText
 from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall
@@ -80,7 +80,9 @@ class FakeTexts:
     scripts: list[list[Any]]
     asked: list[tuple[str, Mapping[str, object]]] = field(factory=list)
 
-    async def tell(self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: Hear) -> None:
+    async def stream_to(
+        self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: OnText
+    ) -> None:
         self.asked.append((path, body))
         script = self.scripts.pop(0) if len(self.scripts) > 1 else self.scripts[0]
         for piece in script:
@@ -99,9 +101,9 @@ class FakePainter:
     result: Any
     graphs: list[Graph] = field(factory=list)
 
-    async def draw(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> Drawn:
+    async def generate(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> RawImage:
         self.graphs.append(graph)
         await progress(1, 2)
         if isinstance(self.result, Exception):
             raise self.result
-        return Drawn(self.result, "x.png")
+        return RawImage(self.result, "x.png")

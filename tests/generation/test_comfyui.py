@@ -20,10 +20,10 @@ from gpugate_demo.comfyui import (
 from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Hang, NotReady
 
 from gpugate.errors import ImageFailed
-from gpugate.generation.comfyui import BROKEN_LOOKS, ComfyUI
+from gpugate.generation.comfyui import MAX_BROKEN_POLLS, ComfyUIBackend
 from gpugate.generation.comfyui_errors import execution_problem, refusal
-from gpugate.generation.image_backend import Drawn
-from gpugate.generation.text_model import PodSilent
+from gpugate.generation.image_backend import RawImage
+from gpugate.generation.text_model import PodUnreachable
 from gpugate.provider_api import Endpoint
 
 SAVED: dict[str, Any] = {
@@ -55,12 +55,12 @@ async def draw(
     steps: Steps | None = None,
     poll_s: float = 0.03,
     timeout_s: float = 3.0,
-) -> Drawn:
+) -> RawImage:
     async def progress(value: int, most: int) -> None:
         if steps is not None:
             steps.append((value, most))
 
-    return await ComfyUI(session, poll_s, timeout_s).draw(Endpoint(url), graph or SAVED, progress)
+    return await ComfyUIBackend(session, poll_s, timeout_s).generate(Endpoint(url), graph or SAVED, progress)
 
 
 def sampled(steps: int = 4) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class TestPicture:
         async def progress(value: int, most: int) -> None:
             return None
 
-        await ComfyUI(session, 0.05, 3.0).draw(endpoint, SAVED, progress)
+        await ComfyUIBackend(session, 0.05, 3.0).generate(endpoint, SAVED, progress)
         assert {"t"} == {seen.headers.get("X-Token") for seen in comfyui.seen}
         assert "/ws" in paths(comfyui)
 
@@ -260,7 +260,7 @@ class TestFailing:
         comfyui.plan(HangJob(until := asyncio.Event()))
         asked = asyncio.ensure_future(draw(session, comfyui.url))
         await comfyui.until(lambda: comfyui.jobs.running is not None)
-        comfyui.faults.add("*", CloseBeforeHead(), times=BROKEN_LOOKS - 2)
+        comfyui.faults.add("*", CloseBeforeHead(), times=MAX_BROKEN_POLLS - 2)
         await asyncio.sleep(0.1)
         until.set()
         assert (await asked).filename
@@ -271,7 +271,7 @@ class TestFailing:
         asked = asyncio.ensure_future(draw(session, comfyui.url))
         await comfyui.until(lambda: comfyui.jobs.running is not None)
         await comfyui.stop()
-        with pytest.raises(PodSilent):
+        with pytest.raises(PodUnreachable):
             await asked
 
     async def test_submission_that_breaks_after_it_arrived(self, session, comfyui: SimulatedComfyUI):

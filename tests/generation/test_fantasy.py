@@ -8,23 +8,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.errors import ImageFailed, StoryFailed
-from gpugate.generation.fantasy import EXCERPT, STYLE, Fantasies, picture_prompt
-from gpugate.generation.image_format import read
-from gpugate.generation.images import Pictures
-from gpugate.generation.stories import Stories
-from gpugate.generation.text_model import ModelFailed, PodSilent
+from gpugate.generation.fantasy import EXCERPT, STYLE, FantasyService, image_prompt
+from gpugate.generation.image_format import read_checked_image
+from gpugate.generation.images import ImageService
+from gpugate.generation.stories import StoryService
+from gpugate.generation.text_model import GenerationFailed, PodUnreachable
 from gpugate.generation.workflows import load
 from gpugate.lifecycle.diagnosis import Diagnosis
 from tests.generation.stay import FakePainter, FakeTexts, leased_call_on, pod
 
 PNG = draw("x", 1, 16, 16)
-IMAGE = read(PNG)
+IMAGE = read_checked_image(PNG)
 
 
-def fantasies(*script: object, result: object = PNG) -> tuple[Fantasies, FakePainter]:
+def fantasies(*script: object, result: object = PNG) -> tuple[FantasyService, FakePainter]:
     painter = FakePainter(result)
-    pictures = Pictures(painter, load("", "", "c"))
-    return Fantasies(Stories(FakeTexts([list(script)]), "llava", "tale"), pictures), painter
+    pictures = ImageService(painter, load("", "", "c"))
+    return FantasyService(StoryService(FakeTexts([list(script)]), "llava", "tale"), pictures), painter
 
 
 class Log:
@@ -44,40 +44,40 @@ async def test_both():
     """Story first, then its picture; told in this order."""
     dreams, painter = fantasies("A cat", " sat.")
     log = Log()
-    dream = await dreams.dream(leased_call_on()[0], dreams.telling(IMAGE, ""), listener=log)
+    dream = await dreams.generate(leased_call_on()[0], dreams.story_request(IMAGE, ""), listener=log)
     assert ("A cat sat.", ()) == (dream.story, dream.warnings)
-    assert dream.picture is not None
+    assert dream.image is not None
     assert ["A cat", " sat.", ("story", 1, 1), ("image", 1, 2)] == log.heard
     assert f"{STYLE}, A cat sat." == painter.graphs[0]["2"]["inputs"]["text"]
 
 
 def test_always_the_vision_model():
     """Also where another tells stories without a picture."""
-    assert "llava" == fantasies()[0].telling(IMAGE, "sad").model
+    assert "llava" == fantasies()[0].story_request(IMAGE, "sad").model
 
 
-@pytest.mark.parametrize("trouble", [ImageFailed("it broke"), PodSilent("it broke")])
+@pytest.mark.parametrize("trouble", [ImageFailed("it broke"), PodUnreachable("it broke")])
 async def test_picture_that_fails(trouble):
     """The story comes, with a warning."""
     dreams, _ = fantasies("A cat.", result=trouble)
-    dream = await dreams.dream(leased_call_on()[0], dreams.telling(IMAGE, ""))
-    assert ("A cat.", None) == (dream.story, dream.picture)
+    dream = await dreams.generate(leased_call_on()[0], dreams.story_request(IMAGE, ""))
+    assert ("A cat.", None) == (dream.story, dream.image)
     assert [("IMAGE_GEN_FAILED", "it broke")] == [(one.code, one.message) for one in dream.warnings]
 
 
 async def test_story_that_fails():
     """Nothing is drawn."""
-    dreams, painter = fantasies("A", ModelFailed("broke"))
+    dreams, painter = fantasies("A", GenerationFailed("broke"))
     with pytest.raises(StoryFailed):
-        await dreams.dream(leased_call_on()[0], dreams.telling(IMAGE, ""))
+        await dreams.generate(leased_call_on()[0], dreams.story_request(IMAGE, ""))
     assert [] == painter.graphs
 
 
 async def test_no_picture_wanted():
     """None is drawn, and that is no warning."""
     dreams, painter = fantasies("A cat.")
-    dream = await dreams.dream(leased_call_on()[0], dreams.telling(IMAGE, ""), illustrated=False)
-    assert (None, (), []) == (dream.picture, dream.warnings, painter.graphs)
+    dream = await dreams.generate(leased_call_on()[0], dreams.story_request(IMAGE, ""), illustrated=False)
+    assert (None, (), []) == (dream.image, dream.warnings, painter.graphs)
 
 
 async def test_pod_lost_between():
@@ -89,16 +89,16 @@ async def test_pod_lost_between():
         async def progress(self, stage: str, value: int, most: int) -> None:
             lease.lose()
 
-    dream = await dreams.dream(visit, dreams.telling(IMAGE, ""), listener=Loser())
+    dream = await dreams.generate(visit, dreams.story_request(IMAGE, ""), listener=Loser())
     assert ("A cat.", 1, []) == (dream.story, len(dream.warnings), painter.graphs)
 
 
 async def test_pod_lost_while_drawing():
     """The story is there already, so it does not wait through another start for its picture."""
-    dreams, painter = fantasies("A cat.", result=PodSilent("gone"))
+    dreams, painter = fantasies("A cat.", result=PodUnreachable("gone"))
     visit, _ = leased_call_on(pod(1), pod(2), finding=Diagnosis.LOST)
-    dream = await dreams.dream(visit, dreams.telling(IMAGE, ""))
-    assert ("A cat.", None, 1) == (dream.story, dream.picture, len(painter.graphs))
+    dream = await dreams.generate(visit, dreams.story_request(IMAGE, ""))
+    assert ("A cat.", None, 1) == (dream.story, dream.image, len(painter.graphs))
     assert ["IMAGE_GEN_FAILED"] == [warning.code for warning in dream.warnings]
 
 
@@ -106,18 +106,18 @@ class TestPrompt:
     def test_whole_sentences(self):
         """As many as fit."""
         story = "One cat sat. " * 100
-        prompt = picture_prompt(story)
+        prompt = image_prompt(story)
         assert prompt.endswith("One cat sat.")
         assert len(prompt) <= len(STYLE) + 2 + EXCERPT
 
     def test_syntax_of_image_models(self):
         """Weights, embeddings and markdown are taken out."""
-        prompt = picture_prompt('# **The (cat:1.5)** [said]:\n"embedding:evil <lora:x:1> Hello."')
+        prompt = image_prompt('# **The (cat:1.5)** [said]:\n"embedding:evil <lora:x:1> Hello."')
         assert f"{STYLE}, The cat,1.5 said , evil x,1 Hello." == prompt
 
     @given(st.text(max_size=2000))
     def test_any_story(self, story):
         """Short, in one line, without brackets."""
-        prompt = picture_prompt(story)
+        prompt = image_prompt(story)
         assert len(prompt) <= len(STYLE) + 2 + EXCERPT
         assert not set(prompt) & set("()[]{}<>\n\\")

@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.errors import InvalidRequest
-from gpugate.generation.image_format import LARGEST, NoImage, image_of, measure, read, stripped
+from gpugate.generation.image_format import (
+    LARGEST,
+    InvalidImage,
+    decode_image,
+    read_checked_image,
+    read_image,
+    strip_metadata,
+)
 
 PNG = draw("a picture", 1, 40, 30)
 
@@ -70,7 +77,7 @@ WHOLE = {
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_picture(name):
     """Kind and size are read from its head."""
-    image = read(WHOLE[name])
+    image = read_checked_image(WHOLE[name])
     assert (name.split()[0], 40, 30) == (image.kind, image.width, image.height)
 
 
@@ -79,65 +86,65 @@ def test_truncated_anywhere(name):
     """No beginning of a picture passes for one."""
     data = WHOLE[name]
     for length in range(len(data)):
-        with pytest.raises(NoImage):
-            measure(data[:length])
+        with pytest.raises(InvalidImage):
+            read_image(data[:length])
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"%PDF-1.4", b"<svg/>", b"BM" + bytes(60), b"\0" * 100])
 def test_something_else(data):
     """Said so."""
-    with pytest.raises(NoImage, match="is no PNG, JPEG, WebP or GIF"):
-        measure(data)
+    with pytest.raises(InvalidImage, match="is no PNG, JPEG, WebP or GIF"):
+        read_image(data)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), st.integers(0, 10**6), st.binary(max_size=8))
 def test_damage_never_crashes(name, at, junk):
-    """Whatever is broken: a picture or NoImage, nothing else."""
+    """Whatever is broken: a picture or InvalidImage, nothing else."""
     data = WHOLE[name]
     at %= len(data)
     spoiled = data[:at] + junk + data[at + len(junk) :]
-    for work in (measure, stripped):
+    for work in (read_image, strip_metadata):
         try:
             work(spoiled)
-        except NoImage:
+        except InvalidImage:
             continue
 
 
 class TestLimits:
     def test_pixels(self):
         """40 megapixels pass, a row more does not; nothing is unpacked."""
-        assert 8000 == read(png(8000, 5000)).width
-        with pytest.raises(NoImage, match="more than 40 megapixels"):
-            read(png(8000, 5001))
-        with pytest.raises(NoImage, match="more than 40 megapixels"):
-            read(png(2**31 - 1, 2**31 - 1))
+        assert 8000 == read_checked_image(png(8000, 5000)).width
+        with pytest.raises(InvalidImage, match="more than 40 megapixels"):
+            read_checked_image(png(8000, 5001))
+        with pytest.raises(InvalidImage, match="more than 40 megapixels"):
+            read_checked_image(png(2**31 - 1, 2**31 - 1))
 
     def test_size_told_twice(self):
         """A WebP's frame may be larger than what its head says: the larger one counts."""
         tiny = b"\x0c\0\0\0" + bytes(6)
         huge = b"\x2f" + struct.pack("<I", 16383 | 16383 << 14) + b"data"
-        with pytest.raises(NoImage, match="more than 40 megapixels"):
-            read(webp((b"VP8X", tiny), (b"VP8L", huge)))
+        with pytest.raises(InvalidImage, match="more than 40 megapixels"):
+            read_checked_image(webp((b"VP8X", tiny), (b"VP8L", huge)))
 
     def test_head_too_short(self):
         """A PNG whose head has no room for a size has none."""
         parts = (chunk(b"IHDR", b"\0\0\0\x01"), chunk(b"IDAT", b"x"), chunk(b"IEND", b""))
-        with pytest.raises(NoImage):
-            read(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+        with pytest.raises(InvalidImage):
+            read_checked_image(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
     def test_no_pixels(self):
         """Are no picture."""
-        with pytest.raises(NoImage, match="has no pixels"):
-            read(png(0, 5))
+        with pytest.raises(InvalidImage, match="has no pixels"):
+            read_checked_image(png(0, 5))
 
     def test_bytes(self):
         """20 MiB pass, a byte more does not, told before it is decoded."""
         fits = base64.b64encode(PNG + bytes(LARGEST - len(PNG))).decode()
-        assert "PNG" == image_of(fits, "image_base64").kind
+        assert "PNG" == decode_image(fits, "image_base64").kind
         large = base64.b64encode(PNG + bytes(LARGEST - len(PNG) + 4)).decode()
         with pytest.raises(InvalidRequest, match="image_base64: is larger than 20 MiB"):
-            image_of(large, "image_base64")
+            decode_image(large, "image_base64")
 
 
 class TestBase64:
@@ -145,14 +152,14 @@ class TestBase64:
     def test_spellings(self, before):
         """With or without a `data:` prefix, in lines or in one."""
         text = base64.encodebytes(PNG).decode()
-        assert PNG == image_of(before + text, "image_base64").data
-        assert base64.b64encode(PNG).decode() == image_of(before + text, "image_base64").base64
+        assert PNG == decode_image(before + text, "image_base64").data
+        assert base64.b64encode(PNG).decode() == decode_image(before + text, "image_base64").base64
 
     @pytest.mark.parametrize("around", [" \n", "\r\n\t", "\v\f"])
     def test_blanks_around(self, around):
         """Are no part of it, in front of a `data:` prefix neither."""
         text = f"{around}data:image/png;base64,{around}{base64.b64encode(PNG).decode()}{around}"
-        assert PNG == image_of(text, "image_base64").data
+        assert PNG == decode_image(text, "image_base64").data
 
     @pytest.mark.parametrize("junk", ["data:" + ";" * 10**7, "data:;base64" * 10**6, "QU " * 10**7])
     def test_junk_that_would_cost_much(self, junk):
@@ -160,7 +167,7 @@ class TestBase64:
         tracemalloc.start()
         try:
             with pytest.raises(InvalidRequest, match=r"^field: "):
-                image_of(junk, "field")
+                decode_image(junk, "field")
             assert tracemalloc.get_traced_memory()[1] < 5 * len(junk)
         finally:
             tracemalloc.stop()
@@ -169,30 +176,32 @@ class TestBase64:
     def test_none(self, text):
         """Named by its field."""
         with pytest.raises(InvalidRequest, match=r"^field: "):
-            image_of(text, "field")
+            decode_image(text, "field")
 
 
 class TestStripped:
     def test_png(self):
         """No text, no EXIF, no time; the pixels' chunks untouched, and the picture still whole."""
         more = [chunk(kind, b"secret") for kind in (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"tIME", b"prVt")]
-        bare = stripped(png(8, 8, *more))
+        bare = strip_metadata(png(8, 8, *more))
         assert png(8, 8) == bare
-        assert PNG == stripped(with_text(PNG, {"prompt": "secret", "workflow": "secret"}))
+        assert PNG == strip_metadata(with_text(PNG, {"prompt": "secret", "workflow": "secret"}))
 
     def test_png_with_a_tail(self):
         """What stands behind its end is no part of it."""
-        assert PNG == stripped(PNG + b"secret")
+        assert PNG == strip_metadata(PNG + b"secret")
 
     def test_jpeg(self):
         """EXIF, XMP and comments go; JFIF and colours stay."""
         exif, comment = segment(0xE1, b"Exif\0\0secret\xff\xd9"), segment(0xFE, b"secret")
         colours = segment(0xEE, b"Adobe\0d\0\0\0\0\0")
-        assert jpeg(40, 30, colours) == stripped(jpeg(40, 30, exif, comment, colours) + b"secret")
+        assert jpeg(40, 30, colours) == strip_metadata(jpeg(40, 30, exif, comment, colours) + b"secret")
 
     def test_webp(self):
         """EXIF and XMP go, and the head no longer promises them."""
-        bare = stripped(webp((b"VP8X", EXTENDED), (b"VP8 ", LOSSY), (b"EXIF", b"secret!"), (b"XMP ", b"s")))
+        bare = strip_metadata(
+            webp((b"VP8X", EXTENDED), (b"VP8 ", LOSSY), (b"EXIF", b"secret!"), (b"XMP ", b"s"))
+        )
         assert webp((b"VP8X", b"\0" + EXTENDED[1:]), (b"VP8 ", LOSSY)) == bare
 
     def test_gif(self):
@@ -200,10 +209,10 @@ class TestStripped:
         delay = b"\x21\xf9\x04\x00\x05\x00\x00\x00"
         loop = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00"
         comment, xmp = b"\x21\xfe\x06secret\x00", b"\x21\xff\x0bXMP DataXMP\x06secret\x00"
-        assert gif(loop, delay) == stripped(gif(comment, loop, xmp, delay))
+        assert gif(loop, delay) == strip_metadata(gif(comment, loop, xmp, delay))
 
     @pytest.mark.parametrize("name", WHOLE)
     def test_stays_what_it_was(self, name):
         """Kind and size survive, and once is enough."""
-        once = stripped(WHOLE[name])
-        assert (measure(once).width, stripped(once)) == (40, once)
+        once = strip_metadata(WHOLE[name])
+        assert (read_image(once).width, strip_metadata(once)) == (40, once)

@@ -6,26 +6,26 @@ import pytest
 from gpugate_demo.picture import draw, with_text
 
 from gpugate.errors import ImageFailed, InvalidRequest
-from gpugate.generation.images import LARGEST_SEED, Pictures, draw_seed
-from gpugate.generation.text_model import PodSilent
-from gpugate.generation.workflows import Wish, load
+from gpugate.generation.images import LARGEST_SEED, ImageService, random_seed
+from gpugate.generation.text_model import PodUnreachable
+from gpugate.generation.workflows import ImageRequest, load
 from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.provider_api import Endpoint
 from tests.generation.stay import FakePainter, leased_call_on, pod
 
 PNG = draw("x", 1, 16, 16)
-WISH = Wish("a castle", 7)
+WISH = ImageRequest("a castle", 7)
 
 
-def pictures(result: object) -> tuple[Pictures, FakePainter]:
+def pictures(result: object) -> tuple[ImageService, FakePainter]:
     painter = FakePainter(result)
-    return Pictures(painter, load("", "", "c.safetensors")), painter
+    return ImageService(painter, load("", "", "c.safetensors")), painter
 
 
 async def test_stripped():
     """What ComfyUI wrote into the picture does not leave."""
     drawing, _ = pictures(with_text(PNG, {"prompt": "a secret castle"}))
-    picture = await drawing.draw(leased_call_on()[0], drawing.drawing(WISH))
+    picture = await drawing.generate(leased_call_on()[0], drawing.job(WISH))
     assert (PNG, "x.png", 7) == (picture.image.data, picture.filename, picture.seed)
 
 
@@ -33,7 +33,7 @@ async def test_metadata_that_was_asked_for():
     """Stays, so that the picture can be dropped into ComfyUI's editor."""
     data = with_text(PNG, {"prompt": "my castle"})
     drawing, _ = pictures(data)
-    picture = await drawing.draw(leased_call_on()[0], drawing.drawing(WISH, metadata=True))
+    picture = await drawing.generate(leased_call_on()[0], drawing.job(WISH, metadata=True))
     assert data == picture.image.data
 
 
@@ -42,7 +42,7 @@ async def test_no_whole_picture(data):
     """Is a failure of ComfyUI's."""
     drawing, _ = pictures(data)
     with pytest.raises(ImageFailed, match="ComfyUI gave something that"):
-        await drawing.draw(leased_call_on()[0], drawing.drawing(WISH))
+        await drawing.generate(leased_call_on()[0], drawing.job(WISH))
 
 
 async def test_pod_without_comfyui():
@@ -50,24 +50,24 @@ async def test_pod_without_comfyui():
     drawing, painter = pictures(PNG)
     visit, _ = leased_call_on(pod(1, {"ollama": Endpoint("http://x")}))
     with pytest.raises(ImageFailed, match="the pod has no ComfyUI"):
-        await drawing.draw(visit, drawing.drawing(WISH))
+        await drawing.generate(visit, drawing.job(WISH))
     assert [] == painter.graphs
 
 
 async def test_comfyui_that_dies_on_a_pod_that_lives():
     """Is not asked twice: a job is not done twice by chance."""
-    drawing, painter = pictures(PodSilent("ComfyUI does not answer any more"))
+    drawing, painter = pictures(PodUnreachable("ComfyUI does not answer any more"))
     with pytest.raises(ImageFailed, match="does not answer"):
-        await drawing.draw(leased_call_on()[0], drawing.drawing(WISH))
+        await drawing.generate(leased_call_on()[0], drawing.job(WISH))
     assert 1 == len(painter.graphs)
 
 
 async def test_comfyui_that_dies_with_its_pod():
     """Is asked again at the next pod, for another file."""
-    drawing, painter = pictures(PodSilent("gone"))
+    drawing, painter = pictures(PodUnreachable("gone"))
     visit, _ = leased_call_on(pod(1), pod(2), finding=Diagnosis.LOST)
     with pytest.raises(AssertionError, match="waits for ever"):
-        await drawing.draw(visit, drawing.drawing(WISH))
+        await drawing.generate(visit, drawing.job(WISH))
     first, second = (graph["7"]["inputs"]["filename_prefix"] for graph in painter.graphs)
     assert first != second
 
@@ -76,24 +76,24 @@ async def test_progress_begins_the_answer():
     """Only for who hears it."""
     drawing, _ = pictures(PNG)
     visit, lease = leased_call_on()
-    await drawing.draw(visit, drawing.drawing(WISH))
+    await drawing.generate(visit, drawing.job(WISH))
     assert 0 == lease.begun
 
     async def progress(value: int, most: int) -> None:
         assert (1, 2, 1) == (value, most, lease.begun)
 
-    await drawing.draw(visit, drawing.drawing(WISH), progress)
+    await drawing.generate(visit, drawing.job(WISH), progress)
     assert 1 == lease.begun
 
 
 def test_unknown_workflow():
     """Refused before anything wakes."""
     with pytest.raises(InvalidRequest, match=r"^workflow: "):
-        pictures(PNG)[0].drawing(WISH, "none")
+        pictures(PNG)[0].job(WISH, "none")
 
 
 def test_seeds():
     """All of ComfyUI's range."""
-    seeds = {draw_seed() for _ in range(50)}
+    seeds = {random_seed() for _ in range(50)}
     assert len(seeds) == 50
     assert all(0 <= seed <= LARGEST_SEED for seed in seeds)

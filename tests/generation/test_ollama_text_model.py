@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gpugate.generation.ollama_text_model import OllamaModels
-from gpugate.generation.text_model import ModelFailed, PodSilent
+from gpugate.generation.ollama_text_model import OllamaTextModel
+from gpugate.generation.text_model import GenerationFailed, PodUnreachable
 from gpugate.provider_api import Endpoint
 
 Serve = Callable[..., object]
@@ -57,7 +57,7 @@ def told(aiohttp_server, session: aiohttp.ClientSession) -> Serve:
             heard.append(text)
 
         endpoint = Endpoint(str(server.make_url("")), {"X-Token": "t"})
-        await OllamaModels(session, silence_s).tell(endpoint, "/api/generate", {"model": "m"}, hear)
+        await OllamaTextModel(session, silence_s).stream_to(endpoint, "/api/generate", {"model": "m"}, hear)
         return heard
 
     return ask
@@ -97,7 +97,7 @@ async def test_chat(told):
 )
 async def test_no_whole_answer(told, pieces, words):
     """Named, and without the server's own words."""
-    with pytest.raises(ModelFailed, match=words) as caught:
+    with pytest.raises(GenerationFailed, match=words) as caught:
         await told(*pieces)
     assert "/root" not in str(caught.value)
 
@@ -107,20 +107,20 @@ async def test_no_whole_answer(told, pieces, words):
 )
 async def test_refusal(told, status, words):
     """By its status."""
-    with pytest.raises(ModelFailed, match=words):
+    with pytest.raises(GenerationFailed, match=words):
         await told(b"{}", status=status)
 
 
 @pytest.mark.parametrize("status", [520, 522, 527])
 async def test_edge_speaks_for_a_pod_that_is_gone(told, status):
     """That is no word of a model."""
-    with pytest.raises(PodSilent):
+    with pytest.raises(PodUnreachable):
         await told(b"error code", status=status)
 
 
 async def test_edge_gives_up_waiting(told):
     """The job may still run."""
-    with pytest.raises(ModelFailed) as caught:
+    with pytest.raises(GenerationFailed) as caught:
         await told(b"error code: 524", status=524)
     assert caught.value.timed_out
 
@@ -128,13 +128,13 @@ async def test_edge_gives_up_waiting(told):
 @pytest.mark.parametrize("pieces", [[], [line("a")]])
 async def test_connection_that_breaks(told, pieces):
     """Perhaps the pod is no more."""
-    with pytest.raises(PodSilent):
+    with pytest.raises(PodUnreachable):
         await told(*pieces, end="abort")
 
 
 async def test_silence(told):
     """Has a limit."""
-    with pytest.raises(ModelFailed) as caught:
+    with pytest.raises(GenerationFailed) as caught:
         await told(line("a"), end="hang", silence_s=0.1)
     assert caught.value.timed_out
 
@@ -146,5 +146,5 @@ async def test_nothing_listens(session, unused_tcp_port):
         return None
 
     endpoint = Endpoint(f"http://127.0.0.1:{unused_tcp_port}")
-    with pytest.raises(PodSilent):
-        await OllamaModels(session).tell(endpoint, "/api/generate", {"model": "m"}, hear)
+    with pytest.raises(PodUnreachable):
+        await OllamaTextModel(session).stream_to(endpoint, "/api/generate", {"model": "m"}, hear)

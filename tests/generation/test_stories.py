@@ -8,37 +8,37 @@ import pytest
 from gpugate_demo.picture import draw
 
 from gpugate.errors import InvalidRequest, PodStopped, QueueTimeout, StoryFailed
-from gpugate.generation.image_format import read
-from gpugate.generation.stories import MOST_TOKENS, Stories
-from gpugate.generation.text_model import ModelFailed, PodSilent
+from gpugate.generation.image_format import read_checked_image
+from gpugate.generation.stories import MOST_TOKENS, StoryService
+from gpugate.generation.text_model import GenerationFailed, PodUnreachable
 from gpugate.lifecycle.diagnosis import Diagnosis
 from tests.generation.stay import FakeTexts, leased_call_on, pod
 
-IMAGE = read(draw("x", 1, 8, 8))
+IMAGE = read_checked_image(draw("x", 1, 8, 8))
 
 
-def stories(*scripts: list[object], text: str = "") -> tuple[Stories, FakeTexts]:
+def stories(*scripts: list[object], text: str = "") -> tuple[StoryService, FakeTexts]:
     texts = FakeTexts([list(script) for script in scripts])
-    return Stories(texts, "llava", text), texts
+    return StoryService(texts, "llava", text), texts
 
 
 class TestTelling:
     def test_models(self):
         """The vision model sees; without a picture `models.story` tells, if there is one."""
         told, _ = stories([])
-        assert ("llava", "llava") == (told.telling("x", None).model, told.telling("x", IMAGE).model)
+        assert ("llava", "llava") == (told.request("x", None).model, told.request("x", IMAGE).model)
         told, _ = stories([], text="tale")
-        assert ("tale", "llava") == (told.telling("x", None).model, told.telling("x", IMAGE).model)
+        assert ("tale", "llava") == (told.request("x", None).model, told.request("x", IMAGE).model)
 
     def test_end_for_a_model_that_finds_none(self):
         """The pod costs money: a story is bounded."""
-        body = stories()[0].telling("a cat", None).body()
+        body = stories()[0].request("a cat", None).body()
         assert {"num_predict": MOST_TOKENS} == body["options"]
 
     def test_nothing_to_tell_of(self):
         """Refused."""
         with pytest.raises(InvalidRequest, match="prompt or image_base64"):
-            stories([])[0].telling(" ", None)
+            stories([])[0].request(" ", None)
 
 
 class TestTold:
@@ -52,30 +52,30 @@ class TestTold:
             assert lease.begun == 1
             heard.append(text)
 
-        assert "once upon" == await told.tell(visit, told.telling("x", None), hear)
+        assert "once upon" == await told.generate(visit, told.request("x", None), hear)
         assert ["once", " upon ", ""] == heard
 
     @pytest.mark.parametrize(
-        "script", [[], [" ", "\n"], [ModelFailed("broke")], ["on", ModelFailed("broke")]]
+        "script", [[], [" ", "\n"], [GenerationFailed("broke")], ["on", GenerationFailed("broke")]]
     )
     async def test_none(self, script):
         """Nothing, blanks, a failure at any time: StoryFailed."""
         told, _ = stories(script)
         with pytest.raises(StoryFailed):
-            await told.tell(leased_call_on()[0], told.telling("x", None))
+            await told.generate(leased_call_on()[0], told.request("x", None))
 
     async def test_silent_pod_that_lives(self):
         """Asked twice, then a failure of the model's service."""
-        told, texts = stories([PodSilent("broke")])
+        told, texts = stories([PodUnreachable("broke")])
         with pytest.raises(StoryFailed, match="broke"):
-            await told.tell(leased_call_on()[0], told.telling("x", None))
+            await told.generate(leased_call_on()[0], told.request("x", None))
         assert 2 == len(texts.asked)
 
     async def test_silent_pod_that_is_lost(self):
         """The next pod tells it."""
-        told, texts = stories([PodSilent("broke")], [PodSilent("broke")], ["once"])
+        told, texts = stories([PodUnreachable("broke")], [PodUnreachable("broke")], ["once"])
         visit, _ = leased_call_on(pod(1), pod(2), finding=Diagnosis.LOST)
-        assert "once" == await told.tell(visit, told.telling("x", None))
+        assert "once" == await told.generate(visit, told.request("x", None))
         assert 3 == len(texts.asked)
 
     async def test_pod_lost_under_way(self):
@@ -87,7 +87,7 @@ class TestTold:
             await asyncio.sleep(5)
 
         told, _ = stories(["half a ", lose], ["once"])
-        assert "once" == await told.tell(visit, told.telling("x", None))
+        assert "once" == await told.generate(visit, told.request("x", None))
 
     async def test_pod_lost_after_it_has_begun(self):
         """There is no second try, and nobody waits for ever."""
@@ -102,7 +102,7 @@ class TestTold:
 
         told, texts = stories(["half a ", lose])
         with pytest.raises(PodStopped):
-            await told.tell(visit, told.telling("x", None), hear)
+            await told.generate(visit, told.request("x", None), hear)
         assert 1 == len(texts.asked)
 
     async def test_refused_while_it_waits(self):
@@ -112,12 +112,12 @@ class TestTold:
         lease.error = QueueTimeout()
         told, _ = stories([])
         with pytest.raises(QueueTimeout):
-            await told.tell(visit, told.telling("x", None))
+            await told.generate(visit, told.request("x", None))
 
     async def test_cancelled(self):
         """The caller's cancellation is no lost pod."""
         told, _ = stories([lambda: asyncio.sleep(5)])
-        task = asyncio.ensure_future(told.tell(leased_call_on()[0], told.telling("x", None)))
+        task = asyncio.ensure_future(told.generate(leased_call_on()[0], told.request("x", None)))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])

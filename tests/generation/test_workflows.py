@@ -10,7 +10,7 @@ from gpugate_demo.graph import judge
 from gpugate_demo.nodes import known_nodes
 
 from gpugate.errors import InvalidRequest, SettingsError
-from gpugate.generation.workflows import Wish, WorkflowError, built_in, load, parse
+from gpugate.generation.workflows import ImageRequest, WorkflowError, built_in, load, parse
 
 
 def node(title: str | None = None, kind: str = "CLIPTextEncode", **inputs: object) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def parsed(**nodes: object) -> Any:
 class TestBuiltIn:
     def test_filled(self):
         """Every wish ends up in its node, and ComfyUI would take the graph."""
-        wish = Wish("a castle", 2**64 - 1, "fog", 640, 384)
-        graph = built_in().filled(wish, "mine.safetensors", "abc")
+        wish = ImageRequest("a castle", 2**64 - 1, "fog", 640, 384)
+        graph = built_in().render(wish, "mine.safetensors", "abc")
         assert "a castle" == graph["2"]["inputs"]["text"]
         assert "fog" == graph["3"]["inputs"]["text"]
         assert (640, 384) == (graph["4"]["inputs"]["width"], graph["4"]["inputs"]["height"])
@@ -37,19 +37,19 @@ class TestBuiltIn:
 
     def test_only_what_is_wished(self):
         """The rest stays as the workflow has it."""
-        graph = built_in().filled(Wish("x", 1), "c", "abc")
+        graph = built_in().render(ImageRequest("x", 1), "c", "abc")
         assert (512, 512) == (graph["4"]["inputs"]["width"], graph["4"]["inputs"]["height"])
         assert graph["3"]["inputs"]["text"]
 
     def test_never_changed(self):
         """One request leaves nothing to the next."""
         workflow = built_in()
-        workflow.filled(Wish("secret", 1), "c", "abc")
+        workflow.render(ImageRequest("secret", 1), "c", "abc")
         assert "" == workflow.graph["2"]["inputs"]["text"]
 
     def test_mark(self):
         """Names of files differ from request to request: the cache cannot name a deleted one."""
-        graph = built_in().filled(Wish("x", 1), "c", "abc")
+        graph = built_in().render(ImageRequest("x", 1), "c", "abc")
         assert "gpugate_abc" == graph["7"]["inputs"]["filename_prefix"]
 
 
@@ -57,19 +57,21 @@ class TestTitles:
     def test_however_written(self):
         """Capitals and blanks do not matter."""
         workflow = parsed(**{"2": node("  Negative   PROMPT ", text="")})
-        assert "fog" == workflow.filled(Wish("x", 1, "fog"), "c", "m")["2"]["inputs"]["text"]
+        assert "fog" == workflow.render(ImageRequest("x", 1, "fog"), "c", "m")["2"]["inputs"]["text"]
 
     def test_two_of_a_title(self):
         """Both are filled in: base and refiner."""
         workflow = parsed(**{"2": node("seed", "A", noise_seed=0), "3": node("seed", "B", seed=0)})
-        graph = workflow.filled(Wish("x", 7), "c", "m")
+        graph = workflow.render(ImageRequest("x", 7), "c", "m")
         assert (7, 7) == (graph["2"]["inputs"]["noise_seed"], graph["3"]["inputs"]["seed"])
 
-    @pytest.mark.parametrize("wish", [Wish("x", 1, "fog"), Wish("x", 1, width=64), Wish("x", 1, height=64)])
+    @pytest.mark.parametrize(
+        "wish", [ImageRequest("x", 1, "fog"), ImageRequest("x", 1, width=64), ImageRequest("x", 1, height=64)]
+    )
     def test_wish_that_nothing_fulfils(self, wish):
         """Refused by its field, never ignored."""
         with pytest.raises(InvalidRequest, match=r"^(negative_prompt|width|height): this workflow has no"):
-            parsed().filled(wish, "c", "m")
+            parsed().render(wish, "c", "m")
 
 
 class TestWrong:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.observability.redact import REDACTED, clean, many_lines, one_line, redactor
+from gpugate.observability.redact import REDACTED, many_lines, one_line, redact_value, redactor
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 BOT = "123456789:AAFqwertyuiopasdfghjklzxcvbnm12345"
@@ -98,14 +98,16 @@ class TestFields:
     )
     def test_name_of_a_secret(self, name: str) -> None:
         """A field that is named like a secret is one, whatever it holds but a number."""
-        found = [clean(name, value, redactor()) for value in ("x", b"x", ["x"], {"a": "x"}, 5, True, None)]
+        found = [
+            redact_value(name, value, redactor()) for value in ("x", b"x", ["x"], {"a": "x"}, 5, True, None)
+        ]
 
         assert [REDACTED] * 4 + [5, True, None] == found
 
     @pytest.mark.parametrize("name", ["prompt", "messages", "question", "body", "images"])
     def test_what_people_write(self, name: str) -> None:
         """What people write to their models is nobody's business."""
-        assert REDACTED == clean(name, "dear diary", redactor())
+        assert REDACTED == redact_value(name, "dear diary", redactor())
 
     def test_nested(self) -> None:
         """Secrets are found at any depth."""
@@ -120,15 +122,15 @@ class TestFields:
             "5": [1, f"Bearer {REDACTED}"],
         }
 
-        assert expected == clean("request", value, redactor())
+        assert expected == redact_value("request", value, redactor())
 
     def test_endless(self) -> None:
         """What contains itself, or is huge, is cut."""
         endless: list[object] = []
         endless.append(endless)
-        assert "[too deep]" in str(clean("x", endless, redactor()))
-        assert len(str(clean("x", "y" * 10**6, redactor()))) < 20_000
-        assert len(str(clean("x", list(range(10**5)), redactor()))) < 1000
+        assert "[too deep]" in str(redact_value("x", endless, redactor()))
+        assert len(str(redact_value("x", "y" * 10**6, redactor()))) < 20_000
+        assert len(str(redact_value("x", list(range(10**5)), redactor()))) < 1000
 
     def test_other_values(self) -> None:
         """Other things are shown by their repr, which may fail."""
@@ -137,10 +139,10 @@ class TestFields:
             def __repr__(self) -> str:
                 raise RuntimeError
 
-        assert "<Sulky>" == clean("x", Sulky(), redactor())
-        assert "Decimal('0.1')" == clean("x", Decimal("0.1"), redactor())
-        assert "ValueError('Bearer [redacted]')" == clean("x", ValueError("Bearer abc"), redactor())
-        assert str(2**70) == clean("x", 2**70, redactor())
+        assert "<Sulky>" == redact_value("x", Sulky(), redactor())
+        assert "Decimal('0.1')" == redact_value("x", Decimal("0.1"), redactor())
+        assert "ValueError('Bearer [redacted]')" == redact_value("x", ValueError("Bearer abc"), redactor())
+        assert str(2**70) == redact_value("x", 2**70, redactor())
 
     @settings(deadline=None, max_examples=40)
     @given(
@@ -156,7 +158,7 @@ class TestFields:
     )
     def test_anything_becomes_json(self, value: object) -> None:
         """Whatever is logged can be encoded."""
-        assert json.loads(orjson.dumps({"x": clean("x", value, redactor())})).keys() == {"x"}
+        assert json.loads(orjson.dumps({"x": redact_value("x", value, redactor())})).keys() == {"x"}
 
 
 class TestLines:
@@ -171,4 +173,6 @@ class TestLines:
 
     def test_times(self) -> None:
         """Times stay what they are."""
-        assert datetime(2026, 1, 1, tzinfo=UTC) == clean("at", datetime(2026, 1, 1, tzinfo=UTC), redactor())
+        assert datetime(2026, 1, 1, tzinfo=UTC) == redact_value(
+            "at", datetime(2026, 1, 1, tzinfo=UTC), redactor()
+        )

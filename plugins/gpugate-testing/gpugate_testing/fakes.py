@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
-from gpugate.billing.model import Session, Use
+from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 
@@ -209,8 +209,8 @@ class MemoryLedger:
     """
 
     rows: dict[str, Session] = field(factory=dict)
-    used: dict[tuple[str, str], Use] = field(factory=dict)
-    told: dict[str, int] = field(factory=dict)
+    used: dict[tuple[str, str], PodUsage] = field(factory=dict)
+    notified_thresholds: dict[str, int] = field(factory=dict)
     broken: bool = False
 
     async def put(self, session: Session) -> None:
@@ -218,7 +218,7 @@ class MemoryLedger:
         self._try()
         self.rows[session.id] = session
 
-    async def put_uses(self, uses: Sequence[Use]) -> None:
+    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
         """Keep these uses."""
         self._try()
         self.used.update({(use.session_id, use.id): use for use in uses})
@@ -249,21 +249,21 @@ class MemoryLedger:
             key=lambda row: (row.began_at, row.id),
         )
 
-    async def uses(self, since: datetime, until: datetime) -> list[Use]:
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
         """The uses of which some part lies between."""
         self._try()
         found = (use for use in self.used.values() if use.began_at < until and use.ended_at >= since)
         return sorted(found, key=lambda use: (use.began_at, use.id))
 
-    async def budget_told(self, month: str) -> int:
+    async def last_notified_threshold(self, month: str) -> int:
         """The highest threshold that was told of this month."""
         self._try()
-        return self.told.get(month, 0)
+        return self.notified_thresholds.get(month, 0)
 
-    async def tell_budget(self, month: str, percent: int) -> None:
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """Remember that this threshold was told."""
         self._try()
-        self.told[month] = percent
+        self.notified_thresholds[month] = percent
 
     async def aclose(self) -> None:
         """Nothing is held."""
