@@ -28,7 +28,7 @@ from gpugate.billing.recorder import Bookkeeper
 from gpugate.billing.reports import Costs
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.billing.unavailable_ledger import ClosedLedger
-from gpugate.bot.feature import BotRoom, no_bot
+from gpugate.bot.feature import TelegramFeature, disabled
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
@@ -123,7 +123,7 @@ class Gateway:
         self._state = Path(settings.state.dir)
         self._pools = Pools()
         self._lease: PodLease | None = None
-        self._room: BotRoom | None = None
+        self._telegram_feature: TelegramFeature | None = None
         self._budget: Budget | None = None
         self._ledger: Ledger
         self._books: Bookkeeper
@@ -180,10 +180,10 @@ class Gateway:
         if self._budget is not None:  # nothing was awaited since the socket: nobody came before this
             self._budget.watch()
             self._stack.push_async_callback(self._budget.aclose)
-        if self._room is not None:
-            self._room.open()
-            self._stack.push_async_callback(self._room.aclose)
-        await answer_itself(self._runner, "/api/v1/health")
+        if self._telegram_feature is not None:
+            self._telegram_feature.open()
+            self._stack.push_async_callback(self._telegram_feature.aclose)
+        self._is_open = True
         gc.freeze()  # what is here now stays: the collector need not walk it again
         self._log.info(
             "an orderly end may take so long: `docker stop -t`, TimeoutStopSec and the like must allow it",
@@ -204,9 +204,9 @@ class Gateway:
         await asyncio.wait([drained])
         if not proved:
             self._log.error("the pod may still be running: its stop is not proved", alarm=True)
-            if self._room is not None:
+            if self._telegram_feature is not None:
                 status = self.lifecycle.snapshot()
-                self._room.hear_unproved((status and status.provider) or "the provider")
+                self._telegram_feature.notify_unconfirmed_stop((status and status.provider) or "the provider")
         elif settings.on_exit == "keep" and self.lifecycle.word is not Status.STOPPED:
             self._log.info("the pod is kept for the next start", status=self.lifecycle.word)
         self._hub.close()
@@ -218,12 +218,12 @@ class Gateway:
         """Break off what still runs: somebody asked a second time. Nothing does before it is open."""
         if self._is_open:
             self.lifecycle.cut()
-            if self._room is not None:
-                self._room.cut()
+            if self._telegram_feature is not None:
+                self._telegram_feature.cut()
 
     async def _drained(self, grace_s: float) -> None:
-        if self._room is not None:
-            await self._room.drain(grace_s)
+        if self._telegram_feature is not None:
+            await self._telegram_feature.drain(grace_s)
 
     def _new_catalog(self) -> Catalog:
         return Catalog(
@@ -286,8 +286,8 @@ class Gateway:
         )
         services = self._services(session)
         if self.settings.bot.enabled:
-            self._room = self._new_room(session, services)
-        hook = self._room.hook if self._room is not None else no_bot()
+            self._telegram_feature = self._new_telegram_feature(session, services)
+        hook = self._telegram_feature.hook if self._telegram_feature is not None else disabled()
         return Gate(
             verifier=verifier,
             ollama=ollama,
@@ -319,27 +319,8 @@ class Gateway:
         self._stack.push_async_callback(books.aclose)
         return books
 
-    async def _open_ledger(self) -> Ledger:
-        """`state.dir` has the real ledger, and its folder `simulated` that of simulated providers."""
-        simulated = self._simulated
-        if not simulated:
-            return await self._open_file(self._state / LEDGER)
-        play = await self._open_file(self._state / "simulated" / LEDGER)
-        if simulated == self._kinds.keys():
-            return play
-        return SplitLedger(await self._open_file(self._state / LEDGER), play, simulated)
-
-    async def _open_file(self, path: Path) -> Ledger:
-        ledger: Ledger
-        try:
-            ledger = await SqliteLedger.open(path)
-        except LedgerError as error:
-            ledger = ClosedLedger(error)
-        self._stack.push_async_callback(ledger.aclose)
-        return ledger
-
-    def _new_room(self, session: aiohttp.ClientSession, services: ServicesApi) -> BotRoom:
-        return BotRoom(
+    def _new_telegram_feature(self, session: aiohttp.ClientSession, services: ServicesApi) -> TelegramFeature:
+        return TelegramFeature(
             self.settings,
             lifecycle=self.lifecycle,
             session=session,
@@ -406,8 +387,8 @@ class Gateway:
         """
         if self._budget is not None:
             self._budget.hear(news)
-        if self._room is not None:
-            self._room.hear(news)
+        if self._telegram_feature is not None:
+            self._telegram_feature.on_event(news)
         if not isinstance(news, Transition):
             return
         if news.status is Status.READY and self.lifecycle.serving is not None:

@@ -27,7 +27,7 @@ Take = Callable[[Mapping[str, Any]], bool]
 
 
 @frozen
-class TelegramHook:
+class TelegramWebhook:
     """The endpoint.
 
     Attributes:

@@ -15,13 +15,13 @@ from typing import Protocol
 from attrs import define, field, frozen
 
 from gpugate.bot import messages
-from gpugate.bot.confirmations import Action, Questions
-from gpugate.bot.event_waiter import Watch
-from gpugate.bot.fantasy_job import Dreaming
+from gpugate.bot.confirmations import Action, Confirmations
+from gpugate.bot.event_waiter import EventWaiter
+from gpugate.bot.fantasy_job import FantasyJob
 from gpugate.bot.intents.keywords import command
-from gpugate.bot.intents.model import Intent, Intents, Period, Source, Understood
-from gpugate.bot.messenger import Button, Chat, Heard
-from gpugate.core.states import Status
+from gpugate.bot.intents.model import Intent, IntentParser, ParsedBy, ParsedIntent, Period
+from gpugate.bot.messenger import Button, Chat, IncomingMessage
+from gpugate.core.vocabulary import Status
 from gpugate.errors import GateError, LedgerError, PodBusy, ProviderUnavailable
 from gpugate.lifecycle.event_bus import News, SessionEnded, Transition
 from gpugate.lifecycle.lifecycle import Lifecycle
@@ -63,100 +63,100 @@ class Assistant:
     """
 
     lifecycle: Lifecycle
-    watch: Watch
+    watch: EventWaiter
     costs: CostBook
-    dreaming: Dreaming
-    intents: Intents
+    fantasy_job: FantasyJob
+    intent_parser: IntentParser
     currency: str = "USD"
     ask_above_rate: Decimal = Decimal(0)
     informed: Container[str] = ()
     version: str = ""
     on_crash: CrashListener | None = None
-    _questions: Questions = field(factory=Questions, init=False)
+    _confirmations: Confirmations = field(factory=Confirmations, init=False)
     _told_of_trouble: set[str] = field(factory=set, init=False)
 
-    async def hear(self, heard: Heard, chat: Chat) -> None:
+    async def handle_message(self, incoming: IncomingMessage, chat: Chat) -> None:
         """Answer; may take as long as the pod does. Raises nothing but cancellation."""
         try:
-            await self._hear(heard, chat)
+            await self._handle(incoming, chat)
         except GateError as error:
-            await self._say(chat, messages.refused(error))
+            await self._send_text(chat, messages.refused(error))
         except LedgerError:
-            await self._say(chat, messages.NO_LEDGER)
+            await self._send_text(chat, messages.NO_LEDGER)
         except Exception as error:
             report_crash("the assistant", error, self.on_crash)
-            await self._say(chat, messages.OUR_FAULT)
+            await self._send_text(chat, messages.OUR_FAULT)
 
-    async def _hear(self, heard: Heard, chat: Chat) -> None:
-        if heard.pressed:
-            await self._press(heard, chat)
-        elif heard.photo is not None and not heard.text.strip():
-            await self._fantasy(heard, chat, "")
+    async def _handle(self, incoming: IncomingMessage, chat: Chat) -> None:
+        if incoming.pressed:
+            await self._press(incoming, chat)
+        elif incoming.photo is not None and not incoming.text.strip():
+            await self._fantasy(incoming, chat, "")
         else:
-            await self._do(await self._understood(heard, chat), heard, chat)
+            await self._do(await self._parse_intent(incoming, chat), incoming, chat)
 
-    async def _say(self, chat: Chat, text: str) -> None:
+    async def _send_text(self, chat: Chat, text: str) -> None:
         """The last word on something that failed; a chat that takes none is past help."""
         try:
-            await chat.say(text)
+            await chat.send_text(text)
         except Exception as error:
             report_crash("the assistant's answer", error, self.on_crash)
 
     # --- what is wanted -----------------------------------------------------------------------
 
-    async def _understood(self, heard: Heard, chat: Chat) -> Understood:
-        ordered = command(heard.text)
+    async def _parse_intent(self, incoming: IncomingMessage, chat: Chat) -> ParsedIntent:
+        ordered = command(incoming.text)
         if ordered is not None:
             return ordered
-        if not heard.text.strip():  # a sticker, a voice message: nothing that a model could read
-            return Understood(intent=Intent.UNRECOGNISED)
-        await chat.busy()
-        return await self.intents.understand(heard.text)
+        if not incoming.text.strip():  # a sticker, a voice message: nothing that a model could read
+            return ParsedIntent(intent=Intent.UNRECOGNISED)
+        await chat.show_typing()
+        return await self.intent_parser.parse(incoming.text)
 
-    async def _do(self, wish: Understood, heard: Heard, chat: Chat) -> None:
-        noted = _Noted(chat, self._note(wish, heard.chat))
+    async def _do(self, wish: ParsedIntent, incoming: IncomingMessage, chat: Chat) -> None:
+        noted = _PrefixedChat(chat, self._note(wish, incoming.chat))
         match wish.intent:
             case Intent.POD_STATUS:
-                await noted.say(await self._status_text())
+                await noted.send_text(await self._status_text())
             case Intent.POD_START:
-                await self._start(heard, noted)
+                await self._start(incoming, noted)
             case Intent.POD_STOP:
-                await self._stop(heard, noted)
+                await self._stop(incoming, noted)
             case Intent.COST_SUMMARY:
-                await noted.say(await self._cost_text(wish.period))
+                await noted.send_text(await self._cost_text(wish.period))
             case Intent.HEALTH_CHECK:
-                text = messages.health(self.version, self.lifecycle.snapshot(), self.intents.trouble)
-                await chat.say(text)
+                text = messages.health(self.version, self.lifecycle.snapshot(), self.intent_parser.trouble)
+                await chat.send_text(text)
             case Intent.FANTASY_GENERATE:
-                await self._fantasy(heard, noted, wish.prompt or heard.text)
-            case Intent.UNRECOGNISED if wish.by is Source.COMMAND:
-                await chat.say(messages.HELP)
-            case Intent.UNRECOGNISED if heard.photo is not None:
-                await self._ask_fantasy(heard, noted)
+                await self._fantasy(incoming, noted, wish.prompt or incoming.text)
+            case Intent.UNRECOGNISED if wish.by is ParsedBy.COMMAND:
+                await chat.send_text(messages.HELP)
+            case Intent.UNRECOGNISED if incoming.photo is not None:
+                await self._ask_fantasy(incoming, noted)
             case Intent.UNRECOGNISED:
-                await noted.say(messages.NOT_UNDERSTOOD)
+                await noted.send_text(messages.NOT_UNDERSTOOD)
 
-    def _note(self, wish: Understood, chat: str) -> str:
+    def _note(self, wish: ParsedIntent, chat: str) -> str:
         """Why the words alone were gone by: told once an outage and chat, and with all that failed."""
-        if wish.by is Source.MODEL:
+        if wish.by is ParsedBy.MODEL:
             self._told_of_trouble.clear()
-        if wish.by is not Source.KEYWORDS or not self.intents.trouble:
+        if wish.by is not ParsedBy.KEYWORDS or not self.intent_parser.trouble:
             return ""
         if wish.intent is not Intent.UNRECOGNISED and chat in self._told_of_trouble:
             return ""
         self._told_of_trouble.add(chat)
-        return self.intents.trouble
+        return self.intent_parser.trouble
 
-    async def _press(self, heard: Heard, chat: Chat) -> None:
-        answer = self._questions.pressed(heard.chat, heard.pressed)
+    async def _press(self, incoming: IncomingMessage, chat: Chat) -> None:
+        answer = self._confirmations.resolve(incoming.chat, incoming.pressed)
         if answer is None:
-            await chat.say(messages.TOO_LATE)
+            await chat.send_text(messages.TOO_LATE)
             return
         yes, action = answer
         if yes:
-            await action(heard, chat)
+            await action(incoming, chat)
         else:
-            await chat.say(messages.LEFT_AS_IT_IS)
+            await chat.send_text(messages.LEFT_AS_IT_IS)
 
     # --- the pod ------------------------------------------------------------------------------
 
@@ -171,71 +171,79 @@ class Assistant:
         now = await self._known()
         return messages.NOT_KNOWN if now is None else messages.status(now, self.currency)
 
-    async def _start(self, heard: Heard, chat: Chat) -> None:
+    async def _start(self, incoming: IncomingMessage, chat: Chat) -> None:
         await self._known()
-        if self.lifecycle.word not in (Status.READY, *STARTS) and self._is_dear():
-            await self._ask_dear(heard, chat, self._start_now)
+        if self.lifecycle.word not in (Status.READY, *STARTS) and self._is_expensive():
+            await self._confirm_expensive(incoming, chat, self._start_now)
         else:
-            await self._start_now(heard, chat)
+            await self._start_now(incoming, chat)
 
-    def _is_dear(self) -> bool:
+    def _is_expensive(self) -> bool:
         if not self.ask_above_rate:
             return False
         rate = self.lifecycle.rate_of_start()
         return rate is None or rate > self.ask_above_rate
 
-    async def _ask_dear(self, heard: Heard, chat: Chat, action: Action) -> None:
-        buttons = self._questions.ask(heard.chat, "Yes, start it", "No", action)
-        await chat.say(messages.dear_start(self.lifecycle.rate_of_start(), self.currency), buttons)
+    async def _confirm_expensive(self, incoming: IncomingMessage, chat: Chat, action: Action) -> None:
+        buttons = self._confirmations.create(incoming.chat, "Yes, start it", "No", action)
+        await chat.send_text(
+            messages.confirm_expensive_start(self.lifecycle.rate_of_start(), self.currency), buttons
+        )
 
-    async def _start_now(self, heard: Heard, chat: Chat) -> None:
+    async def _start_now(self, incoming: IncomingMessage, chat: Chat) -> None:
         """Start, acknowledge, and tell in a second message what came of it."""
         now = self.lifecycle.snapshot()
         if now is not None and now.status is Status.READY:
-            await chat.say(messages.already_running(now, self.currency))
+            await chat.send_text(messages.already_running(now, self.currency))
             return
         began = asyncio.get_running_loop().time()
-        outcome = self.watch.first(start_outcome)
+        outcome = self.watch.first_match(start_outcome)
         try:
-            self.lifecycle.start(heard.user)
+            self.lifecycle.start(incoming.user)
             if now is not None and now.status in STARTS:
-                await chat.say(messages.already_on_its_way(now))
+                await chat.send_text(messages.already_on_its_way(now))
             else:
-                await chat.say(messages.starting(self.lifecycle.snapshot()))
+                await chat.send_text(messages.starting(self.lifecycle.snapshot()))
             end = await outcome
         finally:
             outcome.cancel()
         now = self.lifecycle.snapshot()
         if end.status is Status.READY:
-            await chat.say(messages.ready(asyncio.get_running_loop().time() - began, now, self.currency))
+            await chat.send_text(
+                messages.ready(asyncio.get_running_loop().time() - began, now, self.currency)
+            )
         else:
-            await chat.say(messages.start_failed(end.cause, now.last_error if now is not None else None))
+            await chat.send_text(
+                messages.start_failed(end.cause, now.last_error if now is not None else None)
+            )
 
-    async def _stop(self, heard: Heard, chat: Chat) -> None:
+    async def _stop(self, incoming: IncomingMessage, chat: Chat) -> None:
         try:
-            await self._stop_now(heard, chat, force=False)
+            await self._stop_now(incoming, chat, force=False)
         except PodBusy:
             yes = partial(self._stop_now, force=True)
-            buttons = self._questions.ask(heard.chat, "Yes, stop it", "No", yes)
-            await chat.say(messages.busy(self.lifecycle.snapshot()), buttons)
+            buttons = self._confirmations.create(incoming.chat, "Yes, stop it", "No", yes)
+            await chat.send_text(messages.busy(self.lifecycle.snapshot()), buttons)
 
-    async def _stop_now(self, heard: Heard, chat: Chat, *, force: bool) -> None:
+    async def _stop_now(self, incoming: IncomingMessage, chat: Chat, *, force: bool) -> None:
         """Stop, acknowledge, tell in a second message that it is proved. Raises PodBusy, unless forced."""
         was = self.lifecycle.word
         if was is Status.STOPPED:
-            await chat.say(messages.ALREADY_STOPPED)
+            await chat.send_text(messages.ALREADY_STOPPED)
             return
-        outcome = self.watch.first(StopOutcome().hear)
+        outcome = self.watch.first_match(StopFollowUp().on_event)
         try:
             self.lifecycle.stop(force=force)
-            await chat.say(messages.ALREADY_STOPPING if was is Status.STOPPING else messages.STOPPING_NOW)
-            if heard.chat not in self.informed:
+            await chat.send_text(
+                messages.ALREADY_STOPPING if was is Status.STOPPING else messages.STOPPING_NOW
+            )
+            if incoming.chat not in self.informed:
                 await asyncio.wait({outcome}, timeout=STOP_PATIENCE_S)
-                await chat.say(self._stop_text(outcome))
+                await chat.send_text(self._stop_text(outcome))
         finally:
             outcome.cancel()
 
-    def _stop_text(self, outcome: asyncio.Future[Stop]) -> str:
+    def _stop_text(self, outcome: asyncio.Future[StopResult]) -> str:
         if not outcome.done():
             now = self.lifecycle.snapshot()
             return messages.stop_not_proved(STOP_PATIENCE_S, now.last_error if now is not None else None)
@@ -257,41 +265,41 @@ class Assistant:
 
     # --- fantasies ----------------------------------------------------------------------------
 
-    async def _ask_fantasy(self, heard: Heard, chat: Chat) -> None:
-        async def yes(_: Heard, chat: Chat) -> None:
-            await self._fantasy(heard, chat, heard.text)
+    async def _ask_fantasy(self, incoming: IncomingMessage, chat: Chat) -> None:
+        async def yes(_: IncomingMessage, chat: Chat) -> None:
+            await self._fantasy(incoming, chat, incoming.text)
 
-        buttons = self._questions.ask(heard.chat, "Yes", "No", yes)
-        await chat.say(messages.IS_IT_A_FANTASY, buttons)
+        buttons = self._confirmations.create(incoming.chat, "Yes", "No", yes)
+        await chat.send_text(messages.IS_IT_A_FANTASY, buttons)
 
-    async def _fantasy(self, heard: Heard, chat: Chat, prompt: str) -> None:
-        async def dream(_: Heard, chat: Chat) -> None:
-            await self.dreaming.dream(heard, chat, prompt)
+    async def _fantasy(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
+        async def dream(_: IncomingMessage, chat: Chat) -> None:
+            await self.fantasy_job.run(incoming, chat, prompt)
 
-        if heard.photo is None:
-            await chat.say(messages.NO_PHOTO)
-        elif self.lifecycle.word in (None, Status.STOPPED, Status.STOPPING) and self._is_dear():
-            await self._ask_dear(heard, chat, dream)
+        if incoming.photo is None:
+            await chat.send_text(messages.NO_PHOTO)
+        elif self.lifecycle.word in (None, Status.STOPPED, Status.STOPPING) and self._is_expensive():
+            await self._confirm_expensive(incoming, chat, dream)
         else:
-            await dream(heard, chat)
+            await dream(incoming, chat)
 
 
 @define
-class _Noted:
+class _PrefixedChat:
     """A chat whose first message carries a note."""
 
     chat: Chat
     note: str
 
-    async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
+    async def send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
         note, self.note = self.note, ""
-        await self.chat.say(messages.with_note(text, note) if note else text, buttons)
+        await self.chat.send_text(messages.with_note(text, note) if note else text, buttons)
 
-    async def picture(self, png: bytes, caption: str) -> None:
-        await self.chat.picture(png, caption)
+    async def send_image(self, png: bytes, caption: str) -> None:
+        await self.chat.send_image(png, caption)
 
-    async def busy(self) -> None:
-        await self.chat.busy()
+    async def show_typing(self) -> None:
+        await self.chat.show_typing()
 
 
 # --- what came of it ------------------------------------------------------------------------------
@@ -306,7 +314,7 @@ def start_outcome(news: News) -> Transition | None:
 
 
 @frozen
-class Stop:
+class StopResult:
     """What came of a stop: whether it was `proved`, what the session was, and whether the pod `rests` now."""
 
     proved: bool
@@ -316,12 +324,12 @@ class Stop:
 
 
 @define
-class StopOutcome:
+class StopFollowUp:
     """Gathers what is told of a stop until it is over."""
 
     ended: SessionEnded | None = None
 
-    def hear(self, news: News) -> Stop | None:
+    def on_event(self, news: News) -> StopResult | None:
         """The outcome, once the pod is not STOPPING any more."""
         if isinstance(news, SessionEnded):
             self.ended = news
@@ -329,8 +337,8 @@ class StopOutcome:
             return self._outcome(news)
         return None
 
-    def _outcome(self, last: Transition) -> Stop:
+    def _outcome(self, last: Transition) -> StopResult:
         ended, rests = self.ended, last.status is Status.STOPPED
         if ended is None:
-            return Stop(rests, rests, None, None)
-        return Stop(True, rests, (ended.at - ended.began_at).total_seconds(), ended.cost)
+            return StopResult(rests, rests, None, None)
+        return StopResult(True, rests, (ended.at - ended.began_at).total_seconds(), ended.cost)

@@ -22,7 +22,7 @@ ON_DISK = 200
 
 
 @define
-class Seen:
+class UpdateDeduplicator:
     """The latest numbers.
 
     Attributes:
@@ -48,7 +48,7 @@ class Seen:
         except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
             self.warn(f"cannot read {self.path}: {getattr(error, 'strerror', None) or 'it is damaged'}")
 
-    def first_time(self, number: int, update: Mapping[str, Any]) -> bool:
+    def is_new(self, number: int, update: Mapping[str, Any]) -> bool:
         """Whether this update is new; from now on its number is not."""
         mark = _mark(update)
         if number in self._numbers or (number, mark) in self._before:

@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 @define
-class Watch:
+class EventWaiter:
     """Hands news to whoever waits for one."""
 
     _waiting: list[tuple[Callable[[News], Any], asyncio.Future[Any]]] = field(factory=list)
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         """Listen to the lifecycle."""
         for judge, future in tuple(self._waiting):
             if future.done():
@@ -32,7 +32,7 @@ class Watch:
             if found is not None:
                 future.set_result(found)
 
-    def first(self, judge: Callable[[News], T | None]) -> asyncio.Future[T]:
+    def first_match(self, judge: Callable[[News], T | None]) -> asyncio.Future[T]:
         """What `judge` makes of the first news that it does not answer with None; cancel it to give up."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         entry = (judge, future)

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from attrs import frozen
 
 from gpugate.bot import messages
-from gpugate.bot.messenger import Chat, Heard, PhotoTrouble
-from gpugate.core.states import Status
+from gpugate.bot.messenger import Chat, IncomingMessage, PhotoError
+from gpugate.core.vocabulary import Status
 from gpugate.generation import image_format
 from gpugate.generation.fantasy import Fantasies, Fantasy
 from gpugate.lifecycle.leased_call import LeasedCall
@@ -25,29 +25,29 @@ BUSY_S = 4.5
 
 
 @frozen
-class Dreaming:
+class FantasyJob:
     """Tells and illustrates what a photo shows."""
 
     lifecycle: Lifecycle
     fantasies: Fantasies
     on_crash: CrashListener | None = None
 
-    async def dream(self, heard: Heard, chat: Chat, prompt: str) -> None:
+    async def run(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
         """Acknowledge, wait for the pod, send story and picture. Raises GateError."""
-        assert heard.photo is not None
+        assert incoming.photo is not None
         warm = self.lifecycle.word is Status.READY
-        await chat.say(messages.ON_IT if warm else messages.ON_IT_COLD)
+        await chat.send_text(messages.ON_IT if warm else messages.ON_IT_COLD)
         try:
-            image = image_format.read(await heard.photo())
-        except PhotoTrouble as error:
-            await chat.say(messages.sentences(str(error)))
+            image = image_format.read(await incoming.photo())
+        except PhotoError as error:
+            await chat.send_text(messages.sentences(str(error)))
         except image_format.NoImage as error:
-            await chat.say(messages.unusable(str(error)))
+            await chat.send_text(messages.unusable(str(error)))
         else:
             telling = self.fantasies.telling(image, prompt)
             async with self._busy(chat):
-                with self.lifecycle.acquire(model=telling.model, user=heard.user) as lease:
-                    fantasy = await self.fantasies.dream(LeasedCall(self.lifecycle, lease), telling)
+                with self.lifecycle.request(model=telling.model, user=incoming.user) as lease:
+                    fantasy = await self.fantasies.dream(Visit(self.lifecycle, lease), telling)
             await _show(fantasy, chat)
 
     @asynccontextmanager
@@ -57,7 +57,7 @@ class Dreaming:
         async def show() -> None:
             with suppress(Exception):  # it is only decoration
                 while True:
-                    await chat.busy()
+                    await chat.show_typing()
                     await asyncio.sleep(BUSY_S)
 
         task = spawn(show(), "shows that it is busy", on_crash=self.on_crash)
@@ -70,8 +70,8 @@ class Dreaming:
 
 async def _show(fantasy: Fantasy, chat: Chat) -> None:
     if fantasy.picture is None:
-        await chat.say(fantasy.story)
+        await chat.send_text(fantasy.story)
     else:
-        await chat.picture(fantasy.picture.image.data, fantasy.story)
+        await chat.send_image(fantasy.picture.image.data, fantasy.story)
     for warning in fantasy.warnings:
-        await chat.say(messages.warned(warning))
+        await chat.send_text(messages.warned(warning))

@@ -10,13 +10,13 @@ from typing import Protocol
 
 import aiohttp
 
-from gpugate.api.telegram_webhook import TelegramHook
+from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.bot.assistant import Assistant, CostBook
-from gpugate.bot.event_waiter import Watch
-from gpugate.bot.fantasy_job import Dreaming
+from gpugate.bot.event_waiter import EventWaiter
+from gpugate.bot.fantasy_job import FantasyJob
 from gpugate.bot.intents.keywords import classify
-from gpugate.bot.intents.ollama_parser import LocalIntents
-from gpugate.bot.notifier import Announcer, DailyCosts
+from gpugate.bot.intents.ollama_parser import OllamaIntentParser
+from gpugate.bot.notifier import DailyCosts, Notifier
 from gpugate.config import Settings
 from gpugate.errors import SettingsError
 from gpugate.generation.fantasy import Fantasies
@@ -32,7 +32,7 @@ class Costs(CostBook, DailyCosts, Protocol):
     """What was spent: for answers and for the daily summary."""
 
 
-class BotRoom:
+class TelegramFeature:
     """Telegram, the assistant that answers there, and the news.
 
     Attributes:
@@ -58,14 +58,14 @@ class BotRoom:
         user_of: Callable[[str], str] = lambda provider: "",
     ) -> None:
         try:
-            from gpugate.bot.telegram import Hook, TelegramBot  # aiogram takes 3 s: only now
+            from gpugate.bot.telegram import TelegramBot, WebhookConfig  # aiogram takes 3 s: only now
         except ImportError as error:
             raise SettingsError(
                 [f"bot.enabled: {error.name} is missing: pip install 'gpugate[telegram]'"]
             ) from error
         bot = settings.bot
-        self._watch = Watch()
-        self._intents = LocalIntents(
+        self._watch = EventWaiter()
+        self._intent_parser = OllamaIntentParser(
             session, bot.ollama_url, bot.intent_model, bot.intent_timeout, classify, log_crash
         )
         informed = tuple(map(str, bot.news))
@@ -73,8 +73,8 @@ class BotRoom:
             lifecycle=lifecycle,
             watch=self._watch,
             costs=costs,
-            dreaming=Dreaming(lifecycle, fantasies, log_crash),
-            intents=self._intents,
+            fantasy_job=FantasyJob(lifecycle, fantasies, log_crash),
+            intent_parser=self._intent_parser,
             currency=settings.cost.currency,
             ask_above_rate=bot.ask_above_rate,
             informed=informed,
@@ -85,13 +85,13 @@ class BotRoom:
         self._telegram = TelegramBot(
             token=bot.token,
             api_base=bot.api_base,
-            hook=Hook(public_url=bot.public_url, secret=bot.secret_token) if hooked else None,
+            hook=WebhookConfig(public_url=bot.public_url, secret=bot.secret_token) if hooked else None,
             allowed=bot.allowed_chats,
             hearer=assistant,
             on_crash=log_crash,
             seen=state / SEEN,
         )
-        self._announcer = Announcer(
+        self._notifier = Notifier(
             chats=informed,
             tell=self._tell,
             costs=costs,
@@ -99,21 +99,21 @@ class BotRoom:
             user_of=user_of,
             on_crash=log_crash,
         )
-        self.hook = TelegramHook(bot.secret_token if hooked else None, self._telegram.take)
+        self.hook = TelegramWebhook(bot.secret_token if hooked else None, self._telegram.take)
 
     def open(self) -> None:
         """Begin; neither Telegram nor the local Ollama need be there yet."""
-        self._announcer.open()
+        self._notifier.open()
         self._telegram.open()
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         """Listen to the lifecycle and the budget."""
-        self._watch.hear(news)
-        self._announcer.hear(news)
+        self._watch.on_event(news)
+        self._notifier.on_event(news)
 
-    def hear_unproved(self, provider: str) -> None:
+    def notify_unconfirmed_stop(self, provider: str) -> None:
         """The gateway ends without having seen the pod stopped."""
-        self._announcer.hear(
+        self._notifier.on_event(
             ProviderTrouble(
                 provider=provider,
                 message="gpugate ends now, and the pod is not seen stopped",
@@ -133,14 +133,14 @@ class BotRoom:
 
     async def aclose(self) -> None:
         """Tell the last news, and let go of everything."""
-        await self._announcer.aclose()
-        await self._intents.aclose()
+        await self._notifier.aclose()
+        await self._intent_parser.aclose()
         await self._telegram.aclose()
 
     async def _tell(self, chat: str, text: str) -> None:
         await self._telegram.tell(int(chat), text)
 
 
-def no_bot() -> TelegramHook:
+def disabled() -> TelegramWebhook:
     """The endpoint of a gateway without a bot: there is nothing."""
-    return TelegramHook(None, lambda update: False)
+    return TelegramWebhook(None, lambda update: False)

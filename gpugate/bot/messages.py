@@ -133,7 +133,7 @@ def _both(first: str, second: str) -> str:
     return f"{first} and {second}" if second else first
 
 
-def brief(trouble: str) -> str:
+def shorten(trouble: str) -> str:
     """A provider's own words, as far as a message has room for them."""
     return trouble if len(trouble) <= LONGEST_TROUBLE else f"{trouble[: LONGEST_TROUBLE - 1].rstrip()}…"
 
@@ -184,7 +184,7 @@ def _use(now: PodStatus) -> Iterable[str]:
 
 
 def _trouble(now: PodStatus) -> str:
-    return f"The last trouble was: {brief(now.last_error)}" if now.last_error else ""
+    return f"The last trouble was: {shorten(now.last_error)}" if now.last_error else ""
 
 
 def starting(after: PodStatus | None) -> str:
@@ -221,10 +221,10 @@ def start_failed(cause: str, why: str | None) -> str:
         return "The start was called off: somebody stopped the pod."
     if cause in ("ShutdownRequested", "ForcedShutdownRequested"):
         return "The gateway is shutting down, so the start was given up."
-    return sentences("The pod could not be started" + (f": {brief(why)}" if why else ""))
+    return sentences("The pod could not be started" + (f": {shorten(why)}" if why else ""))
 
 
-def dear_start(rate: Decimal | None, currency: str) -> str:
+def confirm_expensive_start(rate: Decimal | None, currency: str) -> str:
     """The question before a start above `bot.ask_above_rate`."""
     if rate is None:
         return "I do not know what the pod will cost per hour. Shall I start it?"
@@ -258,7 +258,7 @@ def stop_not_proved(waited_s: float, why: str | None) -> str:
     """A stop that takes long: money may be running."""
     return sentences(
         f"After {duration(waited_s)} the pod is still not seen stopped, so it may still be billing",
-        f"The last trouble was: {brief(why)}" if why else "",
+        f"The last trouble was: {shorten(why)}" if why else "",
         "I keep trying",
     )
 
@@ -319,7 +319,7 @@ def health(version: str, now: PodStatus | None, trouble: str) -> str:
 def refused(error: GateError) -> str:
     """Why something was not done, and when to try again."""
     again = f"Try again in {duration(error.retry_after_s)}" if error.retry_after_s else ""
-    return sentences(brief(capital(error.message)), again)
+    return sentences(shorten(capital(error.message)), again)
 
 
 def warned(error: GateError) -> str:

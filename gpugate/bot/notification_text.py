@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from gpugate.billing.model import BY_HAND
-from gpugate.bot.messages import Summary, brief, count, duration, money, sentences
+from gpugate.bot.messages import Summary, count, duration, money, sentences, shorten
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded
 
 ENDS = {
@@ -52,13 +52,13 @@ def ended(news: SessionEnded, currency: str) -> str:
 
 def start_failed(why: str) -> str:
     """A start came to nothing."""
-    return sentences("The pod could not be started" + (f": {brief(why)}" if why else ""))
+    return sentences("The pod could not be started" + (f": {shorten(why)}" if why else ""))
 
 
 def alarm(news: ProviderTrouble) -> str:
     """A pod may be billing against our will."""
     return sentences(
-        f"ALARM from {news.provider}: {brief(news.message)}",
+        f"ALARM from {news.provider}: {shorten(news.message)}",
         "The pod may still be billing; please look into the provider's console",
     )
 

@@ -68,7 +68,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class Announcer:
+class Notifier:
     """Tells each of the chats each piece of news, once.
 
     Args:
@@ -123,7 +123,7 @@ class Announcer:
 
     # --- what is news -------------------------------------------------------------------------
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: News) -> None:
         """Listen to the lifecycle and the budget."""
         if self._chats and (item := self._worth_telling(news)) is not None:
             self._put(item)

@@ -9,8 +9,8 @@ from aiogram.exceptions import AiogramError
 from aiogram.methods import GetFile
 from aiogram.types import Message
 
-from gpugate.bot.messenger import PhotoTrouble
-from gpugate.bot.sender import Outbox
+from gpugate.bot.messenger import PhotoError
+from gpugate.bot.sender import MessageSender
 
 LARGEST = 20 * 1024 * 1024
 """What Telegram lets a bot fetch; docs/telegram-comfyui.md#telegram-limits."""
@@ -33,36 +33,36 @@ def picture_of(message: Message) -> tuple[str, int] | None:
     return None
 
 
-async def fetch(outbox: Outbox, file_id: str, size: int) -> bytes:
+async def fetch(sender: MessageSender, file_id: str, size: int) -> bytes:
     """The picture's bytes.
 
     Raises:
-        PhotoTrouble: with words for the person; without the error that it came from, since the text of
+        PhotoError: with words for the person; without the error that it came from, since the text of
             that has the bot's token in it.
     """
     if size > LARGEST:
-        raise PhotoTrouble(TOO_LARGE)
+        raise PhotoError(TOO_LARGE)
     try:
-        file = await outbox.insist(GetFile(file_id=file_id))
+        file = await sender.call_or_raise(GetFile(file_id=file_id))
     except AiogramError as error:
-        raise PhotoTrouble(TOO_LARGE if "too big" in str(error) else NOT_HAD) from None
+        raise PhotoError(TOO_LARGE if "too big" in str(error) else NOT_HAD) from None
     if file is None or not file.file_path:
-        raise PhotoTrouble(NOT_HAD)
-    url = outbox.bot.session.api.file_url(outbox.bot.token, file.file_path)
+        raise PhotoError(NOT_HAD)
+    url = sender.bot.session.api.file_url(sender.bot.token, file.file_path)
     for _ in range(ATTEMPTS):
         try:
-            return await _download(outbox, url)
+            return await _download(sender, url)
         except (aiohttp.ClientError, OSError, TimeoutError):
             continue
-    raise PhotoTrouble(NOT_HAD)
+    raise PhotoError(NOT_HAD)
 
 
-async def _download(outbox: Outbox, url: str) -> bytes:
+async def _download(sender: MessageSender, url: str) -> bytes:
     content = bytearray()
-    stream = outbox.bot.session.stream_content(url, timeout=TIMEOUT_S, raise_for_status=True)
+    stream = sender.bot.session.stream_content(url, timeout=TIMEOUT_S, raise_for_status=True)
     async with aclosing(stream) as pieces:
         async for piece in pieces:
             content += piece
             if len(content) > LARGEST:
-                raise PhotoTrouble(TOO_LARGE)
+                raise PhotoError(TOO_LARGE)
     return bytes(content)

@@ -16,7 +16,7 @@ from aiogram.exceptions import AiogramError, TelegramConflictError
 from aiogram.methods import DeleteWebhook, TelegramMethod
 from attrs import define
 
-from gpugate.bot.telegram_errors import Patience
+from gpugate.bot.telegram_errors import RetryBackoff
 
 WAIT_S = 25
 """How long Telegram holds a call that has nothing to tell."""
@@ -52,7 +52,7 @@ class Poller:
 
     async def run(self) -> None:
         """Poll for ever."""
-        patience = Patience("long polling", self.first_pause_s, longest_s=60.0)
+        patience = RetryBackoff("long polling", self.first_pause_s, longest_s=60.0)
         hooked = True
         while True:
             try:

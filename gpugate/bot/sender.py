@@ -32,7 +32,7 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 @define
-class Outbox:
+class MessageSender:
     """What sends.
 
     Attributes:
@@ -53,7 +53,7 @@ class Outbox:
             quiet: a failure is not worth a line, nor another attempt.
         """
         try:
-            return await self.insist(method, attempts=1 if quiet else ATTEMPTS)
+            return await self.call_or_raise(method, attempts=1 if quiet else ATTEMPTS)
         except AiogramError as error:
             if not quiet:
                 chat = getattr(method, "chat_id", None)
@@ -62,7 +62,7 @@ class Outbox:
                 )
             return None
 
-    async def insist(self, method: TelegramMethod[T], *, attempts: int = ATTEMPTS) -> T | None:
+    async def call_or_raise(self, method: TelegramMethod[T], *, attempts: int = ATTEMPTS) -> T | None:
         """Like `call`, but a failure is the caller's; None only once closed.
 
         Raises:
@@ -82,21 +82,21 @@ class Outbox:
             await self.sleep(pause)
         return None
 
-    async def say(self, chat: int, text: str, buttons: Sequence[Button] = ()) -> None:
+    async def send_text(self, chat: int, text: str, buttons: Sequence[Button] = ()) -> None:
         """Send a text of any length; the buttons are under its last piece."""
         async with self._turn(chat):
-            await self._say(chat, text, buttons)
+            await self._send_text(chat, text, buttons)
 
-    async def picture(self, chat: int, content: bytes, caption: str) -> None:
+    async def send_image(self, chat: int, content: bytes, caption: str) -> None:
         """Send a picture; a caption that does not fit follows as text."""
         caption = sane(caption)
         fits = units(caption) <= CAPTION_UNITS
         async with self._turn(chat):
-            await self._picture(chat, content, caption if fits and caption else None)
+            await self._send_image(chat, content, caption if fits and caption else None)
             if not fits:
-                await self._say(chat, caption)
+                await self._send_text(chat, caption)
 
-    async def busy(self, chat: int) -> None:
+    async def show_typing(self, chat: int) -> None:
         """Show that the bot types, for some 5 s."""
         await self.call(SendChatAction(chat_id=chat, action="typing"), quiet=True)
 
@@ -109,21 +109,21 @@ class Outbox:
         """Pieces of one text stay together. There are as many chats as are allowed: few."""
         return self._turns.setdefault(chat, asyncio.Lock())
 
-    async def _say(self, chat: int, text: str, buttons: Sequence[Button] = ()) -> None:
+    async def _send_text(self, chat: int, text: str, buttons: Sequence[Button] = ()) -> None:
         pieces = split(text)
         for number, piece in enumerate(pieces, 1):
             markup = _keyboard(buttons) if buttons and number == len(pieces) else None
             if await self.call(SendMessage(chat_id=chat, text=piece, reply_markup=markup)) is None:
                 return
 
-    async def _picture(self, chat: int, content: bytes, caption: str | None) -> None:
+    async def _send_image(self, chat: int, content: bytes, caption: str | None) -> None:
         file = BufferedInputFile(content, "picture.png")
         document = SendDocument(chat_id=chat, document=file, caption=caption)
         if len(content) > PHOTO_BYTES:
             await self.call(document)
             return
         try:
-            await self.insist(SendPhoto(chat_id=chat, photo=file, caption=caption))
+            await self.call_or_raise(SendPhoto(chat_id=chat, photo=file, caption=caption))
         except TelegramBadRequest:  # sides that Telegram's photos cannot have
             await self.call(document)
         except AiogramError as error:
@@ -139,24 +139,24 @@ class TelegramChat:
     """
 
     chat: int
-    outbox: Outbox
+    sender: MessageSender
     answered: Callable[[], None]
 
-    async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
+    async def send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
         """See `bot.messenger.Chat`."""
-        await self.outbox.say(self.chat, text, buttons)
+        await self.sender.send_text(self.chat, text, buttons)
         self.answered()
 
-    async def picture(self, png: bytes, caption: str) -> None:
+    async def send_image(self, png: bytes, caption: str) -> None:
         """See `bot.messenger.Chat`."""
-        await self.outbox.picture(self.chat, png, caption)
+        await self.sender.send_image(self.chat, png, caption)
         self.answered()
 
-    async def busy(self) -> None:
+    async def show_typing(self) -> None:
         """See `bot.messenger.Chat`."""
-        await self.outbox.busy(self.chat)
+        await self.sender.show_typing(self.chat)
 
 
 def _keyboard(buttons: Sequence[Button]) -> InlineKeyboardMarkup:
-    row = [InlineKeyboardButton(text=button.text, callback_data=button.verb) for button in buttons]
+    row = [InlineKeyboardButton(text=button.text, callback_data=button.callback_id) for button in buttons]
     return InlineKeyboardMarkup(inline_keyboard=[row])

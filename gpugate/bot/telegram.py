@@ -17,11 +17,11 @@ from aiogram.types import BotCommand
 from aiohttp import ClientSession
 from attrs import frozen
 
-from gpugate.bot.dedup import Seen
+from gpugate.bot.dedup import UpdateDeduplicator
 from gpugate.bot.polling import Poller
-from gpugate.bot.sender import Outbox, Sleep
-from gpugate.bot.telegram_errors import FIRST_PAUSE_S, Patience
-from gpugate.bot.update_parser import ALLOWED_UPDATES, Translator
+from gpugate.bot.sender import MessageSender, Sleep
+from gpugate.bot.telegram_errors import FIRST_PAUSE_S, RetryBackoff
+from gpugate.bot.update_parser import ALLOWED_UPDATES, UpdateParser
 from gpugate.bot.updates import Hearer, Inbox
 from gpugate.tasks import CrashListener, Supervised
 
@@ -32,12 +32,12 @@ COMMANDS: Mapping[str, str] = {
     "stop_pod": "stop the pod",
     "cost": "what was spent: today, month or session",
     "health": "is everything well",
-    "help": "what I understand",
+    "help": "what I parse",
 }
 
 
 @frozen(kw_only=True)
-class Hook:
+class WebhookConfig:
     """Webhook mode: where Telegram shall call, and the secret that it brings."""
 
     public_url: str
@@ -87,7 +87,7 @@ class TelegramBot:
         *,
         token: str,
         api_base: str,
-        hook: Hook | None,
+        hook: WebhookConfig | None,
         allowed: Iterable[int],
         hearer: Hearer,
         on_crash: CrashListener,
@@ -101,13 +101,13 @@ class TelegramBot:
         self._first_pause_s = first_pause_s
         self._log = structlog.get_logger()
         self._allowed = frozenset(allowed)
-        self.outbox = Outbox(self._bot, sleep)
-        self._translator = Translator(self.outbox)
-        self._seen = Seen(seen, self._log.warning)
+        self.sender = MessageSender(self._bot, sleep)
+        self._translator = UpdateParser(self.sender)
+        self._seen = UpdateDeduplicator(seen, self._log.warning)
         self.inbox = Inbox(
             allowed=self._allowed,
             hearer=hearer,
-            outbox=self.outbox,
+            sender=self.sender,
             translator=self._translator,
             seen=self._seen,
             on_crash=on_crash,
@@ -135,7 +135,7 @@ class TelegramBot:
     async def tell(self, chat: int, text: str) -> None:
         """Say something unasked. A chat that is not allowed is told nothing."""
         if chat in self._allowed:
-            await self.outbox.say(chat, text)
+            await self.sender.send_text(chat, text)
 
     async def drain(self, grace_s: float) -> None:
         """Hear nothing more; what is under way has so many seconds, then its chat is told."""
@@ -153,14 +153,14 @@ class TelegramBot:
         """Let go of all connections; the webhook stays registered, so Telegram keeps what comes."""
         if self._is_open:
             await self.drain(0)
-        await self.outbox.aclose()
+        await self.sender.aclose()
 
     def _keep(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         self._tasks.append(Supervised(work, f"telegram {name}", on_crash=self._on_crash))
 
     async def _introduce(self) -> None:
         """Learn the own name, register the webhook, show the menu; until it works."""
-        patience = Patience("registering with Telegram", self._first_pause_s)
+        patience = RetryBackoff("registering with Telegram", self._first_pause_s)
         while True:
             try:
                 self._translator.username = str((await self._bot(RawMe())).get("username") or "")
@@ -173,10 +173,10 @@ class TelegramBot:
         mode = "polling" if self._hook is None else "webhook"
         self._log.info("bot: at work", bot=self._translator.username, mode=mode)
         menu = [BotCommand(command=name, description=about) for name, about in COMMANDS.items()]
-        await self.outbox.call(SetMyCommands(commands=menu), quiet=True)
+        await self.sender.call(SetMyCommands(commands=menu), quiet=True)
 
 
-def _webhook(hook: Hook) -> SetWebhook:
+def _webhook(hook: WebhookConfig) -> SetWebhook:
     return SetWebhook(
         url=hook.public_url.rstrip("/") + PATH,
         secret_token=hook.secret,

@@ -47,7 +47,7 @@ def words(error: AiogramError) -> str:
 
 
 @define
-class Patience:
+class RetryBackoff:
     """How long to wait after a failure; a trouble is told once, and its end.
 
     Attributes:

@@ -16,7 +16,7 @@ MOST = 20
 
 
 @define
-class Strangers:
+class UnknownChats:
     """Who wrote without being allowed to."""
 
     clock: Callable[[], float] = time.monotonic

@@ -11,9 +11,9 @@ from aiogram.methods import AnswerCallbackQuery, EditMessageReplyMarkup, Telegra
 from aiogram.types import CallbackQuery, Message, Update
 from attrs import define, field, frozen
 
-from gpugate.bot.messenger import Heard
+from gpugate.bot.messenger import IncomingMessage
 from gpugate.bot.photos import fetch, picture_of
-from gpugate.bot.sender import Outbox
+from gpugate.bot.sender import MessageSender
 
 ALLOWED_UPDATES = ["message", "callback_query"]
 _KEPT = 200
@@ -22,28 +22,28 @@ _OTHER_KINDS = ("voice", "audio", "video", "video_note", "document", "sticker", 
 
 
 @frozen(kw_only=True)
-class Said:
+class ParsedUpdate:
     """What an update means.
 
     Attributes:
-        heard: None for a press of buttons that were used: nothing but manners follows from it.
-        manners: what a press deserves: it is answered, and its buttons go.
+        incoming: None for a press of buttons that were used: nothing but acknowledgements follows from it.
+        acknowledgements: what a press deserves: it is answered, and its buttons go.
     """
 
     chat: int
-    heard: Heard | None
-    manners: tuple[TelegramMethod[Any], ...] = ()
+    incoming: IncomingMessage | None
+    acknowledgements: tuple[TelegramMethod[Any], ...] = ()
 
 
 @define
-class Translator:
+class UpdateParser:
     """Makes sense of updates.
 
     Attributes:
         username: the bot's own, once known; groups write `/status@gpu_bot`.
     """
 
-    outbox: Outbox
+    sender: MessageSender
     username: str = ""
     _albums: OrderedDict[Hashable, None] = field(factory=OrderedDict)
     _used: OrderedDict[Hashable, None] = field(factory=OrderedDict)
@@ -53,7 +53,7 @@ class Translator:
         message = update.message or (update.callback_query and update.callback_query.message)
         return message.chat.id if message else None
 
-    def said(self, update: Update, chat: int) -> Said | None:
+    def said(self, update: Update, chat: int) -> ParsedUpdate | None:
         """What was said; None where that is nothing."""
         if update.callback_query is not None:
             return self._pressed(update.callback_query, chat)
@@ -61,19 +61,19 @@ class Translator:
             return self._written(update.message, chat)
         return None
 
-    def _pressed(self, press: CallbackQuery, chat: int) -> Said:
+    def _pressed(self, press: CallbackQuery, chat: int) -> ParsedUpdate:
         message = press.message
         answer = AnswerCallbackQuery(callback_query_id=press.id)
         if message is None or not press.data or not _first((chat, message.message_id), self._used):
-            return Said(chat=chat, heard=None, manners=(answer,))
-        manners = (answer, EditMessageReplyMarkup(chat_id=chat, message_id=message.message_id))
-        return Said(
+            return ParsedUpdate(chat=chat, incoming=None, acknowledgements=(answer,))
+        acknowledgements = (answer, EditMessageReplyMarkup(chat_id=chat, message_id=message.message_id))
+        return ParsedUpdate(
             chat=chat,
-            heard=Heard(user=_user(chat), chat=str(chat), pressed=press.data),
-            manners=manners,
+            incoming=IncomingMessage(user=_user(chat), chat=str(chat), pressed=press.data),
+            acknowledgements=acknowledgements,
         )
 
-    def _written(self, message: Message, chat: int) -> Said | None:
+    def _written(self, message: Message, chat: int) -> ParsedUpdate | None:
         if message.media_group_id and not _first((chat, message.media_group_id), self._albums):
             return None  # of an album only the first picture is looked at
         text = self._for_us(message.text or message.caption or "")
@@ -83,11 +83,11 @@ class Translator:
 
         async def photo() -> bytes:
             assert picture is not None
-            return await fetch(self.outbox, *picture)
+            return await fetch(self.sender, *picture)
 
-        return Said(
+        return ParsedUpdate(
             chat=chat,
-            heard=Heard(
+            incoming=IncomingMessage(
                 user=_user(chat),
                 chat=str(chat),
                 text=text,

@@ -1,6 +1,6 @@
 """What comes from Telegram, however it came: each update once, of allowed chats only, in order.
 
-Each message is a job of its own. In one chat a message is heard when the one before it has had its
+Each message is a job of its own. In one chat a message is incoming when the one before it has had its
 first answer: so "start" and "stop" cannot overtake each other, and a long job holds up nobody.
 """
 
@@ -14,11 +14,11 @@ import structlog
 from aiogram.types import Update
 from attrs import define, field
 
-from gpugate.bot.dedup import Seen
-from gpugate.bot.messenger import Chat, Heard
-from gpugate.bot.sender import Outbox, TelegramChat
-from gpugate.bot.unknown_chats import Strangers
-from gpugate.bot.update_parser import Said, Translator
+from gpugate.bot.dedup import UpdateDeduplicator
+from gpugate.bot.messenger import Chat, IncomingMessage
+from gpugate.bot.sender import MessageSender, TelegramChat
+from gpugate.bot.unknown_chats import UnknownChats
+from gpugate.bot.update_parser import ParsedUpdate, UpdateParser
 from gpugate.tasks import CrashListener, spawn
 
 PATIENCE_S = 20.0
@@ -34,7 +34,7 @@ BROKEN = "Something went wrong here, and it is in gpugate's log. Please try agai
 class Hearer(Protocol):
     """Who answers: the assistant."""
 
-    async def hear(self, heard: Heard, chat: Chat) -> None:
+    async def handle_message(self, incoming: IncomingMessage, chat: Chat) -> None:
         """Answer one message; may take minutes."""
 
 
@@ -43,17 +43,17 @@ class Inbox:
     """Where updates go.
 
     Attributes:
-        allowed: chats that are heard.
+        allowed: chats that are incoming.
         hearer: answers them.
     """
 
     allowed: frozenset[int]
     hearer: Hearer
-    outbox: Outbox
-    translator: Translator
-    seen: Seen
+    sender: MessageSender
+    translator: UpdateParser
+    seen: UpdateDeduplicator
     on_crash: CrashListener
-    strangers: Strangers = field(factory=Strangers)
+    unknown_chats: UnknownChats = field(factory=UnknownChats)
     _jobs: dict[asyncio.Task[None], int] = field(factory=dict)
     _turns: dict[int, asyncio.Event] = field(factory=dict)
     _no_grace: asyncio.Event = field(factory=asyncio.Event)
@@ -67,7 +67,7 @@ class Inbox:
 
     def _take(self, raw: Mapping[str, Any]) -> None:
         number = raw.get("update_id")
-        if not isinstance(number, int) or not self.seen.first_time(number, raw):
+        if not isinstance(number, int) or not self.seen.is_new(number, raw):
             return
         try:
             update = Update.model_validate(raw)
@@ -78,13 +78,13 @@ class Inbox:
         if chat is None:
             return
         if chat not in self.allowed:
-            self.strangers.note(chat)
+            self.unknown_chats.note(chat)
             return
         if said := self.translator.said(update, chat):
-            if said.manners:
-                spawn(self._mannerly(said), "telegram manners", on_crash=self.on_crash)
-            if said.heard is not None:
-                self._hear(said.chat, said.heard)
+            if said.acknowledgements:
+                spawn(self._acknowledge(said), "telegram acknowledgements", on_crash=self.on_crash)
+            if said.incoming is not None:
+                self._start_answer(said.chat, said.incoming)
 
     async def drain(self, grace_s: float) -> None:
         """Let jobs have so long, then cut them and tell their chats."""
@@ -100,7 +100,8 @@ class Inbox:
             return
         await asyncio.wait(list(cut), timeout=CUT_S)
         farewells = [
-            spawn(self.outbox.say(chat, CUT_SHORT), "telegram farewell") for chat in sorted(set(cut.values()))
+            spawn(self.sender.send_text(chat, CUT_SHORT), "telegram farewell")
+            for chat in sorted(set(cut.values()))
         ]
         _, late = await asyncio.wait(farewells, timeout=FAREWELL_S)
         for farewell in late:
@@ -110,31 +111,31 @@ class Inbox:
         """End the grace of `drain` now."""
         self._no_grace.set()
 
-    def _hear(self, chat: int, heard: Heard) -> None:
+    def _start_answer(self, chat: int, incoming: IncomingMessage) -> None:
         before, mine = self._turns.get(chat), asyncio.Event()
         self._turns[chat] = mine
-        job = spawn(self._heard(chat, heard, before, mine), "telegram message", on_crash=self.on_crash)
+        job = spawn(self._answer(chat, incoming, before, mine), "telegram message", on_crash=self.on_crash)
         self._jobs[job] = chat
         job.add_done_callback(self._ended)
 
-    async def _heard(
-        self, chat: int, heard: Heard, before: asyncio.Event | None, mine: asyncio.Event
+    async def _answer(
+        self, chat: int, incoming: IncomingMessage, before: asyncio.Event | None, mine: asyncio.Event
     ) -> None:
         try:
             if before is not None:
                 await _wait(before, PATIENCE_S)
-            await self.hearer.hear(heard, TelegramChat(chat, self.outbox, mine.set))
+            await self.hearer.handle_message(incoming, TelegramChat(chat, self.sender, mine.set))
         except Exception as error:
             self.on_crash("telegram message", error)
-            await self.outbox.say(chat, BROKEN)
+            await self.sender.send_text(chat, BROKEN)
         finally:
             mine.set()
             if self._turns.get(chat) is mine:
                 del self._turns[chat]
 
-    async def _mannerly(self, said: Said) -> None:
-        for method in said.manners:
-            await self.outbox.call(method, quiet=True)
+    async def _acknowledge(self, said: ParsedUpdate) -> None:
+        for method in said.acknowledgements:
+            await self.sender.call(method, quiet=True)
 
     def _ended(self, job: asyncio.Task[None]) -> None:
         self._jobs.pop(job, None)

@@ -12,9 +12,9 @@ from aiohttp import web
 from attrs import define, field
 from gpugate_testing.telegram import SimulatedTelegram
 
-from gpugate.api.telegram_webhook import TelegramHook
-from gpugate.bot.messenger import Chat, Heard
-from gpugate.bot.telegram import Hook, TelegramBot
+from gpugate.api.telegram_webhook import TelegramWebhook
+from gpugate.bot.messenger import Chat, IncomingMessage
+from gpugate.bot.telegram import TelegramBot, WebhookConfig
 from gpugate.proxy.auth import Verifier
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.dispatcher import Gate
@@ -26,22 +26,22 @@ ADA, GROUP, STRANGER = 42, -1007, 666
 MODES = ("webhook", "polling")
 SOON = 5.0
 
-Answering = Callable[[Heard, Chat], Awaitable[None]]
+Answering = Callable[[IncomingMessage, Chat], Awaitable[None]]
 
 
-async def echo(heard: Heard, chat: Chat) -> None:
+async def echo(heard: IncomingMessage, chat: Chat) -> None:
     """Say what was heard."""
-    await chat.say(f"heard {heard.text or heard.pressed}")
+    await chat.send_text(f"heard {heard.text or heard.pressed}")
 
 
 @define
-class FakeHearer:
+class FakeAssistant:
     """Keeps what it hears, and answers as the test says."""
 
     answer: Answering = echo
-    heard: list[Heard] = field(factory=list)
+    heard: list[IncomingMessage] = field(factory=list)
 
-    async def hear(self, heard: Heard, chat: Chat) -> None:
+    async def handle_message(self, heard: IncomingMessage, chat: Chat) -> None:
         """See `gpugate.bot.updates.Hearer`."""
         self.heard.append(heard)
         await self.answer(heard, chat)
@@ -76,7 +76,7 @@ class Line:
 
     telegram: SimulatedTelegram
     bot: TelegramBot
-    hearer: FakeHearer
+    hearer: FakeAssistant
     url: str
     pauses: Pauses
     crashes: list[BaseException]
@@ -91,7 +91,7 @@ def ignore_crash(name: str, error: BaseException) -> None:
 
 
 @asynccontextmanager
-async def front(hook: TelegramHook) -> AsyncIterator[str]:
+async def front(hook: TelegramWebhook) -> AsyncIterator[str]:
     """The gateway's server with nothing behind it but this endpoint; yields its URL."""
     verifier = Verifier(
         secret="s" * 40,
@@ -146,13 +146,13 @@ async def line(
         ):
             yield one
         return
-    hearer, pauses, crashes = FakeHearer(answer), Pauses(), list[BaseException]()
+    hearer, pauses, crashes = FakeAssistant(answer), Pauses(), list[BaseException]()
     for chat in (ADA, GROUP):
         telegram.meet(chat)
     bot = TelegramBot(
         token=telegram.token,
         api_base=telegram.url,
-        hook=Hook(public_url=PUBLIC, secret=SECRET) if mode == "webhook" else None,
+        hook=WebhookConfig(public_url=PUBLIC, secret=SECRET) if mode == "webhook" else None,
         allowed=allowed,
         hearer=hearer,
         on_crash=lambda name, error: crashes.append(error),
@@ -160,7 +160,7 @@ async def line(
         first_pause_s=0.01,
         sleep=pauses,
     )
-    async with front(TelegramHook(SECRET if mode == "webhook" else None, bot.take)) as url:
+    async with front(TelegramWebhook(SECRET if mode == "webhook" else None, bot.take)) as url:
         telegram.post.roads[PUBLIC] = url
         bot.open()
         try:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
-from gpugate.bot.event_waiter import Watch
+from gpugate.bot.event_waiter import EventWaiter
 from gpugate.lifecycle.event_bus import QueueChanged
 
 
@@ -16,20 +14,20 @@ def full(news):
 
 async def test_the_first_that_counts():
     """What the judge makes of it; later news change nothing."""
-    watch = Watch()
-    found = watch.first(full)
+    watch = EventWaiter()
+    found = watch.first_match(full)
     for waiting in (1, 2, 3):
-        watch.hear(QueueChanged(waiting=waiting, in_flight=0))
+        watch.on_event(QueueChanged(waiting=waiting, in_flight=0))
 
     assert 2 == await found
 
 
 async def test_given_up():
     """News find nobody there."""
-    watch = Watch()
-    found = watch.first(full)
+    watch = EventWaiter()
+    found = watch.first_match(full)
     found.cancel()
-    watch.hear(QueueChanged(waiting=2, in_flight=0))
+    watch.on_event(QueueChanged(waiting=2, in_flight=0))
     await asyncio.sleep(0)
 
     assert (True, []) == (found.cancelled(), watch._waiting)

@@ -14,8 +14,8 @@ from gpugate_testing import virtual_time
 from gpugate_testing.fakes import PRICE, FakeCloud, FakeDebts
 
 from gpugate.bot import notification_text
-from gpugate.bot.notifier import MOST_UNTOLD, TELL_S, Announcer, summary_times
-from gpugate.core.states import Status
+from gpugate.bot.notifier import MOST_UNTOLD, TELL_S, Notifier, summary_times
+from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError, NoFunds
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.provider_api import Phase, PodReport, Price
@@ -47,7 +47,7 @@ class Room:
     costs: FakeCosts = field(factory=FakeCosts)
     told: list[tuple[str, str]] = field(factory=list)
     crashes: list[str] = field(factory=list)
-    announcer: Announcer = field(init=False)
+    notifier: Notifier = field(init=False)
 
     async def tell(self, chat: str, text: str) -> None:
         await asyncio.sleep(self.slow.get(chat, 0.0))
@@ -56,7 +56,7 @@ class Room:
         self.told.append((chat, text))
 
     async def __aenter__(self) -> Room:
-        self.announcer = Announcer(
+        self.notifier = Notifier(
             chats=self.chats,
             tell=self.tell,
             costs=self.costs,
@@ -64,11 +64,11 @@ class Room:
             wall=wall,
             on_crash=lambda name, error: self.crashes.append(name),
         )
-        self.announcer.open()
+        self.notifier.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.announcer.aclose()
+        await self.notifier.aclose()
 
     @property
     def texts(self) -> list[str]:
@@ -93,7 +93,7 @@ class TestLife:
 
         async def plot(room):
             async with Stage(
-                [FakeCloud(boot_s=40, stop_s=3)], listeners=(room.announcer.hear,), wall=wall
+                [FakeCloud(boot_s=40, stop_s=3)], listeners=(room.notifier.on_event,), wall=wall
             ) as stage:
                 stage.lifecycle.start()
                 await asyncio.sleep(23 * 60)
@@ -109,7 +109,7 @@ class TestLife:
         async def plot(room):
             cloud = FakeCloud()
             cloud.fail("start", NoFunds("the account is empty"))
-            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+            async with Stage([cloud], listeners=(room.notifier.on_event,), wall=wall) as stage:
                 stage.lifecycle.start()
                 await asyncio.sleep(60)
 
@@ -120,7 +120,7 @@ class TestLife:
 
         async def plot(room):
             cloud = FakeCloud()
-            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+            async with Stage([cloud], listeners=(room.notifier.on_event,), wall=wall) as stage:
                 for reason in (*["try 1", "try 2"] * 40, "another"):
                     cloud.fail("start", NoFunds(reason))
                     stage.lifecycle.start()
@@ -132,7 +132,7 @@ class TestLife:
         """Has not failed."""
 
         async def plot(room):
-            async with Stage([FakeCloud(boot_s=40)], listeners=(room.announcer.hear,), wall=wall) as stage:
+            async with Stage([FakeCloud(boot_s=40)], listeners=(room.notifier.on_event,), wall=wall) as stage:
                 stage.lifecycle.start()
                 await asyncio.sleep(5)
                 stage.lifecycle.stop()
@@ -147,7 +147,7 @@ class TestLife:
 
         async def plot(room):
             cloud = FakeCloud()
-            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+            async with Stage([cloud], listeners=(room.notifier.on_event,), wall=wall) as stage:
                 for _ in range(2):
                     stage.lifecycle.start()
                     await asyncio.sleep(60)
@@ -168,7 +168,7 @@ class TestLife:
             cloud.turn_on()
             cloud.ignore_stops = ignored
             debts = FakeDebts(frozenset({"alpha"}))
-            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall, debts=debts) as stage:
+            async with Stage([cloud], listeners=(room.notifier.on_event,), wall=wall, debts=debts) as stage:
                 await asyncio.sleep(600)
                 stage.lifecycle.start()
                 await asyncio.sleep(60)
@@ -184,9 +184,9 @@ class TestLife:
         """Is not given as the reason of this one."""
 
         async def plot(room):
-            room.announcer.hear(evolve(ALARM, alarm=False))
+            room.notifier.on_event(evolve(ALARM, alarm=False))
             for was, status in ((Status.STOPPED, Status.STARTING), (Status.STARTING, Status.STOPPED)):
-                room.announcer.hear(
+                room.notifier.on_event(
                     Transition(
                         was="",
                         now="",
@@ -205,10 +205,10 @@ class TestLife:
         """What comes last is told as well, within a patience."""
 
         async def plot(room):
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ALARM)
             await asyncio.sleep(1)
             room.told.clear()
-            room.announcer.hear(ended("shutdown"))
+            room.notifier.on_event(ended("shutdown"))
 
         assert ["Pod stopped at runpod: the gateway shut down. It ran for 23 minutes and cost $0.17."] == (
             play(plot).texts
@@ -220,8 +220,8 @@ class TestMessenger:
         """Is given up for this text; others wait for it, the pod does not."""
 
         async def plot(room):
-            room.announcer.hear(ended("idle"))
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ended("idle"))
+            room.notifier.on_event(ALARM)
             assert [] == room.told
             await asyncio.sleep(3 * TELL_S)
 
@@ -233,7 +233,7 @@ class TestMessenger:
         """The next chat hears all the same."""
 
         async def plot(room):
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ALARM)
             await asyncio.sleep(1)
 
         room = play(plot, Room(("1", "2"), broken={"1"}))
@@ -243,10 +243,10 @@ class TestMessenger:
         """Does not hold the shutdown up."""
 
         async def plot(room):
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ALARM)
             await asyncio.sleep(1)
             before = asyncio.get_running_loop().time()
-            await room.announcer.aclose(5.0)
+            await room.notifier.aclose(5.0)
             assert 5.0 == pytest.approx(asyncio.get_running_loop().time() - before)
 
         play(plot, Room(slow={"7": 50.0}))
@@ -256,7 +256,7 @@ class TestMessenger:
 
         async def plot(room):
             for percent in range(MOST_UNTOLD + 5):
-                room.announcer.hear(
+                room.notifier.on_event(
                     BudgetCrossed(percent=percent, spent=Decimal(1), budget=Decimal(2), month="2026-11")
                 )
             await asyncio.sleep(1)
@@ -268,7 +268,7 @@ class TestMessenger:
         """Wants news: nothing is kept."""
 
         async def plot(room):
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ALARM)
             await asyncio.sleep(100_000)
 
         assert [] == play(plot, Room(())).told

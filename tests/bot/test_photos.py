@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from gpugate_testing.telegram import TOKEN, Refusal
 
-from gpugate.bot.messenger import PhotoTrouble
+from gpugate.bot.messenger import PhotoError
 from gpugate.bot.photos import NOT_HAD, TOO_LARGE
 from tests.bot.support import ADA, Line, line
 from tests.bot.test_sender import png
@@ -23,12 +23,12 @@ async def talk() -> AsyncIterator[Line]:
         yield one
 
 
-async def trouble(talk: Line) -> PhotoTrouble:
+async def trouble(talk: Line) -> PhotoError:
     """What fetching the last picture ends with."""
     await talk.telegram.until(lambda: bool(talk.hearer.heard))
     photo = talk.hearer.heard[-1].photo
     assert photo is not None
-    with pytest.raises(PhotoTrouble) as caught:
+    with pytest.raises(PhotoError) as caught:
         await photo()
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
     return caught.value

@@ -12,12 +12,12 @@ import pytest
 import structlog
 from gpugate_testing.telegram import TOKEN, Key, Refusal, SimulatedTelegram
 
-from gpugate.bot.messenger import Button, Chat, Heard
+from gpugate.bot.messenger import Button, Chat, IncomingMessage
 from gpugate.bot.telegram import COMMANDS, PATH
 from gpugate.bot.updates import BROKEN, CUT_SHORT
 from tests.bot.support import ADA, GROUP, MODES, PUBLIC, SECRET, STRANGER, Line, line
 
-YES, NO = Button(text="Yes", verb="stop:1:yes"), Button(text="No", verb="stop:1:no")
+YES, NO = Button(text="Yes", callback_id="stop:1:yes"), Button(text="No", callback_id="stop:1:no")
 
 
 async def test_a_message(talk: Line) -> None:
@@ -25,7 +25,7 @@ async def test_a_message(talk: Line) -> None:
     talk.telegram.write(ADA, "is it on?")
     answer = await talk.telegram.said()
 
-    assert Heard(user="telegram:42", chat="42", text="is it on?") == talk.hearer.heard[0]
+    assert IncomingMessage(user="telegram:42", chat="42", text="is it on?") == talk.hearer.heard[0]
     assert (ADA, "heard is it on?") == (answer.chat, answer.text)
 
 
@@ -65,12 +65,12 @@ async def test_the_order_of_a_chat(talk: Line) -> None:
     """A message is heard when the one before it had its first answer, and a long job holds up nobody."""
     go, ends = asyncio.Event(), asyncio.Event()
 
-    async def answer(heard: Heard, chat: Chat) -> None:
+    async def answer(heard: IncomingMessage, chat: Chat) -> None:
         if heard.text == "start":
             await go.wait()
-            await chat.say("starting")
+            await chat.send_text("starting")
             await ends.wait()
-        await chat.say(f"done: {heard.text}")
+        await chat.send_text(f"done: {heard.text}")
 
     talk.hearer.answer = answer
     talk.telegram.write(ADA, "start")
@@ -91,11 +91,11 @@ async def test_the_order_of_a_chat(talk: Line) -> None:
 async def test_buttons(talk: Line) -> None:
     """A press is heard once, and the buttons go; Telegram is told of each press, or it shows them waiting."""
 
-    async def ask(heard: Heard, chat: Chat) -> None:
+    async def ask(heard: IncomingMessage, chat: Chat) -> None:
         if heard.pressed:
-            await chat.say(f"pressed {heard.pressed}")
+            await chat.send_text(f"pressed {heard.pressed}")
         else:
-            await chat.say("Really?", (YES, NO))
+            await chat.send_text("Really?", (YES, NO))
 
     talk.hearer.answer = ask
     talk.telegram.write(ADA, "stop")
@@ -113,7 +113,7 @@ async def test_buttons(talk: Line) -> None:
 async def test_a_hearer_that_breaks(talk: Line) -> None:
     """The chat is told, the crash is reported, and the next message is heard."""
 
-    async def broken(heard: Heard, chat: Chat) -> None:
+    async def broken(heard: IncomingMessage, chat: Chat) -> None:
         raise RuntimeError("oh")
 
     talk.hearer.answer = broken
@@ -138,7 +138,7 @@ async def test_updates_that_are_no_message_of_ours(talk: Line) -> None:
 
 async def test_an_update_that_breaks_us(talk: Line) -> None:
     """Is reported, and the bot is not deaf afterwards."""
-    object.__setattr__(talk.bot.inbox.strangers, "clock", None)
+    object.__setattr__(talk.bot.inbox.unknown_chats, "clock", None)
     talk.telegram.write(STRANGER, "boo")
     talk.telegram.write(ADA, "hi")
     await talk.telegram.said()
@@ -297,10 +297,10 @@ async def test_a_shutdown(talk: Line) -> None:
     """Jobs get the grace; those that need longer are cut, and each chat is told once."""
     at_work = asyncio.Event()
 
-    async def slow(heard: Heard, chat: Chat) -> None:
+    async def slow(heard: IncomingMessage, chat: Chat) -> None:
         at_work.set()
         await asyncio.sleep(0.02 if heard.text == "quick" else 60)
-        await chat.say(f"done: {heard.text}")
+        await chat.send_text(f"done: {heard.text}")
 
     talk.hearer.answer = slow
     talk.telegram.write(ADA, "quick")
@@ -318,7 +318,7 @@ async def test_a_second_signal(talk: Line) -> None:
     """Ends the grace at once; the chat is told all the same."""
     at_work = asyncio.Event()
 
-    async def endless(heard: Heard, chat: Chat) -> None:
+    async def endless(heard: IncomingMessage, chat: Chat) -> None:
         at_work.set()
         await asyncio.Event().wait()
 
@@ -422,7 +422,7 @@ async def test_a_call_during_the_shutdown() -> None:
 
 def test_a_gateway_without_a_bot() -> None:
     """Does not import aiogram, which takes 3 s."""
-    code = "import gpugate.app, sys; print(int('aiogram' in sys.modules or 'gpugate.bot' in sys.modules))"
+    code = "import gpugate.app, sys; print(int('aiogram' in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )

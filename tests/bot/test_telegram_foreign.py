@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 
 from gpugate.bot.telegram import TelegramBot
-from tests.bot.support import ADA, STRANGER, FakeHearer
+from tests.bot.support import ADA, STRANGER, FakeAssistant
 
 PACKAGE = "telegram-test-api@4.2.1"
 TOKEN = "123456:token-for-a-foreign-server"
@@ -95,8 +95,8 @@ async def write(http: aiohttp.ClientSession, url: str, chat: int, text: str) -> 
 
 
 async def test_a_text_and_its_answer(foreign: str) -> None:
-    """Heard and answered once, through a server that nobody of us wrote."""
-    hearer, answers = FakeHearer(), list[str]()
+    """IncomingMessage and answered once, through a server that nobody of us wrote."""
+    hearer, answers = FakeAssistant(), list[str]()
     bot = TelegramBot(
         token=TOKEN,
         api_base=foreign,

@@ -20,7 +20,7 @@ from gpugate_testing.telegram import TOKEN, SimulatedTelegram
 
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
-from gpugate.bot.notifier import Announcer
+from gpugate.bot.notifier import Notifier
 from tests.e2e.support import SECRET, House, open_house, words
 
 PATH = "/api/v1/bot/telegram"
@@ -222,7 +222,7 @@ async def test_daily_summary(
     ahead = timedelta(0)
     monkeypatch.setattr("gpugate.bot.notifier.LOOK_S", 0.02)
     monkeypatch.setattr(
-        "gpugate.bot.feature.Announcer", partial(Announcer, wall=lambda: datetime.now(UTC) + ahead)
+        "gpugate.bot.feature.Notifier", partial(Notifier, wall=lambda: datetime.now(UTC) + ahead)
     )
     await spend(tmp_path, 3)
     await opened(bot__news=(ADA,))

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from gpugate.bot.intents import lexicon
-from gpugate.bot.intents.model import Intent, Period, Source, Understood
+from gpugate.bot.intents.model import Intent, ParsedBy, ParsedIntent, Period
 
 COMMANDS = {
     "status": Intent.POD_STATUS,
@@ -32,20 +32,20 @@ _COMMAND = re.compile(r"/(\w+)(?:@\w+)?(?:\s+(.*))?", re.DOTALL)
 _PLAINER = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "'": "", "’": "", "`": ""})
 
 
-def command(text: str) -> Understood | None:
+def command(text: str) -> ParsedIntent | None:
     """What a slash command wants; None for anything else. An unknown one is not understood."""
     found = _COMMAND.fullmatch(text.strip())
     if found is None:
         return None
     intent = COMMANDS.get(found[1].casefold())
     if intent is None:
-        return Understood(intent=Intent.UNRECOGNISED)
-    return Understood(intent=intent, period=period_of(found[2] or ""), by=Source.COMMAND)
+        return ParsedIntent(intent=Intent.UNRECOGNISED)
+    return ParsedIntent(intent=intent, period=period_of(found[2] or ""), by=ParsedBy.COMMAND)
 
 
-def classify(text: str) -> Understood:
+def classify(text: str) -> ParsedIntent:
     """What a sentence wants, by its words."""
-    return Understood(intent=_intent(_plain(text)), period=period_of(text), prompt=text)
+    return ParsedIntent(intent=_intent(_plain(text)), period=period_of(text), prompt=text)
 
 
 def period_of(text: str) -> Period:

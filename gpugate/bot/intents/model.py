@@ -28,7 +28,7 @@ class Period(StrEnum):
     SESSION = "session"
 
 
-class Source(StrEnum):
+class ParsedBy(StrEnum):
     """Who understood."""
 
     MODEL = "model"
@@ -37,7 +37,7 @@ class Source(StrEnum):
 
 
 @frozen(kw_only=True)
-class Understood:
+class ParsedIntent:
     """What a person wants.
 
     Attributes:
@@ -49,15 +49,15 @@ class Understood:
     intent: Intent
     period: Period = Period.MONTH
     prompt: str = ""
-    by: Source = Source.KEYWORDS
+    by: ParsedBy = ParsedBy.KEYWORDS
 
 
-class Intents(Protocol):
+class IntentParser(Protocol):
     """Understands sentences."""
 
     @property
     def trouble(self) -> str:
         """Why the model was not asked or not believed the last time, for people; empty when all was well."""
 
-    async def understand(self, text: str) -> Understood:
+    async def parse(self, text: str) -> ParsedIntent:
         """What this sentence asks for; never raises, and never takes much longer than its timeout."""

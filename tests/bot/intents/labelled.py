@@ -8,7 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from gpugate.bot.intents.model import Intent, Period, Understood
+from gpugate.bot.intents.model import Intent, ParsedIntent, Period
 
 
 @frozen
@@ -29,7 +29,7 @@ def sentences() -> list[Sentence]:
     ]
 
 
-def report(answers: Iterable[tuple[Sentence, Understood]]) -> str:
+def report(answers: Iterable[tuple[Sentence, ParsedIntent]]) -> str:
     """Accuracy, what was taken for what, and each sentence that was not understood."""
     pairs = list(answers)
     right = sum(one.intent is said.intent for one, said in pairs)

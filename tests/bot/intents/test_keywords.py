@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.bot.intents.keywords import LONGEST, classify, command
-from gpugate.bot.intents.model import Intent, Period, Source
+from gpugate.bot.intents.model import Intent, ParsedBy, Period
 from tests.bot.intents.labelled import report, sentences
 
 START, STOP = Intent.POD_START, Intent.POD_STOP
@@ -73,7 +73,7 @@ class TestLabelled:
     ],
 )
 def test_who_wants_what(text, intent):
-    """Orders, questions, prohibitions and mentions are told apart."""
+    """Orders, confirmations, prohibitions and mentions are told apart."""
     assert intent is classify(text).intent
 
 
@@ -136,7 +136,7 @@ def test_commands(text, intent, period):
     understood = command(text)
 
     assert understood is not None
-    assert (intent, period, Source.COMMAND) == (understood.intent, understood.period, understood.by)
+    assert (intent, period, ParsedBy.COMMAND) == (understood.intent, understood.period, understood.by)
 
 
 def test_no_command():
@@ -145,7 +145,7 @@ def test_no_command():
     assert command("/") is None
     unknown = command("/restart")
     assert unknown is not None
-    assert (Intent.UNRECOGNISED, Source.KEYWORDS) == (unknown.intent, unknown.by)
+    assert (Intent.UNRECOGNISED, ParsedBy.KEYWORDS) == (unknown.intent, unknown.by)
 
 
 @given(st.text(max_size=200))
