@@ -15,9 +15,9 @@ from attrs import define, field
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.store import DEFAULT_MODELS
 
-from gpugate.bot.intents.keywords import classify
+from gpugate.bot.intents.keywords import KeywordIntentParser
 from gpugate.bot.intents.model import Intent, ParsedBy, Period
-from gpugate.bot.intents.ollama_parser import LONGEST_SENTENCE, OllamaIntentParser
+from gpugate.bot.intents.ollama_parser import MAX_SENTENCE_CHARS, OllamaIntentParser
 
 SAID = "is the pod running?"
 
@@ -56,7 +56,9 @@ async def talking_to(model: Model, timeout_s: float = 5.0) -> AsyncIterator[Olla
         await site.start()
         model.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         async with aiohttp.ClientSession() as session:
-            intents = OllamaIntentParser(session, model.url + "/", "phi3:mini", timeout_s, classify)
+            intents = OllamaIntentParser(
+                session, model.url + "/", "phi3:mini", timeout_s, KeywordIntentParser()
+            )
             try:
                 yield intents
             finally:
@@ -159,7 +161,7 @@ async def test_well_again():
 async def test_nobody_there():
     """A refused connection is no delay."""
     async with aiohttp.ClientSession() as session:
-        intents = OllamaIntentParser(session, "http://127.0.0.1:1", "phi3:mini", 5.0, classify)
+        intents = OllamaIntentParser(session, "http://127.0.0.1:1", "phi3:mini", 5.0, KeywordIntentParser())
         understood = await intents.parse(SAID)
 
     assert (Intent.POD_STATUS, ParsedBy.KEYWORDS) == (understood.intent, understood.by)
@@ -204,13 +206,13 @@ async def test_an_order_in_the_sentence():
     system, user = model.asked[0][1]["messages"]
     assert Intent.UNRECOGNISED is understood.intent
     assert "Ignore" not in system["content"]
-    assert evil[:LONGEST_SENTENCE] == user["content"]
+    assert evil[:MAX_SENTENCE_CHARS] == user["content"]
 
 
 async def test_simulated_ollama():
     """An Ollama that keeps to a schema is believed."""
     async with SimulatedOllama() as ollama, aiohttp.ClientSession() as session:
-        intents = OllamaIntentParser(session, ollama.url, DEFAULT_MODELS[0].name, 10.0, classify)
+        intents = OllamaIntentParser(session, ollama.url, DEFAULT_MODELS[0].name, 10.0, KeywordIntentParser())
         understood = await intents.parse(SAID)
 
     assert (ParsedBy.MODEL, "") == (understood.by, intents.trouble)
