@@ -181,7 +181,7 @@ class Gateway:
             self._budget.watch()
             self._stack.push_async_callback(self._budget.aclose)
         if self._telegram_feature is not None:
-            self._telegram_feature.open()
+            await self._telegram_feature.start()
             self._stack.push_async_callback(self._telegram_feature.aclose)
         self._is_open = True
         gc.freeze()  # what is here now stays: the collector need not walk it again
@@ -219,7 +219,7 @@ class Gateway:
         if self._is_open:
             self.lifecycle.cut()
             if self._telegram_feature is not None:
-                self._telegram_feature.cut()
+                self._telegram_feature.abort()
 
     async def _drained(self, grace_s: float) -> None:
         if self._telegram_feature is not None:
@@ -287,7 +287,7 @@ class Gateway:
         services = self._services(session)
         if self.settings.bot.enabled:
             self._telegram_feature = self._new_telegram_feature(session, services)
-        hook = self._telegram_feature.hook if self._telegram_feature is not None else disabled()
+        telegram = self._telegram_feature.routes() if self._telegram_feature is not None else disabled()
         return Gate(
             verifier=verifier,
             ollama=ollama,
@@ -295,7 +295,7 @@ class Gateway:
                 **GateApi(self.lifecycle, self._hub).routes(),
                 **CostApi(self._costs, self._reconcile).routes(),
                 **services.routes(),
-                **hook.routes(),
+                **telegram,
             },
             cors=Cors(settings.server.cors_origins),
             log=AccessLog(self._output),

@@ -1,24 +1,24 @@
-"""The assistant: what a person asks for in a chat, done and answered; knows no messenger and no HTTP.
+"""The assistant: does what a person asks for in a chat, and answers. Independent of the messenger.
 
-Verbs are those of the API (start, stop, status, costs, fantasies), on the same queue and under the same
-leases. What takes long is acknowledged at once and ends in a second message.
+It uses the same lifecycle, queue and leases as the API. What takes long is acknowledged at once and ends in a
+second message.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Protocol
+from typing import Any, TypeVar
 
 from attrs import define, field, frozen
 
+from gpugate.billing.reports import Costs
 from gpugate.bot import messages
 from gpugate.bot.confirmations import Action, Confirmations
-from gpugate.bot.event_waiter import EventWaiter
 from gpugate.bot.fantasy_job import FantasyJob
-from gpugate.bot.intents.keywords import command
+from gpugate.bot.intents.commands import parse_command
 from gpugate.bot.intents.model import Intent, IntentParser, ParsedBy, ParsedIntent, Period
 from gpugate.bot.messenger import Button, Chat, IncomingMessage
 from gpugate.core.vocabulary import Status
@@ -28,126 +28,136 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import PodStatus
 from gpugate.tasks import CrashListener, report_crash
 
-STOP_PATIENCE_S = 180.0
-"""A stop that is not proved after this is told of; the lifecycle tries on for ever."""
+STOP_TIMEOUT_S = 180.0
+"""A stop that is not confirmed after this time is reported to the chat; the lifecycle goes on trying."""
 
-PATIENCE_S = 5.0
-"""How long the first look at the providers is waited for."""
+STATUS_TIMEOUT_S = 5.0
+"""How long the first inspection of the providers is waited for."""
 
-STARTS = frozenset({Status.STARTING, Status.WARMING})
-ENDS = frozenset({Status.STOPPING, Status.STOPPED})
+STARTING = frozenset({Status.STARTING, Status.WARMING})
+ENDING = frozenset({Status.STOPPING, Status.STOPPED})
+
+T = TypeVar("T")
 
 
-class CostBook(Protocol):
-    """What the assistant asks of `billing.reports`."""
+@define
+class EventWaiter:
+    """A listener of the lifecycle that lets a coroutine wait for an event."""
 
-    async def session(self) -> messages.SessionCost | None:
-        """The running session."""
+    _waiting: list[tuple[Callable[[News], Any], asyncio.Future[Any]]] = field(factory=list)
 
-    async def summary(self, month: str | None = None) -> messages.Summary:
-        """The month."""
+    def on_event(self, event: News) -> None:
+        """Resolve the futures whose function returns something for this event."""
+        for match, future in tuple(self._waiting):
+            if not future.done() and (result := match(event)) is not None:
+                future.set_result(result)
 
-    async def today(self) -> Decimal:
-        """Spent since midnight UTC."""
+    def first_match(self, match: Callable[[News], T | None]) -> asyncio.Future[T]:
+        """Return a future of the first result of `match` that is not None; cancel it to stop waiting."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        entry = (match, future)
+        self._waiting.append(entry)
+        future.add_done_callback(lambda _: self._waiting.remove(entry))
+        return future
 
 
 @define(kw_only=True)
 class Assistant:
-    """Hears one message and answers it.
+    """Answers messages.
 
     Attributes:
-        watch: a listener of the same lifecycle.
-        ask_above_rate: per hour; a start above it, or at an unknown rate, is asked about first; 0 never.
-        informed: chats that get the news anyway, so that no stop is told twice.
+        waiter: a listener of the same lifecycle.
+        ask_above_rate: a start that costs more per hour, or an unknown rate, is confirmed first; 0: never.
+        notified: chats that get notifications anyway, so that a stop is not reported twice.
         version: of the gateway, for /health.
     """
 
     lifecycle: Lifecycle
-    watch: EventWaiter
-    costs: CostBook
+    waiter: EventWaiter
+    costs: Costs
     fantasy_job: FantasyJob
     intent_parser: IntentParser
     currency: str = "USD"
     ask_above_rate: Decimal = Decimal(0)
-    informed: Container[str] = ()
+    notified: Container[str] = ()
     version: str = ""
     on_crash: CrashListener | None = None
     _confirmations: Confirmations = field(factory=Confirmations, init=False)
     _told_of_trouble: set[str] = field(factory=set, init=False)
 
     async def handle_message(self, incoming: IncomingMessage, chat: Chat) -> None:
-        """Answer; may take as long as the pod does. Raises nothing but cancellation."""
+        """Answer a message; may take as long as the pod does. Raises nothing but cancellation."""
         try:
             await self._handle(incoming, chat)
         except GateError as error:
-            await self._send_text(chat, messages.refused(error))
+            await self._send_last(chat, messages.refused(error))
         except LedgerError:
-            await self._send_text(chat, messages.NO_LEDGER)
+            await self._send_last(chat, messages.NO_LEDGER)
         except Exception as error:
             report_crash("the assistant", error, self.on_crash)
-            await self._send_text(chat, messages.OUR_FAULT)
+            await self._send_last(chat, messages.OUR_FAULT)
 
     async def _handle(self, incoming: IncomingMessage, chat: Chat) -> None:
         if incoming.pressed:
-            await self._press(incoming, chat)
+            await self._resolve(incoming, chat)
         elif incoming.photo is not None and not incoming.text.strip():
             await self._fantasy(incoming, chat, "")
         else:
-            await self._do(await self._parse_intent(incoming, chat), incoming, chat)
+            await self._act(await self._parse(incoming, chat), incoming, chat)
 
-    async def _send_text(self, chat: Chat, text: str) -> None:
-        """The last word on something that failed; a chat that takes none is past help."""
+    async def _send_last(self, chat: Chat, text: str) -> None:
+        """Send the end of a failed answer, even to a messenger that fails itself."""
         try:
             await chat.send_text(text)
         except Exception as error:
             report_crash("the assistant's answer", error, self.on_crash)
 
-    # --- what is wanted -----------------------------------------------------------------------
+    # --- intents --------------------------------------------------------------------------------
 
-    async def _parse_intent(self, incoming: IncomingMessage, chat: Chat) -> ParsedIntent:
-        ordered = command(incoming.text)
-        if ordered is not None:
-            return ordered
+    async def _parse(self, incoming: IncomingMessage, chat: Chat) -> ParsedIntent:
+        command = parse_command(incoming.text)
+        if command is not None:
+            return command
         if not incoming.text.strip():  # a sticker, a voice message: nothing that a model could read
             return ParsedIntent(intent=Intent.UNRECOGNISED)
         await chat.show_typing()
         return await self.intent_parser.parse(incoming.text)
 
-    async def _do(self, wish: ParsedIntent, incoming: IncomingMessage, chat: Chat) -> None:
-        noted = _PrefixedChat(chat, self._note(wish, incoming.chat))
-        match wish.intent:
+    async def _act(self, parsed: ParsedIntent, incoming: IncomingMessage, chat: Chat) -> None:
+        prefixed = _PrefixedChat(chat, self._note(parsed, incoming.chat))
+        match parsed.intent:
             case Intent.POD_STATUS:
-                await noted.send_text(await self._status_text())
+                await prefixed.send_text(await self._status_text())
             case Intent.POD_START:
-                await self._start(incoming, noted)
+                await self._start(incoming, prefixed)
             case Intent.POD_STOP:
-                await self._stop(incoming, noted)
+                await self._stop(incoming, prefixed)
             case Intent.COST_SUMMARY:
-                await noted.send_text(await self._cost_text(wish.period))
+                await prefixed.send_text(await self._cost_text(parsed.period))
             case Intent.HEALTH_CHECK:
-                text = messages.health(self.version, self.lifecycle.snapshot(), self.intent_parser.trouble)
-                await chat.send_text(text)
+                trouble = self.intent_parser.trouble
+                await chat.send_text(messages.health(self.version, self.lifecycle.snapshot(), trouble))
             case Intent.FANTASY_GENERATE:
-                await self._fantasy(incoming, noted, wish.prompt or incoming.text)
-            case Intent.UNRECOGNISED if wish.by is ParsedBy.COMMAND:
+                await self._fantasy(incoming, prefixed, parsed.prompt or incoming.text)
+            case Intent.UNRECOGNISED if parsed.by is ParsedBy.COMMAND:
                 await chat.send_text(messages.HELP)
             case Intent.UNRECOGNISED if incoming.photo is not None:
-                await self._ask_fantasy(incoming, noted)
+                await self._confirm_fantasy(incoming, prefixed)
             case Intent.UNRECOGNISED:
-                await noted.send_text(messages.NOT_UNDERSTOOD)
+                await prefixed.send_text(messages.NOT_UNDERSTOOD)
 
-    def _note(self, wish: ParsedIntent, chat: str) -> str:
-        """Why the words alone were gone by: told once an outage and chat, and with all that failed."""
-        if wish.by is ParsedBy.MODEL:
+    def _note(self, parsed: ParsedIntent, chat: str) -> str:
+        """Why only keywords were used: once for each outage and chat, and with each unrecognised sentence."""
+        if parsed.by is ParsedBy.MODEL:
             self._told_of_trouble.clear()
-        if wish.by is not ParsedBy.KEYWORDS or not self.intent_parser.trouble:
+        if parsed.by is not ParsedBy.KEYWORDS or not self.intent_parser.trouble:
             return ""
-        if wish.intent is not Intent.UNRECOGNISED and chat in self._told_of_trouble:
+        if parsed.intent is not Intent.UNRECOGNISED and chat in self._told_of_trouble:
             return ""
         self._told_of_trouble.add(chat)
         return self.intent_parser.trouble
 
-    async def _press(self, incoming: IncomingMessage, chat: Chat) -> None:
+    async def _resolve(self, incoming: IncomingMessage, chat: Chat) -> None:
         answer = self._confirmations.resolve(incoming.chat, incoming.pressed)
         if answer is None:
             await chat.send_text(messages.TOO_LATE)
@@ -158,22 +168,22 @@ class Assistant:
         else:
             await chat.send_text(messages.LEFT_AS_IT_IS)
 
-    # --- the pod ------------------------------------------------------------------------------
+    # --- the pod --------------------------------------------------------------------------------
 
-    async def _known(self) -> PodStatus | None:
-        """How the pod is; None while the providers do not say."""
+    async def _status(self) -> PodStatus | None:
+        """The pod's status; None while no inspection has succeeded."""
         try:
-            return await self.lifecycle.status(PATIENCE_S)
+            return await self.lifecycle.status(STATUS_TIMEOUT_S)
         except ProviderUnavailable:
             return None
 
     async def _status_text(self) -> str:
-        now = await self._known()
-        return messages.NOT_KNOWN if now is None else messages.status(now, self.currency)
+        status = await self._status()
+        return messages.NOT_KNOWN if status is None else messages.status(status, self.currency)
 
     async def _start(self, incoming: IncomingMessage, chat: Chat) -> None:
-        await self._known()
-        if self.lifecycle.word not in (Status.READY, *STARTS) and self._is_expensive():
+        await self._status()
+        if self.lifecycle.word not in (Status.READY, *STARTING) and self._is_expensive():
             await self._confirm_expensive(incoming, chat, self._start_now)
         else:
             await self._start_now(incoming, chat)
@@ -186,36 +196,33 @@ class Assistant:
 
     async def _confirm_expensive(self, incoming: IncomingMessage, chat: Chat, action: Action) -> None:
         buttons = self._confirmations.create(incoming.chat, "Yes, start it", "No", action)
-        await chat.send_text(
-            messages.confirm_expensive_start(self.lifecycle.rate_of_start(), self.currency), buttons
-        )
+        text = messages.confirm_expensive_start(self.lifecycle.rate_of_start(), self.currency)
+        await chat.send_text(text, buttons)
 
     async def _start_now(self, incoming: IncomingMessage, chat: Chat) -> None:
-        """Start, acknowledge, and tell in a second message what came of it."""
-        now = self.lifecycle.snapshot()
-        if now is not None and now.status is Status.READY:
-            await chat.send_text(messages.already_running(now, self.currency))
+        """Start and acknowledge; send a second message when the pod is ready or the start has failed."""
+        status = self.lifecycle.snapshot()
+        if status is not None and status.status is Status.READY:
+            await chat.send_text(messages.already_running(status, self.currency))
             return
         began = asyncio.get_running_loop().time()
-        outcome = self.watch.first_match(start_outcome)
+        outcome = self.waiter.first_match(start_outcome)
         try:
             self.lifecycle.start(incoming.user)
-            if now is not None and now.status in STARTS:
-                await chat.send_text(messages.already_on_its_way(now))
+            if status is not None and status.status in STARTING:
+                await chat.send_text(messages.already_on_its_way(status))
             else:
                 await chat.send_text(messages.starting(self.lifecycle.snapshot()))
             end = await outcome
         finally:
             outcome.cancel()
-        now = self.lifecycle.snapshot()
+        status = self.lifecycle.snapshot()
         if end.status is Status.READY:
-            await chat.send_text(
-                messages.ready(asyncio.get_running_loop().time() - began, now, self.currency)
-            )
+            took_s = asyncio.get_running_loop().time() - began
+            await chat.send_text(messages.ready(took_s, status, self.currency))
         else:
-            await chat.send_text(
-                messages.start_failed(end.cause, now.last_error if now is not None else None)
-            )
+            why = status.last_error if status is not None else None
+            await chat.send_text(messages.start_failed(end.cause, why))
 
     async def _stop(self, incoming: IncomingMessage, chat: Chat) -> None:
         try:
@@ -226,32 +233,31 @@ class Assistant:
             await chat.send_text(messages.busy(self.lifecycle.snapshot()), buttons)
 
     async def _stop_now(self, incoming: IncomingMessage, chat: Chat, *, force: bool) -> None:
-        """Stop, acknowledge, tell in a second message that it is proved. Raises PodBusy, unless forced."""
-        was = self.lifecycle.word
-        if was is Status.STOPPED:
+        """Stop and acknowledge; send a second message at the confirmed end. Raises PodBusy unless forced."""
+        before = self.lifecycle.word
+        if before is Status.STOPPED:
             await chat.send_text(messages.ALREADY_STOPPED)
             return
-        outcome = self.watch.first_match(StopFollowUp().on_event)
+        result = self.waiter.first_match(StopFollowUp().on_event)
         try:
             self.lifecycle.stop(force=force)
-            await chat.send_text(
-                messages.ALREADY_STOPPING if was is Status.STOPPING else messages.STOPPING_NOW
-            )
-            if incoming.chat not in self.informed:
-                await asyncio.wait({outcome}, timeout=STOP_PATIENCE_S)
-                await chat.send_text(self._stop_text(outcome))
+            is_stopping = before is Status.STOPPING
+            await chat.send_text(messages.ALREADY_STOPPING if is_stopping else messages.STOPPING_NOW)
+            if incoming.chat not in self.notified:
+                await asyncio.wait({result}, timeout=STOP_TIMEOUT_S)
+                await chat.send_text(self._stop_text(result))
         finally:
-            outcome.cancel()
+            result.cancel()
 
-    def _stop_text(self, outcome: asyncio.Future[StopResult]) -> str:
-        if not outcome.done():
-            now = self.lifecycle.snapshot()
-            return messages.stop_not_proved(STOP_PATIENCE_S, now.last_error if now is not None else None)
-        stop = outcome.result()
-        text = messages.stopped(stop.lasted_s, stop.cost, self.currency) if stop.proved else ""
-        return text if stop.rests else messages.sentences(text, messages.WANTED_AGAIN)
+    def _stop_text(self, result: asyncio.Future[StopResult]) -> str:
+        if not result.done():
+            status = self.lifecycle.snapshot()
+            return messages.stop_not_proved(STOP_TIMEOUT_S, status.last_error if status is not None else None)
+        stop = result.result()
+        text = messages.stopped(stop.lasted_s, stop.cost, self.currency) if stop.is_confirmed else ""
+        return text if stop.is_stopped else messages.sentences(text, messages.WANTED_AGAIN)
 
-    # --- money --------------------------------------------------------------------------------
+    # --- money ----------------------------------------------------------------------------------
 
     async def _cost_text(self, period: Period) -> str:
         match period:
@@ -263,9 +269,9 @@ class Assistant:
             case Period.MONTH:
                 return messages.month_cost(await self.costs.summary())
 
-    # --- fantasies ----------------------------------------------------------------------------
+    # --- fantasies ------------------------------------------------------------------------------
 
-    async def _ask_fantasy(self, incoming: IncomingMessage, chat: Chat) -> None:
+    async def _confirm_fantasy(self, incoming: IncomingMessage, chat: Chat) -> None:
         async def yes(_: IncomingMessage, chat: Chat) -> None:
             await self._fantasy(incoming, chat, incoming.text)
 
@@ -273,20 +279,20 @@ class Assistant:
         await chat.send_text(messages.IS_IT_A_FANTASY, buttons)
 
     async def _fantasy(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
-        async def dream(_: IncomingMessage, chat: Chat) -> None:
+        async def run(_: IncomingMessage, chat: Chat) -> None:
             await self.fantasy_job.run(incoming, chat, prompt)
 
         if incoming.photo is None:
             await chat.send_text(messages.NO_PHOTO)
-        elif self.lifecycle.word in (None, Status.STOPPED, Status.STOPPING) and self._is_expensive():
-            await self._confirm_expensive(incoming, chat, dream)
+        elif self.lifecycle.word in (None, *ENDING) and self._is_expensive():
+            await self._confirm_expensive(incoming, chat, run)
         else:
-            await dream(incoming, chat)
+            await run(incoming, chat)
 
 
 @define
 class _PrefixedChat:
-    """A chat whose first message carries a note."""
+    """A chat whose first text carries a note."""
 
     chat: Chat
     note: str
@@ -302,43 +308,43 @@ class _PrefixedChat:
         await self.chat.show_typing()
 
 
-# --- what came of it ------------------------------------------------------------------------------
+# --- outcomes of a start and a stop -----------------------------------------------------------------
 
 
-def start_outcome(news: News) -> Transition | None:
-    """The step that ended a start: READY, or away from one that was on its way."""
-    if not isinstance(news, Transition):
+def start_outcome(event: News) -> Transition | None:
+    """The transition that ended a start: to READY, or away from a state of starting."""
+    if not isinstance(event, Transition):
         return None
-    over = news.was_status in STARTS and news.status in ENDS
-    return news if news.status is Status.READY or over or news.now == "ShutDown" else None
+    is_over = event.was_status in STARTING and event.status in ENDING
+    return event if event.status is Status.READY or is_over or event.now == "Closed" else None
 
 
 @frozen
 class StopResult:
-    """What came of a stop: whether it was `proved`, what the session was, and whether the pod `rests` now."""
+    """How a stop ended; `is_stopped` is False if the pod was started again at once."""
 
-    proved: bool
-    rests: bool
-    lasted_s: float | None
-    cost: Decimal | None
+    is_confirmed: bool
+    is_stopped: bool
+    lasted_s: float | None = None
+    cost: Decimal | None = None
 
 
 @define
 class StopFollowUp:
-    """Gathers what is told of a stop until it is over."""
+    """Collects the events of one stop."""
 
     ended: SessionEnded | None = None
 
-    def on_event(self, news: News) -> StopResult | None:
-        """The outcome, once the pod is not STOPPING any more."""
-        if isinstance(news, SessionEnded):
-            self.ended = news
-        elif isinstance(news, Transition) and news.was_status is Status.STOPPING is not news.status:
-            return self._outcome(news)
-        return None
-
-    def _outcome(self, last: Transition) -> StopResult:
-        ended, rests = self.ended, last.status is Status.STOPPED
-        if ended is None:
-            return StopResult(rests, rests, None, None)
-        return StopResult(True, rests, (ended.at - ended.began_at).total_seconds(), ended.cost)
+    def on_event(self, event: News) -> StopResult | None:
+        """Return the result once the pod is not STOPPING any more."""
+        if isinstance(event, SessionEnded):
+            self.ended = event
+        if not isinstance(event, Transition) or event.was_status is not Status.STOPPING:
+            return None
+        if event.status is Status.STOPPING:
+            return None
+        is_stopped = event.status is Status.STOPPED
+        if self.ended is None:
+            return StopResult(is_stopped, is_stopped)
+        lasted_s = (self.ended.at - self.ended.began_at).total_seconds()
+        return StopResult(True, is_stopped, lasted_s, self.ended.cost)

@@ -1,7 +1,4 @@
-"""A fantasy for a chat: acknowledged at once, then the picture with its story; knows no messenger.
-
-Runs through the same queue and on the same kind of lease as the API's.
-"""
+"""Makes a fantasy for a chat: acknowledges at once, then sends the picture with its story."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import CrashListener, spawn
 
-BUSY_S = 4.5
+TYPING_INTERVAL_S = 4.5
 """Messengers show "typing" for about five seconds."""
 
 
 @frozen
 class FantasyJob:
-    """Tells and illustrates what a photo shows."""
+    """Generates story and illustration, under the same kind of lease as the API."""
 
     lifecycle: Lifecycle
     fantasies: Fantasies
@@ -45,22 +42,20 @@ class FantasyJob:
             await chat.send_text(messages.unusable(str(error)))
         else:
             telling = self.fantasies.telling(image, prompt)
-            async with self._busy(chat):
+            async with self._typing(chat):
                 with self.lifecycle.request(model=telling.model, user=incoming.user) as lease:
                     fantasy = await self.fantasies.dream(Visit(self.lifecycle, lease), telling)
-            await _show(fantasy, chat)
+            await _send(fantasy, chat)
 
     @asynccontextmanager
-    async def _busy(self, chat: Chat) -> AsyncIterator[None]:
-        """Show meanwhile that something is being worked on."""
-
-        async def show() -> None:
-            with suppress(Exception):  # it is only decoration
+    async def _typing(self, chat: Chat) -> AsyncIterator[None]:
+        async def repeat() -> None:
+            with suppress(Exception):  # a failure here must not end the job
                 while True:
                     await chat.show_typing()
-                    await asyncio.sleep(BUSY_S)
+                    await asyncio.sleep(TYPING_INTERVAL_S)
 
-        task = spawn(show(), "shows that it is busy", on_crash=self.on_crash)
+        task = spawn(repeat(), "bot: shows typing", on_crash=self.on_crash)
         try:
             yield
         finally:
@@ -68,7 +63,7 @@ class FantasyJob:
             await asyncio.wait({task})
 
 
-async def _show(fantasy: Fantasy, chat: Chat) -> None:
+async def _send(fantasy: Fantasy, chat: Chat) -> None:
     if fantasy.picture is None:
         await chat.send_text(fantasy.story)
     else:

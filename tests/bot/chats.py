@@ -12,10 +12,9 @@ from attrs import define, evolve, field, frozen
 from gpugate_demo.picture import draw
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.bot.assistant import Assistant
-from gpugate.bot.event_waiter import EventWaiter
+from gpugate.bot.assistant import Assistant, EventWaiter
 from gpugate.bot.fantasy_job import FantasyJob
-from gpugate.bot.intents.keywords import classify
+from gpugate.bot.intents.keywords import KeywordIntentParser
 from gpugate.bot.intents.model import ParsedBy, ParsedIntent
 from gpugate.bot.messenger import Button, IncomingMessage
 from gpugate.errors import ImageFailed
@@ -76,7 +75,7 @@ class FakeIntentParser:
     async def parse(self, text: str) -> ParsedIntent:
         self.asked.append(text)
         by = ParsedBy.KEYWORDS if self.trouble else ParsedBy.MODEL
-        found = self.understood or classify(text)
+        found = self.understood or KeywordIntentParser().parse(text)
         return ParsedIntent(intent=found.intent, period=found.period, prompt=text, by=by)
 
 
@@ -183,16 +182,16 @@ class Talk:
     assistant: Assistant = field(init=False)
 
     async def __aenter__(self) -> Talk:
-        watch = EventWaiter()
-        self.stage = Stage(self.clouds, self.numbers, listeners=(watch.on_event,), wall=wall)
+        waiter = EventWaiter()
+        self.stage = Stage(self.clouds, self.numbers, listeners=(waiter.on_event,), wall=wall)
         await self.stage.__aenter__()
         self.texts = FakeTexts([self.story])
         pictures = QuickPictures(FakePainter(PNG), load("", "", "c"))
         fantasies = Fantasies(Stories(self.texts, "llava"), pictures)
         self.assistant = Assistant(
             lifecycle=self.stage.lifecycle,
-            watch=watch,
-            costs=self.costs,
+            waiter=waiter,
+            costs=self.costs,  # type: ignore[arg-type]
             fantasy_job=FantasyJob(self.stage.lifecycle, fantasies),
             intent_parser=self.intents,
             version="1.2.3",
@@ -209,7 +208,7 @@ class Talk:
     async def write(self, text: str = "", **more: Any) -> list[str]:
         """Write, wait for all that comes of it, and return what was said."""
         answers = FakeChat(whole=self.chat)
-        await self.assistant.handle_message(heard(text, **more), answers)
+        await self.assistant.handle_message(message(text, **more), answers)
         return answers.said
 
     def writing(self, text: str = "", **more: Any) -> asyncio.Task[list[str]]:
@@ -232,7 +231,7 @@ def wall() -> datetime:
     return NOON + timedelta(seconds=asyncio.get_running_loop().time())
 
 
-def heard(text: str = "", *, photo: Any = None, pressed: str = "", chat: str = "7") -> IncomingMessage:
+def message(text: str = "", *, photo: Any = None, pressed: str = "", chat: str = "7") -> IncomingMessage:
     """A message; `photo` may be bytes, or an exception."""
     return IncomingMessage(
         user=f"telegram:{chat}", chat=chat, text=text, pressed=pressed, photo=photo and fetching(photo)

@@ -9,8 +9,8 @@ import pytest
 from gpugate_testing.fakes import FakeCloud, Hang
 
 from gpugate.bot import messages
-from gpugate.bot.assistant import STOP_PATIENCE_S
-from gpugate.bot.confirmations import OPEN_S
+from gpugate.bot.assistant import STOP_TIMEOUT_S
+from gpugate.bot.confirmations import TTL_S
 from gpugate.bot.intents.model import Intent, ParsedIntent
 from gpugate.bot.messenger import PhotoError
 from gpugate.core.events import BudgetJudged
@@ -18,7 +18,7 @@ from gpugate.errors import LedgerError, NoFunds, ProviderError
 from tests.bot.chats import PNG, FakeIntentParser, SessionCost, Talk
 from tests.lifecycle.support import play
 
-IN_NEWS = {"informed": frozenset({"7"})}
+IN_NEWS = {"notified": frozenset({"7"})}
 
 
 def story(talk, plot):
@@ -148,7 +148,7 @@ class TestStart:
             await asyncio.sleep(1)
             writing.cancel()
             await asyncio.wait({writing})
-            assert (True, []) == (writing.cancelled(), talk.assistant.watch._waiting)
+            assert (True, []) == (writing.cancelled(), talk.assistant.waiter._waiting)
             await asyncio.sleep(60)
             assert ["Starting the pod, will take about a minute"] == talk.chat.said
 
@@ -164,7 +164,7 @@ class TestStart:
             said = ["The budget of $50.00 for 2026-11 is spent."]
             assert said == await talk.write("/start_pod")
             assert said == (await talk.write(photo=PNG))[1:]
-            assert (0, []) == (talk.clouds[0].starts, talk.assistant.watch._waiting)
+            assert (0, []) == (talk.clouds[0].starts, talk.assistant.waiter._waiting)
 
         story(Talk(), plot)
 
@@ -358,7 +358,7 @@ class TestStop:
             with talk.stage.lifecycle.acquire() as lease:
                 await lease.wait_admitted()
                 await talk.write("stop the pod")
-                await asyncio.sleep(OPEN_S + 1)
+                await asyncio.sleep(TTL_S + 1)
                 assert [messages.TOO_LATE] == await talk.press("Yes, stop it")
                 assert "READY" == talk.word
 
@@ -387,7 +387,7 @@ class TestStop:
             talk.clouds[0].ignore_stops = 100
             before = asyncio.get_running_loop().time()
             said = await talk.write("/stop_pod")
-            assert STOP_PATIENCE_S == pytest.approx(asyncio.get_running_loop().time() - before, abs=1)
+            assert STOP_TIMEOUT_S == pytest.approx(asyncio.get_running_loop().time() - before, abs=1)
             assert said[1].startswith("After 3 minutes the pod is still not seen stopped")
             assert "I keep trying." in said[1]
             talk.clouds[0].ignore_stops = 0

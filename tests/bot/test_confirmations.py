@@ -6,7 +6,7 @@ import asyncio
 
 from gpugate_testing import virtual_time
 
-from gpugate.bot.confirmations import MOST, OPEN_S, Confirmations
+from gpugate.bot.confirmations import MAX_PENDING, TTL_S, Confirmations
 
 
 async def nothing(*_: object) -> None:
@@ -28,7 +28,7 @@ def test_life_of_a_question():
         assert None is confirmations.resolve("8", yes.callback_id)
         assert (False, nothing) == confirmations.resolve("7", no.callback_id)
         yes, _ = confirmations.create("7", "Do it", "No", nothing)
-        await asyncio.sleep(OPEN_S)
+        await asyncio.sleep(TTL_S)
         assert None is confirmations.resolve("7", yes.callback_id)
 
     virtual_time.run(told())
@@ -53,7 +53,7 @@ def test_many():
     async def told():
         confirmations = Confirmations()
         callback_ids = [
-            confirmations.create("7", "Do it", "No", nothing)[0].callback_id for _ in range(MOST + 1)
+            confirmations.create("7", "Do it", "No", nothing)[0].callback_id for _ in range(MAX_PENDING + 1)
         ]
         assert len(set(callback_ids)) == len(callback_ids)
         assert all(len(callback_id.encode()) <= 64 for callback_id in callback_ids)

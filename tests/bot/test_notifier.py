@@ -13,8 +13,8 @@ from attrs import define, evolve, field
 from gpugate_testing import virtual_time
 from gpugate_testing.fakes import PRICE, FakeCloud, FakeDebts
 
-from gpugate.bot import notification_text
-from gpugate.bot.notifier import MOST_UNTOLD, TELL_S, Notifier, summary_times
+from gpugate.bot import messages, notifier
+from gpugate.bot.notifier import MAX_PENDING, SEND_TIMEOUT_S, Notifier, summary_times
 from gpugate.core.vocabulary import Status
 from gpugate.errors import LedgerError, NoFunds
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
@@ -58,13 +58,13 @@ class Room:
     async def __aenter__(self) -> Room:
         self.notifier = Notifier(
             chats=self.chats,
-            tell=self.tell,
-            costs=self.costs,
+            send=self.tell,
+            costs=self.costs,  # type: ignore[arg-type]
             user_of=lambda provider: "telegram:7",
             wall=wall,
             on_crash=lambda name, error: self.crashes.append(name),
         )
-        self.notifier.open()
+        self.notifier.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -223,11 +223,11 @@ class TestMessenger:
             room.notifier.on_event(ended("idle"))
             room.notifier.on_event(ALARM)
             assert [] == room.told
-            await asyncio.sleep(3 * TELL_S)
+            await asyncio.sleep(3 * SEND_TIMEOUT_S)
 
-        room = play(plot, Room(("1", "2"), slow={"1": 2 * TELL_S}))
+        room = play(plot, Room(("1", "2"), slow={"1": 2 * SEND_TIMEOUT_S}))
         assert ["2", "2"] == [chat for chat, _ in room.told]
-        assert ["news for a chat", "news for a chat"] == room.crashes
+        assert ["notification to a chat", "notification to a chat"] == room.crashes
 
     def test_broken(self):
         """The next chat hears all the same."""
@@ -255,14 +255,14 @@ class TestMessenger:
         """Of too many the newest are told."""
 
         async def plot(room):
-            for percent in range(MOST_UNTOLD + 5):
+            for percent in range(MAX_PENDING + 5):
                 room.notifier.on_event(
                     BudgetCrossed(percent=percent, spent=Decimal(1), budget=Decimal(2), month="2026-11")
                 )
             await asyncio.sleep(1)
 
         texts = play(plot).texts
-        assert (MOST_UNTOLD, "5 %") == (len(texts), texts[0][:3])
+        assert (MAX_PENDING, "5 %") == (len(texts), texts[0][:3])
 
     def test_nobody(self):
         """Wants news: nothing is kept."""
@@ -328,49 +328,49 @@ class TestDaily:
     ("text", "said"),
     [
         (
-            notification_text.began(began("request"), "alice", "USD"),
+            notifier.session_started(began("request"), "alice", "USD"),
             "Pod started at runpod: a request of alice woke it. It costs $0.44 per hour.",
         ),
         (
-            notification_text.began(began("request", None), "hand", "USD"),
+            notifier.session_started(began("request", None), "hand", "USD"),
             "Pod started at runpod: a request woke it.",
         ),
         (
-            notification_text.began(began("hand", Price()), "", "USD"),
+            notifier.session_started(began("hand", Price()), "", "USD"),
             "Pod started at runpod: somebody started it by hand.",
         ),
         (
-            notification_text.began(began("prewarm", None), "", "USD"),
+            notifier.session_started(began("prewarm", None), "", "USD"),
             "Pod started at runpod: it is usually needed about now.",
         ),
         (
-            notification_text.began(began("adopted"), "", "EUR"),
+            notifier.session_started(began("adopted"), "", "EUR"),
             "Pod found running at runpod; from now on it is looked after. It costs 0.44 EUR per hour.",
         ),
         (
-            notification_text.ended(ended("forced", None), "USD"),
+            notifier.session_ended(ended("forced", None), "USD"),
             "Pod stopped at runpod: somebody stopped it by hand. It ran for 23 minutes.",
         ),
         (
-            notification_text.ended(ended("a new word"), "USD"),
+            notifier.session_ended(ended("a new word"), "USD"),
             "Pod stopped at runpod: a new word. It ran for 23 minutes and cost $0.17.",
         ),
-        (notification_text.start_failed(""), "The pod could not be started."),
+        (messages.start_failed("", ""), "The pod could not be started."),
         (
-            notification_text.budget(
+            notifier.budget_crossed(
                 BudgetCrossed(percent=80, spent=Decimal("40.1"), budget=Decimal(50), month="2026-11"), "USD"
             ),
             "80 % of the budget for 2026-11 is spent: $40.10 of $50.00.",
         ),
         (
-            notification_text.budget(
+            notifier.budget_crossed(
                 BudgetCrossed(percent=100, spent=Decimal(50), budget=Decimal(50), month="2026-11"), "EUR"
             ),
             "The budget for 2026-11 is spent: 50.00 EUR of 50.00 EUR. "
             "No new pod starts until the month is over.",
         ),
         (
-            notification_text.daily(1, Decimal(0), Summary(session_count=1), "USD"),
+            notifier.daily(1, Decimal(0), Summary(session_count=1), "USD"),
             "In the last 24 hours there was 1 session, estimated cost is $0.00. "
             "This month so far: 1 session, $4.90.",
         ),

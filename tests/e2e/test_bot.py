@@ -220,7 +220,7 @@ async def test_daily_summary(
 ) -> None:
     """Comes at its hour, by the real ledger."""
     ahead = timedelta(0)
-    monkeypatch.setattr("gpugate.bot.notifier.LOOK_S", 0.02)
+    monkeypatch.setattr("gpugate.bot.notifier.CLOCK_CHECK_S", 0.02)
     monkeypatch.setattr(
         "gpugate.bot.feature.Notifier", partial(Notifier, wall=lambda: datetime.now(UTC) + ahead)
     )
