@@ -47,9 +47,16 @@ class EventWaiter:
     _waiting: list[tuple[Callable[[News], Any], asyncio.Future[Any]]] = field(factory=list)
 
     def on_event(self, event: News) -> None:
-        """Resolve the futures whose function returns something for this event."""
+        """Resolve the futures whose function returns something for this event, or raises."""
         for match, future in tuple(self._waiting):
-            if not future.done() and (result := match(event)) is not None:
+            if future.done():
+                continue
+            try:
+                result = match(event)
+            except Exception as error:  # belongs to the waiting coroutine, not to the lifecycle
+                future.set_exception(error)
+                continue
+            if result is not None:
                 future.set_result(result)
 
     def first_match(self, match: Callable[[News], T | None]) -> asyncio.Future[T]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from gpugate.bot.assistant import EventWaiter
 from gpugate.lifecycle.event_bus import QueueChanged
 
@@ -31,3 +33,18 @@ async def test_given_up():
     await asyncio.sleep(0)
 
     assert (True, []) == (found.cancelled(), waiter._waiting)
+
+
+async def test_a_function_that_fails():
+    """Its error goes to the coroutine that waits for it; the others get their events."""
+
+    def fail(event):
+        raise RuntimeError("broken")
+
+    waiter = EventWaiter()
+    broken, found = waiter.first_match(fail), waiter.first_match(full)
+    waiter.on_event(QueueChanged(waiting=2, in_flight=0))
+
+    assert 2 == await found
+    with pytest.raises(RuntimeError, match="broken"):
+        await broken
