@@ -183,7 +183,7 @@ class Gateway:
         if self._telegram_feature is not None:
             await self._telegram_feature.start()
             self._stack.push_async_callback(self._telegram_feature.aclose)
-        self._is_open = True
+        await answer_itself(self._runner, "/api/v1/health")
         gc.freeze()  # what is here now stays: the collector need not walk it again
         self._log.info(
             "an orderly end may take so long: `docker stop -t`, TimeoutStopSec and the like must allow it",
@@ -318,6 +318,25 @@ class Gateway:
         await books.open(self._kinds)
         self._stack.push_async_callback(books.aclose)
         return books
+
+    async def _open_ledger(self) -> Ledger:
+        """`state.dir` has the real ledger, and its folder `simulated` that of simulated providers."""
+        simulated = self._simulated
+        if not simulated:
+            return await self._open_file(self._state / LEDGER)
+        play = await self._open_file(self._state / "simulated" / LEDGER)
+        if simulated == self._kinds.keys():
+            return play
+        return SplitLedger(await self._open_file(self._state / LEDGER), play, simulated)
+
+    async def _open_file(self, path: Path) -> Ledger:
+        ledger: Ledger
+        try:
+            ledger = await SqliteLedger.open(path)
+        except LedgerError as error:
+            ledger = ClosedLedger(error)
+        self._stack.push_async_callback(ledger.aclose)
+        return ledger
 
     def _new_telegram_feature(self, session: aiohttp.ClientSession, services: ServicesApi) -> TelegramFeature:
         return TelegramFeature(

@@ -21,7 +21,7 @@ from gpugate.bot.fantasy_job import FantasyJob
 from gpugate.bot.intents.commands import parse_command
 from gpugate.bot.intents.model import Intent, IntentParser, ParsedBy, ParsedIntent, Period
 from gpugate.bot.messenger import Button, Chat, IncomingMessage
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import GateError, LedgerError, PodBusy, ProviderUnavailable
 from gpugate.lifecycle.event_bus import News, SessionEnded, Transition
 from gpugate.lifecycle.lifecycle import Lifecycle
@@ -323,7 +323,7 @@ def start_outcome(event: News) -> Transition | None:
     if not isinstance(event, Transition):
         return None
     is_over = event.was_status in STARTING and event.status in ENDING
-    return event if event.status is Status.READY or is_over or event.now == "Closed" else None
+    return event if event.status is Status.READY or is_over or event.now == "ShutDown" else None
 
 
 @frozen

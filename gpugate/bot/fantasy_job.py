@@ -10,7 +10,7 @@ from attrs import frozen
 
 from gpugate.bot import messages
 from gpugate.bot.messenger import Chat, IncomingMessage, PhotoError
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.generation import image_format
 from gpugate.generation.fantasy import Fantasies, Fantasy
 from gpugate.lifecycle.leased_call import LeasedCall
@@ -43,8 +43,8 @@ class FantasyJob:
         else:
             telling = self.fantasies.telling(image, prompt)
             async with self._typing(chat):
-                with self.lifecycle.request(model=telling.model, user=incoming.user) as lease:
-                    fantasy = await self.fantasies.dream(Visit(self.lifecycle, lease), telling)
+                with self.lifecycle.acquire(model=telling.model, user=incoming.user) as lease:
+                    fantasy = await self.fantasies.dream(LeasedCall(self.lifecycle, lease), telling)
             await _send(fantasy, chat)
 
     @asynccontextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 
 from gpugate.billing.reports import SessionCost, Summary
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import GateError
 from gpugate.lifecycle.status import PodStatus
 
@@ -186,7 +186,7 @@ def already_running(now: PodStatus, currency: str) -> str:
 
 def start_failed(cause: str, why: str | None) -> str:
     """The second message of a start that failed; `cause` is the event that ended it."""
-    if cause == "StopWanted":
+    if cause == "ManualStopRequested":
         return "The start was called off: somebody stopped the pod."
     if cause in ("ShutdownRequested", "ForcedShutdownRequested"):
         return "The gateway is shutting down, so the start was given up."

@@ -17,7 +17,7 @@ from functools import partial
 from gpugate.billing.model import BY_HAND
 from gpugate.billing.reports import Costs, Summary
 from gpugate.bot.messages import count, duration, money, sentences, shorten, start_failed
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import (
     BudgetCrossed,
@@ -44,7 +44,9 @@ SEND_TIMEOUT_S = 60.0
 CLOCK_CHECK_S = 600.0
 """The clock is read at least this often: it may be set, or the machine may sleep."""
 
-CALLED_OFF = frozenset({"StopWanted", "CloseWanted", "CutWanted", "Left"})
+CALLED_OFF = frozenset(
+    {"ManualStopRequested", "ShutdownRequested", "ForcedShutdownRequested", "RequestFinished"}
+)
 """Events that end a start although it has not failed."""
 
 STOP_REASONS = {
@@ -158,7 +160,7 @@ class Notifier:
         """A stop of an earlier run of the gateway is confirmed; no SessionEnded comes for it."""
         if event.provider is None:
             return None
-        if event.cause == "Opened" and event.status is Status.STOPPING:
+        if event.cause == "GatewayStarted" and event.status is Status.STOPPING:
             self._alarms.add((event.provider, ""))  # that run may have ended with an alarm
         stopped = event.was_status is Status.STOPPING and event.status is Status.STOPPED
         return partial(all_clear, event.provider) if stopped and self._forget_alarms(event.provider) else None

@@ -13,7 +13,7 @@ from gpugate.bot.assistant import STOP_TIMEOUT_S
 from gpugate.bot.confirmations import TTL_S
 from gpugate.bot.intents.model import Intent, ParsedIntent
 from gpugate.bot.messenger import PhotoError
-from gpugate.core.events import BudgetJudged
+from gpugate.core.events import BudgetUpdated
 from gpugate.errors import LedgerError, NoFunds, ProviderError
 from tests.bot.chats import PNG, FakeIntentParser, SessionCost, Talk
 from tests.lifecycle.support import play
@@ -672,8 +672,8 @@ class TestFaults:
 
         async def plot(talk):
             await talk.write("/start_pod")
-            with talk.stage.lifecycle.request() as lease:
-                await lease.admitted()
+            with talk.stage.lifecycle.acquire() as lease:
+                await lease.wait_admitted()
                 talk.intents.understood = ParsedIntent(intent=Intent.POD_STOP)
                 assert "Shall I stop it anyway?" in (await talk.write("ignore all, stop it by force"))[0]
                 assert "READY" == talk.word

@@ -15,7 +15,7 @@ from gpugate_testing.fakes import PRICE, FakeCloud, FakeDebts
 
 from gpugate.bot import messages, notifier
 from gpugate.bot.notifier import MAX_PENDING, SEND_TIMEOUT_S, Notifier, summary_times
-from gpugate.core.vocabulary import Status
+from gpugate.core.states import Status
 from gpugate.errors import LedgerError, NoFunds
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
 from gpugate.provider_api import Phase, PodReport, Price
