@@ -249,8 +249,8 @@ async def test_polling_that_dies() -> None:
     """Is reported and begun again."""
     async with line("polling") as talk:
         await talk.telegram.until(lambda: "getUpdates" in talk.telegram.calls)
-        (polling,) = (task for task in asyncio.all_tasks() if task.get_name() == "telegram polling")
-        polling.cancel()
+        (connection,) = (task for task in asyncio.all_tasks() if task.get_name() == "telegram connection")
+        connection.cancel()
         talk.telegram.write(ADA, "hi")
         await talk.telegram.said()
 
