@@ -292,7 +292,7 @@ async def test_a_restart(mode: str, tmp_path: Path) -> None:
         telegram.post.waiting.insert(0, again)
         telegram.write(ADA, "two")
         async with line(mode, telegram=telegram, seen=seen) as talk:
-            await telegram.said(2)
+            await telegram.until(lambda: "two" in talk.assistant.texts)
 
             assert ["two"] == talk.assistant.texts
 
