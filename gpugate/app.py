@@ -28,7 +28,7 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.billing.unavailable_ledger import UnavailableLedger
-from gpugate.bot.feature import BotRoom, no_bot
+from gpugate.bot.feature import TelegramFeature, disabled
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
@@ -123,7 +123,7 @@ class Gateway:
         self._state = Path(settings.state.dir)
         self._pools = UpstreamPools()
         self._lease: PodLease | None = None
-        self._room: BotRoom | None = None
+        self._telegram_feature: TelegramFeature | None = None
         self._budget: BudgetMonitor | None = None
         self._ledger: Ledger
         self._books: SessionRecorder
@@ -180,9 +180,9 @@ class Gateway:
         if self._budget is not None:  # nothing was awaited since the socket: nobody came before this
             self._budget.start()
             self._stack.push_async_callback(self._budget.aclose)
-        if self._room is not None:
-            self._room.open()
-            self._stack.push_async_callback(self._room.aclose)
+        if self._telegram_feature is not None:
+            await self._telegram_feature.start()
+            self._stack.push_async_callback(self._telegram_feature.aclose)
         await check_self(self._runner, "/api/v1/health")
         gc.freeze()  # what is here now stays: the collector need not walk it again
         self._log.info(
@@ -204,9 +204,9 @@ class Gateway:
         await asyncio.wait([drained])
         if not proved:
             self._log.error("the pod may still be running: its stop is not proved", alarm=True)
-            if self._room is not None:
+            if self._telegram_feature is not None:
                 status = self.lifecycle.snapshot()
-                self._room.hear_unproved((status and status.provider) or "the provider")
+                self._telegram_feature.notify_unconfirmed_stop((status and status.provider) or "the provider")
         elif settings.on_exit == "keep" and self.lifecycle.word is not Status.STOPPED:
             self._log.info("the pod is kept for the next start", status=self.lifecycle.word)
         self._hub.close()
@@ -218,12 +218,12 @@ class Gateway:
         """Break off what still runs: somebody asked a second time. Nothing does before it is open."""
         if self._is_open:
             self.lifecycle.cut()
-            if self._room is not None:
-                self._room.cut()
+            if self._telegram_feature is not None:
+                self._telegram_feature.abort()
 
     async def _drained(self, grace_s: float) -> None:
-        if self._room is not None:
-            await self._room.drain(grace_s)
+        if self._telegram_feature is not None:
+            await self._telegram_feature.drain(grace_s)
 
     def _new_catalog(self) -> CatalogCache:
         return CatalogCache(
@@ -290,8 +290,8 @@ class Gateway:
         )
         services = self._services(session)
         if self.settings.bot.enabled:
-            self._room = self._new_room(session, services)
-        hook = self._room.hook if self._room is not None else no_bot()
+            self._telegram_feature = self._new_telegram_feature(session, services)
+        telegram = self._telegram_feature.routes() if self._telegram_feature is not None else disabled()
         return RequestDispatcher(
             verifier=verifier,
             ollama=ollama,
@@ -299,7 +299,7 @@ class Gateway:
                 **GpuApi(self.lifecycle, self._hub).routes(),
                 **CostApi(self._costs, self._reconcile).routes(),
                 **services.routes(),
-                **hook.routes(),
+                **telegram,
             },
             cors=Cors(settings.server.cors_origins),
             log=AccessLog(self._output),
@@ -342,8 +342,10 @@ class Gateway:
         self._stack.push_async_callback(ledger.aclose)
         return ledger
 
-    def _new_room(self, session: aiohttp.ClientSession, services: GenerationApi) -> BotRoom:
-        return BotRoom(
+    def _new_telegram_feature(
+        self, session: aiohttp.ClientSession, services: GenerationApi
+    ) -> TelegramFeature:
+        return TelegramFeature(
             self.settings,
             lifecycle=self.lifecycle,
             session=session,
@@ -412,8 +414,8 @@ class Gateway:
         """
         if self._budget is not None:
             self._budget.on_event(news)
-        if self._room is not None:
-            self._room.hear(news)
+        if self._telegram_feature is not None:
+            self._telegram_feature.on_event(news)
         if not isinstance(news, Transition):
             return
         if news.status is Status.READY and self.lifecycle.serving is not None:

@@ -1,13 +1,14 @@
-"""The door for Telegram's webhook calls: secret before body, then handed on; knows nothing of bots.
+"""The endpoint for Telegram's webhook calls: checks the secret, then the body, then hands the update on.
 
-There is no token of ours on this path: the secret in Telegram's header is the key. Without a bot in
-webhook mode there is nothing at this path.
+It needs no token of ours: the secret in Telegram's header is the key. aiogram's `SimpleRequestHandler` is not
+used because it does not keep to the error envelope: 401 as plain text, 500 for invalid JSON or a header that
+is not ASCII, 200 for a JSON array. The update goes to `Dispatcher.feed_update` instead (bot/telegram.py).
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -21,9 +22,9 @@ from gpugate.proxy.request_context import RequestContext
 
 PATH = "/api/v1/bot/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
-LARGEST_UPDATE = 1024 * 1024  # bytes; real ones have a few thousand
+MAX_UPDATE_BYTES = 1024 * 1024  # real updates have a few thousand
 
-Take = Callable[[Mapping[str, Any]], bool]
+Submit = Callable[[Mapping[str, Any]], Awaitable[bool]]
 
 
 @frozen
@@ -31,25 +32,25 @@ class TelegramWebhook:
     """The endpoint.
 
     Attributes:
-        secret: what Telegram was told to send; None: no bot, or one that polls.
-        take: takes an update at once; False: not now, it shall come again.
+        secret: what Telegram was told to send; None: the bot is off or polls, so nothing is here (404).
+        submit: starts the work on an update and returns; False: not now, Telegram has to send it again.
     """
 
     secret: str | None = field(repr=False)
-    take: Take
+    submit: Submit
 
     def routes(self) -> ApiRoutes:
-        """The endpoint, for the gate's table."""
+        """The endpoint, for the table of routes."""
         return {PATH: {"POST": ApiRoute(self.update, public=True)}}
 
     async def update(self, call: RequestContext) -> web.StreamResponse:
-        """Take one update; its work comes later."""
+        """Take one update; its work is done after the answer."""
         if not self.secret:
             raise PathNotFound
-        shown = call.request.headers.get(SECRET_HEADER, "")
-        if not hmac.compare_digest(_bytes(shown), _bytes(self.secret)):
+        given = call.request.headers.get(SECRET_HEADER, "")
+        if not hmac.compare_digest(_bytes(given), _bytes(self.secret)):
             raise InvalidToken("Telegram's secret token is missing or wrong")
-        if not self.take(_parsed(await read_body(call.request, LARGEST_UPDATE, key=""))):
+        if not await self.submit(_parsed(await read_body(call.request, MAX_UPDATE_BYTES, key=""))):
             raise ShuttingDown
         return web.Response()
 

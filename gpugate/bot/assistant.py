@@ -1,249 +1,270 @@
-"""The assistant: what a person asks for in a chat, done and answered; knows no messenger and no HTTP.
+"""The assistant: does what a person asks for in a chat, and answers. Independent of the messenger.
 
-Verbs are those of the API (start, stop, status, costs, fantasies), on the same queue and under the same
-leases. What takes long is acknowledged at once and ends in a second message.
+It uses the same lifecycle, queue and leases as the API. What takes long is acknowledged at once and ends in a
+second message.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from decimal import Decimal
 from functools import partial
-from typing import Protocol
+from typing import Any, TypeVar
 
 from attrs import define, field, frozen
 
+from gpugate.billing.reports import CostQueries
 from gpugate.bot import messages
-from gpugate.bot.confirmations import Action, Questions
-from gpugate.bot.event_waiter import Watch
-from gpugate.bot.fantasy_job import Dreaming
-from gpugate.bot.intents.keywords import command
-from gpugate.bot.intents.model import Intent, Intents, Period, Source, Understood
-from gpugate.bot.messenger import Button, Chat, Heard
-from gpugate.core.states import StateName, Status
+from gpugate.bot.confirmations import Action, Confirmations
+from gpugate.bot.fantasy_job import FantasyJob
+from gpugate.bot.intents.commands import parse_command
+from gpugate.bot.intents.model import Intent, IntentParser, ParsedBy, ParsedIntent, Period
+from gpugate.bot.messenger import Button, Chat, IncomingMessage
+from gpugate.core.states import Status
 from gpugate.errors import GateError, LedgerError, PodBusy, ProviderUnavailable
 from gpugate.lifecycle.event_bus import News, SessionEnded, Transition
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import PodStatus
 from gpugate.tasks import CrashListener, report_crash
 
-STOP_PATIENCE_S = 180.0
-"""A stop that is not proved after this is told of; the lifecycle tries on for ever."""
+STOP_TIMEOUT_S = 180.0
+"""A stop that is not confirmed after this time is reported to the chat; the lifecycle goes on trying."""
 
-PATIENCE_S = 5.0
-"""How long the first look at the providers is waited for."""
+STATUS_TIMEOUT_S = 5.0
+"""How long the first inspection of the providers is waited for."""
 
-STARTS = frozenset({Status.STARTING, Status.WARMING})
-ENDS = frozenset({Status.STOPPING, Status.STOPPED})
+STARTING = frozenset({Status.STARTING, Status.WARMING})
+ENDING = frozenset({Status.STOPPING, Status.STOPPED})
+
+T = TypeVar("T")
 
 
-class CostBook(Protocol):
-    """What the assistant asks of `billing.reports`."""
+@define
+class EventWaiter:
+    """A listener of the lifecycle that lets a coroutine wait for an event."""
 
-    async def session(self) -> messages.SessionCost | None:
-        """The running session."""
+    _waiting: list[tuple[Callable[[News], Any], asyncio.Future[Any]]] = field(factory=list)
 
-    async def summary(self, month: str | None = None) -> messages.Summary:
-        """The month."""
+    def on_event(self, event: News) -> None:
+        """Resolve the futures whose function returns something for this event, or raises."""
+        for match, future in tuple(self._waiting):
+            if future.done():
+                continue
+            try:
+                result = match(event)
+            except Exception as error:  # belongs to the waiting coroutine, not to the lifecycle
+                future.set_exception(error)
+                continue
+            if result is not None:
+                future.set_result(result)
 
-    async def today(self) -> Decimal:
-        """Spent since midnight UTC."""
+    def first_match(self, match: Callable[[News], T | None]) -> asyncio.Future[T]:
+        """Return a future of the first result of `match` that is not None; cancel it to stop waiting."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        entry = (match, future)
+        self._waiting.append(entry)
+        future.add_done_callback(lambda _: self._waiting.remove(entry))
+        return future
 
 
 @define(kw_only=True)
 class Assistant:
-    """Hears one message and answers it.
+    """Answers messages.
 
     Attributes:
-        watch: a listener of the same lifecycle.
-        ask_above_rate: per hour; a start above it, or at an unknown rate, is asked about first; 0 never.
-        informed: chats that get the news anyway, so that no stop is told twice.
+        waiter: a listener of the same lifecycle.
+        ask_above_rate: a start that costs more per hour, or an unknown rate, is confirmed first; 0: never.
+        notified: chats that get notifications anyway, so that a stop is not reported twice.
         version: of the gateway, for /health.
     """
 
     lifecycle: Lifecycle
-    watch: Watch
-    costs: CostBook
-    dreaming: Dreaming
-    intents: Intents
+    waiter: EventWaiter
+    costs: CostQueries
+    fantasy_job: FantasyJob
+    intent_parser: IntentParser
     currency: str = "USD"
     ask_above_rate: Decimal = Decimal(0)
-    informed: Container[str] = ()
+    notified: Container[str] = ()
     version: str = ""
     on_crash: CrashListener | None = None
-    _questions: Questions = field(factory=Questions, init=False)
+    _confirmations: Confirmations = field(factory=Confirmations, init=False)
     _told_of_trouble: set[str] = field(factory=set, init=False)
 
-    async def hear(self, heard: Heard, chat: Chat) -> None:
-        """Answer; may take as long as the pod does. Raises nothing but cancellation."""
+    async def handle_message(self, incoming: IncomingMessage, chat: Chat) -> None:
+        """Answer a message; may take as long as the pod does. Raises nothing but cancellation."""
         try:
-            await self._hear(heard, chat)
+            await self._handle(incoming, chat)
         except GateError as error:
-            await self._say(chat, messages.refused(error))
+            await self._send_last(chat, messages.refused(error))
         except LedgerError:
-            await self._say(chat, messages.NO_LEDGER)
+            await self._send_last(chat, messages.NO_LEDGER)
         except Exception as error:
             report_crash("the assistant", error, self.on_crash)
-            await self._say(chat, messages.OUR_FAULT)
+            await self._send_last(chat, messages.OUR_FAULT)
 
-    async def _hear(self, heard: Heard, chat: Chat) -> None:
-        if heard.pressed:
-            await self._press(heard, chat)
-        elif heard.photo is not None and not heard.text.strip():
-            await self._fantasy(heard, chat, "")
+    async def _handle(self, incoming: IncomingMessage, chat: Chat) -> None:
+        if incoming.pressed:
+            await self._resolve(incoming, chat)
+        elif incoming.photo is not None and not incoming.text.strip():
+            await self._fantasy(incoming, chat, "")
         else:
-            await self._do(await self._understood(heard, chat), heard, chat)
+            await self._act(await self._parse(incoming, chat), incoming, chat)
 
-    async def _say(self, chat: Chat, text: str) -> None:
-        """The last word on something that failed; a chat that takes none is past help."""
+    async def _send_last(self, chat: Chat, text: str) -> None:
+        """Send the end of a failed answer, even to a messenger that fails itself."""
         try:
-            await chat.say(text)
+            await chat.send_text(text)
         except Exception as error:
             report_crash("the assistant's answer", error, self.on_crash)
 
-    # --- what is wanted -----------------------------------------------------------------------
+    # --- intents --------------------------------------------------------------------------------
 
-    async def _understood(self, heard: Heard, chat: Chat) -> Understood:
-        ordered = command(heard.text)
-        if ordered is not None:
-            return ordered
-        if not heard.text.strip():  # a sticker, a voice message: nothing that a model could read
-            return Understood(intent=Intent.UNRECOGNISED)
-        await chat.busy()
-        return await self.intents.understand(heard.text)
+    async def _parse(self, incoming: IncomingMessage, chat: Chat) -> ParsedIntent:
+        command = parse_command(incoming.text)
+        if command is not None:
+            return command
+        if not incoming.text.strip():  # a sticker, a voice message: nothing that a model could read
+            return ParsedIntent(intent=Intent.UNRECOGNISED)
+        await chat.show_typing()
+        return await self.intent_parser.parse(incoming.text)
 
-    async def _do(self, wish: Understood, heard: Heard, chat: Chat) -> None:
-        noted = _Noted(chat, self._note(wish, heard.chat))
-        match wish.intent:
+    async def _act(self, parsed: ParsedIntent, incoming: IncomingMessage, chat: Chat) -> None:
+        prefixed = _PrefixedChat(chat, self._note(parsed, incoming.chat))
+        match parsed.intent:
             case Intent.POD_STATUS:
-                await noted.say(await self._status_text())
+                await prefixed.send_text(await self._status_text())
             case Intent.POD_START:
-                await self._start(heard, noted)
+                await self._start(incoming, prefixed)
             case Intent.POD_STOP:
-                await self._stop(heard, noted)
+                await self._stop(incoming, prefixed)
             case Intent.COST_SUMMARY:
-                await noted.say(await self._cost_text(wish.period))
+                await prefixed.send_text(await self._cost_text(parsed.period))
             case Intent.HEALTH_CHECK:
-                text = messages.health(self.version, self.lifecycle.snapshot(), self.intents.trouble)
-                await chat.say(text)
+                trouble = self.intent_parser.trouble
+                await chat.send_text(messages.health(self.version, self.lifecycle.snapshot(), trouble))
             case Intent.FANTASY_GENERATE:
-                await self._fantasy(heard, noted, wish.prompt or heard.text)
-            case Intent.UNRECOGNISED if wish.by is Source.COMMAND:
-                await chat.say(messages.HELP)
-            case Intent.UNRECOGNISED if heard.photo is not None:
-                await self._ask_fantasy(heard, noted)
+                await self._fantasy(incoming, prefixed, parsed.prompt or incoming.text)
+            case Intent.UNRECOGNISED if parsed.by is ParsedBy.COMMAND:
+                await chat.send_text(messages.HELP)
+            case Intent.UNRECOGNISED if incoming.photo is not None:
+                await self._confirm_fantasy(incoming, prefixed)
             case Intent.UNRECOGNISED:
-                await noted.say(messages.NOT_UNDERSTOOD)
+                await prefixed.send_text(messages.NOT_UNDERSTOOD)
 
-    def _note(self, wish: Understood, chat: str) -> str:
-        """Why the words alone were gone by: told once an outage and chat, and with all that failed."""
-        if wish.by is Source.MODEL:
+    def _note(self, parsed: ParsedIntent, chat: str) -> str:
+        """Why only keywords were used: once for each outage and chat, and with each unrecognised sentence."""
+        if parsed.by is ParsedBy.MODEL:
             self._told_of_trouble.clear()
-        if wish.by is not Source.KEYWORDS or not self.intents.trouble:
+        if parsed.by is not ParsedBy.KEYWORDS or not self.intent_parser.trouble:
             return ""
-        if wish.intent is not Intent.UNRECOGNISED and chat in self._told_of_trouble:
+        if parsed.intent is not Intent.UNRECOGNISED and chat in self._told_of_trouble:
             return ""
         self._told_of_trouble.add(chat)
-        return self.intents.trouble
+        return self.intent_parser.trouble
 
-    async def _press(self, heard: Heard, chat: Chat) -> None:
-        answer = self._questions.pressed(heard.chat, heard.pressed)
+    async def _resolve(self, incoming: IncomingMessage, chat: Chat) -> None:
+        answer = self._confirmations.resolve(incoming.chat, incoming.pressed)
         if answer is None:
-            await chat.say(messages.TOO_LATE)
+            await chat.send_text(messages.TOO_LATE)
             return
         yes, action = answer
         if yes:
-            await action(heard, chat)
+            await action(incoming, chat)
         else:
-            await chat.say(messages.LEFT_AS_IT_IS)
+            await chat.send_text(messages.LEFT_AS_IT_IS)
 
-    # --- the pod ------------------------------------------------------------------------------
+    # --- the pod --------------------------------------------------------------------------------
 
-    async def _known(self) -> PodStatus | None:
-        """How the pod is; None while the providers do not say."""
+    async def _status(self) -> PodStatus | None:
+        """The pod's status; None while no inspection has succeeded."""
         try:
-            return await self.lifecycle.status(PATIENCE_S)
+            return await self.lifecycle.status(STATUS_TIMEOUT_S)
         except ProviderUnavailable:
             return None
 
     async def _status_text(self) -> str:
-        now = await self._known()
-        return messages.NOT_KNOWN if now is None else messages.status(now, self.currency)
+        status = await self._status()
+        return messages.NOT_KNOWN if status is None else messages.status(status, self.currency)
 
-    async def _start(self, heard: Heard, chat: Chat) -> None:
-        await self._known()
-        if self.lifecycle.word not in (Status.READY, *STARTS) and self._is_dear():
-            await self._ask_dear(heard, chat, self._start_now)
+    async def _start(self, incoming: IncomingMessage, chat: Chat) -> None:
+        await self._status()
+        if self.lifecycle.word not in (Status.READY, *STARTING) and self._is_expensive():
+            await self._confirm_expensive(incoming, chat, self._start_now)
         else:
-            await self._start_now(heard, chat)
+            await self._start_now(incoming, chat)
 
-    def _is_dear(self) -> bool:
+    def _is_expensive(self) -> bool:
         if not self.ask_above_rate:
             return False
         rate = self.lifecycle.rate_of_start()
         return rate is None or rate > self.ask_above_rate
 
-    async def _ask_dear(self, heard: Heard, chat: Chat, action: Action) -> None:
-        buttons = self._questions.ask(heard.chat, "Yes, start it", "No", action)
-        await chat.say(messages.dear_start(self.lifecycle.rate_of_start(), self.currency), buttons)
+    async def _confirm_expensive(self, incoming: IncomingMessage, chat: Chat, action: Action) -> None:
+        buttons = self._confirmations.create(incoming.chat, "Yes, start it", "No", action)
+        text = messages.confirm_expensive_start(self.lifecycle.rate_of_start(), self.currency)
+        await chat.send_text(text, buttons)
 
-    async def _start_now(self, heard: Heard, chat: Chat) -> None:
-        """Start, acknowledge, and tell in a second message what came of it."""
-        now = self.lifecycle.snapshot()
-        if now is not None and now.status is Status.READY:
-            await chat.say(messages.already_running(now, self.currency))
+    async def _start_now(self, incoming: IncomingMessage, chat: Chat) -> None:
+        """Start and acknowledge; send a second message when the pod is ready or the start has failed."""
+        status = self.lifecycle.snapshot()
+        if status is not None and status.status is Status.READY:
+            await chat.send_text(messages.already_running(status, self.currency))
             return
         began = asyncio.get_running_loop().time()
-        outcome = self.watch.first(start_outcome)
+        outcome = self.waiter.first_match(start_outcome)
         try:
-            self.lifecycle.start(heard.user)
-            if now is not None and now.status in STARTS:
-                await chat.say(messages.already_on_its_way(now))
+            self.lifecycle.start(incoming.user)
+            if status is not None and status.status in STARTING:
+                await chat.send_text(messages.already_on_its_way(status))
             else:
-                await chat.say(messages.starting(self.lifecycle.snapshot()))
+                await chat.send_text(messages.starting(self.lifecycle.snapshot()))
             end = await outcome
         finally:
             outcome.cancel()
-        now = self.lifecycle.snapshot()
+        status = self.lifecycle.snapshot()
         if end.status is Status.READY:
-            await chat.say(messages.ready(asyncio.get_running_loop().time() - began, now, self.currency))
+            took_s = asyncio.get_running_loop().time() - began
+            await chat.send_text(messages.ready(took_s, status, self.currency))
         else:
-            await chat.say(messages.start_failed(end.cause, now.last_error if now is not None else None))
+            why = status.last_error if status is not None else None
+            await chat.send_text(messages.start_failed(end.cause, why))
 
-    async def _stop(self, heard: Heard, chat: Chat) -> None:
+    async def _stop(self, incoming: IncomingMessage, chat: Chat) -> None:
         try:
-            await self._stop_now(heard, chat, force=False)
+            await self._stop_now(incoming, chat, force=False)
         except PodBusy:
             yes = partial(self._stop_now, force=True)
-            buttons = self._questions.ask(heard.chat, "Yes, stop it", "No", yes)
-            await chat.say(messages.busy(self.lifecycle.snapshot()), buttons)
+            buttons = self._confirmations.create(incoming.chat, "Yes, stop it", "No", yes)
+            await chat.send_text(messages.busy(self.lifecycle.snapshot()), buttons)
 
-    async def _stop_now(self, heard: Heard, chat: Chat, *, force: bool) -> None:
-        """Stop, acknowledge, tell in a second message that it is proved. Raises PodBusy, unless forced."""
-        was = self.lifecycle.word
-        if was is Status.STOPPED:
-            await chat.say(messages.ALREADY_STOPPED)
+    async def _stop_now(self, incoming: IncomingMessage, chat: Chat, *, force: bool) -> None:
+        """Stop and acknowledge; send a second message at the confirmed end. Raises PodBusy unless forced."""
+        before = self.lifecycle.word
+        if before is Status.STOPPED:
+            await chat.send_text(messages.ALREADY_STOPPED)
             return
-        outcome = self.watch.first(StopOutcome().hear)
+        result = self.waiter.first_match(StopFollowUp().on_event)
         try:
             self.lifecycle.stop(force=force)
-            await chat.say(messages.ALREADY_STOPPING if was is Status.STOPPING else messages.STOPPING_NOW)
-            if heard.chat not in self.informed:
-                await asyncio.wait({outcome}, timeout=STOP_PATIENCE_S)
-                await chat.say(self._stop_text(outcome))
+            is_stopping = before is Status.STOPPING
+            await chat.send_text(messages.ALREADY_STOPPING if is_stopping else messages.STOPPING_NOW)
+            if incoming.chat not in self.notified:
+                await asyncio.wait({result}, timeout=STOP_TIMEOUT_S)
+                await chat.send_text(self._stop_text(result))
         finally:
-            outcome.cancel()
+            result.cancel()
 
-    def _stop_text(self, outcome: asyncio.Future[Stop]) -> str:
-        if not outcome.done():
-            now = self.lifecycle.snapshot()
-            return messages.stop_not_proved(STOP_PATIENCE_S, now.last_error if now is not None else None)
-        stop = outcome.result()
-        text = messages.stopped(stop.lasted_s, stop.cost, self.currency) if stop.proved else ""
-        return text if stop.rests else messages.sentences(text, messages.WANTED_AGAIN)
+    def _stop_text(self, result: asyncio.Future[StopResult]) -> str:
+        if not result.done():
+            status = self.lifecycle.snapshot()
+            return messages.stop_not_proved(STOP_TIMEOUT_S, status.last_error if status is not None else None)
+        stop = result.result()
+        text = messages.stopped(stop.lasted_s, stop.cost, self.currency) if stop.is_confirmed else ""
+        return text if stop.is_stopped else messages.sentences(text, messages.WANTED_AGAIN)
 
-    # --- money --------------------------------------------------------------------------------
+    # --- money ----------------------------------------------------------------------------------
 
     async def _cost_text(self, period: Period) -> str:
         match period:
@@ -255,82 +276,82 @@ class Assistant:
             case Period.MONTH:
                 return messages.month_cost(await self.costs.summary())
 
-    # --- fantasies ----------------------------------------------------------------------------
+    # --- fantasies ------------------------------------------------------------------------------
 
-    async def _ask_fantasy(self, heard: Heard, chat: Chat) -> None:
-        async def yes(_: Heard, chat: Chat) -> None:
-            await self._fantasy(heard, chat, heard.text)
+    async def _confirm_fantasy(self, incoming: IncomingMessage, chat: Chat) -> None:
+        async def yes(_: IncomingMessage, chat: Chat) -> None:
+            await self._fantasy(incoming, chat, incoming.text)
 
-        buttons = self._questions.ask(heard.chat, "Yes", "No", yes)
-        await chat.say(messages.IS_IT_A_FANTASY, buttons)
+        buttons = self._confirmations.create(incoming.chat, "Yes", "No", yes)
+        await chat.send_text(messages.IS_IT_A_FANTASY, buttons)
 
-    async def _fantasy(self, heard: Heard, chat: Chat, prompt: str) -> None:
-        async def dream(_: Heard, chat: Chat) -> None:
-            await self.dreaming.dream(heard, chat, prompt)
+    async def _fantasy(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
+        async def run(_: IncomingMessage, chat: Chat) -> None:
+            await self.fantasy_job.run(incoming, chat, prompt)
 
-        if heard.photo is None:
-            await chat.say(messages.NO_PHOTO)
-        elif self.lifecycle.word in (None, Status.STOPPED, Status.STOPPING) and self._is_dear():
-            await self._ask_dear(heard, chat, dream)
+        if incoming.photo is None:
+            await chat.send_text(messages.NO_PHOTO)
+        elif self.lifecycle.word in (None, *ENDING) and self._is_expensive():
+            await self._confirm_expensive(incoming, chat, run)
         else:
-            await dream(heard, chat)
+            await run(incoming, chat)
 
 
 @define
-class _Noted:
-    """A chat whose first message carries a note."""
+class _PrefixedChat:
+    """A chat whose first text carries a note."""
 
     chat: Chat
     note: str
 
-    async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
+    async def send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
         note, self.note = self.note, ""
-        await self.chat.say(messages.with_note(text, note) if note else text, buttons)
+        await self.chat.send_text(messages.with_note(text, note) if note else text, buttons)
 
-    async def picture(self, png: bytes, caption: str) -> None:
-        await self.chat.picture(png, caption)
+    async def send_image(self, png: bytes, caption: str) -> None:
+        await self.chat.send_image(png, caption)
 
-    async def busy(self) -> None:
-        await self.chat.busy()
-
-
-# --- what came of it ------------------------------------------------------------------------------
+    async def show_typing(self) -> None:
+        await self.chat.show_typing()
 
 
-def start_outcome(news: News) -> Transition | None:
-    """The step that ended a start: READY, or away from one that was on its way."""
-    if not isinstance(news, Transition):
+# --- outcomes of a start and a stop -----------------------------------------------------------------
+
+
+def start_outcome(event: News) -> Transition | None:
+    """The transition that ended a start: to READY, or away from a state of starting."""
+    if not isinstance(event, Transition):
         return None
-    over = news.was_status in STARTS and news.status in ENDS
-    return news if news.status is Status.READY or over or news.now is StateName.SHUT_DOWN else None
+    is_over = event.was_status in STARTING and event.status in ENDING
+    return event if event.status is Status.READY or is_over or event.now == "ShutDown" else None
 
 
 @frozen
-class Stop:
-    """What came of a stop: whether it was `proved`, what the session was, and whether the pod `rests` now."""
+class StopResult:
+    """How a stop ended; `is_stopped` is False if the pod was started again at once."""
 
-    proved: bool
-    rests: bool
-    lasted_s: float | None
-    cost: Decimal | None
+    is_confirmed: bool
+    is_stopped: bool
+    lasted_s: float | None = None
+    cost: Decimal | None = None
 
 
 @define
-class StopOutcome:
-    """Gathers what is told of a stop until it is over."""
+class StopFollowUp:
+    """Collects the events of one stop."""
 
     ended: SessionEnded | None = None
 
-    def hear(self, news: News) -> Stop | None:
-        """The outcome, once the pod is not STOPPING any more."""
-        if isinstance(news, SessionEnded):
-            self.ended = news
-        elif isinstance(news, Transition) and news.was_status is Status.STOPPING is not news.status:
-            return self._outcome(news)
-        return None
-
-    def _outcome(self, last: Transition) -> Stop:
-        ended, rests = self.ended, last.status is Status.STOPPED
-        if ended is None:
-            return Stop(rests, rests, None, None)
-        return Stop(True, rests, (ended.at - ended.began_at).total_seconds(), ended.cost)
+    def on_event(self, event: News) -> StopResult | None:
+        """Return the result once the pod is not STOPPING any more."""
+        if isinstance(event, SessionEnded):
+            self.ended = event
+        if not isinstance(event, Transition) or event.was_status is not Status.STOPPING:
+            return None
+        if event.status is Status.STOPPING:
+            return None
+        is_stopped = event.status is Status.STOPPED
+        if self.ended is None:
+            return StopResult(is_stopped, is_stopped)
+        lasted_s = (self.ended.at - self.ended.began_at).total_seconds()
+        return StopResult(True, is_stopped, lasted_s, self.ended.cost)

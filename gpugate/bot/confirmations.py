@@ -1,4 +1,4 @@
-"""Questions with buttons: what a press means, once, for a while, in its own chat; knows no messenger."""
+"""Questions with a Yes and a No button: each is answered once, within five minutes, in its own chat."""
 
 from __future__ import annotations
 
@@ -8,48 +8,48 @@ from collections.abc import Awaitable, Callable
 
 from attrs import define, field, frozen
 
-from gpugate.bot.messenger import Button, Chat, Heard
+from gpugate.bot.messenger import Button, Chat, IncomingMessage
 
-OPEN_S = 300.0
-"""How long a button means something: what was asked about may be another after that."""
+TTL_S = 300.0
+"""How long a button works: later the pod may be in another state than the question describes."""
 
-MOST = 200
+MAX_PENDING = 200
 
-Action = Callable[[Heard, Chat], Awaitable[None]]
-"""What yes does, for who pressed it."""
+Action = Callable[[IncomingMessage, Chat], Awaitable[None]]
+"""What Yes does; called with the press."""
 
 
 @frozen
 class _Question:
     chat: str
-    until: float
-    yes: Action = field(repr=False)
+    expires_at: float
+    action: Action = field(repr=False)
 
 
 @define
-class Questions:
-    """The questions that are open. A verb is "yes:" or "no:" and a name that cannot be guessed."""
+class Confirmations:
+    """The pending questions. A `callback_id` is "yes:" or "no:" and a random key."""
 
-    _open: dict[str, _Question] = field(factory=dict)
+    _pending: dict[str, _Question] = field(factory=dict)
 
-    def ask(self, chat: str, yes: str, no: str, action: Action) -> tuple[Button, Button]:
-        """The two buttons under a question; `action` is what yes does."""
+    def create(self, chat: str, yes: str, no: str, action: Action) -> tuple[Button, Button]:
+        """Return the two buttons of a new question."""
         now = asyncio.get_running_loop().time()
-        for name in [name for name, one in self._open.items() if one.until <= now]:
-            del self._open[name]
-        while len(self._open) >= MOST:
-            del self._open[next(iter(self._open))]
-        name = secrets.token_urlsafe(12)
-        self._open[name] = _Question(chat, now + OPEN_S, action)
-        return Button(text=yes, verb=f"yes:{name}"), Button(text=no, verb=f"no:{name}")
+        for key in [key for key, question in self._pending.items() if question.expires_at <= now]:
+            del self._pending[key]
+        while len(self._pending) >= MAX_PENDING:
+            del self._pending[next(iter(self._pending))]
+        key = secrets.token_urlsafe(12)
+        self._pending[key] = _Question(chat, now + TTL_S, action)
+        return Button(text=yes, callback_id=f"yes:{key}"), Button(text=no, callback_id=f"no:{key}")
 
-    def pressed(self, chat: str, verb: str) -> tuple[bool, Action] | None:
-        """Whether it was yes, and what that does; None for a button that means nothing any more."""
-        answer, _, name = verb.partition(":")
-        question = self._open.get(name)
+    def resolve(self, chat: str, callback_id: str) -> tuple[bool, Action] | None:
+        """Return whether the press was Yes, and the action; None if the question is not pending any more."""
+        answer, _, key = callback_id.partition(":")
+        question = self._pending.get(key)
         if question is None or question.chat != chat or answer not in ("yes", "no"):
             return None
-        del self._open[name]
-        if question.until <= asyncio.get_running_loop().time():
+        del self._pending[key]
+        if question.expires_at <= asyncio.get_running_loop().time():
             return None
-        return answer == "yes", question.yes
+        return answer == "yes", question.action

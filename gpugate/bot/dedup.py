@@ -1,8 +1,8 @@
-"""Which updates were taken already, over a restart too; knows their numbers and nothing else.
+"""Remembers which updates were handled, also over a restart.
 
-Telegram sends an update again until it has heard that it came. A gateway that was killed between the
-work and that word must not do the work twice. Numbers are compared one by one, not by size: after a
-quiet week Telegram goes on with any number. So over a restart what was sent is compared, too.
+Telegram sends an update again until it has heard that it came; after a crash in between it must not be
+handled twice. Numbers are compared one by one, not by size: after a quiet week Telegram goes on with any
+number. For the same reason a number from before the restart counts only together with a hash of its update.
 """
 
 from __future__ import annotations
@@ -11,51 +11,51 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from aiogram.types import Update
 from attrs import define, field
 
-KEPT = 1000
-ON_DISK = 200
+MAX_IN_MEMORY = 1000
+MAX_ON_DISK = 200
 
 
 @define
-class Seen:
-    """The latest numbers.
+class UpdateDeduplicator:
+    """The numbers and hashes of the newest updates.
 
     Attributes:
-        path: of the file that keeps them; None: none does.
-        warn: hears of a disk that cannot be read or written; that stops nobody.
+        path: of the file; None keeps them in memory only.
+        warn: called with a text when the file cannot be read or written; the bot works without it.
     """
 
     path: Path | None
     warn: Callable[[str], None]
-    _numbers: OrderedDict[int, str] = field(factory=OrderedDict)
-    _before: frozenset[tuple[int, str]] = frozenset()
-    _told: bool = False
+    _hashes: OrderedDict[int, str] = field(factory=OrderedDict)
+    _before_restart: frozenset[tuple[int, str]] = frozenset()
+    _has_warned: bool = False
 
     def load(self) -> None:
-        """Take up what the last gateway left."""
+        """Read what the last run wrote."""
         if self.path is None:
             return
         try:
-            left = json.loads(self.path.read_text(encoding="utf-8"))
-            self._before = frozenset((int(number), str(mark)) for number, mark in left)
+            saved = json.loads(self.path.read_text(encoding="utf-8"))
+            self._before_restart = frozenset((int(number), str(digest)) for number, digest in saved)
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
             self.warn(f"cannot read {self.path}: {getattr(error, 'strerror', None) or 'it is damaged'}")
 
-    def first_time(self, number: int, update: Mapping[str, Any]) -> bool:
-        """Whether this update is new; from now on its number is not."""
-        mark = _mark(update)
-        if number in self._numbers or (number, mark) in self._before:
+    def is_new(self, update: Update) -> bool:
+        """Whether this update was not seen before; remembers it."""
+        number, digest = update.update_id, _digest(update)
+        if number in self._hashes or (number, digest) in self._before_restart:
             return False
-        self._numbers[number] = mark
-        while len(self._numbers) > KEPT:
-            self._numbers.popitem(last=False)
+        self._hashes[number] = digest
+        while len(self._hashes) > MAX_IN_MEMORY:
+            self._hashes.popitem(last=False)
         if self.path is not None:
             self._save(self.path)
         return True
@@ -67,14 +67,15 @@ class Seen:
             fresh.unlink(missing_ok=True)
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump([*sorted(self._before), *self._numbers.items()][-ON_DISK:], file)
+                json.dump([*sorted(self._before_restart), *self._hashes.items()][-MAX_ON_DISK:], file)
             os.replace(fresh, path)
         except OSError as error:
-            if not self._told:
-                self._told = True
+            if not self._has_warned:
+                self._has_warned = True
                 self.warn(f"cannot write {path}: {error.strerror}")
 
 
-def _mark(update: Mapping[str, Any]) -> str:
-    """Tells two updates of one number apart; says nothing of what is in them."""
-    return hashlib.blake2b(json.dumps(update, sort_keys=True).encode(), digest_size=8).hexdigest()
+def _digest(update: Update) -> str:
+    """Tells two updates of one number apart without revealing what is in them."""
+    content = update.model_dump_json(exclude_unset=True).encode()
+    return hashlib.blake2b(content, digest_size=8).hexdigest()

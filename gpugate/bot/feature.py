@@ -1,4 +1,4 @@
-"""The bot's part of the wiring: settings and the gateway's services in, a bot out."""
+"""The Telegram feature: builds bot, assistant and notifier. aiogram is imported only if it is enabled."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 
+from gpugate.api.gpu import ApiRoutes
 from gpugate.api.telegram_webhook import TelegramWebhook
-from gpugate.bot.assistant import Assistant, CostBook
-from gpugate.bot.event_waiter import Watch
-from gpugate.bot.fantasy_job import Dreaming
-from gpugate.bot.intents.keywords import classify
-from gpugate.bot.intents.ollama_parser import LocalIntents
-from gpugate.bot.notifier import Announcer, DailyCosts
+from gpugate.billing.reports import CostQueries
+from gpugate.bot.assistant import Assistant, EventWaiter
+from gpugate.bot.fantasy_job import FantasyJob
+from gpugate.bot.intents.keywords import KeywordIntentParser
+from gpugate.bot.intents.ollama_parser import OllamaIntentParser
+from gpugate.bot.notifier import Notifier
 from gpugate.config import Settings
 from gpugate.errors import SettingsError
 from gpugate.generation.fantasy import FantasyService
@@ -24,26 +24,19 @@ from gpugate.lifecycle.event_bus import News, ProviderTrouble
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.observability.log import log_crash
 
-SEEN = "telegram-updates.json"
-"""Below the state folder: which updates were taken."""
+DEDUP_FILE = "telegram-updates.json"
+"""In the state folder."""
 
 
-class Costs(CostBook, DailyCosts, Protocol):
-    """What was spent: for answers and for the daily summary."""
-
-
-class BotRoom:
-    """Telegram, the assistant that answers there, and the news.
-
-    Attributes:
-        hook: the webhook's endpoint; refuses everything where the bot polls.
+class TelegramFeature:
+    """The bot in Telegram, the assistant that answers there, and the notifications.
 
     Args:
-        session: for the local Ollama; Telegram's is the bot's own.
-        user_of: who wanted the session that is open at this provider; "" where that is not known.
+        session: for the local Ollama; the bot has its own for Telegram.
+        user_of: the user who caused the session that is open at this provider; "" if unknown.
 
     Raises:
-        SettingsError: aiogram is not installed, or does not fit.
+        SettingsError: aiogram is not installed.
     """
 
     def __init__(
@@ -53,67 +46,68 @@ class BotRoom:
         lifecycle: Lifecycle,
         session: aiohttp.ClientSession,
         fantasies: FantasyService,
-        costs: Costs,
+        costs: CostQueries,
         state: Path,
         user_of: Callable[[str], str] = lambda provider: "",
     ) -> None:
         try:
-            from gpugate.bot.telegram import Hook, TelegramBot  # aiogram takes 3 s: only now
+            from gpugate.bot.telegram import TelegramBot, WebhookConfig  # importing aiogram takes 3 s
         except ImportError as error:
             raise SettingsError(
                 [f"bot.enabled: {error.name} is missing: pip install 'gpugate[telegram]'"]
             ) from error
         bot = settings.bot
-        self._watch = Watch()
-        self._intents = LocalIntents(
-            session, bot.ollama_url, bot.intent_model, bot.intent_timeout, classify, log_crash
+        notified = tuple(map(str, bot.news))
+        has_webhook = bot.mode == "webhook"
+        self._waiter = EventWaiter()
+        self._intent_parser = OllamaIntentParser(
+            session, bot.ollama_url, bot.intent_model, bot.intent_timeout, KeywordIntentParser(), log_crash
         )
-        informed = tuple(map(str, bot.news))
         assistant = Assistant(
             lifecycle=lifecycle,
-            watch=self._watch,
+            waiter=self._waiter,
             costs=costs,
-            dreaming=Dreaming(lifecycle, fantasies, log_crash),
-            intents=self._intents,
+            fantasy_job=FantasyJob(lifecycle, fantasies, log_crash),
+            intent_parser=self._intent_parser,
             currency=settings.cost.currency,
             ask_above_rate=bot.ask_above_rate,
-            informed=informed,
+            notified=notified,
             version=version("gpugate"),
             on_crash=log_crash,
         )
-        hooked = bot.mode == "webhook"
-        self._telegram = TelegramBot(
+        self._bot = TelegramBot(
             token=bot.token,
             api_base=bot.api_base,
-            hook=Hook(public_url=bot.public_url, secret=bot.secret_token) if hooked else None,
+            webhook=WebhookConfig(public_url=bot.public_url, secret=bot.secret_token)
+            if has_webhook
+            else None,
             allowed=bot.allowed_chats,
-            hearer=assistant,
+            on_message=assistant.handle_message,
             on_crash=log_crash,
-            seen=state / SEEN,
+            seen=state / DEDUP_FILE,
         )
-        self._announcer = Announcer(
-            chats=informed,
-            tell=self._tell,
+        self._notifier = Notifier(
+            chats=notified,
+            send=self._send,
             costs=costs,
             currency=settings.cost.currency,
             user_of=user_of,
             on_crash=log_crash,
         )
-        self.hook = TelegramWebhook(bot.secret_token if hooked else None, self._telegram.take)
+        self._webhook = TelegramWebhook(bot.secret_token if has_webhook else None, self._bot.submit)
 
-    def open(self) -> None:
-        """Begin; neither Telegram nor the local Ollama need be there yet."""
-        self._announcer.open()
-        self._telegram.open()
+    def routes(self) -> ApiRoutes:
+        """The webhook's endpoint; it answers 404 if the bot polls."""
+        return self._webhook.routes()
 
-    def hear(self, news: News) -> None:
-        """Listen to the lifecycle and the budget."""
-        self._watch.hear(news)
-        self._announcer.hear(news)
+    def on_event(self, event: News) -> None:
+        """Listener of the lifecycle and the budget."""
+        self._waiter.on_event(event)
+        self._notifier.on_event(event)
 
-    def hear_unproved(self, provider: str) -> None:
-        """The gateway ends without having seen the pod stopped."""
-        self._announcer.hear(
+    def notify_unconfirmed_stop(self, provider: str) -> None:
+        """Notify that the gateway ends although no inspection has shown the pod stopped."""
+        self._notifier.on_event(
             ProviderTrouble(
                 provider=provider,
                 message="gpugate ends now, and the pod is not seen stopped",
@@ -123,24 +117,33 @@ class BotRoom:
             )
         )
 
-    async def drain(self, grace_s: float) -> None:
-        """Hear nothing more; jobs under way have so many seconds, then their chats are told."""
-        await self._telegram.drain(grace_s)
+    async def start(self) -> None:
+        """Begin in the background; neither Telegram nor the local Ollama need be reachable yet."""
+        self._notifier.start()
+        self._bot.start()
 
-    def cut(self) -> None:
-        """End the grace now."""
-        self._telegram.cut()
+    async def drain(self, grace_s: float) -> None:
+        """Take no more messages; let running answers have `grace_s` seconds, then tell their chats."""
+        await self._bot.drain(grace_s)
+
+    def abort(self) -> None:
+        """End the grace of `drain` now, after a second signal."""
+        self._bot.abort()
 
     async def aclose(self) -> None:
-        """Tell the last news, and let go of everything."""
-        await self._announcer.aclose()
-        await self._intents.aclose()
-        await self._telegram.aclose()
+        """Send the last notifications and close all connections."""
+        await self._notifier.aclose()
+        await self._intent_parser.aclose()
+        await self._bot.aclose()
 
-    async def _tell(self, chat: str, text: str) -> None:
-        await self._telegram.tell(int(chat), text)
+    async def _send(self, chat: str, text: str) -> None:
+        await self._bot.notify(int(chat), text)
 
 
-def no_bot() -> TelegramWebhook:
-    """The endpoint of a gateway without a bot: there is nothing."""
-    return TelegramWebhook(None, lambda update: False)
+def disabled() -> ApiRoutes:
+    """The routes of a gateway without a bot: the webhook's endpoint answers 404."""
+
+    async def refuse(_: object) -> bool:
+        return False
+
+    return TelegramWebhook(None, refuse).routes()

@@ -1,11 +1,11 @@
-"""What people are told, in their English: numbers become sentences. Pure; knows no messenger and no pod."""
+"""The texts of the bot's answers: statuses, costs and errors as English sentences. Pure functions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Protocol
 
+from gpugate.billing.reports import CostSummary, SessionCost
 from gpugate.core.events import Cause
 from gpugate.core.states import Status
 from gpugate.errors import GateError
@@ -13,8 +13,8 @@ from gpugate.lifecycle.status import PodStatus
 
 CENT = Decimal("0.01")
 TENTH = Decimal("0.1")
-LONGEST_TROUBLE = 300
-"""Characters; the log and the status have the rest."""
+MAX_ERROR_CHARS = 300
+"""Of a provider's error text; the log and the status have the rest."""
 
 HELP = (
     "You can ask about pod status, cost, or ask me to start or stop the pod, in your own words.\n"
@@ -54,42 +54,11 @@ IS_IT_A_FANTASY = "I did not understand the caption. Shall I tell a fantasy stor
 NO_SESSION = "No pod is running, so nothing is being paid for right now."
 
 
-class SessionCost(Protocol):
-    """The running session's money (`billing.reports`)."""
-
-    @property
-    def estimated_cost(self) -> Decimal | None: ...
-    @property
-    def currency(self) -> str: ...
-    @property
-    def duration_s(self) -> float: ...
-    @property
-    def provider(self) -> str: ...
-    @property
-    def hourly_rate(self) -> Decimal | None: ...
-
-
-class Summary(Protocol):
-    """A month's money (`billing.reports`)."""
-
-    @property
-    def session_count(self) -> int: ...
-    @property
-    def total_hours(self) -> Decimal: ...
-    @property
-    def estimated_total(self) -> Decimal: ...
-    @property
-    def currency(self) -> str: ...
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What the sum leaves out."""
-
-
 # --- numbers --------------------------------------------------------------------------------------
 
 
 def money(amount: Decimal, currency: str) -> str:
-    """`$0.13` for USD, else `0.13 EUR` (docs/api.md#manners); what is less than a cent says so."""
+    """`$0.13` for USD, else `0.13 EUR`; less than a cent is said in words."""
     if 0 < amount < CENT / 2:
         return f"less than {_written(CENT, currency)}"
     return _written(amount, currency)
@@ -106,7 +75,7 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: "40 seconds", "23 minutes", "2 hours and 5 minutes", "3 days"."""
+    """Format seconds as "40 seconds", "23 minutes", "2 hours and 5 minutes", "3 days"."""
     whole = max(0, round(seconds))
     if whole < 90:
         return count(whole, "second") if whole < 60 else "1 minute"
@@ -121,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def hours(number: Decimal) -> str:
-    """Many hours as "18 hours" or "18.3 hours", few of them as minutes."""
+    """Format hours as "18 hours" or "18.3 hours", less than one as minutes."""
     if number < 1:
         return duration(float(number) * 3600)
     rounded = number.quantize(TENTH, ROUND_HALF_UP)
@@ -134,18 +103,18 @@ def _both(first: str, second: str) -> str:
     return f"{first} and {second}" if second else first
 
 
-def brief(trouble: str) -> str:
-    """A provider's own words, as far as a message has room for them."""
-    return trouble if len(trouble) <= LONGEST_TROUBLE else f"{trouble[: LONGEST_TROUBLE - 1].rstrip()}…"
+def shorten(error: str) -> str:
+    """Cut a provider's error text to a length that fits a message."""
+    return error if len(error) <= MAX_ERROR_CHARS else f"{error[: MAX_ERROR_CHARS - 1].rstrip()}…"
 
 
 def capital(text: str) -> str:
-    """As a sentence begins."""
+    """Make the first letter a capital one."""
     return text[:1].upper() + text[1:]
 
 
 def sentences(*parts: str) -> str:
-    """Those that say something, each with its full stop, as one text."""
+    """Join the parts that are not empty, each with its full stop."""
     return " ".join(part if part[-1] in ".!?…" else f"{part}." for part in parts if part)
 
 
@@ -153,7 +122,7 @@ def sentences(*parts: str) -> str:
 
 
 def status(now: PodStatus, currency: str) -> str:
-    """How the pod is. What is not known is left out."""
+    """Describe the pod's status; unknown values are left out."""
     match now.status:
         case Status.READY:
             up = now.uptime_seconds
@@ -185,11 +154,11 @@ def _use(now: PodStatus) -> Iterable[str]:
 
 
 def _trouble(now: PodStatus) -> str:
-    return f"The last trouble was: {brief(now.last_error)}" if now.last_error else ""
+    return f"The last trouble was: {shorten(now.last_error)}" if now.last_error else ""
 
 
 def starting(after: PodStatus | None) -> str:
-    """The acknowledgement of a start."""
+    """Acknowledge a start; `after` is the status after the order, None if unknown."""
     if after is None:
         return STARTS_WHEN_KNOWN
     if after.status is Status.STOPPING:
@@ -199,33 +168,33 @@ def starting(after: PodStatus | None) -> str:
 
 
 def already_on_its_way(now: PodStatus) -> str:
-    """A start is asked for, and one is under way."""
+    """Answer a start while another one is under way."""
     soon = f", ready in about {duration(now.ready_in_seconds)}" if now.ready_in_seconds else ""
     return f"The pod is starting already{soon}."
 
 
 def ready(took_s: float, now: PodStatus | None, currency: str) -> str:
-    """The second message of a start."""
+    """The second message of a start that succeeded."""
     rate = now.hourly_rate if now is not None else None
     costs = f"It costs {money(rate, currency)} per hour" if rate else ""
     return sentences(f"Pod is ready, it took {duration(took_s)}", costs)
 
 
 def already_running(now: PodStatus, currency: str) -> str:
-    """A start is asked for, and the pod serves."""
+    """Answer a start while the pod is READY."""
     return f"It runs already. {status(now, currency)}"
 
 
-def start_failed(cause: Cause, why: str | None) -> str:
-    """The second message of a start that came to nothing; `cause` is the event that ended it."""
-    if cause is Cause.MANUAL_STOP_REQUESTED:
+def start_failed(cause: str, why: str | None) -> str:
+    """The second message of a start that failed; `cause` is the event that ended it."""
+    if cause == "ManualStopRequested":
         return "The start was called off: somebody stopped the pod."
     if cause in (Cause.SHUTDOWN_REQUESTED, Cause.FORCED_SHUTDOWN_REQUESTED):
         return "The gateway is shutting down, so the start was given up."
-    return sentences("The pod could not be started" + (f": {brief(why)}" if why else ""))
+    return sentences("The pod could not be started" + (f": {shorten(why)}" if why else ""))
 
 
-def dear_start(rate: Decimal | None, currency: str) -> str:
+def confirm_expensive_start(rate: Decimal | None, currency: str) -> str:
     """The question before a start above `bot.ask_above_rate`."""
     if rate is None:
         return "I do not know what the pod will cost per hour. Shall I start it?"
@@ -233,7 +202,7 @@ def dear_start(rate: Decimal | None, currency: str) -> str:
 
 
 def busy(now: PodStatus | None) -> str:
-    """The question before a stop that cuts somebody off."""
+    """The question before a stop that aborts requests."""
     using = " and ".join(_counted(now)) if now is not None else ""
     return (
         f"The pod is in use ({using or 'right now'}). Shall I stop it anyway? Answers under way will be cut."
@@ -248,7 +217,7 @@ def _counted(now: PodStatus) -> Iterable[str]:
 
 
 def stopped(lasted_s: float | None, cost: Decimal | None, currency: str) -> str:
-    """The second message of a stop, once it is proved."""
+    """The second message of a stop, once it is confirmed."""
     ran = f"it ran for {duration(lasted_s)}" if lasted_s is not None else ""
     paid = f"cost {money(cost, currency)}" if cost is not None else ""
     said = " and ".join(part for part in (ran, paid if ran else paid and f"it {paid}") if part)
@@ -256,10 +225,10 @@ def stopped(lasted_s: float | None, cost: Decimal | None, currency: str) -> str:
 
 
 def stop_not_proved(waited_s: float, why: str | None) -> str:
-    """A stop that takes long: money may be running."""
+    """A stop that is not confirmed in time: the pod may still be billed."""
     return sentences(
         f"After {duration(waited_s)} the pod is still not seen stopped, so it may still be billing",
-        f"The last trouble was: {brief(why)}" if why else "",
+        f"The last trouble was: {shorten(why)}" if why else "",
         "I keep trying",
     )
 
@@ -268,7 +237,7 @@ def stop_not_proved(waited_s: float, why: str | None) -> str:
 
 
 def session_cost(cost: SessionCost | None) -> str:
-    """The running session."""
+    """The cost of the open session."""
     if cost is None:
         return NO_SESSION
     lasted = f"The current session has lasted {duration(cost.duration_s)}"
@@ -281,8 +250,8 @@ def session_cost(cost: SessionCost | None) -> str:
     )
 
 
-def month_cost(cost: Summary) -> str:
-    """The month, and what its sum leaves out."""
+def month_cost(cost: CostSummary) -> str:
+    """The cost of the month, and what its sum leaves out."""
     left_out = [capital(warning) for warning in cost.warnings]
     if not cost.session_count:
         return sentences("This month you have not run the pod yet", *left_out)
@@ -295,7 +264,7 @@ def month_cost(cost: Summary) -> str:
 
 
 def today_cost(cost: Decimal, currency: str, now: SessionCost | None = None) -> str:
-    """Today, by UTC; `now` is the running session, whose price may be unknown."""
+    """The cost of today (UTC); `now` is the open session, whose price may be unknown."""
     unknown = "What the running session costs is not known: nobody tells the pod's price"
     unknown = unknown if now is not None and now.estimated_cost is None else ""
     if not cost:
@@ -308,7 +277,7 @@ def today_cost(cost: Decimal, currency: str, now: SessionCost | None = None) -> 
 
 
 def health(version: str, now: PodStatus | None, trouble: str) -> str:
-    """Whether all is well."""
+    """The answer to /health; `trouble` is why the local model is not used."""
     pod = f"the pod is {now.status.value.lower()}" if now is not None else "the pod is not known yet"
     return sentences(
         f"The gateway is up (gpugate {version}), {pod}",
@@ -318,21 +287,21 @@ def health(version: str, now: PodStatus | None, trouble: str) -> str:
 
 
 def refused(error: GateError) -> str:
-    """Why something was not done, and when to try again."""
+    """Say why a request was refused, and when to try again."""
     again = f"Try again in {duration(error.retry_after_s)}" if error.retry_after_s else ""
-    return sentences(brief(capital(error.message)), again)
+    return sentences(shorten(capital(error.message)), again)
 
 
 def warned(error: GateError) -> str:
-    """What is missing from a fantasy."""
+    """A fantasy without its illustration."""
     return sentences(f"There is no illustration this time: {error.message}")
 
 
 def unusable(why: str) -> str:
-    """A photo that is none."""
+    """A picture that cannot be used."""
     return sentences(f"I cannot use this picture: it {why}")
 
 
 def with_note(text: str, trouble: str) -> str:
-    """An answer, honest about how its question was understood."""
+    """Add to an answer that its question was parsed by keywords, and why."""
     return f"{text}\n\n{WENT_BY_KEYWORDS.format(trouble=trouble)}"

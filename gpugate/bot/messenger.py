@@ -1,4 +1,4 @@
-"""The messenger port: a chat with a person, whatever carries it; knows neither Telegram nor the pod."""
+"""The messenger port: what the assistant needs of a messenger. A second messenger implements `Chat`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,22 @@ from attrs import field, frozen
 
 @frozen(kw_only=True)
 class Button:
-    """One choice under a message; `verb` comes back as `Heard.pressed`. At most 64 bytes of UTF-8."""
+    """A button under a message; `callback_id` (at most 64 bytes) comes back as `IncomingMessage.pressed`."""
 
     text: str
-    verb: str
+    callback_id: str
 
 
 @frozen(kw_only=True)
-class Heard:
+class IncomingMessage:
     """One message of an allowed chat.
 
     Attributes:
         user: for the ledger, such as "telegram:42".
-        chat: the messenger's own id of the chat, as text.
+        chat: the messenger's id of the chat, as text.
         text: what was written, or the photo's caption; a slash command keeps its slash (`/status`).
-        pressed: the verb of the button that was pressed; empty for a message.
-        photo: fetches the picture that came with it, if one did; raises `PhotoTrouble` with a text for
-            the person.
+        pressed: `callback_id` of the button that was pressed; empty for a message.
+        photo: downloads the picture that came with it, if one did. Raises PhotoError.
     """
 
     user: str
@@ -36,18 +35,18 @@ class Heard:
     photo: Callable[[], Awaitable[bytes]] | None = field(default=None, repr=False)
 
 
-class PhotoTrouble(Exception):
-    """The picture cannot be had; its text is for the person, without a secret."""
+class PhotoError(Exception):
+    """A picture cannot be downloaded; the text is for the chat and holds no secret."""
 
 
 class Chat(Protocol):
-    """Where the answers go. Texts are plain (no markup) and of any length: splitting is the adapter's."""
+    """Where the answers to one message go. Texts are plain (no markup) and of any length."""
 
-    async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
+    async def send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
         """Send a message, with one row of buttons."""
 
-    async def picture(self, png: bytes, caption: str) -> None:
-        """Send a picture; a long caption follows as messages of its own."""
+    async def send_image(self, png: bytes, caption: str) -> None:
+        """Send a picture; a long caption follows as messages."""
 
-    async def busy(self) -> None:
-        """Show that something is being worked on (typing), for a few seconds."""
+    async def show_typing(self) -> None:
+        """Show for a few seconds that an answer is being made."""

@@ -1,6 +1,6 @@
-"""Tells news, unasked, to the chats that want them: a listener of the lifecycle; knows no messenger.
+"""Notifies the chats of `bot.news` of sessions, failed starts, alarms, the budget and each day's costs.
 
-Telling takes as long as the messenger takes, in a task of its own: the pod's life never waits for it.
+Sending takes as long as the messenger takes, so it happens in a task of its own and never delays the pod.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Protocol
+from functools import partial
 
-from gpugate.bot import messages, notification_text
+from gpugate.billing.model import BY_HAND
+from gpugate.billing.reports import CostQueries, CostSummary
+from gpugate.bot.messages import count, duration, money, sentences, shorten, start_failed
 from gpugate.core.events import Cause
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
@@ -29,19 +31,19 @@ from gpugate.lifecycle.event_bus import (
 from gpugate.tasks import CrashListener, Supervised, report_crash
 
 SUMMARY_AT = time(9, 0)
-"""When the daily summary comes, by this machine's own clock; only if there was a session since the last."""
+"""When the daily summary is sent, by this machine's clock; only if there was a session since the last one."""
 
-REPEAT_S = 3600.0
-"""A start that fails as the last one did is told of again after so long: clients may ask every minute."""
+REPEAT_FAILURE_S = 3600.0
+"""A start that fails with the same text as the last one is notified again after this time."""
 
-MOST_UNTOLD = 100
-"""News that wait for a messenger; of more the oldest are dropped."""
+MAX_PENDING = 100
+"""Notifications that wait to be sent; of more the oldest are dropped."""
 
-TELL_S = 60.0
-"""How long one chat may take for one message."""
+SEND_TIMEOUT_S = 60.0
+"""For one notification to one chat."""
 
-LOOK_S = 600.0
-"""The clock is looked at so often at least: it may be put forward, or the machine may sleep."""
+CLOCK_CHECK_S = 600.0
+"""The clock is read at least this often: it may be set, or the machine may sleep."""
 
 CALLED_OFF = frozenset(
     {
@@ -51,220 +53,263 @@ CALLED_OFF = frozenset(
         Cause.REQUEST_FINISHED,
     }
 )
-"""Events that end a start without its having failed."""
+"""Events that end a start although it has not failed."""
 
-Tell = Callable[[str, str], Awaitable[None]]
-"""Send a text to a chat."""
+STOP_REASONS = {
+    "idle": "nobody used it",
+    "hand": "somebody stopped it by hand",
+    "forced": "somebody stopped it by hand",
+    "shutdown": "the gateway shut down",
+    "max_session": "the session was as long as it may be",
+    "lost": "it was stopped from outside, or lost",
+    "start_failed": "the start failed",
+    "stray": "it ran beside the one that is used",
+    "restart": "it was still to be stopped when the gateway went down",
+}
+"""Why a session ended, by the causes that the lifecycle names."""
 
-
-class DailyCosts(Protocol):
-    """What the summary needs of `billing.reports`."""
-
-    async def sessions(self, since: datetime | None, until: datetime | None) -> Sequence[object]:
-        """Those that began between."""
-
-    async def spent(self, since: datetime, until: datetime) -> Decimal:
-        """What was spent between."""
-
-    async def summary(self, month: str | None = None) -> messages.Summary:
-        """The month."""
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+Send = Callable[[str, str], Awaitable[None]]
+"""Sends a text to a chat."""
 
 
-class Announcer:
-    """Tells each of the chats each piece of news, once.
+class Notifier:
+    """Sends each notification once to each chat.
 
     Args:
         chats: `bot.news`.
-        tell: the messenger's.
+        send: of the messenger.
         costs: for the daily summary.
-        currency: `cost.currency`.
-        user_of: who wanted the session that is open at this provider; "" where that is not known.
+        user_of: the user who caused the session that is open at this provider; "" if unknown.
+        wall: the calendar's time.
     """
 
     def __init__(
         self,
         *,
         chats: Sequence[str],
-        tell: Tell,
-        costs: DailyCosts,
+        send: Send,
+        costs: CostQueries,
         currency: str = "USD",
         user_of: Callable[[str], str] = lambda provider: "",
-        wall: Callable[[], datetime] = _now,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         on_crash: CrashListener | None = None,
     ) -> None:
         self._chats = tuple(chats)
-        self._tell = tell
+        self._send = send
         self._costs = costs
         self._currency = currency
         self._user_of = user_of
         self._wall = wall
         self._on_crash = on_crash
-        self._untold: deque[News | str] = deque(maxlen=MOST_UNTOLD)
-        self._something = asyncio.Event()
-        self._all_told = asyncio.Event()
-        self._trouble = ""
+        self._pending: deque[Callable[[], str]] = deque(maxlen=MAX_PENDING)
+        self._has_pending = asyncio.Event()
+        self._all_sent = asyncio.Event()
+        self._last_problem = ""
         self._alarms: set[tuple[str, str]] = set()
-        self._failed: tuple[str, datetime] | None = None
+        self._last_failure: tuple[str, datetime] | None = None
         self._tasks: tuple[Supervised, ...] = ()
 
-    def open(self) -> None:
-        """Begin to tell; without chats there is nothing to do."""
+    def start(self) -> None:
+        """Begin to send; does nothing without chats."""
         if self._chats:
             self._tasks = (
-                Supervised(self._tell_on, "tells news", on_crash=self._on_crash),
-                Supervised(self._sum_up_daily, "sums up the day", on_crash=self._on_crash),
+                Supervised(self._send_pending, "sends notifications", on_crash=self._on_crash),
+                Supervised(self._summarize_daily, "sends the daily summary", on_crash=self._on_crash),
             )
 
-    async def aclose(self, patience_s: float = 5.0) -> None:
-        """Tell what is left, for so long, and end."""
+    async def aclose(self, timeout_s: float = 5.0) -> None:
+        """Send what is pending, within `timeout_s`, and end."""
         if self._tasks:
             with suppress(TimeoutError):
-                async with asyncio.timeout(patience_s):
-                    await self._all_told.wait()
+                async with asyncio.timeout(timeout_s):
+                    await self._all_sent.wait()
             await asyncio.gather(*(task.aclose() for task in self._tasks))
 
-    # --- what is news -------------------------------------------------------------------------
+    # --- which events are notified --------------------------------------------------------------
 
-    def hear(self, news: News) -> None:
-        """Listen to the lifecycle and the budget."""
-        if self._chats and (item := self._worth_telling(news)) is not None:
-            self._put(item)
+    def on_event(self, event: News) -> None:
+        """Listener of the lifecycle and the budget."""
+        if self._chats and (text := self._notification(event)) is not None:
+            self._put(text)
 
-    def _put(self, item: News | str) -> None:
-        self._untold.append(item)
-        self._all_told.clear()
-        self._something.set()
+    def _put(self, text: Callable[[], str]) -> None:
+        self._pending.append(text)
+        self._all_sent.clear()
+        self._has_pending.set()
 
-    def _worth_telling(self, news: News) -> News | str | None:
-        match news:
-            case SessionBegan() | SessionEnded():
-                self._alarms = {known for known in self._alarms if known[0] != news.provider}
-                return news
+    def _notification(self, event: News) -> Callable[[], str] | None:
+        """The function that makes the text; called when it is sent: the ledger is written meanwhile."""
+        match event:
+            case SessionBegan():
+                self._forget_alarms(event.provider)
+                return lambda: session_started(event, self._user_of(event.provider), self._currency)
+            case SessionEnded():
+                self._forget_alarms(event.provider)
+                return partial(session_ended, event, self._currency)
             case BudgetCrossed():
-                return news
+                return partial(budget_crossed, event, self._currency)
             case ProviderTrouble():
-                self._trouble = f"{news.provider}: {news.message}"
-                return news if news.alarm and self._is_new(news) else None
+                self._last_problem = f"{event.provider}: {event.message}"
+                return partial(alarm, event) if event.alarm and self._is_new_alarm(event) else None
             case Transition():
-                return self._all_clear(news) or self._failed_start(news)
+                return self._all_clear(event) or self._failed_start(event)
             case _:
                 return None
 
-    def _all_clear(self, news: Transition) -> str | None:
-        """A stop that an earlier gateway had ordered is seen; no session ends with it."""
-        if (
-            news.cause is Cause.GATEWAY_STARTED
-            and news.status is Status.STOPPING
-            and news.provider is not None
-        ):
-            self._alarms.add((news.provider, ""))  # that gateway may have ended with one
-        seen = news.was_status is Status.STOPPING and news.status is Status.STOPPED
-        alarms = {known for known in self._alarms if known[0] == news.provider}
-        if not seen or not alarms or news.provider is None:
-            return None
+    def _forget_alarms(self, provider: str) -> bool:
+        """Whether there were alarms of this provider."""
+        alarms = {known for known in self._alarms if known[0] == provider}
         self._alarms -= alarms
-        return notification_text.all_clear(news.provider)
+        return bool(alarms)
 
-    def _is_new(self, news: ProviderTrouble) -> bool:
-        """An alarm is repeated only after its provider's session ended or another began."""
-        alarm = news.provider, _without_numbers(news.message)
-        known = alarm in self._alarms
-        self._alarms.add(alarm)
+    def _all_clear(self, event: Transition) -> Callable[[], str] | None:
+        """A stop of an earlier run of the gateway is confirmed; no SessionEnded comes for it."""
+        if event.provider is None:
+            return None
+        if event.cause == "GatewayStarted" and event.status is Status.STOPPING:
+            self._alarms.add((event.provider, ""))  # that run may have ended with an alarm
+        stopped = event.was_status is Status.STOPPING and event.status is Status.STOPPED
+        return partial(all_clear, event.provider) if stopped and self._forget_alarms(event.provider) else None
+
+    def _is_new_alarm(self, event: ProviderTrouble) -> bool:
+        """An alarm is repeated only after a session of its provider began or ended."""
+        key = event.provider, _without_numbers(event.message)
+        known = key in self._alarms
+        self._alarms.add(key)
         return not known
 
-    def _failed_start(self, news: Transition) -> str | None:
-        """A start that ended in nothing; its trouble was told before the step."""
-        if news.was_status is Status.STOPPED and news.status is Status.STARTING:
-            self._trouble = ""
-        was_starting = news.was_status in (Status.STARTING, Status.WARMING)
-        over = was_starting and news.status in (Status.STOPPED, Status.STOPPING)
-        if not over or news.cause in CALLED_OFF:
+    def _failed_start(self, event: Transition) -> Callable[[], str] | None:
+        """A start failed; its reason came before, as a ProviderTrouble."""
+        if event.was_status is Status.STOPPED and event.status is Status.STARTING:
+            self._last_problem = ""
+        was_starting = event.was_status in (Status.STARTING, Status.WARMING)
+        ended = was_starting and event.status in (Status.STOPPED, Status.STOPPING)
+        if not ended or event.cause in CALLED_OFF:
             return None
-        text, was = _without_numbers(self._trouble), self._failed
-        if was is not None and was[0] == text and (news.at - was[1]).total_seconds() < REPEAT_S:
+        key, last = _without_numbers(self._last_problem), self._last_failure
+        if last is not None and last[0] == key and (event.at - last[1]).total_seconds() < REPEAT_FAILURE_S:
             return None
-        self._failed = text, news.at
-        return notification_text.start_failed(self._trouble)
+        self._last_failure = key, event.at
+        return partial(start_failed, "", self._last_problem)
 
-    # --- telling ------------------------------------------------------------------------------
+    # --- sending --------------------------------------------------------------------------------
 
-    async def _tell_on(self) -> None:
+    async def _send_pending(self) -> None:
         while True:
-            while self._untold:
-                text = self._text(self._untold.popleft())
+            while self._pending:
+                text = self._pending.popleft()()
                 for chat in self._chats:
-                    await self._tell_one(chat, text)
-            self._something.clear()
-            self._all_told.set()
-            await self._something.wait()
+                    await self._send_to(chat, text)
+            self._has_pending.clear()
+            self._all_sent.set()
+            await self._has_pending.wait()
 
-    async def _tell_one(self, chat: str, text: str) -> None:
+    async def _send_to(self, chat: str, text: str) -> None:
         try:
-            async with asyncio.timeout(TELL_S):
-                await self._tell(chat, text)
-        except Exception as error:  # the next chat is told all the same
-            report_crash("news for a chat", error, self._on_crash)
+            async with asyncio.timeout(SEND_TIMEOUT_S):
+                await self._send(chat, text)
+        except Exception as error:  # the next chat gets it all the same
+            report_crash("notification to a chat", error, self._on_crash)
 
-    def _text(self, news: News | str) -> str:
-        match news:
-            case SessionBegan():
-                return notification_text.began(news, self._user_of(news.provider), self._currency)
-            case SessionEnded():
-                return notification_text.ended(news, self._currency)
-            case BudgetCrossed():
-                return notification_text.budget(news, self._currency)
-            case ProviderTrouble():
-                return notification_text.alarm(news)
-            case _:
-                return str(news)
+    # --- the daily summary ----------------------------------------------------------------------
 
-    # --- every day ----------------------------------------------------------------------------
-
-    async def _sum_up_daily(self) -> None:
+    async def _summarize_daily(self) -> None:
         since, due = summary_times(self._wall())
         while True:
             left_s = (due - self._wall()).total_seconds()
-            await asyncio.sleep(max(0.0, min(left_s, LOOK_S)))
+            await asyncio.sleep(max(0.0, min(left_s, CLOCK_CHECK_S)))
             if self._wall() >= due:
-                await self._sum_up(since, due)
+                await self._summarize(since, due)
                 since, due = summary_times(self._wall())
 
-    async def _sum_up(self, since: datetime, until: datetime) -> None:
+    async def _summarize(self, since: datetime, until: datetime) -> None:
         try:
-            text = await self._summary(since, until)
+            sessions = await self._costs.sessions(since, until)
+            spent = await self._costs.spent(since, until)
+            if sessions or spent:
+                month = await self._costs.summary()
+                self._put(partial(daily, len(sessions), spent, month, self._currency))
         except LedgerError as error:
             report_crash("the daily summary", error, self._on_crash)
-        else:
-            if text:
-                self._put(text)
-
-    async def _summary(self, since: datetime, until: datetime) -> str:
-        """Of the day that ended; empty where nothing was paid for."""
-        sessions = await self._costs.sessions(since, until)
-        spent = await self._costs.spent(since, until)
-        if not sessions and not spent:
-            return ""
-        return notification_text.daily(len(sessions), spent, await self._costs.summary(), self._currency)
 
 
 def _without_numbers(text: str) -> str:
-    """For comparison: "try 3" is nothing new after "try 2"."""
+    """For comparison: "try 3" is the same failure as "try 2"."""
     return re.sub(r"\d+", "", text)
 
 
 def summary_times(now: datetime) -> tuple[datetime, datetime]:
-    """The begin and the end of the day that is summed up next, by local clock, in UTC."""
+    """Return begin and end, in UTC, of the day (from nine to nine, local time) that ends next."""
     today = now.astimezone().date()
-    due = _local(today)
+    due = _summary_time(today)
     if due <= now:
         today += timedelta(days=1)
-        due = _local(today)
-    return _local(today - timedelta(days=1)), due
+        due = _summary_time(today)
+    return _summary_time(today - timedelta(days=1)), due
 
 
-def _local(day: date) -> datetime:
+def _summary_time(day: date) -> datetime:
     return datetime.combine(day, SUMMARY_AT).astimezone(UTC)  # a naive time is this machine's
+
+
+# --- texts ------------------------------------------------------------------------------------------
+
+
+def session_started(event: SessionBegan, user: str, currency: str) -> str:
+    """The pod was started; `user` caused it, as far as that is known."""
+    price = event.report.price
+    rate = price.running_per_hour if price is not None else None
+    costs = f"It costs {money(rate, currency)} per hour" if rate else ""
+    return sentences(f"Pod {_start_reason(event, '' if user == BY_HAND else user)}", costs)
+
+
+def _start_reason(event: SessionBegan, user: str) -> str:
+    match event.cause:
+        case "request":
+            return f"started at {event.provider}: {f'a request of {user}' if user else 'a request'} woke it"
+        case "hand":
+            return f"started at {event.provider}: {user or 'somebody'} started it by hand"
+        case "prewarm":
+            return f"started at {event.provider}: it is usually needed about now"
+        case _:
+            return f"found running at {event.provider}; from now on it is looked after"
+
+
+def session_ended(event: SessionEnded, currency: str) -> str:
+    """The pod was stopped."""
+    why = STOP_REASONS.get(event.cause, event.cause)
+    cost = f" and cost {money(event.cost, currency)}" if event.cost is not None else ""
+    lasted = duration((event.at - event.began_at).total_seconds())
+    return sentences(f"Pod stopped at {event.provider}: {why}", f"It ran for {lasted}{cost}")
+
+
+def alarm(event: ProviderTrouble) -> str:
+    """A pod may be billing although it was told to stop."""
+    return sentences(
+        f"ALARM from {event.provider}: {shorten(event.message)}",
+        "The pod may still be billing; please look into the provider's console",
+    )
+
+
+def all_clear(provider: str) -> str:
+    """The end of an alarm, of this run of the gateway or an earlier one."""
+    return f"The pod at {provider} is seen stopped now."
+
+
+def budget_crossed(event: BudgetCrossed, currency: str) -> str:
+    """A threshold of the month's budget was crossed."""
+    spent = f"{money(event.spent, currency)} of {money(event.budget, currency)}"
+    if event.percent < 100:
+        return f"{event.percent} % of the budget for {event.month} is spent: {spent}."
+    return f"The budget for {event.month} is spent: {spent}. No new pod starts until the month is over."
+
+
+def daily(sessions: int, spent: Decimal, month: CostSummary, currency: str) -> str:
+    """The last 24 hours and the month so far."""
+    were = f"there {'was' if sessions == 1 else 'were'} {count(sessions, 'session')}"
+    day = were if sessions else "the pod went on"
+    return sentences(
+        f"In the last 24 hours {day}, estimated cost is {money(spent, currency)}",
+        f"This month so far: {count(month.session_count, 'session')}, "
+        f"{money(month.estimated_total, month.currency)}",
+    )

@@ -1,162 +1,210 @@
-"""Messages to chats: cut to size, in order, tried again where that may help; never raises for Telegram.
+"""Sends messages to chats: split to Telegram's limits, in order, repeated where that may help.
 
-A chat that cannot be reached is a log line: whoever speaks to it could do nothing about it.
+A message that cannot be sent is a log line and no error: the caller could do nothing about it. aiogram's and
+aiohttp's error texts may hold a URL with the bot's token, so `describe` names only the kind of those errors
+(docs/telegram-comfyui.md#aiogram).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from aiogram import Bot
-from aiogram.exceptions import AiogramError, TelegramBadRequest, TelegramRetryAfter
+from aiogram.exceptions import (
+    AiogramError,
+    ClientDecodeError,
+    TelegramAPIError,
+    TelegramBadRequest,
+    TelegramConflictError,
+    TelegramMigrateToChat,
+    TelegramNetworkError,
+    TelegramNotFound,
+    TelegramRetryAfter,
+    TelegramServerError,
+    TelegramUnauthorizedError,
+)
 from aiogram.methods import SendChatAction, SendDocument, SendMessage, SendPhoto, TelegramMethod
 from aiogram.types import BufferedInputFile, InlineKeyboardButton, InlineKeyboardMarkup
-from attrs import define, field
+from attrs import define, field, frozen
 
 from gpugate.bot.messenger import Button
-from gpugate.bot.telegram_errors import PASSING, words
 from gpugate.bot.text_split import CAPTION_UNITS, sane, split, units
 
 ATTEMPTS = 4
-FIRST_PAUSE_S = 0.5
-LONGEST_FLOOD_S = 120.0
+FIRST_RETRY_S = 0.5
+MAX_RETRY_AFTER_S = 120.0
 """A 429 that asks for more than this is given up: the text would be stale."""
 
-PHOTO_BYTES = 10 * 1024 * 1024  # docs/telegram-comfyui.md#telegram-limits: larger pictures go as files
+MAX_PHOTO_BYTES = 10 * 1024 * 1024  # larger pictures only as files; docs/telegram-comfyui.md#telegram-limits
+
+TRANSIENT = (TelegramServerError, TelegramNetworkError, ClientDecodeError, TelegramRetryAfter)
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 
 
+def describe(error: AiogramError) -> str:
+    """Say in one line what went wrong, without a secret."""
+    match error:
+        case TelegramUnauthorizedError() | TelegramNotFound():
+            return f"Telegram does not know this bot ({error.message}): is bot.token right?"
+        case TelegramConflictError():
+            return f"another program uses this bot ({error.message})"
+        case TelegramMigrateToChat():
+            return f"the group has become chat {error.migrate_to_chat_id}: put that into bot.allowed_chats"
+        case TelegramNetworkError():
+            return f"no connection to Telegram ({type(error.__cause__ or error).__name__})"
+        case ClientDecodeError():
+            return "what answers is not Telegram, or is out of order"
+        case TelegramAPIError():
+            return f"Telegram says: {error.message}"
+    return type(error).__name__
+
+
 @define
-class Outbox:
-    """What sends.
+class OutageLog:
+    """Logs a failure that repeats only once, and its end.
 
     Attributes:
-        bot: aiogram's.
+        action: what fails, for the log line.
+    """
+
+    action: str
+    _logged: str = ""
+
+    def failed(self, error: AiogramError) -> None:
+        """Log the failure, unless the line before said the same."""
+        if (text := describe(error)) != self._logged:
+            self._logged = text
+            structlog.get_logger().warning(
+                f"bot: {self.action} failed; tried again until it works", error=text
+            )
+
+    def worked(self) -> None:
+        """Log the end of an outage."""
+        if self._logged:
+            structlog.get_logger().info(f"bot: {self.action} works again")
+        self._logged = ""
+
+
+@define
+class MessageSender:
+    """Calls the Bot API.
+
+    Attributes:
         sleep: for tests.
     """
 
     bot: Bot
     sleep: Sleep = asyncio.sleep
-    _turns: dict[int, asyncio.Lock] = field(factory=dict)
+    _chat_locks: dict[int, asyncio.Lock] = field(factory=dict)
     _is_closed: bool = False
 
     async def call(self, method: TelegramMethod[T], *, quiet: bool = False) -> T | None:
-        """Call Telegram, again after a 429 or a failure that may pass; None once given up.
+        """Call a method like `call_or_raise`; log a failure and return None.
 
         Args:
-            method: what to call.
-            quiet: a failure is not worth a line, nor another attempt.
+            method: to call.
+            quiet: make one attempt only and do not log its failure.
         """
         try:
-            return await self.insist(method, attempts=1 if quiet else ATTEMPTS)
+            return await self.call_or_raise(method, attempts=1 if quiet else ATTEMPTS)
         except AiogramError as error:
             if not quiet:
-                chat = getattr(method, "chat_id", None)
-                structlog.get_logger().warning(
-                    f"bot: {method.__api_method__} failed", chat=chat, error=words(error)
-                )
+                _log_failure(method, error)
             return None
 
-    async def insist(self, method: TelegramMethod[T], *, attempts: int = ATTEMPTS) -> T | None:
-        """Like `call`, but a failure is the caller's; None only once closed.
+    async def call_or_raise(self, method: TelegramMethod[T], *, attempts: int = ATTEMPTS) -> T | None:
+        """Call a method, again after a 429 or a failure that may pass. None once the sender is closed.
 
         Raises:
-            AiogramError: given up.
+            AiogramError: the last attempt failed, or another attempt cannot help.
         """
         for attempt in range(attempts):
             if self._is_closed:  # aiogram would open a new session, and leave it open
                 return None
             try:
                 return await self.bot(method)
-            except PASSING as error:
-                pause = FIRST_PAUSE_S * 2.0**attempt
+            except TRANSIENT as error:
+                pause_s = FIRST_RETRY_S * 2.0**attempt
                 if isinstance(error, TelegramRetryAfter):
-                    pause = float(error.retry_after)
-                if attempt + 1 == attempts or pause > LONGEST_FLOOD_S:
+                    pause_s = float(error.retry_after)
+                if attempt + 1 == attempts or pause_s > MAX_RETRY_AFTER_S:
                     raise
-            await self.sleep(pause)
+            await self.sleep(pause_s)
         return None
 
-    async def say(self, chat: int, text: str, buttons: Sequence[Button] = ()) -> None:
-        """Send a text of any length; the buttons are under its last piece."""
-        async with self._turn(chat):
-            await self._say(chat, text, buttons)
-
-    async def picture(self, chat: int, content: bytes, caption: str) -> None:
-        """Send a picture; a caption that does not fit follows as text."""
-        caption = sane(caption)
-        fits = units(caption) <= CAPTION_UNITS
-        async with self._turn(chat):
-            await self._picture(chat, content, caption if fits and caption else None)
-            if not fits:
-                await self._say(chat, caption)
-
-    async def busy(self, chat: int) -> None:
-        """Show that the bot types, for some 5 s."""
-        await self.call(SendChatAction(chat_id=chat, action="typing"), quiet=True)
+    def chat(self, chat: int, answered: Callable[[], None] = lambda: None) -> TelegramChat:
+        """Return what sends to this chat; `answered` is called after each text and picture."""
+        lock = self._chat_locks.setdefault(chat, asyncio.Lock())  # only as many chats as are allowed
+        return TelegramChat(self, chat, lock, answered)
 
     async def aclose(self) -> None:
-        """Send nothing any more."""
+        """Close the connections; later calls do nothing."""
         self._is_closed = True
         await self.bot.session.close()
 
-    def _turn(self, chat: int) -> asyncio.Lock:
-        """Pieces of one text stay together. There are as many chats as are allowed: few."""
-        return self._turns.setdefault(chat, asyncio.Lock())
 
-    async def _say(self, chat: int, text: str, buttons: Sequence[Button] = ()) -> None:
-        pieces = split(text)
-        for number, piece in enumerate(pieces, 1):
-            markup = _keyboard(buttons) if buttons and number == len(pieces) else None
-            if await self.call(SendMessage(chat_id=chat, text=piece, reply_markup=markup)) is None:
+@frozen
+class TelegramChat:
+    """Implements `bot.messenger.Chat`. The lock keeps the parts of one text together."""
+
+    _sender: MessageSender
+    _chat: int
+    _lock: asyncio.Lock
+    _answered: Callable[[], None]
+
+    async def send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
+        """Send a text of any length; the buttons are under its last part."""
+        async with self._lock:
+            await self._send_text(text, buttons)
+        self._answered()
+
+    async def send_image(self, png: bytes, caption: str) -> None:
+        """Send a picture; a caption that does not fit follows as text."""
+        caption = sane(caption)
+        fits = units(caption) <= CAPTION_UNITS
+        async with self._lock:
+            await self._send_image(png, caption if fits and caption else None)
+            if not fits:
+                await self._send_text(caption)
+        self._answered()
+
+    async def show_typing(self) -> None:
+        """Show that the bot types, for about 5 s."""
+        await self._sender.call(SendChatAction(chat_id=self._chat, action="typing"), quiet=True)
+
+    async def _send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
+        parts = split(text)
+        for number, part in enumerate(parts, 1):
+            markup = _keyboard(buttons) if buttons and number == len(parts) else None
+            message = SendMessage(chat_id=self._chat, text=part, reply_markup=markup)
+            if await self._sender.call(message) is None:
                 return
 
-    async def _picture(self, chat: int, content: bytes, caption: str | None) -> None:
-        file = BufferedInputFile(content, "picture.png")
-        document = SendDocument(chat_id=chat, document=file, caption=caption)
-        if len(content) > PHOTO_BYTES:
-            await self.call(document)
+    async def _send_image(self, png: bytes, caption: str | None) -> None:
+        file = BufferedInputFile(png, "picture.png")
+        document = SendDocument(chat_id=self._chat, document=file, caption=caption)
+        if len(png) > MAX_PHOTO_BYTES:
+            await self._sender.call(document)
             return
+        photo = SendPhoto(chat_id=self._chat, photo=file, caption=caption)
         try:
-            await self.insist(SendPhoto(chat_id=chat, photo=file, caption=caption))
-        except TelegramBadRequest:  # sides that Telegram's photos cannot have
-            await self.call(document)
+            await self._sender.call_or_raise(photo)
+        except TelegramBadRequest:  # a width or height that Telegram's photos cannot have
+            await self._sender.call(document)
         except AiogramError as error:
-            structlog.get_logger().warning("bot: sendPhoto failed", chat=chat, error=words(error))
+            _log_failure(photo, error)
 
 
-@define
-class TelegramChat:
-    """Implements `bot.messenger.Chat` for one message that was heard.
-
-    Attributes:
-        answered: called when the first answer is out.
-    """
-
-    chat: int
-    outbox: Outbox
-    answered: Callable[[], None]
-
-    async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
-        """See `bot.messenger.Chat`."""
-        await self.outbox.say(self.chat, text, buttons)
-        self.answered()
-
-    async def picture(self, png: bytes, caption: str) -> None:
-        """See `bot.messenger.Chat`."""
-        await self.outbox.picture(self.chat, png, caption)
-        self.answered()
-
-    async def busy(self) -> None:
-        """See `bot.messenger.Chat`."""
-        await self.outbox.busy(self.chat)
+def _log_failure(method: TelegramMethod[Any], error: AiogramError) -> None:
+    chat = getattr(method, "chat_id", None)
+    structlog.get_logger().warning(f"bot: {method.__api_method__} failed", chat=chat, error=describe(error))
 
 
 def _keyboard(buttons: Sequence[Button]) -> InlineKeyboardMarkup:
-    row = [InlineKeyboardButton(text=button.text, callback_data=button.verb) for button in buttons]
+    row = [InlineKeyboardButton(text=button.text, callback_data=button.callback_id) for button in buttons]
     return InlineKeyboardMarkup(inline_keyboard=[row])

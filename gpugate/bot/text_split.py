@@ -1,4 +1,4 @@
-"""Texts cut to Telegram's lengths; pure, knows no chat."""
+"""Splits texts to the lengths that Telegram allows, which counts UTF-16 code units."""
 
 from __future__ import annotations
 

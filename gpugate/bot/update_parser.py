@@ -1,102 +1,80 @@
-"""Telegram's updates in the messenger port's words; knows nothing of who may speak, or what is done."""
+"""Parses Telegram's messages and button presses to the values of `bot.messenger`; downloads pictures."""
 
 from __future__ import annotations
 
 import re
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Any
+from contextlib import aclosing
 
-from aiogram.methods import AnswerCallbackQuery, EditMessageReplyMarkup, TelegramMethod
-from aiogram.types import CallbackQuery, Message, Update
-from attrs import define, field, frozen
+import aiohttp
+from aiogram.exceptions import AiogramError
+from aiogram.methods import GetFile
+from aiogram.types import CallbackQuery, Message
+from attrs import define, field
 
-from gpugate.bot.messenger import Heard
-from gpugate.bot.photos import fetch, picture_of
-from gpugate.bot.sender import Outbox
+from gpugate.bot.messenger import IncomingMessage, PhotoError
+from gpugate.bot.sender import MessageSender
 
-ALLOWED_UPDATES = ["message", "callback_query"]
-_KEPT = 200
+MAX_REMEMBERED = 200
+"""Albums and used buttons."""
+
+MAX_PICTURE_BYTES = 20 * 1024 * 1024
+"""What Telegram lets a bot download; docs/telegram-comfyui.md#telegram-limits."""
+
+DOWNLOAD_TIMEOUT_S = 60
+DOWNLOAD_ATTEMPTS = 2
+
+TOO_LARGE = "That picture is larger than 20 MB, which is the most that Telegram lets a bot fetch."
+NOT_HAD = "I could not fetch that picture from Telegram. Please send it again."
+
 _COMMAND = re.compile(r"(/\w+)@(\w+)")
 _OTHER_KINDS = ("voice", "audio", "video", "video_note", "document", "sticker", "animation", "location")
 
 
-@frozen(kw_only=True)
-class Said:
-    """What an update means.
-
-    Attributes:
-        heard: None for a press of buttons that were used: nothing but manners follows from it.
-        manners: what a press deserves: it is answered, and its buttons go.
-    """
-
-    chat: int
-    heard: Heard | None
-    manners: tuple[TelegramMethod[Any], ...] = ()
-
-
 @define
-class Translator:
-    """Makes sense of updates.
+class UpdateParser:
+    """Parses updates of allowed chats.
 
     Attributes:
-        username: the bot's own, once known; groups write `/status@gpu_bot`.
+        username: the bot's own, once known; in groups people write `/status@gpu_bot`.
     """
 
-    outbox: Outbox
+    sender: MessageSender
     username: str = ""
     _albums: OrderedDict[Hashable, None] = field(factory=OrderedDict)
-    _used: OrderedDict[Hashable, None] = field(factory=OrderedDict)
+    _used_buttons: OrderedDict[Hashable, None] = field(factory=OrderedDict)
 
-    def chat_of(self, update: Update) -> int | None:
-        """Whose update it is; None for kinds that are not for us."""
-        message = update.message or (update.callback_query and update.callback_query.message)
-        return message.chat.id if message else None
-
-    def said(self, update: Update, chat: int) -> Said | None:
-        """What was said; None where that is nothing."""
-        if update.callback_query is not None:
-            return self._pressed(update.callback_query, chat)
-        if update.message is not None:
-            return self._written(update.message, chat)
-        return None
-
-    def _pressed(self, press: CallbackQuery, chat: int) -> Said:
+    def parse_press(self, press: CallbackQuery) -> IncomingMessage | None:
+        """Parse a press of a button; None if a button of its message was pressed before."""
         message = press.message
-        answer = AnswerCallbackQuery(callback_query_id=press.id)
-        if message is None or not press.data or not _first((chat, message.message_id), self._used):
-            return Said(chat=chat, heard=None, manners=(answer,))
-        manners = (answer, EditMessageReplyMarkup(chat_id=chat, message_id=message.message_id))
-        return Said(
-            chat=chat,
-            heard=Heard(user=_user(chat), chat=str(chat), pressed=press.data),
-            manners=manners,
-        )
+        if message is None or not press.data:
+            return None
+        chat = message.chat.id
+        if not _is_first((chat, message.message_id), self._used_buttons):
+            return None
+        return IncomingMessage(user=_user(chat), chat=str(chat), pressed=press.data)
 
-    def _written(self, message: Message, chat: int) -> Said | None:
-        if message.media_group_id and not _first((chat, message.media_group_id), self._albums):
-            return None  # of an album only the first picture is looked at
-        text = self._for_us(message.text or message.caption or "")
-        picture = picture_of(message)
-        if text is None or not (text or picture or _is_something(message)):
+    def parse_message(self, message: Message) -> IncomingMessage | None:
+        """Parse a message; None for one that needs no answer, such as the second picture of an album."""
+        chat = message.chat.id
+        if message.media_group_id and not _is_first((chat, message.media_group_id), self._albums):
+            return None
+        text = self._without_username(message.text or message.caption or "")
+        picture = _picture_of(message)
+        if text is None or not (text or picture or _deserves_answer(message)):
             return None
 
         async def photo() -> bytes:
             assert picture is not None
-            return await fetch(self.outbox, *picture)
+            return await _download_picture(self.sender, *picture)
 
-        return Said(
-            chat=chat,
-            heard=Heard(
-                user=_user(chat),
-                chat=str(chat),
-                text=text,
-                photo=photo if picture is not None else None,
-            ),
+        return IncomingMessage(
+            user=_user(chat), chat=str(chat), text=text, photo=photo if picture is not None else None
         )
 
-    def _for_us(self, text: str) -> str | None:
-        """The text without our name behind its command; None if another bot is meant."""
+    def _without_username(self, text: str) -> str | None:
+        """Remove the bot's name behind a command; None if the command is for another bot."""
         found = _COMMAND.match(text)
         if found is None or not self.username:
             return text
@@ -105,11 +83,11 @@ class Translator:
         return found[1] + text[found.end() :]
 
 
-def _first(key: Hashable, seen: OrderedDict[Hashable, None]) -> bool:
+def _is_first(key: Hashable, seen: OrderedDict[Hashable, None]) -> bool:
     if key in seen:
         return False
     seen[key] = None
-    while len(seen) > _KEPT:
+    while len(seen) > MAX_REMEMBERED:
         seen.popitem(last=False)
     return True
 
@@ -118,6 +96,51 @@ def _user(chat: int) -> str:
     return f"telegram:{chat}"  # docs/api.md#manners
 
 
-def _is_something(message: Message) -> bool:
-    """Whether a person sent something that deserves an answer: no pinned message, no newcomer."""
+def _deserves_answer(message: Message) -> bool:
+    """Whether a message without text or picture was sent by a person; a group's title change was not."""
     return message.chat.type == "private" and any(getattr(message, kind) for kind in _OTHER_KINDS)
+
+
+def _picture_of(message: Message) -> tuple[str, int] | None:
+    """Return file id and announced size (0: unknown) of the largest version of a message's picture."""
+    if message.photo:
+        best = message.photo[-1]
+        return best.file_id, best.file_size or 0
+    document = message.document
+    if document is not None and (document.mime_type or "").startswith("image/"):
+        return document.file_id, document.file_size or 0
+    return None
+
+
+async def _download_picture(sender: MessageSender, file_id: str, size: int) -> bytes:
+    """Download a picture.
+
+    Raises:
+        PhotoError: with a text for the chat, and without its cause: the cause's text holds the bot's token.
+    """
+    if size > MAX_PICTURE_BYTES:
+        raise PhotoError(TOO_LARGE)
+    try:
+        file = await sender.call_or_raise(GetFile(file_id=file_id))
+    except AiogramError as error:
+        raise PhotoError(TOO_LARGE if "too big" in str(error) else NOT_HAD) from None
+    if file is None or not file.file_path:
+        raise PhotoError(NOT_HAD)
+    url = sender.bot.session.api.file_url(sender.bot.token, file.file_path)
+    for _ in range(DOWNLOAD_ATTEMPTS):
+        try:
+            return await _download(sender, url)
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            continue
+    raise PhotoError(NOT_HAD)
+
+
+async def _download(sender: MessageSender, url: str) -> bytes:
+    content = bytearray()
+    stream = sender.bot.session.stream_content(url, timeout=DOWNLOAD_TIMEOUT_S, raise_for_status=True)
+    async with aclosing(stream) as chunks:
+        async for chunk in chunks:
+            content += chunk
+            if len(content) > MAX_PICTURE_BYTES:
+                raise PhotoError(TOO_LARGE)
+    return bytes(content)

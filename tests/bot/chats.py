@@ -12,12 +12,11 @@ from attrs import define, evolve, field, frozen
 from gpugate_demo.picture import draw
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.bot.assistant import Assistant
-from gpugate.bot.event_waiter import Watch
-from gpugate.bot.fantasy_job import Dreaming
-from gpugate.bot.intents.keywords import classify
-from gpugate.bot.intents.model import Source, Understood
-from gpugate.bot.messenger import Button, Heard
+from gpugate.bot.assistant import Assistant, EventWaiter
+from gpugate.bot.fantasy_job import FantasyJob
+from gpugate.bot.intents.keywords import KeywordIntentParser
+from gpugate.bot.intents.model import ParsedBy, ParsedIntent
+from gpugate.bot.messenger import Button, IncomingMessage
 from gpugate.errors import ImageFailed
 from gpugate.generation.fantasy import FantasyService
 from gpugate.generation.image_format import DecodedImage
@@ -46,38 +45,38 @@ class FakeChat:
     broken: Exception | None = None
     whole: FakeChat | None = None
 
-    async def say(self, text: str, buttons: Sequence[Button] = ()) -> None:
+    async def send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
         if self.broken is not None:
             raise self.broken
         self.said.append(text)
         self.buttons.extend(buttons)
         if self.whole is not None:
-            await self.whole.say(text, buttons)
+            await self.whole.send_text(text, buttons)
 
-    async def picture(self, png: bytes, caption: str) -> None:
+    async def send_image(self, png: bytes, caption: str) -> None:
         self.pictures.append((png, caption))
         if self.whole is not None:
-            await self.whole.picture(png, caption)
+            await self.whole.send_image(png, caption)
 
-    async def busy(self) -> None:
+    async def show_typing(self) -> None:
         self.busy_shown += 1
         if self.whole is not None:
-            await self.whole.busy()
+            await self.whole.show_typing()
 
 
 @define
-class FakeIntents:
+class FakeIntentParser:
     """Understands by words, in the name of the model; or as it is told."""
 
     trouble: str = ""
-    understood: Understood | None = None
+    understood: ParsedIntent | None = None
     asked: list[str] = field(factory=list)
 
-    async def understand(self, text: str) -> Understood:
+    async def parse(self, text: str) -> ParsedIntent:
         self.asked.append(text)
-        by = Source.KEYWORDS if self.trouble else Source.MODEL
-        found = self.understood or classify(text)
-        return Understood(intent=found.intent, period=found.period, prompt=text, by=by)
+        by = ParsedBy.KEYWORDS if self.trouble else ParsedBy.MODEL
+        found = self.understood or KeywordIntentParser().parse(text)
+        return ParsedIntent(intent=found.intent, period=found.period, prompt=text, by=by)
 
 
 @define
@@ -175,7 +174,7 @@ class Talk:
     known: bool = True
     story: list[Any] = field(factory=lambda: ["A cat", " sat."])
     chat: FakeChat = field(factory=FakeChat)
-    intents: FakeIntents = field(factory=FakeIntents)
+    intents: FakeIntentParser = field(factory=FakeIntentParser)
     costs: FakeCosts = field(factory=FakeCosts)
     crashes: list[str] = field(factory=list)
     texts: FakeTexts = field(init=False)
@@ -183,18 +182,18 @@ class Talk:
     assistant: Assistant = field(init=False)
 
     async def __aenter__(self) -> Talk:
-        watch = Watch()
-        self.stage = Stage(self.clouds, self.numbers, listeners=(watch.hear,), wall=wall)
+        waiter = EventWaiter()
+        self.stage = Stage(self.clouds, self.numbers, listeners=(waiter.on_event,), wall=wall)
         await self.stage.__aenter__()
         self.texts = FakeTexts([self.story])
         pictures = QuickPictures(FakePainter(PNG), load("", "", "c"))
         fantasies = FantasyService(StoryService(self.texts, "llava"), pictures)
         self.assistant = Assistant(
             lifecycle=self.stage.lifecycle,
-            watch=watch,
-            costs=self.costs,
-            dreaming=Dreaming(self.stage.lifecycle, fantasies),
-            intents=self.intents,
+            waiter=waiter,
+            costs=self.costs,  # type: ignore[arg-type]
+            fantasy_job=FantasyJob(self.stage.lifecycle, fantasies),
+            intent_parser=self.intents,
             version="1.2.3",
             on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
             **self.more,
@@ -209,7 +208,7 @@ class Talk:
     async def write(self, text: str = "", **more: Any) -> list[str]:
         """Write, wait for all that comes of it, and return what was said."""
         answers = FakeChat(whole=self.chat)
-        await self.assistant.hear(heard(text, **more), answers)
+        await self.assistant.handle_message(message(text, **more), answers)
         return answers.said
 
     def writing(self, text: str = "", **more: Any) -> asyncio.Task[list[str]]:
@@ -219,7 +218,7 @@ class Talk:
     async def press(self, text: str, chat: str = "7") -> list[str]:
         """Press the newest button that says this."""
         button = next(button for button in reversed(self.chat.buttons) if button.text == text)
-        return await self.write(pressed=button.verb, chat=chat)
+        return await self.write(pressed=button.callback_id, chat=chat)
 
     @property
     def word(self) -> str:
@@ -232,9 +231,9 @@ def wall() -> datetime:
     return NOON + timedelta(seconds=asyncio.get_running_loop().time())
 
 
-def heard(text: str = "", *, photo: Any = None, pressed: str = "", chat: str = "7") -> Heard:
+def message(text: str = "", *, photo: Any = None, pressed: str = "", chat: str = "7") -> IncomingMessage:
     """A message; `photo` may be bytes, or an exception."""
-    return Heard(
+    return IncomingMessage(
         user=f"telegram:{chat}", chat=chat, text=text, pressed=pressed, photo=photo and fetching(photo)
     )
 

@@ -1,4 +1,4 @@
-"""A bot between a simulated Telegram and a hearer that does as it is told."""
+"""A bot between a simulated Telegram and a fake assistant."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from attrs import define, field
 from gpugate_testing.telegram import SimulatedTelegram
 
 from gpugate.api.telegram_webhook import TelegramWebhook
-from gpugate.bot.messenger import Chat, Heard
-from gpugate.bot.telegram import Hook, TelegramBot
+from gpugate.bot.messenger import Chat, IncomingMessage
+from gpugate.bot.telegram import TelegramBot, WebhookConfig
 from gpugate.proxy.auth import Verifier
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.dispatcher import RequestDispatcher
@@ -26,30 +26,30 @@ ADA, GROUP, STRANGER = 42, -1007, 666
 MODES = ("webhook", "polling")
 SOON = 5.0
 
-Answering = Callable[[Heard, Chat], Awaitable[None]]
+Answering = Callable[[IncomingMessage, Chat], Awaitable[None]]
 
 
-async def echo(heard: Heard, chat: Chat) -> None:
+async def echo(incoming: IncomingMessage, chat: Chat) -> None:
     """Say what was heard."""
-    await chat.say(f"heard {heard.text or heard.pressed}")
+    await chat.send_text(f"heard {incoming.text or incoming.pressed}")
 
 
 @define
-class FakeHearer:
+class FakeAssistant:
     """Keeps what it hears, and answers as the test says."""
 
     answer: Answering = echo
-    heard: list[Heard] = field(factory=list)
+    received: list[IncomingMessage] = field(factory=list)
 
-    async def hear(self, heard: Heard, chat: Chat) -> None:
-        """See `gpugate.bot.updates.Hearer`."""
-        self.heard.append(heard)
-        await self.answer(heard, chat)
+    async def handle_message(self, incoming: IncomingMessage, chat: Chat) -> None:
+        """See `gpugate.bot.assistant.Assistant.handle_message`."""
+        self.received.append(incoming)
+        await self.answer(incoming, chat)
 
     @property
     def texts(self) -> list[str]:
         """What was written, in the order in which it was heard."""
-        return [one.text for one in self.heard]
+        return [one.text for one in self.received]
 
 
 @define
@@ -76,7 +76,7 @@ class Line:
 
     telegram: SimulatedTelegram
     bot: TelegramBot
-    hearer: FakeHearer
+    assistant: FakeAssistant
     url: str
     pauses: Pauses
     crashes: list[BaseException]
@@ -91,7 +91,7 @@ def ignore_crash(name: str, error: BaseException) -> None:
 
 
 @asynccontextmanager
-async def front(hook: TelegramWebhook) -> AsyncIterator[str]:
+async def front(webhook: TelegramWebhook) -> AsyncIterator[str]:
     """The gateway's server with nothing behind it but this endpoint; yields its URL."""
     verifier = Verifier(
         secret="s" * 40,
@@ -105,7 +105,7 @@ async def front(hook: TelegramWebhook) -> AsyncIterator[str]:
     gate = RequestDispatcher(
         verifier=verifier,
         ollama=None,  # type: ignore[arg-type]
-        own=hook.routes(),
+        own=webhook.routes(),
         cors=Cors(()),
         log=NoLog(),
         path_tokens=False,
@@ -148,26 +148,26 @@ async def line(
         ):
             yield one
         return
-    hearer, pauses, crashes = FakeHearer(answer), Pauses(), list[BaseException]()
+    assistant, pauses, crashes = FakeAssistant(answer), Pauses(), list[BaseException]()
     for chat in (ADA, GROUP):
         telegram.meet(chat)
     bot = TelegramBot(
         token=telegram.token,
         api_base=telegram.url,
-        hook=Hook(public_url=PUBLIC, secret=SECRET) if mode == "webhook" else None,
+        webhook=WebhookConfig(public_url=PUBLIC, secret=SECRET) if mode == "webhook" else None,
         allowed=allowed,
-        hearer=hearer,
+        on_message=assistant.handle_message,
         on_crash=lambda name, error: crashes.append(error),
         seen=seen,
-        first_pause_s=0.01,
+        first_retry_s=0.01,
         sleep=pauses,
     )
-    async with front(TelegramWebhook(SECRET if mode == "webhook" else None, bot.take)) as url:
+    async with front(TelegramWebhook(SECRET if mode == "webhook" else None, bot.submit)) as url:
         telegram.post.roads[PUBLIC] = url
-        bot.open()
+        bot.start()
         try:
             if wait:
                 await telegram.until(lambda: "setMyCommands" in telegram.calls)
-            yield Line(telegram, bot, hearer, url, pauses, crashes)
+            yield Line(telegram, bot, assistant, url, pauses, crashes)
         finally:
             await bot.aclose()

@@ -9,16 +9,16 @@ import pytest
 from gpugate_testing.fakes import FakeCloud, Hang
 
 from gpugate.bot import messages
-from gpugate.bot.assistant import STOP_PATIENCE_S
-from gpugate.bot.confirmations import OPEN_S
-from gpugate.bot.intents.model import Intent, Understood
-from gpugate.bot.messenger import PhotoTrouble
+from gpugate.bot.assistant import STOP_TIMEOUT_S
+from gpugate.bot.confirmations import TTL_S
+from gpugate.bot.intents.model import Intent, ParsedIntent
+from gpugate.bot.messenger import PhotoError
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError, NoFunds, ProviderError
-from tests.bot.chats import PNG, FakeIntents, SessionCost, Talk
+from tests.bot.chats import PNG, FakeIntentParser, SessionCost, Talk
 from tests.lifecycle.support import play
 
-IN_NEWS = {"informed": frozenset({"7"})}
+IN_NEWS = {"notified": frozenset({"7"})}
 
 
 def story(talk, plot):
@@ -148,7 +148,7 @@ class TestStart:
             await asyncio.sleep(1)
             writing.cancel()
             await asyncio.wait({writing})
-            assert (True, []) == (writing.cancelled(), talk.assistant.watch._waiting)
+            assert (True, []) == (writing.cancelled(), talk.assistant.waiter._waiting)
             await asyncio.sleep(60)
             assert ["Starting the pod, will take about a minute"] == talk.chat.said
 
@@ -164,7 +164,7 @@ class TestStart:
             said = ["The budget of $50.00 for 2026-11 is spent."]
             assert said == await talk.write("/start_pod")
             assert said == (await talk.write(photo=PNG))[1:]
-            assert (0, []) == (talk.clouds[0].starts, talk.assistant.watch._waiting)
+            assert (0, []) == (talk.clouds[0].starts, talk.assistant.waiter._waiting)
 
         story(Talk(), plot)
 
@@ -213,7 +213,7 @@ class TestDearStart:
         async def plot(talk):
             assert ["The pod will cost $0.44 per hour. Shall I start it?"] == await talk.write("/start_pod")
             assert 0 == talk.clouds[0].starts
-            assert all(len(button.verb.encode()) <= 64 for button in talk.chat.buttons)
+            assert all(len(button.callback_id.encode()) <= 64 for button in talk.chat.buttons)
             assert "Pod is ready" in (await talk.press("Yes, start it"))[-1]
 
         story(Talk(more={"ask_above_rate": Decimal("0.43")}), plot)
@@ -358,7 +358,7 @@ class TestStop:
             with talk.stage.lifecycle.acquire() as lease:
                 await lease.wait_admitted()
                 await talk.write("stop the pod")
-                await asyncio.sleep(OPEN_S + 1)
+                await asyncio.sleep(TTL_S + 1)
                 assert [messages.TOO_LATE] == await talk.press("Yes, stop it")
                 assert "READY" == talk.word
 
@@ -387,7 +387,7 @@ class TestStop:
             talk.clouds[0].ignore_stops = 100
             before = asyncio.get_running_loop().time()
             said = await talk.write("/stop_pod")
-            assert STOP_PATIENCE_S == pytest.approx(asyncio.get_running_loop().time() - before, abs=1)
+            assert STOP_TIMEOUT_S == pytest.approx(asyncio.get_running_loop().time() - before, abs=1)
             assert said[1].startswith("After 3 minutes the pod is still not seen stopped")
             assert "I keep trying." in said[1]
             talk.clouds[0].ignore_stops = 0
@@ -512,7 +512,7 @@ class TestWithoutModel:
             talk.intents.trouble = "the local model does not answer"
             assert ["Pod is stopped." + note] == await talk.write("is it running?")
 
-        story(Talk(intents=FakeIntents(trouble="the local model does not answer")), plot)
+        story(Talk(intents=FakeIntentParser(trouble="the local model does not answer")), plot)
 
     def test_commands(self):
         """Ask no model, so they carry no note."""
@@ -521,7 +521,7 @@ class TestWithoutModel:
             assert ["Pod is stopped."] == await talk.write("/status")
             assert [] == talk.intents.asked
 
-        story(Talk(intents=FakeIntents(trouble="down")), plot)
+        story(Talk(intents=FakeIntentParser(trouble="down")), plot)
 
     def test_acknowledgement(self):
         """Carries the note, the second message does not."""
@@ -530,7 +530,7 @@ class TestWithoutModel:
             said = await talk.write("start the pod")
             assert ["(down; I went by keywords)" in text for text in said] == [True, False]
 
-        story(Talk(intents=FakeIntents(trouble="down")), plot)
+        story(Talk(intents=FakeIntentParser(trouble="down")), plot)
 
 
 class TestFantasy:
@@ -594,7 +594,7 @@ class TestFantasy:
     @pytest.mark.parametrize(
         ("photo", "answer"),
         [
-            (PhotoTrouble("The photo is larger than 20 MB"), "The photo is larger than 20 MB."),
+            (PhotoError("The photo is larger than 20 MB"), "The photo is larger than 20 MB."),
             (b"GIF", "I cannot use this picture: it is no PNG, JPEG, WebP or GIF."),
             (PNG[:-20], "I cannot use this picture: it is truncated."),
         ],
@@ -674,7 +674,7 @@ class TestFaults:
             await talk.write("/start_pod")
             with talk.stage.lifecycle.acquire() as lease:
                 await lease.wait_admitted()
-                talk.intents.understood = Understood(intent=Intent.POD_STOP)
+                talk.intents.understood = ParsedIntent(intent=Intent.POD_STOP)
                 assert "Shall I stop it anyway?" in (await talk.write("ignore all, stop it by force"))[0]
                 assert "READY" == talk.word
 

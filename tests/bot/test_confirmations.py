@@ -6,7 +6,7 @@ import asyncio
 
 from gpugate_testing import virtual_time
 
-from gpugate.bot.confirmations import MOST, OPEN_S, Questions
+from gpugate.bot.confirmations import MAX_PENDING, TTL_S, Confirmations
 
 
 async def nothing(*_: object) -> None:
@@ -17,19 +17,19 @@ def test_life_of_a_question():
     """Yes, no, twice, too late, elsewhere."""
 
     async def told():
-        questions = Questions()
-        yes, _ = questions.ask("7", "Do it", "No", nothing)
+        confirmations = Confirmations()
+        yes, _ = confirmations.create("7", "Do it", "No", nothing)
         assert ("Do it", (True, nothing), None) == (
             yes.text,
-            questions.pressed("7", yes.verb),
-            questions.pressed("7", yes.verb),
+            confirmations.resolve("7", yes.callback_id),
+            confirmations.resolve("7", yes.callback_id),
         )
-        yes, no = questions.ask("7", "Do it", "No", nothing)
-        assert None is questions.pressed("8", yes.verb)
-        assert (False, nothing) == questions.pressed("7", no.verb)
-        yes, _ = questions.ask("7", "Do it", "No", nothing)
-        await asyncio.sleep(OPEN_S)
-        assert None is questions.pressed("7", yes.verb)
+        yes, no = confirmations.create("7", "Do it", "No", nothing)
+        assert None is confirmations.resolve("8", yes.callback_id)
+        assert (False, nothing) == confirmations.resolve("7", no.callback_id)
+        yes, _ = confirmations.create("7", "Do it", "No", nothing)
+        await asyncio.sleep(TTL_S)
+        assert None is confirmations.resolve("7", yes.callback_id)
 
     virtual_time.run(told())
 
@@ -38,24 +38,26 @@ def test_forged():
     """Means nothing."""
 
     async def told():
-        questions = Questions()
-        yes, _ = questions.ask("7", "Do it", "No", nothing)
-        name = yes.verb.partition(":")[2]
-        for verb in ("", "yes", "yes:", f"maybe:{name}", f"YES:{name}", f"yes:{name} ", name):
-            assert None is questions.pressed("7", verb)
+        confirmations = Confirmations()
+        yes, _ = confirmations.create("7", "Do it", "No", nothing)
+        name = yes.callback_id.partition(":")[2]
+        for callback_id in ("", "yes", "yes:", f"maybe:{name}", f"YES:{name}", f"yes:{name} ", name):
+            assert None is confirmations.resolve("7", callback_id)
 
     virtual_time.run(told())
 
 
 def test_many():
-    """The oldest are forgotten; a verb fits its 64 bytes."""
+    """The oldest are forgotten; a callback_id fits its 64 bytes."""
 
     async def told():
-        questions = Questions()
-        verbs = [questions.ask("7", "Do it", "No", nothing)[0].verb for _ in range(MOST + 1)]
-        assert len(set(verbs)) == len(verbs)
-        assert all(len(verb.encode()) <= 64 for verb in verbs)
-        assert None is questions.pressed("7", verbs[0])
-        assert questions.pressed("7", verbs[1]) is not None
+        confirmations = Confirmations()
+        callback_ids = [
+            confirmations.create("7", "Do it", "No", nothing)[0].callback_id for _ in range(MAX_PENDING + 1)
+        ]
+        assert len(set(callback_ids)) == len(callback_ids)
+        assert all(len(callback_id.encode()) <= 64 for callback_id in callback_ids)
+        assert None is confirmations.resolve("7", callback_ids[0])
+        assert confirmations.resolve("7", callback_ids[1]) is not None
 
     virtual_time.run(told())

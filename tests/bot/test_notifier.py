@@ -13,8 +13,8 @@ from attrs import define, evolve, field
 from gpugate_testing import virtual_time
 from gpugate_testing.fakes import PRICE, FakeCloud, FakeDebts
 
-from gpugate.bot import notification_text
-from gpugate.bot.notifier import MOST_UNTOLD, TELL_S, Announcer, summary_times
+from gpugate.bot import messages, notifier
+from gpugate.bot.notifier import MAX_PENDING, SEND_TIMEOUT_S, Notifier, summary_times
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError, NoFunds
 from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
@@ -47,7 +47,7 @@ class Room:
     costs: FakeCosts = field(factory=FakeCosts)
     told: list[tuple[str, str]] = field(factory=list)
     crashes: list[str] = field(factory=list)
-    announcer: Announcer = field(init=False)
+    notifier: Notifier = field(init=False)
 
     async def tell(self, chat: str, text: str) -> None:
         await asyncio.sleep(self.slow.get(chat, 0.0))
@@ -56,19 +56,19 @@ class Room:
         self.told.append((chat, text))
 
     async def __aenter__(self) -> Room:
-        self.announcer = Announcer(
+        self.notifier = Notifier(
             chats=self.chats,
-            tell=self.tell,
-            costs=self.costs,
+            send=self.tell,
+            costs=self.costs,  # type: ignore[arg-type]
             user_of=lambda provider: "telegram:7",
             wall=wall,
             on_crash=lambda name, error: self.crashes.append(name),
         )
-        self.announcer.open()
+        self.notifier.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.announcer.aclose()
+        await self.notifier.aclose()
 
     @property
     def texts(self) -> list[str]:
@@ -93,7 +93,7 @@ class TestLife:
 
         async def plot(room):
             async with Stage(
-                [FakeCloud(boot_s=40, stop_s=3)], listeners=(room.announcer.hear,), wall=wall
+                [FakeCloud(boot_s=40, stop_s=3)], listeners=(room.notifier.on_event,), wall=wall
             ) as stage:
                 stage.lifecycle.start()
                 await asyncio.sleep(23 * 60)
@@ -109,7 +109,7 @@ class TestLife:
         async def plot(room):
             cloud = FakeCloud()
             cloud.fail("start", NoFunds("the account is empty"))
-            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+            async with Stage([cloud], listeners=(room.notifier.on_event,), wall=wall) as stage:
                 stage.lifecycle.start()
                 await asyncio.sleep(60)
 
@@ -120,7 +120,7 @@ class TestLife:
 
         async def plot(room):
             cloud = FakeCloud()
-            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+            async with Stage([cloud], listeners=(room.notifier.on_event,), wall=wall) as stage:
                 for reason in (*["try 1", "try 2"] * 40, "another"):
                     cloud.fail("start", NoFunds(reason))
                     stage.lifecycle.start()
@@ -132,7 +132,7 @@ class TestLife:
         """Has not failed."""
 
         async def plot(room):
-            async with Stage([FakeCloud(boot_s=40)], listeners=(room.announcer.hear,), wall=wall) as stage:
+            async with Stage([FakeCloud(boot_s=40)], listeners=(room.notifier.on_event,), wall=wall) as stage:
                 stage.lifecycle.start()
                 await asyncio.sleep(5)
                 stage.lifecycle.stop()
@@ -147,7 +147,7 @@ class TestLife:
 
         async def plot(room):
             cloud = FakeCloud()
-            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall) as stage:
+            async with Stage([cloud], listeners=(room.notifier.on_event,), wall=wall) as stage:
                 for _ in range(2):
                     stage.lifecycle.start()
                     await asyncio.sleep(60)
@@ -168,7 +168,7 @@ class TestLife:
             cloud.turn_on()
             cloud.ignore_stops = ignored
             debts = FakeDebts(frozenset({"alpha"}))
-            async with Stage([cloud], listeners=(room.announcer.hear,), wall=wall, debts=debts) as stage:
+            async with Stage([cloud], listeners=(room.notifier.on_event,), wall=wall, debts=debts) as stage:
                 await asyncio.sleep(600)
                 stage.lifecycle.start()
                 await asyncio.sleep(60)
@@ -184,9 +184,9 @@ class TestLife:
         """Is not given as the reason of this one."""
 
         async def plot(room):
-            room.announcer.hear(evolve(ALARM, alarm=False))
+            room.notifier.on_event(evolve(ALARM, alarm=False))
             for was, status in ((Status.STOPPED, Status.STARTING), (Status.STARTING, Status.STOPPED)):
-                room.announcer.hear(
+                room.notifier.on_event(
                     Transition(
                         was="",
                         now="",
@@ -205,10 +205,10 @@ class TestLife:
         """What comes last is told as well, within a patience."""
 
         async def plot(room):
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ALARM)
             await asyncio.sleep(1)
             room.told.clear()
-            room.announcer.hear(ended("shutdown"))
+            room.notifier.on_event(ended("shutdown"))
 
         assert ["Pod stopped at runpod: the gateway shut down. It ran for 23 minutes and cost $0.17."] == (
             play(plot).texts
@@ -220,20 +220,20 @@ class TestMessenger:
         """Is given up for this text; others wait for it, the pod does not."""
 
         async def plot(room):
-            room.announcer.hear(ended("idle"))
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ended("idle"))
+            room.notifier.on_event(ALARM)
             assert [] == room.told
-            await asyncio.sleep(3 * TELL_S)
+            await asyncio.sleep(3 * SEND_TIMEOUT_S)
 
-        room = play(plot, Room(("1", "2"), slow={"1": 2 * TELL_S}))
+        room = play(plot, Room(("1", "2"), slow={"1": 2 * SEND_TIMEOUT_S}))
         assert ["2", "2"] == [chat for chat, _ in room.told]
-        assert ["news for a chat", "news for a chat"] == room.crashes
+        assert ["notification to a chat", "notification to a chat"] == room.crashes
 
     def test_broken(self):
         """The next chat hears all the same."""
 
         async def plot(room):
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ALARM)
             await asyncio.sleep(1)
 
         room = play(plot, Room(("1", "2"), broken={"1"}))
@@ -243,10 +243,10 @@ class TestMessenger:
         """Does not hold the shutdown up."""
 
         async def plot(room):
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ALARM)
             await asyncio.sleep(1)
             before = asyncio.get_running_loop().time()
-            await room.announcer.aclose(5.0)
+            await room.notifier.aclose(5.0)
             assert 5.0 == pytest.approx(asyncio.get_running_loop().time() - before)
 
         play(plot, Room(slow={"7": 50.0}))
@@ -255,20 +255,20 @@ class TestMessenger:
         """Of too many the newest are told."""
 
         async def plot(room):
-            for percent in range(MOST_UNTOLD + 5):
-                room.announcer.hear(
+            for percent in range(MAX_PENDING + 5):
+                room.notifier.on_event(
                     BudgetCrossed(percent=percent, spent=Decimal(1), budget=Decimal(2), month="2026-11")
                 )
             await asyncio.sleep(1)
 
         texts = play(plot).texts
-        assert (MOST_UNTOLD, "5 %") == (len(texts), texts[0][:3])
+        assert (MAX_PENDING, "5 %") == (len(texts), texts[0][:3])
 
     def test_nobody(self):
         """Wants news: nothing is kept."""
 
         async def plot(room):
-            room.announcer.hear(ALARM)
+            room.notifier.on_event(ALARM)
             await asyncio.sleep(100_000)
 
         assert [] == play(plot, Room(())).told
@@ -328,49 +328,49 @@ class TestDaily:
     ("text", "said"),
     [
         (
-            notification_text.began(began("request"), "alice", "USD"),
+            notifier.session_started(began("request"), "alice", "USD"),
             "Pod started at runpod: a request of alice woke it. It costs $0.44 per hour.",
         ),
         (
-            notification_text.began(began("request", None), "hand", "USD"),
+            notifier.session_started(began("request", None), "hand", "USD"),
             "Pod started at runpod: a request woke it.",
         ),
         (
-            notification_text.began(began("hand", Price()), "", "USD"),
+            notifier.session_started(began("hand", Price()), "", "USD"),
             "Pod started at runpod: somebody started it by hand.",
         ),
         (
-            notification_text.began(began("prewarm", None), "", "USD"),
+            notifier.session_started(began("prewarm", None), "", "USD"),
             "Pod started at runpod: it is usually needed about now.",
         ),
         (
-            notification_text.began(began("adopted"), "", "EUR"),
+            notifier.session_started(began("adopted"), "", "EUR"),
             "Pod found running at runpod; from now on it is looked after. It costs 0.44 EUR per hour.",
         ),
         (
-            notification_text.ended(ended("forced", None), "USD"),
+            notifier.session_ended(ended("forced", None), "USD"),
             "Pod stopped at runpod: somebody stopped it by hand. It ran for 23 minutes.",
         ),
         (
-            notification_text.ended(ended("a new word"), "USD"),
+            notifier.session_ended(ended("a new word"), "USD"),
             "Pod stopped at runpod: a new word. It ran for 23 minutes and cost $0.17.",
         ),
-        (notification_text.start_failed(""), "The pod could not be started."),
+        (messages.start_failed("", ""), "The pod could not be started."),
         (
-            notification_text.budget(
+            notifier.budget_crossed(
                 BudgetCrossed(percent=80, spent=Decimal("40.1"), budget=Decimal(50), month="2026-11"), "USD"
             ),
             "80 % of the budget for 2026-11 is spent: $40.10 of $50.00.",
         ),
         (
-            notification_text.budget(
+            notifier.budget_crossed(
                 BudgetCrossed(percent=100, spent=Decimal(50), budget=Decimal(50), month="2026-11"), "EUR"
             ),
             "The budget for 2026-11 is spent: 50.00 EUR of 50.00 EUR. "
             "No new pod starts until the month is over.",
         ),
         (
-            notification_text.daily(1, Decimal(0), Summary(session_count=1), "USD"),
+            notifier.daily(1, Decimal(0), Summary(session_count=1), "USD"),
             "In the last 24 hours there was 1 session, estimated cost is $0.00. "
             "This month so far: 1 session, $4.90.",
         ),

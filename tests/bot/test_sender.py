@@ -32,7 +32,8 @@ async def test_a_long_text(out: Line) -> None:
     """Comes in pieces that Telegram takes, in order and together; the buttons are under the last."""
     text = " ".join(f"word{number} 🙂" for number in range(1000))
     await asyncio.gather(
-        out.bot.outbox.say(ADA, text, [Button(text="Yes", verb="y")]), out.bot.outbox.say(ADA, "short")
+        out.bot.sender.chat(ADA).send_text(text, [Button(text="Yes", callback_id="y")]),
+        out.bot.sender.chat(ADA).send_text("short"),
     )
     *pieces, last = out.telegram.texts(ADA)
 
@@ -43,16 +44,16 @@ async def test_a_long_text(out: Line) -> None:
 async def test_a_text_that_cannot_be_sent_as_it_is(out: Line) -> None:
     """Half characters and NUL are mended, and nothing at all is not sent."""
     for text in ("a\ud800b\0c", "  ", ""):
-        await out.bot.outbox.say(ADA, text)
+        await out.bot.sender.chat(ADA).send_text(text)
 
     assert ["a\ufffdbc"] == out.telegram.texts(ADA)
 
 
 async def test_a_picture(out: Line) -> None:
     """Has its caption where that fits; a longer one follows whole."""
-    await out.bot.outbox.picture(ADA, png(), "short")
-    await out.bot.outbox.picture(ADA, png(), "x" * 1025)
-    await out.bot.outbox.picture(ADA, png(), "")
+    await out.bot.sender.chat(ADA).send_image(png(), "short")
+    await out.bot.sender.chat(ADA).send_image(png(), "x" * 1025)
+    await out.bot.sender.chat(ADA).send_image(png(), "")
 
     assert [
         ("sendPhoto", "short"),
@@ -66,7 +67,7 @@ async def test_a_picture(out: Line) -> None:
 @pytest.mark.parametrize("content", [png(10_000, 1), png(9000, 9000), png(size=10 * 1024 * 1024 + 1)])
 async def test_a_picture_that_is_no_photo(out: Line, content: bytes) -> None:
     """One that is too large, or of odd sides, goes as a file."""
-    await out.bot.outbox.picture(ADA, content, "look")
+    await out.bot.sender.chat(ADA).send_image(content, "look")
 
     assert [("sendDocument", "look")] == [(sent.method, sent.text) for sent in out.telegram.sent]
 
@@ -74,7 +75,7 @@ async def test_a_picture_that_is_no_photo(out: Line, content: bytes) -> None:
 async def test_too_many_requests(out: Line) -> None:
     """The message is sent when Telegram said, and what follows it in the chat comes after it."""
     out.telegram.fail("sendMessage", Refusal(429, "Too Many Requests: retry after 7", 7))
-    await asyncio.gather(out.bot.outbox.say(ADA, "one"), out.bot.outbox.say(ADA, "two"))
+    await asyncio.gather(out.bot.sender.chat(ADA).send_text("one"), out.bot.sender.chat(ADA).send_text("two"))
 
     assert [7.0] == out.pauses.seconds
     assert ["one", "two"] == out.telegram.texts(ADA)
@@ -83,7 +84,7 @@ async def test_too_many_requests(out: Line) -> None:
 async def test_a_long_flood_control(out: Line) -> None:
     """Is not waited for: the text would be stale."""
     out.telegram.fail("sendMessage", Refusal(429, "Too Many Requests", 3600))
-    await out.bot.outbox.say(ADA, "one")
+    await out.bot.sender.chat(ADA).send_text("one")
 
     assert ([], []) == (out.pauses.seconds, out.telegram.texts(ADA))
 
@@ -91,7 +92,7 @@ async def test_a_long_flood_control(out: Line) -> None:
 async def test_a_bad_moment(out: Line) -> None:
     """A cut connection, a page and a 5xx are outlasted."""
     out.telegram.fail("sendMessage", None, "<html>", Refusal(500, "Internal Server Error"))
-    await out.bot.outbox.say(ADA, "one")
+    await out.bot.sender.chat(ADA).send_text("one")
 
     assert ["one"] == out.telegram.texts(ADA)
 
@@ -100,7 +101,7 @@ async def test_a_bad_hour(out: Line) -> None:
     """Is given up after a few attempts, with a line that has no token in it."""
     out.telegram.fail("sendMessage", *[None] * ATTEMPTS)
     with structlog.testing.capture_logs() as logs:
-        await out.bot.outbox.say(ADA, "one")
+        await out.bot.sender.chat(ADA).send_text("one")
 
     assert [("bot: sendMessage failed", ADA)] == [(entry["event"], entry["chat"]) for entry in logs]
     assert TOKEN not in str(logs)
@@ -111,9 +112,9 @@ async def test_a_chat_that_has_had_enough(out: Line) -> None:
     """Is given up at once, with a line; others are not touched."""
     out.telegram.methods.blocked.add(ADA)
     with structlog.testing.capture_logs() as logs:
-        await out.bot.outbox.say(ADA, "x" * 9000)
-        await out.bot.outbox.say(STRANGER, "never met")
-        await out.bot.outbox.say(GROUP, "hi")
+        await out.bot.sender.chat(ADA).send_text("x" * 9000)
+        await out.bot.sender.chat(STRANGER).send_text("never met")
+        await out.bot.sender.chat(GROUP).send_text("hi")
 
     assert [
         "Telegram says: Forbidden: bot was blocked by the user",
@@ -125,7 +126,7 @@ async def test_a_chat_that_has_had_enough(out: Line) -> None:
 async def test_a_closed_outbox(out: Line) -> None:
     """Opens no new connection."""
     await out.bot.aclose()
-    await out.bot.outbox.say(ADA, "late")
+    await out.bot.sender.chat(ADA).send_text("late")
 
     assert [] == out.telegram.sent
 
@@ -134,7 +135,7 @@ async def test_typing(out: Line) -> None:
     """Is shown, and a failure of it is nobody's business."""
     out.telegram.fail("sendChatAction", None)
     with structlog.testing.capture_logs() as logs:
-        await out.bot.outbox.busy(ADA)
-        await out.bot.outbox.busy(ADA)
+        await out.bot.sender.chat(ADA).show_typing()
+        await out.bot.sender.chat(ADA).show_typing()
 
     assert ([ADA], []) == (out.telegram.methods.actions, logs)

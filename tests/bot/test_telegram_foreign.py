@@ -17,9 +17,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiogram import Bot
+from aiogram.methods import GetMe, GetUpdates
+from aiogram.types import User
 
 from gpugate.bot.telegram import TelegramBot
-from tests.bot.support import ADA, STRANGER, FakeHearer
+from tests.bot.support import ADA, STRANGER, FakeAssistant
 
 PACKAGE = "telegram-test-api@4.2.1"
 TOKEN = "123456:token-for-a-foreign-server"
@@ -94,22 +97,33 @@ async def write(http: aiohttp.ClientSession, url: str, chat: int, text: str) -> 
         response.raise_for_status()
 
 
+async def fill_in(make_request: Any, bot: Bot, method: Any) -> Any:
+    """Middleware of aiogram's session: answers getMe, and waits after getUpdates; the server does neither."""
+    if isinstance(method, GetMe):
+        return User(id=bot.id, is_bot=True, first_name="gpugate", username="gpu_bot")
+    result = await make_request(bot, method)
+    if isinstance(method, GetUpdates):
+        await asyncio.sleep(0.05)
+    return result
+
+
 async def test_a_text_and_its_answer(foreign: str) -> None:
-    """Heard and answered once, through a server that nobody of us wrote."""
-    hearer, answers = FakeHearer(), list[str]()
+    """Is handled and answered once, through a server that nobody of us wrote."""
+    assistant, answers = FakeAssistant(), list[str]()
     bot = TelegramBot(
         token=TOKEN,
         api_base=foreign,
-        hook=None,
+        webhook=None,
         allowed=(ADA,),
-        hearer=hearer,
+        on_message=assistant.handle_message,
         on_crash=lambda name, error: None,
-        first_pause_s=0.05,
+        first_retry_s=0.05,
     )
+    bot.bot.session.middleware(fill_in)
     async with aiohttp.ClientSession() as http:
         await write(http, foreign, STRANGER, "let me in")
         await write(http, foreign, ADA, "is the pod on?")
-        bot.open()
+        bot.start()
         try:
             async with asyncio.timeout(SOON_S):
                 while not answers:
@@ -120,5 +134,5 @@ async def test_a_text_and_its_answer(foreign: str) -> None:
         others = await said(http, foreign, STRANGER)
 
     assert ["heard is the pod on?"] == answers
-    assert ["is the pod on?"] == hearer.texts
+    assert ["is the pod on?"] == assistant.texts
     assert [] == others

@@ -20,7 +20,7 @@ from gpugate_testing.telegram import TOKEN, SimulatedTelegram
 
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
-from gpugate.bot.notifier import Announcer
+from gpugate.bot.notifier import Notifier
 from tests.e2e.support import SECRET, House, open_house, words
 
 PATH = "/api/v1/bot/telegram"
@@ -220,9 +220,9 @@ async def test_daily_summary(
 ) -> None:
     """Comes at its hour, by the real ledger."""
     ahead = timedelta(0)
-    monkeypatch.setattr("gpugate.bot.notifier.LOOK_S", 0.02)
+    monkeypatch.setattr("gpugate.bot.notifier.CLOCK_CHECK_S", 0.02)
     monkeypatch.setattr(
-        "gpugate.bot.feature.Announcer", partial(Announcer, wall=lambda: datetime.now(UTC) + ahead)
+        "gpugate.bot.feature.Notifier", partial(Notifier, wall=lambda: datetime.now(UTC) + ahead)
     )
     await spend(tmp_path, 3)
     await opened(bot__news=(ADA,))

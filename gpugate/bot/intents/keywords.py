@@ -1,174 +1,149 @@
-"""Slash commands, and what a sentence means by its words alone; knows no model and does nothing.
+"""Finds the intent of an English sentence by keywords, while the local model does not answer.
 
-A sentence is read clause by clause. What somebody orders ("stop it, it costs too much") counts before what
-is mentioned; a clause that is negated ("don't stop it") orders nothing; whoever wants both ways at once
-("restart it"), or something later, is not understood. A wrong guess wakes or kills a pod, so in doubt
-nothing is understood.
+A wrong guess starts or stops a pod, so an order counts only if a clause begins with it and names the pod or
+nothing else. What is negated, delayed, under a condition or contradictory is UNRECOGNISED. Spelling mistakes
+and other languages are left to the model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
-from gpugate.bot.intents import lexicon
-from gpugate.bot.intents.model import Intent, Period, Source, Understood
+from gpugate.bot.intents.model import Intent, ParsedIntent, Period
 
-COMMANDS = {
-    "status": Intent.POD_STATUS,
-    "start_pod": Intent.POD_START,
-    "stop_pod": Intent.POD_STOP,
-    "cost": Intent.COST_SUMMARY,
-    "health": Intent.HEALTH_CHECK,
-    "help": Intent.UNRECOGNISED,
-    "start": Intent.UNRECOGNISED,
-}
-"""`/start` is what messengers send first: it shows the help and starts nothing (docs/api.md#manners)."""
+MAX_CHARS = 1000
 
-LONGEST = 1000
-"""Characters that are read of a sentence; whoever writes more tells a story."""
+_TABLE = """
+POD_STOP: stop, halt, kill, terminate, shutdown, sleep, shut ... down, shut ... off, turn ... off,
+    switch ... off, power ... off, power ... down, spin ... down, bring ... down, put ... to sleep,
+    pull the plug, end the session
+POD_START: start, start up, boot, launch, resume, wake, turn ... on, switch ... on, power ... on,
+    power ... up, fire ... up, spin ... up, bring ... up, bring ... online, run the, make ... run,
+    get me a gpu, get ... ready, get ... going, get ... running, warm ... up
+needed: i need ... pod, i need ... gpu, we need ... pod, we need ... gpu, i want ... pod, i want ... gpu
+not needed: dont need ... pod, dont need ... gpu, dont need it, no longer need*, done with ... pod,
+    done with ... gpu, done with it, dont let ... run, dont leave ... running
+both ways: restart, reboot, reset, off and on
+delayed: if, when, once, unless, until, after, before, while, tomorrow, later, tonight, soon, every,
+    in ... minute*, in ... hour*, at 1*, at 2*, at 3*, at 4*, at 5*, at 6*, at 7*, at 8*, at 9*
+negation: dont, do not, never, not, wont, shouldnt, mustnt
+question: is, isnt, are, was, were, has, have, did, does, do i, do you, do we, what*, how, hows, when, why,
+    which, who*, where, if, should, am, any
+polite: can you, can we, could you, could we, would you, you can, please, hey, hi, ok, okay, so, now, and,
+    then, yes, well, id, i, want, like, need, to, you, lets, let, me, go, ahead, the, pod, gpu, tell me, check
+no object: now, please, thanks, immediately, again, for me, would you
+pod: pod*, gpu*, machine, server, instance, ollama, card, it, that, this, thing, everything, session, plug
+on or off: on, off, up, down, stop, start, doing, there
+COST_SUMMARY: cost*, spend*, spent, money, bill*, charge*, pay, paid, owe, budget, burn*, price, pricey,
+    hourly, how much is, how much was, how much per, expensive, expenses, rate, dollar*
+FANTASY_GENERATE: fantas*, story, stories, tale*, fairytale*, illustrat*, imagine, draw, paint*, dream up,
+    make ... picture, create ... picture, generate ... picture, generate ... image, create ... image
+UNRECOGNISED: how do i, how do you, how can i, how to
+HEALTH_CHECK: health*, ping, version, self test, problem*, error*, broken, system check,
+    system* ... operational, are you ... there, are you ... ok, are you ... working, are you ... awake,
+    are you ... alive, you there, everything ... ok, everything ... alright, everything ... work*,
+    everything ... fine, all ... good, all ... ok, gateway ... up, gateway ... ok, bot ... working
+POD_STATUS: status, state, running, uptime, online, ready, idle, busy, queue, waiting, started, stopped,
+    booted, warming, awake, asleep, how long
+today: today*, since midnight, this morning
+month: month*
+session: session, this run, current*, right now, at the moment, hourly, per hour
+"""
+"""Phrases by their meaning: `*` stands for any ending of a word, `...` for up to four words."""
 
-_COMMAND = re.compile(r"/(\w+)(?:@\w+)?(?:\s+(.*))?", re.DOTALL)
-_PLAINER = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "'": "", "’": "", "`": ""})
+
+def _pattern(phrases: str) -> re.Pattern[str]:
+    """Compile phrases between commas to a pattern of whole words, longer phrases first."""
+    listed = (re.escape(" ".join(phrase.split())) for phrase in phrases.split(","))
+    either = "|".join(sorted(listed, key=len, reverse=True))
+    either = either.replace(r"\ \.\.\.\ ", r"\ (?:\w+\ ){0,4}?").replace(r"\*", r"\w*")
+    return re.compile(rf"\b(?:{either})\b")
 
 
-def command(text: str) -> Understood | None:
-    """What a slash command wants; None for anything else. An unknown one is not understood."""
-    found = _COMMAND.fullmatch(text.strip())
-    if found is None:
-        return None
-    intent = COMMANDS.get(found[1].casefold())
-    if intent is None:
-        return Understood(intent=Intent.UNRECOGNISED)
-    return Understood(intent=intent, period=period_of(found[2] or ""), by=Source.COMMAND)
+_LINES = (line.partition(": ") for line in _TABLE.strip().replace(",\n", ",").splitlines())
+_PATTERNS = {meaning: _pattern(phrases) for meaning, _, phrases in _LINES}
+_ORDERS = (Intent.POD_STOP, Intent.POD_START)
+_TOPICS = tuple(Intent(name) for name in _PATTERNS if name.isupper() and Intent(name) not in _ORDERS)
+"""What a sentence without an order may be about; the first one that is found counts."""
+_CLAUSE_END = re.compile(r"[,;.!?:\n]+|\bbut\b|\bjust\b|\binstead\b| - ")
 
 
-def classify(text: str) -> Understood:
-    """What a sentence wants, by its words."""
-    return Understood(intent=_intent(_plain(text)), period=period_of(text), prompt=text)
+class KeywordIntentParser:
+    """Parses sentences without a model."""
+
+    def parse(self, text: str) -> ParsedIntent:
+        """Parse the first 1,000 characters of a sentence."""
+        return ParsedIntent(intent=_intent(_normalise(text)), period=period_of(text), prompt=text)
 
 
 def period_of(text: str) -> Period:
-    """What costs are asked for; the month unless the words say otherwise."""
-    said = _plain(text)
-    if lexicon.TODAY.search(said):
-        return Period.TODAY
-    if lexicon.SESSION.search(said) and not lexicon.MONTH.search(said):
-        return Period.SESSION
-    return Period.MONTH
+    """The period that a question about costs names; the month if it names none."""
+    periods = (Period.TODAY, Period.MONTH, Period.SESSION)
+    return next((period for period in periods if _finds(period, _normalise(text))), Period.MONTH)
 
 
-# --- words ----------------------------------------------------------------------------------------
+def _normalise(text: str) -> str:
+    return " ".join(re.sub("['’`]", "", text[:MAX_CHARS].casefold()).split())
 
 
-def _plain(text: str) -> str:
-    """Small letters without umlauts, apostrophes and slips of the finger, single blanks."""
-    plain = " ".join(text[:LONGEST].casefold().translate(_PLAINER).split())
-    return re.sub(r"[a-z]{4,}", lambda found: _meant(found[0]), plain)
-
-
-def _meant(word: str) -> str:
-    if word in lexicon.WORTH_MENDING or word in lexicon.LEFT_ALONE:
-        return word
-    return next((known for known in lexicon.WORTH_MENDING if _slipped(word, known)), word)
-
-
-def _slipped(typed: str, meant: str) -> bool:
-    """Whether one slip, not at the first letter, leads from one to the other."""
-    if typed[0] != meant[0] or abs(len(typed) - len(meant)) > 1:
-        return False
-    if len(typed) == len(meant):
-        wrong = [at for at in range(len(meant)) if typed[at] != meant[at]]
-        if len(wrong) == 1:
-            return len(meant) >= 6  # of shorter ones too many are words of their own
-        first, last = wrong[0], wrong[-1]
-        return last == first + 1 and typed[first] == meant[last] and typed[last] == meant[first]
-    shorter, longer = sorted((typed, meant), key=len)
-    return len(longer) >= 5 and any(longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer)))
-
-
-# --- one sentence ---------------------------------------------------------------------------------
+def _finds(name: str, text: str) -> bool:
+    return _PATTERNS[name].search(text) is not None
 
 
 def _intent(text: str) -> Intent:
-    if lexicon.AGAIN.search(text):
+    if _finds("both ways", text):
         return Intent.UNRECOGNISED
-    if lexicon.NOT_NEEDED.search(text):
+    if _finds("not needed", text):
         return Intent.POD_STOP
-    clauses = [clause.strip() for clause in lexicon.CLAUSE_END.split(text)]
-    kept = [clause for clause in clauses if clause and not _forbids(clause)]
-    ordered = _ordered(kept)
-    if ordered is not None:
-        return ordered
-    said = " ".join(kept)
-    if lexicon.COST.search(said) or lexicon.HOW_MUCH.search(said):
-        return Intent.COST_SUMMARY
-    if lexicon.FANTASY.search(said):
-        return Intent.FANTASY_GENERATE
-    return _asked(kept, said, "?" in text)
-
-
-def _forbids(clause: str) -> bool:
-    """It says that something shall not be started or stopped."""
-    negation = lexicon.NEGATION.search(clause)
-    if negation is None or lexicon.QUESTION.match(clause):
-        return False
-    rest = clause[negation.end() :]
-    return bool(lexicon.STOP.search(rest) or lexicon.START.search(rest))
-
-
-def _ordered(clauses: Sequence[str]) -> Intent | None:
-    """The one thing that is ordered, if one is; UNRECOGNISED: both at once, for later, on a condition."""
-    ordering = [(clause, order) for clause in clauses if (order := _order(clause)) is not None]
-    if not ordering:
-        return None
-    conditional = any(lexicon.LATER.match(clause) for clause in clauses)
-    later = any(lexicon.LATER.search(clause) or lexicon.AT_TIME.search(clause) for clause, _ in ordering)
-    orders = {order for _, order in ordering}
-    return Intent.UNRECOGNISED if conditional or later or len(orders) > 1 else orders.pop()
-
-
-def _order(clause: str) -> Intent | None:
-    """Start or stop, when the clause begins with it (in German: ends), and says what, or nothing more."""
-    bare = _without_politeness(clause)
-    if lexicon.QUESTION.match(clause) or lexicon.QUESTION.match(bare):
-        return None
-    if not lexicon.FANTASY.search(clause) or lexicon.POD_ITSELF.search(clause):
-        for intent, pattern in ((Intent.POD_STOP, lexicon.STOP), (Intent.POD_START, lexicon.START)):
-            begins = pattern.match(bare)
-            if begins and _means_the_pod(begins[0], bare[begins.end() :]):
-                return intent
-            last = pattern.search(clause, len(clause) - len(clause.split()[-1]))
-            if last and lexicon.LAST.match(last[0]) and lexicon.POD.search(clause):
-                return intent
-    return Intent.POD_START if lexicon.NEEDED.search(clause) else None
-
-
-def _means_the_pod(order: str, rest: str) -> bool:
-    """ "stop the pod" and "stop now" do, "stop warning me about the pod" and "turn the music off" do not."""
-    near = " ".join((order, *rest.split()[:3]))
-    if lexicon.POD.search(near):
-        return True
-    return len(order.split()) <= 2 and lexicon.NO_MORE.fullmatch(rest.strip()) is not None
+    clauses = [clause.strip() for clause in _CLAUSE_END.split(text)]
+    clauses = [clause for clause in clauses if clause and not _is_negated(clause)]
+    ordering = {clause: order for clause in clauses if (order := _order(clause)) is not None}
+    if ordering:
+        delayed = any(_PATTERNS["delayed"].match(clause) for clause in clauses)
+        delayed = delayed or any(_finds("delayed", clause) for clause in ordering)
+        orders = set(ordering.values())
+        return Intent.UNRECOGNISED if delayed or len(orders) > 1 else orders.pop()
+    rest = " ".join(clauses)
+    for topic in _TOPICS:
+        if _finds(topic, rest):
+            return topic
+    if ("?" in text or any(map(_is_question, clauses))) and _finds("pod", rest) and _finds("on or off", rest):
+        return Intent.POD_STATUS
+    return Intent.UNRECOGNISED
 
 
 def _without_politeness(clause: str) -> str:
-    while polite := lexicon.POLITE.match(clause):
+    while polite := _PATTERNS["polite"].match(clause):
         clause = clause[polite.end() :].lstrip()
     return clause
 
 
-def _asked(clauses: Sequence[str], said: str, asks: bool) -> Intent:
-    """A question about the pod or the gateway, or nothing that is known."""
-    if lexicon.HOW_TO.search(said):
-        return Intent.UNRECOGNISED
-    about_pod = lexicon.POD_ITSELF.search(said) and lexicon.STATUS.search(said)
-    if lexicon.HEALTH.search(said) and not about_pod:
-        return Intent.HEALTH_CHECK
-    if lexicon.STATUS.search(said):
-        return Intent.POD_STATUS
-    bare = (_without_politeness(clause) for clause in clauses)
-    question = asks or any(lexicon.QUESTION.match(clause) for clause in (*clauses, *bare))
-    if question and lexicon.POD.search(said) and lexicon.STATUS_ASKED.search(said):
-        return Intent.POD_STATUS
-    return Intent.UNRECOGNISED
+def _is_question(clause: str) -> bool:
+    return _PATTERNS["question"].match(_without_politeness(clause)) is not None
+
+
+def _is_negated(clause: str) -> bool:
+    """Whether the clause forbids a start or a stop."""
+    negation = _PATTERNS["negation"].search(clause)
+    if negation is None or _is_question(clause):
+        return False
+    return any(_PATTERNS[order].search(clause, negation.end()) for order in _ORDERS)
+
+
+def _order(clause: str) -> Intent | None:
+    """The order that a clause begins with, behind polite words."""
+    if _is_question(clause):
+        return None
+    bare = _without_politeness(clause)
+    for intent in _ORDERS:
+        order = _PATTERNS[intent].match(bare)
+        if order and _is_about_pod(order[0], bare[order.end() :].strip()):
+            return intent
+    return Intent.POD_START if _finds("needed", clause) else None
+
+
+def _is_about_pod(order: str, rest: str) -> bool:
+    """True for "stop the pod" and "stop now", not for "stop warning me about it" or "turn the music off"."""
+    if _finds("pod", " ".join((order, *rest.split()[:3]))):
+        return True
+    return len(order.split()) <= 2 and not _PATTERNS["no object"].sub("", rest).strip()

@@ -1,4 +1,4 @@
-"""The intents port: what a person wants, out of a plain sentence; knows neither models nor messengers."""
+"""What a message can ask of the bot, and the interface of the parsers of sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import frozen
 
 
 class Intent(StrEnum):
-    """All that a sentence can set off (docs/api.md#intents)."""
+    """All that a sentence can cause. UNRECOGNISED causes nothing."""
 
     POD_STATUS = "POD_STATUS"
     POD_START = "POD_START"
@@ -21,15 +21,15 @@ class Intent(StrEnum):
 
 
 class Period(StrEnum):
-    """What costs are asked for."""
+    """The period of a COST_SUMMARY."""
 
     TODAY = "today"
     MONTH = "month"
     SESSION = "session"
 
 
-class Source(StrEnum):
-    """Who understood."""
+class ParsedBy(StrEnum):
+    """Which parser made the result."""
 
     MODEL = "model"
     KEYWORDS = "keywords"
@@ -37,27 +37,27 @@ class Source(StrEnum):
 
 
 @frozen(kw_only=True)
-class Understood:
-    """What a person wants.
+class ParsedIntent:
+    """What a message asks for.
 
     Attributes:
         period: of COST_SUMMARY.
-        prompt: of FANTASY_GENERATE: the person's own words.
-        by: who understood it; `COMMAND` with UNRECOGNISED is a call for help.
+        prompt: of FANTASY_GENERATE: the sentence itself.
+        by: COMMAND with UNRECOGNISED asks for the help text.
     """
 
     intent: Intent
     period: Period = Period.MONTH
     prompt: str = ""
-    by: Source = Source.KEYWORDS
+    by: ParsedBy = ParsedBy.KEYWORDS
 
 
-class Intents(Protocol):
-    """Understands sentences."""
+class IntentParser(Protocol):
+    """Parses sentences; implemented by the local model's parser, which falls back to keywords."""
 
     @property
     def trouble(self) -> str:
-        """Why the model was not asked or not believed the last time, for people; empty when all was well."""
+        """Why the model was not used for the last sentence, as a text for the chat; empty if it was."""
 
-    async def understand(self, text: str) -> Understood:
-        """What this sentence asks for; never raises, and never takes much longer than its timeout."""
+    async def parse(self, text: str) -> ParsedIntent:
+        """Parse a sentence; never raises, and never takes much longer than its timeout."""

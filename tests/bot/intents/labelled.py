@@ -8,16 +8,17 @@ from pathlib import Path
 
 from attrs import frozen
 
-from gpugate.bot.intents.model import Intent, Period, Understood
+from gpugate.bot.intents.model import Intent, ParsedIntent, Period
 
 
 @frozen
 class Sentence:
-    """One line of `intents.tsv`: intent, period (of costs alone), words."""
+    """One line of `intents.tsv`: intent, period (of costs alone), words, "de" if they are German."""
 
     intent: Intent
     period: Period | None
     text: str
+    language: str = "en"
 
 
 def sentences() -> list[Sentence]:
@@ -25,11 +26,16 @@ def sentences() -> list[Sentence]:
     lines = (Path(__file__).parent / "intents.tsv").read_text().splitlines()
     cells = [line.split("\t") for line in lines]
     return [
-        Sentence(Intent(intent), Period(period) if period else None, text) for intent, period, text in cells
+        Sentence(Intent(intent), Period(period) if period else None, *text) for intent, period, *text in cells
     ]
 
 
-def report(answers: Iterable[tuple[Sentence, Understood]]) -> str:
+def english() -> list[Sentence]:
+    """Those that the keywords are made for."""
+    return [one for one in sentences() if one.language == "en"]
+
+
+def report(answers: Iterable[tuple[Sentence, ParsedIntent]]) -> str:
     """Accuracy, what was taken for what, and each sentence that was not understood."""
     pairs = list(answers)
     right = sum(one.intent is said.intent for one, said in pairs)

@@ -9,10 +9,10 @@ import time
 
 import aiohttp
 
-from gpugate.bot.intents.keywords import classify
-from gpugate.bot.intents.model import Source, Understood
-from gpugate.bot.intents.ollama_parser import LocalIntents
-from tests.bot.intents.labelled import Sentence, report, sentences
+from gpugate.bot.intents.keywords import KeywordIntentParser
+from gpugate.bot.intents.model import ParsedBy, ParsedIntent
+from gpugate.bot.intents.ollama_parser import OllamaIntentParser
+from tests.bot.intents.labelled import Sentence, english, report, sentences
 
 PATIENCE_S = 180.0
 """For one answer: the first one loads the model."""
@@ -24,15 +24,16 @@ def _say(text: str) -> None:
 
 async def measure(url: str, model: str) -> int:
     """Print the keywords' figures and the model's; return 1 if no model answered."""
-    _say("Keywords: " + report((one, classify(one.text)) for one in sentences()))
+    keywords = KeywordIntentParser()
+    _say("Keywords, English sentences: " + report((one, keywords.parse(one.text)) for one in english()))
     began = time.monotonic()
-    answers: list[tuple[Sentence, Understood]] = []
+    answers: list[tuple[Sentence, ParsedIntent]] = []
     async with aiohttp.ClientSession() as session:
-        intents = LocalIntents(session, url, model, PATIENCE_S, classify)
+        intents = OllamaIntentParser(session, url, model, PATIENCE_S, keywords)
         try:
             for one in sentences():
-                understood = await intents.understand(one.text)
-                if understood.by is Source.MODEL:
+                understood = await intents.parse(one.text)
+                if understood.by is ParsedBy.MODEL:
                     answers.append((one, understood))
                 elif not answers:
                     _say(f"Nothing measured with {model} at {url}: {intents.trouble}.")

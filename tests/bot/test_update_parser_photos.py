@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 from gpugate_testing.telegram import TOKEN, Refusal
 
-from gpugate.bot.messenger import PhotoTrouble
-from gpugate.bot.photos import NOT_HAD, TOO_LARGE
+from gpugate.bot.messenger import PhotoError
+from gpugate.bot.update_parser import NOT_HAD, TOO_LARGE
 from tests.bot.support import ADA, Line, line
 from tests.bot.test_sender import png
 
@@ -23,12 +23,12 @@ async def talk() -> AsyncIterator[Line]:
         yield one
 
 
-async def trouble(talk: Line) -> PhotoTrouble:
+async def trouble(talk: Line) -> PhotoError:
     """What fetching the last picture ends with."""
-    await talk.telegram.until(lambda: bool(talk.hearer.heard))
-    photo = talk.hearer.heard[-1].photo
+    await talk.telegram.until(lambda: bool(talk.assistant.received))
+    photo = talk.assistant.received[-1].photo
     assert photo is not None
-    with pytest.raises(PhotoTrouble) as caught:
+    with pytest.raises(PhotoError) as caught:
         await photo()
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
     return caught.value
@@ -38,11 +38,11 @@ async def test_a_photo(talk: Line) -> None:
     """The largest size is fetched, when it is wanted."""
     talk.telegram.photo(ADA, png(size=100_000), "a story, please")
     await talk.telegram.said()
-    heard = talk.hearer.heard[0]
-    assert heard.photo is not None
+    incoming = talk.assistant.received[0]
+    assert incoming.photo is not None
     before = list(talk.telegram.calls)
 
-    assert ("a story, please", png(size=100_000)) == (heard.text, await heard.photo())
+    assert ("a story, please", png(size=100_000)) == (incoming.text, await incoming.photo())
     assert "getFile" not in before
 
 
@@ -53,20 +53,20 @@ async def test_a_picture_sent_as_a_file(talk: Line) -> None:
     document = {"file_id": "doc", "file_unique_id": "udoc", "mime_type": "image/png"}
     talk.telegram.update(message={**head, "document": document})
     await talk.telegram.said()
-    photo = talk.hearer.heard[0].photo
+    photo = talk.assistant.received[0].photo
 
     assert photo is not None
     assert png() == await photo()
 
 
 async def test_something_else(talk: Line) -> None:
-    """A voice message is heard as nothing written: its chat gets an answer; a group's chatter does not."""
+    """A voice message is a message without text: its chat gets an answer; a group's chatter does not."""
     head = {"message_id": 9, "date": 1, "chat": talk.telegram.meet(ADA)}
     voice = {"file_id": "v", "file_unique_id": "uv", "duration": 1}
     talk.telegram.update(message={**head, "voice": voice})
-    await talk.telegram.until(lambda: bool(talk.hearer.heard))
+    await talk.telegram.until(lambda: bool(talk.assistant.received))
 
-    assert ("", None) == (talk.hearer.heard[0].text, talk.hearer.heard[0].photo)
+    assert ("", None) == (talk.assistant.received[0].text, talk.assistant.received[0].photo)
 
 
 async def test_an_album(talk: Line) -> None:
@@ -76,7 +76,7 @@ async def test_an_album(talk: Line) -> None:
     talk.telegram.write(ADA, "hi")
     await talk.telegram.said(2)
 
-    assert ["look", "hi"] == talk.hearer.texts
+    assert ["look", "hi"] == talk.assistant.texts
 
 
 @pytest.mark.parametrize("claimed", [LARGE, None])

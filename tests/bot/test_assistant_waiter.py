@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from gpugate.bot.event_waiter import Watch
+from gpugate.bot.assistant import EventWaiter
 from gpugate.lifecycle.event_bus import QueueChanged
 
 
@@ -16,34 +16,34 @@ def full(news):
 
 async def test_the_first_that_counts():
     """What the judge makes of it; later news change nothing."""
-    watch = Watch()
-    found = watch.first(full)
+    waiter = EventWaiter()
+    found = waiter.first_match(full)
     for waiting in (1, 2, 3):
-        watch.hear(QueueChanged(waiting=waiting, in_flight=0))
+        waiter.on_event(QueueChanged(waiting=waiting, in_flight=0))
 
     assert 2 == await found
 
 
 async def test_given_up():
     """News find nobody there."""
-    watch = Watch()
-    found = watch.first(full)
+    waiter = EventWaiter()
+    found = waiter.first_match(full)
     found.cancel()
-    watch.hear(QueueChanged(waiting=2, in_flight=0))
+    waiter.on_event(QueueChanged(waiting=2, in_flight=0))
     await asyncio.sleep(0)
 
-    assert (True, []) == (found.cancelled(), watch._waiting)
+    assert (True, []) == (found.cancelled(), waiter._waiting)
 
 
-async def test_a_judge_that_fails():
-    """The one who waits for its word hears of the failure; the others get theirs."""
+async def test_a_function_that_fails():
+    """Its error goes to the coroutine that waits for it; the others get their events."""
 
-    def fail(news):
+    def fail(event):
         raise RuntimeError("broken")
 
-    watch = Watch()
-    broken, found = watch.first(fail), watch.first(full)
-    watch.hear(QueueChanged(waiting=2, in_flight=0))
+    waiter = EventWaiter()
+    broken, found = waiter.first_match(fail), waiter.first_match(full)
+    waiter.on_event(QueueChanged(waiting=2, in_flight=0))
 
     assert 2 == await found
     with pytest.raises(RuntimeError, match="broken"):
