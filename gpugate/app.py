@@ -29,7 +29,7 @@ from gpugate.billing.reports import CostQueries
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.billing.unavailable_ledger import UnavailableLedger
 from gpugate.bot.feature import TelegramFeature, disabled
-from gpugate.clock import boot, steady
+from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
 from gpugate.core.idle_policy import LearnedIdlePolicy
@@ -43,13 +43,13 @@ from gpugate.generation.images import ImageService
 from gpugate.generation.ollama_text_model import OllamaTextModel
 from gpugate.generation.stories import StoryService
 from gpugate.generation.workflows import load as load_workflows
-from gpugate.lifecycle.dead_man_switch import PodLease
-from gpugate.lifecycle.event_bus import News, Transition
-from gpugate.lifecycle.idle_history_file import HabitsFile
+from gpugate.lifecycle.dead_man_switch import SwitchRenewer
+from gpugate.lifecycle.event_bus import LifecycleEvent, StateChanged
+from gpugate.lifecycle.idle_history_file import IdleHistoryFile
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.ollama_pod_client import OllamaPod
-from gpugate.lifecycle.pending_stop_store import DebtsFile
-from gpugate.lifecycle.provider_worker import NamedProvider
+from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.lifecycle.pending_stop_store import PendingStopStore
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.ollama.catalog_cache import CatalogCache
@@ -119,10 +119,10 @@ class Gateway:
             secrets=secrets_of(settings.auth, settings.bot, settings.pod, *self._configs.values()),
         )
         self._log = structlog.get_logger()
-        self._hub = SseBroadcaster(lambda: self.lifecycle.snapshot())
+        self._hub = SseBroadcaster(lambda: self.lifecycle.status_now())
         self._state = Path(settings.state.dir)
         self._pools = UpstreamPools()
-        self._lease: PodLease | None = None
+        self._lease: SwitchRenewer | None = None
         self._telegram_feature: TelegramFeature | None = None
         self._budget: BudgetMonitor | None = None
         self._ledger: Ledger
@@ -156,16 +156,18 @@ class Gateway:
         os.environ["GPUGATE_STATE_DIR"] = str(self._state)  # providers keep their own state there
         session = await self._stack.enter_async_context(_session())
         providers = [
-            NamedProvider(name, kind(self._configs[name], session)) for name, kind in self._kinds.items()
+            ConfiguredProvider(name, kind(self._configs[name], session)) for name, kind in self._kinds.items()
         ]
-        pod = OllamaPod(session, settings.pod.health_path)
+        pod = OllamaPodClient(session, settings.pod.health_path)
         catalog = self._new_catalog()
         self._keeper = CatalogRefresher(catalog, pod, log_crash)
         self._simulated = {named.name for named in providers if named.provider.capabilities.simulated}
         self._books = await self._open_books()
         self.lifecycle = self._new_lifecycle(providers, pod, self._books)
         if settings.pod.lease:
-            self._lease = PodLease(settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash)
+            self._lease = SwitchRenewer(
+                settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash
+            )
             self._stack.push_async_callback(self._lease.aclose)
         await self._open_costs(providers, self._books)
         gate = self._gate(session, catalog)
@@ -205,10 +207,10 @@ class Gateway:
         if not proved:
             self._log.error("the pod may still be running: its stop is not proved", alarm=True)
             if self._telegram_feature is not None:
-                status = self.lifecycle.snapshot()
+                status = self.lifecycle.status_now()
                 self._telegram_feature.notify_unconfirmed_stop((status and status.provider) or "the provider")
-        elif settings.on_exit == "keep" and self.lifecycle.word is not Status.STOPPED:
-            self._log.info("the pod is kept for the next start", status=self.lifecycle.word)
+        elif settings.on_exit == "keep" and self.lifecycle.current_status is not Status.STOPPED:
+            self._log.info("the pod is kept for the next start", status=self.lifecycle.current_status)
         self._hub.close()
         await self._keeper.aclose()
         await self._stack.aclose()
@@ -217,7 +219,7 @@ class Gateway:
     def cut(self) -> None:
         """Break off what still runs: somebody asked a second time. Nothing does before it is open."""
         if self._is_open:
-            self.lifecycle.cut()
+            self.lifecycle.abort_in_flight()
             if self._telegram_feature is not None:
                 self._telegram_feature.abort()
 
@@ -235,7 +237,7 @@ class Gateway:
         )
 
     def _new_lifecycle(
-        self, providers: list[NamedProvider], pod: OllamaPod, books: SessionRecorder
+        self, providers: list[ConfiguredProvider], pod: OllamaPodClient, books: SessionRecorder
     ) -> Lifecycle:
         settings = self.settings
         learns = settings.pod.idle_policy == "learned"
@@ -243,23 +245,23 @@ class Gateway:
             providers=providers,
             pod=pod,
             policy=policy_of(settings, [named.provider for named in providers]),
-            debts=DebtsFile(self._state / "unproved-stops.json", self._warn),
+            pending_stops=PendingStopStore(self._state / "unproved-stops.json", self._warn),
             fallback_price=fallback_price_of(settings),
             listeners=[log_event, self._hub.on_event, self._hear],
             on_crash=log_crash,
-            idle=LearnedIdlePolicy(settings.pod.idle_timeout) if learns else None,
-            habits=HabitsFile(self._state / "habits.json", self._warn) if learns else None,
-            books=books,
-            steady=steady,
+            idle_policy=LearnedIdlePolicy(settings.pod.idle_timeout) if learns else None,
+            idle_history=IdleHistoryFile(self._state / "habits.json", self._warn) if learns else None,
+            recorder=books,
+            boottime=boottime,
             on_failure=self._on_failure,
         )
 
-    async def _open_costs(self, providers: list[NamedProvider], books: SessionRecorder) -> None:
+    async def _open_costs(self, providers: list[ConfiguredProvider], books: SessionRecorder) -> None:
         currency, wall = self.settings.cost.currency, partial(datetime.now, UTC)
         # Older versions wrote the demo's sessions into the real ledger.
         simulated = self._simulated | ({DEMO} - self._kinds.keys())
         self._costs = CostQueries(
-            self._ledger, self.lifecycle.snapshot, currency, wall, books.flush, simulated
+            self._ledger, self.lifecycle.status_now, currency, wall, books.flush, simulated
         )
         self._reconcile = BillReconciler(self._costs, providers, currency, wall)
         pays = self._kinds.keys() - self._simulated
@@ -314,8 +316,8 @@ class Gateway:
             self._ledger,
             fallback=fallback_price_of(self.settings),
             wall=lambda: datetime.now(UTC),
-            steady=steady,
-            boot=boot(),
+            steady=boottime,
+            boot=boot_id(),
             alarm=lambda said: self._say(f"ledger: {said}", alarm=True),
             on_crash=log_crash,
         )
@@ -381,8 +383,8 @@ class Gateway:
             BudgetLimits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
             spending,
             told,
-            on_verdict=self.lifecycle.judge,
-            publish=self.lifecycle.tell,
+            on_verdict=self.lifecycle.set_budget_verdict,
+            publish=self.lifecycle.publish,
             warn=self._say,
             wall=lambda: datetime.now(UTC),
             on_crash=log_crash,
@@ -407,7 +409,7 @@ class Gateway:
         self._stack.push_async_callback(jwks.aclose)
         return jwks
 
-    def _hear(self, news: News) -> None:
+    def _hear(self, news: LifecycleEvent) -> None:
         """A pod that becomes ready is asked for its catalogue, so that it is known when it sleeps.
 
         Of one that is no more nothing will come: what still waits for it without a lease hears so now.
@@ -416,7 +418,7 @@ class Gateway:
             self._budget.on_event(news)
         if self._telegram_feature is not None:
             self._telegram_feature.on_event(news)
-        if not isinstance(news, Transition):
+        if not isinstance(news, StateChanged):
             return
         if news.status is Status.READY and self.lifecycle.serving is not None:
             self._keeper.fetch(self.lifecycle.serving.endpoints["ollama"])

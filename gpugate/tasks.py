@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-CrashListener = Callable[[str, BaseException], None]
+CrashHandler = Callable[[str, BaseException], None]
 
 FIRST_PAUSE_S = 0.1
 """Before a supervised task that died is started afresh; doubles with each death."""
@@ -20,7 +20,7 @@ class TaskDied(Exception):
     """A supervised task was ended by something else than an error of its own."""
 
 
-def report_crash(name: str, error: BaseException, on_crash: CrashListener | None) -> None:
+def report_crash(name: str, error: BaseException, on_crash: CrashHandler | None) -> None:
     """Let somebody hear of a crash: `on_crash`, or the loop's handler."""
     if on_crash is not None:
         on_crash(name, error)
@@ -31,7 +31,7 @@ def report_crash(name: str, error: BaseException, on_crash: CrashListener | None
 
 
 def spawn(
-    coro: Coroutine[Any, Any, Any], name: str, *, on_crash: CrashListener | None = None
+    coro: Coroutine[Any, Any, Any], name: str, *, on_crash: CrashHandler | None = None
 ) -> asyncio.Task[Any]:
     """Run `coro` as a named task that is kept alive; a crash goes to `on_crash` or the loop's handler."""
     task = asyncio.get_running_loop().create_task(coro, name=name)
@@ -64,7 +64,7 @@ class Supervised:
         work: Callable[[], Coroutine[Any, Any, None]],
         name: str,
         *,
-        on_crash: CrashListener | None = None,
+        on_crash: CrashHandler | None = None,
     ) -> None:
         self._work = work
         self._name = name

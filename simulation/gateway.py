@@ -15,9 +15,9 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.core.idle_policy import IdleHistory, IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import News, SessionBegan, SessionEnded, Transition
+from gpugate.lifecycle.event_bus import LifecycleEvent, SessionEnded, SessionStarted, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.provider_worker import NamedProvider
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Price
 from gpugate.tasks import spawn
 
@@ -52,14 +52,14 @@ class Books:
     asleep: list[Span] = field(factory=list)
     _asleep_since: float | None = None
 
-    def on_event(self, news: News) -> None:
+    def on_event(self, news: LifecycleEvent) -> None:
         """Listen to the lifecycle."""
         match news:
-            case SessionBegan(cause=cause):
+            case SessionStarted(cause=cause):
                 self.causes[cause] += 1
             case SessionEnded(cost=cost):
                 self.told += cost or 0
-            case Transition(status=status):
+            case StateChanged(status=status):
                 self._say(status is Status.STOPPED)
 
     def end(self) -> None:
@@ -91,7 +91,7 @@ class Access:
     books: Books
     dead: bool = False
 
-    def on_event(self, news: News) -> None:
+    def on_event(self, news: LifecycleEvent) -> None:
         """Listen to the lifecycle."""
         if not self.dead:
             self.books.on_event(news)
@@ -163,7 +163,7 @@ class Gateway:
         )
         await self._ledger.open(["cloud"])
         self.lifecycle = Lifecycle(
-            providers=[NamedProvider("cloud", self._provider)],
+            providers=[ConfiguredProvider("cloud", self._provider)],
             pod=FakePod(self.cloud, warm_s=WARM_S),
             policy=Policy(
                 providers=(PACE,),
@@ -171,15 +171,15 @@ class Gateway:
                 reconcile_interval=RECONCILE_S,
                 capacity_wait=CAPACITY_WAIT_S,
             ),
-            debts=DebtsOf(self._access),
+            pending_stops=DebtsOf(self._access),
             fallback_price=Price(),
             listeners=[self._access.on_event],
-            chance=self.dice.random,
+            random_fraction=self.dice.random,
             wall=wall,
-            idle=self.make_idle(self.idle_timeout_s),
-            habits=HabitsOf(self._access),
-            books=self._ledger,
-            steady=steady,
+            idle_policy=self.make_idle(self.idle_timeout_s),
+            idle_history=HabitsOf(self._access),
+            recorder=self._ledger,
+            boottime=steady,
         )
         await self.lifecycle.open()
 
@@ -194,7 +194,7 @@ class Gateway:
         self.books.end()
         dying = spawn(lifecycle.close(keep=True, stop_wait_s=0), "simulation:dying")
         await asyncio.sleep(0)
-        lifecycle.cut()
+        lifecycle.abort_in_flight()
         await dying
         await ledger.aclose()
         await asyncio.sleep(down_s)

@@ -15,13 +15,13 @@ from attrs import frozen
 
 from gpugate.api.status_json import status_json
 from gpugate.lifecycle.event_bus import (
-    BudgetCrossed,
-    News,
-    ProviderTrouble,
+    BudgetThresholdCrossed,
+    LifecycleEvent,
+    ProviderProblem,
     QueueChanged,
-    SessionBegan,
     SessionEnded,
-    Transition,
+    SessionStarted,
+    StateChanged,
 )
 from gpugate.lifecycle.status import PodStatus
 from gpugate.proxy.error_format import dump
@@ -59,21 +59,21 @@ class SseBroadcaster:
         self._kept: deque[_Event] = deque(maxlen=KEPT)
         self._readers: set[asyncio.Queue[_Event | None]] = set()
 
-    def on_event(self, news: News) -> None:
+    def on_event(self, news: LifecycleEvent) -> None:
         """Take news from the lifecycle; never blocks."""
-        if isinstance(news, Transition):
+        if isinstance(news, StateChanged):
             self._hear_step(news)
         else:
             self._add(*_as_event(news))
 
-    def _hear_step(self, news: Transition) -> None:
+    def _hear_step(self, news: StateChanged) -> None:
         """A step within one status is no news to clients."""
-        told = (news.status, news.provider, news.run)
+        told = (news.status, news.provider, news.run_id)
         status = self._snapshot()
         if told == self._state_told or status is None:
             return
         self._state_told = told
-        more = {"was": news.was_status, "run": news.run, "at": news.at}
+        more = {"was": news.was_status, "run": news.run_id, "at": news.at}
         self._add("state", {**status_json(status), **more})
 
     def _add(self, kind: str, data: object) -> None:
@@ -137,17 +137,17 @@ class SseBroadcaster:
 
 
 def _as_event(
-    news: QueueChanged | SessionBegan | SessionEnded | ProviderTrouble | BudgetCrossed,
+    news: QueueChanged | SessionStarted | SessionEnded | ProviderProblem | BudgetThresholdCrossed,
 ) -> tuple[str, object]:
     match news:
         case QueueChanged():
             return "queue", {"waiting": news.waiting, "in_flight": news.in_flight}
-        case SessionBegan():
+        case SessionStarted():
             return "session", {
                 "event": "began",
                 "provider": news.provider,
                 "pod_id": news.report.pod_id,
-                "run": news.run,
+                "run": news.run_id,
                 "cause": news.cause,
                 "at": news.at,
             }
@@ -155,20 +155,20 @@ def _as_event(
             return "session", {
                 "event": "ended",
                 "provider": news.provider,
-                "run": news.run,
+                "run": news.run_id,
                 "cause": news.cause,
                 "began_at": news.began_at,
                 "cost": None if news.cost is None else round(news.cost, 6),
                 "at": news.at,
             }
-        case BudgetCrossed():
+        case BudgetThresholdCrossed():
             return "budget", {
                 "percent": news.percent,
                 "spent": round(news.spent, 6),
                 "budget": news.budget,
                 "month": news.month,
             }
-        case ProviderTrouble():
+        case ProviderProblem():
             return "provider_error", {
                 "provider": news.provider,
                 "message": news.message,

@@ -61,7 +61,9 @@ class GpuApi:
 
     async def health(self, call: RequestContext) -> web.StreamResponse:
         """Never touches the pod."""
-        return _answer(call, {"status": "ok", "version": self._version, "pod": self._lifecycle.word})
+        return _answer(
+            call, {"status": "ok", "version": self._version, "pod": self._lifecycle.current_status}
+        )
 
     async def status(self, call: RequestContext) -> web.StreamResponse:
         """What is known of the pod; unknown is null."""

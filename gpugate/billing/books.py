@@ -9,7 +9,7 @@ from attrs import frozen
 
 from gpugate.billing.model import BY_HAND
 from gpugate.billing.usage import UsageTracker
-from gpugate.lifecycle.event_bus import News
+from gpugate.lifecycle.event_bus import LifecycleEvent
 from gpugate.provider_api import PodReport
 
 
@@ -72,5 +72,5 @@ class Books(Protocol):
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """How long this pod has been paid for by the books of an earlier gateway; None: not in them."""
 
-    def on_event(self, news: News) -> None:
+    def on_event(self, news: LifecycleEvent) -> None:
         """Listen to the lifecycle."""

@@ -22,8 +22,14 @@ from attrs import frozen
 
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import BudgetCrossed, Listener, News, SessionBegan, SessionEnded
-from gpugate.tasks import CrashListener, Supervised
+from gpugate.lifecycle.event_bus import (
+    BudgetThresholdCrossed,
+    EventListener,
+    LifecycleEvent,
+    SessionEnded,
+    SessionStarted,
+)
+from gpugate.tasks import CrashHandler, Supervised
 
 THRESHOLDS = (50, 80, 100)
 """Per cent of the budget that are told of (docs/api.md#budget)."""
@@ -80,7 +86,7 @@ class BudgetMonitor:
 
     Args:
         judge: takes who may have a pod started; called when that changes.
-        publish: takes `BudgetCrossed`.
+        publish: takes `BudgetThresholdCrossed`.
         warn: takes a line for the log; True with it if it is an alarm.
         wall: the time, aware; months are UTC's.
     """
@@ -92,10 +98,10 @@ class BudgetMonitor:
         thresholds: ThresholdStore,
         *,
         on_verdict: Callable[[BudgetVerdict], None],
-        publish: Listener,
+        publish: EventListener,
         warn: Callable[[str, bool], None],
         wall: Callable[[], datetime],
-        on_crash: CrashListener | None = None,
+        on_crash: CrashHandler | None = None,
     ) -> None:
         self.verdict = BudgetVerdict()
         self._limits = limits
@@ -129,9 +135,9 @@ class BudgetMonitor:
         if self._task is not None:
             await self._task.aclose()
 
-    def on_event(self, news: News) -> None:
+    def on_event(self, news: LifecycleEvent) -> None:
         """A session that begins or ends changes what is spent."""
-        if isinstance(news, SessionBegan | SessionEnded):
+        if isinstance(news, SessionStarted | SessionEnded):
             self._soon.set()
 
     async def _evaluate_for_ever(self) -> None:
@@ -180,7 +186,9 @@ class BudgetMonitor:
             if percent > told and spent * 100 >= self._limits.monthly * percent:
                 await self._thresholds.mark_threshold_notified(month, percent)
                 self._publish(
-                    BudgetCrossed(percent=percent, spent=spent, budget=self._limits.monthly, month=month)
+                    BudgetThresholdCrossed(
+                        percent=percent, spent=spent, budget=self._limits.monthly, month=month
+                    )
                 )
 
     async def _pause_s(self, now: datetime, spent: Decimal) -> float:

@@ -14,7 +14,7 @@ from gpugate.billing import cost_math
 from gpugate.billing.cost_math import TimeSpan
 from gpugate.billing.reports import CostQueries
 from gpugate.errors import ProviderError
-from gpugate.lifecycle.provider_worker import NamedProvider
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Charge, Provider
 
 BILL_LIMIT_S = 20.0
@@ -61,7 +61,7 @@ class BillReconciler:
     def __init__(
         self,
         spent: CostQueries,
-        providers: Sequence[NamedProvider],
+        providers: Sequence[ConfiguredProvider],
         currency: str,
         wall: Callable[[], datetime],
     ) -> None:

@@ -21,10 +21,16 @@ from gpugate.billing.model import BY_HAND, Ledger, PodUsage, Session
 from gpugate.billing.usage import UsageSlice, UsageTracker
 from gpugate.core.states import StateName
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import News, ProviderTrouble, SessionBegan, SessionEnded, Transition
+from gpugate.lifecycle.event_bus import (
+    LifecycleEvent,
+    ProviderProblem,
+    SessionEnded,
+    SessionStarted,
+    StateChanged,
+)
 from gpugate.lifecycle.status import SECONDS_PER_HOUR
 from gpugate.provider_api import Phase, PodReport, Price
-from gpugate.tasks import CrashListener, Supervised
+from gpugate.tasks import CrashHandler, Supervised
 
 FLUSH_S = 2.0
 """How often the uses of a pod that serves are written: a crash may lose so much of them."""
@@ -69,7 +75,7 @@ class SessionRecorder:
         boot: str,
         flush_s: float = FLUSH_S,
         alarm: Callable[[str], None],
-        on_crash: CrashListener | None = None,
+        on_crash: CrashHandler | None = None,
     ) -> None:
         self.usage = UsageTracker()
         self._ledger = ledger
@@ -207,19 +213,19 @@ class SessionRecorder:
             return None
         return self._age_s(row)
 
-    def on_event(self, news: News) -> None:
+    def on_event(self, news: LifecycleEvent) -> None:
         """Listen to the lifecycle."""
         match news:
-            case SessionBegan():
+            case SessionStarted():
                 self._on_session_started(news)
             case SessionEnded():
                 self._on_session_ended(news)
-            case Transition():
+            case StateChanged():
                 self._on_state_changed(news)
-            case ProviderTrouble():
+            case ProviderProblem():
                 self._reasons[news.provider] = news.reason
 
-    def _on_session_started(self, news: SessionBegan) -> None:
+    def _on_session_started(self, news: SessionStarted) -> None:
         self._inherited_until.pop(news.provider, None)
         self._failed_starts.pop(news.provider, None)
         row = self._open.get(news.provider) or self._new_session(
@@ -236,7 +242,7 @@ class SessionRecorder:
         if (row := self._open.get(news.provider)) is not None:
             self._close(row, row.began_at + max(timedelta(0), news.at - news.began_at), news.cause)
 
-    def _on_state_changed(self, news: Transition) -> None:
+    def _on_state_changed(self, news: StateChanged) -> None:
         if news.was in _SERVES and news.now not in _SERVES:
             self._collect_usage(whole=True)
             self._serving = None

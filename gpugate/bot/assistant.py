@@ -23,10 +23,10 @@ from gpugate.bot.intents.model import Intent, IntentParser, ParsedBy, ParsedInte
 from gpugate.bot.messenger import Button, Chat, IncomingMessage
 from gpugate.core.states import Status
 from gpugate.errors import GateError, LedgerError, PodBusy, ProviderUnavailable
-from gpugate.lifecycle.event_bus import News, SessionEnded, Transition
+from gpugate.lifecycle.event_bus import LifecycleEvent, SessionEnded, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import PodStatus
-from gpugate.tasks import CrashListener, report_crash
+from gpugate.tasks import CrashHandler, report_crash
 
 STOP_TIMEOUT_S = 180.0
 """A stop that is not confirmed after this time is reported to the chat; the lifecycle goes on trying."""
@@ -44,9 +44,9 @@ T = TypeVar("T")
 class EventWaiter:
     """A listener of the lifecycle that lets a coroutine wait for an event."""
 
-    _waiting: list[tuple[Callable[[News], Any], asyncio.Future[Any]]] = field(factory=list)
+    _waiting: list[tuple[Callable[[LifecycleEvent], Any], asyncio.Future[Any]]] = field(factory=list)
 
-    def on_event(self, event: News) -> None:
+    def on_event(self, event: LifecycleEvent) -> None:
         """Resolve the futures whose function returns something for this event, or raises."""
         for match, future in tuple(self._waiting):
             if future.done():
@@ -59,7 +59,7 @@ class EventWaiter:
             if result is not None:
                 future.set_result(result)
 
-    def first_match(self, match: Callable[[News], T | None]) -> asyncio.Future[T]:
+    def first_match(self, match: Callable[[LifecycleEvent], T | None]) -> asyncio.Future[T]:
         """Return a future of the first result of `match` that is not None; cancel it to stop waiting."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         entry = (match, future)
@@ -88,7 +88,7 @@ class Assistant:
     ask_above_rate: Decimal = Decimal(0)
     notified: Container[str] = ()
     version: str = ""
-    on_crash: CrashListener | None = None
+    on_crash: CrashHandler | None = None
     _confirmations: Confirmations = field(factory=Confirmations, init=False)
     _told_of_trouble: set[str] = field(factory=set, init=False)
 
@@ -143,7 +143,7 @@ class Assistant:
                 await prefixed.send_text(await self._cost_text(parsed.period))
             case Intent.HEALTH_CHECK:
                 trouble = self.intent_parser.trouble
-                await chat.send_text(messages.health(self.version, self.lifecycle.snapshot(), trouble))
+                await chat.send_text(messages.health(self.version, self.lifecycle.status_now(), trouble))
             case Intent.FANTASY_GENERATE:
                 await self._fantasy(incoming, prefixed, parsed.prompt or incoming.text)
             case Intent.UNRECOGNISED if parsed.by is ParsedBy.COMMAND:
@@ -190,7 +190,7 @@ class Assistant:
 
     async def _start(self, incoming: IncomingMessage, chat: Chat) -> None:
         await self._status()
-        if self.lifecycle.word not in (Status.READY, *STARTING) and self._is_expensive():
+        if self.lifecycle.current_status not in (Status.READY, *STARTING) and self._is_expensive():
             await self._confirm_expensive(incoming, chat, self._start_now)
         else:
             await self._start_now(incoming, chat)
@@ -198,17 +198,17 @@ class Assistant:
     def _is_expensive(self) -> bool:
         if not self.ask_above_rate:
             return False
-        rate = self.lifecycle.rate_of_start()
+        rate = self.lifecycle.start_rate()
         return rate is None or rate > self.ask_above_rate
 
     async def _confirm_expensive(self, incoming: IncomingMessage, chat: Chat, action: Action) -> None:
         buttons = self._confirmations.create(incoming.chat, "Yes, start it", "No", action)
-        text = messages.confirm_expensive_start(self.lifecycle.rate_of_start(), self.currency)
+        text = messages.confirm_expensive_start(self.lifecycle.start_rate(), self.currency)
         await chat.send_text(text, buttons)
 
     async def _start_now(self, incoming: IncomingMessage, chat: Chat) -> None:
         """Start and acknowledge; send a second message when the pod is ready or the start has failed."""
-        status = self.lifecycle.snapshot()
+        status = self.lifecycle.status_now()
         if status is not None and status.status is Status.READY:
             await chat.send_text(messages.already_running(status, self.currency))
             return
@@ -219,11 +219,11 @@ class Assistant:
             if status is not None and status.status in STARTING:
                 await chat.send_text(messages.already_on_its_way(status))
             else:
-                await chat.send_text(messages.starting(self.lifecycle.snapshot()))
+                await chat.send_text(messages.starting(self.lifecycle.status_now()))
             end = await outcome
         finally:
             outcome.cancel()
-        status = self.lifecycle.snapshot()
+        status = self.lifecycle.status_now()
         if end.status is Status.READY:
             took_s = asyncio.get_running_loop().time() - began
             await chat.send_text(messages.ready(took_s, status, self.currency))
@@ -237,11 +237,11 @@ class Assistant:
         except PodBusy:
             yes = partial(self._stop_now, force=True)
             buttons = self._confirmations.create(incoming.chat, "Yes, stop it", "No", yes)
-            await chat.send_text(messages.busy(self.lifecycle.snapshot()), buttons)
+            await chat.send_text(messages.busy(self.lifecycle.status_now()), buttons)
 
     async def _stop_now(self, incoming: IncomingMessage, chat: Chat, *, force: bool) -> None:
         """Stop and acknowledge; send a second message at the confirmed end. Raises PodBusy unless forced."""
-        before = self.lifecycle.word
+        before = self.lifecycle.current_status
         if before is Status.STOPPED:
             await chat.send_text(messages.ALREADY_STOPPED)
             return
@@ -258,7 +258,7 @@ class Assistant:
 
     def _stop_text(self, result: asyncio.Future[StopResult]) -> str:
         if not result.done():
-            status = self.lifecycle.snapshot()
+            status = self.lifecycle.status_now()
             return messages.stop_not_proved(STOP_TIMEOUT_S, status.last_error if status is not None else None)
         stop = result.result()
         text = messages.stopped(stop.lasted_s, stop.cost, self.currency) if stop.is_confirmed else ""
@@ -291,7 +291,7 @@ class Assistant:
 
         if incoming.photo is None:
             await chat.send_text(messages.NO_PHOTO)
-        elif self.lifecycle.word in (None, *ENDING) and self._is_expensive():
+        elif self.lifecycle.current_status in (None, *ENDING) and self._is_expensive():
             await self._confirm_expensive(incoming, chat, run)
         else:
             await run(incoming, chat)
@@ -318,9 +318,9 @@ class _PrefixedChat:
 # --- outcomes of a start and a stop -----------------------------------------------------------------
 
 
-def start_outcome(event: News) -> Transition | None:
+def start_outcome(event: LifecycleEvent) -> StateChanged | None:
     """The transition that ended a start: to READY, or away from a state of starting."""
-    if not isinstance(event, Transition):
+    if not isinstance(event, StateChanged):
         return None
     is_over = event.was_status in STARTING and event.status in ENDING
     return event if event.status is Status.READY or is_over or event.now == "ShutDown" else None
@@ -342,11 +342,11 @@ class StopFollowUp:
 
     ended: SessionEnded | None = None
 
-    def on_event(self, event: News) -> StopResult | None:
+    def on_event(self, event: LifecycleEvent) -> StopResult | None:
         """Return the result once the pod is not STOPPING any more."""
         if isinstance(event, SessionEnded):
             self.ended = event
-        if not isinstance(event, Transition) or event.was_status is not Status.STOPPING:
+        if not isinstance(event, StateChanged) or event.was_status is not Status.STOPPING:
             return None
         if event.status is Status.STOPPING:
             return None

@@ -15,7 +15,7 @@ from gpugate.generation import image_format
 from gpugate.generation.fantasy import Fantasy, FantasyService
 from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.tasks import CrashListener, spawn
+from gpugate.tasks import CrashHandler, spawn
 
 TYPING_INTERVAL_S = 4.5
 """Messengers show "typing" for about five seconds."""
@@ -27,12 +27,12 @@ class FantasyJob:
 
     lifecycle: Lifecycle
     fantasies: FantasyService
-    on_crash: CrashListener | None = None
+    on_crash: CrashHandler | None = None
 
     async def run(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
         """Acknowledge, wait for the pod, send story and picture. Raises GateError."""
         assert incoming.photo is not None
-        warm = self.lifecycle.word is Status.READY
+        warm = self.lifecycle.current_status is Status.READY
         await chat.send_text(messages.ON_IT if warm else messages.ON_IT_COLD)
         try:
             image = image_format.read_checked_image(await incoming.photo())

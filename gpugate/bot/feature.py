@@ -20,7 +20,7 @@ from gpugate.bot.notifier import Notifier
 from gpugate.config import Settings
 from gpugate.errors import SettingsError
 from gpugate.generation.fantasy import FantasyService
-from gpugate.lifecycle.event_bus import News, ProviderTrouble
+from gpugate.lifecycle.event_bus import LifecycleEvent, ProviderProblem
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.observability.log import log_crash
 
@@ -100,7 +100,7 @@ class TelegramFeature:
         """The webhook's endpoint; it answers 404 if the bot polls."""
         return self._webhook.routes()
 
-    def on_event(self, event: News) -> None:
+    def on_event(self, event: LifecycleEvent) -> None:
         """Listener of the lifecycle and the budget."""
         self._waiter.on_event(event)
         self._notifier.on_event(event)
@@ -108,7 +108,7 @@ class TelegramFeature:
     def notify_unconfirmed_stop(self, provider: str) -> None:
         """Notify that the gateway ends although no inspection has shown the pod stopped."""
         self._notifier.on_event(
-            ProviderTrouble(
+            ProviderProblem(
                 provider=provider,
                 message="gpugate ends now, and the pod is not seen stopped",
                 reason="ambiguous",

@@ -21,7 +21,7 @@ from gpugate.bot.dedup import UpdateDeduplicator
 from gpugate.bot.messenger import Chat, IncomingMessage
 from gpugate.bot.sender import MessageSender
 from gpugate.bot.update_parser import UpdateParser
-from gpugate.tasks import CrashListener, spawn
+from gpugate.tasks import CrashHandler, spawn
 
 FIRST_ANSWER_TIMEOUT_S = 20.0
 """How long a message waits for the first answer to the one before it; above any sane `bot.intent_timeout`."""
@@ -64,7 +64,7 @@ class UpdateHandler:
     sender: MessageSender
     parser: UpdateParser
     dedup: UpdateDeduplicator
-    on_crash: CrashListener
+    on_crash: CrashHandler
     clock: Callable[[], float] = time.monotonic
     last_update_id: int | None = None
     _answers: dict[asyncio.Task[None], int] = field(factory=dict)

@@ -21,14 +21,14 @@ from gpugate.core.events import Cause
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import (
-    BudgetCrossed,
-    News,
-    ProviderTrouble,
-    SessionBegan,
+    BudgetThresholdCrossed,
+    LifecycleEvent,
+    ProviderProblem,
     SessionEnded,
-    Transition,
+    SessionStarted,
+    StateChanged,
 )
-from gpugate.tasks import CrashListener, Supervised, report_crash
+from gpugate.tasks import CrashHandler, Supervised, report_crash
 
 SUMMARY_AT = time(9, 0)
 """When the daily summary is sent, by this machine's clock; only if there was a session since the last one."""
@@ -92,7 +92,7 @@ class Notifier:
         currency: str = "USD",
         user_of: Callable[[str], str] = lambda provider: "",
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
-        on_crash: CrashListener | None = None,
+        on_crash: CrashHandler | None = None,
     ) -> None:
         self._chats = tuple(chats)
         self._send = send
@@ -127,7 +127,7 @@ class Notifier:
 
     # --- which events are notified --------------------------------------------------------------
 
-    def on_event(self, event: News) -> None:
+    def on_event(self, event: LifecycleEvent) -> None:
         """Listener of the lifecycle and the budget."""
         if self._chats and (text := self._notification(event)) is not None:
             self._put(text)
@@ -137,21 +137,21 @@ class Notifier:
         self._all_sent.clear()
         self._has_pending.set()
 
-    def _notification(self, event: News) -> Callable[[], str] | None:
+    def _notification(self, event: LifecycleEvent) -> Callable[[], str] | None:
         """The function that makes the text; called when it is sent: the ledger is written meanwhile."""
         match event:
-            case SessionBegan():
+            case SessionStarted():
                 self._forget_alarms(event.provider)
                 return lambda: session_started(event, self._user_of(event.provider), self._currency)
             case SessionEnded():
                 self._forget_alarms(event.provider)
                 return partial(session_ended, event, self._currency)
-            case BudgetCrossed():
+            case BudgetThresholdCrossed():
                 return partial(budget_crossed, event, self._currency)
-            case ProviderTrouble():
+            case ProviderProblem():
                 self._last_problem = f"{event.provider}: {event.message}"
                 return partial(alarm, event) if event.alarm and self._is_new_alarm(event) else None
-            case Transition():
+            case StateChanged():
                 return self._all_clear(event) or self._failed_start(event)
             case _:
                 return None
@@ -162,7 +162,7 @@ class Notifier:
         self._alarms -= alarms
         return bool(alarms)
 
-    def _all_clear(self, event: Transition) -> Callable[[], str] | None:
+    def _all_clear(self, event: StateChanged) -> Callable[[], str] | None:
         """A stop of an earlier run of the gateway is confirmed; no SessionEnded comes for it."""
         if event.provider is None:
             return None
@@ -171,15 +171,15 @@ class Notifier:
         stopped = event.was_status is Status.STOPPING and event.status is Status.STOPPED
         return partial(all_clear, event.provider) if stopped and self._forget_alarms(event.provider) else None
 
-    def _is_new_alarm(self, event: ProviderTrouble) -> bool:
+    def _is_new_alarm(self, event: ProviderProblem) -> bool:
         """An alarm is repeated only after a session of its provider began or ended."""
         key = event.provider, _without_numbers(event.message)
         known = key in self._alarms
         self._alarms.add(key)
         return not known
 
-    def _failed_start(self, event: Transition) -> Callable[[], str] | None:
-        """A start failed; its reason came before, as a ProviderTrouble."""
+    def _failed_start(self, event: StateChanged) -> Callable[[], str] | None:
+        """A start failed; its reason came before, as a ProviderProblem."""
         if event.was_status is Status.STOPPED and event.status is Status.STARTING:
             self._last_problem = ""
         was_starting = event.was_status in (Status.STARTING, Status.WARMING)
@@ -255,7 +255,7 @@ def _summary_time(day: date) -> datetime:
 # --- texts ------------------------------------------------------------------------------------------
 
 
-def session_started(event: SessionBegan, user: str, currency: str) -> str:
+def session_started(event: SessionStarted, user: str, currency: str) -> str:
     """The pod was started; `user` caused it, as far as that is known."""
     price = event.report.price
     rate = price.running_per_hour if price is not None else None
@@ -263,7 +263,7 @@ def session_started(event: SessionBegan, user: str, currency: str) -> str:
     return sentences(f"Pod {_start_reason(event, '' if user == BY_HAND else user)}", costs)
 
 
-def _start_reason(event: SessionBegan, user: str) -> str:
+def _start_reason(event: SessionStarted, user: str) -> str:
     match event.cause:
         case "request":
             return f"started at {event.provider}: {f'a request of {user}' if user else 'a request'} woke it"
@@ -283,7 +283,7 @@ def session_ended(event: SessionEnded, currency: str) -> str:
     return sentences(f"Pod stopped at {event.provider}: {why}", f"It ran for {lasted}{cost}")
 
 
-def alarm(event: ProviderTrouble) -> str:
+def alarm(event: ProviderProblem) -> str:
     """A pod may be billing although it was told to stop."""
     return sentences(
         f"ALARM from {event.provider}: {shorten(event.message)}",
@@ -296,7 +296,7 @@ def all_clear(provider: str) -> str:
     return f"The pod at {provider} is seen stopped now."
 
 
-def budget_crossed(event: BudgetCrossed, currency: str) -> str:
+def budget_crossed(event: BudgetThresholdCrossed, currency: str) -> str:
     """A threshold of the month's budget was crossed."""
     spent = f"{money(event.spent, currency)} of {money(event.budget, currency)}"
     if event.percent < 100:

@@ -26,7 +26,7 @@ from gpugate.bot.handlers import OnMessage, UpdateHandler, parse_update
 from gpugate.bot.intents.commands import COMMANDS
 from gpugate.bot.sender import MessageSender, OutageLog, Sleep
 from gpugate.bot.update_parser import UpdateParser
-from gpugate.tasks import CrashListener, Supervised, spawn
+from gpugate.tasks import CrashHandler, Supervised, spawn
 
 POLL_TIMEOUT_S = 25
 """How long Telegram holds a call of `getUpdates` that has no updates."""
@@ -120,7 +120,7 @@ class TelegramBot:
         webhook: WebhookConfig | None,
         allowed: Iterable[int],
         on_message: OnMessage,
-        on_crash: CrashListener,
+        on_crash: CrashHandler,
         seen: Path | None = None,
         first_retry_s: float = FIRST_RETRY_S,
         sleep: Sleep = asyncio.sleep,

@@ -65,14 +65,14 @@ def _settings(args: Namespace) -> Settings:
     if args.cold_start is not None:
         overrides["providers.demo.cold_start"] = SourcedValue(args.cold_start, "--cold-start", is_text=True)
     draft = load_settings(
-        path, os.environ, overrides=overrides, complete=False, state_problem=state_dir.problem_of
+        path, os.environ, overrides=overrides, complete=False, state_problem=state_dir.check
     )
     folder = Path(draft.state.dir).absolute() / "demo"
     overrides["state.dir"] = str(folder)
     if not draft.auth.secret:
         overrides["auth.secret"] = demo_secret(folder)
     return load_settings(
-        path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_dir.problem_of
+        path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_dir.check
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from gpugate.cli.errors import CliError
 from gpugate.cli.settings import settings_for_serving
 from gpugate.config import Settings, SourcedValue
-from gpugate.lifecycle.state_dir import StateFolderTaken, held
+from gpugate.lifecycle.state_dir import StateDirLocked, lock
 
 _FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provider"}
 
@@ -33,11 +33,11 @@ def run(settings: Settings, greeting: str = "") -> int:
         CliError: it cannot listen, or another gateway has the state folder.
     """
     try:
-        with held(Path(settings.state.dir), _warn):
+        with lock(Path(settings.state.dir), _warn):
             if greeting:
                 print(greeting, flush=True)
             return _run(settings)
-    except StateFolderTaken as taken:
+    except StateDirLocked as taken:
         raise CliError(taken.message) from taken
 
 

@@ -32,7 +32,7 @@ def settings_for_serving(args: Namespace, overrides: Mapping[str, object] | None
         os.environ,
         overrides=overrides,
         config_of=config_of,
-        state_problem=state_dir.problem_of,
+        state_problem=state_dir.check,
     )
     comfyui = settings.comfyui
     load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)

@@ -9,7 +9,7 @@ import attrs
 
 from gpugate.config.schema import Settings
 from gpugate.core.policy import PodPolicy, Policy, ProviderLimits, QueuePolicy
-from gpugate.lifecycle.provider_worker import STOP_NOTE_LIMIT_S
+from gpugate.lifecycle.provider_worker import BEFORE_STOP_LIMIT_S
 from gpugate.provider_api import Price, Provider
 
 CLEANUP_LIMIT_S = 5.0
@@ -41,7 +41,7 @@ def _values(policy_class: type[attrs.AttrsInstance], section: attrs.AttrsInstanc
 def longest_end_s(settings: Settings) -> float:
     """Return how many seconds an orderly exit may take, unless a provider or the disk hangs."""
     server = settings.server
-    stop_s = server.stop_wait + STOP_NOTE_LIMIT_S if server.on_exit == "stop" else 0.0
+    stop_s = server.stop_wait + BEFORE_STOP_LIMIT_S if server.on_exit == "stop" else 0.0
     return server.shutdown_grace + stop_s + CLEANUP_LIMIT_S
 
 

@@ -14,16 +14,16 @@ from gpugate.core.events import Event, PodInspected, cause_of
 from gpugate.core.snapshot import MachineSnapshot
 from gpugate.core.states import Preloading, Ready, State, Warming, name_of, status_of
 from gpugate.lifecycle.event_bus import (
-    Listener,
-    News,
-    ProviderTrouble,
+    EventListener,
+    LifecycleEvent,
+    ProviderProblem,
     QueueChanged,
-    SessionBegan,
     SessionEnded,
-    Transition,
+    SessionStarted,
+    StateChanged,
 )
-from gpugate.lifecycle.report_sanitizer import Plausible, StartBoundOf, no_bound
-from gpugate.lifecycle.status import PaidStretch, PodStatus, Record
+from gpugate.lifecycle.report_sanitizer import ReportSanitizer, StartBoundOf, no_bound
+from gpugate.lifecycle.status import ObservedSession, PodObservations, PodStatus
 from gpugate.provider_api import Price
 
 
@@ -38,11 +38,11 @@ class Chronicle:
         self,
         names: Sequence[str],
         fallback_price: Price,
-        listeners: Sequence[Listener],
+        listeners: Sequence[EventListener],
         wall: Callable[[], datetime],
         steady: Callable[[], float],
     ) -> None:
-        self.record = Record(wall, steady, fallback_price)
+        self.record = PodObservations(wall, steady, fallback_price)
         self._names = tuple(names)
         self._listeners = tuple(listeners)
         self._wall = wall
@@ -73,9 +73,9 @@ class Chronicle:
             last_error=snapshot.last_error,
         )
 
-    def _stretch(self, snapshot: MachineSnapshot) -> PaidStretch | None:
+    def _stretch(self, snapshot: MachineSnapshot) -> ObservedSession | None:
         """The session of the pod that is meant; after a failover the one that serves."""
-        stretches = self.record.stretches
+        stretches = self.record.open_sessions
         return stretches.get(self._names[snapshot.shown_provider]) or next(iter(stretches.values()), None)
 
     def _ready_in(self, snapshot: MachineSnapshot, now: float) -> float | None:
@@ -84,9 +84,9 @@ class Chronicle:
             return None
         return max(0.0, self.record.last_start_s - (now - began))
 
-    def rate_of_start(self) -> Decimal | None:
+    def start_rate(self) -> Decimal | None:
         """What the pod that is started next costs per hour, by its provider's last word or as configured."""
-        return self.record.rates.get(self._names[0], self.record.fallback.running_per_hour)
+        return self.record.rates.get(self._names[0], self.record.fallback_price.running_per_hour)
 
     # --- news ---------------------------------------------------------------------------------
 
@@ -102,13 +102,13 @@ class Chronicle:
         if status_of(was) is not status_of(state):
             self.record.since = self._wall()
         self.tell(
-            Transition(
+            StateChanged(
                 was=name_of(was),
                 now=name_of(state),
                 was_status=status_of(was),
                 status=status_of(state),
                 cause=cause_of(event),
-                run=after.run_id,
+                run_id=after.run_id,
                 provider=self._names[after.shown_provider],
                 at=self._wall(),
             )
@@ -129,10 +129,10 @@ class Chronicle:
     def session_opened(self, effect: RecordSessionStart) -> None:
         """A billed stretch began."""
         name = self._names[effect.provider]
-        stretch = self.record.open(effect.run_id, name, effect.report, effect.up_s)
+        stretch = self.record.open_session(effect.run_id, name, effect.report, effect.up_s)
         self.tell(
-            SessionBegan(
-                run=effect.run_id,
+            SessionStarted(
+                run_id=effect.run_id,
                 provider=name,
                 cause=effect.cause,
                 report=effect.report,
@@ -143,10 +143,10 @@ class Chronicle:
     def session_closed(self, effect: RecordSessionEnd) -> None:
         """A billed stretch ended: the stop is proved."""
         name = self._names[effect.provider]
-        stretch = self.record.stretches.pop(name)
+        stretch = self.record.open_sessions.pop(name)
         self.tell(
             SessionEnded(
-                run=effect.run_id,
+                run_id=effect.run_id,
                 provider=name,
                 cause=effect.cause,
                 began_at=stretch.began_at,
@@ -158,7 +158,7 @@ class Chronicle:
     def trouble(self, effect: PublishProviderProblem) -> None:
         """A provider failed us."""
         self.tell(
-            ProviderTrouble(
+            ProviderProblem(
                 provider=self._names[effect.provider],
                 message=effect.message,
                 reason=effect.reason,
@@ -170,15 +170,15 @@ class Chronicle:
     def warn(self, provider: str, message: str, *, alarm: bool = True) -> None:
         """Tell of a provider what only people can mend; an alarm where a pod may be billing unseen."""
         self.tell(
-            ProviderTrouble(provider=provider, message=message, reason="config", alarm=alarm, at=self._wall())
+            ProviderProblem(provider=provider, message=message, reason="config", alarm=alarm, at=self._wall())
         )
 
-    def plausible(self, provider: str, bound: StartBoundOf | None) -> Plausible:
+    def plausible(self, provider: str, bound: StartBoundOf | None) -> ReportSanitizer:
         """Who judges this provider's reports before they are believed; `bound` is what the ledger knows."""
         warn = partial(self.warn, provider, alarm=False)
-        return Plausible(self._wall, self.record.steady, warn, bound or no_bound)
+        return ReportSanitizer(self._wall, self.record.boottime, warn, bound or no_bound)
 
-    def tell(self, news: News) -> None:
+    def tell(self, news: LifecycleEvent) -> None:
         """Tell every listener. A listener that fails is heard of, and never stops the pod's life."""
         for listener in self._listeners:
             try:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from gpugate.provider_api import Endpoint
-from gpugate.tasks import CrashListener, Supervised
+from gpugate.tasks import CrashHandler, Supervised
 
 RENEW_EVERY_S = 30.0
 """Three looks of the pod's script, which takes a letter out at each; thirty renewals in its 15 minutes."""
@@ -23,10 +23,10 @@ UNTAKEN_LIMIT = 3
 NEW, STILL_THERE = 201, 200
 
 
-class Mailbox(Protocol):
+class RenewalStore(Protocol):
     """The pod's Ollama, as far as the lease cares."""
 
-    async def leave(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
+    async def put_renewal(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
         """Leave a blob; the status of the answer (201 new, 200 it was there), or what was seen instead."""
 
 
@@ -35,7 +35,7 @@ def lease_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-class PodLease:
+class SwitchRenewer:
     """The lease of whichever pod serves; silent while none does.
 
     Args:
@@ -48,12 +48,12 @@ class PodLease:
     def __init__(
         self,
         secret: str,
-        mailbox: Mailbox,
+        mailbox: RenewalStore,
         serving: Callable[[], Endpoint | None],
         tell: Callable[[str], None],
         *,
         every_s: float = RENEW_EVERY_S,
-        on_crash: CrashListener | None = None,
+        on_crash: CrashHandler | None = None,
     ) -> None:
         self._content = secret.encode()
         self._digest = lease_digest(secret)
@@ -79,7 +79,7 @@ class PodLease:
         while True:
             self._soon.clear()
             if (endpoint := self._serving()) is not None:
-                self._judge(await self._mailbox.leave(endpoint, self._digest, self._content))
+                self._judge(await self._mailbox.put_renewal(endpoint, self._digest, self._content))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s):
                     await self._soon.wait()

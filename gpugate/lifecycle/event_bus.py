@@ -15,7 +15,7 @@ from gpugate.provider_api import PodReport
 
 
 @frozen(kw_only=True)
-class Transition:
+class StateChanged:
     """The pod's life took a step; `was` and `now` are state names, the statuses are the users' words."""
 
     was: StateName
@@ -23,7 +23,7 @@ class Transition:
     was_status: Status | None
     status: Status | None
     cause: Cause
-    run: int
+    run_id: int
     provider: str | None
     at: datetime
 
@@ -37,10 +37,10 @@ class QueueChanged:
 
 
 @frozen(kw_only=True)
-class SessionBegan:
+class SessionStarted:
     """A billed stretch began."""
 
-    run: int
+    run_id: int
     provider: str
     cause: StartCause
     report: PodReport
@@ -51,7 +51,7 @@ class SessionBegan:
 class SessionEnded:
     """A billed stretch ended: the pod was seen stopped."""
 
-    run: int
+    run_id: int
     provider: str
     cause: StopCause
     began_at: datetime
@@ -60,7 +60,7 @@ class SessionEnded:
 
 
 @frozen(kw_only=True)
-class ProviderTrouble:
+class ProviderProblem:
     """A provider failed us; `alarm` when a pod may be billing against our will."""
 
     provider: str
@@ -71,7 +71,7 @@ class ProviderTrouble:
 
 
 @frozen(kw_only=True)
-class BudgetCrossed:
+class BudgetThresholdCrossed:
     """So many per cent of the month's budget are spent; once for each of 50, 80 and 100 in a month."""
 
     percent: int
@@ -80,5 +80,7 @@ class BudgetCrossed:
     month: str
 
 
-News = Transition | QueueChanged | SessionBegan | SessionEnded | ProviderTrouble | BudgetCrossed
-Listener = Callable[[News], None]
+LifecycleEvent = (
+    StateChanged | QueueChanged | SessionStarted | SessionEnded | ProviderProblem | BudgetThresholdCrossed
+)
+EventListener = Callable[[LifecycleEvent], None]

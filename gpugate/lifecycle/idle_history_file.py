@@ -19,7 +19,7 @@ MOST_BYTES = 65_536
 
 
 @define
-class HabitsFile:
+class IdleHistoryFile:
     """Implements `core.idle_history.IdleHistoryStore`; a disk that fails is told, and never stops a stop."""
 
     path: Path

@@ -74,16 +74,16 @@ from gpugate.errors import GateError, ProviderUnavailable, ShuttingDown
 from gpugate.lifecycle.chronicle import Chronicle
 from gpugate.lifecycle.debts import Debts
 from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
-from gpugate.lifecycle.event_bus import Listener, News
+from gpugate.lifecycle.event_bus import EventListener, LifecycleEvent
 from gpugate.lifecycle.lease import Lease, ServingPod
-from gpugate.lifecycle.pod_calls import Errands
-from gpugate.lifecycle.pod_client import Pod
-from gpugate.lifecycle.provider_worker import CommandLine, Intent, NamedProvider
+from gpugate.lifecycle.pod_calls import PodCalls
+from gpugate.lifecycle.pod_client import PodClient
+from gpugate.lifecycle.provider_worker import BeforeCall, ConfiguredProvider, ProviderWorker
 from gpugate.lifecycle.status import PodStatus
 from gpugate.provider_api import PodReport, Price
-from gpugate.tasks import CrashListener, report_crash
+from gpugate.tasks import CrashHandler, report_crash
 
-FLIGHT_PAUSE_S = 0.25
+IN_FLIGHT_INTERVAL_S = 0.25
 """How long changes of what is in flight are gathered before they are told."""
 
 
@@ -105,19 +105,19 @@ class Lifecycle:
     def __init__(
         self,
         *,
-        providers: Sequence[NamedProvider],
-        pod: Pod,
+        providers: Sequence[ConfiguredProvider],
+        pod: PodClient,
         policy: Policy,
-        debts: Debts,
+        pending_stops: Debts,
         fallback_price: Price,
-        listeners: Sequence[Listener] = (),
-        on_crash: CrashListener | None = None,
-        chance: Callable[[], float] = random.random,
+        listeners: Sequence[EventListener] = (),
+        on_crash: CrashHandler | None = None,
+        random_fraction: Callable[[], float] = random.random,
         wall: Callable[[], datetime] = _now,
-        idle: IdlePolicy | None = None,
-        habits: IdleHistoryStore | None = None,
-        books: Books | None = None,
-        steady: Callable[[], float] | None = None,
+        idle_policy: IdlePolicy | None = None,
+        idle_history: IdleHistoryStore | None = None,
+        recorder: Books | None = None,
+        boottime: Callable[[], float] | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.serving: ServingPod | None = None
@@ -125,32 +125,32 @@ class Lifecycle:
         self._on_failure = on_failure
         self._providers = tuple(providers)
         self._policy = policy
-        self._debts = debts
-        self._habits = habits
-        self._books = books
+        self._debts = pending_stops
+        self._habits = idle_history
+        self._books = recorder
         self._starts_by_hand = BY_HAND  # who asked last
         self._stopping: frozenset[int] = frozenset()
         self._on_crash = on_crash
         names = [named.name for named in self._providers]
-        unproved = debts.load()
+        unproved = pending_stops.load()
         owed = frozenset(names.index(name) for name in unproved if name in names)
         self._foreign_debts = unproved - frozenset(names)
-        self._machine = PodMachine(TABLE, policy, chance, owed, idle)
+        self._machine = PodMachine(TABLE, policy, random_fraction, owed, idle_policy)
         self._snapshot = self._machine.snapshot()  # after the latest event
         self._leases: dict[int, Lease] = {}
         self._last_ticket = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._armed = inf
-        self._errands = Errands(pod, self._feed, policy.health_interval, on_crash)
+        self._armed_at = inf
+        self._errands = PodCalls(pod, self._process_event, policy.health_interval, on_crash)
         self._diagnoses: set[PendingDiagnosis] = set()
         self._closed = asyncio.Event()
         self._drained = asyncio.Event()
         self._reply: GateError | None = None
         self._flight_timer: asyncio.TimerHandle | None = None
-        if books is not None:
-            listeners = (books.on_event, *listeners)
-        self._uses = books.usage if books is not None else None
-        calendar = steady or (lambda: wall().timestamp())
+        if recorder is not None:
+            listeners = (recorder.on_event, *listeners)
+        self._uses = recorder.usage if recorder is not None else None
+        calendar = boottime or (lambda: wall().timestamp())
         self._chronicle = Chronicle(names, fallback_price, listeners, wall, calendar)
 
     # --- life ---------------------------------------------------------------------------------
@@ -160,10 +160,10 @@ class Lifecycle:
         self._loop = asyncio.get_running_loop()
         self._known: asyncio.Future[None] = self._loop.create_future()
         books = self._books
-        self._lines = tuple(
-            CommandLine(
+        self._workers = tuple(
+            ProviderWorker(
                 named,
-                self._feed,
+                self._process_event,
                 partial(self._age_s, named.name),
                 self._chronicle.plausible(
                     named.name, partial(books.start_time_bound, named.name) if books is not None else None
@@ -176,14 +176,14 @@ class Lifecycle:
             self._chronicle.warn(name, "its pod was never seen stopped, and it is not configured any more")
         if self._habits is not None:
             self._machine.restore_idle_history(self._habits.load(), self._loop.time())
-        self._feed(GatewayStarted())
+        self._process_event(GatewayStarted())
 
     async def close(self, *, keep: bool, stop_wait_s: float) -> bool:
         """Go down: refuse who waits, let running answers have their grace, stop the pod or leave it.
 
         Returns True when nothing is left to prove; False when `stop_wait_s` was over before the proof.
         """
-        self._feed(ShutdownRequested(keep))
+        self._process_event(ShutdownRequested(keep))
         await self._drained.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(stop_wait_s):
@@ -195,9 +195,9 @@ class Lifecycle:
         if self._flight_timer is not None:
             self._flight_timer.cancel()
         await self._errands.aclose()
-        await asyncio.gather(*(line.aclose() for line in self._lines), return_exceptions=True)
-        self._arm(inf)
-        self._armed = -inf  # nothing is ever due again
+        await asyncio.gather(*(line.aclose() for line in self._workers), return_exceptions=True)
+        self._arm_timer(inf)
+        self._armed_at = -inf  # nothing is ever due again
         return proved
 
     async def _stop_undecided(self, stop_wait_s: float) -> bool:
@@ -209,7 +209,7 @@ class Lifecycle:
         self._debts.save(sorted(names | self._foreign_debts))
         if self._books is not None:
             self._books.on_stops_changed(frozenset(names))
-        stopping = [line.stop_now(stop_wait_s, self._policy.health_interval) for line in self._lines]
+        stopping = [line.stop_now(stop_wait_s, self._policy.health_interval) for line in self._workers]
         stopped = await asyncio.gather(*stopping, return_exceptions=True)
         owed = {
             named.name for named, proved in zip(self._providers, stopped, strict=True) if proved is not True
@@ -217,9 +217,9 @@ class Lifecycle:
         self._debts.save(sorted(owed | self._foreign_debts))
         return not owed
 
-    def cut(self) -> None:
+    def abort_in_flight(self) -> None:
         """Break off what still runs: somebody asked a second time."""
-        self._feed(ForcedShutdownRequested())
+        self._process_event(ForcedShutdownRequested())
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -237,7 +237,7 @@ class Lifecycle:
             if self._flight_timer is None:
                 self._tell_flight_soon()
         else:
-            self._feed(RequestArrived(number, model, embeds, user))
+            self._process_event(RequestArrived(number, model, embeds, user))
             if self.failure is not None:
                 lease.reject(ShuttingDown(retry_after_s=5))
         return lease
@@ -254,10 +254,10 @@ class Lifecycle:
         if self._uses is not None:
             self._uses.finish(lease.number, now)
         if not self._machine.release_fast(lease.number, now):
-            self._feed(RequestFinished(lease.number))
+            self._process_event(RequestFinished(lease.number))
             return
-        if self._armed > now + self._machine.idle_timeout_s:
-            self._arm(self._machine.next_deadline_at)
+        if self._armed_at > now + self._machine.idle_timeout_s:
+            self._arm_timer(self._machine.next_deadline_at)
         if self._flight_timer is None:
             self._tell_flight_soon()
 
@@ -269,7 +269,7 @@ class Lifecycle:
         examination = PendingDiagnosis(run)
         self._diagnoses.add(examination)
         try:
-            self._feed(UpstreamFailed(run))
+            self._process_event(UpstreamFailed(run))
             examination.update(self._snapshot.state, looked=False)
             return await examination.wait(self._policy.health_interval)
         finally:
@@ -295,24 +295,24 @@ class Lifecycle:
 
     def _ask(self, event: Event) -> None:
         self._reply = None
-        self._feed(event)
+        self._process_event(event)
         if self.failure is not None:
             raise ShuttingDown(retry_after_s=5)
         if self._reply is not None:
             raise self._reply
 
-    def tell(self, news: News) -> None:
+    def publish(self, news: LifecycleEvent) -> None:
         """News of somebody else, for the same listeners."""
         self._chronicle.tell(news)
 
-    def judge(self, verdict: BudgetVerdict) -> None:
+    def set_budget_verdict(self, verdict: BudgetVerdict) -> None:
         """For whom a start is paid, from now on."""
-        self._feed(BudgetUpdated(verdict))
+        self._process_event(BudgetUpdated(verdict))
 
     # --- what is told -------------------------------------------------------------------------
 
     @property
-    def word(self) -> Status | None:
+    def current_status(self) -> Status | None:
         """The pod's status in one word, None while it is not known."""
         return self._snapshot.status
 
@@ -323,22 +323,22 @@ class Lifecycle:
             ProviderUnavailable: it is not known what the provider has, and it cannot be asked.
         """
         await asyncio.wait([self._known], timeout=patience_s)
-        status = self.snapshot()
+        status = self.status_now()
         if status is None:
             raise ProviderUnavailable(self._snapshot.last_error or "", retry_after_s=5)
         return status
 
-    def snapshot(self) -> PodStatus | None:
+    def status_now(self) -> PodStatus | None:
         """The same without waiting; None while it is not known what the provider has."""
         return self._chronicle.status(self._machine.snapshot(), self._loop.time())
 
-    def rate_of_start(self) -> Decimal | None:
+    def start_rate(self) -> Decimal | None:
         """What the pod that is started next costs per hour; None where nobody tells."""
-        return self._chronicle.rate_of_start()
+        return self._chronicle.start_rate()
 
     # --- events in ----------------------------------------------------------------------------
 
-    def _feed(self, event: Event) -> None:
+    def _process_event(self, event: Event) -> None:
         """Bring one event in, carry its effects out, set the alarm for the next deadline.
 
         An error in here leaves the pod's life in no known state: it ends the gateway, by `on_failure`.
@@ -353,7 +353,7 @@ class Lifecycle:
     def _fail(self, error: BaseException) -> None:
         self.failure = error
         self.serving = None
-        self._arm(inf)
+        self._arm_timer(inf)
         for lease in list(self._leases.values()):
             if lease.pod is None:
                 lease.reject(ShuttingDown(retry_after_s=5))
@@ -361,7 +361,7 @@ class Lifecycle:
                 lease.abort()
         self._drained.set()
         self._closed.set()
-        self._settle_known()
+        self._release_status_waiters()
         report_crash("lifecycle", error, self._on_crash)
         if self._on_failure is not None:
             self._on_failure()
@@ -375,7 +375,7 @@ class Lifecycle:
         effects = machine.handle(event, now)
         after = self._snapshot = machine.snapshot()
         if after.state is not before.state:
-            self._moved(before.state, after.state)
+            self._on_state_changed(before.state, after.state)
         for effect in effects:
             try:
                 self._carry_out(effect, now)
@@ -387,8 +387,8 @@ class Lifecycle:
         if self._books is not None and after.stopping_providers != self._stopping:
             self._stopping = after.stopping_providers
             self._books.on_stops_changed(frozenset(self._providers[index].name for index in self._stopping))
-        if machine.next_deadline_at < self._armed:
-            self._arm(machine.next_deadline_at)
+        if machine.next_deadline_at < self._armed_at:
+            self._arm_timer(machine.next_deadline_at)
         if after.waiting != self._chronicle.waiting_told:
             self._chronicle.queue(after)
         if isinstance(event, PodInspected | InspectFailed):
@@ -398,30 +398,30 @@ class Lifecycle:
 
     def _tell_flight_soon(self) -> None:
         """Warm requests come and go too fast to tell of each: tell what is in flight a little later."""
-        self._flight_timer = self._loop.call_later(FLIGHT_PAUSE_S, self._tell_flight)
+        self._flight_timer = self._loop.call_later(IN_FLIGHT_INTERVAL_S, self._tell_flight)
 
     def _tell_flight(self) -> None:
         self._flight_timer = None
         self._chronicle.queue(self._machine.snapshot())
 
-    def _arm(self, at: float) -> None:
+    def _arm_timer(self, at: float) -> None:
         """One timer; an older, later one is replaced, an earlier one fires for nothing and rearms."""
         if self._timer is not None:
             self._timer.cancel()
-        self._armed = at
-        self._timer = self._loop.call_at(at, self._wake) if isfinite(at) else None
+        self._armed_at = at
+        self._timer = self._loop.call_at(at, self._on_timer) if isfinite(at) else None
 
-    def _wake(self) -> None:
-        self._timer, self._armed = None, inf
-        self._feed(DeadlineReached())
+    def _on_timer(self) -> None:
+        self._timer, self._armed_at = None, inf
+        self._process_event(DeadlineReached())
         if self._timer is None and self.failure is None:
-            self._arm(self._machine.next_deadline_at)
+            self._arm_timer(self._machine.next_deadline_at)
 
     def _seen(self, event: PodInspected | InspectFailed) -> None:
         if isinstance(event, PodInspected):
             self._chronicle.look(event)
         if self._snapshot.all_inspected:
-            self._settle_known()
+            self._release_status_waiters()
 
     def _save_habits(self) -> None:
         """When a pod serves no more: what was learnt since, and when it was wanted last."""
@@ -429,11 +429,11 @@ class Lifecycle:
         if self._habits is not None and habits is not None:
             self._habits.save(habits)
 
-    def _settle_known(self) -> None:
+    def _release_status_waiters(self) -> None:
         if not self._known.done():
             self._known.set_result(None)
 
-    def _moved(self, was: State, state: State) -> None:
+    def _on_state_changed(self, was: State, state: State) -> None:
         """The pod's life took a step: everything that follows from the state alone."""
         if isinstance(state, Ready):
             if (
@@ -453,11 +453,11 @@ class Lifecycle:
         if isinstance(state, ShutDown):
             self._closed.set()
         if not isinstance(state, Unknown):
-            self._settle_known()
+            self._release_status_waiters()
         if type(state) is not type(was) and isinstance(
             state, Ready | Stopping | Stopped | CallingStart | BackingOff | ShutDown
         ):
-            self._errands.drop()
+            self._errands.cancel()
 
     # --- effects out --------------------------------------------------------------------------
 
@@ -466,17 +466,17 @@ class Lifecycle:
             case Admit() | Reject() | Requeue() | AbortResponse():
                 self._tell_lease(effect, now)
             case StartPod(_, provider):
-                self._lines[provider].send(effect, self._intent(provider))
+                self._workers[provider].send(effect, self._intent(provider))
             case StopPod(_, provider):
-                self._lines[provider].send(effect, self._books.flush if self._books is not None else None)
+                self._workers[provider].send(effect, self._books.flush if self._books is not None else None)
             case InspectPod() | CleanUpOrphans():
-                self._lines[effect.provider].send(effect)
+                self._workers[effect.provider].send(effect)
             case Probe():
                 self._errands.probe(effect)
             case PreloadModel():
                 self._errands.preload(effect)
             case CheckDevice():
-                self._errands.weigh(effect)
+                self._errands.check_device(effect)
             case ResolveManualRequest(error):
                 self._reply = error
             case PersistPendingStops(providers):
@@ -510,7 +510,7 @@ class Lifecycle:
         if self._uses is not None and not isinstance(effect, Admit):
             self._uses.finish(lease.number, now)
 
-    def _intent(self, provider: int) -> Intent | None:
+    def _intent(self, provider: int) -> BeforeCall | None:
         """What has to be on disk before this provider is asked for a pod."""
         if self._books is None:
             return None

@@ -29,7 +29,7 @@ _NOT_THERE = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
 
 
 @frozen
-class OllamaPod:
+class OllamaPodClient:
     """Small calls of the gateway's own to the pod; implements `lifecycle.pod_client.Pod`.
 
     Attributes:
@@ -84,7 +84,7 @@ class OllamaPod:
     async def _loaded(self, endpoint: Endpoint) -> list[dict[str, object]]:
         """`/api/ps`; empty if it cannot be had."""
         try:
-            models = orjson.loads(await self.fetch(endpoint, "/api/ps") or b"{}").get("models")
+            models = orjson.loads(await self.get(endpoint, "/api/ps") or b"{}").get("models")
         except (orjson.JSONDecodeError, AttributeError):
             return []
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
@@ -100,7 +100,7 @@ class OllamaPod:
         except _NOT_THERE as error:
             return _seen(error)
 
-    async def fetch(self, endpoint: Endpoint, path: str) -> bytes | None:
+    async def get(self, endpoint: Endpoint, path: str) -> bytes | None:
         """The body of a 200 answer to `GET path`; None for anything else."""
         try:
             async with self._call("GET", endpoint, path, FETCH_LIMIT_S) as answer:
@@ -108,8 +108,8 @@ class OllamaPod:
         except _NOT_THERE:
             return None
 
-    async def leave(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
-        """Leave a blob, as `lifecycle.dead_man_switch.Mailbox` has it."""
+    async def put_renewal(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
+        """Leave a blob, as `lifecycle.dead_man_switch.RenewalStore` has it."""
         try:
             async with self._call(
                 "POST", endpoint, f"/api/blobs/sha256:{digest}", FETCH_LIMIT_S, content

@@ -11,7 +11,7 @@ from attrs import define
 
 
 @define
-class DebtsFile:
+class PendingStopStore:
     """Implements `lifecycle.debts.Debts`; a disk that cannot be written is told, and never stops a stop."""
 
     path: Path

@@ -9,22 +9,22 @@ from typing import Any
 
 from gpugate.core.commands import CheckDevice, PreloadModel, Probe
 from gpugate.core.events import DeviceChecked, Event, PreloadFinished, ProbeFinished
-from gpugate.lifecycle.pod_client import Pod
+from gpugate.lifecycle.pod_client import PodClient
 from gpugate.provider_api import Endpoint
-from gpugate.tasks import CrashListener, spawn
+from gpugate.tasks import CrashHandler, spawn
 
 
-class Errands:
+class PodCalls:
     """Carries `Probe`, `PreloadModel` and `CheckDevice` out and brings their answers back as events."""
 
     def __init__(
-        self, pod: Pod, tell: Callable[[Event], None], limit_s: float, on_crash: CrashListener | None
+        self, pod: PodClient, tell: Callable[[Event], None], limit_s: float, on_crash: CrashHandler | None
     ) -> None:
         self._pod = pod
-        self._tell = tell
+        self._on_event = tell
         self._limit_s = limit_s
         self._on_crash = on_crash
-        self._out: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def probe(self, order: Probe) -> None:
         """Check health, within `limit_s`."""
@@ -34,29 +34,29 @@ class Errands:
         """Have a model loaded; the machine minds the time."""
         self._spawn(self._preload(order), "pod:preload")
 
-    def weigh(self, order: CheckDevice) -> None:
+    def check_device(self, order: CheckDevice) -> None:
         """Ask what its models run on, within `limit_s`."""
-        self._spawn(self._weigh(order), "pod:weigh")
+        self._spawn(self._check_device(order), "pod:weigh")
 
-    def drop(self) -> None:
+    def cancel(self) -> None:
         """Give up what is out: the pod is ready or gone.
 
         An errand that brings the very news that made us drop it has done its work and is let be.
         """
         current = asyncio.current_task()
-        for task in self._out:
+        for task in self._tasks:
             if task is not current:
                 task.cancel()
 
     async def aclose(self) -> None:
         """Give up everything and wait for its end."""
-        self.drop()
-        await asyncio.gather(*self._out, return_exceptions=True)
+        self.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = spawn(work, name, on_crash=self._on_crash)
-        self._out.add(task)
-        task.add_done_callback(self._out.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _probe(self, order: Probe) -> None:
         try:
@@ -66,7 +66,7 @@ class Errands:
             detail = f"no answer within {self._limit_s:g} s"
         except Exception as error:  # an answer that nobody foresaw is no health
             detail = f"the check failed with {type(error).__name__}"
-        self._tell(ProbeFinished(order.op, detail is None, detail or ""))
+        self._on_event(ProbeFinished(order.op, detail is None, detail or ""))
 
     async def _preload(self, order: PreloadModel) -> None:
         loaded = on_cpu = False
@@ -74,10 +74,10 @@ class Errands:
             loaded = await self._pod.preload(order.endpoint, order.model, order.embeds) is None
         if loaded:
             on_cpu = await self._on_cpu(order.endpoint)
-        self._tell(PreloadFinished(order.op, on_cpu))
+        self._on_event(PreloadFinished(order.op, on_cpu))
 
-    async def _weigh(self, order: CheckDevice) -> None:
-        self._tell(DeviceChecked(order.run_id, await self._on_cpu(order.endpoint)))
+    async def _check_device(self, order: CheckDevice) -> None:
+        self._on_event(DeviceChecked(order.run_id, await self._on_cpu(order.endpoint)))
 
     async def _on_cpu(self, endpoint: Endpoint) -> bool:
         try:

@@ -7,7 +7,7 @@ from typing import Protocol
 from gpugate.provider_api import Endpoint
 
 
-class Pod(Protocol):
+class PodClient(Protocol):
     """The pod's Ollama, as far as the lifecycle cares."""
 
     async def check(self, endpoint: Endpoint) -> str | None:

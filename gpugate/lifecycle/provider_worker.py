@@ -23,14 +23,14 @@ from gpugate.core.events import (
 )
 from gpugate.core.pending_stops import STOPPED_PHASES
 from gpugate.errors import Ambiguous, LedgerError, Misconfigured, ProviderError, Transient
-from gpugate.lifecycle.report_sanitizer import Plausible
+from gpugate.lifecycle.report_sanitizer import ReportSanitizer
 from gpugate.provider_api import PodReport, Provider
-from gpugate.tasks import CrashListener, Supervised, report_crash
+from gpugate.tasks import CrashHandler, Supervised, report_crash
 
 CALL_LIMIT_S = 120.0
 """Longest a provider may take over one call; plugins have shorter limits of their own."""
 
-STOP_NOTE_LIMIT_S = 1.0
+BEFORE_STOP_LIMIT_S = 1.0
 """Longest a stop waits for its note in the ledger: what is known of it costs less than what runs on."""
 
 HANDOVER_LIMIT_S = 1.0
@@ -39,20 +39,20 @@ HANDOVER_LIMIT_S = 1.0
 CLOSE_LIMIT_S = 5.0
 """Longest a plugin may hold up the end of the gateway."""
 
-Order = StartPod | StopPod | InspectPod | CleanUpOrphans
-Intent = Callable[[], Awaitable[None]]
+ProviderCommand = StartPod | StopPod | InspectPod | CleanUpOrphans
+BeforeCall = Callable[[], Awaitable[None]]
 """Writes down what the provider is about to be asked; `LedgerError` forbids to ask it for a pod."""
 
 
 @frozen
-class NamedProvider:
+class ConfiguredProvider:
     """A provider under the name it has in the configuration."""
 
     name: str
     provider: Provider
 
 
-def _whole(error: ProviderError) -> ProviderError:
+def _with_message(error: ProviderError) -> ProviderError:
     """A plugin's own error class may have forgotten to call ours."""
     if not isinstance(getattr(error, "message", None), str):
         error.message = str(error) or type(error).__name__
@@ -70,49 +70,49 @@ def _failed(order: StartPod | StopPod | InspectPod, error: ProviderError) -> Eve
             return InspectFailed(op, index, error)
 
 
-class CommandLine:
+class ProviderWorker:
     """The queue of commands to one provider."""
 
     def __init__(
         self,
-        named: NamedProvider,
+        named: ConfiguredProvider,
         tell: Callable[[Event], None],
         age_s: Callable[[PodReport], float],
-        plausible: Plausible,
-        on_crash: CrashListener | None = None,
+        plausible: ReportSanitizer,
+        on_crash: CrashHandler | None = None,
     ) -> None:
-        self._named = named
-        self._tell = tell
+        self._configured = named
+        self._on_event = tell
         self._age_s = age_s
-        self._plausible = plausible
-        self._orders: asyncio.Queue[tuple[Order, Intent | None]] = asyncio.Queue()
+        self._sanitizer = plausible
+        self._commands: asyncio.Queue[tuple[ProviderCommand, BeforeCall | None]] = asyncio.Queue()
         self._on_crash = on_crash
-        self._out: Order | None = None  # what the worker is carrying out
-        self._look_limit: asyncio.Timeout | None = None  # of the look that is out
-        self._stops = 0  # that are queued
-        self._worker = Supervised(self._work, self._name, on_crash=on_crash)
+        self._current: ProviderCommand | None = None  # what the worker is carrying out
+        self._inspect_limit: asyncio.Timeout | None = None  # of the look that is out
+        self._queued_stops = 0  # that are queued
+        self._worker = Supervised(self._run, self._name, on_crash=on_crash)
 
     @property
     def _name(self) -> str:
-        return f"provider:{self._named.name}"
+        return f"provider:{self._configured.name}"
 
-    def send(self, order: Order, intent: Intent | None = None) -> None:
+    def send(self, order: ProviderCommand, intent: BeforeCall | None = None) -> None:
         """Queue a command behind those that are out; a start after its intent, a stop if it can be.
 
         Looks before a stop are given up for it: a provider that does not answer must not hold it up.
         """
-        self._orders.put_nowait((order, intent))
+        self._commands.put_nowait((order, intent))
         if isinstance(order, StopPod):
-            self._stops += 1
-            if self._look_limit is not None:
-                self._look_limit.reschedule(asyncio.get_running_loop().time())
+            self._queued_stops += 1
+            if self._inspect_limit is not None:
+                self._inspect_limit.reschedule(asyncio.get_running_loop().time())
 
     async def stop_now(self, limit_s: float, pause_s: float) -> bool:
         """Stop the pod past the queue, which ends: for a lifecycle that has failed.
 
         Sends stops and looks, `pause_s` apart, until a look proves the stop; False: not within `limit_s`.
         """
-        provider = self._named.provider
+        provider = self._configured.provider
         await self._worker.aclose(HANDOVER_LIMIT_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(max(limit_s, CLOSE_LIMIT_S)):
@@ -128,44 +128,46 @@ class CommandLine:
         """Drop what has not been sent, and let the provider go."""
         await self._worker.aclose(CLOSE_LIMIT_S)
         async with asyncio.timeout(CLOSE_LIMIT_S):
-            await self._named.provider.aclose()
+            await self._configured.provider.aclose()
 
-    async def _work(self) -> None:
-        if self._out is not None:  # the worker before this one died over it
-            self._answer(self._out, Ambiguous("the command was interrupted by a fault of the gateway"))
+    async def _run(self) -> None:
+        if self._current is not None:  # the worker before this one died over it
+            self._report(self._current, Ambiguous("the command was interrupted by a fault of the gateway"))
         while True:
-            order, intent = await self._orders.get()
-            self._out = order
-            self._stops -= isinstance(order, StopPod)
+            order, intent = await self._commands.get()
+            self._current = order
+            self._queued_stops -= isinstance(order, StopPod)
             try:
-                answer = await self._carry_out(order, intent)
+                answer = await self._execute(order, intent)
             except Exception as error:
                 report_crash(self._name, error, self._on_crash)
                 answer = Ambiguous(f"the gateway failed with {type(error).__name__} over it")
-            self._answer(order, answer)
+            self._report(order, answer)
 
-    def _answer(self, order: Order, answer: Event | ProviderError | None) -> None:
+    def _report(self, order: ProviderCommand, answer: Event | ProviderError | None) -> None:
         """Tell what came of a command; of a sweep, the next look shows it."""
-        self._out = None
+        self._current = None
         if isinstance(order, CleanUpOrphans) or answer is None:
             return
         try:
-            self._tell(_failed(order, answer) if isinstance(answer, ProviderError) else answer)
+            self._on_event(_failed(order, answer) if isinstance(answer, ProviderError) else answer)
         except Exception as error:  # whatever is wrong with one answer, the next command goes out
             report_crash(self._name, error, self._on_crash)
 
-    async def _note(self, intent: Intent) -> None:
+    async def _try_before_stop(self, intent: BeforeCall) -> None:
         """Try to write this down first; what comes after it must be done in any case."""
         try:
-            async with asyncio.timeout(STOP_NOTE_LIMIT_S):
+            async with asyncio.timeout(BEFORE_STOP_LIMIT_S):
                 await intent()
         except (LedgerError, TimeoutError):
             return
         except Exception as error:
             report_crash(self._name, error, self._on_crash)
 
-    async def _carry_out(self, order: Order, intent: Intent | None) -> Event | ProviderError | None:
-        provider = self._named.provider
+    async def _execute(
+        self, order: ProviderCommand, intent: BeforeCall | None
+    ) -> Event | ProviderError | None:
+        provider = self._configured.provider
         match order:
             case StartPod(op):
                 try:
@@ -175,31 +177,31 @@ class CommandLine:
                     return StartCallFailed(op, Misconfigured(str(error)))
                 seen = await self._call(provider.start)
                 if isinstance(seen, PodReport):
-                    seen = self._plausible.said(seen)
+                    seen = self._sanitizer.sanitize(seen)
                     return StartAccepted(op, seen, self._age_s(seen))
                 return seen
             case StopPod(op):
                 if intent is not None:
-                    await self._note(intent)
+                    await self._try_before_stop(intent)
                 seen = await self._call(provider.stop)
                 return StopAccepted(op) if isinstance(seen, PodReport) else seen
             case InspectPod(op, index):
-                seen = await self._look()
+                seen = await self._inspect()
                 if isinstance(seen, PodReport):
-                    seen = self._plausible.seen(seen)
+                    seen = self._sanitizer.sanitize_inspection(seen)
                     return PodInspected(op, index, seen, self._age_s(seen))
                 return seen
             case CleanUpOrphans():
                 await self._call(provider.sweep)
                 return None
 
-    async def _look(self) -> PodReport | ProviderError:
-        limit = self._look_limit = asyncio.timeout(0 if self._stops else CALL_LIMIT_S)
+    async def _inspect(self) -> PodReport | ProviderError:
+        limit = self._inspect_limit = asyncio.timeout(0 if self._queued_stops else CALL_LIMIT_S)
         try:
-            seen = await self._call(self._named.provider.inspect, limit)
+            seen = await self._call(self._configured.provider.inspect, limit)
         finally:
-            self._look_limit = None
-        if limit.expired() and self._stops:
+            self._inspect_limit = None
+        if limit.expired() and self._queued_stops:
             return Ambiguous("the look was given up for a stop, which goes first")
         return seen
 
@@ -212,7 +214,7 @@ class CommandLine:
             async with limit:
                 report = await method()
         except ProviderError as error:
-            return _whole(error)
+            return _with_message(error)
         except TimeoutError:
             waited = f" within {CALL_LIMIT_S:g} s" if limit.expired() else " in time"
             return Ambiguous(f"no answer{waited}")

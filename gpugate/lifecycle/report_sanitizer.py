@@ -12,10 +12,10 @@ from gpugate.billing.books import StartTimeBound
 from gpugate.core.pending_stops import STOPPED_PHASES
 from gpugate.provider_api import Phase, PodReport, Price
 
-DEAREST_PER_HOUR = Decimal(1_000_000)
+MAX_RATE_PER_HOUR = Decimal(1_000_000)
 """No pod costs more in any currency; what a plugin tells above it is a mistake."""
 
-OLDEST = timedelta(days=366)
+MAX_AGE = timedelta(days=366)
 """A run that is said to be older is taken for one whose beginning nobody knows, such as second 0 of 1970."""
 
 CLOCK_SKEW = timedelta(seconds=2)
@@ -32,7 +32,7 @@ def no_bound(_: PodReport) -> StartTimeBound:
 
 
 @define
-class Plausible:
+class ReportSanitizer:
     """One provider's reports, with what cannot be so taken out and told once.
 
     Attributes:
@@ -42,20 +42,20 @@ class Plausible:
     """
 
     wall: Callable[[], datetime]
-    steady: Callable[[], float]
+    boottime: Callable[[], float]
     warn: Callable[[str], None]
     bound: StartBoundOf = no_bound
-    _off: float | None = None
-    _told: set[str] = field(factory=set)
-    _doubted: datetime | None = None
+    _seen_off_at: float | None = None
+    _warned: set[str] = field(factory=set)
+    _disbelieved: datetime | None = None
 
-    def seen(self, report: PodReport) -> PodReport:
+    def sanitize_inspection(self, report: PodReport) -> PodReport:
         """What a look showed; a pod that is off did not begin its next run before."""
         if report.phase in STOPPED_PHASES:
-            self._off = self.steady()
-        return self.said(report)
+            self._seen_off_at = self.boottime()
+        return self.sanitize(report)
 
-    def said(self, report: PodReport) -> PodReport:
+    def sanitize(self, report: PodReport) -> PodReport:
         """What came back from any call."""
         price, started_at = self._price(report.price), self._started_at(report)
         if price is report.price and started_at is report.started_at:
@@ -68,7 +68,7 @@ class Plausible:
         if said is None:
             return None
         now, bound = self.wall(), self.bound(report)
-        if bound.earliest is None and now - said > OLDEST:
+        if bound.earliest is None and now - said > MAX_AGE:
             self._warn("started_at", f"it says that its pod runs since {said:%Y-%m-%d}: not believed")
             return None
         if said > now:  # its clock is ahead: the run is new, and counts from when it was seen
@@ -81,8 +81,8 @@ class Plausible:
             return said
         # An instant of the ledger may lie ahead where the calendar was set back since.
         since = min(max(earliest, bound.fallback or earliest), now)
-        if report.phase in _ALIVE and earliest - said > CLOCK_SKEW and said != self._doubted:
-            self._doubted = said
+        if report.phase in _ALIVE and earliest - said > CLOCK_SKEW and said != self._disbelieved:
+            self._disbelieved = said
             self.warn(
                 f"it says that its pod runs since {_in_utc(said)}, but {what}:"
                 f" not believed, billed from {_in_utc(since)}"
@@ -91,9 +91,9 @@ class Plausible:
 
     def _seen_off(self, now: datetime) -> datetime | None:
         """When the last look that showed the pod off was, by the calendar of now."""
-        if self._off is None:
+        if self._seen_off_at is None:
             return None
-        return now - timedelta(seconds=max(0.0, self.steady() - self._off))
+        return now - timedelta(seconds=max(0.0, self.boottime() - self._seen_off_at))
 
     def _price(self, said: Price | None) -> Price | None:
         if said is None:
@@ -104,14 +104,14 @@ class Plausible:
         return None if running is None else evolve(said, running_per_hour=running, stopped_per_hour=stopped)
 
     def _amount(self, said: Decimal | None) -> Decimal | None:
-        if said is None or (said.is_finite() and 0 <= said <= DEAREST_PER_HOUR):
+        if said is None or (said.is_finite() and 0 <= said <= MAX_RATE_PER_HOUR):
             return said
         self._warn("price", f"it says that its pod costs {said} an hour: not believed")
         return None
 
     def _warn(self, what: str, line: str) -> None:
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._warned:
+            self._warned.add(what)
             self.warn(line)
 
 

@@ -15,7 +15,7 @@ _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
-class StateFolderTaken(Exception):
+class StateDirLocked(Exception):
     """Another gateway has it; two on one folder would adopt and stop each other's pod.
 
     Attributes:
@@ -28,7 +28,7 @@ class StateFolderTaken(Exception):
         super().__init__(self.message)
 
 
-def problem_of(folder: Path) -> str | None:
+def check(folder: Path) -> str | None:
     """Make the folder if it is missing, for its owner's eyes only; say what keeps us from using it."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -42,15 +42,15 @@ def problem_of(folder: Path) -> str | None:
 
 
 @contextmanager
-def held(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
+def lock(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
     """Hold the folder against other gateways; the kernel lets go of it with this process, however that ends.
 
     A full disk and a file system without locks are told and no more: a gateway that did not start would leave
     a pod running that it had to stop.
 
     Raises:
-        StateFolderTaken: another gateway holds it.
-        OSError: the folder cannot be used at all (see `problem_of`).
+        StateDirLocked: another gateway holds it.
+        OSError: the folder cannot be used at all (see `check`).
     """
     lock = _open_lock(folder)
     try:
@@ -69,7 +69,7 @@ def _take(lock: int, folder: Path, warn: Callable[[str], None]) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StateFolderTaken(folder, _holder(lock)) from None
+        raise StateDirLocked(folder, _holder(lock)) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

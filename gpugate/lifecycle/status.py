@@ -34,36 +34,36 @@ class PodStatus:
 
 
 @define
-class PaidStretch:
+class ObservedSession:
     """A session that is open: since when, at which provider, and what was last said of its pod.
 
     Attributes:
         began_at, began: by the calendar, and by the steady clock, which nobody sets.
     """
 
-    run: int
+    run_id: int
     provider: str
     began_at: datetime
-    began: float
+    began_boottime: float
     report: PodReport
 
 
 @define
-class Record:
+class PodObservations:
     """What the lifecycle remembers of what it saw, for status and news.
 
     Attributes:
         since: when the present status began.
-        stretches: the open sessions by provider.
+        open_sessions: the open sessions by provider.
         last_start_s: how long the last start took from the first ask to READY.
         rates: the newest price per hour of each provider's pod, running or not.
     """
 
     wall: Callable[[], datetime]
-    steady: Callable[[], float]
-    fallback: Price
+    boottime: Callable[[], float]
+    fallback_price: Price
     since: datetime = field(init=False)
-    stretches: dict[str, PaidStretch] = field(factory=dict)
+    open_sessions: dict[str, ObservedSession] = field(factory=dict)
     last_start_s: float | None = None
     rates: dict[str, Decimal] = field(factory=dict)
 
@@ -76,18 +76,18 @@ class Record:
             return 0.0
         return max(0.0, (self.wall() - report.started_at).total_seconds())
 
-    def open(self, run: int, provider: str, report: PodReport, up_s: float) -> PaidStretch:
+    def open_session(self, run: int, provider: str, report: PodReport, up_s: float) -> ObservedSession:
         """A session began `up_s` ago."""
         began_at = self.wall() - timedelta(seconds=up_s)
-        stretch = PaidStretch(run, provider, began_at, self.steady() - up_s, report)
-        self.stretches[provider] = stretch
+        stretch = ObservedSession(run, provider, began_at, self.boottime() - up_s, report)
+        self.open_sessions[provider] = stretch
         return stretch
 
     def observe(self, provider: str, report: PodReport) -> None:
         """Keep the newest word on a pod; what it leaves out stays as it was known."""
         if report.price is not None and report.price.running_per_hour is not None:
             self.rates[provider] = report.price.running_per_hour
-        stretch = self.stretches.get(provider)
+        stretch = self.open_sessions.get(provider)
         if stretch is not None:
             known = stretch.report
             stretch.report = PodReport(
@@ -100,18 +100,18 @@ class Record:
                 detail=report.detail,
             )
 
-    def rate(self, stretch: PaidStretch) -> Decimal | None:
+    def rate(self, stretch: ObservedSession) -> Decimal | None:
         """What this session costs per hour: the provider's word, else the configured rate."""
         price = stretch.report.price
         if price is not None and price.running_per_hour is not None:
             return price.running_per_hour
-        return self.fallback.running_per_hour
+        return self.fallback_price.running_per_hour
 
-    def uptime(self, stretch: PaidStretch) -> timedelta:
+    def uptime(self, stretch: ObservedSession) -> timedelta:
         """How long this session has been billed, whatever is done to the calendar."""
-        return timedelta(seconds=max(0.0, self.steady() - stretch.began))
+        return timedelta(seconds=max(0.0, self.boottime() - stretch.began_boottime))
 
-    def cost(self, stretch: PaidStretch) -> Decimal | None:
+    def cost(self, stretch: ObservedSession) -> Decimal | None:
         """What this session has cost so far, unrounded."""
         rate = self.rate(stretch)
         if rate is None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from gpugate.ollama.catalog_cache import CatalogCache
 from gpugate.provider_api import Endpoint
-from gpugate.tasks import CrashListener, spawn
+from gpugate.tasks import CrashHandler, spawn
 
 WRITE_PAUSE_S = 1.0
 """Changes that come together are written together."""
@@ -23,7 +23,7 @@ _PATHS = {
 class CatalogSource(Protocol):
     """Where the lists come from."""
 
-    async def fetch(self, endpoint: Endpoint, path: str) -> bytes | None:
+    async def get(self, endpoint: Endpoint, path: str) -> bytes | None:
         """The body of a 200 answer to `GET path`, else None."""
 
 
@@ -31,7 +31,7 @@ class CatalogRefresher:
     """The tasks behind a `CatalogCache`."""
 
     def __init__(
-        self, catalog: CatalogCache, source: CatalogSource, on_crash: CrashListener | None = None
+        self, catalog: CatalogCache, source: CatalogSource, on_crash: CrashHandler | None = None
     ) -> None:
         self._catalog = catalog
         self._source = source
@@ -66,7 +66,7 @@ class CatalogRefresher:
 
     async def _fetch(self, endpoint: Endpoint) -> None:
         for kind, path in _PATHS.items():
-            body = await self._source.fetch(endpoint, path)
+            body = await self._source.get(endpoint, path)
             if body is not None and self._catalog.store(kind, "", body):
                 self.changed()
 

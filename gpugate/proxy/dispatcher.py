@@ -22,7 +22,7 @@ from gpugate.proxy.cors import Cors
 from gpugate.proxy.error_format import error_body, request_id
 from gpugate.proxy.request_context import RequestContext
 from gpugate.relay import RelayedResponse, RelayOutcome
-from gpugate.tasks import CrashListener
+from gpugate.tasks import CrashHandler
 
 CLIENT_CLOSED_STATUS = 499
 """The status that a log line shows for a client that hung up."""
@@ -60,7 +60,7 @@ class RequestDispatcher:
         cors: Cors,
         log: RequestLog,
         path_tokens: bool,
-        on_crash: CrashListener,
+        on_crash: CrashHandler,
     ) -> None:
         self._verifier = verifier
         self._ollama = ollama

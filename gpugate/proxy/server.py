@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from gpugate.tasks import CrashListener
+from gpugate.tasks import CrashHandler
 
 FIRST_HEAD_TIMEOUT_S = 30.0
 """A new connection has so long to send the head of its first request (slow loris)."""
@@ -59,7 +59,7 @@ class ClientConnection(web.RequestHandler):
 
     __slots__ = ("_answer_malformed", "_head_timer", "_on_crash")
 
-    def __init__(self, server: web.Server, malformed: MalformedHandler, on_crash: CrashListener) -> None:
+    def __init__(self, server: web.Server, malformed: MalformedHandler, on_crash: CrashHandler) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, **OPTIONS)
         self._answer_malformed = malformed
@@ -119,7 +119,7 @@ class GatewayServer(web.Server):
     """
 
     def __init__(
-        self, handler: RequestHandlerFunction, malformed: MalformedHandler, on_crash: CrashListener
+        self, handler: RequestHandlerFunction, malformed: MalformedHandler, on_crash: CrashHandler
     ) -> None:
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
             cast(ClientConnection, request.protocol).head_arrived()

@@ -15,7 +15,7 @@ from aiohttp.test_utils import RawTestServer
 
 from gpugate.api import events
 from gpugate.api.events import SseBroadcaster
-from gpugate.lifecycle.event_bus import BudgetCrossed, QueueChanged
+from gpugate.lifecycle.event_bus import BudgetThresholdCrossed, QueueChanged
 
 Present = Callable[[], Awaitable[object]]
 
@@ -125,7 +125,9 @@ async def test_the_budget(hub):
     async with reading(hub) as following:
         await following()
         budget = Decimal("20.0")
-        hub.on_event(BudgetCrossed(percent=80, spent=Decimal("16.0000004"), budget=budget, month="2026-11"))
+        hub.on_event(
+            BudgetThresholdCrossed(percent=80, spent=Decimal("16.0000004"), budget=budget, month="2026-11")
+        )
         told = await following()
 
     assert "budget" == told["event"]

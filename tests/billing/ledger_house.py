@@ -18,9 +18,9 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import News, ProviderTrouble
+from gpugate.lifecycle.event_bus import LifecycleEvent, ProviderProblem
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.provider_worker import NamedProvider
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Price
 
 BEGINNING = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -83,9 +83,9 @@ class House:
     told: list[str] = field(factory=list)
     heard: list[str] = field(factory=list)
 
-    def hear(self, news: News) -> None:
+    def hear(self, news: LifecycleEvent) -> None:
         """Keep what is told of providers."""
-        if isinstance(news, ProviderTrouble):
+        if isinstance(news, ProviderProblem):
             self.heard.append(news.message)
 
     def wall(self) -> datetime:
@@ -105,7 +105,7 @@ class House:
         await books.open(names)
         lifecycle = Lifecycle(
             providers=[
-                NamedProvider(name, FakeProvider(cloud))
+                ConfiguredProvider(name, FakeProvider(cloud))
                 for name, cloud in zip(names, self.clouds, strict=True)
             ],
             pod=FakePod(self.clouds[-1]),
@@ -113,13 +113,13 @@ class House:
                 providers=tuple(ProviderLimits(name=name) for name in names),
                 **{"idle_timeout": IDLE_S, "preload": "none", **self.numbers},
             ),
-            debts=self.debts,
+            pending_stops=self.debts,
             fallback_price=Price(Decimal("0.5")),
             listeners=[self.hear],
-            chance=lambda: 0.5,
+            random_fraction=lambda: 0.5,
             wall=self.wall,
-            books=books,
-            steady=asyncio.get_running_loop().time,
+            recorder=books,
+            boottime=asyncio.get_running_loop().time,
         )
         await lifecycle.open()
         return lifecycle, books
@@ -157,7 +157,7 @@ async def ask(lifecycle: Lifecycle, takes_s: float = 10.0, user: str = "ann", na
 
 
 async def off(lifecycle: Lifecycle) -> None:
-    while lifecycle.word is not Status.STOPPED:
+    while lifecycle.current_status is not Status.STOPPED:
         await asyncio.sleep(1)
     await asyncio.sleep(5)  # the writer
 

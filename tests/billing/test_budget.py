@@ -14,7 +14,7 @@ from gpugate_testing import virtual_time
 from gpugate.billing.budget import BudgetLimits, BudgetMonitor, evaluate, month_of, next_month
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import BudgetCrossed, News, SessionBegan, SessionEnded
+from gpugate.lifecycle.event_bus import BudgetThresholdCrossed, LifecycleEvent, SessionEnded, SessionStarted
 from gpugate.provider_api import Phase, PodReport
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -89,7 +89,7 @@ class Stage:
     book: Book = field(factory=Book)
     limits: BudgetLimits = TWENTY
     judged: list[tuple[float, BudgetVerdict]] = field(factory=list)
-    news: list[tuple[float, BudgetCrossed]] = field(factory=list)
+    news: list[tuple[float, BudgetThresholdCrossed]] = field(factory=list)
     lines: list[tuple[str, bool]] = field(factory=list)
     crashes: list[str] = field(factory=list)
     budget: BudgetMonitor = field(init=False)
@@ -114,8 +114,8 @@ class Stage:
         await self.budget.aclose()
         assert self.crashes == []
 
-    def on_event(self, news: News) -> None:
-        assert isinstance(news, BudgetCrossed)
+    def on_event(self, news: LifecycleEvent) -> None:
+        assert isinstance(news, BudgetThresholdCrossed)
         assert self.book.told[news.month] >= news.percent, "told before it was on disk"
         self.news.append((asyncio.get_running_loop().time(), news))
 
@@ -135,9 +135,9 @@ def play(story) -> None:
     virtual_time.run(story())
 
 
-def began(book: Book) -> SessionBegan:
-    return SessionBegan(
-        run=1, provider="alpha", cause="request", report=PodReport(Phase.RUNNING), at=book.wall()
+def began(book: Book) -> SessionStarted:
+    return SessionStarted(
+        run_id=1, provider="alpha", cause="request", report=PodReport(Phase.RUNNING), at=book.wall()
     )
 
 
@@ -266,7 +266,7 @@ def test_a_session_begins_and_ends() -> None:
             book.stretches[0] = Stretch(book.stretches[0].began, book.wall(), Decimal(7200))
             stage.budget.on_event(
                 SessionEnded(
-                    run=1, provider="alpha", cause="idle", began_at=NOON, cost=Decimal(22), at=book.wall()
+                    run_id=1, provider="alpha", cause="idle", began_at=NOON, cost=Decimal(22), at=book.wall()
                 )
             )
             await asyncio.sleep(1)

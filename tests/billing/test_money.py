@@ -9,7 +9,7 @@ from gpugate_testing.fakes import FakeCloud, FakeDebts, Hang, LostAnswer
 
 from gpugate.core.states import Status
 from gpugate.errors import Ambiguous, NoCapacity, PodStartFailed, PodStopped, Transient, WarmupTimeout
-from gpugate.lifecycle.event_bus import ProviderTrouble
+from gpugate.lifecycle.event_bus import ProviderProblem
 from gpugate.provider_api import Phase
 from tests.lifecycle.support import Stage, play
 
@@ -24,7 +24,7 @@ def test_a_request_while_the_pod_is_off() -> None:
             assert admitted == pytest.approx(100, abs=2)
             await asyncio.sleep(3600)
             assert stage.cloud.starts == 1
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
             assert stage.cloud.total_billed_s == pytest.approx(60 + 30 + 10 + 900 + 20, abs=4)
             assert stage.sessions() == ["alpha opens: request", "alpha closes: idle"]
             assert stage.states() == [
@@ -64,7 +64,7 @@ def test_a_late_arrival_during_the_stop() -> None:
         async with Stage([FakeCloud(stop_s=30)], {"idle_timeout": 100}) as stage:
             await stage.ask()
             await asyncio.sleep(105)
-            assert stage.lifecycle.word is Status.STOPPING
+            assert stage.lifecycle.current_status is Status.STOPPING
             assert await stage.ask() == 2
             assert stage.cloud.starts == 2
             assert stage.sessions() == ["alpha opens: request", "alpha closes: idle", "alpha opens: request"]
@@ -95,7 +95,7 @@ def test_three_attempts_that_fail() -> None:
             await asyncio.sleep(60)
             assert stage.cloud.calls.count("start") == 3
             assert stage.cloud.total_billed_s == 0
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
 
     play(story())
 
@@ -110,7 +110,7 @@ def test_an_attempt_that_worked_unseen_and_cannot_be_looked_at() -> None:
             with pytest.raises(PodStartFailed):
                 await stage.ask()
             await asyncio.sleep(120)
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
             assert stage.cloud.phase is Phase.STOPPED
             assert stage.cloud.total_billed_s == pytest.approx(15, abs=2)
 
@@ -138,13 +138,13 @@ def test_a_stop_that_is_ignored_four_times() -> None:
         async with Stage([FakeCloud(ignore_stops=4)], {"idle_timeout": 10}) as stage:
             await stage.ask()
             await asyncio.sleep(30)
-            assert stage.lifecycle.word is Status.STOPPING
+            assert stage.lifecycle.current_status is Status.STOPPING
             assert stage.debts.names == {"alpha"}
             assert "not proved" in str((await stage.lifecycle.status()).last_error)
             await asyncio.sleep(600)
             assert stage.cloud.total_billed_s == pytest.approx(10 + 5 + 10 + 20 + 40, abs=2)
             assert stage.debts.names == frozenset()
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
 
     play(story())
 
@@ -210,7 +210,7 @@ def test_an_unproved_stop_is_inherited() -> None:
             assert cloud.phase is Phase.STOPPED
             assert cloud.calls.count("start") == 0
             assert stage.debts.names == {"long gone"}
-            told = [news for news in stage.news if isinstance(news, ProviderTrouble) and news.alarm]
+            told = [news for news in stage.news if isinstance(news, ProviderProblem) and news.alarm]
             assert [news.provider for news in told] == ["long gone"]
 
     play(story())

@@ -21,7 +21,7 @@ from gpugate.billing.reconciliation import (
 )
 from gpugate.billing.reports import CostQueries
 from gpugate.errors import NoFunds, RateLimited
-from gpugate.lifecycle.provider_worker import NamedProvider
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Capabilities, Charge
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -72,7 +72,7 @@ def reconciled(
     """In virtual time."""
     ledger = MemoryLedger({row.id: row for row in sessions})
     costs = CostQueries(ledger, lambda: None, "USD", lambda: NOW)
-    named = [NamedProvider(name, provider) for name, provider in providers.items()]
+    named = [ConfiguredProvider(name, provider) for name, provider in providers.items()]
     return virtual_time.run(BillReconciler(costs, named, "USD", lambda: NOW).month(month))
 
 

@@ -13,7 +13,7 @@ from gpugate_testing.fakes import FakeCloud, FakeProvider, LostAnswer
 from gpugate.billing.model import BY_HAND, Session
 from gpugate.core.states import Status
 from gpugate.errors import Ambiguous, AuthFailed, NoCapacity, PodStartFailed
-from gpugate.lifecycle.provider_worker import STOP_NOTE_LIMIT_S, NamedProvider
+from gpugate.lifecycle.provider_worker import BEFORE_STOP_LIMIT_S, ConfiguredProvider
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.billing.ledger_house import BEGINNING, House, ask, off, play, seconds
 
@@ -64,7 +64,7 @@ def test_the_intent_is_on_disk_first() -> None:
                 return await super().start()
 
         async with house.open() as lifecycle:
-            lifecycle._lines[0]._named = NamedProvider("alpha", Provider(house.clouds[0]))
+            lifecycle._workers[0]._configured = ConfiguredProvider("alpha", Provider(house.clouds[0]))
             await ask(lifecycle)
             await off(lifecycle)
             house.book.broken = True
@@ -158,7 +158,7 @@ def test_a_crash_in_mid_session(boot: str) -> None:
         house.boot = boot
         async with house.open() as lifecycle:
             await asyncio.sleep(5)
-            assert Status.READY is lifecycle.word
+            assert Status.READY is lifecycle.current_status
             status = await lifecycle.status()
             assert status.uptime_seconds == pytest.approx(house.clouds[0].total_billed_s, rel=0.02)
             await ask(lifecycle, user="bob", name="r-2")
@@ -445,7 +445,7 @@ def test_no_disk_holds_up_a_stop(broken: bool) -> None:
             lifecycle.stop(force=True)
             while "stop" not in house.clouds[0].calls:
                 await asyncio.sleep(0.01)
-            assert house.clouds[0].now - asked_at <= (0.1 if broken else STOP_NOTE_LIMIT_S + 0.1)
+            assert house.clouds[0].now - asked_at <= (0.1 if broken else BEFORE_STOP_LIMIT_S + 0.1)
             house.book.broken, house.book.takes_s = False, 0.0
             await off(lifecycle)
             await asyncio.sleep(601)

@@ -12,7 +12,7 @@ from gpugate_testing.fakes import FakeCloud
 
 from gpugate.billing.books import StartTimeBound
 from gpugate.billing.model import Session
-from gpugate.lifecycle.report_sanitizer import Plausible
+from gpugate.lifecycle.report_sanitizer import ReportSanitizer
 from gpugate.provider_api import Phase, PodReport
 from tests.billing.ledger_house import BEGINNING, House, ask, off, play, seconds
 
@@ -252,11 +252,13 @@ def test_the_bound_of_the_ledger(said: float, believed: float) -> None:
     """Exactly; a second too early is set right, and no news."""
     told: list[str] = []
     bound = StartTimeBound(earliest=NOW, source="it ended")
-    plausible = Plausible(lambda: NOW + timedelta(seconds=60), lambda: 1060.0, told.append, lambda _: bound)
+    plausible = ReportSanitizer(
+        lambda: NOW + timedelta(seconds=60), lambda: 1060.0, told.append, lambda _: bound
+    )
     report = PodReport(Phase.RUNNING, started_at=NOW + timedelta(seconds=said))
 
     for _ in range(2):
-        assert plausible.seen(report).started_at == NOW + timedelta(seconds=believed)
+        assert plausible.sanitize_inspection(report).started_at == NOW + timedelta(seconds=believed)
     assert (said < -2) is (len(told) == 1)
 
 
@@ -264,6 +266,8 @@ def test_a_stopped_pod_that_tells_its_last_start() -> None:
     """That is true, and no news."""
     told: list[str] = []
     bound = StartTimeBound(earliest=NOW, source="it ended")
-    plausible = Plausible(lambda: NOW + timedelta(seconds=60), lambda: 1060.0, told.append, lambda _: bound)
-    plausible.seen(PodReport(Phase.STOPPED, started_at=NOW - NINE_DAYS))
+    plausible = ReportSanitizer(
+        lambda: NOW + timedelta(seconds=60), lambda: 1060.0, told.append, lambda _: bound
+    )
+    plausible.sanitize_inspection(PodReport(Phase.STOPPED, started_at=NOW - NINE_DAYS))
     assert told == []

@@ -223,7 +223,7 @@ class Talk:
     @property
     def word(self) -> str:
         """The pod's status."""
-        return str(self.stage.lifecycle.word)
+        return str(self.stage.lifecycle.current_status)
 
 
 def wall() -> datetime:

@@ -158,7 +158,7 @@ class TestStart:
         """Refused with the month's words; a fantasy as well."""
 
         async def plot(talk):
-            talk.stage.lifecycle.judge(
+            talk.stage.lifecycle.set_budget_verdict(
                 BudgetVerdict(exhausted_reason="the budget of $50.00 for 2026-11 is spent")
             )
             said = ["The budget of $50.00 for 2026-11 is spent."]
@@ -172,7 +172,9 @@ class TestStart:
         """Of this chat: it starts nothing, by hand or with a photo."""
 
         async def plot(talk):
-            talk.stage.lifecycle.judge(BudgetVerdict(users_over_share={"telegram:7": "your share is spent"}))
+            talk.stage.lifecycle.set_budget_verdict(
+                BudgetVerdict(users_over_share={"telegram:7": "your share is spent"})
+            )
             assert ["Your share is spent."] == await talk.write("/start_pod")
             assert ["Your share is spent."] == (await talk.write(photo=PNG))[1:]
             assert "Pod is ready" in (await talk.write("/start_pod", chat="8"))[1]

@@ -17,24 +17,30 @@ from gpugate.bot import messages, notifier
 from gpugate.bot.notifier import MAX_PENDING, SEND_TIMEOUT_S, Notifier, summary_times
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError, NoFunds
-from gpugate.lifecycle.event_bus import BudgetCrossed, ProviderTrouble, SessionBegan, SessionEnded, Transition
+from gpugate.lifecycle.event_bus import (
+    BudgetThresholdCrossed,
+    ProviderProblem,
+    SessionEnded,
+    SessionStarted,
+    StateChanged,
+)
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.bot.chats import NOON, FakeCosts, Summary, wall
 from tests.lifecycle.support import Stage
 
-ALARM = ProviderTrouble(
+ALARM = ProviderProblem(
     provider="alpha", message="the stop is not proved (try 2)", reason="transient", alarm=True, at=NOON
 )
 
 
-def began(cause: str, price: Price | None = PRICE) -> SessionBegan:
+def began(cause: str, price: Price | None = PRICE) -> SessionStarted:
     report = PodReport(Phase.STARTING, "p", price=price)
-    return SessionBegan(run=1, provider="runpod", cause=cause, report=report, at=NOON)
+    return SessionStarted(run_id=1, provider="runpod", cause=cause, report=report, at=NOON)
 
 
 def ended(cause: str, cost: Decimal | None = Decimal("0.17")) -> SessionEnded:
     at = NOON + timedelta(minutes=23)
-    return SessionEnded(run=1, provider="runpod", cause=cause, began_at=NOON, cost=cost, at=at)
+    return SessionEnded(run_id=1, provider="runpod", cause=cause, began_at=NOON, cost=cost, at=at)
 
 
 @define
@@ -187,13 +193,13 @@ class TestLife:
             room.notifier.on_event(evolve(ALARM, alarm=False))
             for was, status in ((Status.STOPPED, Status.STARTING), (Status.STARTING, Status.STOPPED)):
                 room.notifier.on_event(
-                    Transition(
+                    StateChanged(
                         was="",
                         now="",
                         was_status=was,
                         status=status,
                         cause="DeadlineReached",
-                        run=1,
+                        run_id=1,
                         provider="alpha",
                         at=NOON,
                     )
@@ -257,7 +263,9 @@ class TestMessenger:
         async def plot(room):
             for percent in range(MAX_PENDING + 5):
                 room.notifier.on_event(
-                    BudgetCrossed(percent=percent, spent=Decimal(1), budget=Decimal(2), month="2026-11")
+                    BudgetThresholdCrossed(
+                        percent=percent, spent=Decimal(1), budget=Decimal(2), month="2026-11"
+                    )
                 )
             await asyncio.sleep(1)
 
@@ -358,13 +366,17 @@ class TestDaily:
         (messages.start_failed("", ""), "The pod could not be started."),
         (
             notifier.budget_crossed(
-                BudgetCrossed(percent=80, spent=Decimal("40.1"), budget=Decimal(50), month="2026-11"), "USD"
+                BudgetThresholdCrossed(
+                    percent=80, spent=Decimal("40.1"), budget=Decimal(50), month="2026-11"
+                ),
+                "USD",
             ),
             "80 % of the budget for 2026-11 is spent: $40.10 of $50.00.",
         ),
         (
             notifier.budget_crossed(
-                BudgetCrossed(percent=100, spent=Decimal(50), budget=Decimal(50), month="2026-11"), "EUR"
+                BudgetThresholdCrossed(percent=100, spent=Decimal(50), budget=Decimal(50), month="2026-11"),
+                "EUR",
             ),
             "The budget for 2026-11 is spent: 50.00 EUR of 50.00 EUR. "
             "No new pod starts until the month is over.",

@@ -12,7 +12,7 @@ import pytest
 
 from gpugate.cli.main import main
 from gpugate.config import commented_config
-from gpugate.lifecycle.state_dir import held
+from gpugate.lifecycle.state_dir import lock
 from gpugate.providers import registry
 from tests.cli.support import SECRET, Shell, install_plugin
 
@@ -269,7 +269,7 @@ def test_a_second_gateway_on_one_state_folder(shell: Shell, command: list[str], 
     folder = shell.folder / below
     folder.mkdir(parents=True)
     shell.configure()
-    with held(folder, print):
+    with lock(folder, print):
         ended = shell.run(*command, GPUGATE_STATE__DIR="state", GPUGATE_SERVER__PORT="0")
 
     (line,) = ended.complaints

@@ -20,7 +20,7 @@ from gpugate.cli.demo import demo_secret
 from gpugate.cli.errors import CliError
 from gpugate.cli.main import main
 from gpugate.config import Settings, provider_config
-from gpugate.lifecycle.state_dir import held
+from gpugate.lifecycle.state_dir import lock
 from tests.cli.test_main import fake_wiring
 
 
@@ -146,7 +146,7 @@ def test_a_state_folder_that_is_taken(run: Callable[..., Any], bare: Path) -> No
     """A second demo beside the first, on a port of its own, is refused before any word to paste."""
     folder = bare.parent / "home/.local/state/gpugate/demo"
     folder.mkdir(parents=True)
-    with held(folder, print):
+    with lock(folder, print):
         status, settings, out, err = run("--port", "0")
 
     assert (1, None, "") == (status, settings, out)
@@ -159,7 +159,7 @@ def test_beside_a_real_gateway(run: Callable[..., Any], bare: Path, monkeypatch:
     """The demo has a folder of its own in `state.dir`, by default and where that is given."""
     folder = bare.parent / "home/.local/state/gpugate"
     folder.mkdir(parents=True)
-    with held(folder, print):
+    with lock(folder, print):
         status, settings, _, _ = run("--port", "0")
     assert (0, str(folder / "demo")) == (status, settings.state.dir)
 

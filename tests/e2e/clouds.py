@@ -182,12 +182,12 @@ class Town:
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_s
         while not condition():
-            assert loop.time() < end, f"never: {self.gateway.lifecycle.snapshot()}"
+            assert loop.time() < end, f"never: {self.gateway.lifecycle.status_now()}"
             await asyncio.sleep(0.5)
 
     async def word(self, word: str, limit_s: float = 900.0) -> None:
         """Wait until the status is this."""
-        await self.until(lambda: self.gateway.lifecycle.word == word, limit_s)
+        await self.until(lambda: self.gateway.lifecycle.current_status == word, limit_s)
 
     async def proved(self) -> None:
         """Wait until no stop is left to prove."""

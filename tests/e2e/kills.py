@@ -20,7 +20,7 @@ from gpugate_testing.clouds.cloud import Operation
 from gpugate import app
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
-from gpugate.lifecycle.event_bus import News, Transition
+from gpugate.lifecycle.event_bus import LifecycleEvent, StateChanged
 from gpugate.tasks import spawn
 from tests.e2e.clouds import Town
 
@@ -54,7 +54,7 @@ class Mortal:
         with town.patch.context() as patch:
             patch.setattr(app, "_session", session)
             town.patch.setattr(app, "datetime", Calendar)
-            town.patch.setattr(app, "steady", town.runpod.clock.now)
+            town.patch.setattr(app, "boottime", town.runpod.clock.now)
             await town.open()
 
     def die(self) -> None:
@@ -127,11 +127,11 @@ class Mortal:
 
         self.town.patch.setattr(SqliteLedger, "put", watched)
 
-    def at_news(self, due: Callable[[News], bool], later_s: float | None = None) -> None:
+    def at_news(self, due: Callable[[LifecycleEvent], bool], later_s: float | None = None) -> None:
         """As the lifecycle tells such news, or so much later."""
         chronicle: Any = self.town.gateway.lifecycle._chronicle
 
-        def hear(news: News) -> None:
+        def hear(news: LifecycleEvent) -> None:
             if not due(news):
                 return
             if later_s is None:
@@ -143,4 +143,4 @@ class Mortal:
 
     def at_state(self, name: str, later_s: float | None = None) -> None:
         """As the machine enters this state, or so much later."""
-        self.at_news(lambda news: isinstance(news, Transition) and news.now == name, later_s)
+        self.at_news(lambda news: isinstance(news, StateChanged) and news.now == name, later_s)

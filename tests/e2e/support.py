@@ -151,7 +151,7 @@ class House:
 
     async def off(self) -> None:
         """Wait until the pod is off."""
-        await self.until(lambda: self.gateway.lifecycle.word == "STOPPED")
+        await self.until(lambda: self.gateway.lifecycle.current_status == "STOPPED")
 
     async def stop(self, force: bool = False) -> None:
         """Stop the pod by hand and wait for the proof."""

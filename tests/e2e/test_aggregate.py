@@ -186,7 +186,7 @@ async def test_the_pod_is_lost_under_way(limited: House) -> None:
     await asyncio.sleep(0.05)
     limited.cloud.turn_off(at_once=True)
     limited.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0)
-    limited.gateway.lifecycle._wake()
+    limited.gateway.lifecycle._on_timer()
     answer = await asyncio.wait_for(ask, SOON)
     assert (200, TEXT) == (answer.status, answer.json["message"]["content"])
     assert 2 == limited.cloud.starts

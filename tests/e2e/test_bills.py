@@ -27,7 +27,7 @@ async def open_in_cloud_time(town: Town) -> None:
             return town.runpod.clock.wall().astimezone(zone)
 
     town.patch.setattr(app, "datetime", Calendar)
-    town.patch.setattr(app, "steady", town.runpod.clock.now)
+    town.patch.setattr(app, "boottime", town.runpod.clock.now)
     await town.open()
     await town.word("STOPPED")
 

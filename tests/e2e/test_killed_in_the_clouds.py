@@ -16,7 +16,7 @@ from gpugate_demo.faults import Hang
 from gpugate_testing.clouds import Capacity, Cloud, LostResponse, SimPod
 
 from gpugate.billing.model import Session
-from gpugate.lifecycle.event_bus import SessionBegan, SessionEnded
+from gpugate.lifecycle.event_bus import SessionEnded, SessionStarted
 from tests.e2e.clouds import BOTH, EPHEMERAL, FIXED, Town, play
 from tests.e2e.kills import Mortal
 
@@ -73,7 +73,7 @@ POINTS: dict[str, Callable[[Mortal], None]] = {
     "intent on disk": lambda mortal: mortal.at_write(lambda row: True, done=True),
     "start sent": lambda mortal: mortal.at_call(mortal.town.cloud, STARTS, done=False),
     "start done": lambda mortal: mortal.at_call(mortal.town.cloud, STARTS, done=True),
-    "accepted": lambda mortal: mortal.at_news(lambda news: isinstance(news, SessionBegan)),
+    "accepted": lambda mortal: mortal.at_news(lambda news: isinstance(news, SessionStarted)),
     "accepted on disk": lambda mortal: mortal.at_write(lambda row: row.started_at is not None, done=True),
     "provisioning": lambda mortal: mortal.at_state("Provisioning", 5.0),
     "warming": lambda mortal: mortal.at_state("Warming", 1.0),
@@ -157,7 +157,7 @@ def test_killed(tmp_path: Path, name: str, mode: str, point: str, luck: str) -> 
         await asyncio.sleep(ADOPTED_WITHIN_S)
         assert not town.billing or town.gateway.lifecycle.serving is not None
         async with asyncio.timeout(3 * IDLE_S):
-            while town.gateway.lifecycle.word != "STOPPED":
+            while town.gateway.lifecycle.current_status != "STOPPED":
                 await asyncio.sleep(60)
         paid = await paid_rows(town)
         for at in town.providers:

@@ -152,7 +152,7 @@ class TestWaiting:
         house.cloud.stop_s = 0.2
         await house.warm()
         assert 202 == (await house.ask("POST", "/api/v1/gpu/stop")).status
-        assert "STOPPING" == house.gateway.lifecycle.word
+        assert "STOPPING" == house.gateway.lifecycle.current_status
         answer = await house.chat()
         assert (200, 2) == (answer.status, house.cloud.starts)
 
@@ -230,7 +230,7 @@ class TestLostPod:
         await house.ollama.until(lambda: len(house.ollama.calls("/api/chat")) == 1)
         house.cloud.turn_off(at_once=True)
         house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
-        house.gateway.lifecycle._wake()
+        house.gateway.lifecycle._on_timer()
         answer = await asyncio.wait_for(ask, 5)
         assert (200, 2) == (answer.status, house.cloud.starts)
         assert answer.lines[-1]["done"]
@@ -254,7 +254,7 @@ class TestLostPod:
                 await house.ollama.until(lambda lost=lost: len(house.ollama.calls("/api/chat")) >= lost)
                 house.cloud.turn_off(at_once=True)
                 house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
-                house.gateway.lifecycle._wake()
+                house.gateway.lifecycle._on_timer()
 
         house.ollama.faults.add("/api/chat", Hang(), times=2)
         answer, _ = await asyncio.gather(house.chat(), die())
@@ -269,7 +269,7 @@ class TestLostPod:
         await asyncio.sleep(0.05)
         house.cloud.turn_off(at_once=True)
         house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
-        house.gateway.lifecycle._wake()
+        house.gateway.lifecycle._on_timer()
         answer = await asyncio.wait_for(ask, 5)
         assert not answer.whole
         assert {"error"} == set(answer.lines[-1])
@@ -282,7 +282,7 @@ class TestLostPod:
         answer = await house.chat()
         assert (502, "UPSTREAM_ERROR") == (answer.status, answer.json["code"])
         ask = asyncio.ensure_future(house.chat())
-        await house.until(lambda: house.gateway.lifecycle.word == "WARMING")
+        await house.until(lambda: house.gateway.lifecycle.current_status == "WARMING")
         await house.ollama.start()
         assert 200 == (await asyncio.wait_for(ask, 5)).status
         assert 1 == house.cloud.starts

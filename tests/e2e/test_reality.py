@@ -113,7 +113,7 @@ def test_boot_without_sight(tmp_path: Path, name: str) -> None:
         answer = await town.ask("GET", "/api/v1/gpu/status")
         assert (503, "PROVIDER_UNAVAILABLE") == (answer.status, answer.json["error"]["code"])
         await asyncio.sleep(60)
-        assert town.gateway.lifecycle.word is None
+        assert town.gateway.lifecycle.current_status is None
         town.cloud.faults.heal()
         await town.word("READY", 60)
         await town.word("STOPPED")

@@ -125,7 +125,7 @@ async def test_metadata_without_a_pod_does_not_keep_it(opened):
     await house.warm()
 
     async def poll() -> None:
-        while house.gateway.lifecycle.word != "STOPPED":
+        while house.gateway.lifecycle.current_status != "STOPPED":
             for path in ("/api/tags", "/api/ps", "/api/version", "/api/v1/gpu/status", "/api/v1/health"):
                 await house.ask("GET", path)
             await house.ask("POST", "/api/generate", json={"model": MODEL, "keep_alive": 0})
@@ -277,7 +277,7 @@ class TestRemembered:
         await house.ollama.until(lambda: house.ollama.in_flight == 2)
         house.cloud.turn_off(at_once=True)
         house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
-        house.gateway.lifecycle._wake()
+        house.gateway.lifecycle._on_timer()
         tags, running = await asyncio.wait_for(asyncio.gather(*asks), 5)
         assert (live, {"models": []}) == (tags.body, running.json)
 
@@ -298,7 +298,7 @@ class TestIdle:
         asyncio.get_running_loop().call_later(0.5, go_on.set)
         answer = await house.chat()
         assert answer.lines[-1]["done"]
-        assert "READY" == house.gateway.lifecycle.word
+        assert "READY" == house.gateway.lifecycle.current_status
         await house.off()
         assert 1 == house.cloud.starts
 

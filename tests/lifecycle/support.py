@@ -13,9 +13,15 @@ from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 
 from gpugate.core.idle_policy import IdleHistoryStore, IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
-from gpugate.lifecycle.event_bus import Listener, News, SessionBegan, SessionEnded, Transition
+from gpugate.lifecycle.event_bus import (
+    EventListener,
+    LifecycleEvent,
+    SessionEnded,
+    SessionStarted,
+    StateChanged,
+)
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.provider_worker import NamedProvider
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Price, Provider
 
 NAMES = ("alpha", "beta")
@@ -30,8 +36,8 @@ class Stage:
     warm_s: float = 0.0
     load_s: float = 0.0
     debts: FakeDebts = field(factory=FakeDebts)
-    news: list[News] = field(factory=list)
-    listeners: tuple[Listener, ...] = ()
+    news: list[LifecycleEvent] = field(factory=list)
+    listeners: tuple[EventListener, ...] = ()
     crashes: list[str] = field(factory=list)
     wrap: Callable[[FakeProvider], Provider] = lambda provider: provider
     pod_class: type[FakePod] = FakePod
@@ -46,18 +52,18 @@ class Stage:
         names = NAMES[: len(self.clouds)]
         self.lifecycle = Lifecycle(
             providers=[
-                NamedProvider(name, self.wrap(FakeProvider(cloud)))
+                ConfiguredProvider(name, self.wrap(FakeProvider(cloud)))
                 for name, cloud in zip(names, self.clouds, strict=True)
             ],
             pod=self.pod,
             policy=Policy(providers=tuple(ProviderLimits(name=name) for name in names), **self.numbers),
-            debts=self.debts,
+            pending_stops=self.debts,
             fallback_price=Price(),
             listeners=[*self.listeners, self.news.append],
             on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
-            chance=lambda: 0.5,
-            idle=self.idle,
-            habits=self.habits,
+            random_fraction=lambda: 0.5,
+            idle_policy=self.idle,
+            idle_history=self.habits,
             wall=self.wall,
         )
         await self.lifecycle.open()
@@ -83,14 +89,14 @@ class Stage:
 
     def states(self) -> list[str]:
         """Where the pod's life has been."""
-        return [news.now for news in self.news if isinstance(news, Transition)]
+        return [news.now for news in self.news if isinstance(news, StateChanged)]
 
     def sessions(self) -> list[str]:
         """What the ledger hears."""
         return [
-            f"{news.provider} {'opens' if isinstance(news, SessionBegan) else 'closes'}: {news.cause}"
+            f"{news.provider} {'opens' if isinstance(news, SessionStarted) else 'closes'}: {news.cause}"
             for news in self.news
-            if isinstance(news, SessionBegan | SessionEnded)
+            if isinstance(news, SessionStarted | SessionEnded)
         ]
 
 

@@ -17,7 +17,7 @@ from gpugate.errors import (
     Transient,
     WarmupTimeout,
 )
-from gpugate.lifecycle.event_bus import News
+from gpugate.lifecycle.event_bus import LifecycleEvent
 from gpugate.lifecycle.lease import Lease
 from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 from tests.lifecycle.support import Stage, play
@@ -79,7 +79,7 @@ def test_a_plugin_with_a_bug(act: Any, said: str) -> None:
             assert caught.value.message == f"pod could not be started: alpha: {said}"
             assert stage.cloud.calls.count("start") == 2
             await asyncio.sleep(10)
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
 
     play(story())
 
@@ -87,7 +87,7 @@ def test_a_plugin_with_a_bug(act: Any, said: str) -> None:
 def test_a_listener_that_raises() -> None:
     """It is heard of, the other listeners are told, and the pod's life goes on."""
 
-    def deaf(news: News) -> None:
+    def deaf(news: LifecycleEvent) -> None:
         raise RuntimeError("a listener's bug")
 
     async def story() -> None:
@@ -341,7 +341,7 @@ def test_a_second_signal() -> None:
                 closing = asyncio.ensure_future(stage.lifecycle.close(keep=False, stop_wait_s=60))
                 await asyncio.sleep(1)
                 assert cut == []
-                stage.lifecycle.cut()
+                stage.lifecycle.abort_in_flight()
                 assert cut == [True]
                 assert await closing is True
                 assert stage.cloud.now < 10
@@ -362,7 +362,7 @@ def test_a_step_that_fails_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> 
                 lease.mark_response_started()
                 stage.lifecycle.stop(force=True)
                 await asyncio.sleep(60)
-                assert stage.lifecycle.word is Status.STOPPED
+                assert stage.lifecycle.current_status is Status.STOPPED
             assert stage.crashes == ["lifecycle: AbortResponse: RuntimeError('broken')"]
             stage.crashes.clear()
 
@@ -419,7 +419,7 @@ def test_a_plugin_that_kills_its_worker(act: Any, crashes: int) -> None:
             stage.crashes.clear()
             stage.lifecycle.stop()
             await asyncio.sleep(10)
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
 
     play(story())
 
@@ -454,7 +454,7 @@ def test_a_stop_goes_before_a_look_that_hangs() -> None:
             assert "stop" in stage.cloud.calls
             providers[0].deaf = False
             await asyncio.sleep(10)
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
 
     play(story())
 

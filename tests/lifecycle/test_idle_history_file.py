@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from gpugate.core.idle_policy import IdleHistory
-from gpugate.lifecycle.idle_history_file import MOST_BYTES, HabitsFile
+from gpugate.lifecycle.idle_history_file import MOST_BYTES, IdleHistoryFile
 
 LEARNT = IdleHistory((70.5, 3400.0), (88.0,), 1234.5, 100.0)
 
 
-def place(folder: Path, told: list[str], wall: float = 1_000_000.0) -> HabitsFile:
+def place(folder: Path, told: list[str], wall: float = 1_000_000.0) -> IdleHistoryFile:
     """The file, at this wall clock."""
-    return HabitsFile(folder / "habits.json", told.append, lambda: wall)
+    return IdleHistoryFile(folder / "habits.json", told.append, lambda: wall)
 
 
 def test_what_was_learnt_is_there_after_a_restart(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_what_the_status_says() -> None:
             status = await stage.lifecycle.status()
             assert 60.0 == pytest.approx(status.stops_in_seconds)
             await asyncio.sleep(60.5)
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
 
     play(story())
 
@@ -83,7 +83,7 @@ def test_a_restart_in_the_middle_of_a_pause() -> None:
         notebook.habits = IdleHistory(saved.gaps_s, saved.starts_s, saved.regret_budget, 1100.0)
         async with learning(cloud, notebook) as stage:
             await asyncio.sleep(3400.0 - 1100.0)
-            assert stage.lifecycle.word is Status.READY
+            assert stage.lifecycle.current_status is Status.READY
             assert cloud.starts == 2
 
     play(story())
@@ -97,7 +97,7 @@ def test_the_fixed_policy_saves_nothing() -> None:
         async with Stage([FakeCloud()], {"idle_timeout": 900.0}, habits=notebook) as stage:
             await stage.ask(20.0)
             await asyncio.sleep(1000.0)
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
         assert [] == notebook.saved
 
     play(story())

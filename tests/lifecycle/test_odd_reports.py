@@ -12,7 +12,7 @@ from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.states import Status
 from gpugate.errors import NoCapacity, Transient
-from gpugate.lifecycle.event_bus import ProviderTrouble
+from gpugate.lifecycle.event_bus import ProviderProblem
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.lifecycle.support import Stage, play
 
@@ -43,7 +43,7 @@ def test_an_error_that_forgot_its_message() -> None:
         async with Stage([FakeCloud()]) as stage:
             stage.cloud.fail("start", Forgetful())
             assert await stage.ask() == 1
-            told = [news.message for news in stage.news if isinstance(news, ProviderTrouble)]
+            told = [news.message for news in stage.news if isinstance(news, ProviderProblem)]
             assert told == ["it broke"]
 
     play(story())
@@ -60,9 +60,9 @@ def test_a_second_pod_that_is_billed() -> None:
             )
             stage.cloud.fail("inspect", said, said)
             await asyncio.sleep(61)
-            told = [news for news in stage.news if isinstance(news, ProviderTrouble)]
+            told = [news for news in stage.news if isinstance(news, ProviderProblem)]
             assert [(news.message, news.alarm) for news in told] == [("another one: xyz", True)]
-            assert stage.lifecycle.word is Status.READY
+            assert stage.lifecycle.current_status is Status.READY
 
     play(story())
 
@@ -79,7 +79,7 @@ def test_a_queued_start_that_nobody_waits_for() -> None:
                 await asyncio.wait_for(stage.ask(), 5)
             await asyncio.sleep(60)
             assert cloud.calls.count("stop") >= 1
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
             assert cloud.total_billed_s == 0
 
     play(story())

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestServer
 from attrs import define, field
 
 from gpugate.lifecycle import ollama_pod_client as adapter
-from gpugate.lifecycle.ollama_pod_client import OllamaPod
+from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
 from gpugate.provider_api import Endpoint
 
 GAVE_UP = 524
@@ -48,7 +48,7 @@ class Scene:
     """The pod, and where it is."""
 
     script: Script
-    pod: OllamaPod
+    pod: OllamaPodClient
     endpoint: Endpoint
 
     async def preload(self, model: str = "llava", *, embeds: bool = False) -> str | None:
@@ -67,7 +67,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     app.router.add_post("/api/embed", script.load)
     app.router.add_get("/api/ps", script.ps)
     async with TestServer(app) as server, aiohttp.ClientSession() as session:
-        yield Scene(script, OllamaPod(session), Endpoint(str(server.make_url("/"))))
+        yield Scene(script, OllamaPodClient(session), Endpoint(str(server.make_url("/"))))
 
 
 async def test_a_load(scene: Scene) -> None:

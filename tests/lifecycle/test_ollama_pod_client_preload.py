@@ -14,7 +14,7 @@ from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Fault, Garb
 from gpugate_demo.ollama import SimulatedOllama
 
 from gpugate.lifecycle import ollama_pod_client as adapter
-from gpugate.lifecycle.ollama_pod_client import OllamaPod
+from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
 from gpugate.provider_api import Endpoint
 from tests.certificates import Certificate, make_certificate
 
@@ -43,11 +43,11 @@ class Scene:
 
     async def check(self, path: str = VERSION) -> str | None:
         """Ask for health."""
-        return await OllamaPod(self.session, path).check(Endpoint(self.ollama.url))
+        return await OllamaPodClient(self.session, path).check(Endpoint(self.ollama.url))
 
     async def fetch(self, path: str = TAGS) -> bytes | None:
         """Ask for a body."""
-        return await OllamaPod(self.session).fetch(Endpoint(self.ollama.url + "/"), path)
+        return await OllamaPodClient(self.session).get(Endpoint(self.ollama.url + "/"), path)
 
 
 @pytest.fixture
@@ -96,20 +96,20 @@ async def test_a_health_path_of_ones_own(scene: Scene) -> None:
 
 async def test_a_pod_that_is_not_there(session: aiohttp.ClientSession, unused_tcp_port: int) -> None:
     """Neither is an error that gets out: no listener, no such name."""
-    pod = OllamaPod(session)
+    pod = OllamaPodClient(session)
 
     assert "no connection" == await pod.check(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"))
     assert "the name cannot be resolved" == await pod.check(Endpoint("http://no-such-host.invalid"))
-    assert None is await pod.fetch(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), TAGS)
+    assert None is await pod.get(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), TAGS)
     assert "no connection" == await pod.preload(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), "m", False)
 
 
 async def test_the_endpoints_headers(scene: Scene) -> None:
     """They go with every call: a pod may want a token of its own."""
     endpoint = Endpoint(scene.ollama.url, {"X-Pod-Token": "t"})
-    pod = OllamaPod(scene.session)
+    pod = OllamaPodClient(scene.session)
     await pod.check(endpoint)
-    await pod.fetch(endpoint, TAGS)
+    await pod.get(endpoint, TAGS)
     await pod.preload(endpoint, "llama3.2:3b", False)
 
     assert ["t"] * 3 == [seen.headers["X-Pod-Token"] for seen in scene.ollama.seen]
@@ -161,8 +161,8 @@ async def test_a_body_in_many_pieces(session: aiohttp.ClientSession) -> None:
     app.router.add_get(TAGS, answer)
     app.router.add_get(VERSION, version)
     async with TestServer(app) as server:
-        pod, endpoint = OllamaPod(session), Endpoint(str(server.make_url("")))
-        assert b"".join(pieces) == await pod.fetch(endpoint, TAGS)
+        pod, endpoint = OllamaPodClient(session), Endpoint(str(server.make_url("")))
+        assert b"".join(pieces) == await pod.get(endpoint, TAGS)
         assert None is await pod.check(endpoint)
 
 
@@ -220,4 +220,4 @@ async def test_whom_to_trust(
         "other_file": stranger.path,
     }
 
-    assert seen == await OllamaPod(session).check(Endpoint(secure, tls=tls.format(**names)))
+    assert seen == await OllamaPodClient(session).check(Endpoint(secure, tls=tls.format(**names)))

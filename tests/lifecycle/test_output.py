@@ -6,7 +6,7 @@ import pytest
 from gpugate_testing.fakes import FakeCloud
 
 from gpugate.errors import PodStartFailed, ProviderError, Transient
-from gpugate.lifecycle.event_bus import ProviderTrouble
+from gpugate.lifecycle.event_bus import ProviderProblem
 from gpugate.provider_api import Phase, PodReport
 from tests.lifecycle.support import Stage, play
 
@@ -29,7 +29,7 @@ def test_a_start_that_fails(call: str) -> None:
 
             assert "pod could not be started: alpha: it ended with exit status 1" == refused.value.message
             assert WORDS in ((await stage.lifecycle.status()).last_error or "")
-            assert any(WORDS in news.message for news in stage.news if isinstance(news, ProviderTrouble))
+            assert any(WORDS in news.message for news in stage.news if isinstance(news, ProviderProblem))
 
     play(story())
 
@@ -45,7 +45,7 @@ def test_a_pod_that_is_lost() -> None:
             cloud.fail("inspect", FAILED)
             await stage.lifecycle.diagnose(1)
 
-            assert any(WORDS in news.message for news in stage.news if isinstance(news, ProviderTrouble))
+            assert any(WORDS in news.message for news in stage.news if isinstance(news, ProviderProblem))
 
     play(story())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.lifecycle.pending_stop_store import DebtsFile
+from gpugate.lifecycle.pending_stop_store import PendingStopStore
 
 
 def never(text: str) -> None:
@@ -22,13 +22,13 @@ def path(tmp_path: Path) -> Path:
 
 def test_written_and_read(path: Path) -> None:
     """The next gateway reads what the last one wrote; a debt that is paid is gone."""
-    debts = DebtsFile(path, never)
+    debts = PendingStopStore(path, never)
 
     assert frozenset() == debts.load()
     debts.save(["vastai", "runpod"])
-    assert frozenset({"runpod", "vastai"}) == DebtsFile(path, never).load()
+    assert frozenset({"runpod", "vastai"}) == PendingStopStore(path, never).load()
     debts.save([])
-    assert frozenset() == DebtsFile(path, never).load()
+    assert frozenset() == PendingStopStore(path, never).load()
 
 
 def test_whose_it_is(path: Path) -> None:
@@ -38,7 +38,7 @@ def test_whose_it_is(path: Path) -> None:
         left.write_text("[")
         left.chmod(0o644)
 
-    DebtsFile(path, never).save(["runpod"])
+    PendingStopStore(path, never).save(["runpod"])
 
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
     assert [path.name] == os.listdir(path.parent)
@@ -46,7 +46,7 @@ def test_whose_it_is(path: Path) -> None:
 
 def test_a_folder_that_is_missing(path: Path) -> None:
     """It is made, the owner's alone too."""
-    DebtsFile(path, never).save(["runpod"])
+    PendingStopStore(path, never).save(["runpod"])
 
     assert 0o700 == stat.S_IMODE(path.parent.stat().st_mode)
 
@@ -57,7 +57,7 @@ def test_a_damaged_file(path: Path, text: str) -> None:
     path.parent.mkdir()
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     told: list[str] = []
-    debts = DebtsFile(path, told.append)
+    debts = PendingStopStore(path, told.append)
 
     assert frozenset() == debts.load()
     assert [f"cannot read {path}: it is damaged"] == told
@@ -69,7 +69,7 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
     """It is told, and raises nothing: the stop itself goes on."""
     (tmp_path / "file").write_text("")
     told: list[str] = []
-    debts = DebtsFile(tmp_path / "file" / "unproved-stops.json", told.append)
+    debts = PendingStopStore(tmp_path / "file" / "unproved-stops.json", told.append)
 
     debts.save(["runpod"])
     assert frozenset() == debts.load()
@@ -79,7 +79,7 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_write_that_fails_halfway(path: Path) -> None:
     """What was known stays known."""
     told: list[str] = []
-    debts = DebtsFile(path, told.append)
+    debts = PendingStopStore(path, told.append)
     debts.save(["runpod"])
     path.with_suffix(".new").mkdir()
 

@@ -8,7 +8,7 @@ import pytest
 from gpugate_testing.fakes import FakeCloud, FakePod
 
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import ProviderTrouble
+from gpugate.lifecycle.event_bus import ProviderProblem
 from gpugate.provider_api import Endpoint
 from tests.lifecycle.support import Stage, play
 
@@ -50,7 +50,7 @@ class Unloadable(Healthy):
 
 def troubles(stage: Stage) -> list[tuple[str, str, str]]:
     """What was told that went wrong."""
-    heard = [news for news in stage.news if isinstance(news, ProviderTrouble)]
+    heard = [news for news in stage.news if isinstance(news, ProviderProblem)]
     return [(news.provider, news.message, news.reason) for news in heard]
 
 

@@ -11,8 +11,8 @@ import pytest
 from attrs import define, evolve, field
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.lifecycle.event_bus import ProviderTrouble, SessionBegan
-from gpugate.lifecycle.report_sanitizer import Plausible
+from gpugate.lifecycle.event_bus import ProviderProblem, SessionStarted
+from gpugate.lifecycle.report_sanitizer import ReportSanitizer
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.lifecycle.support import Stage, play
 
@@ -26,16 +26,16 @@ class Judge:
 
     at_s: float = 0.0
     told: list[str] = field(factory=list)
-    plausible: Plausible = field(init=False)
+    plausible: ReportSanitizer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.plausible = Plausible(
+        self.plausible = ReportSanitizer(
             lambda: NOW + timedelta(seconds=self.at_s), lambda: 1000 + self.at_s, self.told.append
         )
 
     def started(self, at: datetime | None) -> datetime | None:
         """What is left of this word."""
-        return self.plausible.seen(PodReport(Phase.RUNNING, started_at=at)).started_at
+        return self.plausible.sanitize_inspection(PodReport(Phase.RUNNING, started_at=at)).started_at
 
 
 def test_a_report_that_can_be_so() -> None:
@@ -43,14 +43,14 @@ def test_a_report_that_can_be_so() -> None:
     report = PodReport(Phase.RUNNING, price=Price(0.44), started_at=NOW - FIVE_MINUTES)  # type: ignore[arg-type]
     judge = Judge()
 
-    assert judge.plausible.seen(report) is report
+    assert judge.plausible.sanitize_inspection(report) is report
     assert judge.told == []
 
 
 def test_a_run_that_began_before_the_last_one_ended() -> None:
     """The look that proved the stop is the earliest that the next run can have begun."""
     judge = Judge()
-    judge.plausible.seen(PodReport(Phase.STOPPED))
+    judge.plausible.sanitize_inspection(PodReport(Phase.STOPPED))
     judge.at_s = 60.0
 
     assert judge.started(NOW - FIVE_MINUTES) == NOW
@@ -60,7 +60,7 @@ def test_a_run_that_began_before_the_last_one_ended() -> None:
 def test_a_stop_that_the_provider_only_said() -> None:
     """An answer to start or stop proves nothing."""
     judge = Judge()
-    judge.plausible.said(PodReport(Phase.STOPPED))
+    judge.plausible.sanitize(PodReport(Phase.STOPPED))
 
     assert judge.started(NOW - FIVE_MINUTES) == NOW - FIVE_MINUTES
 
@@ -85,8 +85,8 @@ def test_a_price_that_nobody_pays(amount: str) -> None:
     judge = Judge()
     dear = PodReport(Phase.RUNNING, price=Price(Decimal(amount)))
 
-    assert judge.plausible.seen(dear).price is None
-    assert judge.plausible.seen(dear).price is None
+    assert judge.plausible.sanitize_inspection(dear).price is None
+    assert judge.plausible.sanitize_inspection(dear).price is None
     assert judge.told == [f"it says that its pod costs {Decimal(amount)} an hour: not believed"]
 
 
@@ -94,7 +94,7 @@ def test_a_disk_that_costs_less_than_nothing() -> None:
     """Only that part is unknown."""
     price = Price(Decimal("0.44"), Decimal(-1))
 
-    judged = Judge().plausible.seen(PodReport(Phase.RUNNING, price=price)).price
+    judged = Judge().plausible.sanitize_inspection(PodReport(Phase.RUNNING, price=price)).price
 
     assert judged == Price(Decimal("0.44"))
 
@@ -117,8 +117,8 @@ def test_a_session_at_a_price_below_nothing() -> None:
         async with Stage([cloud]) as stage:
             assert await stage.ask() == 1
             status = await stage.lifecycle.status()
-            told = [news.message for news in stage.news if isinstance(news, ProviderTrouble)]
-            (began,) = (news for news in stage.news if isinstance(news, SessionBegan))
+            told = [news.message for news in stage.news if isinstance(news, ProviderProblem)]
+            (began,) = (news for news in stage.news if isinstance(news, SessionStarted))
 
             assert status.hourly_rate is None
             assert status.estimated_cost is None
@@ -126,6 +126,6 @@ def test_a_session_at_a_price_below_nothing() -> None:
             assert [line for line in told if "not believed" in line] == told
             assert len(told) == 2
             await asyncio.sleep(61)
-            assert len([news for news in stage.news if isinstance(news, ProviderTrouble)]) == 2
+            assert len([news for news in stage.news if isinstance(news, ProviderProblem)]) == 2
 
     play(story())

@@ -9,7 +9,7 @@ from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.states import Status
 from gpugate.errors import NoCapacity, RateLimited, Transient
-from gpugate.lifecycle.event_bus import ProviderTrouble
+from gpugate.lifecycle.event_bus import ProviderProblem
 from gpugate.provider_api import Phase
 from tests.lifecycle.support import Stage, play
 
@@ -23,7 +23,7 @@ def test_the_session_is_over_and_the_stop_fails() -> None:
             await asyncio.sleep(58)
             stage.cloud.fail("stop", *(Transient("no route") for _ in range(3)))
             await asyncio.sleep(2)
-            assert stage.lifecycle.word is Status.STOPPING
+            assert stage.lifecycle.current_status is Status.STOPPING
             before = stage.cloud.now
             assert await stage.ask() == 2
             assert stage.cloud.now - before == pytest.approx(5 + 10 + 20, abs=3)
@@ -43,7 +43,7 @@ def test_no_capacity_while_the_others_stop_is_fresh() -> None:
             stage.pod.cloud = beta
             await stage.ask()
             await asyncio.sleep(5.5)
-            assert stage.lifecycle.word is Status.STOPPING
+            assert stage.lifecycle.current_status is Status.STOPPING
             asked = alpha.calls.count("start")
             assert await stage.ask() == 2
             assert alpha.calls.count("start") == asked + 1
@@ -61,7 +61,7 @@ def test_a_pod_that_ignores_its_stops() -> None:
             await stage.ask()
             cloud.ignore_stops = 1000
             await asyncio.sleep(11)
-            assert stage.lifecycle.word is Status.STOPPING
+            assert stage.lifecycle.current_status is Status.STOPPING
             before = cloud.now
             await stage.ask()
             assert cloud.now - before == pytest.approx(5 + 10, abs=2)
@@ -82,7 +82,7 @@ def test_a_stop_is_rate_limited() -> None:
             assert stage.cloud.calls.count("stop") == 1
             await asyncio.sleep(3)
             assert stage.cloud.calls.count("stop") == 2
-            assert stage.lifecycle.word is Status.STOPPED
+            assert stage.lifecycle.current_status is Status.STOPPED
 
     play(story())
 
@@ -96,6 +96,6 @@ def test_a_pod_that_is_unreachable() -> None:
         async with Stage([cloud]) as stage:
             status = await stage.lifecycle.status()
             assert status.last_error == "alpha: the pod is unreachable"
-            assert [news for news in stage.news if isinstance(news, ProviderTrouble)] == []
+            assert [news for news in stage.news if isinstance(news, ProviderProblem)] == []
 
     play(story())

@@ -148,7 +148,7 @@ def test_a_wrong_import_is_noticed() -> None:
     """The watchman is awake."""
     assert trespass("core.machine", "asyncio.sleep") == "core.machine uses asyncio.sleep"
     assert (
-        trespass("core.machine", "gpugate.lifecycle.event_bus.News")
+        trespass("core.machine", "gpugate.lifecycle.event_bus.LifecycleEvent")
         == "core.machine knows gpugate.lifecycle.event_bus.News"
     )
     assert trespass("services.lease", "aiohttp.web") == "services.lease needs aiohttp.web"

@@ -18,8 +18,8 @@ from gpugate.app import Gateway
 from gpugate.config import load_settings
 from gpugate.core.states import Status
 from gpugate.errors import SettingsError
-from gpugate.lifecycle.dead_man_switch import PodLease, lease_digest
-from gpugate.lifecycle.ollama_pod_client import OllamaPod
+from gpugate.lifecycle.dead_man_switch import SwitchRenewer, lease_digest
+from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
 from gpugate.provider_api import Endpoint, Provider
 from tests.pod.support import DIGEST, SECRET, BlobStore, blob_store, container, script, until
 
@@ -33,7 +33,7 @@ class FakeMailbox:
     answers: list[int | str] = field(factory=list)
     letters: list[tuple[Endpoint, str, bytes]] = field(factory=list)
 
-    async def leave(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
+    async def put_renewal(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
         self.letters.append((endpoint, digest, content))
         return self.answers.pop(0) if self.answers else 201
 
@@ -43,7 +43,7 @@ class Desk:
     """A lease with its mailbox, and what it told people."""
 
     mailbox: FakeMailbox
-    lease: PodLease
+    lease: SwitchRenewer
     told: list[str]
     serving: list[Endpoint]
 
@@ -56,7 +56,7 @@ async def desk() -> AsyncIterator[Desk]:
     def where() -> Endpoint | None:
         return serving[-1] if serving else None
 
-    desk = Desk(mailbox, PodLease(SECRET, mailbox, where, told.append, every_s=0.01), told, serving)
+    desk = Desk(mailbox, SwitchRenewer(SECRET, mailbox, where, told.append, every_s=0.01), told, serving)
     yield desk
     await desk.lease.aclose()
 
@@ -80,7 +80,7 @@ async def test_while_a_pod_serves(desk: Desk) -> None:
 async def test_a_pod_that_has_just_become_ready(desk: Desk) -> None:
     """It does not wait for the next round."""
     slow = FakeMailbox()
-    lease = PodLease(SECRET, slow, lambda: POD if desk.serving else None, desk.told.append, every_s=600)
+    lease = SwitchRenewer(SECRET, slow, lambda: POD if desk.serving else None, desk.told.append, every_s=600)
     await asyncio.sleep(0.01)
     desk.serving.append(POD)
     lease.renew_soon()
@@ -115,10 +115,10 @@ async def test_what_is_told(desk: Desk, answers: list[int | str], told: list[str
 async def test_a_letter_over_http(tmp_path: Path) -> None:
     """Ollama answers 201 to a new one and 200 to one that lies there; no Ollama is told in words."""
     async with blob_store(tmp_path) as store, aiohttp.ClientSession() as session:
-        pod = OllamaPod(session)
+        pod = OllamaPodClient(session)
 
         async def leave(url: str = store.url) -> int | str:
-            return await pod.leave(Endpoint(url), DIGEST, SECRET.encode())
+            return await pod.put_renewal(Endpoint(url), DIGEST, SECRET.encode())
 
         assert [201, 200] == [await leave(), await leave()]
         assert SECRET == store.letter.read_text()
@@ -174,7 +174,7 @@ async def test_the_whole_chain(tmp_path: Path) -> None:
         await gateway.open()
         async with container(script("runpod"), env, "sleep", "600") as box:
             gateway.lifecycle.start()
-            await until(lambda: gateway.lifecycle.word is Status.READY)
+            await until(lambda: gateway.lifecycle.current_status is Status.READY)
             await taken(store)
             assert [] == runpod.asked
             await gateway.close()

@@ -20,7 +20,7 @@ from gpugate.proxy.server import (
     listen,
     raise_file_limit,
 )
-from gpugate.tasks import CrashListener
+from gpugate.tasks import CrashHandler
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -37,7 +37,7 @@ def no_crash(name: str, error: BaseException) -> None:
     raise AssertionError(name) from error
 
 
-def serving(handler: RequestHandlerFunction, on_crash: CrashListener = no_crash) -> web.ServerRunner:
+def serving(handler: RequestHandlerFunction, on_crash: CrashHandler = no_crash) -> web.ServerRunner:
     return web.ServerRunner(GatewayServer(handler, refuse, on_crash), shutdown_timeout=0.1)
 
 

@@ -16,7 +16,7 @@ from attrs import evolve
 
 from gpugate.bot.intents.keywords import KeywordIntentParser
 from gpugate.bot.intents.model import Intent, ParsedBy, ParsedIntent, Period
-from gpugate.tasks import CrashListener, spawn
+from gpugate.tasks import CrashHandler, spawn
 
 KEEP_ALIVE = "30m"
 LOAD_TIMEOUT_S = 180.0
@@ -72,7 +72,7 @@ class OllamaIntentParser:
         model: str,
         timeout_s: float,
         fallback: KeywordIntentParser,
-        on_crash: CrashListener | None = None,
+        on_crash: CrashHandler | None = None,
     ) -> None:
         self._session = session
         self._url = url.rstrip("/")

@@ -125,7 +125,7 @@ async def one(house: House, operation: str, fault: Fault, times: int) -> Cell:
     await asyncio.sleep(100)  # whatever may still turn up is adopted, and stopped when it was idle
     await house.off()
     assert [] == cloud.billing, "something still runs"
-    assert Status.STOPPED is house.lifecycle.word
+    assert Status.STOPPED is house.lifecycle.current_status
     return Cell(outcome, cloud.starts, round(cloud.billed_s))
 
 

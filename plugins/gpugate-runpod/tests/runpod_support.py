@@ -18,10 +18,10 @@ from gpugate_testing.fakes import FakeDebts
 
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import News, ProviderTrouble, SessionEnded
+from gpugate.lifecycle.event_bus import LifecycleEvent, ProviderProblem, SessionEnded
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.ollama_pod_client import OllamaPod
-from gpugate.lifecycle.provider_worker import NamedProvider
+from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Price
 
 AGENT = {"User-Agent": "gpugate/0.1"}
@@ -60,7 +60,7 @@ class House:
     session: aiohttp.ClientSession = field(repr=False)
     settings: dict[str, Any]
     policy: dict[str, Any]
-    news: list[News] = field(factory=list)
+    news: list[LifecycleEvent] = field(factory=list)
     provider: RunPod = field(init=False)
     lifecycle: Lifecycle = field(init=False)
     debts: FakeDebts = field(factory=FakeDebts)
@@ -76,13 +76,13 @@ class House:
         can = self.provider.capabilities
         pace = ProviderLimits(name="runpod", min_poll_s=can.min_poll_s, min_probe_s=can.min_probe_s)
         self.lifecycle = Lifecycle(
-            providers=[NamedProvider("runpod", self.provider)],
-            pod=OllamaPod(self.session),
+            providers=[ConfiguredProvider("runpod", self.provider)],
+            pod=OllamaPodClient(self.session),
             policy=Policy(**{"providers": (pace,), **POLICY, **self.policy}),
-            debts=self.debts,
+            pending_stops=self.debts,
             fallback_price=Price(),
             listeners=[self.news.append],
-            chance=lambda: 0.5,
+            random_fraction=lambda: 0.5,
             wall=self.cloud.clock.wall,
         )
 
@@ -107,17 +107,17 @@ class House:
         loop = asyncio.get_running_loop()
         end = loop.time() + limit_s
         while not condition():
-            assert loop.time() < end, f"never: {self.lifecycle.word}, {self.troubles[-3:]}"
+            assert loop.time() < end, f"never: {self.lifecycle.current_status}, {self.troubles[-3:]}"
             await asyncio.sleep(3)
 
     async def off(self) -> None:
         """Wait until the gateway has the proof that nothing runs."""
-        await self.until(lambda: self.lifecycle.word is Status.STOPPED)
+        await self.until(lambda: self.lifecycle.current_status is Status.STOPPED)
 
     @property
     def troubles(self) -> list[str]:
         """What the gateway told people that went wrong."""
-        return [news.message for news in self.news if isinstance(news, ProviderTrouble)]
+        return [news.message for news in self.news if isinstance(news, ProviderProblem)]
 
     @property
     def sessions(self) -> list[SessionEnded]:

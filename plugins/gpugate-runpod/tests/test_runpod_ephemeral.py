@@ -239,7 +239,7 @@ def test_an_orphan_at_boot() -> None:
             orphan(house, name, f"other{number}")
         await asyncio.sleep(60)
         await house.lifecycle.open()
-        await house.until(lambda: house.lifecycle.word is Status.READY)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY)
         await house.off()
         assert Phase.GONE is house.cloud.pods["ours"].look()
         assert len(others) == len(house.cloud.billing)
@@ -259,7 +259,7 @@ def test_two_orphans() -> None:
         assert ["one"] == [pod.id for pod in house.cloud.billing]
         orphan(house, "gpugate-main-89ababcd", "three")
         await house.lifecycle.open()
-        await house.until(lambda: house.lifecycle.word is Status.READY)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY)
         await house.off()
         assert [] == house.cloud.billing
 
@@ -271,12 +271,12 @@ def test_an_orphan_that_turns_up_while_one_serves() -> None:
 
     async def scenario(house: House) -> None:
         asking = asyncio.ensure_future(house.ask(hold_s=120))
-        await house.until(lambda: house.lifecycle.word is Status.READY)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY)
         (serving,) = house.cloud.billing
         orphan(house, "gpugate-main-0123abcd", "a late one")
         await asyncio.sleep(60)
         assert [serving.id] == [pod.id for pod in house.cloud.billing]
-        assert house.lifecycle.word is Status.READY
+        assert house.lifecycle.current_status is Status.READY
         await asking
         await house.off()
         assert [] == house.cloud.billing

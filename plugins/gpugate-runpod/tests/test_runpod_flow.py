@@ -58,7 +58,7 @@ def test_a_restart_of_the_gateway(settings: dict) -> None:
         await asyncio.sleep(60)
         house.build()
         await house.lifecycle.open()
-        await house.until(lambda: house.lifecycle.word is Status.READY)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY)
         await house.off()
         about(house, 60)
 
@@ -86,7 +86,7 @@ def test_a_pod_stopped_behind_our_back(settings: dict) -> None:
     async def scenario(house: House) -> None:
         await house.ask(hold_s=0)
         house.pod.become(Phase.STOPPED)
-        await house.until(lambda: house.lifecycle.word is not Status.READY, 40)
+        await house.until(lambda: house.lifecycle.current_status is not Status.READY, 40)
         await house.off()
         assert "lost" == house.sessions[0].cause
         await house.ask(hold_s=0)
@@ -104,7 +104,7 @@ def test_a_pod_deleted_behind_our_back(settings: dict) -> None:
     async def scenario(house: House) -> None:
         await house.ask(hold_s=0)
         house.pod.become(Phase.GONE)
-        await house.until(lambda: house.lifecycle.word is Status.STOPPED, 70)
+        await house.until(lambda: house.lifecycle.current_status is Status.STOPPED, 70)
         if settings is FIXED:
             with pytest.raises(Exception, match="deleted or migrated") as told:
                 await house.ask(hold_s=0)
@@ -122,7 +122,7 @@ def test_a_pod_started_in_the_console() -> None:
 
     async def scenario(house: House) -> None:
         house.pod.start()
-        await house.until(lambda: house.lifecycle.word is Status.READY, 60)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY, 60)
         await house.off()
         assert [] == house.cloud.billing
 
@@ -215,7 +215,7 @@ def test_a_locked_pod(settings: dict) -> None:
         await house.ask(hold_s=0)
         house.pod.locked = True
         await asyncio.sleep(IDLE_S + 60)
-        assert Status.STOPPING is house.lifecycle.word
+        assert Status.STOPPING is house.lifecycle.current_status
         assert any("locked" in trouble for trouble in house.troubles)
         house.pod.locked = False
         await house.off()

@@ -70,7 +70,7 @@ async def live(house: House, mode: str, draw: random.Random) -> None:
     await asyncio.sleep(120)
     await house.off()
     assert [] == house.cloud.billing
-    assert Status.STOPPED is house.lifecycle.word
+    assert Status.STOPPED is house.lifecycle.current_status
     left = [pod for pod in house.cloud.pods.values() if pod.look() is not Phase.GONE]
     assert len(left) == (1 if mode == "fixed" else 0)
 

@@ -24,7 +24,7 @@ from gpugate.cli.parser import gpugate_version
 from gpugate.cli.settings import settings_as_given
 from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited
-from gpugate.lifecycle.ollama_pod_client import OllamaPod
+from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry
 from gpugate.signals import heard
@@ -309,7 +309,7 @@ class Check:
         endpoint = running.endpoints.get("ollama")
         if endpoint is None:
             raise CheckFailed('the report of a running pod has no endpoint "ollama"')
-        pod = OllamaPod(session, self.settings.pod.health_path)
+        pod = OllamaPodClient(session, self.settings.pod.health_path)
         end = self.now() + self.pace.warmup_limit_s
         while (seen := await pod.check(endpoint)) is not None:
             if self.now() > end:

@@ -82,7 +82,7 @@ def test_a_restart_of_the_gateway(settings: Settings) -> None:
         await asyncio.sleep(60)
         house.build()
         await house.lifecycle.open()
-        await house.until(lambda: house.lifecycle.word is Status.READY)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY)
         status = await house.lifecycle.status()
         assert status.uptime_seconds == pytest.approx(house.pod.uptime_s, abs=2)
         await house.off()
@@ -113,7 +113,7 @@ def test_an_instance_stopped_in_the_console(settings: Settings) -> None:
     async def scenario(house: House) -> None:
         await house.ask(hold_s=0)
         house.pod.become(Phase.STOPPED)
-        await house.until(lambda: house.lifecycle.word is not Status.READY, 40)
+        await house.until(lambda: house.lifecycle.current_status is not Status.READY, 40)
         await house.off()
         if settings is EPHEMERAL:
             assert Phase.GONE is house.pod.look(), "its disk would be billed"
@@ -132,7 +132,7 @@ def test_an_instance_destroyed_in_the_console(settings: Settings) -> None:
     async def scenario(house: House) -> None:
         await house.ask(hold_s=0)
         house.pod.become(Phase.GONE)
-        await house.until(lambda: house.lifecycle.word is Status.STOPPED, 40)
+        await house.until(lambda: house.lifecycle.current_status is Status.STOPPED, 40)
         if settings is FIXED:
             with pytest.raises(GateError, match="no such instance") as told:
                 await house.ask(hold_s=0)
@@ -150,7 +150,7 @@ def test_an_instance_started_in_the_console() -> None:
 
     async def scenario(house: House) -> None:
         house.pod.start()
-        await house.until(lambda: house.lifecycle.word is Status.READY, 60)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY, 60)
         await house.off()
         found_s = house.cloud.billed_s - IDLE_S - DELAYS.stop_s
         assert found_s <= 30 + SLACK_S
@@ -165,7 +165,7 @@ def test_an_instance_started_in_the_console_right_before_a_look(wait_s: float) -
     async def scenario(house: House) -> None:
         await asyncio.sleep(wait_s)
         house.pod.start()
-        await house.until(lambda: house.lifecycle.word is Status.READY, 60)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY, 60)
         await house.off()
         assert 1 == len(house.sessions)
 
@@ -227,7 +227,7 @@ def test_a_container_that_dies_while_it_serves(settings: Settings) -> None:
         await house.ask(hold_s=0)
         house.pod.spec["dies_with"] = ""
         house.pod.become(Phase.FAILED)
-        await house.until(lambda: house.lifecycle.word is not Status.READY, 40)
+        await house.until(lambda: house.lifecycle.current_status is not Status.READY, 40)
         await house.off()
         await house.ask(hold_s=0)
         await house.off()
@@ -244,7 +244,7 @@ def test_a_frozen_instance(settings: Settings) -> None:
     async def scenario(house: House) -> None:
         await house.ask(hold_s=0)
         house.cloud.freeze(house.pod)
-        await house.until(lambda: house.lifecycle.word is not Status.READY, 40)
+        await house.until(lambda: house.lifecycle.current_status is not Status.READY, 40)
         await house.off()
         assert [] == house.cloud.billing
         assert any("frozen" in trouble for trouble in house.troubles)
@@ -260,7 +260,7 @@ def test_a_host_that_is_offline_for_a_minute(settings: Settings) -> None:
         await house.ask(hold_s=0)
         house.pod.become(Phase.UNREACHABLE, back_after_s=60)
         await asyncio.sleep(50)
-        assert house.lifecycle.word is not Status.STOPPED
+        assert house.lifecycle.current_status is not Status.STOPPED
         await house.off()
         assert 1 == house.cloud.starts
         assert [] == house.cloud.billing
@@ -346,7 +346,7 @@ def test_outbid_while_serving() -> None:
     async def scenario(house: House) -> None:
         await house.ask(hold_s=0)
         house.cloud.outbid(house.pod, back_after_s=1800)
-        await house.until(lambda: house.lifecycle.word is not Status.READY, 40)
+        await house.until(lambda: house.lifecycle.current_status is not Status.READY, 40)
         await house.off()
         await asyncio.sleep(2000)
         assert 1 == house.cloud.starts
@@ -447,7 +447,7 @@ def test_a_forgotten_instance_of_an_earlier_gateway() -> None:
         ]
         for pod in (ours, *others):
             pod.start()
-        await house.until(lambda: house.lifecycle.word is Status.READY, 60)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY, 60)
         await house.off()
         assert Phase.GONE is ours.look()
         assert [Phase.RUNNING] * 2 == [pod.look() for pod in others]
@@ -462,7 +462,7 @@ def test_two_instances_of_ours() -> None:
         pods = [house.cloud.add_instance(n, f"gpugate-main-0000000{n}") for n in (1, 2)]
         for pod in pods:
             pod.start()
-        await house.until(lambda: house.lifecycle.word is Status.READY, 60)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY, 60)
         await asyncio.sleep(10)
         assert "also rented" in (await house.provider.inspect()).alarm
         await house.off()
@@ -476,13 +476,13 @@ def test_orphans_that_turn_up_while_one_serves() -> None:
 
     async def scenario(house: House) -> None:
         asking = asyncio.ensure_future(house.ask(hold_s=240))
-        await house.until(lambda: house.lifecycle.word is Status.READY, 120)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY, 120)
         (serving,) = house.cloud.billing
         for number in (1, 2):
             house.cloud.add_instance(number, f"gpugate-main-0000000{number}").start()
         await asyncio.sleep(150)
         assert [serving] == house.cloud.billing
-        assert house.lifecycle.word is Status.READY
+        assert house.lifecycle.current_status is Status.READY
         await asking
         await house.off()
         assert [] == house.cloud.billing
@@ -498,7 +498,7 @@ def test_more_instances_than_a_page() -> None:
         for number in range(1, 30):
             house.cloud.add_instance(number, "another's")
         house.cloud.add_instance(99, "gpugate-main-0123abcd").start()
-        await house.until(lambda: house.lifecycle.word is Status.READY, 60)
+        await house.until(lambda: house.lifecycle.current_status is Status.READY, 60)
         await house.off()
         assert [] == house.cloud.billing
 
@@ -513,7 +513,7 @@ def test_a_list_that_leaves_ours_out() -> None:
         house.cloud.fail("list", Stale(), 3)
         for _ in range(8):
             await house.ask(hold_s=10)
-        assert Status.READY is house.lifecycle.word
+        assert Status.READY is house.lifecycle.current_status
         await house.off()
         assert 1 == len(house.cloud.pods)
         about(house, 80)
