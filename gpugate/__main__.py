@@ -1,13 +1,13 @@
-"""Where the process begins: holds signals back until the command line can hear them; knows no command."""
+"""The entry point: blocks the signals that end a command until the command line can handle them."""
 
 import sys
 
-from gpugate.signals import hold_back
+from gpugate.signals import block
 
 
 def main() -> int:
-    """Run the command line; a signal that comes while it is imported waits until it can be heard."""
-    hold_back()
+    """Run the command line; a signal that comes during the import stays pending."""
+    block()
     from gpugate.cli.main import main as run_command
 
     return run_command()

@@ -1,58 +1,55 @@
-"""The only place where the rooms meet: settings in, a running gateway out. Nothing is decided here."""
+"""The composition root: `build` makes a `Gateway` out of the settings. Nothing is decided here.
+
+A feature is an object with the methods of `Feature`; a new one is one file, and one line in `_features`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Protocol
 
 import aiohttp
 import structlog
 from aiohttp import web
+from attrs import evolve, frozen
 
 from gpugate.api.costs import CostApi
 from gpugate.api.events import SseBroadcaster
-from gpugate.api.generation import GenerationApi
+from gpugate.api.gpu import ApiRoutes as Routes
 from gpugate.api.gpu import GpuApi
-from gpugate.billing.budget import BudgetLimits, BudgetMonitor, SpendingQueries, ThresholdStore
-from gpugate.billing.ledger_split import SplitLedger
+from gpugate.api.telegram_webhook import TelegramWebhook
+from gpugate.billing.budget import BudgetLimits, BudgetMonitor
+from gpugate.billing.ledger_split import open_ledger
 from gpugate.billing.model import Ledger
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
-from gpugate.billing.sqlite_ledger import SqliteLedger
-from gpugate.billing.unavailable_ledger import UnavailableLedger
-from gpugate.bot.feature import TelegramFeature, disabled
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName, Status
-from gpugate.errors import LedgerError
-from gpugate.generation.code_assist import SYSTEM, CodeAssist
-from gpugate.generation.code_stream import CodeStream
-from gpugate.generation.comfyui import ComfyUIBackend
+from gpugate.fleet import MAIN, Fleet
 from gpugate.generation.fantasy import FantasyService
-from gpugate.generation.images import ImageService
-from gpugate.generation.ollama_text_model import OllamaTextModel
-from gpugate.generation.stories import StoryService
+from gpugate.generation.feature import generation_api
+from gpugate.generation.workflows import Workflows
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.dead_man_switch import SwitchRenewer
-from gpugate.lifecycle.event_bus import LifecycleEvent, StateChanged
-from gpugate.lifecycle.idle_history_file import IdleHistoryFile
+from gpugate.lifecycle.event_bus import EventBus, EventListener, LifecycleEvent, ProviderProblem, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
-from gpugate.lifecycle.pending_stop_store import PendingStopStore
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
 from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, configure, log_crash
-from gpugate.ollama.catalog_cache import CatalogCache
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.provider_api import Endpoint, Provider
@@ -69,377 +66,458 @@ from gpugate.tasks import spawn
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
 
-LEDGER = "ledger.sqlite3"
 DEMO = "demo"
 
 POD_LIVES = frozenset({StateName.WARMING, StateName.PRELOADING, StateName.READY, StateName.DRAINING})
 """States in which an exchange with the pod may be under way."""
 
+_log = structlog.get_logger()
 
-class Gateway:
-    """A whole gateway on one loop.
+
+class Feature(Protocol):
+    """A part of the gateway that has endpoints, listens to events, or runs in the background."""
+
+    def routes(self) -> Routes:
+        """Return its endpoints; called once, before `start`."""
+
+    def on_event(self, event: LifecycleEvent) -> None:
+        """Take an event of the lifecycle or the budget; must not block."""
+
+    async def start(self) -> None:
+        """Begin; called once, when the lifecycle is open and the server listens."""
+
+    async def drain(self, grace_s: float) -> None:
+        """Take no more work and let running work end within `grace_s`.
+
+        Called while the pod drains, and again with 0 when a second signal ends the grace at once.
+        """
+
+    async def aclose(self) -> None:
+        """End; called once, after the pod was stopped or kept, in the reverse order of the starts."""
+
+
+async def _nothing(*_: object) -> None:
+    """Have nothing to start, drain or close."""
+
+
+@frozen(kw_only=True)
+class CallbackFeature:
+    """A `Feature` out of the callables that it needs; the others do nothing."""
+
+    routes: Callable[[], Routes] = dict
+    on_event: EventListener = lambda _: None
+    start: Callable[[], Coroutine[Any, Any, None]] = _nothing
+    drain: Callable[[float], Coroutine[Any, Any, None]] = _nothing
+    aclose: Callable[[], Coroutine[Any, Any, None]] = _nothing
+
+
+@frozen(kw_only=True)
+class Infrastructure:
+    """What features are built upon.
 
     Attributes:
-        port: where it listens, once open.
-        lifecycle: for tests and for signals.
-
-    Args:
-        settings: the whole configuration.
-        find: the class of a provider's name; tests bring their own.
-        money: what was spent, and what was told of it.
-        on_failure: called when the lifecycle has failed: `close` stops the pod then, and has to follow.
-
-    Raises:
-        SettingsError: a provider is not installed, its section is wrong, or a workflow is.
+        state: the folder of `state.dir`.
+        simulated: the providers among the configured ones that cost no real money.
     """
 
-    lifecycle: Lifecycle
+    settings: Settings
+    state: Path
+    session: aiohttp.ClientSession
+    providers: Sequence[ConfiguredProvider]
+    simulated: frozenset[str]
+    ledger: Ledger
+    recorder: SessionRecorder
+    pod: OllamaPodClient
+    events: EventBus
+    fleet: Fleet
+    pools: UpstreamPools
+    resources: AsyncExitStack
+
+
+class Gateway:
+    """A gateway on one loop; made by `build`.
+
+    Attributes:
+        port: where it listens, once it is open.
+        base: what it is built upon.
+    """
 
     def __init__(
         self,
-        settings: Settings,
-        find: Callable[[str], type[Provider]] = registry.find,
-        money: tuple[SpendingQueries, ThresholdStore] | None = None,
-        on_failure: Callable[[], None] | None = None,
+        infrastructure: Infrastructure,
+        features: Sequence[Feature],
+        runner: web.ServerRunner,
     ) -> None:
-        self.settings = settings
-        self._on_failure = on_failure
-        self._money = money
-        self.port = settings.server.port
-        self._stack = AsyncExitStack()
-        self._kinds = {name: find(name) for name in settings.pod.provider}
-        self._configs = {
-            name: provider_config(settings, name, kind.Config) for name, kind in self._kinds.items()
-        }
-        comfyui = settings.comfyui
-        self._workflows = load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)
-        self._output = configure(
-            settings.log.format,
-            settings.log.level,
-            secrets=secrets_of(settings.auth, settings.bot, settings.pod, *self._configs.values()),
-        )
-        self._log = structlog.get_logger()
-        self._hub = SseBroadcaster(lambda: self.lifecycle.status_now())
-        self._state = Path(settings.state.dir)
-        self._pools = UpstreamPools()
-        self._lease: SwitchRenewer | None = None
-        self._telegram_feature: TelegramFeature | None = None
-        self._budget: BudgetMonitor | None = None
-        self._ledger: Ledger
-        self._books: SessionRecorder
-        self._simulated: set[str] = set()  # of the providers
+        self.base = infrastructure
+        self.settings = infrastructure.settings
+        self.port = self.settings.server.port
+        self._features = tuple(features)
+        self._started: list[Feature] = []
+        self._runner = runner
         self._is_open = False
 
-    async def open(self) -> None:
-        """Build, look at the providers, listen.
-
-        Raises:
-            OSError: the address is taken; nothing has been started then.
-            SelfCheckFailed: it listens, and does not answer; what it had found is left as `on_exit` says.
-        """
-        try:
-            await self._open()
-        except BaseException:
-            if self._is_open:
-                await self.close()
-            else:
-                await self._stack.aclose()
-            raise
+    @property
+    def lifecycle(self) -> Lifecycle:
+        """The lifecycle of the one pod."""
+        return self.base.fleet.main
 
     @property
     def failure(self) -> BaseException | None:
         """Why the lifecycle has failed, or None."""
         return self.lifecycle.failure
 
-    async def _open(self) -> None:
-        settings = self.settings
-        os.environ["GPUGATE_STATE_DIR"] = str(self._state)  # providers keep their own state there
-        session = await self._stack.enter_async_context(_session())
-        providers = [
-            ConfiguredProvider(name, kind(self._configs[name], session)) for name, kind in self._kinds.items()
-        ]
-        pod = OllamaPodClient(session, settings.pod.health_path)
-        catalog = self._new_catalog()
-        self._keeper = CatalogRefresher(catalog, pod, log_crash)
-        self._simulated = {named.name for named in providers if named.provider.capabilities.simulated}
-        self._books = await self._open_books()
-        self.lifecycle = self._new_lifecycle(providers, pod, self._books)
-        if settings.pod.lease:
-            self._lease = SwitchRenewer(
-                settings.pod.lease, pod, self._pods_ollama, self._warn, on_crash=log_crash
-            )
-            self._stack.push_async_callback(self._lease.aclose)
-        await self._open_costs(providers, self._books)
-        gate = self._gate(session, catalog)
-        self._runner = web.ServerRunner(
-            GatewayServer(gate.handle, gate.answer_malformed, log_crash), shutdown_timeout=CLEANUP_S
-        )
-        await self._runner.setup()
-        self._stack.push_async_callback(self._runner.cleanup)
-        self.port = await listen(self._runner, settings.server.host, settings.server.port)
-        await self.lifecycle.open()
-        self._is_open = True
-        if self._budget is not None:  # nothing was awaited since the socket: nobody came before this
-            self._budget.start()
-            self._stack.push_async_callback(self._budget.aclose)
-        if self._telegram_feature is not None:
-            await self._telegram_feature.start()
-            self._stack.push_async_callback(self._telegram_feature.aclose)
-        await check_self(self._runner, "/api/v1/health")
-        gc.freeze()  # what is here now stays: the collector need not walk it again
-        self._log.info(
+    # 1. The socket comes first: where the address is taken, nothing else may have been started.
+    # 2. The lifecycle inspects the providers, in the background.
+    # 3. The features start. Nothing has given way to the event loop since the socket was opened, so no
+    # request    is served before the budget has told the lifecycle what it allows.
+    # 4. Only a gateway that answers a request says that it listens.
+    async def open(self) -> None:
+        """Listen, inspect the providers, start the features.
+
+        Raises:
+            OSError: the address is taken; nothing was started.
+            SelfCheckFailed: it listens but does not answer; a pod that was found is treated as on any exit.
+        """
+        server = self.settings.server
+        try:
+            self.port = await listen(self._runner, server.host, server.port)  # 1
+            await self.lifecycle.open()  # 2
+            self._is_open = True
+            for feature in self._features:  # 3
+                self._started.append(feature)
+                await feature.start()
+            await check_self(self._runner, "/api/v1/health")  # 4
+        except BaseException:
+            if self._is_open:
+                await self.close()
+            else:
+                await self.base.resources.aclose()
+            raise
+        gc.freeze()  # what exists now stays: the collector need not look at it again
+        _log.info(
             "an orderly end may take so long: `docker stop -t`, TimeoutStopSec and the like must allow it",
-            seconds=longest_end_s(settings),
+            seconds=longest_end_s(self.settings),
         )
-        self._log.info("listening", host=settings.server.host, port=self.port)
+        _log.info("listening", host=server.host, port=self.port)
 
     async def close(self) -> bool:
-        """Refuse newcomers, let running answers have their grace, stop the pod (or keep it), let all go.
+        """Reject new requests, let running responses have their grace, stop the pod or keep it, end
+        everything.
 
-        Returns False when a stop could not be proved in time.
+        Returns False when a stop could not be confirmed in time.
         """
-        settings = self.settings.server
+        server = self.settings.server
         for site in list(self._runner.sites):
-            await site.stop()  # closes its socket, and waits for nothing
-        drained = spawn(self._drained(settings.shutdown_grace), "bot: drains", on_crash=log_crash)
-        proved = await self.lifecycle.close(keep=settings.on_exit == "keep", stop_wait_s=settings.stop_wait)
-        await asyncio.wait([drained])
-        if not proved:
-            self._log.error("the pod may still be running: its stop is not proved", alarm=True)
-            if self._telegram_feature is not None:
-                status = self.lifecycle.status_now()
-                self._telegram_feature.notify_unconfirmed_stop((status and status.provider) or "the provider")
-        elif settings.on_exit == "keep" and self.lifecycle.current_status is not Status.STOPPED:
-            self._log.info("the pod is kept for the next start", status=self.lifecycle.current_status)
-        self._hub.close()
-        await self._keeper.aclose()
-        await self._stack.aclose()
-        return proved
+            await site.stop()  # closes its socket, waits for nothing
+        drains = [
+            spawn(feature.drain(server.shutdown_grace), "feature:drain", on_crash=log_crash)
+            for feature in self._started
+        ]
+        confirmed = await self.lifecycle.close(keep=server.on_exit == "keep", stop_wait_s=server.stop_wait)
+        if drains:
+            await asyncio.wait(drains)
+        if not confirmed:
+            self._report_unconfirmed_stop()
+        elif server.on_exit == "keep" and self.lifecycle.current_status is not Status.STOPPED:
+            _log.info("the pod is kept for the next start", status=self.lifecycle.current_status)
+        for feature in reversed(self._started):
+            try:
+                await feature.aclose()
+            except Exception as error:  # the others have to be closed all the same
+                log_crash("feature:close", error)
+        await self.base.resources.aclose()
+        return confirmed
 
-    def cut(self) -> None:
-        """Break off what still runs: somebody asked a second time. Nothing does before it is open."""
+    def abort(self) -> None:
+        """End the grace of whatever still runs: a second signal came. Does nothing before it is open."""
         if self._is_open:
             self.lifecycle.abort_in_flight()
-            if self._telegram_feature is not None:
-                self._telegram_feature.abort()
+            for feature in self._started:
+                spawn(feature.drain(0.0), "feature:abort", on_crash=log_crash)
 
-    async def _drained(self, grace_s: float) -> None:
-        if self._telegram_feature is not None:
-            await self._telegram_feature.drain(grace_s)
-
-    def _new_catalog(self) -> CatalogCache:
-        return CatalogCache(
-            self.settings.catalog.when_stopped,
-            self.settings.catalog.models,
-            self._state / "catalog.json",
-            warn=self._warn,
-            refresh=lambda: self._keeper.refresh(),
+    def _report_unconfirmed_stop(self) -> None:
+        _log.error("the pod may still be running: its stop is not proved", alarm=True)
+        status = self.lifecycle.status_now()
+        self.base.events.publish(
+            ProviderProblem(
+                provider=(status and status.provider) or "the provider",
+                message="gpugate ends now, and the pod is not seen stopped",
+                reason="ambiguous",
+                alarm=True,
+                at=datetime.now(UTC),
+            )
         )
 
-    def _new_lifecycle(
-        self, providers: list[ConfiguredProvider], pod: OllamaPodClient, books: SessionRecorder
-    ) -> Lifecycle:
-        settings = self.settings
-        learns = settings.pod.idle_policy == "learned"
-        return Lifecycle(
-            providers=providers,
-            pod=pod,
-            policy=policy_of(settings, [named.provider for named in providers]),
-            pending_stops=PendingStopStore(self._state / "unproved-stops.json", self._warn),
-            fallback_price=fallback_price_of(settings),
-            listeners=[log_event, self._hub.on_event, self._hear],
+
+async def build(
+    settings: Settings,
+    *,
+    find: Callable[[str], type[Provider]] = registry.find,
+    budget_source: Any = None,
+    on_failure: Callable[[], None] = lambda: None,
+) -> Gateway:
+    """Make a gateway; its ledger is open, and nothing else runs before `Gateway.open`.
+
+    Args:
+        settings: the whole configuration.
+        find: returns the class of a provider's name; tests have their own.
+        budget_source: what was spent and told of this month, for tests; else the ledger.
+        on_failure: called when the lifecycle has failed; `Gateway.close` has to follow.
+
+    Raises:
+        SettingsError: a provider is not installed, its section or a workflow is wrong, or aiogram is missing.
+    """
+    kinds = {name: find(name) for name in settings.pod.provider}
+    configs = {name: provider_config(settings, name, kind.Config) for name, kind in kinds.items()}
+    comfyui = settings.comfyui
+    workflows = load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)
+    secrets = secrets_of(settings.auth, settings.bot, settings.pod, *configs.values())
+    log_output = configure(settings.log.format, settings.log.level, secrets=secrets)
+    os.environ["GPUGATE_STATE_DIR"] = settings.state.dir  # providers keep their own state there
+    async with AsyncExitStack() as resources:
+        session = await resources.enter_async_context(_session())
+        providers = [ConfiguredProvider(name, kind(configs[name], session)) for name, kind in kinds.items()]
+        base = await _infrastructure(settings, resources, session, providers, on_failure)
+        catalog = CatalogRefresher(
+            settings.catalog.when_stopped,
+            settings.catalog.models,
+            base.state / "catalog.json",
+            get=base.pod.get,
+            serving=partial(_serving_ollama, base),
+            warn=_warn,
             on_crash=log_crash,
-            idle_policy=LearnedIdlePolicy(settings.pod.idle_timeout) if learns else None,
-            idle_history=IdleHistoryFile(self._state / "habits.json", self._warn) if learns else None,
-            recorder=books,
-            boottime=boottime,
-            on_failure=self._on_failure,
         )
-
-    async def _open_costs(self, providers: list[ConfiguredProvider], books: SessionRecorder) -> None:
-        currency, wall = self.settings.cost.currency, partial(datetime.now, UTC)
-        # Older versions wrote the demo's sessions into the real ledger.
-        simulated = self._simulated | ({DEMO} - self._kinds.keys())
-        self._costs = CostQueries(
-            self._ledger, self.lifecycle.status_now, currency, wall, books.flush, simulated
-        )
-        self._reconcile = BillReconciler(self._costs, providers, currency, wall)
-        pays = self._kinds.keys() - self._simulated
-        if self.settings.cost.monthly_budget and pays:
-            self._budget = self._new_budget(*(self._money or (self._costs, self._ledger)))
-            await self._budget.prepare()
-
-    def _gate(self, session: aiohttp.ClientSession, catalog: CatalogCache) -> RequestDispatcher:
-        settings = self.settings
-        jwks = self._jwks(session) if settings.auth.jwks_url else None
-        verifier = Verifier(
-            secret=settings.auth.secret,
-            algorithms=settings.auth.algorithms,
-            issuer=settings.auth.issuer,
-            audience=settings.auth.audience,
-            leeway_s=settings.auth.leeway,
-            require_exp=settings.auth.require_exp,
-            jwks=jwks,
-        )
-        self._stack.callback(self._pools.close)
-        ollama = OllamaHandlers(
-            lifecycle=self.lifecycle,
-            forwarder=Forwarder(self.lifecycle, Relay(), self._pools),
-            catalog=catalog,
-            max_body=settings.server.max_body,
-            heartbeat_s=settings.queue.heartbeat,
-            changed=self._keeper.changed,
-        )
-        services = self._services(session)
-        if self.settings.bot.enabled:
-            self._telegram_feature = self._new_telegram_feature(session, services)
-        telegram = self._telegram_feature.routes() if self._telegram_feature is not None else disabled()
-        return RequestDispatcher(
-            verifier=verifier,
-            ollama=ollama,
-            own={
-                **GpuApi(self.lifecycle, self._hub).routes(),
-                **CostApi(self._costs, self._reconcile).routes(),
-                **services.routes(),
-                **telegram,
-            },
+        features = await _features(base, catalog, workflows, budget_source)
+        for listener in (*(feature.on_event for feature in features), _abort_exchanges(base.pools)):
+            base.events.subscribe(listener)
+        dispatcher = RequestDispatcher(
+            verifier=_verifier(base),
+            ollama=_ollama(base, catalog),
+            own={path: methods for feature in features for path, methods in feature.routes().items()},
             cors=Cors(settings.server.cors_origins),
-            log=AccessLog(self._output),
+            log=AccessLog(log_output),
             path_tokens=settings.auth.path_tokens,
             on_crash=log_crash,
         )
-
-    async def _open_books(self) -> SessionRecorder:
-        """The ledger and who keeps it; with a ledger that cannot be used no pod is started, but all stop."""
-        self._ledger = await self._open_ledger()
-        books = SessionRecorder(
-            self._ledger,
-            fallback=fallback_price_of(self.settings),
-            wall=lambda: datetime.now(UTC),
-            steady=boottime,
-            boot=boot_id(),
-            alarm=lambda said: self._say(f"ledger: {said}", alarm=True),
-            on_crash=log_crash,
+        runner = web.ServerRunner(
+            GatewayServer(dispatcher.handle, dispatcher.answer_malformed, log_crash),
+            shutdown_timeout=CLEANUP_S,
         )
-        await books.open(self._kinds)
-        self._stack.push_async_callback(books.aclose)
-        return books
+        await runner.setup()
+        resources.push_async_callback(runner.cleanup)
+        kept = resources.pop_all()
+    return Gateway(evolve(base, resources=kept), features, runner)
 
-    async def _open_ledger(self) -> Ledger:
-        """`state.dir` has the real ledger, and its folder `simulated` that of simulated providers."""
-        simulated = self._simulated
-        if not simulated:
-            return await self._open_file(self._state / LEDGER)
-        play = await self._open_file(self._state / "simulated" / LEDGER)
-        if simulated == self._kinds.keys():
-            return play
-        return SplitLedger(await self._open_file(self._state / LEDGER), play, simulated)
 
-    async def _open_file(self, path: Path) -> Ledger:
-        ledger: Ledger
-        try:
-            ledger = await SqliteLedger.open(path)
-        except LedgerError as error:
-            ledger = UnavailableLedger(error)
-        self._stack.push_async_callback(ledger.aclose)
-        return ledger
+async def _infrastructure(
+    settings: Settings,
+    resources: AsyncExitStack,
+    session: aiohttp.ClientSession,
+    providers: Sequence[ConfiguredProvider],
+    on_failure: Callable[[], None],
+) -> Infrastructure:
+    state = Path(settings.state.dir)
+    simulated = frozenset(one.name for one in providers if one.provider.capabilities.simulated)
+    ledger = await open_ledger(state, settings.pod.provider, simulated)
+    resources.push_async_callback(ledger.aclose)
+    recorder = SessionRecorder(
+        ledger,
+        fallback=fallback_price_of(settings),
+        wall=_utc_now,
+        boottime=boottime,
+        boot_id=boot_id(),
+        alarm=lambda text: _log.error(f"ledger: {text}", alarm=True),
+        on_crash=log_crash,
+    )
+    await recorder.open(settings.pod.provider)
+    resources.push_async_callback(recorder.aclose)
+    events = EventBus([recorder.on_event, log_event], log_crash)
+    pod = OllamaPodClient(session, settings.pod.health_path)
+    learns = settings.pod.idle_policy == "learned"
+    lifecycle = Lifecycle(
+        providers=providers,
+        pod=pod,
+        policy=policy_of(settings, [one.provider for one in providers]),
+        fallback_price=fallback_price_of(settings),
+        events=events,
+        pending_stops=PendingStopFile(state / "unproved-stops.json", _warn),
+        idle_policy=LearnedIdlePolicy(settings.pod.idle_timeout) if learns else None,
+        idle_history=IdleHistoryFile(state / "habits.json", _warn) if learns else None,
+        recorder=recorder,
+        boottime=boottime,
+        on_crash=log_crash,
+        on_failure=on_failure,
+    )
+    pools = UpstreamPools()
+    resources.callback(pools.close)
+    return Infrastructure(
+        settings=settings,
+        state=state,
+        session=session,
+        providers=providers,
+        simulated=simulated,
+        ledger=ledger,
+        recorder=recorder,
+        pod=pod,
+        events=events,
+        fleet=Fleet({MAIN: lifecycle}),
+        pools=pools,
+        resources=resources,
+    )
 
-    def _new_telegram_feature(
-        self, session: aiohttp.ClientSession, services: GenerationApi
-    ) -> TelegramFeature:
-        return TelegramFeature(
-            self.settings,
-            lifecycle=self.lifecycle,
-            session=session,
-            fantasies=services.fantasies,
-            costs=self._costs,
-            user_of=self._user_of,
-            state=self._state,
+
+async def _features(
+    base: Infrastructure, catalog: CatalogRefresher, workflows: Workflows, budget_source: Any
+) -> list[Feature]:
+    """Make the features, in the order in which they are started."""
+    lifecycle, costs = base.fleet.main, _costs(base)
+    hub = SseBroadcaster(lifecycle.status_now)
+    generation = generation_api(
+        base.settings, workflows, lifecycle=lifecycle, session=base.session, pools=base.pools
+    )
+    reconcile = BillReconciler(costs, base.providers, base.settings.cost.currency, _utc_now)
+    return [
+        CallbackFeature(on_event=catalog.on_event, aclose=catalog.aclose),
+        CallbackFeature(routes=CostApi(costs, reconcile).routes),
+        await _budget(base, costs, budget_source),
+        CallbackFeature(routes=generation.routes),
+        CallbackFeature(routes=GpuApi(lifecycle, hub).routes, on_event=hub.on_event, aclose=hub.aclose),
+        _dead_man_switch(base),
+        _telegram(base, generation.fantasies, costs),
+    ]
+
+
+# --- the parts of the infrastructure ---------------------------------------------------------------
+
+
+def _verifier(base: Infrastructure) -> Verifier:
+    auth = base.settings.auth
+    jwks = None
+    if auth.jwks_url:
+        jwks = JwksCache(
+            http_fetch(base.session, auth.jwks_url),
+            on_status=lambda problem: _warn(f"the identity provider: {problem or 'answers again'}"),
         )
+        base.resources.push_async_callback(jwks.aclose)
+    return Verifier(
+        secret=auth.secret,
+        algorithms=auth.algorithms,
+        issuer=auth.issuer,
+        audience=auth.audience,
+        leeway_s=auth.leeway,
+        require_exp=auth.require_exp,
+        jwks=jwks,
+    )
 
-    def _services(self, session: aiohttp.ClientSession) -> GenerationApi:
-        models, comfyui = self.settings.models, self.settings.comfyui
-        texts = OllamaTextModel(session)
-        stories = StoryService(texts, models.vision, models.story)
-        pictures = ImageService(
-            ComfyUIBackend(session, comfyui.poll_interval, comfyui.timeout), self._workflows
-        )
-        return GenerationApi(
-            lifecycle=self.lifecycle,
-            texts=texts,
-            coding=CodeAssist(models.code, models.code_system or SYSTEM),
-            code_stream=CodeStream(Relay(), self._pools),
-            stories=stories,
-            images=pictures,
-            fantasies=FantasyService(stories, pictures),
-            max_body=self.settings.server.max_body,
-            heartbeat_s=self.settings.queue.heartbeat,
-        )
 
-    def _new_budget(self, spending: SpendingQueries, told: ThresholdStore) -> BudgetMonitor:
-        cost = self.settings.cost
+def _ollama(base: Infrastructure, catalog: CatalogRefresher) -> OllamaHandlers:
+    lifecycle = base.fleet.main
+    return OllamaHandlers(
+        lifecycle=lifecycle,
+        forwarder=Forwarder(lifecycle, Relay(), base.pools),
+        catalog=catalog.catalog,
+        max_body=base.settings.server.max_body,
+        heartbeat_s=base.settings.queue.heartbeat,
+        changed=catalog.changed,
+    )
 
-        return BudgetMonitor(
-            BudgetLimits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
-            spending,
-            told,
-            on_verdict=self.lifecycle.set_budget_verdict,
-            publish=self.lifecycle.publish,
-            warn=self._say,
-            wall=lambda: datetime.now(UTC),
-            on_crash=log_crash,
-        )
 
-    def _say(self, text: str, alarm: bool) -> None:
-        if alarm:
-            self._log.error(text, alarm=True)
-        else:
-            self._log.info(text)
+def _abort_exchanges(pools: UpstreamPools) -> EventListener:
+    """Break the exchanges with a pod that is gone; those under a lease have been told already."""
 
-    def _user_of(self, provider: str) -> str:
-        """Who wanted the session that is open there."""
-        row = self._books.open_rows.get(provider)
+    def on_event(event: LifecycleEvent) -> None:
+        if isinstance(event, StateChanged) and event.now not in POD_LIVES:
+            pools.abort()
+
+    return on_event
+
+
+# --- the features -----------------------------------------------------------------------------------
+
+
+def _costs(base: Infrastructure) -> CostQueries:
+    # Older versions wrote the demo's sessions into the real ledger.
+    simulated = base.simulated | ({DEMO} - set(base.settings.pod.provider))
+    status, flush = base.fleet.main.status_now, base.recorder.flush
+    return CostQueries(base.ledger, status, base.settings.cost.currency, _utc_now, flush, simulated)
+
+
+async def _budget(base: Infrastructure, costs: CostQueries, source: Any) -> Feature:
+    cost = base.settings.cost
+    if not cost.monthly_budget or not set(base.settings.pod.provider) - base.simulated:
+        return CallbackFeature()
+    budget = BudgetMonitor(
+        BudgetLimits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
+        source or costs,
+        source or base.ledger,
+        on_verdict=base.fleet.main.set_budget_verdict,
+        publish=base.events.publish,
+        warn=lambda text, alarm: _log.error(text, alarm=True) if alarm else _log.info(text),
+        wall=_utc_now,
+        on_crash=log_crash,
+    )
+    await budget.prepare()
+    return CallbackFeature(on_event=budget.on_event, start=budget.start, aclose=budget.aclose)
+
+
+def _dead_man_switch(base: Infrastructure) -> Feature:
+    if not base.settings.pod.lease:
+        return CallbackFeature()
+    switch = SwitchRenewer(
+        base.settings.pod.lease,
+        base.pod.put_renewal,
+        partial(_serving_ollama, base),
+        _warn,
+        on_crash=log_crash,
+    )
+    return CallbackFeature(on_event=switch.on_event, start=switch.start, aclose=switch.aclose)
+
+
+def _telegram(base: Infrastructure, fantasies: FantasyService, costs: CostQueries) -> Feature:
+    if not base.settings.bot.enabled:
+        return CallbackFeature(routes=TelegramWebhook(None, _refuse_update).routes)
+    from gpugate.bot.feature import TelegramFeature  # its imports take time and memory
+
+    def user_of(provider: str) -> str:
+        row = base.recorder.open_rows.get(provider)
         return row.started_by if row is not None else ""
 
-    def _jwks(self, session: aiohttp.ClientSession) -> JwksCache:
-        def told(trouble: str | None) -> None:
-            self._warn(f"the identity provider: {trouble or 'answers again'}")
+    return TelegramFeature(
+        base.settings,
+        lifecycle=base.fleet.main,
+        session=base.session,
+        fantasies=fantasies,
+        costs=costs,
+        user_of=user_of,
+        state=base.state,
+    )
 
-        jwks = JwksCache(http_fetch(session, self.settings.auth.jwks_url), on_status=told)
-        self._stack.push_async_callback(jwks.aclose)
-        return jwks
 
-    def _hear(self, news: LifecycleEvent) -> None:
-        """A pod that becomes ready is asked for its catalogue, so that it is known when it sleeps.
+# --- small ones -------------------------------------------------------------------------------------
 
-        Of one that is no more nothing will come: what still waits for it without a lease hears so now.
-        """
-        if self._budget is not None:
-            self._budget.on_event(news)
-        if self._telegram_feature is not None:
-            self._telegram_feature.on_event(news)
-        if not isinstance(news, StateChanged):
-            return
-        if news.status is Status.READY and self.lifecycle.serving is not None:
-            self._keeper.fetch(self.lifecycle.serving.endpoints["ollama"])
-            if self._lease is not None:
-                self._lease.renew_soon()
-        elif news.now not in POD_LIVES:
-            self._pools.abort()
 
-    def _pods_ollama(self) -> Endpoint | None:
-        serving = self.lifecycle.serving
-        return serving.endpoints["ollama"] if serving is not None else None
+def _serving_ollama(base: Infrastructure) -> Endpoint | None:
+    serving = base.fleet.main.serving
+    return serving.endpoints["ollama"] if serving is not None else None
 
-    def _warn(self, text: str) -> None:
-        self._log.warning(text)
+
+async def _refuse_update(_: object) -> bool:
+    return False
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _warn(text: str) -> None:
+    _log.warning(text)
 
 
 def _session() -> aiohttp.ClientSession:
-    """For the gateway's own calls; a CDN refuses clients without a User-Agent (docs/providers.md#user-agent).
+    """Return the session of the gateway's own calls.
 
-    Without a limit on connections: a hundred pictures that wait, each with its websocket, would keep every
-    other call from the pod and from the provider, a stop included.
+    It has a User-Agent because a CDN refuses clients without one (docs/providers.md#user-agent), and no limit
+    on connections: a hundred waiting image jobs, each with a websocket, would keep a stop from being sent.
     """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),

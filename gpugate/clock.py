@@ -1,4 +1,4 @@
-"""A clock that nobody sets: seconds since the machine started, its sleep included; knows no calendar."""
+"""The clock that is never set: seconds since the machine booted, including the time it slept."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boottime() -> float:
-    """Seconds since the machine started. Sleep counts, where the system can tell: the pod is billed on."""
+    """Return the seconds since the boot. A pod is billed on while this machine sleeps, so sleep counts."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
 
 def boot_id() -> str:
-    """Names this run of the machine; unknown ones are all different, so that no two are ever mixed up."""
+    """Return an identifier of this boot; if the system tells none, one that is never returned again."""
     with suppress(OSError):
         return _BOOT_ID.read_text().strip()
     return f"unknown-{time.time_ns()}"

@@ -1,4 +1,4 @@
-"""The signals that end a command, and how they are held back while it starts; knows no command."""
+"""The signals that end a command, and how they are blocked until it can handle them."""
 
 import signal
 
@@ -6,13 +6,13 @@ ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT
 """Each ends a gateway in the same orderly way; SIGHUP is a closed terminal."""
 
 
-def hold_back() -> None:
-    """Block the signals that end a command, and ignore those that mean nothing here (their default kills)."""
+def block() -> None:
+    """Block the signals that end a command, and ignore SIGUSR1 and SIGUSR2, whose default is to kill."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
-def heard() -> frozenset[signal.Signals]:
-    """Return those of `ENDING` that count; one that was ignored when the process began (`nohup`) stays so."""
+def handled() -> frozenset[signal.Signals]:
+    """Return the signals of `ENDING`, without those that were ignored when the process began (`nohup`)."""
     return frozenset(number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN)

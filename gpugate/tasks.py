@@ -1,4 +1,4 @@
-"""The only place where tasks are born: named, kept, and heard when they crash."""
+"""Makes all tasks: named, kept alive, and reported when they crash."""
 
 from __future__ import annotations
 
@@ -7,33 +7,34 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 CrashHandler = Callable[[str, BaseException], None]
+"""Takes the name of a task or part, and the error that it died of. Must not raise."""
 
 FIRST_PAUSE_S = 0.1
-"""Before a supervised task that died is started afresh; doubles with each death."""
+"""Before a supervised task that died is started again; doubles with each death."""
 LONGEST_PAUSE_S = 5.0
-"""The longest of these pauses; a task that lived longer than this begins with the first one again."""
+"""The longest pause; after a task that lived for longer than this the first pause comes again."""
 
 _alive: set[asyncio.Task[Any]] = set()
 
 
 class TaskDied(Exception):
-    """A supervised task was ended by something else than an error of its own."""
+    """A supervised task ended by a foreign cancellation, or by SystemExit."""
+
+
+def report_to_loop(name: str, error: BaseException) -> None:
+    """Hand a crash to the exception handler of the running loop; the default `CrashHandler`."""
+    asyncio.get_running_loop().call_exception_handler({"message": f"{name!r} crashed", "exception": error})
 
 
 def report_crash(name: str, error: BaseException, on_crash: CrashHandler | None) -> None:
-    """Let somebody hear of a crash: `on_crash`, or the loop's handler."""
-    if on_crash is not None:
-        on_crash(name, error)
-    else:
-        asyncio.get_running_loop().call_exception_handler(
-            {"message": f"{name!r} crashed", "exception": error}
-        )
+    """Report a crash of the task or part `name`; None: to the loop."""
+    (on_crash or report_to_loop)(name, error)
 
 
 def spawn(
     coro: Coroutine[Any, Any, Any], name: str, *, on_crash: CrashHandler | None = None
 ) -> asyncio.Task[Any]:
-    """Run `coro` as a named task that is kept alive; a crash goes to `on_crash` or the loop's handler."""
+    """Run `coro` as a named task, and keep a reference until it ends; a crash is reported."""
     task = asyncio.get_running_loop().create_task(coro, name=name)
     _alive.add(task)
 
@@ -48,15 +49,15 @@ def spawn(
 
 
 class Supervised:
-    """A task for as long as its owner lives: when it dies, that is reported and it is started afresh.
+    """A task that lives as long as its owner: one that dies is reported and started again.
 
-    It dies of an error, of SystemExit, or of a cancellation that is not `cancel`; one that returns has done
-    its work. Made where a loop runs.
+    It dies of an error, of SystemExit, or of a cancellation that is not `cancel`. One that returns has done
+    its work and is not started again. To be constructed while the loop runs.
 
     Args:
-        work: makes the coroutine of one run; must take up what an earlier run left undone.
+        work: makes the coroutine of one run; a later run must take up what the one before left undone.
         name: of the task, in log lines.
-        on_crash: hears of each death.
+        on_crash: called for each death.
     """
 
     def __init__(
@@ -76,14 +77,14 @@ class Supervised:
         self._begin()
 
     def cancel(self) -> None:
-        """End it for good; returns before it has ended."""
+        """End the task for good; returns before it has ended."""
         self._cancelled.set()
         if self._next is not None:
             self._next.cancel()
         self._task.cancel()
 
     async def aclose(self, limit_s: float | None = None) -> None:
-        """End it for good, and wait for the end, for `limit_s` at most."""
+        """End the task for good, and wait for its end, `limit_s` at most."""
         self.cancel()
         await asyncio.wait([self._task], timeout=limit_s)
 

@@ -15,9 +15,10 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.core.idle_policy import IdleHistory, IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import LifecycleEvent, SessionEnded, SessionStarted, StateChanged
+from gpugate.lifecycle.event_bus import EventBus, LifecycleEvent, SessionEnded, SessionStarted, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.state_files import IdleHistoryStore, PendingStopStore
 from gpugate.provider_api import Price
 from gpugate.tasks import spawn
 
@@ -98,7 +99,7 @@ class Access:
 
 
 @define
-class HabitsOf:
+class HabitsOf(IdleHistoryStore):
     """The habits on the disk."""
 
     access: Access
@@ -117,7 +118,7 @@ class HabitsOf:
 
 
 @define
-class DebtsOf:
+class DebtsOf(PendingStopStore):
     """The unproved stops on the disk."""
 
     access: Access
@@ -156,8 +157,8 @@ class Gateway:
             RecordOf(self.disk.record, lambda: access.dead),
             fallback=Price(),
             wall=wall,
-            steady=steady,
-            boot="the machine never restarts",
+            boottime=steady,
+            boot_id="the machine never restarts",
             flush_s=RECONCILE_S,
             alarm=_unexpected,
         )
@@ -173,7 +174,7 @@ class Gateway:
             ),
             pending_stops=DebtsOf(self._access),
             fallback_price=Price(),
-            listeners=[self._access.on_event],
+            events=EventBus([self._ledger.on_event, self._access.on_event]),
             random_fraction=self.dice.random,
             wall=wall,
             idle_policy=self.make_idle(self.idle_timeout_s),

@@ -86,7 +86,7 @@ class SseBroadcaster:
             elif reader.qsize() == BEHIND:
                 reader.put_nowait(None)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """End every stream: the gateway goes down."""
         for reader in self._readers:
             reader.put_nowait(None)

@@ -1,15 +1,13 @@
-"""What the lifecycle asks of whoever keeps the books; it must not know how they are kept."""
+"""The ledger as the lifecycle sees it."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Protocol
 
 from attrs import frozen
 
 from gpugate.billing.model import BY_HAND
-from gpugate.billing.usage import UsageTracker
-from gpugate.lifecycle.event_bus import LifecycleEvent
+from gpugate.billing.usage import NoUsage, UsageTracker
 from gpugate.provider_api import PodReport
 
 
@@ -43,12 +41,15 @@ class StartTimeBound:
     source: str = ""
 
 
-class Books(Protocol):
-    """Sessions and their uses."""
+class Recorder:
+    """What the lifecycle reports to the ledger; this one keeps none, `SessionRecorder` does.
 
-    @property
-    def usage(self) -> UsageTracker:
-        """Where the requests that use the pod are noted."""
+    Attributes:
+        usage: where the requests that use the pod are noted.
+    """
+
+    def __init__(self) -> None:
+        self.usage: UsageTracker = NoUsage()
 
     async def record_start_intent(self, provider: str, starter: StartOrigin) -> None:
         """Write down that this provider is about to be asked for a pod.
@@ -58,19 +59,18 @@ class Books(Protocol):
         """
 
     def on_report(self, provider: str, report: PodReport) -> None:
-        """The provider said what its pod is doing."""
+        """Take over the report of an inspection."""
 
     def on_stops_changed(self, providers: frozenset[str]) -> None:
-        """The providers at which a stop is under way, whenever they change."""
+        """Take over the providers with a pending stop; called when they change."""
 
     async def flush(self) -> None:
-        """Write what is known by now, as far as the disk lets itself be written."""
+        """Write what has changed, as far as the disk can be written."""
 
     def start_time_bound(self, provider: str, report: PodReport) -> StartTimeBound:
-        """What the ledger knows of the beginning of the run in this report."""
+        """Return what the ledger knows of the beginning of the run in this report."""
+        return StartTimeBound()
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
-        """How long this pod has been paid for by the books of an earlier gateway; None: not in them."""
-
-    def on_event(self, news: LifecycleEvent) -> None:
-        """Listen to the lifecycle."""
+        """Return for how long this pod has been billed by an earlier gateway's row; None: there is none."""
+        return None

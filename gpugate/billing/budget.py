@@ -125,8 +125,8 @@ class BudgetMonitor:
             self._mark_unavailable(error)
         return self.verdict
 
-    def start(self) -> None:
-        """From now on judge and tell: the lifecycle is open."""
+    async def start(self) -> None:
+        """Evaluate from now on; the lifecycle is open."""
         self._on_verdict(self.verdict)
         self._task = Supervised(self._evaluate_for_ever, "budget", on_crash=self._on_crash)
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from attrs import evolve
 
-from gpugate.billing.books import StartOrigin, StartTimeBound
+from gpugate.billing.books import Recorder, StartOrigin, StartTimeBound
 from gpugate.billing.model import BY_HAND, Ledger, PodUsage, Session
 from gpugate.billing.usage import UsageSlice, UsageTracker
 from gpugate.core.states import StateName
@@ -53,14 +53,14 @@ _ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STO
 _SERVES = frozenset({StateName.READY, StateName.DRAINING})
 
 
-class SessionRecorder:
+class SessionRecorder(Recorder):
     """The open sessions of one gateway, and the writer of all of them.
 
     Args:
         fallback: the price where a provider tells none, and the currency.
         wall: the calendar.
-        steady: a clock that no calendar moves, in seconds, sleep of the machine included.
-        boot: names the run of that clock.
+        boottime: a clock that no calendar moves, in seconds, sleep of the machine included.
+        boot_id: names the run of that clock.
         flush_s: how often the uses of a pod that serves are written.
         alarm: hears of a ledger that fails, once for each trouble, and of its recovery.
     """
@@ -71,8 +71,8 @@ class SessionRecorder:
         *,
         fallback: Price,
         wall: Callable[[], datetime],
-        steady: Callable[[], float],
-        boot: str,
+        boottime: Callable[[], float],
+        boot_id: str,
         flush_s: float = FLUSH_S,
         alarm: Callable[[str], None],
         on_crash: CrashHandler | None = None,
@@ -81,8 +81,8 @@ class SessionRecorder:
         self._ledger = ledger
         self._fallback = fallback
         self._wall = wall
-        self._steady = steady
-        self._boot = boot
+        self._boottime = boottime
+        self._boot = boot_id
         self._flush_s = flush_s
         self._alarm = alarm
         self._on_crash = on_crash
@@ -329,13 +329,13 @@ class SessionRecorder:
     # --- time -----------------------------------------------------------------------------------
 
     def _clock_anchor(self, up_s: float) -> str:
-        return f"{self._boot}:{self._steady() - up_s:.6f}"
+        return f"{self._boot}:{self._boottime() - up_s:.6f}"
 
     def _age_s(self, row: Session) -> float:
-        """How long ago the row began: by the steady clock if it is the same one, else by the calendar."""
+        """How long ago the row began: by the boottime clock if it is the same one, else by the calendar."""
         boot, _, at = row.clock_anchor.rpartition(":")
         if boot == self._boot and at:
-            return max(0.0, self._steady() - float(at))
+            return max(0.0, self._boottime() - float(at))
         return max(0.0, (self._wall() - row.began_at).total_seconds())
 
     def _now(self, row: Session) -> datetime:

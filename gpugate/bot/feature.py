@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from gpugate.bot.notifier import Notifier
 from gpugate.config import Settings
 from gpugate.errors import SettingsError
 from gpugate.generation.fantasy import FantasyService
-from gpugate.lifecycle.event_bus import LifecycleEvent, ProviderProblem
+from gpugate.lifecycle.event_bus import LifecycleEvent
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.observability.log import log_crash
 
@@ -105,30 +104,20 @@ class TelegramFeature:
         self._waiter.on_event(event)
         self._notifier.on_event(event)
 
-    def notify_unconfirmed_stop(self, provider: str) -> None:
-        """Notify that the gateway ends although no inspection has shown the pod stopped."""
-        self._notifier.on_event(
-            ProviderProblem(
-                provider=provider,
-                message="gpugate ends now, and the pod is not seen stopped",
-                reason="ambiguous",
-                alarm=True,
-                at=datetime.now(UTC),
-            )
-        )
-
     async def start(self) -> None:
         """Begin in the background; neither Telegram nor the local Ollama need be reachable yet."""
         self._notifier.start()
         self._bot.start()
 
     async def drain(self, grace_s: float) -> None:
-        """Take no more messages; let running answers have `grace_s` seconds, then tell their chats."""
-        await self._bot.drain(grace_s)
+        """Take no more messages; let running answers have `grace_s` seconds, then tell their chats.
 
-    def abort(self) -> None:
-        """End the grace of `drain` now, after a second signal."""
-        self._bot.abort()
+        A second call with 0 ends the grace of the first.
+        """
+        if grace_s:
+            await self._bot.drain(grace_s)
+        else:
+            self._bot.abort()
 
     async def aclose(self) -> None:
         """Send the last notifications and close all connections."""
@@ -138,12 +127,3 @@ class TelegramFeature:
 
     async def _send(self, chat: str, text: str) -> None:
         await self._bot.notify(int(chat), text)
-
-
-def disabled() -> ApiRoutes:
-    """The routes of a gateway without a bot: the webhook's endpoint answers 404."""
-
-    async def refuse(_: object) -> bool:
-        return False
-
-    return TelegramWebhook(None, refuse).routes()

@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from gpugate.cli.errors import CliError
-from gpugate.cli.serving import listening_problem, run
+from gpugate.cli.serve import listening_problem, run
 from gpugate.cli.settings import config_of, url_of
 from gpugate.cli.token_commands import sign_token
 from gpugate.config import Settings, SourcedValue, duration, load_settings, show_duration

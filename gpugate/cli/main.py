@@ -18,14 +18,14 @@ from types import FrameType
 from gpugate.cli.errors import FAILED, OK, WRONG, CliError
 from gpugate.cli.parser import parse
 from gpugate.errors import GateError, ProviderError, SettingsError
-from gpugate.signals import ENDING, heard
+from gpugate.signals import ENDING, handled
 
 __all__ = ["main"]
 
 # Commands that run until a signal ends them: the exit status is then 0 (docs/api.md#exit-status).
 _LASTING = {"serve", "demo", "events"}
 
-# Commands that run the gateway, which unblocks signals itself once its handlers are installed (running.py).
+# Commands that run the gateway, which unblocks signals itself once its handlers are installed (serve.py).
 _GATEWAYS = {"serve", "demo"}
 
 
@@ -94,7 +94,7 @@ def _signals_as_interrupt() -> Iterator[None]:
     All are blocked until the command unblocks them: an exception in the middle of an import can crash an
     extension module, or be lost in it.
     """
-    numbers = heard() - {signal.SIGINT}  # Python raises KeyboardInterrupt for it already
+    numbers = handled() - {signal.SIGINT}  # Python raises KeyboardInterrupt for it already
     interrupted = False
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:

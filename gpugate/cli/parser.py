@@ -107,7 +107,7 @@ def _add(commands: Any, name: str, run: str, about: str) -> argparse.ArgumentPar
 
 
 def _add_serving(commands: Any) -> None:
-    serve = _add(commands, "serve", "serving:serve", "run the gateway")
+    serve = _add(commands, "serve", "serve:serve", "run the gateway")
     serve.add_argument("--host", help="server.host")
     serve.add_argument("--port", help="server.port")
     serve.add_argument("--provider", metavar="NAME", help="pod.provider; several with commas")

@@ -62,16 +62,6 @@ class IdleHistory:
     last_demand_ago_s: float = inf
 
 
-class IdleHistoryStore(Protocol):
-    """Where the history is kept."""
-
-    def load(self) -> IdleHistory:
-        """Return what was saved last; an empty history if there is none that can be read."""
-
-    def save(self, history: IdleHistory) -> None:
-        """Save it. Never raises: a full disk must not keep a pod from being stopped."""
-
-
 @frozen
 class PrewarmWindow:
     """When a pod is prewarmed, in seconds since the last use: started at `opens_s`, kept until `closes_s`."""

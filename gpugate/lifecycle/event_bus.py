@@ -1,8 +1,8 @@
-"""What the lifecycle tells its listeners, once each; values only."""
+"""The events that the lifecycle and the budget publish, and the bus that hands them to the listeners."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal
 
@@ -12,11 +12,18 @@ from gpugate.core.commands import StartCause, StopCause
 from gpugate.core.events import Cause
 from gpugate.core.states import StateName, Status
 from gpugate.provider_api import PodReport
+from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
 
 @frozen(kw_only=True)
 class StateChanged:
-    """The pod's life took a step; `was` and `now` are state names, the statuses are the users' words."""
+    """The machine is in another state.
+
+    Attributes:
+        was, now: the names of the states.
+        was_status, status: the same as users see them; None while it is not known what runs.
+        cause: the name of the machine's event.
+    """
 
     was: StateName
     now: StateName
@@ -30,7 +37,7 @@ class StateChanged:
 
 @frozen(kw_only=True)
 class QueueChanged:
-    """Somebody joined or left the queue."""
+    """The number of waiting or admitted requests has changed; four times a second at most for the latter."""
 
     waiting: int
     in_flight: int
@@ -38,7 +45,7 @@ class QueueChanged:
 
 @frozen(kw_only=True)
 class SessionStarted:
-    """A billed stretch began."""
+    """A billed session began at `at`, which is in the past for a pod that was found running."""
 
     run_id: int
     provider: str
@@ -49,7 +56,7 @@ class SessionStarted:
 
 @frozen(kw_only=True)
 class SessionEnded:
-    """A billed stretch ended: the pod was seen stopped."""
+    """A billed session ended: an inspection has confirmed the stop. `cost` is None without a known price."""
 
     run_id: int
     provider: str
@@ -61,7 +68,7 @@ class SessionEnded:
 
 @frozen(kw_only=True)
 class ProviderProblem:
-    """A provider failed us; `alarm` when a pod may be billing against our will."""
+    """A call to a provider failed, or it reports what cannot be; `alarm`: a pod may be billed unnoticed."""
 
     provider: str
     message: str
@@ -84,3 +91,28 @@ LifecycleEvent = (
     StateChanged | QueueChanged | SessionStarted | SessionEnded | ProviderProblem | BudgetThresholdCrossed
 )
 EventListener = Callable[[LifecycleEvent], None]
+
+
+class EventBus:
+    """Calls every listener for every event, in the order of subscription, before `publish` returns.
+
+    Listeners must not block. One that raises is reported, and the others are called all the same.
+    """
+
+    def __init__(
+        self, listeners: Iterable[EventListener] = (), on_crash: CrashHandler = report_to_loop
+    ) -> None:
+        self._listeners = list(listeners)
+        self._on_crash = on_crash
+
+    def subscribe(self, listener: EventListener) -> None:
+        """Call `listener` for every event from now on, after those that are subscribed already."""
+        self._listeners.append(listener)
+
+    def publish(self, event: LifecycleEvent) -> None:
+        """Hand an event to all listeners. Never raises."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception as error:
+                report_crash("an event listener", error, self._on_crash)

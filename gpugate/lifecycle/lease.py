@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 
+from gpugate.billing.books import Recorder
+from gpugate.core.commands import AbortResponse, Reject, Requeue
 from gpugate.errors import GateError, PodStopped
 from gpugate.provider_api import Endpoint
 from gpugate.tasks import report_crash
-
-if TYPE_CHECKING:
-    from gpugate.lifecycle.lifecycle import Lifecycle
 
 
 @frozen
@@ -34,6 +32,9 @@ class ServingPod:
 class Lease:
     """One request's ticket; use as `with lifecycle.acquire() as lease: pod = await lease.wait_admitted()`.
 
+    Args:
+        on_response_started, on_release: the lifecycle's; see the methods that call them.
+
     Attributes:
         number: the ticket, in order of arrival.
         arrived_at, admitted_at: loop time, in seconds; `admitted_at` is None while it waits.
@@ -44,7 +45,8 @@ class Lease:
 
     __slots__ = (
         "_error",
-        "_lifecycle",
+        "_on_release",
+        "_on_response_started",
         "_pod",
         "_waiter",
         "admitted_at",
@@ -56,8 +58,17 @@ class Lease:
         "user",
     )
 
-    def __init__(self, lifecycle: Lifecycle, number: int, now: float, user: str, request_id: str) -> None:
-        self._lifecycle = lifecycle
+    def __init__(
+        self,
+        number: int,
+        now: float,
+        user: str,
+        request_id: str,
+        on_response_started: Callable[[Lease], None],
+        on_release: Callable[[Lease], None],
+    ) -> None:
+        self._on_response_started = on_response_started
+        self._on_release = on_release
         self._pod: ServingPod | None = None
         self._error: GateError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -99,11 +110,11 @@ class Lease:
 
     def mark_response_started(self) -> None:
         """Note that the first byte of the answer is leaving: from here on there is no second try."""
-        self._lifecycle.mark_response_started(self)
+        self._on_response_started(self)
 
     def release(self) -> None:
         """Give the lease back; harmless when done twice."""
-        self._lifecycle.release(self)
+        self._on_release(self)
 
     def __enter__(self) -> Lease:
         return self
@@ -156,3 +167,48 @@ class Lease:
     def _wake_waiter(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class LeaseTable:
+    """The leases of all requests that wait or are admitted, and who uses the pod, for the ledger."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._usage = recorder.usage
+        self._leases: dict[int, Lease] = {}
+
+    def add(self, lease: Lease) -> None:
+        """Take up a new request's lease."""
+        self._leases[lease.number] = lease
+
+    def get(self, ticket: int | None) -> Lease | None:
+        """Return the lease of a ticket; None if its request has ended."""
+        return None if ticket is None else self._leases.get(ticket)
+
+    def remove(self, lease: Lease, now: float) -> bool:
+        """The request has ended; False if it had ended before."""
+        self._usage.finish(lease.number, now)
+        return self._leases.pop(lease.number, None) is not None
+
+    def admit(self, lease: Lease, pod: ServingPod, now: float) -> None:
+        """Give the pod to a request."""
+        lease.admit(pod, now)
+        self._usage.start(lease.number, lease.user, lease.request_id, now)
+
+    def take_back(self, lease: Lease, command: Reject | Requeue | AbortResponse, now: float) -> None:
+        """Take the pod from a request, or the hope of it."""
+        self._usage.finish(lease.number, now)
+        match command:
+            case Reject(error=error):
+                lease.reject(error)
+            case Requeue():
+                lease.requeue()
+            case AbortResponse():
+                lease.abort()
+
+    def end_all(self, error: Callable[[], GateError]) -> None:
+        """Reject the requests that wait, and break off the responses of the others."""
+        for lease in list(self._leases.values()):
+            if lease.pod is None:
+                lease.reject(error())
+            else:
+                lease.abort()

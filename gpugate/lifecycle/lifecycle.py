@@ -1,7 +1,16 @@
-"""Lifecycle: the one object that owns the pod's life, the queue and the idle timer.
+"""`Lifecycle`: owns the pod's state machine, and is the only one that brings events into it.
 
-It lives around the pure `PodMachine`: it brings events in, carries effects out, and keeps the one timer
-that `next_deadline_at` asks for. Nobody else ever sees the machine. It must not know HTTP.
+Theory of operation. The machine (`core/machine.py`) is synchronous and pure. All that takes time happens in
+tasks outside and comes back as an event: a provider's answer from its `ProviderWorker`, a probe's result from
+`PodCalls`, a deadline from the `DeadlineTimer`, a request from `acquire`. All end in `_process_event`,
+which runs without an `await`. So an idle stop and an arriving request cannot cross: one of them is first, and
+the other is decided on what it has left. Nothing outside this package ever holds the machine.
+
+A request that finds the pod serving and nobody waiting takes a short way, `admit_fast` and `release_fast`: an
+event, its commands and the deadlines would cost 10 us more.
+
+An error in `_process_event` leaves the pod in no known state. Then nothing is decided any more (`failure`):
+all requests are ended, `on_failure` ends the gateway, and `close` stops the pods without the machine.
 """
 
 from __future__ import annotations
@@ -12,32 +21,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from math import inf, isfinite
 
-from gpugate.billing.books import Books, StartOrigin
+from gpugate import clock
+from gpugate.billing.books import Recorder, StartOrigin
 from gpugate.billing.model import BY_HAND
 from gpugate.core.budget_gate import BudgetVerdict
-from gpugate.core.commands import (
-    AbortResponse,
-    Admit,
-    CheckDevice,
-    CleanUpOrphans,
-    Command,
-    InspectPod,
-    PersistPendingStops,
-    PreloadModel,
-    Probe,
-    PublishProviderProblem,
-    RecordSessionEnd,
-    RecordSessionStart,
-    Reject,
-    Requeue,
-    ResolveManualRequest,
-    StartCause,
-    StartPod,
-    StopPod,
-)
+from gpugate.core.commands import StartCause
 from gpugate.core.events import (
     BudgetUpdated,
     DeadlineReached,
@@ -53,52 +43,101 @@ from gpugate.core.events import (
     ResponseStarted,
     ShutdownRequested,
     UpstreamFailed,
+    cause_of,
 )
-from gpugate.core.idle_policy import IdleHistoryStore, IdlePolicy
+from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
+from gpugate.core.snapshot import MachineSnapshot
 from gpugate.core.states import (
     BackingOff,
     CallingStart,
     Draining,
     Ready,
     ShutDown,
-    State,
     Status,
     Stopped,
     Stopping,
-    Unknown,
+    name_of,
 )
 from gpugate.core.transitions import TABLE
-from gpugate.errors import GateError, ProviderUnavailable, ShuttingDown
-from gpugate.lifecycle.chronicle import Chronicle
-from gpugate.lifecycle.debts import Debts
+from gpugate.errors import ProviderUnavailable, ShuttingDown
+from gpugate.lifecycle.command_runner import CommandRunner, MachineLink
 from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
-from gpugate.lifecycle.event_bus import EventListener, LifecycleEvent
-from gpugate.lifecycle.lease import Lease, ServingPod
-from gpugate.lifecycle.pod_calls import PodCalls
-from gpugate.lifecycle.pod_client import PodClient
-from gpugate.lifecycle.provider_worker import BeforeCall, ConfiguredProvider, ProviderWorker
-from gpugate.lifecycle.status import PodStatus
-from gpugate.provider_api import PodReport, Price
-from gpugate.tasks import CrashHandler, report_crash
+from gpugate.lifecycle.event_bus import EventBus, QueueChanged, StateChanged
+from gpugate.lifecycle.lease import Lease, LeaseTable, ServingPod
+from gpugate.lifecycle.pod_calls import PodClient
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.state_files import IdleHistoryStore, PendingStopStore
+from gpugate.lifecycle.status import PodObservations, PodStatus, StatusBuilder
+from gpugate.provider_api import Price
+from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
 IN_FLIGHT_INTERVAL_S = 0.25
-"""How long changes of what is in flight are gathered before they are told."""
+"""How often a changed number of admitted requests is published at most."""
+
+_PROBES_END = (Ready, Stopping, Stopped, CallingStart, BackingOff, ShutDown)
+"""The calls to a pod that is warming are of no use once one of these states is entered."""
 
 
-def _now() -> datetime:
+def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Lifecycle:
-    """Lifecycle, queue and idle timer of one pod behind one or more providers.
+class DeadlineTimer:
+    """The one timer for all the machine's deadlines; it is set to the earliest of them.
+
+    A deadline that is put off need not be told: the timer fires too early, changes nothing and is set again.
 
     Attributes:
-        serving: the pod that serves, or None; a plain attribute, for the hot path.
-        failure: the error after which nothing is decided any more, or None; all that is left is `close`.
+        at: loop time at which `on_due` is called; `inf` if it is not set.
+    """
+
+    def __init__(self, on_due: Callable[[], None]) -> None:
+        self.at = inf
+        self._on_due = on_due
+        self._handle: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def set(self, at: float) -> None:
+        """Replace the time; `inf` for none."""
+        if self._handle is not None:
+            self._handle.cancel()
+        due = isfinite(at) and not self._closed
+        self.at = at
+        self._handle = asyncio.get_running_loop().call_at(at, self._fire) if due else None
+
+    def bring_forward(self, at: float) -> None:
+        """Set it to `at` if that is earlier."""
+        if at < self.at:
+            self.set(at)
+
+    def close(self) -> None:
+        """Never fire again."""
+        self._closed = True
+        self.set(inf)
+
+    def _fire(self) -> None:
+        self.at, self._handle = inf, None
+        self._on_due()
+
+
+class Lifecycle:
+    """The lifecycle, queue and idle timer of one pod behind one or more providers.
+
+    Attributes:
+        serving: the pod that serves, or None; a plain attribute, as every request reads it.
+        failure: the error after which nothing is decided any more, or None; only `close` is left to be
+            called.
 
     Args:
+        providers: in the order in which a start asks them.
+        recorder: keeps the ledger; subscribe its `on_event` to `events` first.
+        fallback_price: where a provider reports none.
+        wall: the calendar.
+        boottime: the clock that is never set; durations of sessions are measured with it.
+        random_fraction: in [0, 1), for the jitter of retries.
+        idle_policy: None: the fixed `policy.idle_timeout`.
         on_failure: called once when `failure` is set; `close` has to follow.
     """
 
@@ -108,117 +147,93 @@ class Lifecycle:
         providers: Sequence[ConfiguredProvider],
         pod: PodClient,
         policy: Policy,
-        pending_stops: Debts,
         fallback_price: Price,
-        listeners: Sequence[EventListener] = (),
-        on_crash: CrashHandler | None = None,
-        random_fraction: Callable[[], float] = random.random,
-        wall: Callable[[], datetime] = _now,
+        events: EventBus,
+        pending_stops: PendingStopStore | None = None,
         idle_policy: IdlePolicy | None = None,
         idle_history: IdleHistoryStore | None = None,
-        recorder: Books | None = None,
-        boottime: Callable[[], float] | None = None,
-        on_failure: Callable[[], None] | None = None,
+        recorder: Recorder | None = None,
+        wall: Callable[[], datetime] = _utc_now,
+        boottime: Callable[[], float] = clock.boottime,
+        random_fraction: Callable[[], float] = random.random,
+        on_crash: CrashHandler = report_to_loop,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.serving: ServingPod | None = None
         self.failure: BaseException | None = None
-        self._on_failure = on_failure
         self._providers = tuple(providers)
+        self._names = tuple(configured.name for configured in providers)
         self._policy = policy
-        self._debts = pending_stops
-        self._habits = idle_history
-        self._books = recorder
-        self._starts_by_hand = BY_HAND  # who asked last
-        self._stopping: frozenset[int] = frozenset()
+        self._events = events
+        self._recorder = recorder or Recorder()
+        self._idle_history = idle_history or IdleHistoryStore()
+        self._wall = wall
         self._on_crash = on_crash
-        names = [named.name for named in self._providers]
-        unproved = pending_stops.load()
-        owed = frozenset(names.index(name) for name in unproved if name in names)
-        self._foreign_debts = unproved - frozenset(names)
-        self._machine = PodMachine(TABLE, policy, random_fraction, owed, idle_policy)
-        self._snapshot = self._machine.snapshot()  # after the latest event
-        self._leases: dict[int, Lease] = {}
+        self._on_failure = on_failure
+        self._manual_start_user = BY_HAND
         self._last_ticket = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._armed_at = inf
-        self._errands = PodCalls(pod, self._process_event, policy.health_interval, on_crash)
+        self._leases = LeaseTable(self._recorder)
+        observations = PodObservations(wall, boottime, fallback_price)
+        self._status = StatusBuilder(self._names, observations)
+        self._runner = CommandRunner(
+            machine=MachineLink(
+                on_event=self._process_event,
+                serving=lambda: self.serving,
+                start_origin=self._start_origin,
+                set_model=lambda ticket, model: self._machine.set_model(ticket, model),
+            ),
+            providers=self._providers,
+            pod=pod,
+            leases=self._leases,
+            observations=observations,
+            events=events,
+            recorder=self._recorder,
+            pending_stops=pending_stops or PendingStopStore(),
+            health_interval_s=policy.health_interval,
+            on_crash=on_crash,
+        )
+        self._machine = PodMachine(TABLE, policy, random_fraction, self._runner.restored_stops, idle_policy)
+        self._last = self._machine.snapshot()
+        self._timer = DeadlineTimer(self._on_timer)
         self._diagnoses: set[PendingDiagnosis] = set()
-        self._closed = asyncio.Event()
+        self._stopping_providers: frozenset[int] = frozenset()
+        self._published_queue = (0, 0)
+        self._in_flight_timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
-        self._reply: GateError | None = None
-        self._flight_timer: asyncio.TimerHandle | None = None
-        if recorder is not None:
-            listeners = (recorder.on_event, *listeners)
-        self._uses = recorder.usage if recorder is not None else None
-        calendar = boottime or (lambda: wall().timestamp())
-        self._chronicle = Chronicle(names, fallback_price, listeners, wall, calendar)
+        self._shut_down = asyncio.Event()
+        self._status_known = asyncio.Event()
 
-    # --- life ---------------------------------------------------------------------------------
+    # --- start and end of the gateway ---------------------------------------------------------
 
     async def open(self) -> None:
-        """Begin: look at the providers, adopt what runs, go on with stops that were left unproved."""
+        """Inspect the providers, adopt a pod that runs, go on with the pending stops of the last gateway."""
         self._loop = asyncio.get_running_loop()
-        self._known: asyncio.Future[None] = self._loop.create_future()
-        books = self._books
-        self._workers = tuple(
-            ProviderWorker(
-                named,
-                self._process_event,
-                partial(self._age_s, named.name),
-                self._chronicle.plausible(
-                    named.name, partial(books.start_time_bound, named.name) if books is not None else None
-                ),
-                self._on_crash,
-            )
-            for named in self._providers
-        )
-        for name in sorted(self._foreign_debts):
-            self._chronicle.warn(name, "its pod was never seen stopped, and it is not configured any more")
-        if self._habits is not None:
-            self._machine.restore_idle_history(self._habits.load(), self._loop.time())
+        self._runner.start()
+        self._machine.restore_idle_history(self._idle_history.load(), self._loop.time())
         self._process_event(GatewayStarted())
 
     async def close(self, *, keep: bool, stop_wait_s: float) -> bool:
-        """Go down: refuse who waits, let running answers have their grace, stop the pod or leave it.
+        """Reject who waits, give running responses their grace, then stop the pod, or keep it.
 
-        Returns True when nothing is left to prove; False when `stop_wait_s` was over before the proof.
+        Returns True when every stop is confirmed, False when one was not within `stop_wait_s`.
         """
         self._process_event(ShutdownRequested(keep))
         await self._drained.wait()
         with suppress(TimeoutError):
             async with asyncio.timeout(stop_wait_s):
-                await self._closed.wait()
+                await self._shut_down.wait()
         if self.failure is not None:
-            proved = keep or await self._stop_undecided(stop_wait_s)
+            confirmed = keep or await self._runner.stop_without_machine(stop_wait_s)
         else:
-            proved = self._closed.is_set() or self._snapshot.confirmed
-        if self._flight_timer is not None:
-            self._flight_timer.cancel()
-        await self._errands.aclose()
-        await asyncio.gather(*(line.aclose() for line in self._workers), return_exceptions=True)
-        self._arm_timer(inf)
-        self._armed_at = -inf  # nothing is ever due again
-        return proved
-
-    async def _stop_undecided(self, stop_wait_s: float) -> bool:
-        """Stop every provider's pod without the machine, which has failed; False: not proved in time.
-
-        What is not proved stays in the debts, so that the next start of the gateway goes on with it.
-        """
-        names = {named.name for named in self._providers}
-        self._debts.save(sorted(names | self._foreign_debts))
-        if self._books is not None:
-            self._books.on_stops_changed(frozenset(names))
-        stopping = [line.stop_now(stop_wait_s, self._policy.health_interval) for line in self._workers]
-        stopped = await asyncio.gather(*stopping, return_exceptions=True)
-        owed = {
-            named.name for named, proved in zip(self._providers, stopped, strict=True) if proved is not True
-        }
-        self._debts.save(sorted(owed | self._foreign_debts))
-        return not owed
+            confirmed = self._shut_down.is_set() or self._last.confirmed
+        if self._in_flight_timer is not None:
+            self._in_flight_timer.cancel()
+        await self._runner.aclose()
+        self._timer.close()
+        return confirmed
 
     def abort_in_flight(self) -> None:
-        """Break off what still runs: somebody asked a second time."""
+        """Break off the responses that still have their grace: a second signal came."""
         self._process_event(ForcedShutdownRequested())
 
     # --- requests -----------------------------------------------------------------------------
@@ -226,16 +241,17 @@ class Lifecycle:
     def acquire(
         self, *, model: str | None = None, embeds: bool = False, user: str = BY_HAND, request_id: str = ""
     ) -> Lease:
-        """File a request; its lease is admitted at once when the pod serves and nobody waits."""
+        """Return the lease of a new request, admitted at once if the pod serves and nobody waits.
+
+        A request that cannot even wait (queue full, shutdown) has been rejected: the lease's wait raises.
+        """
         self._last_ticket += 1
         number, now = self._last_ticket, self._loop.time()
-        lease = self._leases[number] = Lease(self, number, now, user, request_id)
+        lease = Lease(number, now, user, request_id, self.mark_response_started, self.release)
+        self._leases.add(lease)
         if self.serving is not None and self._machine.admit_fast(number, model, embeds, user, now):
-            lease.admit(self.serving, now)
-            if self._uses is not None:
-                self._uses.start(number, user, request_id, now)
-            if self._flight_timer is None:
-                self._tell_flight_soon()
+            self._leases.admit(lease, self.serving, now)
+            self._publish_in_flight_soon()
         else:
             self._process_event(RequestArrived(number, model, embeds, user))
             if self.failure is not None:
@@ -243,291 +259,240 @@ class Lifecycle:
         return lease
 
     def mark_response_started(self, lease: Lease) -> None:
-        """The first byte of this lease's answer leaves."""
+        """The first byte of this lease's response is leaving: it cannot be repeated any more."""
         self._machine.handle(ResponseStarted(lease.number), self._loop.time())
 
     def release(self, lease: Lease) -> None:
-        """This lease is over."""
-        if self._leases.pop(lease.number, None) is None:
-            return
+        """The request of this lease has ended, well or not; a second call does nothing."""
         now = self._loop.time()
-        if self._uses is not None:
-            self._uses.finish(lease.number, now)
+        if not self._leases.remove(lease, now):
+            return
         if not self._machine.release_fast(lease.number, now):
             self._process_event(RequestFinished(lease.number))
             return
-        if self._armed_at > now + self._machine.idle_timeout_s:
-            self._arm_timer(self._machine.next_deadline_at)
-        if self._flight_timer is None:
-            self._tell_flight_soon()
+        if self._timer.at > now + self._machine.idle_timeout_s:
+            self._timer.set(self._machine.next_deadline_at)  # the idle stop, perhaps
+        self._publish_in_flight_soon()
 
     async def diagnose(self, run: int) -> Diagnosis:
-        """An exchange with this run's pod broke before its first byte: find out whether the pod lives.
+        """Find out whether the pod of this run lives, after an exchange with it broke before its first byte.
 
-        A lease that lost its pod has been requeued (or refused) by the time that this returns.
+        A lease that has lost its pod has been requeued or rejected by the time that this returns.
         """
-        examination = PendingDiagnosis(run)
-        self._diagnoses.add(examination)
+        diagnosis = PendingDiagnosis(run)
+        self._diagnoses.add(diagnosis)
         try:
             self._process_event(UpstreamFailed(run))
-            examination.update(self._snapshot.state, looked=False)
-            return await examination.wait(self._policy.health_interval)
+            diagnosis.update(self._last.state, looked=False)
+            return await diagnosis.wait(self._policy.health_interval)
         finally:
-            self._diagnoses.discard(examination)
+            self._diagnoses.discard(diagnosis)
 
-    def _update_diagnoses(self, event: Event) -> None:
-        snapshot = self._snapshot
-        seen = isinstance(event, PodInspected | InspectFailed) and event.provider == snapshot.provider
-        fresh = seen and not snapshot.inspection_is_out  # else a fresher result will come
-        for examination in self._diagnoses:
-            examination.update(snapshot.state, looked=fresh)
-
-    # --- by hand ------------------------------------------------------------------------------
+    # --- by a person, and by the budget -------------------------------------------------------
 
     def start(self, user: str = BY_HAND) -> None:
-        """Start by hand; idempotent. Raises ShuttingDown, and BudgetExceeded where nothing is on its way."""
-        self._starts_by_hand = user
-        self._ask(ManualStartRequested(user))
+        """Start the pod; does nothing if it runs or is on its way.
+
+        Raises:
+            ShuttingDown: the gateway ends.
+            BudgetExceeded: the month's budget, or this user's share of it, is spent.
+        """
+        self._manual_start_user = user
+        self._request_manually(ManualStartRequested(user))
 
     def stop(self, *, force: bool = False) -> None:
-        """Stop by hand. Raises PodBusy while anybody waits or is answered, unless forced."""
-        self._ask(ManualStopRequested(force))
+        """Stop the pod; the stop goes on in the background until an inspection has confirmed it.
 
-    def _ask(self, event: Event) -> None:
-        self._reply = None
+        Raises:
+            PodBusy: requests wait or are being answered, and it is not forced.
+            ShuttingDown: the gateway ends.
+        """
+        self._request_manually(ManualStopRequested(force))
+
+    def _request_manually(self, event: Event) -> None:
+        self._runner.manual_error = None
         self._process_event(event)
         if self.failure is not None:
             raise ShuttingDown(retry_after_s=5)
-        if self._reply is not None:
-            raise self._reply
-
-    def publish(self, news: LifecycleEvent) -> None:
-        """News of somebody else, for the same listeners."""
-        self._chronicle.tell(news)
+        if self._runner.manual_error is not None:
+            raise self._runner.manual_error
 
     def set_budget_verdict(self, verdict: BudgetVerdict) -> None:
-        """For whom a start is paid, from now on."""
+        """Set for whom the budget allows a start from now on."""
         self._process_event(BudgetUpdated(verdict))
 
-    # --- what is told -------------------------------------------------------------------------
+    # --- status -------------------------------------------------------------------------------
 
     @property
     def current_status(self) -> Status | None:
-        """The pod's status in one word, None while it is not known."""
-        return self._snapshot.status
+        """The pod's status in one word; None while it is not known what runs."""
+        return self._last.status
 
     async def status(self, patience_s: float = 5.0) -> PodStatus:
-        """What there is to know of the pod.
+        """Return the pod's status; after the gateway's start wait until every provider was inspected.
 
         Raises:
-            ProviderUnavailable: it is not known what the provider has, and it cannot be asked.
+            ProviderUnavailable: that took longer than `patience_s`, or an inspection failed.
         """
-        await asyncio.wait([self._known], timeout=patience_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._status_known.wait()
         status = self.status_now()
         if status is None:
-            raise ProviderUnavailable(self._snapshot.last_error or "", retry_after_s=5)
+            raise ProviderUnavailable(self._last.last_error or "", retry_after_s=5)
         return status
 
     def status_now(self) -> PodStatus | None:
-        """The same without waiting; None while it is not known what the provider has."""
-        return self._chronicle.status(self._machine.snapshot(), self._loop.time())
+        """Return the pod's status without waiting; None while it is not known what runs."""
+        return self._status.build(self._machine.snapshot(), self._loop.time())
 
     def start_rate(self) -> Decimal | None:
-        """What the pod that is started next costs per hour; None where nobody tells."""
-        return self._chronicle.start_rate()
+        """Return the price per hour of the pod that would be started; None if it is not known."""
+        return self._status.start_rate()
 
-    # --- events in ----------------------------------------------------------------------------
+    # --- the dispatch loop --------------------------------------------------------------------
 
     def _process_event(self, event: Event) -> None:
-        """Bring one event in, carry its effects out, set the alarm for the next deadline.
-
-        An error in here leaves the pod's life in no known state: it ends the gateway, by `on_failure`.
-        """
+        """Bring one event into the machine; an error in here is the end of the lifecycle."""
         if self.failure is not None:
             return
         try:
-            self._take(event)
+            self._dispatch(event, self._loop.time())
         except Exception as error:
             self._fail(error)
 
-    def _fail(self, error: BaseException) -> None:
-        self.failure = error
-        self.serving = None
-        self._arm_timer(inf)
-        for lease in list(self._leases.values()):
-            if lease.pod is None:
-                lease.reject(ShuttingDown(retry_after_s=5))
-            else:
-                lease.abort()
-        self._drained.set()
-        self._closed.set()
-        self._release_status_waiters()
-        report_crash("lifecycle", error, self._on_crash)
-        if self._on_failure is not None:
-            self._on_failure()
-
-    def _take(self, event: Event) -> None:
-        machine = self._machine
-        before = self._snapshot
-        now = self._loop.time()
-        if self._books is not None and isinstance(event, PodInspected):
-            self._books.on_report(self._providers[event.provider].name, event.report)
-        effects = machine.handle(event, now)
-        after = self._snapshot = machine.snapshot()
-        if after.state is not before.state:
-            self._on_state_changed(before.state, after.state)
-        for effect in effects:
-            try:
-                self._carry_out(effect, now)
-            except Exception as error:  # the next one may be the stop, or another request's wake-up
-                report_crash(f"lifecycle: {type(effect).__name__}", error, self._on_crash)
-        if type(after.state) is not type(before.state):
-            self._chronicle.transition(before.state, after, event, now)
-        after = self._snapshot  # a command may have brought on another event
-        if self._books is not None and after.stopping_providers != self._stopping:
-            self._stopping = after.stopping_providers
-            self._books.on_stops_changed(frozenset(self._providers[index].name for index in self._stopping))
-        if machine.next_deadline_at < self._armed_at:
-            self._arm_timer(machine.next_deadline_at)
-        if after.waiting != self._chronicle.waiting_told:
-            self._chronicle.queue(after)
-        if isinstance(event, PodInspected | InspectFailed):
-            self._seen(event)
-        if self._diagnoses:
-            self._update_diagnoses(event)
-
-    def _tell_flight_soon(self) -> None:
-        """Warm requests come and go too fast to tell of each: tell what is in flight a little later."""
-        self._flight_timer = self._loop.call_later(IN_FLIGHT_INTERVAL_S, self._tell_flight)
-
-    def _tell_flight(self) -> None:
-        self._flight_timer = None
-        self._chronicle.queue(self._machine.snapshot())
-
-    def _arm_timer(self, at: float) -> None:
-        """One timer; an older, later one is replaced, an earlier one fires for nothing and rearms."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._armed_at = at
-        self._timer = self._loop.call_at(at, self._on_timer) if isfinite(at) else None
+    # One event. The order of the steps matters:
+    #
+    # 1. An inspection's report goes into the ledger's row first: step 3 may end that row's session.
+    # 2. The machine takes the event: one synchronous step. `serving` and the other things that follow from
+    # the    state alone are set before a command is executed, because `Admit` hands out `serving`.
+    # 3. The commands, in the machine's order. A command that fails does not keep the next from being
+    # executed:    it may be the stop. Executing one can bring in another event (a lease that is aborted ends
+    # at once), so    from here on a fresh snapshot is needed.
+    # 4. The state's change is published after the sessions' starts and ends, which are commands: whoever
+    #    listens finds the session open when the pod is READY, and closed when it is STOPPED.
+    # 5. The ledger learns which stops are pending: a row whose stop was sent may end while nobody sees it.
+    # 6. The timer.
+    # 7. The length of the queue is published, if it has changed.
+    # 8. The status takes over the report, and who waits for the first status is released.
+    # 9. Pending diagnoses see the new state.
+    def _dispatch(self, event: Event, now: float) -> None:
+        if isinstance(event, PodInspected):  # 1
+            self._recorder.on_report(self._names[event.provider], event.report)
+        was = self._last
+        commands = self._machine.handle(event, now)  # 2
+        snapshot = self._last = self._machine.snapshot()
+        if snapshot.state is not was.state:
+            self._on_state_changed(was, snapshot)
+        self._runner.execute(commands, now)  # 3
+        if type(snapshot.state) is not type(was.state):  # 4
+            self._status.on_state_changed(was, snapshot, now)
+            self._publish_state(was, snapshot, event)
+        latest = self._last = self._machine.snapshot()
+        if latest.stopping_providers != self._stopping_providers:  # 5
+            self._stopping_providers = latest.stopping_providers
+            self._recorder.on_stops_changed(
+                frozenset(self._names[index] for index in latest.stopping_providers)
+            )
+        self._timer.bring_forward(latest.next_deadline_at)  # 6
+        if latest.waiting != self._published_queue[0]:  # 7
+            self._publish_queue(latest)
+        if isinstance(event, PodInspected):  # 8
+            self._runner.on_inspected(event)
+        if latest.all_inspected:
+            self._status_known.set()
+        if self._diagnoses:  # 9
+            self._update_diagnoses(event, latest)
 
     def _on_timer(self) -> None:
-        self._timer, self._armed_at = None, inf
         self._process_event(DeadlineReached())
-        if self._timer is None and self.failure is None:
-            self._arm_timer(self._machine.next_deadline_at)
+        if self._timer.at == inf and self.failure is None:
+            self._timer.set(self._machine.next_deadline_at)
 
-    def _seen(self, event: PodInspected | InspectFailed) -> None:
-        if isinstance(event, PodInspected):
-            self._chronicle.look(event)
-        if self._snapshot.all_inspected:
-            self._release_status_waiters()
-
-    def _save_habits(self) -> None:
-        """When a pod serves no more: what was learnt since, and when it was wanted last."""
-        habits = self._machine.idle_history(self._loop.time())
-        if self._habits is not None and habits is not None:
-            self._habits.save(habits)
-
-    def _release_status_waiters(self) -> None:
-        if not self._known.done():
-            self._known.set_result(None)
-
-    def _on_state_changed(self, was: State, state: State) -> None:
-        """The pod's life took a step: everything that follows from the state alone."""
+    def _on_state_changed(self, was: MachineSnapshot, snapshot: MachineSnapshot) -> None:
+        """Set what follows from the state alone."""
+        state = snapshot.state
         if isinstance(state, Ready):
-            if (
-                self.serving is None
-                or self.serving.endpoints != state.endpoints
-                or self.serving.run_id != state.run_id
-            ):
-                named = self._providers[state.provider]
-                limit_s = named.provider.capabilities.first_byte_limit_s
-                self.serving = ServingPod(state.run_id, named.name, state.endpoints, limit_s)
+            self._set_serving(state)
         else:
             self.serving = None
-            if isinstance(was, Ready):
-                self._save_habits()
-        if self._snapshot.shutting_down and not isinstance(state, Draining):
+            if isinstance(was.state, Ready):
+                self._save_idle_history()
+        if snapshot.shutting_down and not isinstance(state, Draining):
             self._drained.set()
         if isinstance(state, ShutDown):
-            self._closed.set()
-        if not isinstance(state, Unknown):
-            self._release_status_waiters()
-        if type(state) is not type(was) and isinstance(
-            state, Ready | Stopping | Stopped | CallingStart | BackingOff | ShutDown
-        ):
-            self._errands.cancel()
+            self._shut_down.set()
+        if type(state) is not type(was.state) and isinstance(state, _PROBES_END):
+            self._runner.pod_calls.cancel()
 
-    # --- effects out --------------------------------------------------------------------------
+    def _set_serving(self, state: Ready) -> None:
+        """Replace `serving` only if the pod is another: leases and pools compare it by identity."""
+        serving = self.serving
+        if serving is None or serving.endpoints != state.endpoints or serving.run_id != state.run_id:
+            configured = self._providers[state.provider]
+            limit_s = configured.provider.capabilities.first_byte_limit_s
+            self.serving = ServingPod(state.run_id, configured.name, state.endpoints, limit_s)
 
-    def _carry_out(self, effect: Command, now: float) -> None:
-        match effect:
-            case Admit() | Reject() | Requeue() | AbortResponse():
-                self._tell_lease(effect, now)
-            case StartPod(_, provider):
-                self._workers[provider].send(effect, self._intent(provider))
-            case StopPod(_, provider):
-                self._workers[provider].send(effect, self._books.flush if self._books is not None else None)
-            case InspectPod() | CleanUpOrphans():
-                self._workers[effect.provider].send(effect)
-            case Probe():
-                self._errands.probe(effect)
-            case PreloadModel():
-                self._errands.preload(effect)
-            case CheckDevice():
-                self._errands.check_device(effect)
-            case ResolveManualRequest(error):
-                self._reply = error
-            case PersistPendingStops(providers):
-                here = {self._providers[index].name for index in providers}
-                self._debts.save(sorted(here | self._foreign_debts))
-            case RecordSessionStart():
-                self._chronicle.session_opened(effect)
-            case RecordSessionEnd():
-                self._chronicle.session_closed(effect)
-            case PublishProviderProblem():
-                self._chronicle.trouble(effect)
+    def _save_idle_history(self) -> None:
+        history = self._machine.idle_history(self._loop.time())
+        if history is not None:
+            self._idle_history.save(history)
 
-    def _tell_lease(self, effect: Admit | Reject | Requeue | AbortResponse, now: float) -> None:
-        lease = self._leases.get(effect.ticket)
-        if lease is None:
-            return
-        match effect:
-            case Admit():
-                assert self.serving is not None
-                lease.admit(self.serving, now)
-                if self._uses is not None:
-                    self._uses.start(lease.number, lease.user, lease.request_id, now)
-            case Reject(error=error):
-                lease.reject(error)
-            case Requeue():
-                lease.requeue()
-                if lease.model_hint is not None:
-                    self._machine.set_model(lease.number, lease.asked_model())
-            case AbortResponse():
-                lease.abort()
-        if self._uses is not None and not isinstance(effect, Admit):
-            self._uses.finish(lease.number, now)
+    def _update_diagnoses(self, event: Event, snapshot: MachineSnapshot) -> None:
+        """Tell the pending diagnoses the state, and whether this inspection of the pod is the newest."""
+        inspected = isinstance(event, PodInspected | InspectFailed) and event.provider == snapshot.provider
+        for diagnosis in self._diagnoses:
+            diagnosis.update(snapshot.state, looked=inspected and not snapshot.inspection_is_out)
 
-    def _intent(self, provider: int) -> BeforeCall | None:
-        """What has to be on disk before this provider is asked for a pod."""
-        if self._books is None:
-            return None
-        return partial(self._books.record_start_intent, self._providers[provider].name, self._starter())
+    def _fail(self, error: BaseException) -> None:
+        """Decide nothing any more: end all requests, and the gateway by `on_failure`."""
+        self.failure = error
+        self.serving = None
+        self._timer.close()
+        self._leases.end_all(lambda: ShuttingDown(retry_after_s=5))
+        self._drained.set()
+        self._shut_down.set()
+        self._status_known.set()
+        report_crash("lifecycle", error, self._on_crash)
+        self._on_failure()
 
-    def _starter(self) -> StartOrigin:
-        """Who wants the pod: the first who waits and may have it started, else a hand or a habit."""
+    def _start_origin(self) -> StartOrigin:
+        """Return who causes a start: a person, the prewarming, or the first request that is allowed one."""
         reason = self._machine.start_cause
         if reason is StartCause.MANUAL:
-            return StartOrigin(user=self._starts_by_hand, reason=reason)
-        ticket = self._machine.starting_ticket
-        lease = self._leases.get(ticket) if ticket is not None else None
+            return StartOrigin(user=self._manual_start_user, reason=reason)
+        lease = self._leases.get(self._machine.starting_ticket)
         if lease is None or reason is not StartCause.REQUEST:
             return StartOrigin(reason=reason)
         return StartOrigin(user=lease.user, reason=reason, request_id=lease.request_id)
 
-    def _age_s(self, provider: str, report: PodReport) -> float:
-        """How long a pod that is found has been paid for: by the books or the provider's word, the longer."""
-        known = self._books.age_s(provider, report) if self._books is not None else None
-        return max(self._chronicle.record.age_s(report), known or 0.0)
+    # --- publishing ---------------------------------------------------------------------------
+
+    def _publish_state(self, was: MachineSnapshot, now: MachineSnapshot, event: Event) -> None:
+        self._events.publish(
+            StateChanged(
+                was=name_of(was.state),
+                now=name_of(now.state),
+                was_status=was.status,
+                status=now.status,
+                cause=cause_of(event),
+                run_id=now.run_id,
+                provider=self._names[now.shown_provider],
+                at=self._wall(),
+            )
+        )
+
+    def _publish_queue(self, snapshot: MachineSnapshot) -> None:
+        counts = snapshot.waiting, snapshot.in_flight
+        if counts != self._published_queue:
+            self._published_queue = counts
+            self._events.publish(QueueChanged(waiting=snapshot.waiting, in_flight=snapshot.in_flight))
+
+    def _publish_in_flight_soon(self) -> None:
+        """Requests come and go too fast on a warm pod to publish each: gather the changes."""
+        if self._in_flight_timer is None:
+            self._in_flight_timer = self._loop.call_later(IN_FLIGHT_INTERVAL_S, self._publish_in_flight)
+
+    def _publish_in_flight(self) -> None:
+        self._in_flight_timer = None
+        self._publish_queue(self._machine.snapshot())

@@ -1,47 +1,64 @@
-"""What the pod itself is asked: health checks and the preload; bounded tasks, dropped when of no use."""
+"""The calls to the pod itself: health probe, preload and device check, each in a task of its own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from gpugate.core.commands import CheckDevice, PreloadModel, Probe
 from gpugate.core.events import DeviceChecked, Event, PreloadFinished, ProbeFinished
-from gpugate.lifecycle.pod_client import PodClient
 from gpugate.provider_api import Endpoint
 from gpugate.tasks import CrashHandler, spawn
 
 
+class PodClient(Protocol):
+    """What the lifecycle asks of a pod; one implementation for each `pod.engine`."""
+
+    async def check(self, endpoint: Endpoint) -> str | None:
+        """Probe the pod's health; None if it is healthy, else one line that says what was seen instead."""
+
+    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+        """Load a model and wait for it; None if it is loaded, else one line that says why not."""
+
+    async def on_cpu(self, endpoint: Endpoint) -> bool:
+        """Return whether all loaded models run on the CPU; False if none is loaded or it cannot be told."""
+
+
 class PodCalls:
-    """Carries `Probe`, `PreloadModel` and `CheckDevice` out and brings their answers back as events."""
+    """Executes `Probe`, `PreloadModel` and `CheckDevice`; the results come back as events.
+
+    Args:
+        on_event: called with each result, in the task of the call.
+        limit_s: of a probe and a device check; the machine limits a preload.
+    """
 
     def __init__(
-        self, pod: PodClient, tell: Callable[[Event], None], limit_s: float, on_crash: CrashHandler | None
+        self, pod: PodClient, on_event: Callable[[Event], None], limit_s: float, on_crash: CrashHandler
     ) -> None:
         self._pod = pod
-        self._on_event = tell
+        self._on_event = on_event
         self._limit_s = limit_s
         self._on_crash = on_crash
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def probe(self, order: Probe) -> None:
-        """Check health, within `limit_s`."""
-        self._spawn(self._probe(order), "pod:probe")
+    def probe(self, command: Probe) -> None:
+        """Probe the pod's health."""
+        self._spawn(self._probe(command), "pod:probe")
 
-    def preload(self, order: PreloadModel) -> None:
-        """Have a model loaded; the machine minds the time."""
-        self._spawn(self._preload(order), "pod:preload")
+    def preload(self, command: PreloadModel) -> None:
+        """Load a model, then check on what device it runs. A preload that fails never fails the start."""
+        self._spawn(self._preload(command), "pod:preload")
 
-    def check_device(self, order: CheckDevice) -> None:
-        """Ask what its models run on, within `limit_s`."""
-        self._spawn(self._check_device(order), "pod:weigh")
+    def check_device(self, command: CheckDevice) -> None:
+        """Find out whether the loaded models run on the CPU."""
+        self._spawn(self._check_device(command), "pod:check-device")
 
     def cancel(self) -> None:
-        """Give up what is out: the pod is ready or gone.
+        """Cancel the calls that are out: the pod is ready, or gone.
 
-        An errand that brings the very news that made us drop it has done its work and is let be.
+        A call whose own result led to this is not cancelled; it ends by itself.
         """
         current = asyncio.current_task()
         for task in self._tasks:
@@ -49,7 +66,7 @@ class PodCalls:
                 task.cancel()
 
     async def aclose(self) -> None:
-        """Give up everything and wait for its end."""
+        """Cancel all calls and wait for their end."""
         self.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -58,30 +75,30 @@ class PodCalls:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _probe(self, order: Probe) -> None:
+    async def _probe(self, command: Probe) -> None:
         try:
             async with asyncio.timeout(self._limit_s):
-                detail = await self._pod.check(order.endpoint)
+                detail = await self._pod.check(command.endpoint)
         except TimeoutError:
             detail = f"no answer within {self._limit_s:g} s"
-        except Exception as error:  # an answer that nobody foresaw is no health
+        except Exception as error:  # whatever the client does wrong, the pod is not known to be healthy
             detail = f"the check failed with {type(error).__name__}"
-        self._on_event(ProbeFinished(order.op, detail is None, detail or ""))
+        self._on_event(ProbeFinished(command.op, detail is None, detail or ""))
 
-    async def _preload(self, order: PreloadModel) -> None:
+    async def _preload(self, command: PreloadModel) -> None:
         loaded = on_cpu = False
-        with suppress(Exception):  # a preload never fails a start
-            loaded = await self._pod.preload(order.endpoint, order.model, order.embeds) is None
+        with suppress(Exception):
+            loaded = await self._pod.preload(command.endpoint, command.model, command.embeds) is None
         if loaded:
-            on_cpu = await self._on_cpu(order.endpoint)
-        self._on_event(PreloadFinished(order.op, on_cpu))
+            on_cpu = await self._on_cpu(command.endpoint)
+        self._on_event(PreloadFinished(command.op, on_cpu))
 
-    async def _check_device(self, order: CheckDevice) -> None:
-        self._on_event(DeviceChecked(order.run_id, await self._on_cpu(order.endpoint)))
+    async def _check_device(self, command: CheckDevice) -> None:
+        self._on_event(DeviceChecked(command.run_id, await self._on_cpu(command.endpoint)))
 
     async def _on_cpu(self, endpoint: Endpoint) -> bool:
         try:
             async with asyncio.timeout(self._limit_s):
                 return await self._pod.on_cpu(endpoint)
-        except Exception:  # what cannot be told is nobody's fault
+        except Exception:  # not known is not worth a warning
             return False

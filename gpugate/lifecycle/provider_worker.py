@@ -1,7 +1,4 @@
-"""Carries provider commands out: one at a time per provider, in order, bounded, never lost.
-
-Knows how to call a provider and how to name what went wrong; nothing of when or why.
-"""
+"""Executes the commands to one provider: in order, one at a time, each with a time limit."""
 
 from __future__ import annotations
 
@@ -28,89 +25,84 @@ from gpugate.provider_api import PodReport, Provider
 from gpugate.tasks import CrashHandler, Supervised, report_crash
 
 CALL_LIMIT_S = 120.0
-"""Longest a provider may take over one call; plugins have shorter limits of their own."""
+"""Of one call; a plugin has shorter limits of its own."""
 
 BEFORE_STOP_LIMIT_S = 1.0
-"""Longest a stop waits for its note in the ledger: what is known of it costs less than what runs on."""
+"""How long a stop waits for its entry in the ledger: the entry costs less than a pod that runs on."""
 
 HANDOVER_LIMIT_S = 1.0
-"""Longest that a call which is out may hold up a stop past the queue, once it is cancelled."""
+"""How long `stop_now` waits for the call that is out, which it has cancelled."""
 
 CLOSE_LIMIT_S = 5.0
-"""Longest a plugin may hold up the end of the gateway."""
+"""Of a provider's `aclose`, and the least time that `stop_now` has."""
 
 ProviderCommand = StartPod | StopPod | InspectPod | CleanUpOrphans
 BeforeCall = Callable[[], Awaitable[None]]
-"""Writes down what the provider is about to be asked; `LedgerError` forbids to ask it for a pod."""
+"""Writes down what the provider is about to be asked. A `LedgerError` of it forbids a start, never a stop."""
+
+
+async def nothing_before() -> None:
+    """Write nothing down."""
 
 
 @frozen
 class ConfiguredProvider:
-    """A provider under the name it has in the configuration."""
+    """A provider, and the name that it has in `pod.provider`."""
 
     name: str
     provider: Provider
 
 
-def _with_message(error: ProviderError) -> ProviderError:
-    """A plugin's own error class may have forgotten to call ours."""
-    if not isinstance(getattr(error, "message", None), str):
-        error.message = str(error) or type(error).__name__
-    return error
-
-
-def _failed(order: StartPod | StopPod | InspectPod, error: ProviderError) -> Event:
-    """The answer to a command that failed."""
-    match order:
-        case StartPod(op):
-            return StartCallFailed(op, error)
-        case StopPod(op):
-            return StopCallFailed(op, error)
-        case InspectPod(op, index):
-            return InspectFailed(op, index, error)
-
-
 class ProviderWorker:
-    """The queue of commands to one provider."""
+    """The queue of commands to one provider, and the task that executes them.
+
+    Args:
+        on_event: called with the result of each command, except of `CleanUpOrphans`: the next inspection
+            shows whether that has worked.
+        age_s: for how many seconds the pod of a report has been billed already.
+        sanitizer: of the provider's reports.
+    """
 
     def __init__(
         self,
-        named: ConfiguredProvider,
-        tell: Callable[[Event], None],
+        configured: ConfiguredProvider,
+        on_event: Callable[[Event], None],
         age_s: Callable[[PodReport], float],
-        plausible: ReportSanitizer,
-        on_crash: CrashHandler | None = None,
+        sanitizer: ReportSanitizer,
+        on_crash: CrashHandler,
     ) -> None:
-        self._configured = named
-        self._on_event = tell
+        self._configured = configured
+        self._on_event = on_event
         self._age_s = age_s
-        self._sanitizer = plausible
-        self._commands: asyncio.Queue[tuple[ProviderCommand, BeforeCall | None]] = asyncio.Queue()
+        self._sanitizer = sanitizer
         self._on_crash = on_crash
-        self._current: ProviderCommand | None = None  # what the worker is carrying out
-        self._inspect_limit: asyncio.Timeout | None = None  # of the look that is out
-        self._queued_stops = 0  # that are queued
+        self._commands: asyncio.Queue[tuple[ProviderCommand, BeforeCall]] = asyncio.Queue()
+        self._current: ProviderCommand | None = None
+        self._inspect_limit: asyncio.Timeout | None = None  # of the inspection that is out
+        self._queued_stops = 0
         self._worker = Supervised(self._run, self._name, on_crash=on_crash)
 
     @property
     def _name(self) -> str:
         return f"provider:{self._configured.name}"
 
-    def send(self, order: ProviderCommand, intent: BeforeCall | None = None) -> None:
-        """Queue a command behind those that are out; a start after its intent, a stop if it can be.
+    def send(self, command: ProviderCommand, before: BeforeCall = nothing_before) -> None:
+        """Queue a command; returns at once.
 
-        Looks before a stop are given up for it: a provider that does not answer must not hold it up.
+        An inspection that is out or queued before a stop ends at once: a provider that does not answer must
+        not delay the stop.
         """
-        self._commands.put_nowait((order, intent))
-        if isinstance(order, StopPod):
+        self._commands.put_nowait((command, before))
+        if isinstance(command, StopPod):
             self._queued_stops += 1
             if self._inspect_limit is not None:
                 self._inspect_limit.reschedule(asyncio.get_running_loop().time())
 
     async def stop_now(self, limit_s: float, pause_s: float) -> bool:
-        """Stop the pod past the queue, which ends: for a lifecycle that has failed.
+        """Stop the pod without the queue, which ends here; called when the lifecycle has failed.
 
-        Sends stops and looks, `pause_s` apart, until a look proves the stop; False: not within `limit_s`.
+        Sends a stop and an inspection every `pause_s` seconds; returns True as soon as an inspection shows
+        the pod stopped, False after `limit_s`.
         """
         provider = self._configured.provider
         await self._worker.aclose(HANDOVER_LIMIT_S)
@@ -125,55 +117,42 @@ class ProviderWorker:
         return False
 
     async def aclose(self) -> None:
-        """Drop what has not been sent, and let the provider go."""
+        """Drop the commands that are queued, and close the provider."""
         await self._worker.aclose(CLOSE_LIMIT_S)
         async with asyncio.timeout(CLOSE_LIMIT_S):
             await self._configured.provider.aclose()
 
     async def _run(self) -> None:
-        if self._current is not None:  # the worker before this one died over it
+        if self._current is not None:  # the worker task before this one died while it executed this
             self._report(self._current, Ambiguous("the command was interrupted by a fault of the gateway"))
         while True:
-            order, intent = await self._commands.get()
-            self._current = order
-            self._queued_stops -= isinstance(order, StopPod)
+            command, before = await self._commands.get()
+            self._current = command
+            self._queued_stops -= isinstance(command, StopPod)
             try:
-                answer = await self._execute(order, intent)
+                result = await self._execute(command, before)
             except Exception as error:
                 report_crash(self._name, error, self._on_crash)
-                answer = Ambiguous(f"the gateway failed with {type(error).__name__} over it")
-            self._report(order, answer)
+                result = Ambiguous(f"the gateway failed with {type(error).__name__} over it")
+            self._report(command, result)
 
-    def _report(self, order: ProviderCommand, answer: Event | ProviderError | None) -> None:
-        """Tell what came of a command; of a sweep, the next look shows it."""
+    def _report(self, command: ProviderCommand, result: Event | ProviderError | None) -> None:
         self._current = None
-        if isinstance(order, CleanUpOrphans) or answer is None:
+        if isinstance(command, CleanUpOrphans) or result is None:
             return
+        event = _failure_event(command, result) if isinstance(result, ProviderError) else result
         try:
-            self._on_event(_failed(order, answer) if isinstance(answer, ProviderError) else answer)
-        except Exception as error:  # whatever is wrong with one answer, the next command goes out
+            self._on_event(event)
+        except Exception as error:  # the next command must go out all the same
             report_crash(self._name, error, self._on_crash)
 
-    async def _try_before_stop(self, intent: BeforeCall) -> None:
-        """Try to write this down first; what comes after it must be done in any case."""
-        try:
-            async with asyncio.timeout(BEFORE_STOP_LIMIT_S):
-                await intent()
-        except (LedgerError, TimeoutError):
-            return
-        except Exception as error:
-            report_crash(self._name, error, self._on_crash)
-
-    async def _execute(
-        self, order: ProviderCommand, intent: BeforeCall | None
-    ) -> Event | ProviderError | None:
+    async def _execute(self, command: ProviderCommand, before: BeforeCall) -> Event | ProviderError | None:
         provider = self._configured.provider
-        match order:
+        match command:
             case StartPod(op):
                 try:
-                    if intent is not None:
-                        await intent()
-                except LedgerError as error:  # nothing is paid for that is not on record
+                    await before()
+                except LedgerError as error:  # no pod is started that is not in the ledger
                     return StartCallFailed(op, Misconfigured(str(error)))
                 seen = await self._call(provider.start)
                 if isinstance(seen, PodReport):
@@ -181,8 +160,7 @@ class ProviderWorker:
                     return StartAccepted(op, seen, self._age_s(seen))
                 return seen
             case StopPod(op):
-                if intent is not None:
-                    await self._try_before_stop(intent)
+                await self._try_before_stop(before)
                 seen = await self._call(provider.stop)
                 return StopAccepted(op) if isinstance(seen, PodReport) else seen
             case InspectPod(op, index):
@@ -195,6 +173,16 @@ class ProviderWorker:
                 await self._call(provider.sweep)
                 return None
 
+    async def _try_before_stop(self, before: BeforeCall) -> None:
+        """Write the stop down if that is possible in time; the stop is sent in any case."""
+        try:
+            async with asyncio.timeout(BEFORE_STOP_LIMIT_S):
+                await before()
+        except (LedgerError, TimeoutError):
+            return
+        except Exception as error:
+            report_crash(self._name, error, self._on_crash)
+
     async def _inspect(self) -> PodReport | ProviderError:
         limit = self._inspect_limit = asyncio.timeout(0 if self._queued_stops else CALL_LIMIT_S)
         try:
@@ -202,13 +190,16 @@ class ProviderWorker:
         finally:
             self._inspect_limit = None
         if limit.expired() and self._queued_stops:
-            return Ambiguous("the look was given up for a stop, which goes first")
+            return Ambiguous("the inspection was given up for a stop, which goes first")
         return seen
 
     async def _call(
         self, method: Callable[[], Awaitable[object]], limit: asyncio.Timeout | None = None
     ) -> PodReport | ProviderError:
-        """One try. Whatever a plugin does wrong becomes a `ProviderError`; only cancellation passes."""
+        """Call a method of the provider once; whatever it does wrong is returned as a `ProviderError`.
+
+        Only a cancellation of the worker itself passes through.
+        """
         limit = limit or asyncio.timeout(CALL_LIMIT_S)
         try:
             async with limit:
@@ -227,3 +218,20 @@ class ProviderWorker:
         if isinstance(report, PodReport):
             return report
         return Transient(f"the plugin returned {type(report).__name__}, not a PodReport")
+
+
+def _with_message(error: ProviderError) -> ProviderError:
+    """Return the error with a `message`; a plugin's own class may not have called our constructor."""
+    if not isinstance(getattr(error, "message", None), str):
+        error.message = str(error) or type(error).__name__
+    return error
+
+
+def _failure_event(command: StartPod | StopPod | InspectPod, error: ProviderError) -> Event:
+    match command:
+        case StartPod(op):
+            return StartCallFailed(op, error)
+        case StopPod(op):
+            return StopCallFailed(op, error)
+        case InspectPod(op, index):
+            return InspectFailed(op, index, error)

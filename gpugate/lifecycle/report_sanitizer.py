@@ -1,4 +1,4 @@
-"""What of a provider's report can be so: the times and prices that money is counted with. Nothing else."""
+"""Removes from a provider's reports the start times and prices that cannot be true."""
 
 from __future__ import annotations
 
@@ -13,75 +13,77 @@ from gpugate.core.pending_stops import STOPPED_PHASES
 from gpugate.provider_api import Phase, PodReport, Price
 
 MAX_RATE_PER_HOUR = Decimal(1_000_000)
-"""No pod costs more in any currency; what a plugin tells above it is a mistake."""
+"""In any currency; a higher price is a provider's mistake."""
 
 MAX_AGE = timedelta(days=366)
-"""A run that is said to be older is taken for one whose beginning nobody knows, such as second 0 of 1970."""
+"""A start time that is older counts as unknown, such as second 0 of 1970."""
 
 CLOCK_SKEW = timedelta(seconds=2)
-"""A start time that is too early by no more is set right without a word: clocks differ by so much, and a
+"""A start time that is too early by no more is corrected without a warning: clocks differ by so much, and a
 provider may round to whole seconds."""
 
-StartBoundOf = Callable[[PodReport], StartTimeBound]
-_ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
-
-
-def no_bound(_: PodReport) -> StartTimeBound:
-    """Where there is no ledger."""
-    return StartTimeBound()
+_BILLED_PHASES = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 
 
 @define
 class ReportSanitizer:
-    """One provider's reports, with what cannot be so taken out and told once.
+    """Sanitizes the reports of one provider, and warns once of each fault.
 
     Attributes:
-        wall, steady: the calendar, and the seconds of a clock that nobody sets.
-        warn: tells people, in one line.
-        bound: what the ledger knows of the beginning of the run in a report.
+        wall: the calendar.
+        boottime: the clock that is never set, in seconds.
+        warn: takes one line for people.
+        start_bound: what the ledger knows of the beginning of the run in a report.
     """
 
     wall: Callable[[], datetime]
     boottime: Callable[[], float]
     warn: Callable[[str], None]
-    bound: StartBoundOf = no_bound
+    start_bound: Callable[[PodReport], StartTimeBound] = lambda _: StartTimeBound()
     _seen_off_at: float | None = None
     _warned: set[str] = field(factory=set)
     _disbelieved: datetime | None = None
 
     def sanitize_inspection(self, report: PodReport) -> PodReport:
-        """What a look showed; a pod that is off did not begin its next run before."""
+        """Sanitize the result of an inspection; a stopped pod's next run begins after it."""
         if report.phase in STOPPED_PHASES:
             self._seen_off_at = self.boottime()
         return self.sanitize(report)
 
     def sanitize(self, report: PodReport) -> PodReport:
-        """What came back from any call."""
+        """Return the report of any call without what cannot be true."""
         price, started_at = self._price(report.price), self._started_at(report)
         if price is report.price and started_at is report.started_at:
             return report
         return evolve(report, price=price, started_at=started_at)
 
+    # A reported start time, in this order:
+    #
+    # 1. None: unknown.
+    # 2. Older than `MAX_AGE`, and the ledger has no bound: unknown.
+    # 3. In the future: the provider's clock is ahead and the run is new, so it counts from now (None).
+    # 4. Not before the last instant at which the pod is known to have been off (by an inspection or by the
+    #    ledger, the later): it is believed.
+    # 5. Otherwise it is replaced by the bound, with a warning if the pod is billed and the clocks' skew does
+    #    not explain it. The ledger's instant may lie in the future where the calendar was set back.
     def _started_at(self, report: PodReport) -> datetime | None:
-        """Never in the future, and never before the last run's end: seen by us, or in the ledger."""
         said = report.started_at
-        if said is None:
+        if said is None:  # 1
             return None
-        now, bound = self.wall(), self.bound(report)
-        if bound.earliest is None and now - said > MAX_AGE:
-            self._warn("started_at", f"it says that its pod runs since {said:%Y-%m-%d}: not believed")
+        now, bound = self.wall(), self.start_bound(report)
+        if bound.earliest is None and now - said > MAX_AGE:  # 2
+            self._warn_once("started_at", f"it says that its pod runs since {said:%Y-%m-%d}: not believed")
             return None
-        if said > now:  # its clock is ahead: the run is new, and counts from when it was seen
+        if said > now:  # 3
             return None
         earliest, what = bound.earliest, bound.source
         seen_off = self._seen_off(now)
         if seen_off is not None and (earliest is None or seen_off > earliest):
             earliest, what = seen_off, f"it was seen stopped at {_in_utc(seen_off)}"
-        if earliest is None or said >= earliest:
+        if earliest is None or said >= earliest:  # 4
             return said
-        # An instant of the ledger may lie ahead where the calendar was set back since.
-        since = min(max(earliest, bound.fallback or earliest), now)
-        if report.phase in _ALIVE and earliest - said > CLOCK_SKEW and said != self._disbelieved:
+        since = min(max(earliest, bound.fallback or earliest), now)  # 5
+        if report.phase in _BILLED_PHASES and earliest - said > CLOCK_SKEW and said != self._disbelieved:
             self._disbelieved = said
             self.warn(
                 f"it says that its pod runs since {_in_utc(said)}, but {what}:"
@@ -90,7 +92,7 @@ class ReportSanitizer:
         return since
 
     def _seen_off(self, now: datetime) -> datetime | None:
-        """When the last look that showed the pod off was, by the calendar of now."""
+        """Return when the last inspection showed the pod off, by today's calendar."""
         if self._seen_off_at is None:
             return None
         return now - timedelta(seconds=max(0.0, self.boottime() - self._seen_off_at))
@@ -106,10 +108,10 @@ class ReportSanitizer:
     def _amount(self, said: Decimal | None) -> Decimal | None:
         if said is None or (said.is_finite() and 0 <= said <= MAX_RATE_PER_HOUR):
             return said
-        self._warn("price", f"it says that its pod costs {said} an hour: not believed")
+        self._warn_once("price", f"it says that its pod costs {said} an hour: not believed")
         return None
 
-    def _warn(self, what: str, line: str) -> None:
+    def _warn_once(self, what: str, line: str) -> None:
         if what not in self._warned:
             self._warned.add(what)
             self.warn(line)

@@ -1,13 +1,15 @@
-"""What there is to know of the pod, put together for people; decides nothing."""
+"""What the gateway tells of the pod: `PodStatus`, built from the machine's snapshot and what was observed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from math import isfinite
 
 from attrs import define, field, frozen
 
+from gpugate.core.snapshot import MachineSnapshot
 from gpugate.core.states import Status
 from gpugate.provider_api import PodReport, Price
 
@@ -35,10 +37,11 @@ class PodStatus:
 
 @define
 class ObservedSession:
-    """A session that is open: since when, at which provider, and what was last said of its pod.
+    """An open billed session, with the newest report on its pod.
 
     Attributes:
-        began_at, began: by the calendar, and by the steady clock, which nobody sets.
+        began_at: by the calendar.
+        began_boottime: by the clock that is never set; durations are measured with it.
     """
 
     run_id: int
@@ -50,47 +53,44 @@ class ObservedSession:
 
 @define
 class PodObservations:
-    """What the lifecycle remembers of what it saw, for status and news.
+    """The open sessions and prices, as the providers reported them.
 
     Attributes:
-        since: when the present status began.
-        open_sessions: the open sessions by provider.
-        last_start_s: how long the last start took from the first ask to READY.
+        open_sessions: by provider.
         rates: the newest price per hour of each provider's pod, running or not.
     """
 
     wall: Callable[[], datetime]
     boottime: Callable[[], float]
     fallback_price: Price
-    since: datetime = field(init=False)
     open_sessions: dict[str, ObservedSession] = field(factory=dict)
-    last_start_s: float | None = None
     rates: dict[str, Decimal] = field(factory=dict)
 
-    def __attrs_post_init__(self) -> None:
-        self.since = self.wall()
-
     def age_s(self, report: PodReport) -> float:
-        """How long the provider has billed this pod already, by its own word; 0 where it does not say."""
+        """Return for how long the pod has been billed, by the provider's word; 0 where it tells nothing."""
         if report.started_at is None or report.started_at.tzinfo is None:
             return 0.0
         return max(0.0, (self.wall() - report.started_at).total_seconds())
 
-    def open_session(self, run: int, provider: str, report: PodReport, up_s: float) -> ObservedSession:
-        """A session began `up_s` ago."""
+    def start_session(self, run_id: int, provider: str, report: PodReport, up_s: float) -> ObservedSession:
+        """Open a session that began `up_s` ago."""
         began_at = self.wall() - timedelta(seconds=up_s)
-        stretch = ObservedSession(run, provider, began_at, self.boottime() - up_s, report)
-        self.open_sessions[provider] = stretch
-        return stretch
+        session = ObservedSession(run_id, provider, began_at, self.boottime() - up_s, report)
+        self.open_sessions[provider] = session
+        return session
+
+    def end_session(self, provider: str) -> ObservedSession:
+        """Close the open session of this provider, and return it."""
+        return self.open_sessions.pop(provider)
 
     def observe(self, provider: str, report: PodReport) -> None:
-        """Keep the newest word on a pod; what it leaves out stays as it was known."""
+        """Take over the newest report on a pod; what it leaves out stays as it was reported before."""
         if report.price is not None and report.price.running_per_hour is not None:
             self.rates[provider] = report.price.running_per_hour
-        stretch = self.open_sessions.get(provider)
-        if stretch is not None:
-            known = stretch.report
-            stretch.report = PodReport(
+        session = self.open_sessions.get(provider)
+        if session is not None:
+            known = session.report
+            session.report = PodReport(
                 phase=report.phase,
                 pod_id=report.pod_id or known.pod_id,
                 endpoints=report.endpoints or known.endpoints,
@@ -100,20 +100,74 @@ class PodObservations:
                 detail=report.detail,
             )
 
-    def rate(self, stretch: ObservedSession) -> Decimal | None:
-        """What this session costs per hour: the provider's word, else the configured rate."""
-        price = stretch.report.price
+    def rate(self, session: ObservedSession) -> Decimal | None:
+        """Return the price per hour: the reported one, else the configured one, else None."""
+        price = session.report.price
         if price is not None and price.running_per_hour is not None:
             return price.running_per_hour
         return self.fallback_price.running_per_hour
 
-    def uptime(self, stretch: ObservedSession) -> timedelta:
-        """How long this session has been billed, whatever is done to the calendar."""
-        return timedelta(seconds=max(0.0, self.boottime() - stretch.began_boottime))
+    def uptime(self, session: ObservedSession) -> timedelta:
+        """Return for how long the session has been billed, whatever happens to the calendar."""
+        return timedelta(seconds=max(0.0, self.boottime() - session.began_boottime))
 
-    def cost(self, stretch: ObservedSession) -> Decimal | None:
-        """What this session has cost so far, unrounded."""
-        rate = self.rate(stretch)
+    def cost(self, session: ObservedSession) -> Decimal | None:
+        """Return the cost of the session so far, unrounded; None without a known price."""
+        rate = self.rate(session)
         if rate is None:
             return None
-        return rate * Decimal(str(self.uptime(stretch).total_seconds())) / SECONDS_PER_HOUR
+        return rate * Decimal(str(self.uptime(session).total_seconds())) / SECONDS_PER_HOUR
+
+
+class StatusBuilder:
+    """Builds `PodStatus`; remembers since when the status has been the same, and how long a start takes."""
+
+    def __init__(self, provider_names: Sequence[str], observations: PodObservations) -> None:
+        self._names = tuple(provider_names)
+        self._observations = observations
+        self._since = observations.wall()
+        self._last_start_s: float | None = None
+
+    def on_state_changed(self, was: MachineSnapshot, now: MachineSnapshot, at: float) -> None:
+        """Note a change of state at loop time `at`."""
+        if now.status is Status.READY and was.status is Status.WARMING and was.start_began_at is not None:
+            self._last_start_s = at - was.start_began_at
+        if was.status is not now.status:
+            self._since = self._observations.wall()
+
+    def build(self, machine: MachineSnapshot, now: float) -> PodStatus | None:
+        """Return the status at loop time `now`; None while it is not known what runs."""
+        if machine.status is None:
+            return None
+        observations, session = self._observations, self._session(machine)
+        return PodStatus(
+            status=machine.status,
+            provider=self._names[machine.shown_provider],
+            pod_id=session.report.pod_id if session else None,
+            since=self._since,
+            uptime_seconds=observations.uptime(session).total_seconds() if session else None,
+            waiting=machine.waiting,
+            in_flight=machine.in_flight,
+            idle_seconds=None if machine.idle_since is None else now - machine.idle_since,
+            stops_in_seconds=max(0.0, machine.stop_due_at - now) if isfinite(machine.stop_due_at) else None,
+            hourly_rate=observations.rate(session) if session else None,
+            estimated_cost=observations.cost(session) if session else None,
+            ready_in_seconds=self._ready_in_s(machine, now),
+            last_error=machine.last_error,
+        )
+
+    def start_rate(self) -> Decimal | None:
+        """Return the price per hour of the first provider's pod: reported, else configured, else None."""
+        return self._observations.rates.get(
+            self._names[0], self._observations.fallback_price.running_per_hour
+        )
+
+    def _session(self, machine: MachineSnapshot) -> ObservedSession | None:
+        """Return the session of the shown provider, else any that is open (a failover is being stopped)."""
+        sessions = self._observations.open_sessions
+        return sessions.get(self._names[machine.shown_provider]) or next(iter(sessions.values()), None)
+
+    def _ready_in_s(self, machine: MachineSnapshot, now: float) -> float | None:
+        if machine.start_began_at is None or self._last_start_s is None:
+            return None
+        return max(0.0, self._last_start_s - (now - machine.start_began_at))

@@ -15,8 +15,9 @@ from urllib.parse import unquote
 import orjson
 from attrs import frozen
 
+from gpugate.json_file import CorruptFile
 from gpugate.ollama import catalog_responses as bodies
-from gpugate.ollama.catalog_store import CatalogStore, CorruptFile
+from gpugate.ollama.catalog_store import CatalogStore
 
 CatalogMode = Literal["remembered", "empty", "static"]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-from gpugate.ollama.catalog_cache import CatalogCache
+from gpugate.core.states import Status
+from gpugate.lifecycle.event_bus import LifecycleEvent, StateChanged
+from gpugate.ollama.catalog_cache import CatalogCache, CatalogMode
 from gpugate.provider_api import Endpoint
 from gpugate.tasks import CrashHandler, spawn
 
@@ -20,25 +23,39 @@ _PATHS = {
 }
 
 
-class CatalogSource(Protocol):
-    """Where the lists come from."""
-
-    async def get(self, endpoint: Endpoint, path: str) -> bytes | None:
-        """The body of a 200 answer to `GET path`, else None."""
-
-
 class CatalogRefresher:
-    """The tasks behind a `CatalogCache`."""
+    """The catalog, and the tasks that fill it and write it to the disk.
+
+    Args:
+        get: returns the body of a pod's 200 answer to `GET path`, else None.
+        serving: returns the endpoint of the serving pod's Ollama, or None.
+        warn: takes one line about the catalog's file.
+    """
 
     def __init__(
-        self, catalog: CatalogCache, source: CatalogSource, on_crash: CrashHandler | None = None
+        self,
+        mode: CatalogMode,
+        models: tuple[str, ...],
+        path: Path,
+        *,
+        get: Callable[[Endpoint, str], Awaitable[bytes | None]],
+        serving: Callable[[], Endpoint | None],
+        warn: Callable[[str], None],
+        on_crash: CrashHandler | None = None,
     ) -> None:
-        self._catalog = catalog
-        self._source = source
+        self.catalog = CatalogCache(mode, models, path, warn=warn, refresh=self.refresh)
+        self._get = get
+        self._serving = serving
         self._on_crash = on_crash
         self._endpoint: Endpoint | None = None
         self._fetching: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
+
+    def on_event(self, event: LifecycleEvent) -> None:
+        """Ask a pod that becomes ready for its lists, so that they are known while no pod runs."""
+        ready = isinstance(event, StateChanged) and event.status is Status.READY
+        if ready and (endpoint := self._serving()) is not None:
+            self.fetch(endpoint)
 
     def fetch(self, endpoint: Endpoint) -> None:
         """Ask this pod for its lists, once; a fetch that is under way goes on."""
@@ -62,14 +79,14 @@ class CatalogRefresher:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._catalog.flush()
+        await self.catalog.flush()
 
     async def _fetch(self, endpoint: Endpoint) -> None:
         for kind, path in _PATHS.items():
-            body = await self._source.get(endpoint, path)
-            if body is not None and self._catalog.store(kind, "", body):
+            body = await self._get(endpoint, path)
+            if body is not None and self.catalog.store(kind, "", body):
                 self.changed()
 
     async def _write(self) -> None:
         await asyncio.sleep(WRITE_PAUSE_S)
-        await self._catalog.flush()
+        await self.catalog.flush()

@@ -32,7 +32,7 @@ async def nothing() -> object:
 async def hub():
     hub = SseBroadcaster(lambda: None)
     yield hub
-    hub.close()
+    await hub.aclose()
 
 
 @asynccontextmanager
@@ -56,7 +56,7 @@ async def reading(hub: SseBroadcaster, present: Present = nothing, last_id: str 
                 return None
 
             yield following
-        hub.close()
+        await hub.aclose()
 
 
 async def test_news_while_the_present_state_is_asked_for(hub):
@@ -115,7 +115,7 @@ async def test_end(hub):
     """The gateway goes down: a clean end for everybody."""
     async with reading(hub) as following:
         await following()
-        hub.close()
+        await hub.aclose()
         assert await following() is None
     assert set() == hub._readers
 

@@ -18,7 +18,7 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import LifecycleEvent, ProviderProblem
+from gpugate.lifecycle.event_bus import EventBus, LifecycleEvent, ProviderProblem
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Price
@@ -97,8 +97,8 @@ class House:
             self.book,  # type: ignore[arg-type]
             fallback=Price(Decimal("0.5")),
             wall=self.wall,
-            steady=asyncio.get_running_loop().time,
-            boot=self.boot,
+            boottime=asyncio.get_running_loop().time,
+            boot_id=self.boot,
             alarm=self.told.append,
         )
         names = ("alpha", "beta")[: len(self.clouds)]
@@ -115,7 +115,7 @@ class House:
             ),
             pending_stops=self.debts,
             fallback_price=Price(Decimal("0.5")),
-            listeners=[self.hear],
+            events=EventBus([books.on_event, self.hear]),
             random_fraction=lambda: 0.5,
             wall=self.wall,
             recorder=books,

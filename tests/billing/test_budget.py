@@ -107,7 +107,7 @@ class Stage:
             on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
         )
         await self.budget.prepare()
-        self.budget.start()
+        await self.budget.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:

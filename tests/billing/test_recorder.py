@@ -64,7 +64,7 @@ def test_the_intent_is_on_disk_first() -> None:
                 return await super().start()
 
         async with house.open() as lifecycle:
-            lifecycle._workers[0]._configured = ConfiguredProvider("alpha", Provider(house.clouds[0]))
+            lifecycle._runner._workers[0]._configured = ConfiguredProvider("alpha", Provider(house.clouds[0]))
             await ask(lifecycle)
             await off(lifecycle)
             house.book.broken = True

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -187,9 +186,7 @@ def _hanging_gateway() -> Iterator[str]:
 
 def fake_wiring(monkeypatch: pytest.MonkeyPatch, serve: Any) -> None:
     """Put a gateway that does as `serve` in the place of the real one."""
-    module = ModuleType("gpugate.cli.running")
-    module.serve = serve  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "gpugate.cli.running", module)
+    monkeypatch.setattr("gpugate.cli.serve._run_loop", serve)
 
 
 @pytest.fixture

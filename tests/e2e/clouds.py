@@ -22,7 +22,7 @@ from gpugate_testing.clouds import Cloud, Delays, LoopClock, RunPodSim, SimPod, 
 from gpugate_vastai import VastAi
 
 from gpugate import app
-from gpugate.app import Gateway
+from gpugate.app import Gateway, build
 from gpugate.config import load_settings
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
@@ -121,7 +121,7 @@ class Town:
         kinds["vastai"].Config = VastAi.Config  # type: ignore[attr-defined]
         self.patch.setattr(app, "Lifecycle", partial(Lifecycle, wall=self.wall))
         self.patch.setitem(os.environ, "GPUGATE_STATE_DIR", str(self.state))  # the gateway sets it
-        self.gateway = Gateway(self._settings(), find=kinds.__getitem__)  # type: ignore[arg-type]
+        self.gateway = await build(self._settings(), find=kinds.__getitem__)  # type: ignore[arg-type]
         await self.gateway.open()
         self._ear = spawn(self._listen(), "test:events")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import aiohttp
 import attrs
@@ -129,7 +129,6 @@ class Mortal:
 
     def at_news(self, due: Callable[[LifecycleEvent], bool], later_s: float | None = None) -> None:
         """As the lifecycle tells such news, or so much later."""
-        chronicle: Any = self.town.gateway.lifecycle._chronicle
 
         def hear(news: LifecycleEvent) -> None:
             if not due(news):
@@ -139,7 +138,7 @@ class Mortal:
             else:
                 asyncio.get_running_loop().call_later(later_s, self.die)
 
-        chronicle._listeners += (hear,)
+        self.town.gateway.lifecycle._events.subscribe(hear)
 
     def at_state(self, name: str, later_s: float | None = None) -> None:
         """As the machine enters this state, or so much later."""

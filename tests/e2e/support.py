@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import jwt
@@ -18,8 +18,10 @@ from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.text_generator import fixed
 from gpugate_testing.fakes import FakeCloud, FakeProvider
 
-from gpugate.app import Gateway
+from gpugate.app import Gateway, build
 from gpugate.config import load_settings
+
+T = TypeVar("T")
 
 SECRET = "a-secret-for-tests-of-40-characters-long"
 MODEL = "llama3.2:3b"
@@ -174,6 +176,12 @@ class House:
         return None if quiet is None else asyncio.get_running_loop().time() - quiet
 
 
+def part_of(gateway: Gateway, kind: type[T]) -> T:
+    """The object of this class that one of the gateway's features consists of."""
+    hooks = [hook for f in gateway._features for hook in (f.routes, f.on_event, f.start, f.aclose)]
+    return next(owner for hook in hooks if isinstance(owner := getattr(hook, "__self__", None), kind))
+
+
 def settings_for(state: Path, **overrides: object) -> Any:
     """Quick settings; `server__max_body=…` is `server.max_body`."""
     named = {name.replace("__", ".", 1): value for name, value in overrides.items()}
@@ -194,7 +202,7 @@ async def open_house(
     cloud.url = cloud.url if cloud.url != "http://127.0.0.1:1" else ollama.url
     kind = provider_of(cloud)
     inherited = os.environ.get("GPUGATE_STATE_DIR")
-    gateway = Gateway(settings_for(state, **overrides), find=lambda name: kind, money=money)
+    gateway = await build(settings_for(state, **overrides), find=lambda name: kind, budget_source=money)
     await gateway.open()
     timeout = aiohttp.ClientTimeout(total=20)
     try:

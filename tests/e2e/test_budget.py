@@ -16,12 +16,13 @@ from gpugate_demo.faults import HangAfter
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_testing.fakes import FakeCloud, FakeProvider
 
-from gpugate.app import Gateway
+from gpugate.app import build
+from gpugate.billing.budget import BudgetMonitor
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.errors import NoCapacity
 from gpugate.provider_api import Capabilities, Provider
-from tests.e2e.support import CHAT, MODEL, House, bearer, open_house, settings_for
+from tests.e2e.support import CHAT, MODEL, House, bearer, open_house, part_of, settings_for
 
 SAID = "the budget of 20 USD for 20"
 MESSAGES = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
@@ -61,7 +62,7 @@ class Book:
 
 def poor_house(tmp_path, ollama, book: Book, **more: object):
     """A gateway with a budget of 20."""
-    return open_house(tmp_path, ollama, money=(book, book), cost__monthly_budget=20.0, **more)
+    return open_house(tmp_path, ollama, money=book, cost__monthly_budget=20.0, **more)
 
 
 async def test_a_spent_budget_in_each_dialect(tmp_path, ollama):
@@ -103,7 +104,7 @@ async def test_the_budget_is_spent_while_an_answer_runs(tmp_path, ollama):
         await house.until(lambda: house.in_flight == 1)
         async with house.call("GET", "/api/v1/gpu/events") as events:
             book.spent = Decimal(21)
-            house.gateway._budget._soon.set()
+            part_of(house.gateway, BudgetMonitor)._soon.set()
             told: list[dict[str, object]] = []
             async with asyncio.timeout(5):
                 while len(told) < 3:
@@ -186,7 +187,7 @@ async def play_house(
     for cloud in clouds.values():
         cloud.url = ollama.url
     settings = settings_for(tmp_path, pod__provider=tuple(clouds), cost__monthly_budget=20.0)
-    gateway = Gateway(settings, find=find)
+    gateway = await build(settings, find=find)
     await gateway.open()
     try:
         async with aiohttp.ClientSession() as http:

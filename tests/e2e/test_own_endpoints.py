@@ -12,8 +12,9 @@ import pytest
 from gpugate_demo.faults import Hang, HangAfter
 from gpugate_testing import fakes
 
+from gpugate.api.events import SseBroadcaster
 from gpugate.errors import Transient
-from tests.e2e.support import SECRET, House, bearer, chat_body, open_house, request, token, wire_to
+from tests.e2e.support import SECRET, House, bearer, chat_body, open_house, part_of, request, token, wire_to
 
 STATUS_FIELDS = {
     "status",
@@ -497,7 +498,8 @@ class TestEvents:
         for _ in range(5):
             async with events_of(house) as following:
                 await following()
-        await house.until(lambda: not house.gateway._hub._readers)
+        hub = part_of(house.gateway, SseBroadcaster)
+        await house.until(lambda: not hub._readers)
 
     async def test_never_wakes(self, house: House):
         async with events_of(house) as following:

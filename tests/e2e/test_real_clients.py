@@ -14,7 +14,8 @@ from ollama import AsyncClient, ResponseError
 from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
-from tests.e2e.support import MODEL, House, bearer, token
+from gpugate.ollama.catalog_refresher import CatalogRefresher
+from tests.e2e.support import MODEL, House, bearer, part_of, token
 
 HI = [{"role": "user", "content": "hi"}]
 TEXT = " word0 word1 word2 word3 word4"
@@ -167,7 +168,7 @@ class TestOpenAi:
         """The list is remembered; an unknown model is a 503 that says so, never a 404."""
         await house_on_both.warm()
         live = [model.id async for model in openai_client.models.list()]
-        await house_on_both.until(lambda: house_on_both.gateway._keeper._fetching.done())
+        await house_on_both.until(lambda: part_of(house_on_both.gateway, CatalogRefresher)._fetching.done())
         await house_on_both.stop()
         assert live == [model.id async for model in openai_client.models.list()]
         assert MODEL == (await openai_client.models.retrieve(MODEL)).id

@@ -9,7 +9,8 @@ import pytest
 from gpugate_demo.faults import Hang, HangAfter
 from gpugate_testing.fakes import FakeCloud
 
-from tests.e2e.support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house
+from gpugate.ollama.catalog_refresher import CatalogRefresher
+from tests.e2e.support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house, part_of
 
 NEVER = [
     ("GET", "/", None),
@@ -221,7 +222,7 @@ class TestRemembered:
         """A new gateway whose pod never ran answers with what the last one saw."""
         async with open_house(tmp_path, ollama, cloud) as house:
             await house.warm()
-            await house.until(lambda: house.gateway._keeper._fetching.done())
+            await house.until(lambda: part_of(house.gateway, CatalogRefresher)._fetching.done())
             live = [await house.ask("GET", path) for path in self.LISTS]
             shown = await house.ask("POST", "/api/show", json={"model": MODEL})
         async with open_house(tmp_path, ollama, FakeCloud()) as house:

@@ -11,9 +11,10 @@ from attrs import define, field
 from gpugate_testing import virtual_time
 from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 
-from gpugate.core.idle_policy import IdleHistoryStore, IdlePolicy
+from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.lifecycle.event_bus import (
+    EventBus,
     EventListener,
     LifecycleEvent,
     SessionEnded,
@@ -22,6 +23,7 @@ from gpugate.lifecycle.event_bus import (
 )
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.state_files import IdleHistoryStore
 from gpugate.provider_api import Price, Provider
 
 NAMES = ("alpha", "beta")
@@ -59,12 +61,13 @@ class Stage:
             policy=Policy(providers=tuple(ProviderLimits(name=name) for name in names), **self.numbers),
             pending_stops=self.debts,
             fallback_price=Price(),
-            listeners=[*self.listeners, self.news.append],
+            events=EventBus([*self.listeners, self.news.append]),
             on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),
             random_fraction=lambda: 0.5,
             idle_policy=self.idle,
             idle_history=self.habits,
             wall=self.wall,
+            boottime=lambda: self.wall().timestamp(),
         )
         await self.lifecycle.open()
         return self

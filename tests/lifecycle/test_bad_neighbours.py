@@ -97,7 +97,7 @@ def test_a_listener_that_raises() -> None:
         async with Stage([FakeCloud()], listeners=(deaf,)) as stage:
             assert await stage.ask() == 1
             assert stage.states()[-1] == "Ready"
-        assert set(complaints) == {"a listener failed"}
+        assert set(complaints) == {"'an event listener' crashed"}
 
     play(story())
 
@@ -445,7 +445,7 @@ def test_a_stop_goes_before_a_look_that_hangs() -> None:
             providers.append(Deaf(provider.cloud))
             return providers[-1]
 
-        async with Stage([FakeCloud()], {"reconcile_interval_s": 5}, wrap=wrap) as stage:
+        async with Stage([FakeCloud()], {"reconcile_interval": 5}, wrap=wrap) as stage:
             await stage.ask()
             providers[0].deaf = True
             await asyncio.sleep(6)

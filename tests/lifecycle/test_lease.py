@@ -27,7 +27,8 @@ class Desk:
 
 
 def lease_at(desk: Any = None) -> Lease:
-    return Lease(desk or Desk(), 7, 100.0, "ann", "r-1")
+    desk = desk or Desk()
+    return Lease(7, 100.0, "ann", "r-1", desk.mark_response_started, desk.release)
 
 
 async def test_a_lease() -> None:

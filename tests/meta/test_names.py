@@ -21,20 +21,10 @@ STORIES = {
     "config": {"secret_files"},
     "core": {"boot", "lives", "processor", "queue", "ready", "starting", "stopping", "warming"},
     "pod": {"lease", "start_scripts"},
+    "providers": {"inherited", "output_log", "process_tree"},
     "relay": {"declined", "hangups", "upload"},
-    "services": {
-        "killed_at_any_time",
-        "bad_neighbours",
-        "idle_policies",
-        "money",
-        "odd_reports",
-        "output",
-        "processor",
-        "stale_starts",
-        "stubborn_stops",
-    },
-    "simulated": {"clients"},
-    "testing": {"docs"},
+    "billing": {"killed_at_any_time", "money", "stale_starts"},
+    "lifecycle": {"bad_neighbours", "idle_policies", "odd_reports", "output", "processor", "stubborn_stops"},
 }
 """Tests about several modules of a room at once, told by what happens."""
 

@@ -433,7 +433,7 @@ FAULTS: tuple[Fault, ...] = (
         "a broken request is judged before anybody looked",
     ),
     Fault(
-        "lifecycle/chronicle.py",
+        "lifecycle/event_bus.py",
         "            except Exception as error:\n",
         "            except TypeError as error:\n",
         "a listener's bug ends the pod's life",

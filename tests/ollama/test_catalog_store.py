@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpugate.ollama.catalog_store import CatalogStore, CorruptFile
+from gpugate.json_file import CorruptFile
+from gpugate.ollama.catalog_store import CatalogStore
 
 SECTIONS = {"answers": {"tags": b'{"models":[ ]}', "version": '{"é":1}'.encode()}, "shows": {"x": b"{}"}}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from attrs import define, field
 from gpugate_testing.clouds import Delays, RunPodSim
 from gpugate_testing.fakes import FakeCloud, FakeProvider
 
-from gpugate.app import Gateway
+from gpugate.app import build
 from gpugate.config import load_settings
 from gpugate.core.states import Status
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import SwitchRenewer, lease_digest
+from gpugate.lifecycle.event_bus import StateChanged
 from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
 from gpugate.provider_api import Endpoint, Provider
 from tests.pod.support import DIGEST, SECRET, BlobStore, blob_store, container, script, until
@@ -36,6 +38,19 @@ class FakeMailbox:
     async def put_renewal(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
         self.letters.append((endpoint, digest, content))
         return self.answers.pop(0) if self.answers else 201
+
+
+def became_ready() -> StateChanged:
+    return StateChanged(
+        was="Warming",
+        now="Ready",
+        was_status=Status.WARMING,
+        status=Status.READY,
+        cause="ProbeFinished",
+        run_id=1,
+        provider="fake",
+        at=datetime.now(UTC),
+    )
 
 
 @define
@@ -56,7 +71,9 @@ async def desk() -> AsyncIterator[Desk]:
     def where() -> Endpoint | None:
         return serving[-1] if serving else None
 
-    desk = Desk(mailbox, SwitchRenewer(SECRET, mailbox, where, told.append, every_s=0.01), told, serving)
+    lease = SwitchRenewer(SECRET, mailbox.put_renewal, where, told.append, every_s=0.01)
+    await lease.start()
+    desk = Desk(mailbox, lease, told, serving)
     yield desk
     await desk.lease.aclose()
 
@@ -80,10 +97,13 @@ async def test_while_a_pod_serves(desk: Desk) -> None:
 async def test_a_pod_that_has_just_become_ready(desk: Desk) -> None:
     """It does not wait for the next round."""
     slow = FakeMailbox()
-    lease = SwitchRenewer(SECRET, slow, lambda: POD if desk.serving else None, desk.told.append, every_s=600)
+    lease = SwitchRenewer(
+        SECRET, slow.put_renewal, lambda: POD if desk.serving else None, desk.told.append, every_s=600
+    )
+    await lease.start()
     await asyncio.sleep(0.01)
     desk.serving.append(POD)
-    lease.renew_soon()
+    lease.on_event(became_ready())
     await until(lambda: len(slow.letters) == 1)
     await lease.aclose()
 
@@ -170,7 +190,9 @@ async def test_the_whole_chain(tmp_path: Path) -> None:
             "GPUGATE_LEASE_MINUTES": "2",
             "OLLAMA_MODELS": str(store.models),
         }
-        gateway = Gateway(load_settings(None, {}, overrides=settings), find=kind_of(FakeCloud(url=store.url)))
+        gateway = await build(
+            load_settings(None, {}, overrides=settings), find=kind_of(FakeCloud(url=store.url))
+        )
         await gateway.open()
         async with container(script("runpod"), env, "sleep", "600") as box:
             gateway.lifecycle.start()

@@ -16,7 +16,7 @@ from gpugate_runpod import RunPod
 from gpugate_testing.clouds import Hang, Html1010, Http, LoopClock, Reset, RunPodSim
 from runpod_support import FIXED, House, play
 
-from gpugate.app import Gateway
+from gpugate.app import build
 from gpugate.config import load_settings
 
 CHAT = {"model": "llama3.2:3b", "messages": [{"role": "user", "content": "hi"}]}
@@ -154,7 +154,7 @@ async def test_a_whole_gateway(
         cloud.per_minute = 6000
         cloud.edge.upstreams[11434] = ollama.url
         pod = cloud.add_pod()
-        gateway = Gateway(gateway_settings(cloud, tmp_path, pod_id=pod.id), find=lambda name: Eager)
+        gateway = await build(gateway_settings(cloud, tmp_path, pod_id=pod.id), find=lambda name: Eager)
         await gateway.open()
         proved = False
         try:

@@ -16,6 +16,7 @@ from attrs import define, field, frozen
 
 from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
+from gpugate.lifecycle.state_files import PendingStopStore
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 
 
@@ -274,7 +275,7 @@ class MemoryLedger:
 
 
 @define
-class FakeDebts:
+class FakeDebts(PendingStopStore):
     """A store of pending stops in memory."""
 
     names: frozenset[str] = frozenset()

@@ -27,7 +27,7 @@ from gpugate.errors import ProviderError, RateLimited
 from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry
-from gpugate.signals import heard
+from gpugate.signals import handled
 from gpugate_testing.fault_sessions import cut_session
 from gpugate_testing.provider_validation import (
     OFF,
@@ -160,7 +160,7 @@ class Check:
         """All checks; with `spend` also those that start the pod."""
         task = asyncio.current_task()
         assert task is not None
-        for number in heard() - {signal.SIGINT}:  # asyncio hears that one itself
+        for number in handled() - {signal.SIGINT}:  # asyncio handles that one itself
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         headers = {"User-Agent": f"gpugate/{gpugate_version()}"}
         async with aiohttp.ClientSession(headers=headers, cookie_jar=aiohttp.DummyCookieJar()) as session:

@@ -18,7 +18,7 @@ from gpugate_testing.clouds.vast import VastSim
 from gpugate_vastai import VastAi
 from vast_support import EPHEMERAL, FIXED, SECRETS
 
-from gpugate.app import Gateway
+from gpugate.app import build
 from gpugate.config import load_settings
 
 SECRET = "a-secret-for-tests-of-40-characters-long"
@@ -72,7 +72,7 @@ async def test_a_cold_chat(
         cloud.ports.upstreams[11434] = ollama.url
         if section is FIXED:
             cloud.add_instance()
-        gateway = Gateway(settings(tmp_path, cloud, **section), find=lambda _: Quick)
+        gateway = await build(settings(tmp_path, cloud, **section), find=lambda _: Quick)
         await gateway.open()
         try:
             url = f"http://127.0.0.1:{gateway.port}/api/chat"

@@ -20,7 +20,7 @@ from gpugate_vastai import VastAi, VastConfig
 
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import LifecycleEvent, ProviderProblem, SessionEnded
+from gpugate.lifecycle.event_bus import EventBus, LifecycleEvent, ProviderProblem, SessionEnded
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
@@ -71,9 +71,10 @@ class House:
             policy=Policy(**{"providers": (pace,), **POLICY, **self.policy}),
             pending_stops=self.debts,
             fallback_price=Price(),
-            listeners=[self.news.append],
+            events=EventBus([self.news.append]),
             random_fraction=lambda: 0.5,
             wall=self.cloud.clock.wall,
+            boottime=lambda: self.cloud.clock.wall().timestamp(),
         )
 
     @property

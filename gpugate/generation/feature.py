@@ -1,0 +1,45 @@
+"""The generation feature: stories, images, fantasies and code, under `/api/v1`."""
+
+from __future__ import annotations
+
+import aiohttp
+
+from gpugate.api.generation import GenerationApi
+from gpugate.config import Settings
+from gpugate.generation.code_assist import SYSTEM, CodeAssist
+from gpugate.generation.code_stream import CodeStream
+from gpugate.generation.comfyui import ComfyUIBackend
+from gpugate.generation.fantasy import FantasyService
+from gpugate.generation.images import ImageService
+from gpugate.generation.ollama_text_model import OllamaTextModel
+from gpugate.generation.stories import StoryService
+from gpugate.generation.workflows import Workflows
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.proxy.forwarder import UpstreamPools
+from gpugate.relay import Relay
+
+
+def generation_api(
+    settings: Settings,
+    workflows: Workflows,
+    *,
+    lifecycle: Lifecycle,
+    session: aiohttp.ClientSession,
+    pools: UpstreamPools,
+) -> GenerationApi:
+    """Make the services with the models and workflows of the settings, and their endpoints."""
+    models, comfyui = settings.models, settings.comfyui
+    texts = OllamaTextModel(session)
+    stories = StoryService(texts, models.vision, models.story)
+    pictures = ImageService(ComfyUIBackend(session, comfyui.poll_interval, comfyui.timeout), workflows)
+    return GenerationApi(
+        lifecycle=lifecycle,
+        texts=texts,
+        coding=CodeAssist(models.code, models.code_system or SYSTEM),
+        code_stream=CodeStream(Relay(), pools),
+        stories=stories,
+        images=pictures,
+        fantasies=FantasyService(stories, pictures),
+        max_body=settings.server.max_body,
+        heartbeat_s=settings.queue.heartbeat,
+    )

@@ -1,0 +1,231 @@
+"""Executes the machine's commands: at providers, pod and leases, on the disk and on the event bus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import partial
+
+from attrs import frozen
+
+from gpugate.billing.books import Recorder, StartOrigin
+from gpugate.core.commands import (
+    AbortResponse,
+    Admit,
+    CheckDevice,
+    CleanUpOrphans,
+    Command,
+    InspectPod,
+    PersistPendingStops,
+    PreloadModel,
+    Probe,
+    PublishProviderProblem,
+    RecordSessionEnd,
+    RecordSessionStart,
+    Reject,
+    Requeue,
+    ResolveManualRequest,
+    StartPod,
+    StopPod,
+)
+from gpugate.core.events import Event, PodInspected
+from gpugate.errors import GateError
+from gpugate.lifecycle.event_bus import EventBus, ProviderProblem, SessionEnded, SessionStarted
+from gpugate.lifecycle.lease import LeaseTable, ServingPod
+from gpugate.lifecycle.pod_calls import PodCalls, PodClient
+from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker
+from gpugate.lifecycle.report_sanitizer import ReportSanitizer
+from gpugate.lifecycle.state_files import PendingStopStore
+from gpugate.lifecycle.status import PodObservations
+from gpugate.provider_api import PodReport
+from gpugate.tasks import CrashHandler, report_crash
+
+
+@frozen(kw_only=True)
+class MachineLink:
+    """What the runner needs of the machine while it executes a command; the lifecycle provides it.
+
+    Attributes:
+        on_event: brings a result into the machine.
+        serving: the pod that serves; it does whenever a request is admitted.
+        start_origin: who has caused the start that is being executed.
+        set_model: the model of a ticket that was requeued, which was not known at its fast admission.
+    """
+
+    on_event: Callable[[Event], None]
+    serving: Callable[[], ServingPod | None]
+    start_origin: Callable[[], StartOrigin]
+    set_model: Callable[[int, str | None], None]
+
+
+class CommandRunner:
+    """Executes commands, and owns the workers and tasks that take their time over it.
+
+    Attributes:
+        manual_error: the outcome of the latest manual request: None if it was accepted.
+    """
+
+    def __init__(
+        self,
+        *,
+        machine: MachineLink,
+        providers: Sequence[ConfiguredProvider],
+        pod: PodClient,
+        leases: LeaseTable,
+        observations: PodObservations,
+        events: EventBus,
+        recorder: Recorder,
+        pending_stops: PendingStopStore,
+        health_interval_s: float,
+        on_crash: CrashHandler,
+    ) -> None:
+        self.manual_error: GateError | None = None
+        self.pod_calls = PodCalls(pod, machine.on_event, health_interval_s, on_crash)
+        self._machine = machine
+        self._providers = tuple(providers)
+        self._names = tuple(configured.name for configured in providers)
+        self._leases = leases
+        self._observations = observations
+        self._events = events
+        self._recorder = recorder
+        self._pending_stops = pending_stops
+        self._health_interval_s = health_interval_s
+        self._on_crash = on_crash
+        self._workers: tuple[ProviderWorker, ...] = ()
+        pending = pending_stops.load()
+        self._unconfigured = pending - frozenset(self._names)
+        self.restored_stops = frozenset(self._names.index(name) for name in pending if name in self._names)
+
+    def start(self) -> None:
+        """Start a worker for each provider; warn of pending stops at providers that are not configured."""
+        self._workers = tuple(map(self._new_worker, self._providers))
+        for name in sorted(self._unconfigured):
+            message = "its pod was never seen stopped, and it is not configured any more"
+            self._publish_problem(name, message, "config", alarm=True)
+
+    def _new_worker(self, configured: ConfiguredProvider) -> ProviderWorker:
+        name, observations = configured.name, self._observations
+        sanitizer = ReportSanitizer(
+            observations.wall,
+            observations.boottime,
+            warn=lambda text: self._publish_problem(name, text, "config"),
+            start_bound=partial(self._recorder.start_time_bound, name),
+        )
+        age_s = partial(self._age_s, name)
+        return ProviderWorker(configured, self._machine.on_event, age_s, sanitizer, self._on_crash)
+
+    async def aclose(self) -> None:
+        """Cancel the calls that are out and close the providers."""
+        await self.pod_calls.aclose()
+        await asyncio.gather(*(worker.aclose() for worker in self._workers), return_exceptions=True)
+
+    async def stop_without_machine(self, limit_s: float) -> bool:
+        """Stop the pods of all providers, for a machine that has failed; False: not all confirmed in time.
+
+        The stops that are not confirmed stay on the disk, so that the next gateway goes on with them.
+        """
+        self._save_pending_stops(self._names)
+        self._recorder.on_stops_changed(frozenset(self._names))
+        stops = [worker.stop_now(limit_s, self._health_interval_s) for worker in self._workers]
+        results = await asyncio.gather(*stops, return_exceptions=True)
+        pending = [
+            name for name, confirmed in zip(self._names, results, strict=True) if confirmed is not True
+        ]
+        self._save_pending_stops(pending)
+        return not pending
+
+    def execute(self, commands: Iterable[Command], now: float) -> None:
+        """Execute commands in order. One that fails is reported; the next may be a stop, and is executed."""
+        for command in commands:
+            try:
+                self._execute(command, now)
+            except Exception as error:
+                report_crash(f"lifecycle: {type(command).__name__}", error, self._on_crash)
+
+    def _execute(self, command: Command, now: float) -> None:
+        match command:
+            case Admit() | Reject() | Requeue() | AbortResponse():
+                self._update_lease(command, now)
+            case StartPod(_, provider):
+                record = partial(
+                    self._recorder.record_start_intent, self._names[provider], self._machine.start_origin()
+                )
+                self._workers[provider].send(command, record)
+            case StopPod(_, provider):
+                self._workers[provider].send(command, self._recorder.flush)
+            case InspectPod() | CleanUpOrphans():
+                self._workers[command.provider].send(command)
+            case Probe():
+                self.pod_calls.probe(command)
+            case PreloadModel():
+                self.pod_calls.preload(command)
+            case CheckDevice():
+                self.pod_calls.check_device(command)
+            case ResolveManualRequest(error):
+                self.manual_error = error
+            case PersistPendingStops(providers):
+                self._save_pending_stops(self._names[index] for index in providers)
+            case RecordSessionStart():
+                self._start_session(command)
+            case RecordSessionEnd():
+                self._end_session(command)
+            case PublishProviderProblem(provider=provider, message=message, reason=reason, alarm=alarm):
+                self._publish_problem(self._names[provider], message, reason, alarm=alarm)
+
+    def on_inspected(self, event: PodInspected) -> None:
+        """Take over a provider's newest report for the status."""
+        self._observations.observe(self._names[event.provider], event.report)
+
+    def _update_lease(self, command: Admit | Reject | Requeue | AbortResponse, now: float) -> None:
+        lease = self._leases.get(command.ticket)
+        if lease is None:  # its client has hung up
+            return
+        if isinstance(command, Admit):
+            pod = self._machine.serving()
+            assert pod is not None
+            self._leases.admit(lease, pod, now)
+            return
+        self._leases.take_back(lease, command, now)
+        if isinstance(command, Requeue) and lease.model_hint is not None:
+            self._machine.set_model(lease.number, lease.asked_model())
+
+    def _save_pending_stops(self, names: Iterable[str]) -> None:
+        self._pending_stops.save(sorted({*names, *self._unconfigured}))
+
+    def _start_session(self, command: RecordSessionStart) -> None:
+        name = self._names[command.provider]
+        session = self._observations.start_session(command.run_id, name, command.report, command.up_s)
+        self._events.publish(
+            SessionStarted(
+                run_id=command.run_id,
+                provider=name,
+                cause=command.cause,
+                report=command.report,
+                at=session.began_at,
+            )
+        )
+
+    def _end_session(self, command: RecordSessionEnd) -> None:
+        session = self._observations.end_session(self._names[command.provider])
+        self._events.publish(
+            SessionEnded(
+                run_id=command.run_id,
+                provider=session.provider,
+                cause=command.cause,
+                began_at=session.began_at,
+                cost=self._observations.cost(session),
+                at=session.began_at + self._observations.uptime(session),
+            )
+        )
+
+    def _publish_problem(self, provider: str, message: str, reason: str, *, alarm: bool = False) -> None:
+        at: datetime = self._observations.wall()
+        self._events.publish(
+            ProviderProblem(provider=provider, message=message, reason=reason, alarm=alarm, at=at)
+        )
+
+    def _age_s(self, provider: str, report: PodReport) -> float:
+        """Return how long a pod has been billed: by the ledger or the provider, whichever says longer."""
+        recorded = self._recorder.age_s(provider, report)
+        return max(self._observations.age_s(report), recorded or 0.0)
