@@ -21,13 +21,11 @@ from gpugate.api.events import SseBroadcaster
 from gpugate.api.generation import GenerationApi
 from gpugate.api.gpu import GpuApi
 from gpugate.billing.budget import BudgetLimits, BudgetMonitor, SpendingQueries, ThresholdStore
-from gpugate.billing.ledger_split import SplitLedger
-from gpugate.billing.model import Ledger
+from gpugate.billing.ledger import Ledger, SplitLedger
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
-from gpugate.billing.sqlite_ledger import SqliteLedger
-from gpugate.billing.unavailable_ledger import UnavailableLedger
+from gpugate.billing.sqlite_ledger import SqliteLedger, UnavailableLedger
 from gpugate.bot.feature import TelegramFeature, disabled
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
@@ -35,13 +33,12 @@ from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, s
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName, Status
 from gpugate.errors import LedgerError
-from gpugate.generation.code_assist import SYSTEM, CodeAssist
-from gpugate.generation.code_stream import CodeStream
+from gpugate.generation.code_assist import SYSTEM, CodeAssist, CodeStream
 from gpugate.generation.comfyui import ComfyUIBackend
 from gpugate.generation.fantasy import FantasyService
 from gpugate.generation.images import ImageService
-from gpugate.generation.ollama_text_model import OllamaTextModel
 from gpugate.generation.stories import StoryService
+from gpugate.generation.text_model import OllamaTextModel
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.dead_man_switch import PodLease
 from gpugate.lifecycle.event_bus import News, Transition

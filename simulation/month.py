@@ -13,9 +13,8 @@ from gpugate_testing import virtual_time
 
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.errors import GateError
-from gpugate.generation.text_model import PodUnreachable
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
 

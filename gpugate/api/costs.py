@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from gpugate.api.gpu import ApiRoute, ApiRoutes
+from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.billing.cost_math import QUANTUM, ReceiptLine, round_to_total
 from gpugate.billing.reconciliation import BillReconciler, ReconciliationReport
 from gpugate.billing.reports import BilledSession, CostLine, CostQueries, CostSummary, SessionCost

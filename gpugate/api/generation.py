@@ -15,19 +15,18 @@ import orjson
 from aiohttp import web
 from attrs import define, evolve, field, frozen
 
-from gpugate.api.gpu import ApiRoute, ApiRoutes
+from gpugate.api.events import SseResponse, wants_only_events
 from gpugate.api.json_request import JsonRequest, read_json
-from gpugate.api.sse import SseResponse, wants_only_events
+from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
-from gpugate.generation.code_assist import CodeAssist, CodeQuestion
-from gpugate.generation.code_stream import PATH, CodeStream
+from gpugate.generation.code_assist import PATH, CodeAssist, CodeQuestion, CodeStream
 from gpugate.generation.fantasy import Fantasy, FantasyService
 from gpugate.generation.images import LARGEST_SEED, GeneratedImage, ImageJob, ImageService, random_seed
 from gpugate.generation.stories import StoryRequest, StoryService
-from gpugate.generation.text_model import GenerationFailed, OnText, PodUnreachable, TextModel
+from gpugate.generation.text_model import GenerationFailed, OnText, TextModel
 from gpugate.generation.workflows import ImageRequest
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
+import attrs
 from aiohttp import web
-from attrs import frozen
 
-from gpugate.api.events import SseBroadcaster
-from gpugate.api.status_json import status_json
+from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import InvalidRequest
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.status import PodStatus
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.request_context import RequestContext
 from gpugate.proxy.server import SERVER_HEADER
 
-Handler = Callable[[RequestContext], Awaitable[web.StreamResponse]]
+_SECONDS = ("uptime_seconds", "idle_seconds", "stops_in_seconds", "ready_in_seconds")
 
-
-@frozen
-class ApiRoute:
-    """One of gpugate's own endpoints.
-
-    Attributes:
-        scope: what a token must cover; None for any valid token.
-        public: no token is asked for.
-    """
-
-    handler: Handler
-    scope: str | None = None
-    public: bool = False
-
-
-ApiRoutes = Mapping[str, Mapping[str, ApiRoute]]
-"""By path, then by method."""
+if TYPE_CHECKING:
+    from gpugate.api.events import SseBroadcaster
 
 
 class GpuApi:
@@ -101,3 +87,14 @@ def _flag(call: RequestContext, name: str) -> bool:
     if value in ("false", "0", "no"):
         return False
     raise InvalidRequest(f"{name}: must be true or false")
+
+
+def status_json(status: PodStatus) -> Mapping[str, object]:
+    """The `data` of `GET /api/v1/gpu/status`."""
+    data = attrs.asdict(status)
+    for name in _SECONDS:
+        if data[name] is not None:
+            data[name] = round(data[name], 3)
+    if status.estimated_cost is not None:
+        data["estimated_cost"] = round(status.estimated_cost, 6)
+    return data

@@ -6,10 +6,8 @@ A `PodUsage` is a part of a session's seconds that belongs to one request and it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol
 
 from attrs import frozen
 
@@ -108,32 +106,31 @@ class PodUsage:
     requests: int = 1
 
 
-class Ledger(Protocol):
-    """The book. Every call returns when the disk has it; none blocks the loop; all raise `LedgerError`."""
+@frozen(kw_only=True)
+class StartOrigin:
+    """Who wants the pod that is about to be started.
 
-    async def put(self, session: Session) -> None:
-        """Write this session's row whole, new or not."""
+    Attributes:
+        user: the token's subject, `telegram:<chat id>`, or `BY_HAND`.
+        reason: "request", "hand" or "prewarm".
+        request_id: of the request, if one asked.
+    """
 
-    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
-        """Write these uses; one with the same session and id replaces the older."""
+    user: str = BY_HAND
+    reason: str = "hand"
+    request_id: str = ""
 
-    async def open_sessions(self) -> list[Session]:
-        """Those without an end, oldest first."""
 
-    async def last_ends(self) -> Mapping[str, datetime]:
-        """By provider the latest `ended_at` of its billed sessions; without those that have none."""
+@frozen(kw_only=True)
+class StartTimeBound:
+    """What the ledger knows of the beginning of a run that a provider reports.
 
-    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Those of which some part lies between, oldest first; open ones last until now."""
+    Attributes:
+        earliest: a start time before it is not believed; None: every one may be true.
+        fallback: where a run that is not believed is billed from; None: from `earliest`.
+        source: the entry of the ledger that `earliest` comes from and its instant, for people.
+    """
 
-    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """The uses of which some part lies between."""
-
-    async def last_notified_threshold(self, month: str) -> int:
-        """The highest threshold (0, 50, 80, 100) that was told of this month ("2026-11")."""
-
-    async def mark_threshold_notified(self, month: str, percent: int) -> None:
-        """Remember that this threshold was told."""
-
-    async def aclose(self) -> None:
-        """Finish what is under way, and let the file go."""
+    earliest: datetime | None = None
+    fallback: datetime | None = None
+    source: str = ""

@@ -13,11 +13,12 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
+from typing import Protocol
 
 from attrs import evolve
 
-from gpugate.billing.books import StartOrigin, StartTimeBound
-from gpugate.billing.model import BY_HAND, Ledger, PodUsage, Session
+from gpugate.billing.ledger import Ledger
+from gpugate.billing.model import BY_HAND, PodUsage, Session, StartOrigin, StartTimeBound
 from gpugate.billing.usage import UsageSlice, UsageTracker
 from gpugate.core.states import StateName
 from gpugate.errors import LedgerError
@@ -45,6 +46,39 @@ NOTHING = Decimal(0)
 _OFF = frozenset({Phase.STOPPED, Phase.GONE})
 _ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 _SERVES = frozenset({StateName.READY, StateName.DRAINING})
+
+
+class Books(Protocol):
+    """Sessions and their uses."""
+
+    @property
+    def usage(self) -> UsageTracker:
+        """Where the requests that use the pod are noted."""
+
+    async def record_start_intent(self, provider: str, starter: StartOrigin) -> None:
+        """Write down that this provider is about to be asked for a pod.
+
+        Raises:
+            LedgerError: it could not be written, so the provider must not be asked.
+        """
+
+    def on_report(self, provider: str, report: PodReport) -> None:
+        """The provider said what its pod is doing."""
+
+    def on_stops_changed(self, providers: frozenset[str]) -> None:
+        """The providers at which a stop is under way, whenever they change."""
+
+    async def flush(self) -> None:
+        """Write what is known by now, as far as the disk lets itself be written."""
+
+    def start_time_bound(self, provider: str, report: PodReport) -> StartTimeBound:
+        """What the ledger knows of the beginning of the run in this report."""
+
+    def age_s(self, provider: str, report: PodReport) -> float | None:
+        """How long this pod has been paid for by the books of an earlier gateway; None: not in them."""
+
+    def on_event(self, news: News) -> None:
+        """Listen to the lifecycle."""
 
 
 class SessionRecorder:

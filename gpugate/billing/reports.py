@@ -10,7 +10,8 @@ from attrs import evolve, field, frozen
 
 from gpugate.billing import cost_math
 from gpugate.billing.cost_math import CostBreakdown, CostGroup, ReceiptLine, TimeAndCost, TimeSpan
-from gpugate.billing.model import Ledger, Session
+from gpugate.billing.ledger import Ledger
+from gpugate.billing.model import Session
 from gpugate.lifecycle.status import PodStatus
 
 BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 
@@ -19,10 +19,8 @@ from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
 
 T = TypeVar("T")
-
 LOCK_WAIT_S = 5.0
 """How long another program (a backup, a person's shell) may hold the file."""
-
 _NUMBERED_USES = """
     ALTER TABLE uses RENAME TO old_uses;
     CREATE TABLE uses (
@@ -80,7 +78,6 @@ STEPS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
     _number_uses,
 )
 """What brings a file from one schema version (`PRAGMA user_version`) to the next; only ever added to."""
-
 _COLUMNS = {"clock_anchor": "anchor"}
 """The columns whose name is not the attribute's."""
 _ATTRIBUTES = {column: attribute for attribute, column in _COLUMNS.items()}
@@ -297,3 +294,48 @@ def _loaded(name: str, stored: Any) -> object:
     if name in _INSTANTS:
         return datetime.fromisoformat(stored)
     return Decimal(stored) if name in _AMOUNTS else stored
+
+
+class UnavailableLedger:
+    """Stands in for a ledger file that is damaged, of a newer gpugate, or not to be written."""
+
+    def __init__(self, error: LedgerError) -> None:
+        self._said = str(error)
+
+    def _refuse(self) -> NoReturn:
+        raise LedgerError(self._said)
+
+    async def put(self, session: Session) -> None:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def open_sessions(self) -> list[Session]:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def last_ends(self) -> Mapping[str, datetime]:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def last_notified_threshold(self, month: str) -> int:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
+        """Raises LedgerError."""
+        self._refuse()
+
+    async def aclose(self) -> None:
+        """Nothing is held."""

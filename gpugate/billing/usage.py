@@ -4,11 +4,49 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from gpugate.billing.fair_share import FairShareMeter
-
 SHORT_REQUEST_S = 0.1
 """Requests with fewer seconds are gathered by user and minute: a row for each would be most of the ledger."""
 MINUTE_S = 60.0
+
+
+@define
+class FairShareMeter:
+    """Shares of time, in seconds.
+
+    Attributes:
+        running: how many run now.
+        busy_s: how long anybody ran so far.
+    """
+
+    running: int = 0
+    busy_s: float = 0.0
+    _share_total_s: float = 0.0
+    _advanced_at: float = 0.0
+
+    def start(self, now: float) -> float:
+        """One more runs; returns the mark that `share_so_far` wants."""
+        self._advance_to(now)
+        self.running += 1
+        return self._share_total_s
+
+    def finish(self, mark: float, now: float) -> float:
+        """One that entered at `mark` has ended; returns its seconds."""
+        self._advance_to(now)
+        self.running -= 1
+        return self._share_total_s - mark
+
+    def share_so_far(self, mark: float, now: float) -> float:
+        """The seconds so far of one that entered at `mark` and still runs."""
+        self._advance_to(now)
+        return self._share_total_s - mark
+
+    def _advance_to(self, now: float) -> None:
+        passed = now - self._advanced_at
+        if passed > 0.0:
+            self._advanced_at = now
+            if self.running:
+                self._share_total_s += passed / self.running
+                self.busy_s += passed
 
 
 @define

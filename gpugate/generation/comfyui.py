@@ -8,38 +8,66 @@ passes on no text of the server that could hold its paths or a prompt.
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 import orjson
 from attrs import define, field, frozen
 
 from gpugate.errors import ImageFailed
-from gpugate.generation.comfyui_errors import execution_problem, refusal
-from gpugate.generation.image_backend import Graph, Progress, RawImage
-from gpugate.generation.text_model import PodUnreachable
+from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
 from gpugate.tasks import spawn
 
+Graph = Mapping[str, Any]
+"""A ComfyUI graph in API format: node id to `{"class_type", "inputs", "_meta"?}`."""
+Progress = Callable[[int, int], Awaitable[None]]
+"""Gets (value, max) of the node that is at work."""
 CALL_S = 30.0
 CONNECT_S = 5.0
 CANCEL_S = 3.0
 """How long a cancelled job's end is waited for; the words to ComfyUI go out all the same."""
-
 MAX_BROKEN_POLLS = 5
 """Looks that fail one after the other before ComfyUI counts as gone."""
-
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 NOT_UP = frozenset({404, 502, 503, 504, *range(520, 524), *range(525, 528)})
 """What a provider's proxy says for a service that is not up yet (docs/providers.md#proxy-answers)."""
-
 PROXY_TIMEOUT = 524
 """The proxy's word for a request that may still run: never sent again (docs/providers.md#silent-requests)."""
+LONGEST = 160
+_PATH = re.compile(r"(?:^|[\s'\"(=])(?:[A-Za-z]:)?[\\/][\w.-]+|Traceback|File \"")
+_NAME = re.compile(r"[\w.:+ -]{1,80}")
+_UNREADABLE = "a reason that is not shown"
+
+
+@frozen
+class RawImage:
+    """A picture as ComfyUI gave it, its metadata still in it.
+
+    Attributes:
+        filename: the bare name, without a folder.
+    """
+
+    data: bytes = field(repr=False)
+    filename: str
+
+
+class ImageBackend(Protocol):
+    """A ComfyUI."""
+
+    async def generate(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> RawImage:
+        """Submit a graph, follow the job, fetch its picture; cancelled, it cancels the job too.
+
+        Raises:
+            PodUnreachable: ComfyUI answered, and then no more (`gpugate.generation.text_model`).
+            ImageFailed: every other failure, the timeout included, in one readable line.
+        """
 
 
 class _ServiceNotUp(Exception):
@@ -359,3 +387,63 @@ def _picture_of(entry: Mapping[str, Any]) -> Mapping[str, str]:
         "subfolder": str(best.get("subfolder") or ""),
         "type": str(best.get("type") or "output"),
     }
+
+
+def refusal(status: int, answer: Mapping[str, Any] | None) -> str:
+    """Why a graph was not taken, or only in part (recorded: prompt_validation_errors)."""
+    if answer is None:
+        if status == 500:  # what it answers to a graph that it cannot read at all
+            return "ComfyUI cannot read the workflow (500)"
+        return f"ComfyUI answered {status} to the workflow"
+    nodes = answer.get("node_errors")
+    said = [_node(name, given) for name, given in nodes.items()] if isinstance(nodes, dict) else []
+    if not said:
+        error = answer.get("error")
+        text = error.get("message") if isinstance(error, dict) else None
+        said = [_safe(text)]
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    return f"ComfyUI refused the workflow: {said[0]}{more}"
+
+
+def _node(name: object, given: object) -> str:
+    """The first complaint about one node: where, and what is wrong."""
+    entry = given if isinstance(given, dict) else {}
+    where = f"node {_safe(name)} ({_safe(entry.get('class_type'))})"
+    errors = entry.get("errors")
+    error = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
+    extra = error.get("extra_info")
+    extra = extra if isinstance(extra, dict) else {}
+    key = f", {_safe(extra['input_name'])}" if isinstance(extra.get("input_name"), str) else ""
+    value = extra.get("received_value")
+    shown = ""
+    if error.get("type") == "value_not_in_list" and isinstance(value, str) and _NAME.fullmatch(value):
+        shown = f": {value}"  # a model that the pod lacks: out of the workflow or the settings
+    return f"{where}{key}: {_safe(error.get('message'))}{shown}"
+
+
+def execution_problem(entry: Mapping[str, Any]) -> str | None:
+    """What went wrong in a job that is over; None for one that succeeded, or does not say (old servers)."""
+    status = entry.get("status")
+    status = status if isinstance(status, dict) else {}
+    if status.get("status_str", "success") == "success":
+        return None
+    messages = status.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    kind, data = last if isinstance(last, list) and len(last) == 2 else (None, None)
+    if kind == "execution_interrupted":
+        return "the job was interrupted at ComfyUI"
+    if not isinstance(data, dict) or "node_type" not in data:
+        return "ComfyUI failed to run the workflow"
+    where = f"node {_safe(data.get('node_id'))} ({_safe(data.get('node_type'))})"
+    kind = _safe(data.get("exception_type"))
+    if "OutOfMemory" in kind:
+        kind = "out of GPU memory"
+    return f"ComfyUI failed at {where}: {kind}"
+
+
+def _safe(text: object) -> str:
+    """One short line, or a stand-in for what could hold a path or a trace."""
+    if not isinstance(text, str | int) or _PATH.search(str(text)):
+        return _UNREADABLE
+    line = " ".join(str(text).split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

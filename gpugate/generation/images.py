@@ -12,11 +12,10 @@ from attrs import evolve, field, frozen
 
 from gpugate.errors import ImageFailed
 from gpugate.generation import image_format
-from gpugate.generation.image_backend import Graph, ImageBackend, Progress
-from gpugate.generation.text_model import PodUnreachable
+from gpugate.generation.comfyui import Graph, ImageBackend, Progress
 from gpugate.generation.workflows import ImageRequest, Workflow, Workflows
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 
 LARGEST_SEED = 2**64 - 1
 

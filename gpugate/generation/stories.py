@@ -8,9 +8,9 @@ from attrs import frozen
 
 from gpugate.errors import InvalidRequest, StoryFailed
 from gpugate.generation.image_format import DecodedImage
-from gpugate.generation.text_model import GenerationFailed, OnText, PodUnreachable, TextModel
+from gpugate.generation.text_model import GenerationFailed, OnText, TextModel
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 
 SYSTEM = (
     "You are a storyteller. Tell one short, vivid story of at most three hundred words, in plain prose "

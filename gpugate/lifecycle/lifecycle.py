@@ -15,8 +15,8 @@ from decimal import Decimal
 from functools import partial
 from math import inf, isfinite
 
-from gpugate.billing.books import Books, StartOrigin
-from gpugate.billing.model import BY_HAND
+from gpugate.billing.model import BY_HAND, StartOrigin
+from gpugate.billing.recorder import Books
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.core.commands import (
     AbortResponse,

@@ -7,7 +7,7 @@ from math import isclose
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.billing.fair_share import FairShareMeter
+from gpugate.billing.usage import FairShareMeter
 
 
 def test_alone() -> None:

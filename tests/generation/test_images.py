@@ -7,9 +7,9 @@ from gpugate_demo.picture import draw, with_text
 
 from gpugate.errors import ImageFailed, InvalidRequest
 from gpugate.generation.images import LARGEST_SEED, ImageService, random_seed
-from gpugate.generation.text_model import PodUnreachable
 from gpugate.generation.workflows import ImageRequest, load
 from gpugate.lifecycle.diagnosis import Diagnosis
+from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 from tests.generation.stay import FakePainter, leased_call_on, pod
 

@@ -10,8 +10,9 @@ from gpugate_demo.picture import draw
 from gpugate.errors import InvalidRequest, PodStopped, QueueTimeout, StoryFailed
 from gpugate.generation.image_format import read_checked_image
 from gpugate.generation.stories import MOST_TOKENS, StoryService
-from gpugate.generation.text_model import GenerationFailed, PodUnreachable
+from gpugate.generation.text_model import GenerationFailed
 from gpugate.lifecycle.diagnosis import Diagnosis
+from gpugate.lifecycle.leased_call import PodUnreachable
 from tests.generation.stay import FakeTexts, leased_call_on, pod
 
 IMAGE = read_checked_image(draw("x", 1, 8, 8))

@@ -1,13 +1,45 @@
-"""A ledger whose sessions of simulated providers stand in another ledger: play money is in no real one."""
+"""The ledger interface, and a ledger out of two."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Protocol
 
 import attrs
 
-from gpugate.billing.model import Ledger, PodUsage, Session
+from gpugate.billing.model import PodUsage, Session
+
+
+class Ledger(Protocol):
+    """The book. Every call returns when the disk has it; none blocks the loop; all raise `LedgerError`."""
+
+    async def put(self, session: Session) -> None:
+        """Write this session's row whole, new or not."""
+
+    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
+        """Write these uses; one with the same session and id replaces the older."""
+
+    async def open_sessions(self) -> list[Session]:
+        """Those without an end, oldest first."""
+
+    async def last_ends(self) -> Mapping[str, datetime]:
+        """By provider the latest `ended_at` of its billed sessions; without those that have none."""
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """Those of which some part lies between, oldest first; open ones last until now."""
+
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
+        """The uses of which some part lies between."""
+
+    async def last_notified_threshold(self, month: str) -> int:
+        """The highest threshold (0, 50, 80, 100) that was told of this month ("2026-11")."""
+
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
+        """Remember that this threshold was told."""
+
+    async def aclose(self) -> None:
+        """Finish what is under way, and let the file go."""
 
 
 class SplitLedger:
