@@ -29,7 +29,7 @@ from gpugate.billing.sqlite_ledger import SqliteLedger, UnavailableLedger
 from gpugate.bot.feature import TelegramFeature, disabled
 from gpugate.clock import boot, steady
 from gpugate.config import Settings, provider_config
-from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
+from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName, Status
 from gpugate.errors import LedgerError
@@ -49,6 +49,7 @@ from gpugate.lifecycle.pending_stop_store import DebtsFile
 from gpugate.lifecycle.provider_worker import NamedProvider
 from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, configure, log_crash
+from gpugate.observability.redact import secrets_of
 from gpugate.ollama.catalog_cache import CatalogCache
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
