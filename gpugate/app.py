@@ -20,7 +20,7 @@ from gpugate.api.costs import CostApi
 from gpugate.api.events import SseBroadcaster
 from gpugate.api.generation import GenerationApi
 from gpugate.api.gpu import GpuApi
-from gpugate.billing.budget import BudgetLimits, BudgetMonitor, SpendingQueries, ThresholdStore
+from gpugate.billing.budget import BudgetLimits, BudgetMonitor, ThresholdStore
 from gpugate.billing.ledger import Ledger, SplitLedger
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.recorder import SessionRecorder
@@ -97,7 +97,7 @@ class Gateway:
         self,
         settings: Settings,
         find: Callable[[str], type[Provider]] = registry.find,
-        money: tuple[SpendingQueries, ThresholdStore] | None = None,
+        money: tuple[CostQueries, ThresholdStore] | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -176,7 +176,7 @@ class Gateway:
         await self.lifecycle.open()
         self._is_open = True
         if self._budget is not None:  # nothing was awaited since the socket: nobody came before this
-            self._budget.start()
+            await self._budget.start()
             self._stack.push_async_callback(self._budget.aclose)
         if self._telegram_feature is not None:
             await self._telegram_feature.start()
@@ -372,7 +372,7 @@ class Gateway:
             heartbeat_s=self.settings.queue.heartbeat,
         )
 
-    def _new_budget(self, spending: SpendingQueries, told: ThresholdStore) -> BudgetMonitor:
+    def _new_budget(self, spending: CostQueries, told: ThresholdStore) -> BudgetMonitor:
         cost = self.settings.cost
 
         return BudgetMonitor(

@@ -1,4 +1,4 @@
-"""The ledger interface, and a ledger out of two."""
+"""The ledger interface, and the ledger that keeps simulated sessions apart from real ones."""
 
 from __future__ import annotations
 
@@ -12,42 +12,49 @@ from gpugate.billing.model import PodUsage, Session
 
 
 class Ledger(Protocol):
-    """The book. Every call returns when the disk has it; none blocks the loop; all raise `LedgerError`."""
+    """Stores sessions and usage. A write returns when it is on disk; no call blocks the event loop.
+
+    All calls but `aclose` raise `LedgerError`.
+    """
 
     async def put(self, session: Session) -> None:
-        """Write this session's row whole, new or not."""
+        """Insert or replace this session's row."""
 
-    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
-        """Write these uses; one with the same session and id replaces the older."""
+    async def put_usage(self, usage: Sequence[PodUsage]) -> None:
+        """Insert or replace these rows; the key is session and id."""
 
     async def open_sessions(self) -> list[Session]:
-        """Those without an end, oldest first."""
+        """Return the sessions without an end, oldest first."""
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """By provider the latest `ended_at` of its billed sessions; without those that have none."""
+        """Return the latest `ended_at` of each provider's billed sessions; providers without one are left
+        out.
+        """
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Those of which some part lies between, oldest first; open ones last until now."""
+        """Return the sessions that overlap this time span, oldest first; open ones last until now."""
 
     async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """The uses of which some part lies between."""
+        """Return the usage that overlaps this time span."""
 
     async def last_notified_threshold(self, month: str) -> int:
-        """The highest threshold (0, 50, 80, 100) that was told of this month ("2026-11")."""
+        """Return the highest threshold (50, 80, 100) that was notified in this month ("2026-11"), 0 for
+        none.
+        """
 
     async def mark_threshold_notified(self, month: str, percent: int) -> None:
-        """Remember that this threshold was told."""
+        """Store that this threshold was notified."""
 
     async def aclose(self) -> None:
-        """Finish what is under way, and let the file go."""
+        """Finish the calls that run, and close the file."""
 
 
 class SplitLedger:
-    """Two ledgers as one; all calls raise `LedgerError` as theirs do.
+    """Combines two ledgers, so that simulated sessions are in no real one.
 
     Args:
-        real: of sessions that cost money, and of what was told of budgets.
-        simulated: of the sessions at `names`.
+        real: has the sessions that cost money, and the budget thresholds.
+        simulated: has the sessions of `names`.
         names: the simulated providers.
     """
 
@@ -55,26 +62,28 @@ class SplitLedger:
         self._real = real
         self._simulated = simulated
         self._names = frozenset(names)
-        self._simulated_ids: set[str] = set()  # a use names its session alone
+        self._simulated_ids: set[str] = set()  # usage rows name their session only
 
     async def put(self, session: Session) -> None:
-        """Write this session's row whole, new or not."""
+        """Insert or replace this session's row."""
         if session.provider in self._names:
             self._simulated_ids.add(session.id)
             await self._simulated.put(session)
         else:
             await self._real.put(session)
 
-    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
-        """Write these uses, the real ones first; one with the same session and id replaces the older."""
-        simulated = [use for use in uses if use.session_id in self._simulated_ids]
-        if real := [use for use in uses if use.session_id not in self._simulated_ids]:
+    async def put_usage(self, usage: Sequence[PodUsage]) -> None:
+        """Insert or replace these rows, the real ones first."""
+        simulated = [use for use in usage if use.session_id in self._simulated_ids]
+        if real := [use for use in usage if use.session_id not in self._simulated_ids]:
             await self._real.put_usage(real)
         if simulated:
             await self._simulated.put_usage(simulated)
 
     async def open_sessions(self) -> list[Session]:
-        """Those without an end, oldest first; simulated ones of an older gpugate in `real` are ended."""
+        """Return the sessions without an end; simulated ones that an older gpugate wrote to `real` are
+        ended.
+        """
         rows = []
         for row in await self._real.open_sessions():
             if row.provider in self._names:
@@ -87,11 +96,13 @@ class SplitLedger:
         return sorted([*rows, *simulated], key=lambda row: (row.asked_at, row.id))
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """By provider the latest `ended_at` of its billed sessions; without those that have none."""
+        """Return the latest `ended_at` of each provider's billed sessions; providers without one are left
+        out.
+        """
         return {**await self._real.last_ends(), **await self._simulated.last_ends()}
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Those of which some part lies between, oldest first; open ones last until now."""
+        """Return the sessions that overlap this time span, oldest first; open ones last until now."""
         rows = [
             *await self._real.sessions(since, until),
             *await self._simulated.sessions(since, until),
@@ -99,17 +110,17 @@ class SplitLedger:
         return sorted(rows, key=lambda row: (row.began_at, row.id))
 
     async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """The uses of which some part lies between."""
+        """Return the usage that overlaps this time span."""
         uses = [*await self._real.usage(since, until), *await self._simulated.usage(since, until)]
         return sorted(uses, key=lambda use: (use.began_at, use.id))
 
     async def last_notified_threshold(self, month: str) -> int:
-        """The highest threshold that was told of this month, 0 for none."""
+        """Return the highest threshold that was notified in this month ("2026-11"), 0 for none."""
         return await self._real.last_notified_threshold(month)
 
     async def mark_threshold_notified(self, month: str, percent: int) -> None:
-        """Remember that this threshold was told."""
+        """Store that this threshold was notified."""
         await self._real.mark_threshold_notified(month, percent)
 
     async def aclose(self) -> None:
-        """Nothing: the two ledgers are closed by the code that opened them."""
+        """Do nothing: the code that opened the two ledgers closes them."""

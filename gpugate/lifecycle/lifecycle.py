@@ -16,7 +16,7 @@ from functools import partial
 from math import inf, isfinite
 
 from gpugate.billing.model import BY_HAND, StartOrigin
-from gpugate.billing.recorder import Books
+from gpugate.billing.recorder import NullRecorder
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.core.commands import (
     AbortResponse,
@@ -116,7 +116,7 @@ class Lifecycle:
         wall: Callable[[], datetime] = _now,
         idle: IdlePolicy | None = None,
         habits: IdleHistoryStore | None = None,
-        books: Books | None = None,
+        books: NullRecorder | None = None,
         steady: Callable[[], float] | None = None,
         on_failure: Callable[[], None] | None = None,
     ) -> None:

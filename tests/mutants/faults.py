@@ -44,8 +44,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         QUEUE,
         "        if ticket.holds_admit_slot:\n            self.admit_slots_used -= 1\n",
-        "        if ticket.holds_admit_slot and not ticket.requeued:\n"
-        "            self.admit_slots_used -= 1\n",
+        (
+            "        if ticket.holds_admit_slot and not ticket.requeued:\n            self."
+            "admit_slots_used -= 1\n"
+        ),
         "a request that lost its pod keeps its drain slot for ever",
     ),
     Fault(
@@ -134,7 +136,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         MACHINE,
-        "        if kind is not RequestFinished or type(self.state) is not Ready or self._has_due_work:",
+        ("        if kind is not RequestFinished or type(self.state) is not Ready or self._has_due_work:"),
         "        if kind is DeadlineReached or type(self.state) is not Ready:",
         "held requests wait for the next alarm when a lease ends",
     ),
@@ -218,9 +220,11 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         START,
-        "    if not pod.has_payable_demand:\n"
-        "        return abandon_start(pod, was, now)\n"
-        "    if not was.must_inspect:",
+        (
+            "    if not pod.has_payable_demand:\n        return abandon_start(pod, was, now)\n    if "
+            "not was."
+            "must_inspect:"
+        ),
         "    if not was.must_inspect:",
         "pods are started for clients that hung up",
     ),
@@ -268,13 +272,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         START,
-        "    return pod.has_payable_demand and pod.plan.next_free_provider(was.provider + 1) is not None",
+        ("    return pod.has_payable_demand and pod.plan.next_free_provider(was.provider + 1) is not None"),
         "    return pod.plan.next_free_provider(was.provider + 1) is not None",
         "a slow pod is stopped and another one started for nobody",
     ),
     Fault(
         START,
-        "    return pod.has_payable_demand and pod.plan.next_free_provider(was.provider + 1) is not None",
+        ("    return pod.has_payable_demand and pod.plan.next_free_provider(was.provider + 1) is not None"),
         "    return pod.has_payable_demand",
         "a pod without a GPU is left although there is no other provider",
     ),
@@ -298,7 +302,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         START,
-        "        pod.open_session(was.provider, was.run_id, pod.start_cause, report, up_s, now)\n    if",
+        ("        pod.open_session(was.provider, was.run_id, pod.start_cause, report, up_s, now)\n    if"),
         "        pass\n    if",
         "a start that was queued is billed and not in the ledger",
     ),
