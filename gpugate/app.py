@@ -117,7 +117,7 @@ class Gateway:
             secrets=secrets_of(settings.auth, settings.bot, settings.pod, *self._configs.values()),
         )
         self._log = structlog.get_logger()
-        self._hub = SseBroadcaster(lambda: self.lifecycle.snapshot())
+        self._hub = SseBroadcaster(lambda: self.lifecycle.snapshot(), lambda: self.lifecycle.status())
         self._state = Path(settings.state.dir)
         self._pools = UpstreamPools()
         self._lease: PodLease | None = None
@@ -207,7 +207,7 @@ class Gateway:
                 self._telegram_feature.notify_unconfirmed_stop((status and status.provider) or "the provider")
         elif settings.on_exit == "keep" and self.lifecycle.word is not Status.STOPPED:
             self._log.info("the pod is kept for the next start", status=self.lifecycle.word)
-        self._hub.close()
+        await self._hub.aclose()
         await self._keeper.aclose()
         await self._stack.aclose()
         return proved
@@ -294,7 +294,8 @@ class Gateway:
             verifier=verifier,
             ollama=ollama,
             own={
-                **GpuApi(self.lifecycle, self._hub).routes(),
+                **GpuApi(self.lifecycle).routes(),
+                **self._hub.routes(),
                 **CostApi(self._costs, self._reconcile).routes(),
                 **services.routes(),
                 **telegram,

@@ -1,7 +1,7 @@
-"""Questions about code: what the coding model is asked, with its instructions in front. Pure.
+"""Questions about code: builds the chat for the coding model, and relays its stream.
 
-The instructions (`SYSTEM`) can be replaced by `models.code_system`; which model answers is
-`models.code`, such as `deepseek-coder` or `qwen2.5-coder`.
+The model is `models.code`, such as `qwen2.5-coder`; `models.code_system` replaces the instructions
+(`SYSTEM`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PATH = "/api/chat"
 
 @frozen
 class CodeQuestion:
-    """One request for help; `language` and `code` may be empty."""
+    """A question; `language`, `code` and `model` may be empty."""
 
     question: str
     code: str = ""
@@ -52,19 +52,19 @@ class CodeAssist:
     """Builds the chat for the coding model.
 
     Attributes:
-        model: `models.code`, used where a question names none.
-        system: what is put in front of every conversation.
+        model: `models.code`, for questions that name no model.
+        system: the system message.
     """
 
     model: str
     system: str = SYSTEM
 
     def model_for(self, asked: CodeQuestion) -> str:
-        """Who answers."""
+        """Return the model for a question."""
         return asked.model or self.model
 
     def chat(self, asked: CodeQuestion) -> Mapping[str, object]:
-        """The body of `POST /api/chat`, streamed."""
+        """Return the body of `POST /api/chat`, streamed."""
         messages = [
             {"role": "system", "content": self.system},
             {"role": "user", "content": _message(asked)},
@@ -73,7 +73,7 @@ class CodeAssist:
 
 
 def _message(asked: CodeQuestion) -> str:
-    """Language, code and question, each set off from the others."""
+    """Return language, code and question as one message."""
     parts = [f"Language: {asked.language}"] if asked.language else []
     if asked.code:
         fence = _fence(asked.code)
@@ -84,7 +84,7 @@ def _message(asked: CodeQuestion) -> str:
 
 
 def _fence(code: str) -> str:
-    """Longer than any fence inside, so that the code cannot end it."""
+    """Return a fence that is longer than any in the code, so that the code cannot end it."""
     longest = max((len(found) for found in _FENCES.findall(code)), default=2)
     return "`" * (longest + 1)
 

@@ -1,10 +1,10 @@
-"""What the services ask of the pod's models: tokens; it must not know HTTP, leases or clients."""
+"""Text of the pod's models, streamed from its Ollama."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import orjson
@@ -16,18 +16,18 @@ from gpugate.proxy.provider_edge import is_edge_error, is_edge_timeout
 from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
 
 OnText = Callable[[str], Awaitable[None]]
-"""Gets each piece of text as it comes."""
+"""Takes each piece of text as it comes."""
 SILENCE_S = 600.0
-"""Longest silence of a model; a large one loads for minutes before its first token."""
+"""How long a model may send nothing; a large one loads for minutes before its first token."""
 CONNECT_S = 10.0
-LONGEST_LINE = 8 * 1024 * 1024
+MAX_LINE_BYTES = 8 * 1024 * 1024
 
 
 class GenerationFailed(Exception):
-    """The model refused, broke off, or ended without saying so; the message is one line for people.
+    """The model returned an error or an incomplete response; the message is one line.
 
     Attributes:
-        timed_out: a proxy in front of the pod gave up waiting; the job may still run.
+        timed_out: it was silent for too long, or a proxy in front of the pod timed out; it may still run.
     """
 
     def __init__(self, message: str, *, timed_out: bool = False) -> None:
@@ -35,36 +35,28 @@ class GenerationFailed(Exception):
         self.timed_out = timed_out
 
 
-class TextModel(Protocol):
-    """A model that answers in pieces."""
-
-    async def stream_to(
-        self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: OnText
-    ) -> None:
-        """Ask, and hand each piece of text to `hear`; return only after an answer that ended in order.
-
-        Args:
-            endpoint: the pod's Ollama.
-            path: "/api/generate" or "/api/chat".
-            body: the request; its `model` is named in complaints.
-
-        Raises:
-            PodUnreachable: the connection was refused or broke.
-            GenerationFailed: anything else that is no whole answer.
-        """
-
-
 @frozen
 class OllamaTextModel:
-    """Streams `/api/generate` and `/api/chat`; what a model "thinks" is left out."""
+    """Streams `/api/generate` and `/api/chat`; a model's thinking is left out."""
 
     session: aiohttp.ClientSession
     silence_s: float = SILENCE_S
 
     async def stream_to(
-        self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: OnText
+        self, endpoint: Endpoint, path: str, body: Mapping[str, object], on_text: OnText
     ) -> None:
-        """See `TextModel.stream_to`."""
+        """Send a request, and pass each piece of text to `on_text`; return when the stream has ended
+        properly.
+
+        Args:
+            endpoint: the pod's Ollama.
+            path: "/api/generate" or "/api/chat".
+            body: the request; errors name its `model`.
+
+        Raises:
+            PodUnreachable: the connection was refused or broke.
+            GenerationFailed: any other failure.
+        """
         model = str(body["model"])
         answer = await self._ask(endpoint, path, body)
         try:
@@ -72,10 +64,10 @@ class OllamaTextModel:
                 raise _error_for_status(answer.status, answer.content_type, model)
             async with aclosing(_lines(answer.content)) as lines:
                 async for line in lines:
-                    said = _parse_line(line, model)
-                    if text := _text(said):
-                        await hear(text)
-                    if said.get("done") is True:
+                    parsed = _parse_line(line, model)
+                    if text := _text(parsed):
+                        await on_text(text)
+                    if parsed.get("done") is True:
                         return
         finally:
             answer.close()
@@ -100,11 +92,11 @@ class OllamaTextModel:
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
-    """Whole lines as they come; the last one may lack its newline.
+    """Yield whole lines as they come; the last one may lack its newline.
 
     Raises:
         PodUnreachable: the connection broke.
-        GenerationFailed: silence, or a line that never ends.
+        GenerationFailed: silence, or a line that is too long.
     """
     rest = b""
     while True:
@@ -119,7 +111,7 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
             yield line
         if not piece:
             break
-        if len(rest) > LONGEST_LINE:
+        if len(rest) > MAX_LINE_BYTES:
             raise GenerationFailed("the model's answer is no stream of lines")
     if rest:
         yield rest
@@ -129,20 +121,20 @@ def _parse_line(line: bytes, model: str) -> Mapping[str, Any]:
     if not line.strip():
         return {}
     try:
-        said = orjson.loads(line)
+        parsed = orjson.loads(line)
     except orjson.JSONDecodeError:
-        said = None
-    if not isinstance(said, dict):
+        parsed = None
+    if not isinstance(parsed, dict):
         raise GenerationFailed(f"the model {model!r} answered something that is no JSON")
-    if "error" in said:  # its text may name files of the pod, so it is not passed on
+    if "error" in parsed:  # its text may name files of the pod: not passed on
         raise GenerationFailed(f"the model {model!r} failed in the middle of its answer")
-    return said
+    return parsed
 
 
-def _text(said: Mapping[str, Any]) -> str:
-    """Of `/api/generate` or of `/api/chat`."""
-    message = said.get("message")
-    text = message.get("content") if isinstance(message, dict) else said.get("response")
+def _text(parsed: Mapping[str, Any]) -> str:
+    """Return the text of a line of `/api/generate` or `/api/chat`."""
+    message = parsed.get("message")
+    text = message.get("content") if isinstance(message, dict) else parsed.get("response")
     return text if isinstance(text, str) else ""
 
 
@@ -161,5 +153,5 @@ def _timed_out(error: BaseException, model: str) -> GenerationFailed | PodUnreac
 
 
 def status_error(status: int, model: str) -> str:
-    """One line about a model that answered with an error status."""
+    """Return one line about a model's error status."""
     return f"the pod has no model {model!r}" if status == 404 else f"the model {model!r} answered {status}"

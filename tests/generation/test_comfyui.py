@@ -218,7 +218,7 @@ class TestFailing:
         [
             (FailJob("cannot read '/opt/comfyui/x'", "PIL.UnidentifiedImageError"), "PIL.Unidentified"),
             (FailJob("CUDA", "torch.OutOfMemoryError"), "out of GPU memory"),
-            (EmptyJob(), "without a picture"),
+            (EmptyJob(), "without an image"),
             (VanishJob(), "file is gone"),
             (LoseJob(), "lost the job"),
         ],
