@@ -1,4 +1,4 @@
-"""The gateway in the simulation: the real lifecycle, which is killed now and then and comes up anew."""
+"""The gateway in the simulation: the real lifecycle, killed and restarted at random."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Books:
 
 @define
 class Disk:
-    """What outlives a gateway."""
+    """The state that survives a gateway."""
 
     debts: frozenset[str] = frozenset()
     record: Record = field(factory=Record)
@@ -99,7 +99,7 @@ class Access:
 
 @define
 class HabitsOf:
-    """The habits on the disk."""
+    """The idle history, as if on disk."""
 
     access: Access
 
@@ -110,7 +110,7 @@ class HabitsOf:
         return evolve(disk.habits, last_demand_ago_s=disk.habits.last_demand_ago_s + gone)
 
     def save(self, habits: IdleHistory) -> None:
-        """Write it down."""
+        """Store it."""
         disk = self.access.disk
         if not self.access.dead:
             disk.habits, disk.saved_at = habits, asyncio.get_running_loop().time()
@@ -118,16 +118,16 @@ class HabitsOf:
 
 @define
 class DebtsOf:
-    """The unproved stops on the disk."""
+    """The pending stops, as if on disk."""
 
     access: Access
 
     def load(self) -> frozenset[str]:
-        """What the last gateway left."""
+        """Return what the last gateway stored."""
         return self.access.disk.debts
 
     def save(self, names: Iterable[str]) -> None:
-        """Write it down."""
+        """Store it."""
         if not self.access.dead:
             self.access.disk.debts = frozenset(names)
 

@@ -160,8 +160,8 @@ class CostQueries:
     async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
         """Return the same by user, without warm-up and idle time."""
         bill = await self._breakdown(cost_math.month_span(month or cost_math.month_of(self._wall())))
-        nobody = (cost_math.WARM_UP, cost_math.IDLE)
-        return {group.name: group.amount.cost for group in bill.by_user if group.name not in nobody}
+        unassigned = (cost_math.WARM_UP, cost_math.IDLE)
+        return {group.name: group.amount.cost for group in bill.by_user if group.name not in unassigned}
 
     async def today(self) -> Decimal:
         """Return the cost since midnight UTC."""
