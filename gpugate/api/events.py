@@ -123,9 +123,7 @@ class SseBroadcaster:
         present: Callable[[], Awaitable[object]],
         last_id: str | None,
     ) -> web.StreamResponse:
-        """Stream events until the client leaves, beginning with `present()` or with the events after
-        `last_id`.
-        """
+        """Stream events until the client leaves, from `present()` on or from the event after `last_id`."""
         reader: asyncio.Queue[_Event | None] = asyncio.Queue()
         now = await present() if self._after(last_id) is None else None
         # No await from here until the reader is registered: no event may be missed or sent twice.

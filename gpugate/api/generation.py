@@ -182,9 +182,7 @@ class GenerationApi:
                 return stream.response
 
     async def _read_story(self, call: RequestContext) -> StoryRequest:
-        """Read the request. The body is released: the request may wait for minutes with its image in
-        memory.
-        """
+        """Read the request. Its body is released: the request may wait for minutes."""
         body = await read_json(call, self.max_body)
         return self.stories.request(body.text("prompt"), await body.image())
 

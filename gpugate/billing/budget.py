@@ -46,9 +46,7 @@ class ThresholdStore(Protocol):
 
 @frozen(kw_only=True)
 class BudgetLimits:
-    """The settings `[cost]`: the month's budget, above 0, and each user's share of it; 0: users have no
-    limit.
-    """
+    """The settings `[cost]`: the month's budget, above 0, and each user's share of it, 0: no limit."""
 
     monthly: Decimal
     user_share: Decimal = Decimal(0)

@@ -126,9 +126,7 @@ def month_span(month: str) -> TimeSpan:
 
 
 def lifetime(session: Session, now: datetime) -> TimeSpan:
-    """Return when the session was billed; an open one until now, or until it was last seen if that is
-    later.
-    """
+    """Return when the session was billed; an open one until now, or until it was last seen if later."""
     return TimeSpan(
         session.began_at, max(session.began_at, session.ended_at or max(now, session.last_known_at))
     )
@@ -244,9 +242,7 @@ class GroupedTotals:
 
 
 def _disks(rows: Sequence[Session], span: TimeSpan, now: datetime) -> TimeAndCost:
-    """Return the cost of stopped pods' disks: from a session's end to the same pod's next one, at its last
-    rate.
-    """
+    """Return what stopped pods' disks cost: from each session to the same pod's next, at its last rate."""
     total = TimeAndCost()
     lasting: dict[tuple[str, str | None], Session] = {}
     for row in sorted((row for row in rows if row.started_at), key=lambda row: row.began_at):
@@ -267,9 +263,7 @@ def _disk(row: Session, stretch: TimeSpan) -> TimeAndCost:
 
 
 def round_to_total(total: Decimal, parts: Sequence[Decimal], quantum: Decimal = QUANTUM) -> list[Decimal]:
-    """Round the parts so that they sum to the rounded total; those with the largest remainders are rounded
-    up.
-    """
+    """Round the parts so that they sum to the rounded total; the largest remainders are rounded up."""
     rounded = [part.quantize(quantum, ROUND_FLOOR) for part in parts]
     missing = int((total.quantize(quantum) - sum(rounded, ZERO)) / quantum)
     by_remainder = sorted(range(len(parts)), key=lambda index: rounded[index] - parts[index])

@@ -27,9 +27,7 @@ class Ledger(Protocol):
         """Return the sessions without an end, oldest first."""
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of each provider's billed sessions; providers without one are left
-        out.
-        """
+        """Return the latest `ended_at` of each provider's billed sessions; providers without one are absent."""
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
         """Return the sessions that overlap this time span, oldest first; open ones last until now."""
@@ -81,9 +79,7 @@ class SplitLedger:
             await self._simulated.put_usage(simulated)
 
     async def open_sessions(self) -> list[Session]:
-        """Return the sessions without an end; simulated ones that an older gpugate wrote to `real` are
-        ended.
-        """
+        """Return the sessions without an end; end simulated ones that an older gpugate wrote to `real`."""
         rows = []
         for row in await self._real.open_sessions():
             if row.provider in self._names:
@@ -96,9 +92,7 @@ class SplitLedger:
         return sorted([*rows, *simulated], key=lambda row: (row.asked_at, row.id))
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of each provider's billed sessions; providers without one are left
-        out.
-        """
+        """Return the latest `ended_at` of each provider's billed sessions; providers without one are absent."""
         return {**await self._real.last_ends(), **await self._simulated.last_ends()}
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:

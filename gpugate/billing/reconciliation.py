@@ -89,9 +89,7 @@ class BillReconciler:
         return ReconciliationReport(month=summary.month, currency=self._currency, providers=compared)
 
     async def _pods(self) -> Mapping[str, set[str]]:
-        """Return all pods of the ledger by provider: the disk of one that was stopped in May is billed in
-        June.
-        """
+        """Return all pods of the ledger by provider: a disk may be billed a month after its last session."""
         pods: dict[str, set[str]] = defaultdict(set)
         for row in await self._costs.sessions(None, None):
             if row.session.pod_id is not None:

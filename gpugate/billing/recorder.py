@@ -88,9 +88,7 @@ class NullRecorder:
         return StartTimeBound()
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
-        """Return for how long an earlier gateway's session has billed this pod; None: there is no such
-        session.
-        """
+        """Return for how long an earlier gateway's session has billed this pod; None: no such session."""
         return None
 
     def on_event(self, news: News) -> None:
@@ -226,9 +224,7 @@ class SessionRecorder(NullRecorder):
             self._update(self._with_report(row, report))
 
     def on_stops_changed(self, providers: frozenset[str]) -> None:
-        """Note when a stop was first sent; close failed starts and inherited sessions when it is
-        confirmed.
-        """
+        """Note when a stop was first sent; at its confirmation close failed starts and inherited sessions."""
         was, self._stopping = self._stopping, providers
         for name in providers - was:
             if (row := self._open.get(name)) is not None and row.stop_asked_at is None:
@@ -329,9 +325,7 @@ class SessionRecorder(NullRecorder):
         )
 
     def _with_report(self, row: Session, report: PodReport) -> Session:
-        """Return the row with the report's pod, GPU and price; `seen_at` moves on when it has become too
-        old.
-        """
+        """Return the row with the report's pod, GPU and price, and with `seen_at` if that is too old."""
         price = report.price or Price()
         rate, source = price.running_per_hour, "provider"
         if rate is None:
@@ -376,9 +370,7 @@ class SessionRecorder(NullRecorder):
         self._wake.set()
 
     def _is_same_session(self, row: Session, report: PodReport) -> bool:
-        """Return whether the report is about this session: the same pod, not started again since it was
-        seen.
-        """
+        """Return whether the report is about this session: the same pod, not started again since."""
         if row.pod_id is not None and report.pod_id is not None and row.pod_id != report.pod_id:
             return False
         if report.started_at is None or report.started_at > self._wall():  # a clock is wrong
@@ -391,9 +383,7 @@ class SessionRecorder(NullRecorder):
         return f"{self._boot}:{self._steady() - up_s:.6f}"
 
     def _age_s(self, row: Session) -> float:
-        """Return how long ago the session began: by the monotonic clock unless the machine was booted
-        since.
-        """
+        """Return the session's age: by the monotonic clock unless the machine was booted since."""
         boot, _, at = row.clock_anchor.rpartition(":")
         if boot == self._boot and at:
             return max(0.0, self._steady() - float(at))

@@ -139,9 +139,7 @@ class SqliteLedger:
         return [Session(**_values(row)) for row in rows]
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of each provider's billed sessions; providers without one are left
-        out.
-        """
+        """Return the latest `ended_at` of each provider's billed sessions; providers without one are absent."""
         rows = await self._read(
             "SELECT provider, max(ended_at) AS ended_at FROM sessions"
             " WHERE ended_at IS NOT NULL AND started_at IS NOT NULL GROUP BY provider"
@@ -308,40 +306,11 @@ class UnavailableLedger:
     def __init__(self, error: LedgerError) -> None:
         self._reason = str(error)
 
-    def _refuse(self) -> NoReturn:
+    async def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise LedgerError(self._reason)
 
-    async def put(self, session: Session) -> None:
-        """Raises LedgerError."""
-        self._refuse()
-
-    async def put_usage(self, usage: Sequence[PodUsage]) -> None:
-        """Raises LedgerError."""
-        self._refuse()
-
-    async def open_sessions(self) -> list[Session]:
-        """Raises LedgerError."""
-        self._refuse()
-
-    async def last_ends(self) -> Mapping[str, datetime]:
-        """Raises LedgerError."""
-        self._refuse()
-
-    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Raises LedgerError."""
-        self._refuse()
-
-    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """Raises LedgerError."""
-        self._refuse()
-
-    async def last_notified_threshold(self, month: str) -> int:
-        """Raises LedgerError."""
-        self._refuse()
-
-    async def mark_threshold_notified(self, month: str, percent: int) -> None:
-        """Raises LedgerError."""
-        self._refuse()
+    put = put_usage = open_sessions = last_ends = sessions = usage = _refuse
+    last_notified_threshold = mark_threshold_notified = _refuse
 
     async def aclose(self) -> None:
         """Do nothing."""

@@ -139,9 +139,7 @@ class _RemoteJob:
         return await self._fetch(_image_location(entry))
 
     async def close(self) -> None:
-        """Close the websocket, and cancel a job that has not ended. Works while this task is being
-        cancelled.
-        """
+        """Close the websocket and cancel an unfinished job, also while this task is being cancelled."""
         if self._reader is not None:
             self._reader.cancel()
         await asyncio.wait([spawn(self._close(), "comfyui: leave a job")], timeout=CANCEL_S)

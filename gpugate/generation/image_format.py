@@ -171,9 +171,7 @@ def _png_stripped(data: bytes) -> bytes:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, end) of each segment up to the first scan, which extends to the end of the
-    data.
-    """
+    """Yield (marker, start, end) of each segment up to the first scan, which extends to the end."""
     at = 2
     while True:
         if data[at] != 0xFF:
