@@ -27,7 +27,7 @@ class Ledger(Protocol):
         """Return the sessions without an end, oldest first."""
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of each provider's billed sessions; providers without one are absent."""
+        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
         """Return the sessions that overlap this time span, oldest first; open ones last until now."""
@@ -92,7 +92,7 @@ class SplitLedger:
         return sorted([*rows, *simulated], key=lambda row: (row.asked_at, row.id))
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of each provider's billed sessions; providers without one are absent."""
+        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
         return {**await self._real.last_ends(), **await self._simulated.last_ends()}
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:

@@ -139,7 +139,7 @@ class SqliteLedger:
         return [Session(**_values(row)) for row in rows]
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of each provider's billed sessions; providers without one are absent."""
+        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
         rows = await self._read(
             "SELECT provider, max(ended_at) AS ended_at FROM sessions"
             " WHERE ended_at IS NOT NULL AND started_at IS NOT NULL GROUP BY provider"
