@@ -23,18 +23,18 @@ from attrs import evolve, frozen
 
 from gpugate.api.costs import CostApi
 from gpugate.api.events import SseBroadcaster
-from gpugate.api.gpu import ApiRoutes as Routes
 from gpugate.api.gpu import GpuApi
+from gpugate.api.routing import ApiRoutes as Routes
 from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.billing.budget import BudgetLimits, BudgetMonitor
-from gpugate.billing.ledger_split import open_ledger
-from gpugate.billing.model import Ledger
+from gpugate.billing.ledger import Ledger
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
+from gpugate.billing.sqlite_ledger import open_ledger
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
-from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of, secrets_of
+from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName, Status
 from gpugate.fleet import MAIN, Fleet
@@ -50,6 +50,7 @@ from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
 from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, configure, log_crash
+from gpugate.observability.redact import secrets_of
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.provider_api import Endpoint, Provider
@@ -371,7 +372,7 @@ async def _features(
 ) -> list[Feature]:
     """Make the features, in the order in which they are started."""
     lifecycle, costs = base.fleet.main, _costs(base)
-    hub = SseBroadcaster(lifecycle.status_now)
+    hub = SseBroadcaster(lifecycle.status_now, lifecycle.status)
     generation = generation_api(
         base.settings, workflows, lifecycle=lifecycle, session=base.session, pools=base.pools
     )
@@ -381,7 +382,8 @@ async def _features(
         CallbackFeature(routes=CostApi(costs, reconcile).routes),
         await _budget(base, costs, budget_source),
         CallbackFeature(routes=generation.routes),
-        CallbackFeature(routes=GpuApi(lifecycle, hub).routes, on_event=hub.on_event, aclose=hub.aclose),
+        CallbackFeature(routes=GpuApi(lifecycle).routes),
+        CallbackFeature(routes=hub.routes, on_event=hub.on_event, aclose=hub.aclose),
         _dead_man_switch(base),
         _telegram(base, generation.fantasies, costs),
     ]

@@ -53,7 +53,7 @@ HEAD = (
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Live, and tell."""
+    """Run one month and return its result."""
     given = _arguments(words)
     seeds = range(1, given.seeds + 1)
     weather = FAIR if given.fair else Weather()
@@ -128,7 +128,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _say(line: str) -> None:
-    """Tell at once, however long the rest takes."""
+    """Print a leak at once, without waiting for the other runs."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

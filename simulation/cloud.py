@@ -1,4 +1,4 @@
-"""A cloud with bad days and a bill to the second; it knows nothing of who rents from it, or why."""
+"""A cloud with random faults that bills by the second."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Weather:
 
 
 FAIR = Weather(0, 0, 0, 0, 0, 0, 0, 0, 0)
-"""Nothing goes wrong."""
+"""No faults."""
 
 
 @define
@@ -166,7 +166,7 @@ class Rented(FakeProvider):
 
 
 def _expected(name: str, error: BaseException) -> None:
-    """A call that fails is told to who waits for it, if he still lives."""
+    """A failed call is reported to its caller, if that gateway still runs."""
 
 
 def serves(cloud: StormyCloud) -> bool:

@@ -1,4 +1,4 @@
-"""The gateway in the simulation: the real lifecycle, which is killed now and then and comes up anew."""
+"""The gateway in the simulation: the real lifecycle, killed and restarted at random."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Books:
 
 @define
 class Disk:
-    """What outlives a gateway."""
+    """The state that survives a gateway."""
 
     debts: frozenset[str] = frozenset()
     record: Record = field(factory=Record)
@@ -111,7 +111,7 @@ class HabitsOf(IdleHistoryStore):
         return evolve(disk.habits, last_demand_ago_s=disk.habits.last_demand_ago_s + gone)
 
     def save(self, habits: IdleHistory) -> None:
-        """Write it down."""
+        """Store it."""
         disk = self.access.disk
         if not self.access.dead:
             disk.habits, disk.saved_at = habits, asyncio.get_running_loop().time()
@@ -124,11 +124,11 @@ class DebtsOf(PendingStopStore):
     access: Access
 
     def load(self) -> frozenset[str]:
-        """What the last gateway left."""
+        """Return what the last gateway stored."""
         return self.access.disk.debts
 
     def save(self, names: Iterable[str]) -> None:
-        """Write it down."""
+        """Store it."""
         if not self.access.dead:
             self.access.disk.debts = frozenset(names)
 

@@ -1,4 +1,4 @@
-"""What somebody would have paid who knew the future: the ski-rental optimum of a month without faults."""
+"""The lowest possible cost with knowledge of the future: the ski-rental optimum of a month without faults."""
 
 from __future__ import annotations
 

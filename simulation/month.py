@@ -13,9 +13,8 @@ from gpugate_testing import virtual_time
 
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.errors import GateError
-from gpugate.generation.text_model import PodUnreachable
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
 
@@ -41,8 +40,8 @@ class Report:
     Attributes:
         paid_s: billed by the cloud.
         useful_s: at least one request was being answered.
-        cold: starts that somebody waited for.
-        prewarmed: starts that nobody had asked for yet.
+        cold: starts for which a request waited.
+        prewarmed: starts before a request came.
         waits: from the arrival to the admission, of all that were answered; in order of length.
         failed: why requests were not answered, and how many.
         leaked_s: billed while the gateway was up and thought that nothing ran, for longer than one round of

@@ -55,7 +55,7 @@ class RecordOf:
         return {provider: at for at, provider in ended}
 
     async def put_usage(self, uses: Sequence[PodUsage]) -> None:
-        """Nobody asks here whose the seconds were."""
+        """Do nothing: the simulation has no costs by user."""
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
         """All."""

@@ -1,4 +1,4 @@
-"""What was spent, over HTTP: the contract's shapes as JSON and CSV; adds nothing up itself."""
+"""The cost endpoints: the results of `billing.reports` as JSON and CSV (docs/api.md#costs)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from gpugate.api.gpu import ApiRoute, ApiRoutes
+from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.billing.cost_math import QUANTUM, ReceiptLine, round_to_total
 from gpugate.billing.reconciliation import BillReconciler, ReconciliationReport
 from gpugate.billing.reports import BilledSession, CostLine, CostQueries, CostSummary, SessionCost
@@ -34,14 +34,14 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CostApi:
-    """`/api/v1/cost/*`; reads only, and no pod is touched by it."""
+    """`/api/v1/cost/*`. Reads the ledger; never touches a pod."""
 
     def __init__(self, costs: CostQueries, reconcile: BillReconciler) -> None:
         self._costs = costs
         self._reconcile = reconcile
 
     def routes(self) -> ApiRoutes:
-        """The endpoints, for the gate's table."""
+        """Return the endpoints."""
         handlers = (self.session, self.summary, self.sessions, self.receipt, self.reconcile)
         return {
             f"/api/v1/cost/{handler.__name__}": dict.fromkeys(
@@ -51,17 +51,17 @@ class CostApi:
         }
 
     async def session(self, call: RequestContext) -> web.StreamResponse:
-        """The session that is open, or null."""
+        """Return the open session, or null."""
         _only(call)
         cost = await self._costs.session()
         return _answer(call, None if cost is None else _session_cost(cost))
 
     async def summary(self, call: RequestContext) -> web.StreamResponse:
-        """A month, split by provider, day and user."""
+        """Return a month's costs by provider, day and user."""
         return _answer(call, _summary(await _read(self._costs.summary, _month(call))))
 
     async def sessions(self, call: RequestContext) -> web.StreamResponse:
-        """The sessions that began in a span, as JSON or CSV."""
+        """Return the sessions that began in a span, as JSON or CSV."""
         _only(call, "from", "to", "format")
         since, until = _instant(call, "from"), _instant(call, "to")
         form = _asked(call, "format") or "json"
@@ -73,7 +73,7 @@ class CostApi:
         return web.Response(text=_csv(rows), content_type="text/csv", charset="utf-8")
 
     async def receipt(self, call: RequestContext) -> web.StreamResponse:
-        """Whose every second of one session is."""
+        """Return who used the seconds of one session."""
         _only(call, "id")
         session_id = _asked(call, "id")
         if not session_id:
@@ -85,7 +85,7 @@ class CostApi:
         return _answer(call, {"session": _row(row), "lines": _receipt_lines(row, lines)})
 
     async def reconcile(self, call: RequestContext) -> web.StreamResponse:
-        """What was counted in a month beside what the providers billed; asks them, and touches no pod."""
+        """Return a month's estimate and the providers' bills."""
         return _answer(call, _reconciled(await _read(self._reconcile.month, _month(call))))
 
 
@@ -101,7 +101,7 @@ def _asked(call: RequestContext, name: str) -> str:
 
 
 def _only(call: RequestContext, *known: str) -> None:
-    """Refuse what nobody would look at: a filter that is mistyped must not read as everything."""
+    """Reject unknown parameters: a mistyped filter must not return everything."""
     for name in call.request.query:
         if name not in known:
             takes = f"this takes {', '.join(known)}" if known else "this takes no parameters"
@@ -117,7 +117,7 @@ def _month(call: RequestContext) -> str | None:
 
 
 def _instant(call: RequestContext, name: str) -> datetime | None:
-    """A date (its midnight, UTC) or an instant; without a zone it is UTC. A `+` may have become a blank."""
+    """Return a date (midnight UTC) or a time, UTC if it has no zone. A `+` may have arrived as a blank."""
     said = _asked(call, name)
     if not said:
         return None
@@ -193,7 +193,7 @@ def _row(row: BilledSession) -> Mapping[str, object]:
 
 
 def _receipt_lines(row: BilledSession, lines: Sequence[ReceiptLine]) -> list[Mapping[str, object]]:
-    """As they are shown they sum to the session's cost as it is shown."""
+    """Return the lines, rounded so that they sum to the session's rounded cost."""
     costs = round_to_total(row.cost or Decimal(0), [line.amount.cost for line in lines])
     return [
         {
@@ -245,7 +245,7 @@ def _csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def _cell(value: object) -> object:
-    """As a spreadsheet reads it: no name that it takes for a formula, no 5e-05."""
+    """Return the value so that a spreadsheet takes no text for a formula and gets no 5e-05."""
     if isinstance(value, str) and value.startswith(_FORMULA):
         return f"'{value}"
     if isinstance(value, float):

@@ -1,4 +1,7 @@
-"""`GET /api/v1/gpu/events`: the pod's news as Server-Sent Events, resumable; one listener, many readers."""
+"""Server-Sent Events: the pod's events for many readers, and responses that consist of events.
+
+`SseBroadcaster` is `GET /api/v1/gpu/events`. `SseResponse` is a response of the generation endpoints.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,16 @@ import os
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import cast
+from types import TracebackType
+from typing import Self, cast
 
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
-from gpugate.api.status_json import status_json
+from gpugate.api.gpu import status_json
+from gpugate.api.routing import ApiRoute, ApiRoutes
+from gpugate.errors import GateError
 from gpugate.lifecycle.event_bus import (
     BudgetThresholdCrossed,
     LifecycleEvent,
@@ -23,18 +29,20 @@ from gpugate.lifecycle.event_bus import (
     SessionStarted,
     StateChanged,
 )
+from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.status import PodStatus
 from gpugate.proxy.error_format import dump
+from gpugate.proxy.request_context import RequestContext
+from gpugate.proxy.server import SERVER_HEADER
 
-KEPT = 512
-"""Events that `Last-Event-ID` can go back to."""
-
-BEHIND = 1024
-"""Events a reader may lag before it is cut off, to come back with `Last-Event-ID`."""
-
-PING_S = 15.0
-
+MAX_KEPT = 512
+"""How many events are kept for readers that come back with `Last-Event-ID`."""
+MAX_LAG = 1024
+"""How many events a reader may lag behind before it is disconnected."""
 _NUMBER = re.compile("[1-9][0-9]{0,17}")  # events count from 1; Python's int refuses some thousand digits
+PING_S = 15.0
+SEND_S = 120.0
+"""How long a client may read nothing before it is disconnected: the pod that it holds costs money."""
 
 
 @frozen
@@ -45,34 +53,38 @@ class _Event:
 
 
 class SseBroadcaster:
-    """Numbers the news and hands them to every reader.
+    """Numbers the lifecycle's events and sends them to every reader of `GET /api/v1/gpu/events`.
 
     Args:
-        snapshot: the pod's status now, for `state` events; None while it is not known.
+        status_now: returns the pod's status, for `state` events; None while it is not known.
+        status: waits until the status is known; called for a new reader.
     """
 
-    def __init__(self, snapshot: Callable[[], PodStatus | None]) -> None:
-        self._snapshot = snapshot
-        self._state_told: object = None
+    def __init__(
+        self, status_now: Callable[[], PodStatus | None], status: Callable[[], Awaitable[PodStatus]]
+    ) -> None:
+        self._status_now = status_now
+        self._status = status
+        self._last_state: object = None
         self._boot = os.urandom(4).hex()
         self._number = 0
-        self._kept: deque[_Event] = deque(maxlen=KEPT)
+        self._kept: deque[_Event] = deque(maxlen=MAX_KEPT)
         self._readers: set[asyncio.Queue[_Event | None]] = set()
 
     def on_event(self, news: LifecycleEvent) -> None:
         """Take news from the lifecycle; never blocks."""
         if isinstance(news, StateChanged):
-            self._hear_step(news)
+            self._on_transition(news)
         else:
             self._add(*_as_event(news))
 
-    def _hear_step(self, news: StateChanged) -> None:
+    def _on_transition(self, news: StateChanged) -> None:
         """A step within one status is no news to clients."""
-        told = (news.status, news.provider, news.run_id)
-        status = self._snapshot()
-        if told == self._state_told or status is None:
+        state = (news.status, news.provider, news.run_id)
+        status = self._status_now()
+        if state == self._last_state or status is None:
             return
-        self._state_told = told
+        self._last_state = state
         more = {"was": news.was_status, "run": news.run_id, "at": news.at}
         self._add("state", {**status_json(status), **more})
 
@@ -81,15 +93,28 @@ class SseBroadcaster:
         event = _Event(self._number, kind, data)
         self._kept.append(event)
         for reader in self._readers:
-            if reader.qsize() < BEHIND:
+            if reader.qsize() < MAX_LAG:
                 reader.put_nowait(event)
-            elif reader.qsize() == BEHIND:
+            elif reader.qsize() == MAX_LAG:
                 reader.put_nowait(None)
 
     async def aclose(self) -> None:
-        """End every stream: the gateway goes down."""
+        """End every stream; called at shutdown."""
         for reader in self._readers:
             reader.put_nowait(None)
+
+    def routes(self) -> ApiRoutes:
+        """Return the endpoint."""
+        return {"/api/v1/gpu/events": {"GET": ApiRoute(self.events)}}
+
+    async def events(self, call: RequestContext) -> web.StreamResponse:
+        """Stream the pod's events until the client leaves."""
+
+        async def present() -> object:
+            return status_json(await self._status())
+
+        last_id = call.request.headers.get("Last-Event-ID")
+        return await self.serve(call.request, _headers(call), present, last_id)
 
     async def serve(
         self,
@@ -98,16 +123,15 @@ class SseBroadcaster:
         present: Callable[[], Awaitable[object]],
         last_id: str | None,
     ) -> web.StreamResponse:
-        """Stream events until the client leaves; begins with `present()` unless `last_id` can be resumed."""
+        """Stream events until the client leaves, from `present()` on or from the event after `last_id`."""
         reader: asyncio.Queue[_Event | None] = asyncio.Queue()
         now = await present() if self._after(last_id) is None else None
-        # From here to the reader's place among the others nothing may happen: what is told first, and what
-        # comes after it, must fit.
+        # No await from here until the reader is registered: no event may be missed or sent twice.
         opening = [_Event(self._number, "state", now)] if now is not None else self._after(last_id) or []
         self._readers.add(reader)
         try:
             async with sse_response(
-                cast(web.Request, request),  # all it needs is a BaseRequest
+                cast(web.Request, request),  # it only needs a BaseRequest
                 ping_interval=PING_S,
                 sep="\n",
                 headers=headers,
@@ -125,7 +149,7 @@ class SseBroadcaster:
         await stream.send(data, event=event.kind, id=f"{self._boot}-{event.number}")
 
     def _after(self, last_id: str | None) -> list[_Event] | None:
-        """What came after this event; None when that cannot be told."""
+        """Return the kept events after this id; None: not an id of this process, or too old."""
         boot, _, number = (last_id or "").partition("-")
         if boot != self._boot or not _NUMBER.fullmatch(number):
             return None
@@ -176,3 +200,88 @@ def _as_event(
                 "alarm": news.alarm,
                 "at": news.at,
             }
+
+
+class SseResponse:
+    """One response made of events; `async with` ends it.
+
+    The head is sent with the first event or heartbeat comment: until then an error is a plain error response
+    (docs/api.md#service-events).
+
+    Args:
+        beat_s: seconds between heartbeat comments while the pod is waited for; 0: none.
+    """
+
+    def __init__(self, call: RequestContext, beat_s: float = 0.0) -> None:
+        self._call = call
+        self._beat_s = beat_s
+        self._response: EventSourceResponse | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._response is not None:
+            self._response.stop_streaming()
+            await self._response.wait()
+
+    async def send(self, event: str, data: object) -> None:
+        """Send one event; `data` is what JSON can hold."""
+        response = await self._prepared()
+        try:
+            await response.send(dump(data).decode(), event=event)
+        except TimeoutError as error:
+            raise ConnectionResetError("the client reads nothing") from error
+
+    async def wait_for_pod(self, lease: Lease) -> ServingPod:
+        """Wait for the pod, and send heartbeat comments meanwhile if they are configured.
+
+        Raises:
+            GateError: the request was refused.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self._beat_s or None):
+                    return await lease.wait_admitted()
+            except TimeoutError:
+                response = await self._prepared()
+                await response.write(b": waiting\n\n")
+
+    async def _prepared(self) -> EventSourceResponse:
+        if self._response is None:
+            response = EventSourceResponse(
+                headers=_headers(self._call),
+                sep="\n",
+                allow_all_methods=True,
+                ping_interval=PING_S,
+                send_timeout=SEND_S,
+            )
+            await response.prepare(self._call.request)
+            self._response = response
+        return self._response
+
+    async def finish_with_error(self, error: GateError) -> None:
+        """Send an error event. Raises the error itself if nothing has been sent yet."""
+        if self._response is None:
+            raise error
+        await self.send("error", {"code": error.code, "message": " ".join(error.message.split())})
+
+    @property
+    def response(self) -> EventSourceResponse:
+        """The response, once its first event is sent."""
+        assert self._response is not None
+        return self._response
+
+
+def wants_only_events(accept: str | None) -> bool:
+    """Return whether the client accepts Server-Sent Events and nothing else."""
+    ranges = [part.partition(";")[0].strip().lower() for part in (accept or "").split(",")]
+    return {one for one in ranges if one} == {"text/event-stream"}
+
+
+def _headers(call: RequestContext) -> dict[str, str]:
+    """Return the headers that every response of this request has."""
+    lines = call.extra_head.decode("ascii").split("\r\n")
+    return {"Server": SERVER_HEADER, **dict(line.split(": ", 1) for line in lines if line)}

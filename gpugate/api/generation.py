@@ -1,7 +1,6 @@
-"""The services on top of the pod over HTTP: code, story, fantasy, image. Thin: reads, leases, shows.
+"""The generation endpoints: code, story, image, fantasy (docs/api.md#services).
 
-Everything is checked before a lease is asked for, so a wrong request wakes nothing. Shapes are those of
-docs/api.md#services.
+A request is checked completely before a lease is requested, so an invalid one starts no pod.
 """
 
 from __future__ import annotations
@@ -15,35 +14,38 @@ import orjson
 from aiohttp import web
 from attrs import define, evolve, field, frozen
 
-from gpugate.api.gpu import ApiRoute, ApiRoutes
+from gpugate.api.events import SseResponse, wants_only_events
 from gpugate.api.json_request import JsonRequest, read_json
-from gpugate.api.sse import SseResponse, wants_only_events
+from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
-from gpugate.generation.code_assist import CodeAssist, CodeQuestion
-from gpugate.generation.code_stream import PATH, CodeStream
+from gpugate.generation.code_assist import PATH, CodeAssist, CodeQuestion, CodeStream
 from gpugate.generation.fantasy import Fantasy, FantasyService
-from gpugate.generation.images import LARGEST_SEED, GeneratedImage, ImageJob, ImageService, random_seed
+from gpugate.generation.images import MAX_SEED, GeneratedImage, ImageJob, ImageService, random_seed
 from gpugate.generation.stories import StoryRequest, StoryService
-from gpugate.generation.text_model import GenerationFailed, OnText, PodUnreachable, TextModel
+from gpugate.generation.text_model import GenerationFailed, OllamaTextModel, OnText
 from gpugate.generation.workflows import ImageRequest
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.heartbeat import Heartbeat
 from gpugate.proxy.request_context import RequestContext
 
-SIDES = (64, 2048)
+SIDE_LIMITS = (64, 2048)
 _LANGUAGE = re.compile(r"[\w+#./ -]{0,40}")
 
 
 @frozen
 class GenerationApi:
-    """The four endpoints."""
+    """The four endpoints.
+
+    Attributes:
+        heartbeat_s: seconds between fillers while the pod is waited for (`queue.heartbeat`); 0: none.
+    """
 
     lifecycle: Lifecycle
-    texts: TextModel
+    texts: OllamaTextModel
     coding: CodeAssist
     code_stream: CodeStream
     stories: StoryService
@@ -53,7 +55,7 @@ class GenerationApi:
     heartbeat_s: float = 0.0
 
     def routes(self) -> ApiRoutes:
-        """The endpoints, for the gate's table."""
+        """Return the endpoints."""
         return {
             "/api/v1/code/assist": {"POST": ApiRoute(self.code, scope="chat")},
             "/api/v1/story/generate": {"POST": ApiRoute(self.story, scope="chat")},
@@ -62,31 +64,31 @@ class GenerationApi:
         }
 
     @contextmanager
-    def _visit(self, call: RequestContext, model: str | None) -> Iterator[LeasedCall]:
-        """One lease around all that a call does with the pod."""
+    def _lease(self, call: RequestContext, model: str | None) -> Iterator[LeasedCall]:
+        """Hold one lease for all that a request does with the pod."""
         user = subject_of(call.user)
         with self.lifecycle.acquire(model=model, user=user, request_id=call.request_id) as lease:
             yield LoggedCall(self.lifecycle, lease, call=call)
 
-    def _events(self, call: RequestContext, visit: LeasedCall) -> SseResponse:
-        """An answer made of events; while the pod is waited for, of comments."""
+    def _event_response(self, call: RequestContext, leased: LeasedCall) -> SseResponse:
+        """Return a response made of events, with comments while the pod is waited for."""
         stream = SseResponse(call, self.heartbeat_s)
-        visit.wait_for_pod = stream.wait_for_pod
+        leased.wait_for_pod = stream.wait_for_pod
         return stream
 
-    def _beating(self, call: RequestContext, visit: LeasedCall, *, streams: bool) -> Heartbeat | None:
-        """The filler of any other answer, if it is asked for (`queue.heartbeat`)."""
+    def _heartbeat(self, call: RequestContext, leased: LeasedCall, *, streams: bool) -> Heartbeat | None:
+        """Return the heartbeat of any other response, None if it is not configured."""
         if self.heartbeat_s <= 0 or call.request.version < (1, 1):
             return None
         heartbeat = Heartbeat(call, self.heartbeat_s, streams=streams)
-        visit.wait_for_pod = heartbeat.wait_for_pod
+        leased.wait_for_pod = heartbeat.wait_for_pod
         return heartbeat
 
-    async def _whole(
-        self, call: RequestContext, visit: LeasedCall, work: Awaitable[object]
+    async def _complete_response(
+        self, call: RequestContext, leased: LeasedCall, work: Awaitable[object]
     ) -> web.StreamResponse:
-        """What comes of `work`, in the envelope."""
-        heartbeat = self._beating(call, visit, streams=False)
+        """Respond with the result of `work` in the success envelope."""
+        heartbeat = self._heartbeat(call, leased, streams=False)
         try:
             body = success(await work, call.request_id, time.time())
         except GateError as error:
@@ -100,46 +102,48 @@ class GenerationApi:
     # --- code ---------------------------------------------------------------------------------
 
     async def code(self, call: RequestContext) -> web.StreamResponse:
-        """The chat's own bytes, the same as events, or the whole answer."""
-        asked = await read_json(call, self.max_body)
-        question = _question(asked)
-        streams = asked.flag("stream", True)
+        """Answer a question about code: relayed as Ollama streams it, as events, or complete."""
+        body = await read_json(call, self.max_body)
+        question = _question(body)
+        streams = body.flag("stream", True)
         model = self.coding.model_for(question)
-        with self._visit(call, model) as visit:
+        with self._lease(call, model) as leased:
             if not streams:
-                return await self._whole(call, visit, self._answered(visit, question, model))
+                return await self._complete_response(call, leased, self._code_json(leased, question, model))
             if wants_only_events(call.request.headers.get("Accept")):
-                return await self._code_events(call, visit, question)
-            heartbeat = self._beating(call, visit, streams=True)
-            body = orjson.dumps(self.coding.chat(question))
+                return await self._code_events(call, leased, question)
+            heartbeat = self._heartbeat(call, leased, streams=True)
+            chat = orjson.dumps(self.coding.chat(question))
             try:
-                return await self.code_stream.stream(call, visit, body, model, heartbeat)
+                return await self.code_stream.stream(call, leased, chat, model, heartbeat)
             except GateError as error:
                 if heartbeat is None or not heartbeat.headers_sent:
                     raise
                 return heartbeat.finish_with_error(error)
 
-    async def _answered(self, visit: LeasedCall, question: CodeQuestion, model: str) -> object:
-        return {"answer": await self._told(visit, question), "model": model}
+    async def _code_json(self, leased: LeasedCall, question: CodeQuestion, model: str) -> object:
+        return {"answer": await self._ask_model(leased, question), "model": model}
 
-    async def _told(self, visit: LeasedCall, question: CodeQuestion, hear: OnText | None = None) -> str:
-        """Ask the coding model; with `hear` the first piece begins the answer."""
+    async def _ask_model(
+        self, leased: LeasedCall, question: CodeQuestion, on_text: OnText | None = None
+    ) -> str:
+        """Ask the coding model. With `on_text` the response counts as started with the first piece."""
         body = self.coding.chat(question)
 
         async def work(pod: ServingPod) -> str:
-            said: list[str] = []
+            parts: list[str] = []
 
             async def add(text: str) -> None:
-                said.append(text)
-                if hear is not None:
-                    visit.mark_response_started()
-                    await hear(text)
+                parts.append(text)
+                if on_text is not None:
+                    leased.mark_response_started()
+                    await on_text(text)
 
             await self.texts.stream_to(pod.endpoints["ollama"], PATH, body, add)
-            return "".join(said)
+            return "".join(parts)
 
         try:
-            return await visit.run(work)
+            return await leased.run(work)
         except GenerationFailed as error:
             if error.timed_out:
                 raise UpstreamTimeout from error
@@ -149,15 +153,15 @@ class GenerationApi:
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
 
     async def _code_events(
-        self, call: RequestContext, visit: LeasedCall, question: CodeQuestion
+        self, call: RequestContext, leased: LeasedCall, question: CodeQuestion
     ) -> web.StreamResponse:
-        async with self._events(call, visit) as stream:
+        async with self._event_response(call, leased) as stream:
 
-            async def hear(delta: str) -> None:
+            async def on_text(delta: str) -> None:
                 await stream.send("code", {"delta": delta})
 
             try:
-                await self._told(visit, question, hear)
+                await self._ask_model(leased, question, on_text)
                 await stream.send("done", {"model": self.coding.model_for(question)})
             except GateError as error:
                 await stream.finish_with_error(error)
@@ -166,79 +170,81 @@ class GenerationApi:
     # --- story --------------------------------------------------------------------------------
 
     async def story(self, call: RequestContext) -> web.StreamResponse:
-        """A story, token by token."""
-        telling = await self._story_of(call)
-        with self._visit(call, telling.model) as visit:
-            async with self._events(call, visit) as stream:
+        """Stream a story as events."""
+        story = await self._read_story(call)
+        with self._lease(call, story.model) as leased:
+            async with self._event_response(call, leased) as stream:
                 try:
-                    await self.stories.generate(visit, telling, FantasyStream(stream).story)
-                    await stream.send("done", {"model": telling.model})
+                    await self.stories.generate(leased, story, FantasyStream(stream).story)
+                    await stream.send("done", {"model": story.model})
                 except GateError as error:
                     await stream.finish_with_error(error)
                 return stream.response
 
-    async def _story_of(self, call: RequestContext) -> StoryRequest:
-        """What to tell. The body is not kept: a picture may be held for minutes, and once is enough."""
-        asked = await read_json(call, self.max_body)
-        return self.stories.request(asked.text("prompt"), await asked.image())
+    async def _read_story(self, call: RequestContext) -> StoryRequest:
+        """Read the request. Its body is released: the request may wait for minutes."""
+        body = await read_json(call, self.max_body)
+        return self.stories.request(body.text("prompt"), await body.image())
 
-    # --- pictures -----------------------------------------------------------------------------
+    # --- image and fantasy --------------------------------------------------------------------
 
     async def image(self, call: RequestContext) -> web.StreamResponse:
-        """A picture, waited for; with `stream` its progress first."""
-        asked = await read_json(call, self.max_body)
-        workflow, metadata = asked.text("workflow") or None, asked.flag("metadata", False)
-        drawing = self.images.job(_wish(asked), workflow, metadata=metadata)
-        if asked.fields.get("seed") is not None:
-            drawing.workflow.need_seed()
-        streams = asked.flag("stream", False)
-        with self._visit(call, None) as visit:
+        """Generate an image; with `stream` its progress is sent as events."""
+        body = await read_json(call, self.max_body)
+        workflow, metadata = body.text("workflow") or None, body.flag("metadata", False)
+        job = self.images.job(_image_request(body), workflow, metadata=metadata)
+        if body.fields.get("seed") is not None:
+            job.workflow.need_seed()
+        streams = body.flag("stream", False)
+        with self._lease(call, None) as leased:
             if not streams:
-                return await self._whole(call, visit, self._drawn(visit, drawing))
-            async with self._events(call, visit) as stream:
+                return await self._complete_response(call, leased, self._image_result(leased, job))
+            async with self._event_response(call, leased) as stream:
                 listener = FantasyStream(stream)
                 try:
-                    picture = await self.images.generate(visit, drawing, listener.image)
-                    await stream.send("result", _shown_picture(picture))
+                    image = await self.images.generate(leased, job, listener.image)
+                    await stream.send("result", _image_json(image))
                 except GateError as error:
                     await stream.finish_with_error(error)
                 return stream.response
 
-    async def _drawn(self, visit: LeasedCall, drawing: ImageJob) -> object:
-        return _shown_picture(await self.images.generate(visit, drawing))
+    async def _image_result(self, leased: LeasedCall, job: ImageJob) -> object:
+        return _image_json(await self.images.generate(leased, job))
 
     async def fantasy(self, call: RequestContext) -> web.StreamResponse:
-        """A story of a picture, and a picture of the story, on one lease."""
-        telling, illustrated, streams = await self._fantasy_of(call)
-        with self._visit(call, telling.model) as visit:
+        """Generate a story about an image and an illustration, under one lease."""
+        story, illustrated, streams = await self._read_fantasy(call)
+        with self._lease(call, story.model) as leased:
             if not streams:
-                return await self._whole(call, visit, self._dreamt(visit, telling, illustrated))
-            async with self._events(call, visit) as stream:
+                return await self._complete_response(
+                    call, leased, self._fantasy_result(leased, story, illustrated)
+                )
+            async with self._event_response(call, leased) as stream:
                 try:
-                    dream = await self.fantasies.generate(
-                        visit, telling, illustrated=illustrated, listener=FantasyStream(stream)
+                    fantasy = await self.fantasies.generate(
+                        leased, story, illustrated=illustrated, listener=FantasyStream(stream)
                     )
-                    await stream.send("result", _shown_fantasy(dream))
+                    await stream.send("result", _fantasy_json(fantasy))
                 except GateError as error:
                     await stream.finish_with_error(error)
                 return stream.response
 
-    async def _fantasy_of(self, call: RequestContext) -> tuple[StoryRequest, bool, bool]:
-        """What to tell, whether to draw, and whether to stream; as for a story, the body is not kept."""
-        asked = await read_json(call, self.max_body)
-        prompt, illustrated = asked.text("prompt"), asked.flag("include_image", True)
-        streams = asked.flag("stream", False)
-        image = await asked.image(needed=True)
+    async def _read_fantasy(self, call: RequestContext) -> tuple[StoryRequest, bool, bool]:
+        """Return the story request, whether to illustrate, and whether to stream; the body is released."""
+        body = await read_json(call, self.max_body)
+        prompt, illustrated = body.text("prompt"), body.flag("include_image", True)
+        streams = body.flag("stream", False)
+        image = await body.image(needed=True)
         assert image is not None
         return self.fantasies.story_request(image, prompt), illustrated, streams
 
-    async def _dreamt(self, visit: LeasedCall, telling: StoryRequest, illustrated: bool) -> object:
-        return _shown_fantasy(await self.fantasies.generate(visit, telling, illustrated=illustrated))
+    async def _fantasy_result(self, leased: LeasedCall, story: StoryRequest, illustrated: bool) -> object:
+        return _fantasy_json(await self.fantasies.generate(leased, story, illustrated=illustrated))
 
 
 @define
 class LoggedCall(LeasedCall):
-    """A visit whose wait shows in the answer's head and in the log line."""
+    """A leased call whose wait shows in a response header and in the access log."""
 
     call: RequestContext = field(kw_only=True)
 
@@ -255,7 +261,7 @@ class LoggedCall(LeasedCall):
 
 @frozen
 class FantasyStream:
-    """What happens, as events."""
+    """Sends the progress as events."""
 
     stream: SseResponse
 
@@ -269,40 +275,40 @@ class FantasyStream:
         await self.progress("image", value, most)
 
 
-def _question(asked: JsonRequest) -> CodeQuestion:
-    language = asked.text("language").strip()
+def _question(body: JsonRequest) -> CodeQuestion:
+    language = body.text("language").strip()
     if not _LANGUAGE.fullmatch(language):
         raise InvalidRequest("language: must be a name such as python, of at most 40 characters")
-    if asked.fields.get("code") is None:
+    if body.fields.get("code") is None:
         raise InvalidRequest("code: is needed")
     return CodeQuestion(
-        question=asked.text("question", needed=True),
-        code=asked.text("code"),
+        question=body.text("question", needed=True),
+        code=body.text("code"),
         language=language,
-        model=asked.text("model").strip(),
+        model=body.text("model").strip(),
     )
 
 
-def _wish(asked: JsonRequest) -> ImageRequest:
+def _image_request(body: JsonRequest) -> ImageRequest:
     wish = ImageRequest(
-        prompt=asked.text("prompt", needed=True),
+        prompt=body.text("prompt", needed=True),
         seed=random_seed(),
-        negative_prompt=asked.text("negative_prompt") or None,
-        width=asked.number("width", *SIDES),
-        height=asked.number("height", *SIDES),
+        negative_prompt=body.text("negative_prompt") or None,
+        width=body.number("width", *SIDE_LIMITS),
+        height=body.number("height", *SIDE_LIMITS),
     )
-    seed = asked.number("seed", 0, LARGEST_SEED)
+    seed = body.number("seed", 0, MAX_SEED)
     return wish if seed is None else evolve(wish, seed=seed)
 
 
-def _shown_picture(picture: GeneratedImage) -> dict[str, object]:
-    return {"image_base64": picture.image.base64, "filename": picture.filename, "seed": picture.seed}
+def _image_json(image: GeneratedImage) -> dict[str, object]:
+    return {"image_base64": image.image.base64, "filename": image.filename, "seed": image.seed}
 
 
-def _shown_fantasy(fantasy: Fantasy) -> dict[str, object]:
-    picture = fantasy.image
+def _fantasy_json(fantasy: Fantasy) -> dict[str, object]:
+    image = fantasy.image
     return {
         "story": fantasy.story,
-        "image_base64": None if picture is None else picture.image.base64,
+        "image_base64": None if image is None else image.image.base64,
         "warnings": [{"code": one.code, "message": one.message} for one in fantasy.warnings],
     }

@@ -1,54 +1,34 @@
-"""gpugate's own endpoints under /api/v1: health, status, start, stop, events. Thin: the lifecycle decides."""
+"""The endpoints for health and for the pod's status, start and stop."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 
+import attrs
 from aiohttp import web
-from attrs import frozen
 
-from gpugate.api.events import SseBroadcaster
-from gpugate.api.status_json import status_json
+from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import InvalidRequest
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.status import PodStatus
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.request_context import RequestContext
-from gpugate.proxy.server import SERVER_HEADER
 
-Handler = Callable[[RequestContext], Awaitable[web.StreamResponse]]
-
-
-@frozen
-class ApiRoute:
-    """One of gpugate's own endpoints.
-
-    Attributes:
-        scope: what a token must cover; None for any valid token.
-        public: no token is asked for.
-    """
-
-    handler: Handler
-    scope: str | None = None
-    public: bool = False
-
-
-ApiRoutes = Mapping[str, Mapping[str, ApiRoute]]
-"""By path, then by method."""
+_SECONDS = ("uptime_seconds", "idle_seconds", "stops_in_seconds", "ready_in_seconds")
 
 
 class GpuApi:
-    """Health, status, start, stop and events."""
+    """`/api/v1/health` and `/api/v1/gpu/*`, without the events."""
 
-    def __init__(self, lifecycle: Lifecycle, hub: SseBroadcaster) -> None:
+    def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._hub = hub
         self._version = version("gpugate")
 
     def routes(self) -> ApiRoutes:
-        """The endpoints, for the gate's table."""
+        """Return the endpoints."""
         health = ApiRoute(self.health, public=True)
         return {
             "/api/v1/health": {"GET": health, "HEAD": health},
@@ -56,39 +36,27 @@ class GpuApi:
             "/api/v1/gpu/start": {"POST": ApiRoute(self.start, scope="pod")},
             "/api/v1/gpu/stop": {"POST": ApiRoute(self.stop, scope="pod")},
             "/api/v1/gpu": {"DELETE": ApiRoute(self.stop, scope="pod")},
-            "/api/v1/gpu/events": {"GET": ApiRoute(self.events)},
         }
 
     async def health(self, call: RequestContext) -> web.StreamResponse:
-        """Never touches the pod."""
+        """Answer without touching the pod."""
         return _answer(
             call, {"status": "ok", "version": self._version, "pod": self._lifecycle.current_status}
         )
 
     async def status(self, call: RequestContext) -> web.StreamResponse:
-        """What is known of the pod; unknown is null."""
+        """Return what is known of the pod; unknown is null."""
         return _answer(call, status_json(await self._lifecycle.status()))
 
     async def start(self, call: RequestContext) -> web.StreamResponse:
-        """Start by hand; idempotent."""
+        """Start the pod; idempotent."""
         self._lifecycle.start(subject_of(call.user))
         return _answer(call, status_json(await self._lifecycle.status()), 202)
 
     async def stop(self, call: RequestContext) -> web.StreamResponse:
-        """Stop by hand; 409 while anybody waits or is answered, unless forced."""
+        """Stop the pod; 409 while requests wait or run, unless forced."""
         self._lifecycle.stop(force=_flag(call, "force"))
         return _answer(call, status_json(await self._lifecycle.status()), 202)
-
-    async def events(self, call: RequestContext) -> web.StreamResponse:
-        """The pod's news, until the client leaves."""
-
-        async def present() -> object:
-            return status_json(await self._lifecycle.status())
-
-        lines = call.extra_head.decode().split("\r\n")
-        headers = {"Server": SERVER_HEADER, **dict(line.split(": ", 1) for line in lines if line)}
-        last_id = call.request.headers.get("Last-Event-ID")
-        return await self._hub.serve(call.request, headers, present, last_id)
 
 
 def _answer(call: RequestContext, data: object, status: int = 200) -> web.Response:
@@ -103,3 +71,14 @@ def _flag(call: RequestContext, name: str) -> bool:
     if value in ("false", "0", "no"):
         return False
     raise InvalidRequest(f"{name}: must be true or false")
+
+
+def status_json(status: PodStatus) -> Mapping[str, object]:
+    """Return the `data` of `GET /api/v1/gpu/status`, seconds and money rounded."""
+    data = attrs.asdict(status)
+    for name in _SECONDS:
+        if data[name] is not None:
+            data[name] = round(data[name], 3)
+    if status.estimated_cost is not None:
+        data["estimated_cost"] = round(status.estimated_cost, 6)
+    return data

@@ -1,4 +1,4 @@
-"""Reads the JSON body of gpugate's own services, field by field; each complaint names its field."""
+"""The JSON body of a request to the generation endpoints. Each error names the field."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from gpugate.proxy.request_body import read_body
 from gpugate.proxy.request_context import RequestContext
 
 SMALL = 256 * 1024
-"""Characters of Base64 up to which a picture is read on the loop; larger ones would hold it up."""
+"""Longest Base64 text that is decoded on the event loop; longer ones would block it for too long."""
 
 
 @frozen
 class JsonRequest:
-    """A request's fields; null is absent, and what nobody asks for is ignored."""
+    """The fields of a body. A null counts as absent; unknown fields are ignored."""
 
     fields: Mapping[str, Any] = field(repr=False)
 
     def text(self, name: str, *, needed: bool = False) -> str:
-        """A text, "" if absent. Raises InvalidRequest; `needed`: also where it is absent or blank."""
+        """Return a text, "" if it is absent. Raises InvalidRequest, with `needed` also if it is absent or
+        blank.
+        """
         value = self.fields.get(name)
         if value is None and not needed:
             return ""
@@ -36,7 +38,7 @@ class JsonRequest:
         return value
 
     def flag(self, name: str, default: bool) -> bool:
-        """True or false. Raises InvalidRequest."""
+        """Return a boolean. Raises InvalidRequest."""
         value = self.fields.get(name)
         if value is None:
             return default
@@ -45,7 +47,7 @@ class JsonRequest:
         return value
 
     def number(self, name: str, least: int, most: int) -> int | None:
-        """A whole number, None if absent. Raises InvalidRequest."""
+        """Return a whole number, None if it is absent. Raises InvalidRequest."""
         value = self.fields.get(name)
         if value is None:
             return None
@@ -54,7 +56,7 @@ class JsonRequest:
         return value
 
     async def image(self, *, needed: bool = False) -> DecodedImage | None:
-        """The picture in `image_base64` or `imageBase64`. Raises InvalidRequest."""
+        """Return the image in `image_base64` or `imageBase64`. Raises InvalidRequest."""
         name = "image_base64"
         text = self.text(name)
         if not text.strip() and self.fields.get("imageBase64"):

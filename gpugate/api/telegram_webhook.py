@@ -15,7 +15,7 @@ import orjson
 from aiohttp import web
 from attrs import field, frozen
 
-from gpugate.api.gpu import ApiRoute, ApiRoutes
+from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import InvalidRequest, InvalidToken, PathNotFound, ShuttingDown
 from gpugate.proxy.request_body import read_body
 from gpugate.proxy.request_context import RequestContext

@@ -1,12 +1,10 @@
-"""Watches what the month has cost: bars new starts when the budget is spent, and tells on the way there.
+"""Decides whether the month's budget allows a new start, and reports when 50, 80 and 100 % of it are spent.
 
-It knows sums and instants, and neither pods nor HTTP. What to bar is said to the lifecycle in one value
-(`BudgetVerdict`); a pod that runs is never touched.
+The decision is one value (`BudgetVerdict`) that is handed to the lifecycle; a running pod is never stopped.
 
-When the ledger cannot be read no start is barred that was not barred before, with an alarm. A budget is a
-limit for the month, not the lock on a forgotten pod: the idle stop, `pod.max_session` and the proof of
-every stop do not need the ledger. A gateway that refuses all work because of a full disk would cost its
-owner more than the start would. What is known stays in force: within a month what was spent grows only.
+While the ledger cannot be read the last verdict of the month stays in force, with an alarm: starts that were
+allowed stay allowed. The idle stop, `pod.max_session` and the confirmation of stops do not need the ledger,
+and a gateway that refuses all work because of a full disk would cost its owner more than the starts.
 """
 
 from __future__ import annotations
@@ -14,12 +12,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Protocol
 
 from attrs import frozen
 
+from gpugate.billing.cost_math import SECONDS_PER_HOUR, month_of, month_span
+from gpugate.billing.reports import CostQueries
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import (
@@ -32,49 +32,27 @@ from gpugate.lifecycle.event_bus import (
 from gpugate.tasks import CrashHandler, Supervised
 
 THRESHOLDS = (50, 80, 100)
-"""Per cent of the budget that are told of (docs/api.md#budget)."""
-SECONDS_PER_HOUR = Decimal(3600)
+"""Per cent of the budget at which `BudgetCrossed` is published (docs/api.md#budget)."""
 OPEN_RECHECK_S = 60.0
-"""While a pod is billed: its rate may change, or be unknown."""
+"""Longest pause between evaluations while a pod is billed: its rate may change, or be unknown."""
 RECHECK_S = 3600.0
-"""While none is: the clock may be set."""
+"""The same while none is billed: the wall clock may be set."""
 MIN_RECHECK_S = 0.1
 
 
-class SessionRate(Protocol):
-    """A session that is open, as far as the budget cares."""
-
-    @property
-    def hourly_rate(self) -> Decimal | None:
-        """What it costs per hour; None where nobody tells."""
-
-
-class SpendingQueries(Protocol):
-    """What was spent, open sessions until now included; all of it raises `LedgerError`."""
-
-    async def session(self) -> SessionRate | None:
-        """The session that is open, if one is."""
-
-    async def spent_in_month(self, month: str | None = None) -> Decimal:
-        """In a month ("2026-11", UTC)."""
-
-    async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
-        """The same by user."""
-
-
 class ThresholdStore(Protocol):
-    """What was told of each month, across restarts; `billing.model.Ledger` keeps it."""
+    """Keeps across restarts which thresholds were published: the ledger."""
 
     async def last_notified_threshold(self, month: str) -> int:
-        """The highest threshold that was told of this month, 0 for none."""
+        """Return the highest threshold that was published for this month, 0 for none."""
 
     async def mark_threshold_notified(self, month: str, percent: int) -> None:
-        """Remember that this threshold was told."""
+        """Store that this threshold is published."""
 
 
 @frozen(kw_only=True)
 class BudgetLimits:
-    """`[cost]`: the month's budget, above 0, and the share of it that each user has, 0 for all of it."""
+    """The settings `[cost]`: the month's budget, above 0, and each user's share of it, 0: no limit."""
 
     monthly: Decimal
     user_share: Decimal = Decimal(0)
@@ -85,16 +63,16 @@ class BudgetMonitor:
     """The month's budget.
 
     Args:
-        judge: takes who may have a pod started; called when that changes.
+        on_verdict: takes the verdict, when it changes.
         publish: takes `BudgetThresholdCrossed`.
-        warn: takes a line for the log; True with it if it is an alarm.
-        wall: the time, aware; months are UTC's.
+        warn: takes a line for the log, and whether it is an alarm.
+        wall: the wall clock, aware; months are UTC's.
     """
 
     def __init__(
         self,
         limits: BudgetLimits,
-        spending: SpendingQueries,
+        spending: CostQueries,
         thresholds: ThresholdStore,
         *,
         on_verdict: Callable[[BudgetVerdict], None],
@@ -118,7 +96,7 @@ class BudgetMonitor:
         self._task: Supervised | None = None
 
     async def prepare(self) -> BudgetVerdict:
-        """Take the first look, before anybody can ask for a start; tells nothing yet."""
+        """Compute the first verdict, before a start can be requested; publishes nothing."""
         try:
             await self._evaluate(self._wall().astimezone(UTC))
         except LedgerError as error:
@@ -126,17 +104,17 @@ class BudgetMonitor:
         return self.verdict
 
     async def start(self) -> None:
-        """Evaluate from now on; the lifecycle is open."""
+        """Hand over the verdict and begin to evaluate regularly; called when the lifecycle is open."""
         self._on_verdict(self.verdict)
         self._task = Supervised(self._evaluate_for_ever, "budget", on_crash=self._on_crash)
 
     async def aclose(self) -> None:
-        """Watch no more."""
+        """End the evaluation."""
         if self._task is not None:
             await self._task.aclose()
 
     def on_event(self, news: LifecycleEvent) -> None:
-        """A session that begins or ends changes what is spent."""
+        """Evaluate soon when a session begins or ends."""
         if isinstance(news, SessionStarted | SessionEnded):
             self._soon.set()
 
@@ -149,7 +127,7 @@ class BudgetMonitor:
                     await self._soon.wait()
 
     async def _evaluate_and_publish(self) -> float:
-        """Look, bar or release, tell; return how long nothing can change by itself."""
+        """Evaluate and publish what has changed; return the pause before the next evaluation in seconds."""
         now, was = self._wall().astimezone(UTC), self.verdict
         try:
             spent = await self._evaluate(now)
@@ -162,7 +140,7 @@ class BudgetMonitor:
             return OPEN_RECHECK_S
         if self._unavailable:
             self._unavailable = False
-            self._warn("the month's budget is watched again", False)
+            self._warn("the month's budget can be checked again", False)
         return pause_s
 
     def _publish_verdict(self, was: BudgetVerdict) -> None:
@@ -170,9 +148,9 @@ class BudgetMonitor:
             self._on_verdict(self.verdict)
 
     async def _evaluate(self, now: datetime) -> Decimal:
-        """Find out what was spent, and who may have a pod started because of it."""
+        """Update the verdict; return what was spent this month."""
         month = month_of(now)
-        if month != self._month:  # the old month's sums bar nobody in the new one
+        if month != self._month:  # last month's verdict does not apply any more
             self._month, self.verdict = month, BudgetVerdict()
         spent = await self._spending.spent_in_month(month)
         users = await self._spending.spent_by_user(month) if self._limits.user_share else {}
@@ -180,7 +158,7 @@ class BudgetMonitor:
         return spent
 
     async def _publish_thresholds(self, month: str, spent: Decimal) -> None:
-        """Tell each threshold once; one that was passed in a jump is told as well, in order."""
+        """Publish each threshold once, in order, also those that were passed in one step."""
         told = await self._thresholds.last_notified_threshold(month)
         for percent in THRESHOLDS:
             if percent > told and spent * 100 >= self._limits.monthly * percent:
@@ -192,7 +170,7 @@ class BudgetMonitor:
                 )
 
     async def _pause_s(self, now: datetime, spent: Decimal) -> float:
-        turn_s = (next_month(now) - now).total_seconds()
+        turn_s = (_month_end(now) - now).total_seconds()
         session = await self._spending.session()
         if session is None:
             return max(MIN_RECHECK_S, min(RECHECK_S, turn_s))
@@ -206,16 +184,19 @@ class BudgetMonitor:
     def _mark_unavailable(self, error: LedgerError) -> None:
         if not self._unavailable:
             self._unavailable = True
-            self._warn(f"the month's budget cannot be watched, no further start is barred: {error}", True)
+            self._warn(
+                f"the month's budget cannot be checked, starts stay allowed or refused as they are: {error}",
+                True,
+            )
 
 
 def evaluate(
     limits: BudgetLimits, now: datetime, spent: Decimal, users: Mapping[str, Decimal]
 ) -> BudgetVerdict:
-    """Who may have a pod started after this was spent."""
-    month, turn = month_of(now), next_month(now).date()
+    """Return the verdict on starts after `spent` in total and `users` by user were spent this month."""
+    month, turn = month_of(now), _month_end(now).date()
     budget = f"{limits.monthly.normalize():f} {limits.currency}"
-    after = f"a pod that runs can be used on, and is not started again before {turn} (UTC)"
+    after = f"a running pod stays in use, and no pod is started before {turn} (UTC)"
     if spent >= limits.monthly:
         return BudgetVerdict(exhausted_reason=f"the budget of {budget} for {month} is spent: {after}")
     share = limits.monthly * limits.user_share
@@ -225,12 +206,5 @@ def evaluate(
     return BudgetVerdict(users_over_share=dict.fromkeys(sorted(over), told))
 
 
-def month_of(now: datetime) -> str:
-    """Such as "2026-11"."""
-    return f"{now.astimezone(UTC):%Y-%m}"
-
-
-def next_month(now: datetime) -> datetime:
-    """When the month turns, UTC."""
-    first = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return (first + timedelta(days=32)).replace(day=1)
+def _month_end(now: datetime) -> datetime:
+    return month_span(month_of(now)).until

@@ -1,8 +1,7 @@
-"""What sessions cost, in whose name, and on which day: arithmetic on the ledger's rows; no disk, no clock.
+"""Computes what sessions cost, by provider, user and day, from the ledger's rows. Pure.
 
-Days and months are those of UTC, whatever the machine's own time zone is. Everything is exact `Decimal`
-here; `round_to_total` rounds at the very end, so that the parts that are shown sum to the whole that is
-shown.
+Days and months are UTC's. All sums are exact `Decimal`; `round_to_total` rounds at the very end, so that the
+parts that are shown sum to the total that is shown.
 """
 
 from __future__ import annotations
@@ -17,32 +16,32 @@ from attrs import field, frozen
 from gpugate.billing.model import PodUsage, Session
 
 WARM_UP, IDLE = "(warm-up)", "(idle)"
-"""Whose the seconds are that no request answers for; no token subject looks like this by chance."""
+"""The users of seconds that belong to no request; a token subject is unlikely to look like this."""
 SECONDS_PER_HOUR = Decimal(3600)
 ZERO = Decimal(0)
 QUANTUM = Decimal("0.000001")
-"""What is shown is rounded so; a cold start of the demo costs less than a cent."""
+"""Amounts are shown rounded to this; a short cold start costs less than a cent."""
 DAY = timedelta(days=1)
 
 
 @frozen
 class TimeSpan:
-    """From an instant to another; empty if they are the wrong way round."""
+    """A span of time; empty if `until` is not after `since`."""
 
     since: datetime
     until: datetime
 
     @property
     def seconds(self) -> Decimal:
-        """Its length."""
+        """Its length; 0 if it is empty."""
         return seconds_of(max(timedelta(0), self.until - self.since))
 
     def within(self, other: TimeSpan) -> TimeSpan:
-        """What both have in common."""
+        """Return the intersection of both."""
         return TimeSpan(max(self.since, other.since), min(self.until, other.until))
 
     def days(self) -> Iterator[tuple[date, TimeSpan]]:
-        """Its parts between midnights."""
+        """Yield each UTC day with the part of the span that lies in it."""
         day = self.since.astimezone(UTC).date()
         while (begin := midnight(day)) < self.until:
             yield day, self.within(TimeSpan(begin, begin + DAY))
@@ -51,7 +50,7 @@ class TimeSpan:
 
 @frozen
 class TimeAndCost:
-    """Seconds of a pod, and what they cost."""
+    """Seconds of a pod and their cost."""
 
     seconds: Decimal = ZERO
     cost: Decimal = ZERO
@@ -62,7 +61,7 @@ class TimeAndCost:
 
 @frozen(kw_only=True)
 class CostGroup:
-    """What belongs to one provider, day or user; `sessions` have some part in it."""
+    """The total of one provider, day or user, and how many sessions it is from."""
 
     name: str
     amount: TimeAndCost
@@ -71,16 +70,16 @@ class CostGroup:
 
 @frozen(kw_only=True)
 class CostBreakdown:
-    """What a span of time cost.
+    """The costs of a time span.
 
     Attributes:
-        sessions: billed sessions with some part in it, failed starts included.
+        sessions: billed sessions that overlap the span, failed starts included.
         total: all that was billed while pods were on.
-        by_provider, by_day, by_user: the whole, split; each sums to it.
-        failed_starts: sessions that never became READY; a part of the whole, and starts that were refused.
-        stopped_disk: an estimate of what stopped pods' disks cost beside the whole, where a provider tells.
-        unpriced: sessions whose rate nobody told; they cost nothing here.
-        other_currencies: of sessions that are left out of every sum.
+        by_provider, by_day, by_user: the total, split; each sums to it.
+        failed_starts: sessions that never became READY, a part of the total; refused starts are counted, too.
+        stopped_disk: an estimate of the disks of stopped pods, not in the total; needs the provider's rate.
+        unpriced: how many sessions have no known rate; they are counted at 0.
+        other_currencies: of sessions that are left out of all sums.
     """
 
     sessions: int
@@ -96,7 +95,7 @@ class CostBreakdown:
 
 @frozen(kw_only=True)
 class ReceiptLine:
-    """Seconds of a session: of a request, of a user's short ones of a minute, of warm-up, or idle."""
+    """Seconds of a session: of a request, of a user's short requests in a minute, of warm-up, or idle."""
 
     user: str
     request_id: str
@@ -105,55 +104,55 @@ class ReceiptLine:
 
 
 def seconds_of(length: timedelta) -> Decimal:
-    """Seconds, to the microsecond."""
+    """Return the exact number of seconds."""
     return Decimal(length.days * 86_400 + length.seconds) + Decimal(length.microseconds).scaleb(-6)
 
 
 def midnight(day: date) -> datetime:
-    """The beginning of a day in UTC."""
+    """Return the beginning of a day in UTC."""
     return datetime.combine(day, time(), UTC)
 
 
 def month_of(at: datetime) -> str:
-    """Such as "2026-11", in UTC."""
+    """Return the UTC month, such as "2026-11"."""
     return f"{at.astimezone(UTC):%Y-%m}"
 
 
 def month_span(month: str) -> TimeSpan:
-    """A month ("2026-11") in UTC. Raises ValueError for anything else."""
+    """Return the span of a month ("2026-11") in UTC. Raises ValueError for anything else."""
     first = date.fromisoformat(f"{month}-01")
     following = date(first.year + first.month // 12, first.month % 12 + 1, 1)
     return TimeSpan(midnight(first), midnight(following))
 
 
 def lifetime(session: Session, now: datetime) -> TimeSpan:
-    """When it was billed; an open one until now, or its last sign of life: a clock may be set back."""
+    """Return when the session was billed; an open one until now, or until it was last seen if later."""
     return TimeSpan(
         session.began_at, max(session.began_at, session.ended_at or max(now, session.last_known_at))
     )
 
 
 def cost_of(session: Session, span: TimeSpan) -> TimeAndCost:
-    """What this stretch of a session costs."""
+    """Return what this part of a session costs."""
     seconds = span.seconds
     return TimeAndCost(seconds, (session.hourly_rate or ZERO) * seconds / SECONDS_PER_HOUR)
 
 
 def receipt(
-    session: Session, uses: Iterable[PodUsage], now: datetime, within: TimeSpan | None = None
+    session: Session, usage: Iterable[PodUsage], now: datetime, within: TimeSpan | None = None
 ) -> list[ReceiptLine]:
-    """Whose every second of a session is; the parts sum to the whole.
+    """Assign each second of a session to a request, to warm-up or to idle time; the lines sum to the total.
 
     Args:
-        uses: of this session.
-        within: only what lies there; a use that begins or ends outside counts by the share that lies inside.
+        usage: of this session.
+        within: count only what lies in this span; of usage that extends beyond it, the proportion inside.
     """
     life = lifetime(session, now)
     here = life.within(within or life)
     warm = TimeSpan(life.since, session.ready_at or life.until).within(here)
-    left = max(ZERO, here.seconds - warm.seconds)  # what was READY: no use can be more than that
+    left = max(ZERO, here.seconds - warm.seconds)  # the READY time: usage cannot exceed it
     lines = [] if not warm.seconds else [_line(session, WARM_UP, "", 0, warm.seconds)]
-    for use in uses:
+    for use in usage:
         seconds = min(left, _seconds_within(use, here))
         left -= seconds
         if seconds:
@@ -169,35 +168,35 @@ def _line(session: Session, user: str, request_id: str, requests: int, seconds: 
 
 
 def _seconds_within(use: PodUsage, span: TimeSpan) -> Decimal:
-    whole = TimeSpan(use.began_at, use.ended_at)
-    inside = whole.within(span).seconds
-    if not whole.seconds:
+    total = TimeSpan(use.began_at, use.ended_at)
+    inside = total.within(span).seconds
+    if not total.seconds:
         return use.seconds if span.since <= use.began_at < span.until else ZERO
-    return max(ZERO, use.seconds) * inside / whole.seconds
+    return max(ZERO, use.seconds) * inside / total.seconds
 
 
 def cost_breakdown(
-    sessions: Iterable[Session], uses: Iterable[PodUsage], span: TimeSpan, now: datetime, currency: str
+    sessions: Iterable[Session], usage: Iterable[PodUsage], span: TimeSpan, now: datetime, currency: str
 ) -> CostBreakdown:
-    """What this span cost.
+    """Compute the costs of a span.
 
     Args:
-        sessions: all that have some part in the span, and older ones for the disks of stopped pods.
-        uses: of the span.
+        sessions: all that overlap the span, and older ones for the disks of stopped pods.
+        usage: of the span.
     """
     rows = list(sessions)
     used: dict[str, list[PodUsage]] = defaultdict(list)
-    for use in uses:
+    for use in usage:
         used[use.session_id].append(use)
     providers, days, users = GroupedTotals(), GroupedTotals(), GroupedTotals()
-    whole, failed, count, unpriced = TimeAndCost(), TimeAndCost(), 0, 0
+    total, failed, count, unpriced = TimeAndCost(), TimeAndCost(), 0, 0
     failures = sum(row.started_at is None and span.since <= row.asked_at < span.until for row in rows)
     for row in rows:
         stretch = lifetime(row, now).within(span)
         if row.started_at is None or row.currency != currency or not stretch.seconds:
             continue
         part = cost_of(row, stretch)
-        whole, count, unpriced = whole + part, count + 1, unpriced + (row.hourly_rate is None)
+        total, count, unpriced = total + part, count + 1, unpriced + (row.hourly_rate is None)
         if row.ready_at is None and row.ended_at is not None:
             failed, failures = failed + part, failures + 1
         providers.add(row.provider, part)
@@ -211,7 +210,7 @@ def cost_breakdown(
     others = {row.currency for row in rows if row.started_at and row.currency != currency}
     return CostBreakdown(
         sessions=count,
-        total=whole,
+        total=total,
         by_provider=providers.groups(),
         by_day=days.groups(),
         by_user=users.groups(),
@@ -223,19 +222,19 @@ def cost_breakdown(
 
 
 class GroupedTotals:
-    """Sums by name."""
+    """Adds up time and cost by name."""
 
     def __init__(self) -> None:
         self._parts: dict[str, TimeAndCost] = {}
         self._sessions: dict[str, int] = defaultdict(int)
 
     def add(self, name: str, part: TimeAndCost) -> None:
-        """One session's part in this name."""
+        """Add one session's part to a name."""
         self._parts[name] = self._parts.get(name, TimeAndCost()) + part
         self._sessions[name] += 1
 
     def groups(self) -> list[CostGroup]:
-        """By name, in order."""
+        """Return the totals, sorted by name."""
         return [
             CostGroup(name=name, amount=self._parts[name], sessions=self._sessions[name])
             for name in sorted(self._parts)
@@ -243,7 +242,7 @@ class GroupedTotals:
 
 
 def _disks(rows: Sequence[Session], span: TimeSpan, now: datetime) -> TimeAndCost:
-    """From the end of a session to the beginning of the pod's next, at the last rate that was told for it."""
+    """Return what stopped pods' disks cost: from each session to the same pod's next, at its last rate."""
     total = TimeAndCost()
     lasting: dict[tuple[str, str | None], Session] = {}
     for row in sorted((row for row in rows if row.started_at), key=lambda row: row.began_at):
@@ -263,10 +262,10 @@ def _disk(row: Session, stretch: TimeSpan) -> TimeAndCost:
     return TimeAndCost(stretch.seconds, row.stopped_rate * stretch.seconds / SECONDS_PER_HOUR)
 
 
-def round_to_total(whole: Decimal, parts: Sequence[Decimal], quantum: Decimal = QUANTUM) -> list[Decimal]:
-    """The parts, rounded so that they sum to the whole as it is rounded (largest remainders go up)."""
+def round_to_total(total: Decimal, parts: Sequence[Decimal], quantum: Decimal = QUANTUM) -> list[Decimal]:
+    """Round the parts so that they sum to the rounded total; the largest remainders are rounded up."""
     rounded = [part.quantize(quantum, ROUND_FLOOR) for part in parts]
-    missing = int((whole.quantize(quantum) - sum(rounded, ZERO)) / quantum)
+    missing = int((total.quantize(quantum) - sum(rounded, ZERO)) / quantum)
     by_remainder = sorted(range(len(parts)), key=lambda index: rounded[index] - parts[index])
     for index in by_remainder[:missing]:
         rounded[index] += quantum
@@ -275,16 +274,16 @@ def round_to_total(whole: Decimal, parts: Sequence[Decimal], quantum: Decimal = 
 
 @frozen
 class RoundedGroup:
-    """A group's hours and cost, rounded."""
+    """The hours and cost of a group, rounded."""
 
     hours: Decimal
     cost: Decimal
 
 
-def rounded_groups(groups: Sequence[CostGroup], whole: TimeAndCost) -> list[RoundedGroup]:
-    """The groups' hours and costs, rounded; they sum to the whole as it is rounded."""
-    costs = round_to_total(whole.cost, [group.amount.cost for group in groups])
+def rounded_groups(groups: Sequence[CostGroup], total: TimeAndCost) -> list[RoundedGroup]:
+    """Return the groups' hours and costs, rounded so that they sum to the rounded total."""
+    costs = round_to_total(total.cost, [group.amount.cost for group in groups])
     hours = round_to_total(
-        whole.seconds / SECONDS_PER_HOUR, [group.amount.seconds / SECONDS_PER_HOUR for group in groups]
+        total.seconds / SECONDS_PER_HOUR, [group.amount.seconds / SECONDS_PER_HOUR for group in groups]
     )
     return [RoundedGroup(hour, cost) for hour, cost in zip(hours, costs, strict=True)]

@@ -1,51 +1,47 @@
-"""The ledger port: what was paid for, on disk before it is; knows nothing of SQL, of HTTP or of a clock.
-
-A `Session` is one billed stretch (docs/api.md#sessions); its row is written whole at every step of its life.
-A `PodUsage` is a part of a session's seconds that belongs to one request and its user.
+"""Values of the ledger: billed sessions, their usage by requests, and who caused a start
+(docs/api.md#sessions).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol
 
 from attrs import frozen
 
 BY_HAND = "hand"
-"""`Session.started_by` where no request and no user asked."""
+"""`Session.started_by` if neither a request nor a known user caused the start."""
 
 
 @frozen(kw_only=True)
 class Session:
-    """One billed stretch, from the intent to start to the proved stop. All instants are aware, in UTC.
+    """A billed session, from the intent to start to the confirmed stop. All times are aware, in UTC.
 
     Attributes:
-        id: unique for ever; sorts by `asked_at`.
+        id: unique; sorts by `asked_at`.
         provider: its name in the configuration.
         pod_id: the provider's name for the pod, once known.
-        gpu: the model of its GPU, for people, once known.
+        gpu: the model of its GPU, once known.
         asked_at: when the intent to start was written, before the provider was called; for an adopted pod
             when it was found.
-        started_at: billed from here (accepted, or the provider's own word); None while only intended.
-        running_at: the provider said that it runs.
-        ready_at: its Ollama served for the first time; None for a start that failed.
+        started_at: billed from here: the start was accepted, or the provider reports it; None while intended.
+        running_at: when the provider first reported it running.
+        ready_at: when its Ollama first answered; None for a failed start.
         last_used_at: the end of the last request so far.
         stop_asked_at: when the first stop was sent.
-        ended_at: the stop was proved; None while open.
-        hourly_rate: per hour, running; None where nobody tells.
-        stopped_rate: per hour, for the disk of the stopped pod, where the provider tells.
+        ended_at: when the stop was confirmed; None while open.
+        hourly_rate: per hour, running; None: unknown.
+        stopped_rate: per hour, for the disk of the stopped pod; None: unknown.
         rate_source: "provider", "configured" or "unknown".
         currency: of both rates.
         started_by: the user (token subject, `telegram:<chat id>`), or `BY_HAND`.
         start_reason: "request", "hand", "adopted", or "prewarm".
-        request_id: of the request that woke it, if one did.
-        end_reason: in one word or few, such as "idle", "hand", "failed start"; empty while open.
-        cost: at its end, unrounded; None while open or where there is no rate.
-        seen_at: when it was last seen on its way or running; at most a minute old while it lives.
-        clock_anchor: what this machine's steady clock read at `began_at`, as "<boot>:<seconds>": a calendar
-            that is set back must not make a session cheaper. Empty where that is not known.
+        request_id: of the request that caused the start, if one did.
+        end_reason: such as "idle", "hand", "failed start"; empty while open.
+        cost: at its end, unrounded; None while open or without a rate.
+        seen_at: when an inspection last saw the pod starting or running; at most a minute old while it lives.
+        clock_anchor: the reading of this machine's monotonic clock at `began_at`, as "<boot>:<seconds>",
+            because a wall clock that is set back must not make a session cheaper. Empty if unknown.
     """
 
     id: str
@@ -73,29 +69,30 @@ class Session:
 
     @property
     def began_at(self) -> datetime:
-        """Since when it is billed, as far as that is known."""
+        """Since when it is billed; for a start that is only intended, since the intent."""
         return self.started_at or self.asked_at
 
     @property
     def last_known_at(self) -> datetime:
-        """The last instant at which there was a sign of it."""
+        """The latest time at which the pod was known to live."""
         instants = (self.seen_at, self.last_used_at, self.ready_at, self.running_at, self.started_at)
         return max((at for at in instants if at is not None), default=self.asked_at)
 
 
 @frozen(kw_only=True)
 class PodUsage:
-    """A part of a session's seconds.
+    """The seconds of a session that one request, or a user's short requests of one minute, account for.
 
     Attributes:
-        session_id: whose.
-        id: its own within the session; a client may give all its requests one `request_id`.
-        request_id: of the request; of short ones, which are gathered by user and minute, of the first.
+        session_id: of the session.
+        id: unique within the session; `request_id` need not be, for a client may send the same with all
+            requests.
+        request_id: of the request; of the first one, where short requests are added up.
         user: the token's subject.
-        began_at, ended_at: admitted, and given back (or: so far).
-        seconds: what it answers for; where several ran at once each has an equal share, so that the uses of
-            a session never sum to more than the time it was READY.
-        requests: how many are gathered here.
+        began_at, ended_at: when it was admitted, and when it ended or was last written.
+        seconds: its share; requests that run at the same time share each second equally, so all usage of a
+            session sums to at most the time for which it was READY.
+        requests: how many are added up here.
     """
 
     session_id: str
@@ -108,32 +105,31 @@ class PodUsage:
     requests: int = 1
 
 
-class Ledger(Protocol):
-    """The book. Every call returns when the disk has it; none blocks the loop; all raise `LedgerError`."""
+@frozen(kw_only=True)
+class StartOrigin:
+    """Who or what causes a start.
 
-    async def put(self, session: Session) -> None:
-        """Write this session's row whole, new or not."""
+    Attributes:
+        user: the token's subject, `telegram:<chat id>`, or `BY_HAND`.
+        reason: "request", "hand" or "prewarm".
+        request_id: of the request, if it is one.
+    """
 
-    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
-        """Write these uses; one with the same session and id replaces the older."""
+    user: str = BY_HAND
+    reason: str = "hand"
+    request_id: str = ""
 
-    async def open_sessions(self) -> list[Session]:
-        """Those without an end, oldest first."""
 
-    async def last_ends(self) -> Mapping[str, datetime]:
-        """By provider the latest `ended_at` of its billed sessions; without those that have none."""
+@frozen(kw_only=True)
+class StartTimeBound:
+    """Limits for the start time that a provider reports for a running pod, from what the ledger knows.
 
-    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Those of which some part lies between, oldest first; open ones last until now."""
+    Attributes:
+        earliest: an earlier start time is not believed; None: any is.
+        fallback: the start time that is used instead of one that is not believed; None: `earliest`.
+        source: describes the row that `earliest` comes from, for messages.
+    """
 
-    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """The uses of which some part lies between."""
-
-    async def last_notified_threshold(self, month: str) -> int:
-        """The highest threshold (0, 50, 80, 100) that was told of this month ("2026-11")."""
-
-    async def mark_threshold_notified(self, month: str, percent: int) -> None:
-        """Remember that this threshold was told."""
-
-    async def aclose(self) -> None:
-        """Finish what is under way, and let the file go."""
+    earliest: datetime | None = None
+    fallback: datetime | None = None
+    source: str = ""

@@ -1,4 +1,4 @@
-"""Sets what gpugate counted beside what the providers billed; judges neither, and changes nothing."""
+"""Compares the ledger's estimate of a month with what the providers have billed."""
 
 from __future__ import annotations
 
@@ -11,40 +11,39 @@ from decimal import Decimal
 from attrs import field, frozen
 
 from gpugate.billing import cost_math
-from gpugate.billing.cost_math import TimeSpan
+from gpugate.billing.cost_math import ZERO, TimeSpan
 from gpugate.billing.reports import CostQueries
 from gpugate.errors import ProviderError
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Charge, Provider
 
 BILL_LIMIT_S = 20.0
-"""Longest a provider may take over its bill: who asked waits for all of them."""
-NOTHING = Decimal(0)
+"""How long a provider may take to return its bill; the caller waits for all of them."""
 
 
 @frozen(kw_only=True)
 class ProviderComparison:
-    """One provider's month.
+    """The estimate and the bill of one provider and month.
 
     Attributes:
         estimate: of the sessions in the ledger.
-        bill: of the pods in the ledger, disks of stopped ones included; None: it cannot be had.
-        parts: the bill by what it is for, in the provider's words; sums to it.
+        bill: for the pods in the ledger, disks of stopped ones included; None: not available.
+        parts: the bill split by what it is for, as the provider names it.
         other_pods: billed on the same account for pods that are not in the ledger.
-        note: one line for people: why there is no bill, or what is odd about it.
+        note: why there is no bill, or what is unusual about it, in one line.
     """
 
     provider: str
     estimate: Decimal
     bill: Decimal | None = None
     parts: Mapping[str, Decimal] = field(factory=dict)
-    other_pods: Decimal = NOTHING
+    other_pods: Decimal = ZERO
     note: str = ""
 
 
 @frozen(kw_only=True)
 class ReconciliationReport:
-    """A month ("2026-11", UTC) at every provider that is configured or was paid in it."""
+    """A month ("2026-11", UTC) at every provider that is configured or has sessions in it."""
 
     month: str
     currency: str
@@ -52,10 +51,10 @@ class ReconciliationReport:
 
 
 class BillReconciler:
-    """Asks the providers for their bills, all at once; one that fails spoils nothing for the others.
+    """Fetches the bills of all providers at once; one that fails gets a note, the others are compared.
 
     Args:
-        wall: the calendar.
+        wall: the wall clock.
     """
 
     def __init__(
@@ -71,7 +70,12 @@ class BillReconciler:
         self._wall = wall
 
     async def month(self, month: str | None = None) -> ReconciliationReport:
-        """A month, or the present one so far. ValueError: that is no month. LedgerError."""
+        """Compare a month ("2026-11"), or the current one so far.
+
+        Raises:
+            ValueError: not a month.
+            LedgerError: the ledger cannot be read.
+        """
         now = self._wall()
         summary = await self._costs.summary(month or cost_math.month_of(now))
         span = cost_math.month_span(summary.month)
@@ -80,12 +84,12 @@ class BillReconciler:
         pods = await self._pods()
         names = [*self._providers, *sorted(set(estimates) - set(self._providers))]
         compared = await asyncio.gather(
-            *(self._compare(name, estimates.get(name, NOTHING), pods[name], span) for name in names)
+            *(self._compare(name, estimates.get(name, ZERO), pods[name], span) for name in names)
         )
         return ReconciliationReport(month=summary.month, currency=self._currency, providers=compared)
 
     async def _pods(self) -> Mapping[str, set[str]]:
-        """Every pod of the ledger by provider: the disk of one that was stopped in May is billed in June."""
+        """Return all pods of the ledger by provider: a disk may be billed a month after its last session."""
         pods: dict[str, set[str]] = defaultdict(set)
         for row in await self._costs.sessions(None, None):
             if row.session.pod_id is not None:
@@ -108,9 +112,9 @@ class BillReconciler:
             charges = await _bill(provider, span)
         except ProviderError as error:
             return ProviderComparison(provider=name, estimate=estimate, note=" ".join(str(error).split()))
-        return self._beside(name, estimate, pods, charges)
+        return self._compare_charges(name, estimate, pods, charges)
 
-    def _beside(
+    def _compare_charges(
         self, name: str, estimate: Decimal, pods: Collection[str], charges: Sequence[Charge]
     ) -> ProviderComparison:
         foreign = sorted({charge.currency for charge in charges} - {self._currency})
@@ -118,17 +122,17 @@ class BillReconciler:
             note = f"billed in {', '.join(foreign)}: cost.currency is {self._currency}"
             return ProviderComparison(provider=name, estimate=estimate, note=note)
         parts: dict[str, Decimal] = defaultdict(Decimal)
-        others = NOTHING
+        others = ZERO
         for charge in charges:
             if charge.pod_id in pods:
                 parts[charge.what or "other"] += charge.amount
             else:
                 others += charge.amount
-        note = "billed for pods that are not in the ledger too: see to them there" if others else ""
+        note = "also billed for pods that are not in the ledger: check them there" if others else ""
         return ProviderComparison(
             provider=name,
             estimate=estimate,
-            bill=sum(parts.values(), NOTHING),
+            bill=sum(parts.values(), ZERO),
             parts=dict(sorted(parts.items())),
             other_pods=others,
             note=note,
@@ -136,7 +140,7 @@ class BillReconciler:
 
 
 async def _bill(provider: Provider, span: TimeSpan) -> Sequence[Charge]:
-    """The bill in bounded time; whatever a plugin does wrong is one of our errors."""
+    """Fetch the charges within `BILL_LIMIT_S`; any failure of a plugin is raised as ProviderError."""
     try:
         async with asyncio.timeout(BILL_LIMIT_S):
             return await provider.bill(span.since, span.until)
@@ -144,5 +148,5 @@ async def _bill(provider: Provider, span: TimeSpan) -> Sequence[Charge]:
         raise
     except TimeoutError as error:
         raise ProviderError(f"no bill within {BILL_LIMIT_S:g} s") from error
-    except Exception as error:  # its words may hold what must not be told
+    except Exception as error:  # its message may hold a secret
         raise ProviderError(f"the plugin failed ({type(error).__name__})") from error

@@ -1,7 +1,18 @@
-"""Keeps the ledger: each session's row is on disk before the provider is called, and at every step after.
+"""Records billed sessions in the ledger: the row is on disk before the provider is called for a start.
 
-It listens to the lifecycle and decides nothing of the pod. Rows live here while they are open; one task
-writes what has changed, and goes on trying while the disk fails: only the intent to start is waited for.
+Theory of operation:
+
+1. `record_start_intent` writes a row without `started_at` and waits for the disk; it is the only write that
+   the lifecycle waits for. A start whose intent cannot be written is not made.
+2. `SessionBegan` sets `started_at`: the session is billed from here. Reports of inspections and state changes
+   update the row in memory; one task writes changed rows, and repeats a failed write every `RETRY_S`.
+3. The session ends with `SessionEnded` (the stop was confirmed). An intent that never became a session is
+   closed as a failed start when the provider is seen off or its pending stop is confirmed.
+4. After a crash the open rows of the earlier gateway are *inherited*: they are continued if the provider
+   reports the same pod, else closed at the last time at which the pod was surely billed.
+
+Durations come from the monotonic clock: `clock_anchor` is its reading at the session's beginning, so a wall
+clock that is set back does not make a session cheaper.
 """
 
 from __future__ import annotations
@@ -16,8 +27,9 @@ from types import MappingProxyType
 
 from attrs import evolve
 
-from gpugate.billing.books import Recorder, StartOrigin, StartTimeBound
-from gpugate.billing.model import BY_HAND, Ledger, PodUsage, Session
+from gpugate.billing.cost_math import SECONDS_PER_HOUR, ZERO
+from gpugate.billing.ledger import Ledger
+from gpugate.billing.model import BY_HAND, PodUsage, Session, StartOrigin, StartTimeBound
 from gpugate.billing.usage import UsageSlice, UsageTracker
 from gpugate.core.states import StateName
 from gpugate.errors import LedgerError
@@ -28,41 +40,77 @@ from gpugate.lifecycle.event_bus import (
     SessionStarted,
     StateChanged,
 )
-from gpugate.lifecycle.status import SECONDS_PER_HOUR
 from gpugate.provider_api import Phase, PodReport, Price
 from gpugate.tasks import CrashHandler, Supervised
 
 FLUSH_S = 2.0
-"""How often the uses of a pod that serves are written: a crash may lose so much of them."""
+"""How often the usage of a serving pod is written; a crash loses at most this much of it."""
 LAST_SEEN_INTERVAL_S = 60.0
-"""How old `seen_at` may get."""
+"""How old the row's `seen_at` may become while the pod lives."""
 LAST_SEEN_INTERVAL_STOPPING_S = 2.0
-"""The same once a stop was sent: it may come to its end while nobody looks."""
+"""The same once a stop was sent: the pod may end between two inspections."""
 RETRY_S = 5.0
-"""Between two tries of a write that failed."""
+"""Pause before a failed write is repeated."""
 CLOSE_LIMIT_S = 5.0
-"""Longest that the last writes may hold up the end of the gateway."""
+"""How long the last writes may delay the gateway's exit."""
 _MAX_INSPECTION_AGE = timedelta(minutes=10)
-"""How old the look that showed the pod off may have been when its start was intended: it may have been
-started since by other hands."""
+"""How long before the intent to start the pod may have been started by another client of the provider: the
+inspection that saw it off may be this old."""
 _NO_PROVIDER_START = timedelta(seconds=1)
-"""An adopted row that began so shortly before it was found has its beginning from no provider."""
-NOTHING = Decimal(0)
+"""If an adopted session began at most this long before it was found, its provider reported no start time."""
 _OFF = frozenset({Phase.STOPPED, Phase.GONE})
 _ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
 _SERVES = frozenset({StateName.READY, StateName.DRAINING})
 
 
-class SessionRecorder(Recorder):
-    """The open sessions of one gateway, and the writer of all of them.
+class NullRecorder:
+    """What the lifecycle reports to its ledger; this class records nothing and knows of no earlier session.
+
+    Attributes:
+        usage: told by the lifecycle which requests use the pod.
+    """
+
+    def __init__(self) -> None:
+        self.usage = UsageTracker()
+
+    async def record_start_intent(self, provider: str, origin: StartOrigin) -> None:
+        """Write down that this provider is about to be called for a pod; called before every start call.
+
+        Raises:
+            LedgerError: it could not be written, so the provider must not be called.
+        """
+
+    def on_report(self, provider: str, report: PodReport) -> None:
+        """Take an inspection's report."""
+
+    def on_stops_changed(self, providers: frozenset[str]) -> None:
+        """Take the providers with a pending stop; called whenever they change."""
+
+    async def flush(self) -> None:
+        """Write what has changed, as far as the disk can be written."""
+
+    def start_time_bound(self, provider: str, report: PodReport) -> StartTimeBound:
+        """Return what the ledger knows of the beginning of the run in this report."""
+        return StartTimeBound()
+
+    def age_s(self, provider: str, report: PodReport) -> float | None:
+        """Return for how long an earlier gateway's session has billed this pod; None: no such session."""
+        return None
+
+    def on_event(self, news: LifecycleEvent) -> None:
+        """Take an event of the lifecycle."""
+
+
+class SessionRecorder(NullRecorder):
+    """Keeps the open sessions of one gateway and writes them to the ledger.
 
     Args:
-        fallback: the price where a provider tells none, and the currency.
-        wall: the calendar.
-        boottime: a clock that no calendar moves, in seconds, sleep of the machine included.
-        boot_id: names the run of that clock.
-        flush_s: how often the uses of a pod that serves are written.
-        alarm: hears of a ledger that fails, once for each trouble, and of its recovery.
+        fallback: the price where a provider reports none, and the currency.
+        wall: the wall clock.
+        steady: a monotonic clock in seconds that counts the machine's sleep.
+        boot: identifies the boot that this clock counts from.
+        flush_s: how often the usage of a serving pod is written.
+        alarm: called when the ledger cannot be written, once for each outage, and when it can be again.
     """
 
     def __init__(
@@ -77,7 +125,7 @@ class SessionRecorder(Recorder):
         alarm: Callable[[str], None],
         on_crash: CrashHandler | None = None,
     ) -> None:
-        self.usage = UsageTracker()
+        super().__init__()
         self._ledger = ledger
         self._fallback = fallback
         self._wall = wall
@@ -87,28 +135,34 @@ class SessionRecorder(Recorder):
         self._alarm = alarm
         self._on_crash = on_crash
         self._open: dict[str, Session] = {}
-        # Of providers whose row is an earlier gateway's and not confirmed yet: until when that one is sure
-        # to have paid; None once the pod was seen alive by this one.
+        # By provider, for rows that are inherited and not confirmed yet: until when the pod was surely
+        # billed; None once this gateway has seen the pod alive.
         self._inherited_until: dict[str, datetime | None] = {}
-        self._last_ends: dict[str, datetime] = {}  # of billed sessions, by provider
-        self._failed_starts: dict[str, str] = {}  # why; the pod is started all the same, and is being stopped
+        self._last_ends: dict[str, datetime] = {}  # of billed sessions
+        self._failed_starts: dict[
+            str, str
+        ] = {}  # why; the pod was started all the same, and is being stopped
         self._stopping: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
         self._serving: str | None = None
-        self._unsaved_sessions: dict[str, Session] = {}  # to be written; the newest of each
+        self._unsaved_sessions: dict[str, Session] = {}  # by id, the newest version
         self._unsaved_usage: dict[tuple[str, str], PodUsage] = {}
-        self._run = secrets.token_hex(4)  # keeps its uses apart from those of a session's earlier gateways
+        self._run = secrets.token_hex(4)  # keeps its usage ids apart from an earlier gateway's
         self._wake = asyncio.Event()
         self._writing = asyncio.Lock()
         self._problem = ""
 
     @property
     def open_rows(self) -> Mapping[str, Session]:
-        """The open sessions by provider, as they are now."""
+        """The open sessions by provider."""
         return MappingProxyType(self._open)
 
     async def open(self, providers: Collection[str]) -> None:
-        """Read what an earlier gateway left open at the configured providers, and begin to write."""
+        """Inherit the sessions that an earlier gateway left open, and begin to write.
+
+        Of several open rows at one provider the newest is inherited; rows of providers that are not
+        configured any more are closed, with an alarm.
+        """
         try:
             left = await self._ledger.open_sessions()
             self._last_ends = dict(await self._ledger.last_ends())
@@ -125,16 +179,16 @@ class SessionRecorder(Recorder):
         self._writer = Supervised(self._write_for_ever, "ledger:writer", on_crash=self._on_crash)
 
     def _close_unconfigured(self, row: Session) -> None:
-        """Nobody can look at this pod any more, or stop it."""
+        """Close the session of a pod that can neither be inspected nor stopped any more."""
         self._close(row, row.last_known_at, "not configured any more")
         pod = f"its pod {row.pod_id}" if row.pod_id else "its pod"
         self._alarm(
             f"the provider {row.provider!r} is not configured any more, and {pod}"
-            f" was not seen to stop: see to it there; its session counts until {row.last_known_at:%F %T} UTC"
+            f" was not seen to stop: check it there; its session counts until {row.last_known_at:%F %T} UTC"
         )
 
     async def aclose(self) -> None:
-        """Write what is left; what cannot be written in time is told."""
+        """Write what is left within `CLOSE_LIMIT_S`; an alarm says what could not be written."""
         self._collect_usage()
         await self._writer.aclose()
         with suppress(TimeoutError):
@@ -142,19 +196,24 @@ class SessionRecorder(Recorder):
                 await self._write()
         if self._unsaved_sessions or self._unsaved_usage:
             self._alarm(
-                f"the ledger lacks {len(self._unsaved_sessions)} sessions and {len(self._unsaved_usage)} uses"
+                f"not written to the ledger: {len(self._unsaved_sessions)} sessions,"
+                f" {len(self._unsaved_usage)} usage rows"
             )
 
-    # --- what the lifecycle says ----------------------------------------------------------------
+    # --- called by the lifecycle ----------------------------------------------------------------
 
-    async def record_start_intent(self, provider: str, starter: StartOrigin) -> None:
-        """Write down that this provider is about to be asked; LedgerError if that fails."""
-        row = self._open.get(provider) or self._new_session(provider, starter)
+    async def record_start_intent(self, provider: str, origin: StartOrigin) -> None:
+        """See `NullRecorder`."""
+        row = self._open.get(provider) or self._new_session(provider, origin)
         await self._ledger.put(row)
         self._open.setdefault(provider, row)
 
+    # 1. An inherited session is over if the pod is off, or if another one runs: closed when it was last
+    # surely    billed, unless a stop is pending: then `on_stops_changed` closes it.
+    # 2. A pod that lives confirms an inherited session.
+    # 3. A pod that lives although its start call failed is billed, from the intent on.
     def on_report(self, provider: str, report: PodReport) -> None:
-        """The provider said what its pod is doing."""
+        """Continue or close the provider's open session; called for every inspection's report."""
         row = self._open.get(provider)
         if row is None:
             return
@@ -171,7 +230,7 @@ class SessionRecorder(Recorder):
             self._update(self._with_report(row, report))
 
     def on_stops_changed(self, providers: frozenset[str]) -> None:
-        """Stops began, or have come to their end."""
+        """Note when a stop was first sent; at its confirmation close failed starts and inherited sessions."""
         was, self._stopping = self._stopping, providers
         for name in providers - was:
             if (row := self._open.get(name)) is not None and row.stop_asked_at is None:
@@ -187,7 +246,7 @@ class SessionRecorder(Recorder):
                 self._close(row, self._inherited_until.get(name) or self._now(row), reason)
 
     def start_time_bound(self, provider: str, report: PodReport) -> StartTimeBound:
-        """The end of the last session there, and of a row that is open what was written when it began."""
+        """Return the end of the provider's last session, or when its open session began if that is later."""
         end = self._last_ends.get(provider)
         ended = "" if end is None else f"its last session in the ledger ended at {end:%F %T} UTC"
         bound = StartTimeBound(earliest=end, source=ended)
@@ -199,7 +258,7 @@ class SessionRecorder(Recorder):
         if provider not in self._inherited_until:
             return bound if adopted or row.started_at else evolve(bound, fallback=instead)
         if adopted and row.asked_at - row.began_at < _NO_PROVIDER_START:
-            return bound  # it began before it was found, and its provider had not yet told when
+            return bound  # it began before it was found; its provider had not reported when
         earliest = row.began_at if adopted else min(row.asked_at - _MAX_INSPECTION_AGE, row.began_at)
         if end is not None and end > earliest:
             return evolve(bound, fallback=instead)
@@ -207,14 +266,14 @@ class SessionRecorder(Recorder):
         return StartTimeBound(earliest=earliest, fallback=instead, source=began)
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
-        """How long this pod has been paid for by an earlier gateway's row; None: there is none."""
+        """See `NullRecorder`."""
         row = self._open.get(provider)
         if row is None or provider not in self._inherited_until or not self._is_same_session(row, report):
             return None
         return self._age_s(row)
 
     def on_event(self, news: LifecycleEvent) -> None:
-        """Listen to the lifecycle."""
+        """See `NullRecorder`."""
         match news:
             case SessionStarted():
                 self._on_session_started(news)
@@ -258,21 +317,21 @@ class SessionRecorder(Recorder):
 
     # --- rows -----------------------------------------------------------------------------------
 
-    def _new_session(self, provider: str, starter: StartOrigin) -> Session:
+    def _new_session(self, provider: str, origin: StartOrigin) -> Session:
         now = self._wall()
         return Session(
             id=f"{now.astimezone(UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}",
             provider=provider,
             asked_at=now,
             currency=self._fallback.currency,
-            started_by=starter.user or BY_HAND,
-            start_reason=starter.reason,
-            request_id=starter.request_id,
+            started_by=origin.user or BY_HAND,
+            start_reason=origin.reason,
+            request_id=origin.request_id,
             clock_anchor=self._clock_anchor(0.0),
         )
 
     def _with_report(self, row: Session, report: PodReport) -> Session:
-        """The row with what the provider says of its pod."""
+        """Return the row with the report's pod, GPU and price, and with `seen_at` if that is too old."""
         price = report.price or Price()
         rate, source = price.running_per_hour, "provider"
         if rate is None:
@@ -302,7 +361,7 @@ class SessionRecorder(Recorder):
             self._queue_write(row)
 
     def _close(self, row: Session, at: datetime, reason: str) -> None:
-        """This row is over; the seconds before an accepted start cost nothing."""
+        """End a session; one that never began costs nothing."""
         self._open.pop(row.provider, None)
         self._inherited_until.pop(row.provider, None)
         self._failed_starts.pop(row.provider, None)
@@ -310,19 +369,17 @@ class SessionRecorder(Recorder):
             self._last_ends[row.provider] = max(at, self._last_ends.get(row.provider, at))
         seconds = Decimal(str(max(0.0, (at - row.began_at).total_seconds())))
         cost = None if row.hourly_rate is None else row.hourly_rate * seconds / SECONDS_PER_HOUR
-        self._queue_write(
-            evolve(row, ended_at=at, end_reason=reason, cost=cost if row.started_at else NOTHING)
-        )
+        self._queue_write(evolve(row, ended_at=at, end_reason=reason, cost=cost if row.started_at else ZERO))
 
     def _queue_write(self, row: Session) -> None:
         self._unsaved_sessions[row.id] = row
         self._wake.set()
 
     def _is_same_session(self, row: Session, report: PodReport) -> bool:
-        """What is seen is the stretch of this row: its pod, and not started since its last sign of life."""
+        """Return whether the report is about this session: the same pod, not started again since."""
         if row.pod_id is not None and report.pod_id is not None and row.pod_id != report.pod_id:
             return False
-        if report.started_at is None or report.started_at > self._wall():  # one of the clocks is wrong
+        if report.started_at is None or report.started_at > self._wall():  # a clock is wrong
             return True
         return report.started_at <= row.last_known_at + timedelta(seconds=2 * LAST_SEEN_INTERVAL_S)
 
@@ -332,20 +389,20 @@ class SessionRecorder(Recorder):
         return f"{self._boot}:{self._boottime() - up_s:.6f}"
 
     def _age_s(self, row: Session) -> float:
-        """How long ago the row began: by the boottime clock if it is the same one, else by the calendar."""
+        """Return the session's age: by the monotonic clock unless the machine was booted since."""
         boot, _, at = row.clock_anchor.rpartition(":")
         if boot == self._boot and at:
             return max(0.0, self._boottime() - float(at))
         return max(0.0, (self._wall() - row.began_at).total_seconds())
 
     def _now(self, row: Session) -> datetime:
-        """Now, as far from the row's beginning as it really is."""
+        """Return the present as a wall clock time that fits the session's beginning and its real length."""
         return row.began_at + timedelta(seconds=self._age_s(row))
 
     # --- writing --------------------------------------------------------------------------------
 
     def _collect_usage(self, *, whole: bool = False) -> None:
-        """Bring what was used into the rows of uses."""
+        """Turn what the usage tracker has collected into rows to be written."""
         now = asyncio.get_running_loop().time()
         spent = self.usage.collect(now, run_ended=whole)
         row = self._open.get(self._serving or "")
@@ -366,7 +423,7 @@ class SessionRecorder(Recorder):
                 # not `wait_for`: Python 3.11's swallows a cancellation that comes together with the event
                 async with asyncio.timeout(self._flush_s if self._serving else None):
                     await self._wake.wait()
-            except TimeoutError:  # steps of a session are written at once, uses now and then
+            except TimeoutError:  # sessions are written at once, usage every `flush_s`
                 self._collect_usage()
             self._wake.clear()
             if not await self._write():
@@ -374,13 +431,13 @@ class SessionRecorder(Recorder):
                 self._wake.set()
 
     async def flush(self) -> None:
-        """Bring the disk up to date, as far as it lets itself, for somebody who reads it now."""
+        """See `NullRecorder`; called before the ledger is read."""
         self._collect_usage()
         await self._write()
 
     async def _write(self) -> bool:
-        """Write what is new; False if the disk would not have it, and then it is kept."""
-        async with self._writing:  # of two versions of a row the newer must come last
+        """Write what has changed; return False if that failed, and keep it."""
+        async with self._writing:  # of two versions of a row the newer must be written last
             return not (self._unsaved_sessions or self._unsaved_usage) or await self._write_pending()
 
     async def _write_pending(self) -> bool:
@@ -394,9 +451,9 @@ class SessionRecorder(Recorder):
                 await self._ledger.put_usage(list(spent.values()))
                 spent = {}
         except LedgerError as error:
-            self._set_problem(f"{error}; rows that wait to be written: {len(rows)}")
+            self._set_problem(f"{error}; {len(rows)} sessions wait to be written")
             return False
-        finally:  # cancelled, too: what has not been written is not forgotten
+        finally:  # also when cancelled
             self._unsaved_sessions = {**rows, **self._unsaved_sessions}
             self._unsaved_usage = {**spent, **self._unsaved_usage}
         self._set_problem("")
@@ -409,7 +466,7 @@ class SessionRecorder(Recorder):
 
 
 def paid_at_least_until(row: Session) -> datetime:
-    """A stop that was asked for may have come to its end while nobody looked."""
+    """Return until when the pod was surely billed: it may have ended at any time after its stop was sent."""
     return max(row.last_known_at, row.stop_asked_at or row.last_known_at)
 
 

@@ -1,4 +1,4 @@
-"""Answers what was spent: reads the ledger and the pod status, adds up in `billing.cost_math`."""
+"""Cost queries: reads the ledger and the pod's status, and adds up with `billing.cost_math`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from attrs import evolve, field, frozen
 
 from gpugate.billing import cost_math
 from gpugate.billing.cost_math import CostBreakdown, CostGroup, ReceiptLine, TimeAndCost, TimeSpan
-from gpugate.billing.model import Ledger, Session
+from gpugate.billing.ledger import Ledger
+from gpugate.billing.model import Session
 from gpugate.lifecycle.status import PodStatus
 
 BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
@@ -19,7 +20,7 @@ END = datetime(9000, 1, 1, tzinfo=UTC)
 
 @frozen(kw_only=True)
 class SessionCost:
-    """`cost/session` of docs/api.md#costs: the session that is open; None is unknown."""
+    """The open session (`cost/session` of docs/api.md#costs); None: unknown."""
 
     estimated_cost: Decimal | None
     currency: str
@@ -30,7 +31,7 @@ class SessionCost:
 
 @frozen(kw_only=True)
 class CostLine:
-    """A provider's, day's or user's part of a month; rounded, so that all lines sum to the whole."""
+    """A provider's, day's or user's part of a month, rounded so that all lines sum to the total."""
 
     name: str
     session_count: int
@@ -40,9 +41,7 @@ class CostLine:
 
 @frozen(kw_only=True)
 class CostSummary:
-    """`cost/summary` of docs/api.md#costs, and beside it what `billing.cost_math.CostBreakdown` shows
-    apart.
-    """
+    """The costs of a month (`cost/summary` of docs/api.md#costs), rounded; see `cost_math.CostBreakdown`."""
 
     month: str
     session_count: int
@@ -59,7 +58,7 @@ class CostSummary:
 
 @frozen(kw_only=True)
 class BilledSession:
-    """A billed session as `cost/sessions` lists it; of an open one what it cost so far."""
+    """A billed session and its cost; of an open one the cost so far."""
 
     session: Session
     seconds: Decimal
@@ -67,16 +66,14 @@ class BilledSession:
 
 
 class CostQueries:
-    """What was spent.
-
-    Every call but none else reads the disk; all raise `LedgerError`.
+    """Answers queries about costs. Every call but `session` reads the ledger and may raise `LedgerError`.
 
     Args:
-        status: of the pod, as it is now.
-        currency: the configured one; sessions in another are listed, and left out of every sum.
-        wall: the calendar.
-        flush: brings the ledger up to date before it is read.
-        simulated: the providers whose sessions cost nothing; they are listed, and left out of every sum.
+        status: returns the pod's current status.
+        currency: of all sums; sessions in another currency are listed and left out of the sums.
+        wall: the wall clock.
+        flush: called before the ledger is read, to bring it up to date.
+        simulated: the providers whose sessions cost nothing; they are listed and left out of the sums.
     """
 
     def __init__(
@@ -96,7 +93,7 @@ class CostQueries:
         self._simulated = frozenset(simulated)
 
     async def session(self) -> SessionCost | None:
-        """The session that is open; None without one."""
+        """Return the open session, None if there is none."""
         status = self._status()
         if status is None or status.uptime_seconds is None:
             return None
@@ -109,7 +106,9 @@ class CostQueries:
         )
 
     async def summary(self, month: str | None = None) -> CostSummary:
-        """A month ("2026-11", UTC), or the present one. ValueError: that is no month."""
+        """Return the costs of a month ("2026-11", UTC), or of the current one. Raises ValueError: not a
+        month.
+        """
         month = month or cost_math.month_of(self._wall())
         span = cost_math.month_span(month)
         bill, simulated = await self._breakdown(span), await self._count_simulated(span)
@@ -128,7 +127,7 @@ class CostQueries:
         )
 
     async def sessions(self, since: datetime | None, until: datetime | None) -> list[BilledSession]:
-        """The billed sessions that began in this span, oldest first; `until` is not in it."""
+        """Return the billed sessions that began in this span, oldest first; `until` is excluded."""
         first, last = since or BEGINNING, until or END
         now = self._wall()
         return [
@@ -138,7 +137,7 @@ class CostQueries:
         ]
 
     async def receipt(self, session_id: str) -> tuple[BilledSession, list[ReceiptLine]] | None:
-        """Whose the seconds of this session are; None if there is none of that name."""
+        """Return a session and who used its seconds; None: no such session."""
         now = self._wall()
         for session in await self._between(BEGINNING, END):
             if session.id == session_id:
@@ -149,28 +148,28 @@ class CostQueries:
         return None
 
     async def spent(self, since: datetime, until: datetime) -> Decimal:
-        """In this span, unrounded, open sessions until now included."""
+        """Return the cost of this span, unrounded; open sessions count until now."""
         return (await self._breakdown(TimeSpan(since, until))).total.cost
 
     async def spent_in_month(self, month: str | None = None) -> Decimal:
-        """The same in a month, or the present one."""
+        """Return the cost of a month ("2026-11"), or of the current one, unrounded."""
         return (
             await self._breakdown(cost_math.month_span(month or cost_math.month_of(self._wall())))
         ).total.cost
 
     async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
-        """The same by user; warm-up and idle are nobody's, and left out."""
+        """Return the same by user, without warm-up and idle time."""
         bill = await self._breakdown(cost_math.month_span(month or cost_math.month_of(self._wall())))
-        nobody = (cost_math.WARM_UP, cost_math.IDLE)
-        return {group.name: group.amount.cost for group in bill.by_user if group.name not in nobody}
+        unassigned = (cost_math.WARM_UP, cost_math.IDLE)
+        return {group.name: group.amount.cost for group in bill.by_user if group.name not in unassigned}
 
     async def today(self) -> Decimal:
-        """Since midnight, UTC."""
+        """Return the cost since midnight UTC."""
         now = self._wall()
         return await self.spent(cost_math.midnight(now.astimezone(UTC).date()), now)
 
     async def _breakdown(self, span: TimeSpan) -> CostBreakdown:
-        rows = await self._between(BEGINNING, span.until)  # older ones: their disks cost on
+        rows = await self._between(BEGINNING, span.until)  # older ones, too, for the disks of stopped pods
         sessions = [row for row in rows if row.provider not in self._simulated]
         uses = await self._ledger.usage(span.since, span.until)
         return cost_math.cost_breakdown(sessions, uses, span, self._wall(), self._currency)
@@ -187,7 +186,7 @@ class CostQueries:
 
 
 def _costless(row: Session) -> Session:
-    """The session of a simulated pod: what it pretends to cost was never paid."""
+    """Return the session of a simulated pod without its cost, which was never paid."""
     return evolve(row, hourly_rate=cost_math.ZERO, stopped_rate=None, cost=row.cost and cost_math.ZERO)
 
 
@@ -198,10 +197,10 @@ def _simulated_warnings(count: int) -> list[str]:
     return [f"{some} left out: no money was spent"]
 
 
-def _lines(groups: Sequence[CostGroup], whole: TimeAndCost) -> list[CostLine]:
+def _lines(groups: Sequence[CostGroup], total: TimeAndCost) -> list[CostLine]:
     return [
         CostLine(name=group.name, session_count=group.sessions, hours=share.hours, cost=share.cost)
-        for group, share in zip(groups, cost_math.rounded_groups(groups, whole), strict=True)
+        for group, share in zip(groups, cost_math.rounded_groups(groups, total), strict=True)
     ]
 
 
@@ -224,11 +223,11 @@ def _row(session: Session, now: datetime) -> BilledSession:
 
 
 def _warnings(bill: CostBreakdown, currency: str) -> list[str]:
-    said = []
+    warnings = []
     if bill.unpriced:
         some = "1 session" if bill.unpriced == 1 else f"{bill.unpriced} sessions"
-        said.append(f"{some} without a price: counted as 0; set cost.hourly_rate")
+        warnings.append(f"{some} without a price: counted as 0; set cost.hourly_rate")
     if bill.other_currencies:
         others = ", ".join(bill.other_currencies)
-        said.append(f"sessions paid in {others} are left out: cost.currency is {currency}")
-    return said
+        warnings.append(f"sessions paid in {others} are left out: cost.currency is {currency}")
+    return warnings

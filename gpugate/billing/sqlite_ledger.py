@@ -1,28 +1,32 @@
-"""The ledger in one SQLite file, with a thread of its own; knows rows and disks, not what they mean."""
+"""The ledger in an SQLite file. All calls run in one thread, since SQLite would block the event loop.
+
+The file's schema version is `PRAGMA user_version`; `MIGRATIONS` brings an older file up to date.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 
+from gpugate.billing.ledger import Ledger, SplitLedger
 from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
 
 T = TypeVar("T")
-
+FILE_NAME = "ledger.sqlite3"
+"""In `state.dir`."""
 LOCK_WAIT_S = 5.0
-"""How long another program (a backup, a person's shell) may hold the file."""
-
+"""How long a call waits for another program (a backup, a shell) that has locked the file."""
 _NUMBERED_USES = """
     ALTER TABLE uses RENAME TO old_uses;
     CREATE TABLE uses (
@@ -41,7 +45,7 @@ _NUMBERED_USES = """
 
 
 def _number_uses(database: sqlite3.Connection) -> None:
-    """Give each use an id of its own. Files of version 1 came with and without that column."""
+    """Give each usage row an id. Some files of version 1 have that column already."""
     if "id" not in _columns(database, "uses"):
         _execute_all(database, _NUMBERED_USES)
 
@@ -51,15 +55,15 @@ def _columns(database: sqlite3.Connection, table: str) -> frozenset[str]:
 
 
 def _execute_all(database: sqlite3.Connection, script: str) -> None:
-    """Execute each statement in the transaction that is open: `executescript` would commit it first.
+    """Execute each statement within the open transaction, which `executescript` would commit.
 
-    A semicolon ends a statement, wherever it stands.
+    The script is split at every semicolon.
     """
     for statement in script.split(";"):
         database.execute(statement)
 
 
-STEPS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
+MIGRATIONS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
     """
     CREATE TABLE sessions (
         id TEXT PRIMARY KEY, provider TEXT NOT NULL, asked_at TEXT NOT NULL, pod_id TEXT, gpu TEXT,
@@ -79,8 +83,7 @@ STEPS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
     """,
     _number_uses,
 )
-"""What brings a file from one schema version (`PRAGMA user_version`) to the next; only ever added to."""
-
+"""Item N brings a file from schema version N to N + 1. Released items never change."""
 _COLUMNS = {"clock_anchor": "anchor"}
 """The columns whose name is not the attribute's."""
 _ATTRIBUTES = {column: attribute for attribute, column in _COLUMNS.items()}
@@ -97,7 +100,7 @@ _AMOUNTS = frozenset({"hourly_rate", "stopped_rate", "cost", "seconds"})
 
 
 class SqliteLedger:
-    """A ledger file; made by `open`."""
+    """An open ledger file; made by `open`."""
 
     def __init__(self, path: Path, thread: ThreadPoolExecutor, database: sqlite3.Connection) -> None:
         self._path = path
@@ -106,40 +109,40 @@ class SqliteLedger:
 
     @classmethod
     async def open(cls, path: Path) -> SqliteLedger:
-        """Open the file, made or brought up to date where it must be, and make sure that it can be written.
+        """Create the file or bring it up to date, and check that it can be written.
 
         Raises:
-            LedgerError: it cannot be used; the line says why, and what to do.
+            LedgerError: the file cannot be used; the message says why, and what to do.
         """
-        thread = ThreadPoolExecutor(1, "ledger")  # SQLite's own: one thread for all of a file's life
+        thread = ThreadPoolExecutor(1, "ledger")  # a connection belongs to one thread
         try:
-            database = await asyncio.get_running_loop().run_in_executor(thread, _opened, path)
+            database = await asyncio.get_running_loop().run_in_executor(thread, _connect, path)
         except BaseException:
             thread.shutdown(wait=False)
             raise
         return cls(path, thread, database)
 
     async def aclose(self) -> None:
-        """Finish what is under way, and let the file go."""
+        """Finish the calls that run, and close the file."""
         with suppress(LedgerError):
             await self._run(self._database.close)
         self._thread.shutdown(wait=False)
 
     async def put(self, session: Session) -> None:
-        """Write this session's row whole, new or not."""
+        """Insert or replace this session's row."""
         await self._write(_upsert("sessions", _SESSION), [_row(session)])
 
-    async def put_usage(self, uses: Sequence[PodUsage]) -> None:
-        """Write these uses; one with the same session and id replaces the older."""
-        await self._write(_upsert("uses", _USAGE), [_row(use) for use in uses])
+    async def put_usage(self, usage: Sequence[PodUsage]) -> None:
+        """Insert or replace these rows; the key is session and id."""
+        await self._write(_upsert("uses", _USAGE), [_row(row) for row in usage])
 
     async def open_sessions(self) -> list[Session]:
-        """Those without an end, oldest first."""
+        """Return the sessions without an end, oldest first."""
         rows = await self._read("SELECT * FROM sessions WHERE ended_at IS NULL ORDER BY asked_at, id")
         return [Session(**_values(row)) for row in rows]
 
     async def last_ends(self) -> Mapping[str, datetime]:
-        """By provider the latest `ended_at` of its billed sessions; without those that have none."""
+        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
         rows = await self._read(
             "SELECT provider, max(ended_at) AS ended_at FROM sessions"
             " WHERE ended_at IS NOT NULL AND started_at IS NOT NULL GROUP BY provider"
@@ -147,7 +150,7 @@ class SqliteLedger:
         return {row["provider"]: datetime.fromisoformat(row["ended_at"]) for row in rows}
 
     async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Those of which some part lies between, oldest first; open ones last until now."""
+        """Return the sessions that overlap this time span, oldest first; open ones last until now."""
         rows = await self._read(
             "SELECT * FROM sessions"
             " WHERE coalesce(started_at, asked_at) < ? AND (ended_at IS NULL OR ended_at >= ?)"
@@ -158,7 +161,7 @@ class SqliteLedger:
         return [Session(**_values(row)) for row in rows]
 
     async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """The uses of which some part lies between."""
+        """Return the usage that overlaps this time span."""
         rows = await self._read(
             "SELECT * FROM uses WHERE began_at < ? AND ended_at >= ? ORDER BY began_at, id",
             _text(until),
@@ -167,16 +170,16 @@ class SqliteLedger:
         return [PodUsage(**_values(row)) for row in rows]
 
     async def last_notified_threshold(self, month: str) -> int:
-        """The highest threshold that was told of this month, 0 for none."""
+        """Return the highest threshold that was notified in this month ("2026-11"), 0 for none."""
         rows = await self._read("SELECT percent FROM budgets WHERE month = ?", month)
         return int(rows[0]["percent"]) if rows else 0
 
     async def mark_threshold_notified(self, month: str, percent: int) -> None:
-        """Remember that this threshold was told."""
+        """Store that this threshold was notified."""
         await self._write(_upsert("budgets", ("month", "percent")), [(month, percent)])
 
     async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        await self._run(_written, self._database, statement, rows)
+        await self._run(_write_rows, self._database, statement, rows)
 
     async def _read(self, query: str, *values: str) -> list[sqlite3.Row]:
         return await self._run(lambda: self._database.execute(query, values).fetchall())
@@ -184,31 +187,31 @@ class SqliteLedger:
     async def _run(self, work: Callable[..., T], *given: object) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *given))
-        except (sqlite3.Error, RuntimeError) as error:  # RuntimeError: its thread has ended
-            raise _unusable(self._path, error) from error
+        except (sqlite3.Error, RuntimeError) as error:  # RuntimeError: the thread has ended
+            raise _ledger_error(self._path, error) from error
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _connect(path: Path) -> sqlite3.Connection:
     database: sqlite3.Connection | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None)
         database.row_factory = sqlite3.Row
-        _make_ready(database, path)
+        _prepare(database, path)
     except (sqlite3.Error, OSError, LedgerError) as error:
         if database is not None:
             database.close()
-        raise error if isinstance(error, LedgerError) else _unusable(path, error) from error
+        raise error if isinstance(error, LedgerError) else _ledger_error(path, error) from error
     return database
 
 
-def _make_ready(database: sqlite3.Connection, path: Path) -> None:
+def _prepare(database: sqlite3.Connection, path: Path) -> None:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version < 0 or (version == 0 and database.execute("SELECT 1 FROM sqlite_master").fetchone()):
-        raise _foreign(path, "it is an SQLite file of another program")
-    if version > len(STEPS):
+        raise _not_a_ledger(path, "it is an SQLite file of another program")
+    if version > len(MIGRATIONS):
         raise LedgerError(
-            f"{path}: written by a newer gpugate (schema {version}, this one knows {len(STEPS)});"
+            f"{path}: written by a newer gpugate (schema {version}, this one knows {len(MIGRATIONS)});"
             " use that version, or move the file away"
         )
     (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
@@ -216,15 +219,15 @@ def _make_ready(database: sqlite3.Connection, path: Path) -> None:
         raise sqlite3.DatabaseError(str(verdict))
     _migrate(database, path, version)
     database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")  # an intent has to outlive the power as well
-    _written(database, "UPDATE budgets SET percent = ? WHERE month = ?", [(0, "")])  # can it be written?
+    database.execute("PRAGMA synchronous = FULL")  # a start intent has to survive a power failure
+    _write_rows(database, "UPDATE budgets SET percent = ? WHERE month = ?", [(0, "")])  # can it be written?
 
 
 def _migrate(database: sqlite3.Connection, path: Path, version: int) -> None:
-    """Take every step that is missing, in one transaction, and look that all columns are there then."""
+    """Apply all missing migrations in one transaction, and check that all columns exist."""
     database.execute("BEGIN IMMEDIATE")
     try:
-        for number, step in enumerate(STEPS[version:], version + 1):
+        for number, step in enumerate(MIGRATIONS[version:], version + 1):
             if isinstance(step, str):
                 _execute_all(database, step)
             else:
@@ -232,18 +235,18 @@ def _migrate(database: sqlite3.Connection, path: Path, version: int) -> None:
             database.execute(f"PRAGMA user_version = {number}")
         for table, columns in _TABLES.items():
             if missing := sorted(columns - _columns(database, table)):
-                raise _foreign(path, f"its table {table} has no column {missing[0]}")
+                raise _not_a_ledger(path, f"its table {table} has no column {missing[0]}")
         database.execute("COMMIT")
     except BaseException as error:
         if database.in_transaction:
             database.execute("ROLLBACK")
         if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_ERROR:
-            raise _foreign(path, "its tables are not those of any version") from error
+            raise _not_a_ledger(path, "its tables are not those of any version") from error
         raise
 
 
-def _written(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    """One transaction: all of it is on the disk at the end, or none of it."""
+def _write_rows(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Write all rows in one transaction."""
     database.execute("BEGIN IMMEDIATE")
     try:
         database.executemany(statement, rows)
@@ -254,17 +257,15 @@ def _written(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[
         raise
 
 
-def _foreign(path: Path, why: str) -> LedgerError:
-    return LedgerError(
-        f"{path}: no ledger that this gpugate knows ({why}); move the file away: a new one is made"
-    )
+def _not_a_ledger(path: Path, why: str) -> LedgerError:
+    return LedgerError(f"{path}: not a ledger of this gpugate ({why}); move the file away: a new one is made")
 
 
-def _unusable(path: Path, error: Exception) -> LedgerError:
+def _ledger_error(path: Path, error: Exception) -> LedgerError:
     said = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, sqlite3.OperationalError | OSError | RuntimeError | sqlite3.ProgrammingError):
-        return LedgerError(f"{path}: the ledger cannot be used ({said}); see to the disk and its rights")
-    return LedgerError(f"{path}: the ledger is damaged ({said}); move the file away, or bring a backup back")
+        return LedgerError(f"{path}: the ledger cannot be used ({said}); check the disk and its permissions")
+    return LedgerError(f"{path}: the ledger is damaged ({said}); move the file away, or restore a backup")
 
 
 def _upsert(table: str, columns: Sequence[str]) -> str:
@@ -282,7 +283,7 @@ def _stored(value: object) -> object:
 
 
 def _text(at: datetime) -> str:
-    """Sorts as the instants do."""
+    """Return the time as text that sorts by time."""
     return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
@@ -297,3 +298,42 @@ def _loaded(name: str, stored: Any) -> object:
     if name in _INSTANTS:
         return datetime.fromisoformat(stored)
     return Decimal(stored) if name in _AMOUNTS else stored
+
+
+class UnavailableLedger:
+    """Takes the place of a ledger that cannot be opened, so that no pod is started off the record.
+
+    Every call but `aclose` raises `LedgerError` with the reason.
+    """
+
+    def __init__(self, error: LedgerError) -> None:
+        self._reason = str(error)
+
+    async def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise LedgerError(self._reason)
+
+    put = put_usage = open_sessions = last_ends = sessions = usage = _refuse
+    last_notified_threshold = mark_threshold_notified = _refuse
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+
+
+async def open_ledger(state: Path, providers: Collection[str], simulated: Collection[str]) -> Ledger:
+    """Open the ledger in the state folder; simulated providers have one of their own, in a folder below it.
+
+    One that cannot be opened is an `UnavailableLedger`: then no pod is started, but all are stopped.
+    """
+    if not simulated:
+        return await _open(state / FILE_NAME)
+    simulated_ledger = await _open(state / "simulated" / FILE_NAME)
+    if set(simulated) == set(providers):
+        return simulated_ledger
+    return SplitLedger(await _open(state / FILE_NAME), simulated_ledger, simulated)
+
+
+async def _open(path: Path) -> Ledger:
+    try:
+        return await SqliteLedger.open(path)
+    except LedgerError as error:
+        return UnavailableLedger(error)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from gpugate.api.gpu import ApiRoutes
+from gpugate.api.routing import ApiRoutes
 from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.billing.reports import CostQueries
 from gpugate.bot.assistant import Assistant, EventWaiter

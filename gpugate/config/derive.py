@@ -45,16 +45,6 @@ def longest_end_s(settings: Settings) -> float:
     return server.shutdown_grace + stop_s + CLEANUP_LIMIT_S
 
 
-def secrets_of(*configs: attrs.AttrsInstance) -> list[str]:
-    """Return every secret text of these objects (their fields with `repr=False`), to be redacted in logs."""
-    return [
-        value
-        for config in configs
-        for attribute in attrs.fields(type(config))
-        if not attribute.repr and isinstance(value := getattr(config, attribute.name), str) and value
-    ]
-
-
 def fallback_price_of(settings: Settings) -> Price:
     """Return the price that is used where the provider reports none."""
     return Price(settings.cost.hourly_rate or None, None, settings.cost.currency)

@@ -1,15 +1,16 @@
-"""The pod's ComfyUI on its v1 routes: submit, follow, fetch, cancel.
+"""Runs a workflow on the pod's ComfyUI through its v1 routes: submit, follow, fetch, cancel.
 
-Follows docs/telegram-comfyui.md#comfyui: the websocket tells progress and when to look, the history is the
-truth, and a job that is in neither history nor queue is lost. It must not know leases or clients, and
-passes on no text of the server that could hold its paths or a prompt.
+How a job is followed (docs/telegram-comfyui.md#comfyui): the websocket reports progress and says when to
+poll; the history says whether the job has ended; a job that is in neither history nor queue is lost. Error
+messages contain no text of ComfyUI that may hold its paths or a prompt.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -18,45 +19,62 @@ import orjson
 from attrs import define, field, frozen
 
 from gpugate.errors import ImageFailed
-from gpugate.generation.comfyui_errors import execution_problem, refusal
-from gpugate.generation.image_backend import Graph, Progress, RawImage
-from gpugate.generation.text_model import PodUnreachable
+from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
 from gpugate.tasks import spawn
 
+Graph = Mapping[str, Any]
+"""A ComfyUI graph in API format: node id to `{"class_type", "inputs", "_meta"?}`."""
+Progress = Callable[[int, int], Awaitable[None]]
+"""Takes (value, max) of the node that runs."""
 CALL_S = 30.0
 CONNECT_S = 5.0
 CANCEL_S = 3.0
-"""How long a cancelled job's end is waited for; the words to ComfyUI go out all the same."""
-
+"""How long the cancellation of a job is waited for; it is sent to ComfyUI in any case."""
 MAX_BROKEN_POLLS = 5
-"""Looks that fail one after the other before ComfyUI counts as gone."""
-
+"""After this many failed polls in a row ComfyUI counts as unreachable."""
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
 NOT_UP = frozenset({404, 502, 503, 504, *range(520, 524), *range(525, 528)})
-"""What a provider's proxy says for a service that is not up yet (docs/providers.md#proxy-answers)."""
-
+"""Status of a provider's proxy for a service that is not up yet (docs/providers.md#proxy-answers)."""
 PROXY_TIMEOUT = 524
-"""The proxy's word for a request that may still run: never sent again (docs/providers.md#silent-requests)."""
+"""Status of a proxy that timed out: the request may still run and is not repeated
+(docs/providers.md#silent-requests)."""
+MAX_ERROR_LENGTH = 160
+_PATH = re.compile(r"(?:^|[\s'\"(=])(?:[A-Za-z]:)?[\\/][\w.-]+|Traceback|File \"")
+_NAME = re.compile(r"[\w.:+ -]{1,80}")
+_UNREADABLE = "a reason that is not shown"
+
+
+@frozen
+class RawImage:
+    """An image as ComfyUI returned it, with its metadata.
+
+    Attributes:
+        filename: the bare name, without a folder.
+    """
+
+    data: bytes = field(repr=False)
+    filename: str
 
 
 class _ServiceNotUp(Exception):
-    """ComfyUI is not there yet; it has not seen the job."""
+    """ComfyUI is not up yet; it has not received the job."""
 
 
 class _OutcomeUnknown(Exception):
-    """The connection broke, or the answer makes no sense."""
+    """The connection broke, or the response is invalid."""
 
 
 @frozen
 class ComfyUIBackend:
-    """One picture at a time out of a ComfyUI.
+    """Generates images with a ComfyUI.
 
     Attributes:
-        poll_s: between two looks, where the websocket tells nothing sooner.
-        timeout_s: from the submission to the fetched picture, a server that is not up yet included.
+        poll_s: between two polls, unless the websocket causes one sooner.
+        timeout_s: from the submission to the fetched image, including the wait for a server that is not up
+            yet.
     """
 
     session: aiohttp.ClientSession
@@ -64,7 +82,12 @@ class ComfyUIBackend:
     timeout_s: float = 300.0
 
     async def generate(self, endpoint: Endpoint, graph: Graph, progress: Progress) -> RawImage:
-        """See `ImageBackend.generate`."""
+        """Submit a graph, follow the job, fetch its image. When cancelled, it cancels the job, too.
+
+        Raises:
+            PodUnreachable: ComfyUI responded first, and then not any more.
+            ImageFailed: any other failure, the timeout included; the message is one line.
+        """
         job = _RemoteJob(self.session, endpoint, self.poll_s)
         scope = asyncio.timeout(self.timeout_s)
         try:
@@ -72,7 +95,7 @@ class ComfyUIBackend:
                 try:
                     return await job.run(graph, progress)
                 finally:
-                    await job.leave()
+                    await job.close()
         except TimeoutError as error:
             if not scope.expired():
                 raise
@@ -82,11 +105,11 @@ class ComfyUIBackend:
 
 @define
 class _RemoteJob:
-    """One graph from its submission to its picture.
+    """One graph from its submission to its image.
 
     Attributes:
-        id: chosen here, so that the job can be cancelled before ComfyUI has said a word.
-        reached: ComfyUI may have the job.
+        id: chosen here, so that the job can be cancelled before ComfyUI has responded.
+        reached: ComfyUI may have received the job.
     """
 
     session: aiohttp.ClientSession
@@ -94,12 +117,12 @@ class _RemoteJob:
     poll_s: float
     id: str = field(factory=lambda: str(uuid.uuid4()))
     reached: bool = False
-    _over: bool = True
+    _ended: bool = True
     _submission: asyncio.Task[tuple[int, bytes]] | None = None
     _socket: aiohttp.ClientWebSocketResponse | None = None
     _reader: asyncio.Task[Any] | None = None
-    _news: asyncio.Event = field(factory=asyncio.Event)
-    _look_now: bool = False
+    _wake: asyncio.Event = field(factory=asyncio.Event)
+    _poll_now: bool = False
     _step: tuple[int, int] | None = None
 
     async def run(self, graph: Graph, progress: Progress) -> RawImage:
@@ -112,79 +135,81 @@ class _RemoteJob:
             except _ServiceNotUp:
                 await asyncio.sleep(self.poll_s)
         entry = await self._follow(progress)
-        self._over = True
-        return await self._fetch(_picture_of(entry))
+        self._ended = True
+        return await self._fetch(_image_location(entry))
 
-    async def leave(self) -> None:
-        """Let the socket go, and cancel a job that is not over, also while being cancelled."""
+    async def close(self) -> None:
+        """Close the websocket and cancel an unfinished job, also while this task is being cancelled."""
         if self._reader is not None:
             self._reader.cancel()
-        await asyncio.wait([spawn(self._leave(), "comfyui: leave a job")], timeout=CANCEL_S)
+        await asyncio.wait([spawn(self._close(), "comfyui: leave a job")], timeout=CANCEL_S)
 
     # --- submission ---------------------------------------------------------------------------
 
     async def _submit(self, graph: Graph) -> None:
-        self._over = False
+        self._ended = False
         body = {"prompt": graph, "client_id": self.id, "prompt_id": self.id}
-        # Not cut off in mid-air: what ComfyUI may have taken must be cancelled by name afterwards.
-        self._submission = spawn(self._call("POST", "/prompt", body), "comfyui: submit", on_crash=_known)
+        # Shielded: a job that ComfyUI may have received has to be cancelled by its id afterwards.
+        self._submission = spawn(
+            self._call("POST", "/prompt", body), "comfyui: submit", on_crash=_ignore_failure
+        )
         try:
             status, data = await asyncio.shield(self._submission)
         except _ServiceNotUp:
-            self._over = True
+            self._ended = True
             raise
         except _OutcomeUnknown:
             self.reached = True
-            return  # it may have arrived: history and queue know
+            return  # it may have arrived: history and queue will tell
         answer = _object(data)
         if status in NOT_UP and answer is None:
-            self._over = True
+            self._ended = True
             raise _ServiceNotUp
         if status == PROXY_TIMEOUT:
             self.reached = True
             return
         if status != 200 or answer is None or answer.get("node_errors"):
-            self._over = status != 200  # some outputs may run in spite of node errors: cancelled
+            self._ended = status != 200  # some outputs may run in spite of node errors: cancelled
             raise ImageFailed(refusal(status, answer))
         self.reached = True
-        self._take_name(answer)
+        self._take_id(answer)
 
-    def _take_name(self, answer: Mapping[str, Any] | None) -> None:
-        """Older servers name their jobs themselves."""
+    def _take_id(self, answer: Mapping[str, Any] | None) -> None:
+        """Take over the id of a server that ignores ours (older versions)."""
         if answer is not None and isinstance(answer.get("prompt_id"), str):
             self.id = answer["prompt_id"]
 
     # --- following ----------------------------------------------------------------------------
 
     async def _follow(self, progress: Progress) -> Mapping[str, Any]:
-        """Wait until the job has come to its end; return its entry in the history."""
+        """Wait until the job has ended; return its entry in the history."""
         loop = asyncio.get_running_loop()
-        broken, missing, due = 0, 0, loop.time() + self.poll_s
+        failed_polls, missing, due = 0, 0, loop.time() + self.poll_s
         while True:
-            await self._hear(due, progress)
-            if not self._look_now and loop.time() < due:
+            await self._wait_for_event(due, progress)
+            if not self._poll_now and loop.time() < due:
                 continue
-            self._look_now, due = False, loop.time() + self.poll_s
+            self._poll_now, due = False, loop.time() + self.poll_s
             try:
                 entry = await self._history()
                 if entry is not None:
                     return entry
                 missing = 0 if await self._is_queued() else missing + 1
-                broken = 0
+                failed_polls = 0
             except (_ServiceNotUp, _OutcomeUnknown) as error:
-                broken += 1
-                if broken >= MAX_BROKEN_POLLS:
+                failed_polls += 1
+                if failed_polls >= MAX_BROKEN_POLLS:
                     raise PodUnreachable("ComfyUI does not answer any more") from error
-            if missing > 1:  # twice, as a job may end between the two questions
-                self._over = True
+            if missing > 1:  # twice, because a job may end between the two requests
+                self._ended = True
                 raise ImageFailed("ComfyUI has lost the job; it may have been restarted")
 
-    async def _hear(self, until: float, progress: Progress) -> None:
-        """Wait for news or for the next look; pass the latest step on."""
+    async def _wait_for_event(self, until: float, progress: Progress) -> None:
+        """Wait for the websocket or the next poll; pass the latest step on."""
         with suppress(TimeoutError):
             async with asyncio.timeout_at(until):
-                await self._news.wait()
-        self._news.clear()
+                await self._wake.wait()
+        self._wake.clear()
         step, self._step = self._step, None
         if step is not None:
             await progress(*step)
@@ -198,7 +223,7 @@ class _RemoteJob:
         return entry if isinstance(entry, dict) else None
 
     async def _is_queued(self) -> bool:
-        """Whether it waits or runs; an answer that cannot be read counts as yes."""
+        """Return whether the job waits or runs; an unreadable response counts as yes."""
         status, data = await self._call("GET", "/queue")
         answer = _object(data)
         if status != 200 or answer is None:
@@ -209,7 +234,7 @@ class _RemoteJob:
     # --- the websocket ------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        """Open the websocket, if that works: without it the job is followed by looking alone."""
+        """Try to open the websocket; without it the job is only polled."""
         if self._socket is not None:
             return
         try:
@@ -223,51 +248,51 @@ class _RemoteJob:
                 )
         except CALL_ERRORS:
             return
-        self._reader = spawn(self._read(self._socket), "comfyui: events")
+        self._reader = spawn(self._read_events(self._socket), "comfyui: events")
 
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async def _read_events(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         with suppress(*CALL_ERRORS):
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.TEXT:
-                    self._note(_object(message.data))
-        self._look_now = True  # the server may be gone
-        self._news.set()
+                    self._on_event(_object(message.data))
+        self._poll_now = True  # the server may be gone
+        self._wake.set()
 
-    def _note(self, event: Mapping[str, Any] | None) -> None:
+    def _on_event(self, event: Mapping[str, Any] | None) -> None:
         data = event.get("data") if event is not None else None
         if event is None or not isinstance(data, dict) or data.get("prompt_id") != self.id:
             return
         kind = event.get("type")
         if kind == "progress" and isinstance(data.get("value"), int) and isinstance(data.get("max"), int):
             self._step = data["value"], data["max"]
-            self._news.set()
-        # `execution_success` comes before the history has the job: the end is `executing` of nothing.
+            self._wake.set()
+        # `execution_success` comes before the history has the job; `executing` without a node comes after.
         ended = kind == "executing" and data.get("node") is None
         if ended or kind in ("execution_error", "execution_interrupted"):
-            self._look_now = True
-            self._news.set()
+            self._poll_now = True
+            self._wake.set()
 
     # --- the end ------------------------------------------------------------------------------
 
     async def _fetch(self, where: Mapping[str, str]) -> RawImage:
-        """The picture's bytes; asked for twice where the connection breaks."""
+        """Fetch the image; try twice if the connection breaks."""
         for last in (False, True):
             try:
                 status, data = await self._call("GET", "/view", params=where, limit=MAX_IMAGE_BYTES)
             except (_ServiceNotUp, _OutcomeUnknown) as error:
                 if last:
-                    raise PodUnreachable("ComfyUI broke off while its picture was fetched") from error
+                    raise PodUnreachable("ComfyUI broke off while its image was fetched") from error
                 continue
             if status != 200:
-                gone = "ComfyUI has drawn the picture, but its file is gone"
-                raise ImageFailed(gone if status == 404 else f"ComfyUI answered {status} for its picture")
+                gone = "ComfyUI has drawn the image, but its file is gone"
+                raise ImageFailed(gone if status == 404 else f"ComfyUI answered {status} for its image")
             break
         return RawImage(data, where["filename"].replace("\\", "/").rpartition("/")[2])
 
-    async def _leave(self) -> None:
-        if self._submission is not None and not self._over:
+    async def _close(self) -> None:
+        if self._submission is not None and not self._ended:
             await self._cancel(self._submission, CANCEL_S)
-            if not self._submission.done():  # nobody waits any more, but it may arrive yet
+            if not self._submission.done():  # it may still arrive
                 await self._cancel(self._submission, CALL_S)
         if self._socket is not None:
             await self._socket.close()
@@ -276,12 +301,12 @@ class _RemoteJob:
         """Delete and interrupt the job, once its submission has ended or after `wait_s`."""
         await asyncio.wait([submission], timeout=wait_s)
         if submission.done() and not submission.cancelled() and submission.exception() is None:
-            self._take_name(_object(submission.result()[1]))
+            self._take_id(_object(submission.result()[1]))
         if self.session.closed:  # the gateway is going down
             return
         with suppress(_ServiceNotUp, _OutcomeUnknown):
             await self._call("POST", "/queue", {"delete": [self.id]})
-        with suppress(_ServiceNotUp, _OutcomeUnknown):  # by name: a bare interrupt would hit whatever runs
+        with suppress(_ServiceNotUp, _OutcomeUnknown):  # by id: without one it would interrupt any job
             await self._call("POST", "/interrupt", {"prompt_id": self.id})
 
     async def _call(
@@ -293,7 +318,7 @@ class _RemoteJob:
         params: Mapping[str, str] | None = None,
         limit: int = MAX_RESPONSE_BYTES,
     ) -> tuple[int, bytes]:
-        """Status and body. Raises _ServiceNotUp (no connection), _Unclear."""
+        """Return status and body. Raises _ServiceNotUp (no connection), _OutcomeUnknown."""
         headers = dict(self.endpoint.headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -315,8 +340,8 @@ class _RemoteJob:
             raise _OutcomeUnknown from error
 
 
-def _known(name: str, error: BaseException) -> None:
-    """A submission that fails is told to who waits for it."""
+def _ignore_failure(name: str, error: BaseException) -> None:
+    """Do nothing: the code that awaits the submission handles its failure."""
 
 
 async def _read_all(answer: aiohttp.ClientResponse, limit: int) -> bytes:
@@ -342,8 +367,8 @@ def _rows(answer: Mapping[str, Any], name: str) -> list[Any]:
     return rows if isinstance(rows, list) else []
 
 
-def _picture_of(entry: Mapping[str, Any]) -> Mapping[str, str]:
-    """Where the job's picture is: a saved one before a preview. Raises ImageFailed."""
+def _image_location(entry: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return where the job's image is, a saved one rather than a preview. Raises ImageFailed."""
     problem = execution_problem(entry)
     if problem is not None:
         raise ImageFailed(problem)
@@ -352,10 +377,70 @@ def _picture_of(entry: Mapping[str, Any]) -> Mapping[str, str]:
     listed = [image for node in nodes if isinstance(node, dict) for image in _rows(node, "images")]
     found = [image for image in listed if isinstance(image, dict) and isinstance(image.get("filename"), str)]
     if not found:
-        raise ImageFailed("the workflow ended without a picture")
+        raise ImageFailed("the workflow ended without an image")
     best = next((image for image in found if image.get("type") == "output"), found[0])
     return {
         "filename": best["filename"],
         "subfolder": str(best.get("subfolder") or ""),
         "type": str(best.get("type") or "output"),
     }
+
+
+def refusal(status: int, answer: Mapping[str, Any] | None) -> str:
+    """Return why ComfyUI rejected a graph, or a part of it."""
+    if answer is None:
+        if status == 500:  # its response to a graph that it cannot read at all
+            return "ComfyUI cannot read the workflow (500)"
+        return f"ComfyUI answered {status} to the workflow"
+    nodes = answer.get("node_errors")
+    said = [_node(name, given) for name, given in nodes.items()] if isinstance(nodes, dict) else []
+    if not said:
+        error = answer.get("error")
+        text = error.get("message") if isinstance(error, dict) else None
+        said = [_safe(text)]
+    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
+    return f"ComfyUI refused the workflow: {said[0]}{more}"
+
+
+def _node(name: object, given: object) -> str:
+    """Return the first error of one node: where, and what is wrong."""
+    entry = given if isinstance(given, dict) else {}
+    where = f"node {_safe(name)} ({_safe(entry.get('class_type'))})"
+    errors = entry.get("errors")
+    error = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
+    extra = error.get("extra_info")
+    extra = extra if isinstance(extra, dict) else {}
+    key = f", {_safe(extra['input_name'])}" if isinstance(extra.get("input_name"), str) else ""
+    value = extra.get("received_value")
+    shown = ""
+    if error.get("type") == "value_not_in_list" and isinstance(value, str) and _NAME.fullmatch(value):
+        shown = f": {value}"  # a model that the pod lacks; the name is from the workflow or the settings
+    return f"{where}{key}: {_safe(error.get('message'))}{shown}"
+
+
+def execution_problem(entry: Mapping[str, Any]) -> str | None:
+    """Return why a job failed; None: it succeeded, or the server does not say (older versions)."""
+    status = entry.get("status")
+    status = status if isinstance(status, dict) else {}
+    if status.get("status_str", "success") == "success":
+        return None
+    messages = status.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    kind, data = last if isinstance(last, list) and len(last) == 2 else (None, None)
+    if kind == "execution_interrupted":
+        return "the job was interrupted at ComfyUI"
+    if not isinstance(data, dict) or "node_type" not in data:
+        return "ComfyUI failed to run the workflow"
+    where = f"node {_safe(data.get('node_id'))} ({_safe(data.get('node_type'))})"
+    kind = _safe(data.get("exception_type"))
+    if "OutOfMemory" in kind:
+        kind = "out of GPU memory"
+    return f"ComfyUI failed at {where}: {kind}"
+
+
+def _safe(text: object) -> str:
+    """Return the text as one short line, or a placeholder if it may hold a path or a traceback."""
+    if not isinstance(text, str | int) or _PATH.search(str(text)):
+        return _UNREADABLE
+    line = " ".join(str(text).split())
+    return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"

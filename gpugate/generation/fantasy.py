@@ -1,4 +1,4 @@
-"""A story of a picture and a picture of that story, on one lease; knows no HTTP and no client."""
+"""Generates a story about an image and an illustration of the story, under one lease."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpugate.generation.workflows import ImageRequest
 from gpugate.lifecycle.leased_call import LeasedCall
 
 EXCERPT = 320
-"""Characters of the story in the picture's prompt: image models read 77 tokens (CLIP), style included."""
+"""Characters of the story in the image prompt: image models read 77 tokens (CLIP), with the style."""
 
 STYLE = "fantasy illustration, detailed, atmospheric light"
 _SYNTAX = re.compile(r"[()\[\]{}<>|\\*_#`\"“”~^]|\bembedding:|\blora:", re.IGNORECASE)
@@ -23,13 +23,13 @@ _SENTENCE = re.compile(r".+?(?:[.!?…]+(?=\s|$)|$)")
 
 
 class FantasyListener(Protocol):
-    """Hears of a fantasy under way."""
+    """Takes the progress of a fantasy."""
 
     async def story(self, delta: str) -> None:
-        """The next piece of the story."""
+        """Take the next piece of the story."""
 
     async def progress(self, stage: str, value: int, most: int) -> None:
-        """How far "story" or "image" is."""
+        """Take the progress of the stage "story" or "image"."""
 
 
 @frozen
@@ -43,61 +43,63 @@ class Fantasy:
 
 @frozen
 class FantasyService:
-    """Tells and illustrates."""
+    """Generates a story and its illustration."""
 
     stories: StoryService
     images: ImageService
 
     def story_request(self, image: DecodedImage, prompt: str) -> StoryRequest:
-        """What the vision model is asked."""
+        """Return the request to the vision model."""
         return self.stories.request(prompt, image)
 
     async def generate(
         self,
-        visit: LeasedCall,
-        telling: StoryRequest,
+        leased: LeasedCall,
+        request: StoryRequest,
         *,
         illustrated: bool = True,
         listener: FantasyListener | None = None,
     ) -> Fantasy:
-        """Tell the story, then draw it; a picture that fails is a warning.
+        """Generate the story, then the illustration; if that fails, the result has a warning instead.
 
         Raises:
-            StoryFailed: there is no story.
-            GateError: the pod could not be had.
+            StoryFailed: no story could be generated.
+            GateError: the pod is not available.
         """
-        story = await self._story(visit, telling, listener)
-        visit.mark_response_started()  # a pod that is lost now costs the picture, not a second story
+        story = await self._story(leased, request, listener)
+        leased.mark_response_started()  # from here a lost pod costs the illustration only
         if listener is not None:
             await listener.progress("story", 1, 1)
         if not illustrated:
             return Fantasy(story)
         try:
-            return Fantasy(story, await self._picture(visit, story, listener))
+            return Fantasy(story, await self._illustrate(leased, story, listener))
         except GateError as error:
             return Fantasy(story, None, (ImageFailed(error.message),))
 
-    async def _story(self, visit: LeasedCall, telling: StoryRequest, listener: FantasyListener | None) -> str:
+    async def _story(
+        self, leased: LeasedCall, request: StoryRequest, listener: FantasyListener | None
+    ) -> str:
         if listener is None:
-            return await self.stories.generate(visit, telling)
-        return await self.stories.generate(visit, telling, listener.story)
+            return await self.stories.generate(leased, request)
+        return await self.stories.generate(leased, request, listener.story)
 
-    async def _picture(
-        self, visit: LeasedCall, story: str, listener: FantasyListener | None
+    async def _illustrate(
+        self, leased: LeasedCall, story: str, listener: FantasyListener | None
     ) -> GeneratedImage:
-        drawing = self.images.job(ImageRequest(image_prompt(story), random_seed()))
+        job = self.images.job(ImageRequest(image_prompt(story), random_seed()))
         if listener is None:
-            return await self.images.generate(visit, drawing)
+            return await self.images.generate(leased, job)
 
         async def progress(value: int, most: int) -> None:
             await listener.progress("image", value, most)
 
-        return await self.images.generate(visit, drawing, progress)
+        return await self.images.generate(leased, job, progress)
 
 
 def image_prompt(story: str) -> str:
-    """A short excerpt fit for an image model: whole sentences from the start, without its syntax."""
-    opening = story[: 8 * EXCERPT]  # more is never used, and would only cost time
+    """Return the first sentences of a story as an image prompt, without prompt syntax."""
+    opening = story[: 8 * EXCERPT]  # more is never used
     plain = " ".join(_SYNTAX.sub(" ", opening).replace(":", ",").split())
     excerpt = ""
     for sentence in _SENTENCE.findall(plain):

@@ -6,13 +6,12 @@ import aiohttp
 
 from gpugate.api.generation import GenerationApi
 from gpugate.config import Settings
-from gpugate.generation.code_assist import SYSTEM, CodeAssist
-from gpugate.generation.code_stream import CodeStream
+from gpugate.generation.code_assist import SYSTEM, CodeAssist, CodeStream
 from gpugate.generation.comfyui import ComfyUIBackend
 from gpugate.generation.fantasy import FantasyService
 from gpugate.generation.images import ImageService
-from gpugate.generation.ollama_text_model import OllamaTextModel
 from gpugate.generation.stories import StoryService
+from gpugate.generation.text_model import OllamaTextModel
 from gpugate.generation.workflows import Workflows
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.forwarder import UpstreamPools

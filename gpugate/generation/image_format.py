@@ -1,7 +1,7 @@
-"""Pictures as bytes: what they are, whether they are whole, and without their metadata. Pure; knows no pod.
+"""Image files: detects format and size, checks that they are complete, strips metadata. Pure.
 
-PNG, JPEG, WebP and GIF are read by their frames alone: no pixel is ever unpacked, so a picture that
-would unpack to gigabytes costs nothing here. Limits are those of docs/api.md#images-in.
+Only the structure of PNG, JPEG, WebP and GIF is read; pixels are never decompressed, so an image that would
+decompress to gigabytes costs nothing here. Limits are those of docs/api.md#images-in.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from attrs import field, frozen
 
 from gpugate.errors import InvalidRequest
 
-LARGEST = 20 * 1024 * 1024
-MOST_PIXELS = 40_000_000
+MAX_BYTES = 20 * 1024 * 1024
+MAX_PIXELS = 40_000_000
 
 _DATA_URL = re.compile(rb"data:[^,]{0,500};base64,", re.IGNORECASE)
 _BLANKS = b" \t\r\n\v\f"
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What a PNG needs to look as it does; all else (tEXt, iTXt, zTXt, eXIf, tIME ...) is metadata.
+# The chunks that determine how a PNG looks; all others (tEXt, iTXt, zTXt, eXIf, tIME ...) are metadata.
 _PNG_KEPT = frozenset(
     b"IHDR PLTE IDAT IEND tRNS gAMA cHRM sRGB iCCP sBIT bKGD pHYs cICP acTL fcTL fdAT".split()
 )
@@ -34,12 +34,12 @@ _JPEG_KEPT_APPS = frozenset((0xE0, 0xE2, 0xEE))  # JFIF, ICC profile, Adobe's co
 
 
 class InvalidImage(ValueError):
-    """Not a whole picture of a known kind; the message says what is wrong."""
+    """Not a complete image in a known format; the message says what is wrong."""
 
 
 @frozen
 class DecodedImage:
-    """A whole picture; width and height in pixels."""
+    """A complete image; width and height in pixels."""
 
     kind: str
     width: int
@@ -48,23 +48,23 @@ class DecodedImage:
 
     @property
     def base64(self) -> str:
-        """In one line, as Ollama wants it."""
+        """Its Base64 text in one line, as Ollama wants it."""
         return base64.b64encode(self.data).decode()
 
 
 def decode_image(text: str, name: str) -> DecodedImage:
-    """The picture in a request's field, Base64 with or without a `data:` prefix and line breaks.
+    """Return the image in a request's field: Base64 with or without `data:` prefix and line breaks.
 
     Raises:
-        InvalidRequest: it is none, truncated, or over the limits; the message names the field.
+        InvalidRequest: not an image, truncated, or over the limits; the message names the field.
     """
     try:
         given = text.encode("ascii").lstrip(_BLANKS)
         start = _DATA_URL.match(given)
-        # In one pass of C: there may be 60 MiB of it, and while it is read nothing else runs.
+        # In one call of C code: it may be 60 MiB, and may run on the event loop.
         packed = given[start.end() if start else 0 :].translate(None, _BLANKS)
-        if len(packed) * 3 // 4 > LARGEST + 2:
-            raise InvalidRequest(f"{name}: is larger than {LARGEST >> 20} MiB")
+        if len(packed) * 3 // 4 > MAX_BYTES + 2:
+            raise InvalidRequest(f"{name}: is larger than {MAX_BYTES >> 20} MiB")
         data = base64.b64decode(packed, validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise InvalidRequest(f"{name}: is not Base64") from error
@@ -75,23 +75,23 @@ def decode_image(text: str, name: str) -> DecodedImage:
 
 
 def read_checked_image(data: bytes) -> DecodedImage:
-    """The picture in these bytes, whole and within the limits.
+    """Return the image in these bytes, if it is complete and within the limits.
 
     Raises:
         InvalidImage: it is not.
     """
-    if len(data) > LARGEST:
-        raise InvalidImage(f"is larger than {LARGEST >> 20} MiB")
+    if len(data) > MAX_BYTES:
+        raise InvalidImage(f"is larger than {MAX_BYTES >> 20} MiB")
     image = read_image(data)
     if not image.width or not image.height:
         raise InvalidImage("has no pixels")
-    if image.width * image.height > MOST_PIXELS:
-        raise InvalidImage(f"has more than {MOST_PIXELS // 1_000_000} megapixels")
+    if image.width * image.height > MAX_PIXELS:
+        raise InvalidImage(f"has more than {MAX_PIXELS // 1_000_000} megapixels")
     return image
 
 
 def read_image(data: bytes) -> DecodedImage:
-    """Kind and size of a whole picture, whatever its limits.
+    """Return a complete image; the limits are not checked.
 
     Raises:
         InvalidImage: of no known kind, or truncated.
@@ -105,7 +105,7 @@ def read_image(data: bytes) -> DecodedImage:
 
 
 def strip_metadata(data: bytes) -> bytes:
-    """The same pixels without metadata: ComfyUI writes the whole prompt into its pictures.
+    """Return the image file without metadata: ComfyUI writes the workflow with the prompt into it.
 
     Raises:
         InvalidImage: of no known kind, or truncated.
@@ -126,11 +126,11 @@ def _kind_of(data: bytes) -> tuple[str, Callable[[bytes], tuple[int, int]], Call
         return "WebP", _webp_size, _webp_stripped
     if data.startswith((b"GIF87a", b"GIF89a")):
         return "GIF", _gif_size, _gif_stripped
-    raise InvalidImage("is no PNG, JPEG, WebP or GIF")
+    raise InvalidImage("is not a PNG, JPEG, WebP or GIF")
 
 
 def _part(data: bytes, start: int, length: int) -> bytes:
-    """These bytes, all of them. Raises InvalidImage."""
+    """Return these bytes. Raises InvalidImage: the data ends before."""
     if start + length > len(data):
         raise InvalidImage("is truncated")
     return data[start : start + length]
@@ -140,7 +140,7 @@ def _part(data: bytes, start: int, length: int) -> bytes:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start, end) of each chunk with its frame, up to IEND."""
+    """Yield (type, start, end) of each chunk, up to IEND."""
     at = len(_PNG)
     while True:
         frame = _part(data, at, 8)
@@ -171,7 +171,7 @@ def _png_stripped(data: bytes) -> bytes:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, start, end) of each segment up to the first scan, which runs to the end of the data."""
+    """Yield (marker, start, end) of each segment up to the first scan, which extends to the end."""
     at = 2
     while True:
         if data[at] != 0xFF:
@@ -207,7 +207,7 @@ def _jpeg_stripped(data: bytes) -> bytes:
     for marker, start, end in _jpeg_segments(data):
         if marker == 0xFE or (0xE0 <= marker <= 0xEF and marker not in _JPEG_KEPT_APPS):
             continue
-        if marker == 0xDA:  # what stands behind the picture's end is no part of it
+        if marker == 0xDA:  # what follows the end marker is not part of the image
             end = data.rfind(b"\xff\xd9", start) + 2
         kept.append(data[start:end])
     return b"\xff\xd8" + b"".join(kept)
@@ -217,7 +217,7 @@ def _jpeg_stripped(data: bytes) -> bytes:
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start of its body, end of its body)."""
+    """Yield (type, start of the body, end of the body) of each chunk."""
     size = int.from_bytes(_part(data, 4, 4), "little")
     _part(data, 8, size)
     at = 12
@@ -243,7 +243,7 @@ def _little(data: bytes, start: int, length: int) -> int:
     return int.from_bytes(_part(data, start, length), "little")
 
 
-# By chunk; what holds a picture may claim another size than the head, and the largest counts.
+# By chunk; a frame may claim another size than the header, and the largest counts.
 _WEBP_SIZES: Mapping[bytes, Callable[[bytes], tuple[int, int]]] = {
     b"VP8X": lambda body: (1 + _little(body, 4, 3), 1 + _little(body, 7, 3)),
     b"VP8L": lambda body: (1 + (_little(body, 1, 4) & 0x3FFF), 1 + (_little(body, 1, 4) >> 14 & 0x3FFF)),
@@ -269,7 +269,7 @@ def _webp_stripped(data: bytes) -> bytes:
 
 
 def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(label, start, end) of each block: 0x2C a picture, 0xFE a comment, 0xFF an application's."""
+    """Yield (label, start, end) of each block: 0x2C image, 0xFE comment, 0xFF application data."""
     at = 13 + _colours(_part(data, 0, 13)[10])
     while (first := data[at]) != 0x3B:
         start = at
@@ -288,7 +288,7 @@ def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _colours(packed: int) -> int:
-    """Bytes of a colour table."""
+    """Return the length of a colour table in bytes."""
     return 3 << ((packed & 7) + 1) if packed & 0x80 else 0
 
 

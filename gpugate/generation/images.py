@@ -1,7 +1,4 @@
-"""Pictures from words: a wish becomes a workflow's graph, and what ComfyUI gives is checked and stripped.
-
-Knows no HTTP; how a job is followed is the painter's business (`generation.image_backend`).
-"""
+"""Generates images: renders a request into a workflow, runs it, checks the result and strips its metadata."""
 
 from __future__ import annotations
 
@@ -12,18 +9,17 @@ from attrs import evolve, field, frozen
 
 from gpugate.errors import ImageFailed
 from gpugate.generation import image_format
-from gpugate.generation.image_backend import Graph, ImageBackend, Progress
-from gpugate.generation.text_model import PodUnreachable
+from gpugate.generation.comfyui import ComfyUIBackend, Graph, Progress
 from gpugate.generation.workflows import ImageRequest, Workflow, Workflows
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 
-LARGEST_SEED = 2**64 - 1
+MAX_SEED = 2**64 - 1
 
 
 @frozen
 class GeneratedImage:
-    """A finished picture, without metadata unless it was asked for."""
+    """A generated image, without metadata unless it was requested."""
 
     image: image_format.DecodedImage
     filename: str
@@ -32,10 +28,10 @@ class GeneratedImage:
 
 @frozen
 class ImageJob:
-    """A wish and the workflow that shall fulfil it, checked before anything wakes.
+    """A request and its workflow, checked before a pod is started.
 
     Attributes:
-        metadata: leave in what ComfyUI writes into the picture: the workflow, the prompt included.
+        metadata: keep what ComfyUI writes into the image: the workflow with the prompt.
     """
 
     request: ImageRequest = field(repr=False)
@@ -43,65 +39,65 @@ class ImageJob:
     metadata: bool = False
 
 
-async def _nobody(value: int, most: int) -> None:
+async def _no_progress(value: int, most: int) -> None:
     return None
 
 
 @frozen
 class ImageService:
-    """Draws pictures."""
+    """Generates images."""
 
-    backend: ImageBackend
+    backend: ComfyUIBackend
     workflows: Workflows
 
     def job(self, wish: ImageRequest, workflow: str | None = None, *, metadata: bool = False) -> ImageJob:
-        """Check a wish. Raises InvalidRequest: no such workflow, or one that cannot do this."""
-        drawing = ImageJob(wish, self.workflows.find(workflow), metadata)
-        self._graph(drawing)
-        return drawing
+        """Check a request. Raises InvalidRequest: no such workflow, or it lacks what the request sets."""
+        image_job = ImageJob(wish, self.workflows.find(workflow), metadata)
+        self._graph(image_job)
+        return image_job
 
     async def generate(
-        self, visit: LeasedCall, drawing: ImageJob, progress: Progress = _nobody
+        self, leased: LeasedCall, image_job: ImageJob, progress: Progress = _no_progress
     ) -> GeneratedImage:
-        """Draw. With the first step told to `progress` the answer has begun.
+        """Generate an image. The response counts as started with the first call of `progress`.
 
         Raises:
-            ImageFailed: ComfyUI is not there, failed, or was not done in time.
-            GateError: the pod could not be had.
+            ImageFailed: ComfyUI is not there, failed, or took too long.
+            GateError: the pod is not available.
         """
 
         async def tell(value: int, most: int) -> None:
-            if progress is not _nobody:
-                visit.mark_response_started()
+            if progress is not _no_progress:
+                leased.mark_response_started()
             await progress(value, most)
 
         async def work(pod: ServingPod) -> GeneratedImage:
             endpoint = pod.endpoints.get("comfyui")
             if endpoint is None:
                 raise ImageFailed("the pod has no ComfyUI")
-            # A new graph for each try: another mark, another file.
-            drawn = await self.backend.generate(endpoint, self._graph(drawing), tell)
-            image = await asyncio.to_thread(_checked, drawn.data, drawing.metadata)
-            return GeneratedImage(image, drawn.filename, drawing.request.seed)
+            # A new graph for each attempt, so that its file has another name.
+            drawn = await self.backend.generate(endpoint, self._graph(image_job), tell)
+            image = await asyncio.to_thread(_checked_image, drawn.data, image_job.metadata)
+            return GeneratedImage(image, drawn.filename, image_job.request.seed)
 
         try:
-            return await visit.run(work, tries=1)
+            return await leased.run(work, tries=1)
         except PodUnreachable as error:
             raise ImageFailed(str(error)) from error
 
-    def _graph(self, drawing: ImageJob) -> Graph:
-        return drawing.workflow.render(drawing.request, self.workflows.checkpoint, secrets.token_hex(4))
+    def _graph(self, image_job: ImageJob) -> Graph:
+        return image_job.workflow.render(image_job.request, self.workflows.checkpoint, secrets.token_hex(4))
 
 
-def _checked(data: bytes, metadata: bool) -> image_format.DecodedImage:
-    """Only what is a whole picture leaves, and without what ComfyUI wrote into it unless that is wanted."""
+def _checked_image(data: bytes, metadata: bool) -> image_format.DecodedImage:
+    """Return a complete image, without metadata unless it is requested. Raises ImageFailed."""
     try:
         image = image_format.read_image(data)
         return image if metadata else evolve(image, data=image_format.strip_metadata(data))
     except image_format.InvalidImage as error:
-        raise ImageFailed(f"ComfyUI gave something that {error}") from error
+        raise ImageFailed(f"ComfyUI returned something that {error}") from error
 
 
 def random_seed() -> int:
-    """A seed by chance: the same graph twice would be answered from ComfyUI's cache."""
-    return secrets.randbelow(LARGEST_SEED + 1)
+    """Return a random seed: ComfyUI would answer the same graph from its cache."""
+    return secrets.randbelow(MAX_SEED + 1)

@@ -1,4 +1,4 @@
-"""Stories: a model that sees a picture, or reads a prompt, tells one; knows no HTTP and no client."""
+"""Generates stories, from a prompt or about an image."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from attrs import frozen
 
 from gpugate.errors import InvalidRequest, StoryFailed
 from gpugate.generation.image_format import DecodedImage
-from gpugate.generation.text_model import GenerationFailed, OnText, PodUnreachable, TextModel
+from gpugate.generation.text_model import GenerationFailed, OllamaTextModel, OnText
 from gpugate.lifecycle.lease import ServingPod
-from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 
 SYSTEM = (
     "You are a storyteller. Tell one short, vivid story of at most three hundred words, in plain prose "
     "without headings or lists, and nothing beside the story."
 )
-MOST_TOKENS = 2048
-"""A model that finds no end of its own is stopped here: every second of it is paid for."""
+MAX_TOKENS = 2048
+"""Limits a model that does not end by itself: each second of it is billed."""
 
-OF_IMAGE = "Look at the picture and tell a fantasy story that takes place in it."
+IMAGE_PROMPT = "Look at the picture and tell a fantasy story that takes place in it."
 
 
 @frozen
 class StoryRequest:
-    """What a story shall be about.
+    """A story to generate.
 
     Attributes:
-        model: who tells it.
+        model: that generates it.
     """
 
     model: str
@@ -35,33 +35,33 @@ class StoryRequest:
     image: DecodedImage | None = None
 
     def body(self) -> dict[str, object]:
-        """The request, for `/api/generate`."""
-        asked: dict[str, object] = {"model": self.model, "system": SYSTEM, "prompt": self._words()}
-        asked["options"] = {"num_predict": MOST_TOKENS}
+        """Return the body for `/api/generate`."""
+        body: dict[str, object] = {"model": self.model, "system": SYSTEM, "prompt": self._prompt_text()}
+        body["options"] = {"num_predict": MAX_TOKENS}
         if self.image is not None:
-            asked["images"] = [self.image.base64]
-        return asked
+            body["images"] = [self.image.base64]
+        return body
 
-    def _words(self) -> str:
+    def _prompt_text(self) -> str:
         if self.image is None:
             return self.prompt
-        return f"{OF_IMAGE}\n\nThe listener wishes: {self.prompt}" if self.prompt else OF_IMAGE
+        return f"{IMAGE_PROMPT}\n\nThe listener wishes: {self.prompt}" if self.prompt else IMAGE_PROMPT
 
 
-async def _nobody(text: str) -> None:
+async def _ignore(text: str) -> None:
     return None
 
 
 @frozen
 class StoryService:
-    """Tells stories.
+    """Generates stories.
 
     Attributes:
-        vision: `models.vision`, for stories of a picture.
-        text: `models.story`, for all others; empty for the vision model.
+        vision: `models.vision`, for stories about an image.
+        text: `models.story`, for all others; empty: the vision model.
     """
 
-    texts: TextModel
+    texts: OllamaTextModel
     vision: str
     text: str = ""
 
@@ -72,52 +72,52 @@ class StoryService:
         model = self.text or self.vision if image is None else self.vision
         return StoryRequest(model, prompt.strip(), image)
 
-    async def generate(self, visit: LeasedCall, telling: StoryRequest, hear: OnText = _nobody) -> str:
-        """Tell a story, piece by piece to `hear`, and return it whole.
+    async def generate(self, leased: LeasedCall, request: StoryRequest, on_text: OnText = _ignore) -> str:
+        """Generate a story, pass it on piece by piece to `on_text`, and return it.
 
-        With the first piece for `hear` the answer has begun; without `hear` it may be told again when
-        the pod is lost.
+        The response counts as started with the first call of `on_text`; without it the story is generated
+        again when the pod is lost.
 
         Raises:
-            StoryFailed: no story, or not to its end.
-            GateError: the pod could not be had.
+            StoryFailed: no story, or an incomplete one.
+            GateError: the pod is not available.
         """
-        listens = hear is not _nobody
+        streams = on_text is not _ignore
 
         async def work(pod: ServingPod) -> str:
-            pieces = _StoryText(visit.mark_response_started if listens else None, hear)
-            await self.texts.stream_to(pod.endpoints["ollama"], "/api/generate", telling.body(), pieces.add)
+            pieces = _StoryText(leased.mark_response_started if streams else None, on_text)
+            await self.texts.stream_to(pod.endpoints["ollama"], "/api/generate", request.body(), pieces.add)
             return pieces.whole
 
         try:
-            story = await visit.run(work)
+            story = await leased.run(work)
         except (GenerationFailed, PodUnreachable) as error:
             raise StoryFailed(str(error)) from error
         if not story:
-            raise StoryFailed(f"the model {telling.model!r} told nothing")
+            raise StoryFailed(f"the model {request.model!r} returned no text")
         return story
 
 
 class _StoryText:
-    """What came so far; blanks at the beginning are no story, so they begin no answer."""
+    """Collects the pieces; drops leading blanks, so that they do not start the response."""
 
-    def __init__(self, begin: Callable[[], None] | None, hear: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, begin: Callable[[], None] | None, on_text: Callable[[str], Awaitable[None]]) -> None:
         self._begin = begin
-        self._hear = hear
-        self._said: list[str] = []
+        self._hear = on_text
+        self._parts: list[str] = []
 
     @property
     def whole(self) -> str:
-        """The story."""
-        return "".join(self._said).strip()
+        """The story so far."""
+        return "".join(self._parts).strip()
 
     async def add(self, text: str) -> None:
-        """Take the next piece and pass it on."""
-        if not self._said:
+        """Keep the next piece and pass it on."""
+        if not self._parts:
             text = text.lstrip()
             if not text:
                 return
             if self._begin is not None:
                 self._begin()
-        self._said.append(text)
+        self._parts.append(text)
         await self._hear(text)

@@ -1,28 +1,33 @@
-"""What the services ask of the pod's models: tokens; it must not know HTTP, leases or clients."""
+"""Text of the pod's models, streamed from its Ollama."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
 
+import aiohttp
+import orjson
+from attrs import frozen
+
+from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
+from gpugate.proxy.provider_edge import is_edge_error, is_edge_timeout
+from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
 
 OnText = Callable[[str], Awaitable[None]]
-"""Gets each piece of text as it comes."""
-
-
-class PodUnreachable(Exception):
-    """A service of the pod could not be reached, or hung up: perhaps the pod is no more.
-
-    The message is one line for people.
-    """
+"""Takes each piece of text as it comes."""
+SILENCE_S = 600.0
+"""How long a model may send nothing; a large one loads for minutes before its first token."""
+CONNECT_S = 10.0
+MAX_LINE_BYTES = 8 * 1024 * 1024
 
 
 class GenerationFailed(Exception):
-    """The model refused, broke off, or ended without saying so; the message is one line for people.
+    """The model returned an error or an incomplete response; the message is one line.
 
     Attributes:
-        timed_out: a proxy in front of the pod gave up waiting; the job may still run.
+        timed_out: it was silent for too long, or a proxy in front of the pod timed out; it may still run.
     """
 
     def __init__(self, message: str, *, timed_out: bool = False) -> None:
@@ -30,20 +35,123 @@ class GenerationFailed(Exception):
         self.timed_out = timed_out
 
 
-class TextModel(Protocol):
-    """A model that answers in pieces."""
+@frozen
+class OllamaTextModel:
+    """Streams `/api/generate` and `/api/chat`; a model's thinking is left out."""
+
+    session: aiohttp.ClientSession
+    silence_s: float = SILENCE_S
 
     async def stream_to(
-        self, endpoint: Endpoint, path: str, body: Mapping[str, object], hear: OnText
+        self, endpoint: Endpoint, path: str, body: Mapping[str, object], on_text: OnText
     ) -> None:
-        """Ask, and hand each piece of text to `hear`; return only after an answer that ended in order.
+        """Send a request, and pass each piece of text to `on_text`; return when the stream has ended
+        properly.
 
         Args:
             endpoint: the pod's Ollama.
             path: "/api/generate" or "/api/chat".
-            body: the request; its `model` is named in complaints.
+            body: the request; errors name its `model`.
 
         Raises:
             PodUnreachable: the connection was refused or broke.
-            GenerationFailed: anything else that is no whole answer.
+            GenerationFailed: any other failure.
         """
+        model = str(body["model"])
+        answer = await self._ask(endpoint, path, body)
+        try:
+            if answer.status != 200:
+                raise _error_for_status(answer.status, answer.content_type, model)
+            async with aclosing(_lines(answer.content)) as lines:
+                async for line in lines:
+                    parsed = _parse_line(line, model)
+                    if text := _text(parsed):
+                        await on_text(text)
+                    if parsed.get("done") is True:
+                        return
+        finally:
+            answer.close()
+        raise GenerationFailed(f"the model {model!r} stopped before its end")
+
+    async def _ask(self, endpoint: Endpoint, path: str, body: Mapping[str, object]) -> aiohttp.ClientResponse:
+        headers = {**endpoint.headers, "Content-Type": "application/json"}
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self.silence_s)
+        try:
+            return await self.session.post(
+                url_of(endpoint, path),
+                data=orjson.dumps({**body, "stream": True}),
+                headers=headers,
+                ssl=ssl_option(endpoint),
+                allow_redirects=False,
+                timeout=limits,
+            )
+        except aiohttp.ServerTimeoutError as error:
+            raise _timed_out(error, str(body["model"])) from error
+        except CALL_ERRORS as error:
+            raise PodUnreachable("the pod's Ollama cannot be reached") from error
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
+    """Yield whole lines as they come; the last one may lack its newline.
+
+    Raises:
+        PodUnreachable: the connection broke.
+        GenerationFailed: silence, or a line that is too long.
+    """
+    rest = b""
+    while True:
+        try:
+            piece = await content.readany()
+        except aiohttp.ServerTimeoutError as error:
+            raise GenerationFailed("the model fell silent", timed_out=True) from error
+        except CALL_ERRORS as error:
+            raise PodUnreachable("the pod's Ollama broke the connection") from error
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+        if not piece:
+            break
+        if len(rest) > MAX_LINE_BYTES:
+            raise GenerationFailed("the model's answer is no stream of lines")
+    if rest:
+        yield rest
+
+
+def _parse_line(line: bytes, model: str) -> Mapping[str, Any]:
+    if not line.strip():
+        return {}
+    try:
+        parsed = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise GenerationFailed(f"the model {model!r} answered something that is no JSON")
+    if "error" in parsed:  # its text may name files of the pod: not passed on
+        raise GenerationFailed(f"the model {model!r} failed in the middle of its answer")
+    return parsed
+
+
+def _text(parsed: Mapping[str, Any]) -> str:
+    """Return the text of a line of `/api/generate` or `/api/chat`."""
+    message = parsed.get("message")
+    text = message.get("content") if isinstance(message, dict) else parsed.get("response")
+    return text if isinstance(text, str) else ""
+
+
+def _error_for_status(status: int, content_type: str, model: str) -> GenerationFailed | PodUnreachable:
+    if is_edge_error(status, content_type, proxied=True):
+        if is_edge_timeout(status):
+            return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
+        return PodUnreachable(f"the pod's Ollama cannot be reached ({status})")
+    return GenerationFailed(status_error(status, model))
+
+
+def _timed_out(error: BaseException, model: str) -> GenerationFailed | PodUnreachable:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return PodUnreachable("the pod's Ollama cannot be reached in time")
+    return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
+
+
+def status_error(status: int, model: str) -> str:
+    """Return one line about a model's error status."""
+    return f"the pod has no model {model!r}" if status == 404 else f"the model {model!r} answered {status}"

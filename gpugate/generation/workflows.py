@@ -1,4 +1,4 @@
-"""ComfyUI workflows as data: read and checked once, filled in per request by node title; knows no ComfyUI.
+"""ComfyUI workflows: read and checked once, rendered per request by node title. Pure.
 
 A workflow is a graph in API format. Nodes whose title (`_meta.title`) is `prompt`, `negative prompt`,
 `seed`, `size` or `checkpoint` are filled in (docs/api.md#images-out); several nodes may share a title.
@@ -21,14 +21,14 @@ BUILT_IN = "text-to-image.json"
 
 _TEXTS = ("text", "prompt", "value", "string")
 # By title: groups of inputs, of each group the first that the node has.
-_FILLED: Mapping[str, tuple[tuple[str, ...], ...]] = {
+_INPUTS_BY_TITLE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "prompt": (_TEXTS,),
     "negative prompt": (_TEXTS,),
     "seed": (("seed", "noise_seed", "value"),),
     "size": (("width",), ("height",)),
     "checkpoint": (("ckpt_name", "unet_name", "model_name"),),
 }
-_NEEDED = "prompt"
+_REQUIRED_TITLE = "prompt"
 
 
 class WorkflowError(Exception):
@@ -37,7 +37,7 @@ class WorkflowError(Exception):
 
 @frozen
 class ImageRequest:
-    """What a picture shall be; None leaves it as the workflow has it. Width and height in pixels."""
+    """An image to generate; None keeps the workflow's value. Width and height in pixels."""
 
     prompt: str = field(repr=False)
     seed: int
@@ -51,54 +51,54 @@ class Workflow:
     """A checked graph.
 
     Attributes:
-        slots: by title, (node, input) pairs; for `size` the width's and the height's by turns.
+        slots: by title, (node, input) pairs; for `size` the width and the height alternate.
     """
 
     graph: Mapping[str, Any] = field(repr=False)
     slots: Mapping[str, tuple[tuple[str, str], ...]]
 
     def need_seed(self) -> None:
-        """Refuse a seed that somebody chose and nothing would take. Raises InvalidRequest."""
+        """Check that the workflow takes a seed; called if the request sets one. Raises InvalidRequest."""
         if "seed" not in self.slots:
-            raise _unfulfilled("seed", "seed")
+            raise _no_such_node("seed", "seed")
 
-    def render(self, wish: ImageRequest, checkpoint: str, mark: str) -> dict[str, Any]:
-        """The graph to submit.
+    def render(self, request: ImageRequest, checkpoint: str, unique_suffix: str) -> dict[str, Any]:
+        """Return the graph to submit.
 
         Args:
-            mark: makes names of files unique, so that ComfyUI's cache cannot answer with a file that was
-                deleted (docs/telegram-comfyui.md#comfyui-caching).
+            unique_suffix: makes names of files unique, so that ComfyUI's cache cannot answer with a file that
+                was deleted (docs/telegram-comfyui.md#comfyui-caching).
 
         Raises:
-            InvalidRequest: something is wished for that this workflow cannot do.
+            InvalidRequest: the workflow has no node for something that the request sets.
         """
         graph: dict[str, Any] = json.loads(json.dumps(self.graph))
-        for name, title, wanted in _wanted(wish, checkpoint):
+        for name, title, wanted in _wanted(request, checkpoint):
             if wanted is None:
                 continue
             at = [place for place in self.slots.get(title, ()) if title != "size" or place[1] == name]
             if not at and name in ("negative_prompt", "width", "height"):
-                raise _unfulfilled(name, title)
+                raise _no_such_node(name, title)
             for node, key in at:
                 graph[node]["inputs"][key] = wanted
         for node in graph.values():
             prefix = node["inputs"].get("filename_prefix")
             if isinstance(prefix, str):
-                node["inputs"]["filename_prefix"] = f"{prefix}_{mark}"
+                node["inputs"]["filename_prefix"] = f"{prefix}_{unique_suffix}"
         return graph
 
 
-def _unfulfilled(name: str, title: str) -> InvalidRequest:
+def _no_such_node(name: str, title: str) -> InvalidRequest:
     return InvalidRequest(f'{name}: this workflow has no node titled "{title}"')
 
 
-def _wanted(wish: ImageRequest, checkpoint: str) -> Iterator[tuple[str, str, object]]:
-    """(name, title, value) of all that may be filled in."""
-    yield "prompt", "prompt", wish.prompt
-    yield "negative_prompt", "negative prompt", wish.negative_prompt
-    yield "seed", "seed", wish.seed
-    yield "width", "size", wish.width
-    yield "height", "size", wish.height
+def _wanted(request: ImageRequest, checkpoint: str) -> Iterator[tuple[str, str, object]]:
+    """Yield (name, title, value) of all that may be set."""
+    yield "prompt", "prompt", request.prompt
+    yield "negative_prompt", "negative prompt", request.negative_prompt
+    yield "seed", "seed", request.seed
+    yield "width", "size", request.width
+    yield "height", "size", request.height
     yield "checkpoint", "checkpoint", checkpoint
 
 
@@ -106,7 +106,7 @@ def parse(text: bytes) -> Workflow:
     """Check a workflow.
 
     Raises:
-        WorkflowError: it is none; the message names the node and the key.
+        WorkflowError: not a workflow; the message names the node and the key.
     """
     try:
         graph = orjson.loads(text)
@@ -121,10 +121,12 @@ def parse(text: bytes) -> Workflow:
     places: dict[str, tuple[tuple[str, str], ...]] = {}
     for node, given in graph.items():
         title = _title(given)
-        if title in _FILLED:
+        if title in _INPUTS_BY_TITLE:
             places[title] = (*places.get(title, ()), *_slots(node, given, title))
-    if _NEEDED not in places:
-        raise WorkflowError(f'no node has the "_meta.title" "{_NEEDED}", so nobody would see the prompt')
+    if _REQUIRED_TITLE not in places:
+        raise WorkflowError(
+            f'no node has the "_meta.title" "{_REQUIRED_TITLE}", so the prompt would not be used'
+        )
     return Workflow(graph, places)
 
 
@@ -148,9 +150,9 @@ def _title(given: Mapping[str, Any]) -> str:
 
 
 def _slots(node: str, given: Mapping[str, Any], title: str) -> Iterator[tuple[str, str]]:
-    """The inputs of a titled node that are filled in."""
+    """Yield the inputs of a titled node that a request sets."""
     inputs = given["inputs"]
-    for names in _FILLED[title]:
+    for names in _INPUTS_BY_TITLE[title]:
         key = next((name for name in names if name in inputs), None)
         if key is None:
             choice = " or ".join(f'"inputs.{name}"' for name in names)
@@ -181,7 +183,7 @@ class Workflows:
     checkpoint: str
 
     def find(self, name: str | None) -> Workflow:
-        """The workflow of this name, with or without `.json`. Raises InvalidRequest."""
+        """Return the workflow of this name, with or without `.json`. Raises InvalidRequest."""
         if name is None:
             return self.default
         found = self.named.get(name.removesuffix(".json"))
@@ -191,10 +193,10 @@ class Workflows:
 
 
 def load(workflow: str, folder: str, checkpoint: str) -> Workflows:
-    """Read every workflow that is configured (the settings `comfyui.*`); empty paths for none.
+    """Read all configured workflows (the settings `comfyui.*`); an empty path: none.
 
     Raises:
-        SettingsError: with every wrong file, its node and its key.
+        SettingsError: names every wrong file, its node and its key.
     """
     complaints: list[str] = []
 
@@ -216,5 +218,5 @@ def load(workflow: str, folder: str, checkpoint: str) -> Workflows:
 
 
 def built_in() -> Workflow:
-    """The text-to-image workflow that comes with gpugate."""
+    """Return gpugate's own text-to-image workflow."""
     return parse((files("gpugate.generation") / BUILT_IN).read_bytes())

@@ -9,7 +9,8 @@ from functools import partial
 
 from attrs import frozen
 
-from gpugate.billing.books import Recorder, StartOrigin
+from gpugate.billing.model import StartOrigin
+from gpugate.billing.recorder import NullRecorder
 from gpugate.core.commands import (
     AbortResponse,
     Admit,
@@ -75,7 +76,7 @@ class CommandRunner:
         leases: LeaseTable,
         observations: PodObservations,
         events: EventBus,
-        recorder: Recorder,
+        recorder: NullRecorder,
         pending_stops: PendingStopStore,
         health_interval_s: float,
         on_crash: CrashHandler,

@@ -12,13 +12,18 @@ from typing import Protocol, TypeVar
 from attrs import define
 
 from gpugate.errors import PodStopped
-from gpugate.generation.text_model import PodUnreachable
 from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import Lease, ServingPod
 
 T = TypeVar("T")
-
 LOST = "the pod was lost in the middle of the answer"
+
+
+class PodUnreachable(Exception):
+    """A service of the pod could not be reached, or hung up: perhaps the pod is no more.
+
+    The message is one line for people.
+    """
 
 
 class Diagnoser(Protocol):

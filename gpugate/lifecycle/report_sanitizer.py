@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from attrs import define, evolve, field
 
-from gpugate.billing.books import StartTimeBound
+from gpugate.billing.model import StartTimeBound
 from gpugate.core.pending_stops import STOPPED_PHASES
 from gpugate.provider_api import Phase, PodReport, Price
 

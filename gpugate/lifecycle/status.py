@@ -9,11 +9,10 @@ from math import isfinite
 
 from attrs import define, field, frozen
 
+from gpugate.billing.cost_math import SECONDS_PER_HOUR
 from gpugate.core.snapshot import MachineSnapshot
 from gpugate.core.states import Status
 from gpugate.provider_api import PodReport, Price
-
-SECONDS_PER_HOUR = Decimal(3600)
 
 
 @frozen(kw_only=True)

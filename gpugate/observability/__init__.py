@@ -1,1 +1,1 @@
-"""What the gateway tells its operator: listeners, and nobody but the wiring knows them."""
+"""Log lines: where they go, what they contain, and what is removed from them."""

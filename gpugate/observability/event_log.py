@@ -1,9 +1,13 @@
-"""One log line for each transition, session and trouble; a listener of the lifecycle, never of requests."""
+"""One log line for each state change, session and problem of the pod, written as the lifecycle reports it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import structlog
 
+from gpugate.core.events import Cause
+from gpugate.core.states import StateName
 from gpugate.lifecycle.event_bus import (
     BudgetThresholdCrossed,
     LifecycleEvent,
@@ -12,20 +16,37 @@ from gpugate.lifecycle.event_bus import (
     SessionStarted,
     StateChanged,
 )
-from gpugate.observability.log import TransitionLog
 
-_transition = TransitionLog()
+_MESSAGES: Mapping[StateName, str] = {
+    StateName.UNKNOWN: "inspecting the providers",
+    StateName.STOPPED: "the pod is off",
+    StateName.CALLING_START: "starting the pod",
+    StateName.BACKING_OFF: "the start failed, waiting before the next attempt",
+    StateName.VERIFYING_START: "unknown whether the start succeeded, inspecting",
+    StateName.PROVISIONING: "the provider has accepted the start",
+    StateName.WARMING: "the pod runs, waiting until its Ollama answers",
+    StateName.PRELOADING: "loading the model",
+    StateName.READY: "the pod serves",
+    StateName.DRAINING: "stopping after the running responses",
+    StateName.STOPPING: "stopping the pod",
+    StateName.SHUT_DOWN: "shut down",
+}
+_STOP_REASONS: Mapping[Cause, str] = {
+    Cause.DEADLINE_REACHED: "idle or at its session limit",
+    Cause.MANUAL_STOP_REQUESTED: "stop requested",
+    Cause.SHUTDOWN_REQUESTED: "gpugate shuts down",
+    Cause.UPSTREAM_FAILED: "the pod failed",
+    Cause.PROBE_FINISHED: "the pod failed its health check",
+}
+"""Why a pod that served is stopped."""
 
 
 def log_event(news: LifecycleEvent) -> None:
-    """Write the line that belongs to this news; queue changes have none."""
+    """Write the line of this event; queue changes have none."""
     log = structlog.get_logger()
     match news:
         case StateChanged():
-            status = news.status.value if news.status is not None else None
-            _transition(
-                news.was, news.now, news.cause, news.run_id, {"status": status, "provider": news.provider}
-            )
+            _log_transition(news)
         case SessionStarted():
             log.info("session began", provider=news.provider, run=news.run_id, cause=news.cause)
         case SessionEnded():
@@ -45,3 +66,20 @@ def log_event(news: LifecycleEvent) -> None:
         case BudgetThresholdCrossed():
             spent, budget = f"{news.spent:.4f}", f"{news.budget:f}"
             log.warning("budget", percent=news.percent, spent=spent, budget=budget, month=news.month)
+
+
+def _log_transition(step: StateChanged) -> None:
+    message = _MESSAGES[step.now]
+    stops = step.was is StateName.READY and step.now in (StateName.DRAINING, StateName.STOPPING)
+    if stops and step.cause in _STOP_REASONS:
+        message = f"{_STOP_REASONS[step.cause]}: {message}"
+    structlog.get_logger().info(
+        "pod",
+        message=message,
+        status=step.status.value if step.status is not None else None,
+        provider=step.provider,
+        was=step.was,
+        now=step.now,
+        cause=step.cause,
+        run=step.run_id,
+    )

@@ -1,22 +1,25 @@
-"""Takes secrets and prompts out of what is about to be logged; must not know where it is logged.
+"""Removes secrets and prompt text from what is about to be logged.
 
-Three nets, since each has holes: names of fields that hold secrets, shapes that secrets have, and
-the very values that this gateway was configured with.
+Three filters, because each misses some: the names of fields that hold secrets, the shapes that secrets have,
+and the values that this gateway was configured with (`secrets_of`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
+from typing import Any
+
+import attrs
 
 REDACTED = "[redacted]"
 
-_DEEPEST = 6
-_WIDEST = 64  # members of one list or mapping
-_LONGEST = 16 * 1024  # characters of one text; a traceback has a few thousand
-_SHORTEST_SECRET = 6  # a known secret that is shorter would black out ordinary words
-_BIGGEST = 2**63 - 1
+_MAX_DEPTH = 6
+_MAX_MEMBERS = 64  # members of one list or mapping
+_MAX_LENGTH = 16 * 1024  # characters of one text; a traceback has a few thousand
+_MIN_SECRET_LENGTH = 6  # a known secret that is shorter would black out ordinary words
+_MAX_INT = 2**63 - 1
 
 _SECRET_NAMES = re.compile(
     r"token|secret|passw|api[-_]?key|private[-_]?key|authori[sz]ation|cookie|credential|jwt|bearer",
@@ -54,19 +57,48 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"\b(?:rpa|sk|hf|ghp)[-_][\w-]{16,}"), REDACTED),
 )
-# One cheap look that almost every text passes; each shape above has one of these in it.
+# A cheap test that sorts out almost every text: each shape above contains one of these.
 _SUSPICIOUS = re.compile(r"[:=]|eyJ|/k/|/bot|rpa|sk|hf|ghp|[Bb][Ee][Aa][Rr][Ee][Rr]")
 
-# Control characters would let a path or a name write lines of its own on somebody's terminal.
+# Control characters would let a path or a name forge lines or steer the reader's terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _LINE_ENDS = {ord("\n"): "\\n", ord("\t"): "\\t", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 Redactor = Callable[[str], str]
 
 
+def secrets_of(*configs: object) -> tuple[str, ...]:
+    """Return every secret text of these attrs objects, to be redacted: the texts in fields with `repr=False`.
+
+    Texts within mappings, lists and tuples count as well. An object of another class has no secrets.
+    """
+    found: list[str] = []
+    for config in configs:
+        kind: type[Any] = type(config)
+        if attrs.has(kind):
+            hidden = [
+                getattr(config, attribute.name) for attribute in attrs.fields(kind) if not attribute.repr
+            ]
+            found.extend(texts_in(hidden))
+    return tuple(found)
+
+
+def texts_in(value: object) -> Iterator[str]:
+    """Yield every text in a value and in its members, except empty ones and the keys of mappings."""
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, Mapping):
+        for member in value.values():
+            yield from texts_in(member)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for member in value:
+            yield from texts_in(member)
+
+
 def redactor(secrets: Iterable[str] = ()) -> Redactor:
-    """A function that takes secrets out of a text: these, and whatever has the shape of one."""
-    known = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
+    """Return a function that replaces these secrets, and what has the shape of a secret, in a text."""
+    known = sorted({secret for secret in secrets if len(secret) >= _MIN_SECRET_LENGTH}, key=len, reverse=True)
 
     def redacted(text: str) -> str:
         for secret in known:
@@ -80,49 +112,49 @@ def redactor(secrets: Iterable[str] = ()) -> Redactor:
 
 
 def redact_value(name: str, value: object, redacted: Redactor, depth: int = 0) -> object:
-    """A field's value, free of secrets, made of what JSON has, and bounded in size.
+    """Return a field's value without secrets, as JSON can hold it, and bounded in size.
 
-    Numbers, booleans, None, dates and times stay. All else that is no text or collection becomes its `repr`.
+    Numbers, booleans, None, dates and times are kept; what is neither text nor collection becomes its `repr`.
     """
     if value is None or isinstance(value, bool | float | date):
         return value
     if isinstance(value, int):
-        return value if -_BIGGEST <= value <= _BIGGEST else str(value)
+        return value if -_MAX_INT <= value <= _MAX_INT else str(value)
     if _SECRET_NAMES.search(name) is not None or name in _PROMPT_NAMES:
         return REDACTED
     if isinstance(value, str):
         return truncate(redacted(value))
-    if depth >= _DEEPEST:
+    if depth >= _MAX_DEPTH:
         return "[too deep]"
     if isinstance(value, Mapping):
-        items = list(value.items())[:_WIDEST]
+        items = list(value.items())[:_MAX_MEMBERS]
         return {truncate(str(key)): redact_value(str(key), item, redacted, depth + 1) for key, item in items}
     if isinstance(value, list | tuple | set | frozenset):
-        return [redact_value(name, item, redacted, depth + 1) for item in list(value)[:_WIDEST]]
+        return [redact_value(name, item, redacted, depth + 1) for item in list(value)[:_MAX_MEMBERS]]
     return truncate(redacted(_shown(value)))
 
 
 def truncate(text: str) -> str:
-    """A text that any output can encode, of bounded length."""
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}… ({len(text)} characters)"
+    """Return the text, shortened to a bounded length and encodable as UTF-8."""
+    if len(text) > _MAX_LENGTH:
+        text = f"{text[:_MAX_LENGTH]}… ({len(text)} characters)"
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def one_line(text: str) -> str:
-    """A text that cannot break out of its line, nor steer a terminal."""
+    """Return the text with its control characters and line ends escaped."""
     return text if text.isprintable() else text.translate(_CONTROLS).translate(_LINE_ENDS)
 
 
 def many_lines(text: str) -> str:
-    """A traceback, which may have lines but must not steer a terminal either."""
+    """Return the text with its control characters escaped, except for newlines and tabs."""
     return text.translate(_CONTROLS)
 
 
 def _shown(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value[:_LONGEST]).decode("utf-8", "backslashreplace")
+        return bytes(value[:_MAX_LENGTH]).decode("utf-8", "backslashreplace")
     try:
         return repr(value)
-    except Exception:  # a repr may do anything; a log line must not
+    except Exception:  # a repr may raise anything
         return f"<{type(value).__name__}>"

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from gpugate.api.gpu import ApiRoutes
+from gpugate.api.routing import ApiRoutes
 from gpugate.errors import Forbidden, GateError, InternalError, InvalidRequest, MethodNotAllowed, PathNotFound
 from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.ollama.routes import Route, RouteKind, match_route, split_path_token

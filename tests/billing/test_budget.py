@@ -11,7 +11,8 @@ import pytest
 from attrs import define, field, frozen
 from gpugate_testing import virtual_time
 
-from gpugate.billing.budget import BudgetLimits, BudgetMonitor, evaluate, month_of, next_month
+from gpugate.billing.budget import BudgetLimits, BudgetMonitor, evaluate
+from gpugate.billing.cost_math import month_of, month_span
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import BudgetThresholdCrossed, LifecycleEvent, SessionEnded, SessionStarted
@@ -47,7 +48,10 @@ class Book:
 
     def of_month(self, stretch: Stretch, month: str) -> Decimal:
         since = datetime.fromisoformat(f"{month}-01T00:00:00+00:00")
-        began, ended = max(stretch.began, since), min(stretch.ended or self.wall(), next_month(since))
+        began, ended = (
+            max(stretch.began, since),
+            min(stretch.ended or self.wall(), month_span(month_of(since)).until),
+        )
         hours = Decimal(str(max(0.0, (ended - began).total_seconds()))) / 3600
         return hours * (stretch.rate or 0)
 
@@ -340,8 +344,8 @@ def test_shares() -> None:
 
     assert ("", ["anne"]) == (judged.exhausted_reason, list(judged.users_over_share))
     assert judged.users_over_share["anne"] == (
-        "your share of the budget for 2026-11, 5 of 20 EUR, is spent: a pod that runs can be used on, "
-        "and is not started again before 2026-12-01 (UTC) for you"
+        "your share of the budget for 2026-11, 5 of 20 EUR, is spent: a running pod stays in use, "
+        "and no pod is started before 2026-12-01 (UTC) for you"
     )
 
 
@@ -364,8 +368,8 @@ def test_what_is_told_of_a_spent_budget() -> None:
     judged = evaluate(BudgetLimits(monthly=Decimal("20.50")), NOON, Decimal("20.5"), {})
 
     assert judged.exhausted_reason == (
-        "the budget of 20.5 USD for 2026-11 is spent: a pod that runs can be used on, "
-        "and is not started again before 2026-12-01 (UTC)"
+        "the budget of 20.5 USD for 2026-11 is spent: a running pod stays in use, "
+        "and no pod is started before 2026-12-01 (UTC)"
     )
 
 
@@ -374,5 +378,5 @@ def test_months_are_utc() -> None:
     east = datetime.fromisoformat("2026-12-01T01:00:00+02:00")
 
     assert "2026-11" == month_of(east)
-    assert datetime(2026, 12, 1, tzinfo=UTC) == next_month(east)
-    assert datetime(2027, 1, 1, tzinfo=UTC) == next_month(datetime(2026, 12, 31, 23, 59, tzinfo=UTC))
+    assert datetime(2026, 12, 1, tzinfo=UTC) == month_span(month_of(east)).until
+    assert datetime(2027, 1, 1, tzinfo=UTC) == month_span("2026-12").until

@@ -148,8 +148,8 @@ async def test_an_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     first = await SqliteLedger.open(path)
     await first.mark_threshold_notified("2026-11", 50)
     await first.aclose()
-    more = (*sqlite_ledger.STEPS, "ALTER TABLE budgets ADD COLUMN told_at TEXT;")
-    monkeypatch.setattr(sqlite_ledger, "STEPS", more)
+    more = (*sqlite_ledger.MIGRATIONS, "ALTER TABLE budgets ADD COLUMN told_at TEXT;")
+    monkeypatch.setattr(sqlite_ledger, "MIGRATIONS", more)
     second = await SqliteLedger.open(path)
     try:
         assert 50 == await second.last_notified_threshold("2026-11")
@@ -164,12 +164,14 @@ async def test_an_older_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_a_step_that_fails_half_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of it stays: the next try begins where this one began."""
     await (await SqliteLedger.open(path)).aclose()
-    monkeypatch.setattr(sqlite_ledger, "STEPS", (*sqlite_ledger.STEPS, "CREATE TABLE a (b); nonsense;"))
+    monkeypatch.setattr(
+        sqlite_ledger, "MIGRATIONS", (*sqlite_ledger.MIGRATIONS, "CREATE TABLE a (b); nonsense;")
+    )
     with pytest.raises(LedgerError):
         await SqliteLedger.open(path)
     database = sqlite3.connect(path)
     try:
-        assert (len(sqlite_ledger.STEPS) - 1,) == database.execute("PRAGMA user_version").fetchone()
+        assert (len(sqlite_ledger.MIGRATIONS) - 1,) == database.execute("PRAGMA user_version").fetchone()
         assert [] == database.execute("SELECT name FROM sqlite_master WHERE name = 'a'").fetchall()
     finally:
         database.close()
@@ -253,7 +255,7 @@ async def test_a_file_of_every_schema_so_far(path: Path, script: str, ids: set[t
     (found,) = database.execute("SELECT count(*) FROM sqlite_master WHERE name LIKE 'old%'").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     database.close()
-    assert (0, len(sqlite_ledger.STEPS)) == (found, version)
+    assert (0, len(sqlite_ledger.MIGRATIONS)) == (found, version)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +275,7 @@ async def test_a_file_of_another_program(path: Path, script: str) -> None:
     with pytest.raises(LedgerError) as told:
         await SqliteLedger.open(path)
     said = str(told.value)
-    assert said.startswith(f"{path}: no ledger that this gpugate knows")
+    assert said.startswith(f"{path}: not a ledger of this gpugate")
     assert "move the file away" in said
     assert "no such" not in said
     database = sqlite3.connect(path)

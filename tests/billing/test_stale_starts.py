@@ -10,8 +10,7 @@ import pytest
 from attrs import define, evolve
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.billing.books import StartTimeBound
-from gpugate.billing.model import Session
+from gpugate.billing.model import Session, StartTimeBound
 from gpugate.lifecycle.report_sanitizer import ReportSanitizer
 from gpugate.provider_api import Phase, PodReport
 from tests.billing.ledger_house import BEGINNING, House, ask, off, play, seconds

@@ -597,7 +597,7 @@ class TestFantasy:
         ("photo", "answer"),
         [
             (PhotoError("The photo is larger than 20 MB"), "The photo is larger than 20 MB."),
-            (b"GIF", "I cannot use this picture: it is no PNG, JPEG, WebP or GIF."),
+            (b"GIF", "I cannot use this picture: it is not a PNG, JPEG, WebP or GIF."),
             (PNG[:-20], "I cannot use this picture: it is truncated."),
         ],
     )

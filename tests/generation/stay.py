@@ -8,7 +8,7 @@ from typing import Any
 from attrs import define, field
 
 from gpugate.errors import GateError
-from gpugate.generation.image_backend import Graph, Progress, RawImage
+from gpugate.generation.comfyui import Graph, Progress, RawImage
 from gpugate.generation.text_model import OnText
 from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import ServingPod

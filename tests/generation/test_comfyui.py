@@ -20,10 +20,8 @@ from gpugate_demo.comfyui import (
 from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Hang, NotReady
 
 from gpugate.errors import ImageFailed
-from gpugate.generation.comfyui import MAX_BROKEN_POLLS, ComfyUIBackend
-from gpugate.generation.comfyui_errors import execution_problem, refusal
-from gpugate.generation.image_backend import RawImage
-from gpugate.generation.text_model import PodUnreachable
+from gpugate.generation.comfyui import MAX_BROKEN_POLLS, ComfyUIBackend, RawImage, execution_problem, refusal
+from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 
 SAVED: dict[str, Any] = {
@@ -220,7 +218,7 @@ class TestFailing:
         [
             (FailJob("cannot read '/opt/comfyui/x'", "PIL.UnidentifiedImageError"), "PIL.Unidentified"),
             (FailJob("CUDA", "torch.OutOfMemoryError"), "out of GPU memory"),
-            (EmptyJob(), "without a picture"),
+            (EmptyJob(), "without an image"),
             (VanishJob(), "file is gone"),
             (LoseJob(), "lost the job"),
         ],

@@ -12,9 +12,10 @@ from gpugate.generation.fantasy import EXCERPT, STYLE, FantasyService, image_pro
 from gpugate.generation.image_format import read_checked_image
 from gpugate.generation.images import ImageService
 from gpugate.generation.stories import StoryService
-from gpugate.generation.text_model import GenerationFailed, PodUnreachable
+from gpugate.generation.text_model import GenerationFailed
 from gpugate.generation.workflows import load
 from gpugate.lifecycle.diagnosis import Diagnosis
+from gpugate.lifecycle.leased_call import PodUnreachable
 from tests.generation.stay import FakePainter, FakeTexts, leased_call_on, pod
 
 PNG = draw("x", 1, 16, 16)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gpugate.errors import InvalidRequest
 from gpugate.generation.image_format import (
-    LARGEST,
+    MAX_BYTES,
     InvalidImage,
     decode_image,
     read_checked_image,
@@ -93,7 +93,7 @@ def test_truncated_anywhere(name):
 @pytest.mark.parametrize("data", [b"", b"no image", b"%PDF-1.4", b"<svg/>", b"BM" + bytes(60), b"\0" * 100])
 def test_something_else(data):
     """Said so."""
-    with pytest.raises(InvalidImage, match="is no PNG, JPEG, WebP or GIF"):
+    with pytest.raises(InvalidImage, match="is not a PNG, JPEG, WebP or GIF"):
         read_image(data)
 
 
@@ -140,9 +140,9 @@ class TestLimits:
 
     def test_bytes(self):
         """20 MiB pass, a byte more does not, told before it is decoded."""
-        fits = base64.b64encode(PNG + bytes(LARGEST - len(PNG))).decode()
+        fits = base64.b64encode(PNG + bytes(MAX_BYTES - len(PNG))).decode()
         assert "PNG" == decode_image(fits, "image_base64").kind
-        large = base64.b64encode(PNG + bytes(LARGEST - len(PNG) + 4)).decode()
+        large = base64.b64encode(PNG + bytes(MAX_BYTES - len(PNG) + 4)).decode()
         with pytest.raises(InvalidRequest, match="image_base64: is larger than 20 MiB"):
             decode_image(large, "image_base64")
 

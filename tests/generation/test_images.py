@@ -6,10 +6,10 @@ import pytest
 from gpugate_demo.picture import draw, with_text
 
 from gpugate.errors import ImageFailed, InvalidRequest
-from gpugate.generation.images import LARGEST_SEED, ImageService, random_seed
-from gpugate.generation.text_model import PodUnreachable
+from gpugate.generation.images import MAX_SEED, ImageService, random_seed
 from gpugate.generation.workflows import ImageRequest, load
 from gpugate.lifecycle.diagnosis import Diagnosis
+from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 from tests.generation.stay import FakePainter, leased_call_on, pod
 
@@ -41,7 +41,7 @@ async def test_metadata_that_was_asked_for():
 async def test_no_whole_picture(data):
     """Is a failure of ComfyUI's."""
     drawing, _ = pictures(data)
-    with pytest.raises(ImageFailed, match="ComfyUI gave something that"):
+    with pytest.raises(ImageFailed, match="ComfyUI returned something that"):
         await drawing.generate(leased_call_on()[0], drawing.job(WISH))
 
 
@@ -96,4 +96,4 @@ def test_seeds():
     """All of ComfyUI's range."""
     seeds = {random_seed() for _ in range(50)}
     assert len(seeds) == 50
-    assert all(0 <= seed <= LARGEST_SEED for seed in seeds)
+    assert all(0 <= seed <= MAX_SEED for seed in seeds)

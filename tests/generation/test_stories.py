@@ -9,9 +9,10 @@ from gpugate_demo.picture import draw
 
 from gpugate.errors import InvalidRequest, PodStopped, QueueTimeout, StoryFailed
 from gpugate.generation.image_format import read_checked_image
-from gpugate.generation.stories import MOST_TOKENS, StoryService
-from gpugate.generation.text_model import GenerationFailed, PodUnreachable
+from gpugate.generation.stories import MAX_TOKENS, StoryService
+from gpugate.generation.text_model import GenerationFailed
 from gpugate.lifecycle.diagnosis import Diagnosis
+from gpugate.lifecycle.leased_call import PodUnreachable
 from tests.generation.stay import FakeTexts, leased_call_on, pod
 
 IMAGE = read_checked_image(draw("x", 1, 8, 8))
@@ -33,7 +34,7 @@ class TestTelling:
     def test_end_for_a_model_that_finds_none(self):
         """The pod costs money: a story is bounded."""
         body = stories()[0].request("a cat", None).body()
-        assert {"num_predict": MOST_TOKENS} == body["options"]
+        assert {"num_predict": MAX_TOKENS} == body["options"]
 
     def test_nothing_to_tell_of(self):
         """Refused."""

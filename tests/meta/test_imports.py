@@ -47,7 +47,8 @@ RULES: Mapping[str, May] = {
     "provider_api": May({"errors"}, {"attrs", "aiohttp"}),
     "core": May(VALUES, {"attrs"}, IMPURE),
     "lifecycle": May(
-        {"core", "relay.tls", "billing.books", "billing.model", *BASE}, {"attrs", "aiohttp", "orjson"}
+        {"core", "relay.tls", "billing.recorder", "billing.cost_math", "billing.model", *BASE},
+        {"attrs", "aiohttp", "orjson"},
     ),
     "fleet": May({"lifecycle"}),
     "relay": May(BASE, {"attrs", "aiohttp", "multidict", "yarl"}),

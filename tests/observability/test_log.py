@@ -9,13 +9,18 @@ import os
 import pty
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from gpugate.observability.log import AccessLog, Output, Sink, TransitionLog, configure, log_crash
+from gpugate.core.events import Cause
+from gpugate.core.states import StateName, Status
+from gpugate.lifecycle.event_bus import Transition
+from gpugate.observability.event_log import log_event
+from gpugate.observability.log import AccessLog, Output, Sink, configure, log_crash
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 
@@ -86,7 +91,7 @@ class TestOrdinaryLines:
         structlog.get_logger().info("one")
         logging.getLogger("aiohttp.server").info("two")
         request(AccessLog(log.output))
-        TransitionLog()("READY", "STOPPING", "idle", 1)
+        log_event(step())
 
         assert "" == log.text
 
@@ -259,30 +264,47 @@ class TestRequests:
         assert len(access._paths) <= 256
 
 
+def step(
+    was: StateName = StateName.READY,
+    now: StateName = StateName.STOPPING,
+    cause: Cause = Cause.DEADLINE_REACHED,
+) -> Transition:
+    return Transition(
+        was=was,
+        now=now,
+        was_status=Status.READY,
+        status=Status.STOPPING,
+        cause=cause,
+        run=3,
+        provider="demo",
+        at=datetime(2026, 12, 1, tzinfo=UTC),
+    )
+
+
 class TestTransitions:
     def test_line(self) -> None:
-        """One line says from what to what, why, and in which run."""
+        """One line says what happens, from which state to which, why, and in which run."""
         log = Log()
-        TransitionLog()("STARTING", "WARMING", "pod started", 3, {"provider": "demo"})
-        TransitionLog()("STARTING", "STOPPED", "start failed", 4, {"error": "no GPU is free"})
+        log_event(step())
+        log_event(step(StateName.WARMING, StateName.READY, Cause.PROBE_FINISHED))
 
-        common = {"event": "pod", "was": "STARTING"}
+        common = {"level": "info", "event": "pod", "status": "STOPPING", "provider": "demo", "run": 3}
         first = {
-            **common,
-            "level": "info",
-            "provider": "demo",
-            "now": "WARMING",
-            "cause": "pod started",
-            "run": 3,
+            "message": "idle or at its session limit: stopping the pod",
+            "was": "Ready",
+            "now": "Stopping",
+            "cause": "DeadlineReached",
         }
-        second = {
-            "level": "warning",
-            "error": "no GPU is free",
-            "now": "STOPPED",
-            "cause": "start failed",
-            "run": 4,
-        }
-        assert [first, {**common, **second}] == log.lines
+        second = {"message": "the pod serves", "was": "Warming", "now": "Ready", "cause": "ProbeFinished"}
+        assert [{**common, **first}, {**common, **second}] == log.lines
+
+    def test_each_state_has_a_message(self) -> None:
+        """No state change fails to be logged."""
+        log = Log()
+        for name in StateName:
+            log_event(step(now=name))
+
+        assert len(StateName) == len({line["message"] for line in log.lines})
 
     def test_crash(self) -> None:
         """A crashed task leaves its name and its traceback."""

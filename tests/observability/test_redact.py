@@ -8,10 +8,11 @@ from decimal import Decimal
 
 import orjson
 import pytest
+from attrs import field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.observability.redact import REDACTED, many_lines, one_line, redact_value, redactor
+from gpugate.observability.redact import REDACTED, many_lines, one_line, redact_value, redactor, secrets_of
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
 BOT = "123456789:AAFqwertyuiopasdfghjklzxcvbnm12345"
@@ -176,3 +177,32 @@ class TestLines:
         assert datetime(2026, 1, 1, tzinfo=UTC) == redact_value(
             "at", datetime(2026, 1, 1, tzinfo=UTC), redactor()
         )
+
+
+@frozen
+class _Inner:
+    token: str = field(default="inner-token", repr=False)
+
+
+@frozen
+class _Config:
+    shown: str = "shown"
+    key: str = field(default="the-key", repr=False)
+    empty: str = field(default="", repr=False)
+    environment: dict[str, object] = field(
+        factory=lambda: {"HF_TOKEN": "hf-value", "nested": ["first", {"k": "second"}], "n": 5}, repr=False
+    )
+
+
+def test_secrets_of_configurations() -> None:
+    """The secrets of a configuration are all texts in its hidden fields, those in mappings included."""
+    expected = ("the-key", "hf-value", "first", "second", "inner-token")
+
+    assert expected == secrets_of(_Config(), _Inner(), object())
+
+
+def test_values_of_a_hidden_mapping_are_redacted() -> None:
+    """A value that a mapping of the configuration holds is replaced wherever it is logged."""
+    redacted = redactor(secrets_of(_Config()))
+
+    assert "x [redacted] y" == redacted("x hf-value y")

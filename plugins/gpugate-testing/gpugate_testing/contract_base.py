@@ -14,10 +14,11 @@ import pytest
 from aiohttp import ClientSession
 
 from gpugate.errors import ProviderError, RateLimited
+from gpugate.observability.redact import secrets_of
 from gpugate.provider_api import Phase, PodReport, Provider
 from gpugate.tasks import spawn
 from gpugate_testing.fault_sessions import cut_session, good_session
-from gpugate_testing.provider_validation import OFF, report_complaints, secrets_of
+from gpugate_testing.provider_validation import OFF, report_complaints
 
 Result = TypeVar("Result")
 MakeProvider = Callable[[ClientSession], Provider]

@@ -25,6 +25,7 @@ from gpugate.cli.settings import settings_as_given
 from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited
 from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.observability.redact import secrets_of
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry
 from gpugate.signals import handled
@@ -35,7 +36,6 @@ from gpugate_testing.provider_validation import (
     class_complaints,
     leaked_secrets,
     report_complaints,
-    secrets_of,
 )
 
 CALL_LIMIT_S = 30.0

@@ -9,7 +9,6 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from math import isfinite
-from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
@@ -63,25 +62,10 @@ def capability_complaints(capabilities: object) -> list[str]:
     return [f"capabilities.{name} must be 0 or more" for name in wrong]
 
 
-def secrets_of(config: Any) -> tuple[str, ...]:
-    """Every text in the fields of a configuration that have no repr, those within mappings included."""
-    if not attrs.has(type(config)):
-        return ()
-    hidden = (getattr(config, each.name) for each in attrs.fields(type(config)) if not each.repr)
-    return tuple(text for value in hidden for text in _texts(value) if text)
-
-
 def leaked_secrets(secrets: tuple[str, ...], *words: object) -> list[str]:
     """Which secrets stand in these words, by their place in `secrets`; never the secrets themselves."""
     text = " ".join(f"{word} {word!r}" for word in words)
     return [f"secret number {place}" for place, secret in enumerate(secrets, 1) if secret in text]
-
-
-def _texts(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from (text for inner in value.values() for text in _texts(inner))
 
 
 def _about_the_pod(report: PodReport) -> Iterator[str]:

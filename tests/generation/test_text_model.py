@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gpugate.generation.ollama_text_model import OllamaTextModel
-from gpugate.generation.text_model import GenerationFailed, PodUnreachable
+from gpugate.generation.text_model import GenerationFailed, OllamaTextModel
+from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 
 Serve = Callable[..., object]

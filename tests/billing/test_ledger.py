@@ -9,7 +9,7 @@ import attrs
 import pytest
 from gpugate_testing.fakes import MemoryLedger
 
-from gpugate.billing.ledger_split import SplitLedger
+from gpugate.billing.ledger import SplitLedger
 from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
 

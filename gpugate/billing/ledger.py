@@ -1,0 +1,120 @@
+"""The ledger interface, and the ledger that keeps simulated sessions apart from real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+import attrs
+
+from gpugate.billing.model import PodUsage, Session
+
+
+class Ledger(Protocol):
+    """Stores sessions and usage. A write returns when it is on disk; no call blocks the event loop.
+
+    All calls but `aclose` raise `LedgerError`.
+    """
+
+    async def put(self, session: Session) -> None:
+        """Insert or replace this session's row."""
+
+    async def put_usage(self, usage: Sequence[PodUsage]) -> None:
+        """Insert or replace these rows; the key is session and id."""
+
+    async def open_sessions(self) -> list[Session]:
+        """Return the sessions without an end, oldest first."""
+
+    async def last_ends(self) -> Mapping[str, datetime]:
+        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """Return the sessions that overlap this time span, oldest first; open ones last until now."""
+
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
+        """Return the usage that overlaps this time span."""
+
+    async def last_notified_threshold(self, month: str) -> int:
+        """Return the highest threshold (50, 80, 100) that was notified in this month ("2026-11"), 0 for
+        none.
+        """
+
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
+        """Store that this threshold was notified."""
+
+    async def aclose(self) -> None:
+        """Finish the calls that run, and close the file."""
+
+
+class SplitLedger:
+    """Combines two ledgers, so that simulated sessions are in no real one.
+
+    Args:
+        real: has the sessions that cost money, and the budget thresholds.
+        simulated: has the sessions of `names`.
+        names: the simulated providers.
+    """
+
+    def __init__(self, real: Ledger, simulated: Ledger, names: Collection[str]) -> None:
+        self._real = real
+        self._simulated = simulated
+        self._names = frozenset(names)
+        self._simulated_ids: set[str] = set()  # usage rows name their session only
+
+    async def put(self, session: Session) -> None:
+        """Insert or replace this session's row."""
+        if session.provider in self._names:
+            self._simulated_ids.add(session.id)
+            await self._simulated.put(session)
+        else:
+            await self._real.put(session)
+
+    async def put_usage(self, usage: Sequence[PodUsage]) -> None:
+        """Insert or replace these rows, the real ones first."""
+        simulated = [use for use in usage if use.session_id in self._simulated_ids]
+        if real := [use for use in usage if use.session_id not in self._simulated_ids]:
+            await self._real.put_usage(real)
+        if simulated:
+            await self._simulated.put_usage(simulated)
+
+    async def open_sessions(self) -> list[Session]:
+        """Return the sessions without an end; end simulated ones that an older gpugate wrote to `real`."""
+        rows = []
+        for row in await self._real.open_sessions():
+            if row.provider in self._names:
+                end = attrs.evolve(row, ended_at=row.last_known_at, end_reason="simulated")
+                await self._real.put(end)
+            else:
+                rows.append(row)
+        simulated = await self._simulated.open_sessions()
+        self._simulated_ids.update(row.id for row in simulated)
+        return sorted([*rows, *simulated], key=lambda row: (row.asked_at, row.id))
+
+    async def last_ends(self) -> Mapping[str, datetime]:
+        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
+        return {**await self._real.last_ends(), **await self._simulated.last_ends()}
+
+    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
+        """Return the sessions that overlap this time span, oldest first; open ones last until now."""
+        rows = [
+            *await self._real.sessions(since, until),
+            *await self._simulated.sessions(since, until),
+        ]
+        return sorted(rows, key=lambda row: (row.began_at, row.id))
+
+    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
+        """Return the usage that overlaps this time span."""
+        uses = [*await self._real.usage(since, until), *await self._simulated.usage(since, until)]
+        return sorted(uses, key=lambda use: (use.began_at, use.id))
+
+    async def last_notified_threshold(self, month: str) -> int:
+        """Return the highest threshold that was notified in this month ("2026-11"), 0 for none."""
+        return await self._real.last_notified_threshold(month)
+
+    async def mark_threshold_notified(self, month: str, percent: int) -> None:
+        """Store that this threshold was notified."""
+        await self._real.mark_threshold_notified(month, percent)
+
+    async def aclose(self) -> None:
+        """Do nothing: the code that opened the two ledgers closes them."""
