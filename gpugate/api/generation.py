@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import orjson
@@ -70,11 +70,17 @@ class GenerationApi:
         with self.lifecycle.acquire(model=model, user=user, request_id=call.request_id) as lease:
             yield LoggedCall(self.lifecycle, lease, call=call)
 
-    def _event_response(self, call: RequestContext, leased: LeasedCall) -> SseResponse:
-        """Return a response made of events, with comments while the pod is waited for."""
-        stream = SseResponse(call, self.heartbeat_s)
-        leased.wait_for_pod = stream.wait_for_pod
-        return stream
+    async def _event_response(
+        self, call: RequestContext, leased: LeasedCall, send_events: Callable[[SseResponse], Awaitable[None]]
+    ) -> web.StreamResponse:
+        """Respond with events, with comments while the pod is waited for; an error is the last event."""
+        async with SseResponse(call, self.heartbeat_s) as stream:
+            leased.wait_for_pod = stream.wait_for_pod
+            try:
+                await send_events(stream)
+            except GateError as error:
+                await stream.finish_with_error(error)
+            return stream.response
 
     def _heartbeat(self, call: RequestContext, leased: LeasedCall, *, streams: bool) -> Heartbeat | None:
         """Return the heartbeat of any other response, None if it is not configured."""
@@ -155,17 +161,14 @@ class GenerationApi:
     async def _code_events(
         self, call: RequestContext, leased: LeasedCall, question: CodeQuestion
     ) -> web.StreamResponse:
-        async with self._event_response(call, leased) as stream:
-
+        async def send_events(stream: SseResponse) -> None:
             async def on_text(delta: str) -> None:
                 await stream.send("code", {"delta": delta})
 
-            try:
-                await self._ask_model(leased, question, on_text)
-                await stream.send("done", {"model": self.coding.model_for(question)})
-            except GateError as error:
-                await stream.finish_with_error(error)
-            return stream.response
+            await self._ask_model(leased, question, on_text)
+            await stream.send("done", {"model": self.coding.model_for(question)})
+
+        return await self._event_response(call, leased, send_events)
 
     # --- story --------------------------------------------------------------------------------
 
@@ -173,13 +176,12 @@ class GenerationApi:
         """Stream a story as events."""
         story = await self._read_story(call)
         with self._lease(call, story.model) as leased:
-            async with self._event_response(call, leased) as stream:
-                try:
-                    await self.stories.generate(leased, story, FantasyStream(stream).story)
-                    await stream.send("done", {"model": story.model})
-                except GateError as error:
-                    await stream.finish_with_error(error)
-                return stream.response
+
+            async def send_events(stream: SseResponse) -> None:
+                await self.stories.generate(leased, story, FantasyStream(stream).story)
+                await stream.send("done", {"model": story.model})
+
+            return await self._event_response(call, leased, send_events)
 
     async def _read_story(self, call: RequestContext) -> StoryRequest:
         """Read the request. Its body is released: the request may wait for minutes."""
@@ -199,14 +201,12 @@ class GenerationApi:
         with self._lease(call, None) as leased:
             if not streams:
                 return await self._complete_response(call, leased, self._image_result(leased, job))
-            async with self._event_response(call, leased) as stream:
-                listener = FantasyStream(stream)
-                try:
-                    image = await self.images.generate(leased, job, listener.image)
-                    await stream.send("result", _image_json(image))
-                except GateError as error:
-                    await stream.finish_with_error(error)
-                return stream.response
+
+            async def send_events(stream: SseResponse) -> None:
+                image = await self.images.generate(leased, job, FantasyStream(stream).image)
+                await stream.send("result", _image_json(image))
+
+            return await self._event_response(call, leased, send_events)
 
     async def _image_result(self, leased: LeasedCall, job: ImageJob) -> object:
         return _image_json(await self.images.generate(leased, job))
@@ -219,15 +219,14 @@ class GenerationApi:
                 return await self._complete_response(
                     call, leased, self._fantasy_result(leased, story, illustrated)
                 )
-            async with self._event_response(call, leased) as stream:
-                try:
-                    fantasy = await self.fantasies.generate(
-                        leased, story, illustrated=illustrated, listener=FantasyStream(stream)
-                    )
-                    await stream.send("result", _fantasy_json(fantasy))
-                except GateError as error:
-                    await stream.finish_with_error(error)
-                return stream.response
+
+            async def send_events(stream: SseResponse) -> None:
+                fantasy = await self.fantasies.generate(
+                    leased, story, illustrated=illustrated, listener=FantasyStream(stream)
+                )
+                await stream.send("result", _fantasy_json(fantasy))
+
+            return await self._event_response(call, leased, send_events)
 
     async def _read_fantasy(self, call: RequestContext) -> tuple[StoryRequest, bool, bool]:
         """Return the story request, whether to illustrate, and whether to stream; the body is released."""
