@@ -6,9 +6,9 @@ from gpugate.errors import UpstreamBroken, UpstreamTimeout
 from gpugate.generation.text_model import PodUnreachable
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall
+from gpugate.proxy.error_format import is_edge_error, is_edge_timeout
 from gpugate.proxy.forwarder import UpstreamPools, stream_error_tail
 from gpugate.proxy.heartbeat import Heartbeat
-from gpugate.proxy.provider_edge import is_edge_error, is_edge_timeout
 from gpugate.proxy.request_context import RequestContext
 from gpugate.relay import (
     Relay,
@@ -50,8 +50,6 @@ class CodeStream:
 
         async def work(pod: ServingPod) -> RelayedResponse:
             pool = self._pools.pool_for(pod)
-            # Not given up from outside: an answer that has begun gets its last words from the relay.
-            visit.lease.on_lost = pool.abort
             outgoing = UpstreamRequest("POST", PATH, call.request.raw_headers, body)
             answer = ResponsePolicy(
                 extra_head=call.extra_head,
@@ -68,7 +66,9 @@ class CodeStream:
                 raise _refused(declined, model) from declined
 
         try:
-            relayed = await visit.run(work)
+            # Not cancelled when the pod is lost: a response that has started gets its error tail from the
+            # relay.
+            relayed = await visit.run(work, interrupt=lambda pod: self._pools.pool_for(pod).abort)
         except PodUnreachable as error:
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
         call.bytes_sent = relayed.bytes_sent

@@ -85,7 +85,7 @@ class ImageService:
             return GeneratedImage(image, drawn.filename, drawing.request.seed)
 
         try:
-            return await visit.run(work, tries=1)
+            return await visit.run(work, attempts=1)
         except PodUnreachable as error:
             raise ImageFailed(str(error)) from error
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from gpugate.lifecycle.leased_call import AttemptFailed
 from gpugate.provider_api import Endpoint
 
 OnText = Callable[[str], Awaitable[None]]
 """Gets each piece of text as it comes."""
 
 
-class PodUnreachable(Exception):
+class PodUnreachable(AttemptFailed):
     """A service of the pod could not be reached, or hung up: perhaps the pod is no more.
 
     The message is one line for people.

@@ -6,6 +6,7 @@ wants a stream is imitated (text joined, lists joined, all else from the last ob
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,6 @@ from typing import Any
 import orjson
 from attrs import define, field, frozen
 
-from gpugate.ollama import gojson
 from gpugate.ollama.validation import JSON, PLAIN_JSON
 
 LIMIT = 256 * 1024 * 1024
@@ -22,6 +22,22 @@ LIMIT = 256 * 1024 * 1024
 Document = dict[str, Any]
 _STRANGE = (AttributeError, KeyError, TypeError, ValueError)
 """What reading a document of an unforeseen shape raises."""
+
+
+_HTML_ESCAPES = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
+_HTML = re.compile("[<>&\u2028\u2029]")
+
+
+def _dump_as_go(value: object) -> bytes:
+    """Return JSON as Go writes it: compact, with the characters escaped that HTML would read."""
+    text = orjson.dumps(value).decode()
+    return _HTML.sub(lambda found: _HTML_ESCAPES[found[0]], text).encode()
 
 
 class IncompleteStream(Exception):
@@ -78,7 +94,7 @@ class ResponseAssembler(ABC):
         return self._encode(answer, 200)
 
     def _encode(self, document: Document, status: int) -> AssembledResponse:
-        return AssembledResponse(status, PLAIN_JSON, gojson.write(document) + b"\n")
+        return AssembledResponse(status, PLAIN_JSON, _dump_as_go(document) + b"\n")
 
     def _end_line(self) -> None:
         line = b"".join(self._line).rstrip(b"\r")
@@ -173,7 +189,7 @@ class OllamaAssembler(ResponseAssembler):
     def _encode(self, document: Document, status: int) -> AssembledResponse:
         if self._only is not None:  # a load, for instance, is one object anyway
             return AssembledResponse(status, JSON, self._only)
-        return AssembledResponse(status, JSON, gojson.write(document))
+        return AssembledResponse(status, JSON, _dump_as_go(document))
 
 
 class _SseAssembler(ResponseAssembler):

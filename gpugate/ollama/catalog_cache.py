@@ -13,11 +13,11 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 import orjson
-from attrs import frozen
 
 from gpugate.json_file import CorruptFile
 from gpugate.ollama import catalog_responses as bodies
 from gpugate.ollama.catalog_store import CatalogStore
+from gpugate.ollama.validation import JSON, PLAIN_JSON, LocalResponse, OllamaBody
 
 CatalogMode = Literal["remembered", "empty", "static"]
 
@@ -27,10 +27,7 @@ MAX_SHOW: Final = 1 << 20
 """Bytes of one remembered `show`; a verbose one with all its tokens is larger and is not kept."""
 MAX_SHOWS: Final = 256
 MAX_SHOWS_BYTES: Final = 16 << 20
-_MAX_QUESTION: Final = 64 * 1024
 
-_JSON = "application/json; charset=utf-8"
-_V1_JSON = "application/json"
 _KINDS: Mapping[str, str] = {
     "/api/tags": "tags",
     "/v1/models": "v1/models",
@@ -46,41 +43,21 @@ _DEFAULTS: Mapping[str, bytes] = {
 _MODEL = "/v1/models/"
 
 
-@frozen
-class CachedResponse:
-    """A whole answer; for HEAD its body only says how long it would be."""
-
-    status: int
-    content_type: str
-    body: bytes
-
-
-def cache_key(method: str, upstream_path: str, body: bytes) -> tuple[str, str] | None:
-    """Return the (kind, key) under which a live 200 of this request is remembered; None: it is not.
+def cache_key(method: str, upstream_path: str, body: OllamaBody) -> tuple[str, str] | None:
+    """Return the (kind, key) under which a live 200 of this request is stored; None: it is not stored.
 
     Args:
-        method: HEAD has no body to remember.
+        method: HEAD has no body to store.
         upstream_path: as asked of the pod, without a query.
-        body: the request's; only `show` has one.
+        body: the request's; read for `show` only.
     """
     if method == "GET" and (kind := _KINDS.get(upstream_path)):
         return kind, ""
     if method == "POST" and upstream_path == "/api/show":
-        question = _question(body)
-        if question and set(question) <= {"model", "name", "verbose"} and (key := _show_key(question)):
-            return "show", key
+        fields = body.fields
+        if fields.show_key is not None and fields.is_plain_show:
+            return "show", fields.show_key
     return None
-
-
-def _question(body: bytes) -> bodies.Document | None:
-    return bodies.parse(body) if len(body) <= _MAX_QUESTION else None
-
-
-def _show_key(question: bodies.Document) -> str | None:
-    name = question.get("model") or question.get("name")
-    if not isinstance(name, str) or not name.strip():
-        return None
-    return f"{bodies.canonical(name)} verbose" if question.get("verbose") is True else bodies.canonical(name)
 
 
 class CatalogCache:
@@ -215,26 +192,26 @@ class CatalogCache:
         self._flushed = max(self._flushed, version)
         self._has_warned = False
 
-    def answer(self, method: str, upstream_path: str, body: bytes = b"") -> CachedResponse | None:
+    def answer(self, method: str, upstream_path: str, show_key: str | None = None) -> LocalResponse | None:
         """Answer a metadata request while the pod is off; None: only the pod knows (503, never 404).
 
         Args:
             method: GET, HEAD, or POST for `show`.
             upstream_path: of a route of kind `METADATA`, without a query.
-            body: the request's; only `show` has one.
+            show_key: `BodyFields.show_key` of a `show`.
         """
         if upstream_path == "/api/ps":
-            return CachedResponse(200, _JSON, bodies.NOBODY_LOADED)
+            return LocalResponse(200, JSON, bodies.NOBODY_LOADED)
         if upstream_path == "/api/show":
-            return self._show(body) if method == "POST" else None
+            return self._show(show_key) if method == "POST" else None
         if upstream_path.startswith(_MODEL):
             return self._v1_model(unquote(upstream_path[len(_MODEL) :]))
         kind = _KINDS.get(upstream_path)
         if kind == "tags":
-            return CachedResponse(200, _JSON, self._tags())
+            return LocalResponse(200, JSON, self._tags())
         if kind == "v1/models":
-            return CachedResponse(200, _V1_JSON, self._v1_models())
-        return CachedResponse(200, _JSON, self._answers.get(kind, _DEFAULTS[kind])) if kind else None
+            return LocalResponse(200, PLAIN_JSON, self._v1_models())
+        return LocalResponse(200, JSON, self._answers.get(kind, _DEFAULTS[kind])) if kind else None
 
     def _tags(self) -> bytes:
         if self._mode == "empty":
@@ -255,20 +232,18 @@ class CatalogCache:
         document = bodies.parse(self._tags()) or {}
         return bodies.v1_models(bodies.entries_of("tags", document))
 
-    def _v1_model(self, name: str) -> CachedResponse | None:
+    def _v1_model(self, name: str) -> LocalResponse | None:
         document = bodies.parse(self._v1_models()) or {}
         for entry in bodies.entries_of("v1/models", document):
             if bodies.canonical(bodies.name_of("v1/models", entry)) == bodies.canonical(name):
                 created = entry.get("created")
                 found = bodies.v1_model(name, created if isinstance(created, int) else 0)
-                return CachedResponse(200, _V1_JSON, orjson.dumps(found) + b"\n")
+                return LocalResponse(200, PLAIN_JSON, orjson.dumps(found) + b"\n")
         return None
 
-    def _show(self, body: bytes) -> CachedResponse | None:
-        question = _question(body)
-        key = _show_key(question) if question and self._mode != "empty" else None
-        known = self._shows.get(key) if key else None
-        return CachedResponse(200, _JSON, known) if known is not None else None
+    def _show(self, key: str | None) -> LocalResponse | None:
+        known = self._shows.get(key) if key is not None and self._mode != "empty" else None
+        return LocalResponse(200, JSON, known) if known is not None else None
 
     def _document(self, kind: str) -> bodies.Document:
         return bodies.parse(self._answers[kind]) or {}

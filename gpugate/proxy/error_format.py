@@ -269,3 +269,31 @@ def _repaired(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_repaired(item) for item in value]
     return value
+
+
+# --- errors that are not the pod's own ----------------------------------------------------------
+
+EDGE_STATUSES = frozenset(range(520, 528))
+"""Only said by proxies in front of a server."""
+
+_EDGE_PAGE_STATUSES = frozenset({404, 502, 503, 504})  # Ollama says these, too, but never as an HTML page
+_EDGE_TIMEOUTS = frozenset({504, 524})
+
+
+def is_edge_error(status: int, content_type: str, *, proxied: bool) -> bool:
+    """Say whether a response was made by the provider's proxy, not by the pod behind it.
+
+    Such a proxy answers for a pod that is gone, boots or has crashed (docs/providers.md#runpod-proxy).
+
+    Args:
+        content_type: in any case, with or without parameters.
+        proxied: there is a proxy of the provider's between the gateway and the pod.
+    """
+    if status in EDGE_STATUSES:
+        return True
+    return proxied and status in _EDGE_PAGE_STATUSES and content_type.lower().startswith("text/html")
+
+
+def is_edge_timeout(status: int) -> bool:
+    """Say whether a proxy with this status has waited for the pod in vain: the job may still run."""
+    return status in _EDGE_TIMEOUTS

@@ -408,7 +408,7 @@ async def test_epitaph_that_fails():
         assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
-@pytest.mark.parametrize("hooks", [{"declines": failing}, {"declines": lambda head: True, "keep": failing}])
+@pytest.mark.parametrize("hooks", [{"intercept": failing}, {"intercept": lambda head: True, "sink": failing}])
 async def test_decision_that_fails(hooks):
     """Without the decision there is no answer; nothing has left, and the handler hears of it."""
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
