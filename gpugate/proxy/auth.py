@@ -34,7 +34,7 @@ from gpugate.proxy.jwks import PROVIDER_UNREACHABLE, JwksCache
 SIGNATURE_INVALID = "token signature is invalid"
 MAX_TOKEN = 16 * 1024  # characters; real ones have a few hundred
 MAX_CACHED = 4096
-JWKS_CACHE_S = 60.0  # a withdrawn key's tokens work for at most this long after it is known
+JWKS_CACHE_S = 60.0  # a withdrawn key's tokens work for at most this long after the refresh
 MAX_TIMESTAMP = 2.0**53  # seconds; an `exp` beyond it is no date
 
 SYMMETRIC = ("HS256", "HS384", "HS512")
@@ -42,32 +42,32 @@ DEFAULT_ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 
 
 class HeaderLookup(Protocol):
-    """What is asked of a request's headers; aiohttp's fit."""
+    """The part of a header mapping that is used here; aiohttp's has it."""
 
     def getall(self, key: str, default: tuple[str, ...]) -> Sequence[str]:
-        """Every value of one header."""
+        """Return every value of one header."""
 
 
 @frozen
 class User:
-    """Who asks. `scopes` is what the token covers; None covers everything."""
+    """The owner of a token. `scopes` is what the token covers; None covers everything."""
 
     subject: str
     scopes: frozenset[str] | None
 
     def has_scope(self, scope: str) -> bool:
-        """Whether the token covers `scope`; "admin" covers all (docs/api.md#tokens-and-scopes)."""
+        """Say whether the token covers `scope`; "admin" covers all (docs/api.md#tokens-and-scopes)."""
         scopes = self.scopes
         return scopes is None or scope in scopes or "admin" in scopes
 
 
 def subject_of(user: User | None) -> str:
-    """In whose name something is asked for; the owner's own hand where nobody had to say who he is."""
+    """Return the user's name for the ledger; that of manual use where no token was needed."""
     return user.subject if user is not None else BY_HAND
 
 
 class Verifier:
-    """Judges tokens, and remembers the good ones.
+    """Verifies tokens, and caches the users of good ones under the tokens' digests.
 
     Args:
         secret: for HS256 and its kin, at least 32 bytes; empty for none.
@@ -110,7 +110,7 @@ class Verifier:
         self._cached: dict[bytes, tuple[User, float]] = {}
 
     def cached_user(self, token: str) -> User | None:
-        """The user of a token that was good and still is, else None: then ask `verify`."""
+        """Return the user of a token that was verified before and has not expired; None: call `verify`."""
         key = token_digest(token)
         found = self._cached.get(key)
         if found is None:
@@ -121,9 +121,7 @@ class Verifier:
         return None
 
     def user_from_headers(self, headers: HeaderLookup) -> User | None:
-        """The same for the token in `Authorization`; a stranger's is taken apart by `bearer_token`, not
-        here.
-        """
+        """Return the same for the token in `Authorization`; None also for an unusual or malformed header."""
         values = headers.getall("Authorization", ())
         if len(values) != 1 or not values[0].startswith("Bearer "):
             return None
@@ -234,7 +232,7 @@ class Verifier:
 
 
 def bearer_token(headers: HeaderLookup) -> str:
-    """The token of `Authorization: Bearer <token>`; the scheme's case does not matter.
+    """Return the token of `Authorization: Bearer <token>`; the scheme's case does not matter.
 
     Raises:
         InvalidToken: there is none, more than one, another scheme, or something that is no token.
@@ -251,7 +249,7 @@ def bearer_token(headers: HeaderLookup) -> str:
 
 
 def token_digest(token: str) -> bytes:
-    """What a token is remembered under: who reads our memory finds none."""
+    """Return the key under which a token's user is cached, so that no token stays in memory."""
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -291,7 +289,7 @@ def _header_of(token: str) -> Mapping[str, Any]:
 
 
 def _scopes_of(claims: Mapping[str, object]) -> frozenset[str] | None:
-    """The words of `scope`: no claim covers all, a claim that cannot be read covers nothing."""
+    """Return the words of `scope`: a missing claim covers all, one of another type covers nothing."""
     if "scope" not in claims:
         return None
     scope = claims["scope"]

@@ -1,4 +1,4 @@
-"""The relay: moves bytes between a client and an upstream; it must not know pods, tokens, JSON or logs."""
+"""The relay: moves a request to an upstream and its response to the client, byte for byte."""
 
 from gpugate.relay.pool import ConnectionPool, Upstream, UpstreamExchangeError
 from gpugate.relay.relay import Relay, RelayedResponse, UpstreamRequest

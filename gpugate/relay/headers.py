@@ -1,8 +1,8 @@
-"""Which header lines cross the gateway, in which direction; it must not know connections or bodies.
+"""Which header lines are forwarded, in which direction.
 
-What crosses keeps its order, its case and its bytes. What is about one hop only is dropped on both ways
-(RFC 9110 section 7.6.1), and what belongs to the gateway's own caller does not go up: its `Authorization`,
-`X-Api-Key` and `Cookie` are between it and the gateway, and Ollama would refuse its `Origin`
+A forwarded line keeps its place, its case and its bytes. Hop-by-hop headers are dropped in both directions
+(RFC 9110 section 7.6.1). The client's credentials for the gateway (`Authorization`, `X-Api-Key`, `Cookie`)
+are not sent upstream, nor is its `Origin`, which Ollama would refuse
 (docs/ollama.md#content-types-and-headers).
 """
 
@@ -41,14 +41,14 @@ _DEFAULT_PORT = {"http": 80, "https": 443}
 
 @frozen
 class Address:
-    """Where an endpoint's URL points to.
+    """The parts of an endpoint's URL.
 
     Attributes:
         host: name or address, without the brackets of IPv6.
         port: the URL's, or its scheme's.
         secure: https.
         authority: the value for `Host`.
-        prefix: the URL's path without a slash at its end; put before each target.
+        prefix: the URL's path without a slash at its end; put in front of each target.
     """
 
     host: str
@@ -59,7 +59,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Take a base URL apart.
+        """Parse a base URL.
 
         Raises:
             ValueError: it is not http or https, has no host, or carries a user, a query or a fragment.
@@ -93,7 +93,7 @@ class RequestHeads:
 
     Args:
         address: where they go.
-        own: the endpoint's own headers; they take the place of the client's of the same name.
+        own: the endpoint's own headers; they replace the client's of the same name.
 
     Raises:
         ValueError: one of `own` could break out of its line.
@@ -122,7 +122,7 @@ class RequestHeads:
         Args:
             headers: the client's, as they came.
             length: of the body; None for chunks, below 0 for no body at all.
-            drop: lower-case names of the client's that stay behind besides the usual ones.
+            drop: lower-case names that are dropped as well.
 
         Raises:
             ValueError: method, target or a header could break out of its line.
@@ -190,11 +190,11 @@ def given_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 
 def response_head(head: Head, *, extra: bytes, close: bool, unframed: bool) -> bytes:
-    """Write the head of an answer for the client, its closing empty line included.
+    """Write the head of a response for the client, its closing empty line included.
 
     Args:
         head: the upstream's.
-        extra: whole header lines to add, each with its CRLF; they take the place of the upstream's.
+        extra: whole header lines to add, each with its CRLF; they replace the upstream's.
         close: say that the connection will be closed.
         unframed: the body goes out without its chunks (to a client that speaks HTTP/1.0).
     """
@@ -217,7 +217,7 @@ def _names(lines: bytes) -> frozenset[bytes]:
 
 
 def _crossing_down(head: Head, taken: frozenset[bytes], unframed: bool) -> bytes:
-    """The status line and the headers that cross."""
+    """Return the status line and the forwarded headers."""
     drop = taken | (head.nominated - _FRAMING)
     if unframed and head.body is BodyEnd.CHUNKED:
         drop |= _UNFRAMED

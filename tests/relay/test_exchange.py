@@ -372,7 +372,7 @@ def failing(*_: object) -> None:
     raise RuntimeError("a hook that fails")
 
 
-@pytest.mark.parametrize("hook", ["tap", "on_head"])
+@pytest.mark.parametrize("hook", ["capture", "on_head"])
 @pytest.mark.parametrize(
     ("raw", "close"),
     [(counted(b"ok"), False), (streamed_head() + chunked(LINE), False), (UNTIL_CLOSE, True)],
