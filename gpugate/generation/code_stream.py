@@ -10,14 +10,9 @@ from gpugate.proxy.error_format import is_edge_error, is_edge_timeout
 from gpugate.proxy.forwarder import UpstreamPools, stream_error_tail
 from gpugate.proxy.heartbeat import Heartbeat
 from gpugate.proxy.request_context import RequestContext
-from gpugate.relay import (
-    Relay,
-    RelayedResponse,
-    ResponseIntercepted,
-    ResponsePolicy,
-    UpstreamExchangeError,
-    UpstreamRequest,
-)
+from gpugate.relay.pool import UpstreamExchangeError
+from gpugate.relay.relay import Relay, RelayedResponse, UpstreamRequest
+from gpugate.relay.response_policy import ResponseIntercepted, ResponsePolicy
 
 PATH = "/api/chat"
 

@@ -25,7 +25,8 @@ from gpugate.proxy.auth import User, Verifier, bearer_token
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.error_format import error_body, request_id
 from gpugate.proxy.request_context import RequestContext
-from gpugate.relay import RelayedResponse, RelayOutcome
+from gpugate.relay.relay import RelayedResponse
+from gpugate.relay.response_policy import RelayOutcome
 from gpugate.tasks import CrashHandler
 
 CLIENT_CLOSED_STATUS = 499

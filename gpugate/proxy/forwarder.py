@@ -21,18 +21,15 @@ from gpugate.ollama.validation import OllamaBody
 from gpugate.proxy.error_format import EDGE_STATUSES, is_edge_error, is_edge_timeout, stream_error
 from gpugate.proxy.heartbeat import NDJSON, SSE, Heartbeat
 from gpugate.proxy.request_context import RequestContext, send_continue
-from gpugate.relay import (
+from gpugate.relay.pool import ConnectionPool, UpstreamExchangeError
+from gpugate.relay.relay import Relay, RelayedResponse, UpstreamRequest
+from gpugate.relay.response_parser import Head
+from gpugate.relay.response_policy import (
     CapturedBody,
-    ConnectionPool,
     ErrorTail,
-    Head,
-    Relay,
-    RelayedResponse,
     ResponseIntercepted,
     ResponsePolicy,
     Truncation,
-    UpstreamExchangeError,
-    UpstreamRequest,
 )
 
 

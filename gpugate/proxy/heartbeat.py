@@ -16,7 +16,8 @@ from gpugate.errors import GateError, UpstreamBroken
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.proxy.error_format import Dialect, stream_error
 from gpugate.proxy.request_context import RequestContext
-from gpugate.relay import RelayedResponse, RelayOutcome
+from gpugate.relay.relay import RelayedResponse
+from gpugate.relay.response_policy import RelayOutcome
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"

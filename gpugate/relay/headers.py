@@ -31,8 +31,6 @@ _NOT_FORWARDED = _ONE_HOP | {
     b"x-api-key",
 }
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
-_CACHED_HEAD_SIZE = 2048  # bytes
-_MAX_CACHED_HEADS = 256
 _UNFRAMED = frozenset({b"transfer-encoding", b"trailer"})
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
@@ -106,7 +104,6 @@ class RequestHeads:
         if b"host" not in self._taken:
             lines.insert(0, b"Host: " + address.authority)
         self._own = _joined(lines)
-        self._written: dict[object, bytes] = {}
 
     def write(
         self,
@@ -127,24 +124,6 @@ class RequestHeads:
         Raises:
             ValueError: method, target or a header could break out of its line.
         """
-        key = (method, target, headers, length, drop) if isinstance(headers, tuple) else None
-        if key is not None and (known := self._written.get(key)) is not None:
-            return known
-        head = self._write(method, target, headers, length, drop)
-        if key is not None and len(head) <= _CACHED_HEAD_SIZE:
-            if len(self._written) >= _MAX_CACHED_HEADS:
-                self._written.clear()
-            self._written[key] = head
-        return head
-
-    def _write(
-        self,
-        method: str,
-        target: str,
-        headers: Iterable[tuple[bytes, bytes]],
-        length: int | None,
-        drop: frozenset[bytes],
-    ) -> bytes:
         path = target.encode("utf-8", "surrogateescape")
         if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(path):
             raise ValueError("the request line is malformed")

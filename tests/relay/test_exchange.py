@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from gpugate.relay import (
+from gpugate.relay.pool import UpstreamExchangeError
+from gpugate.relay.response_policy import (
     ErrorTail,
     RelayOutcome,
     ResponseIntercepted,
     ResponsePolicy,
     Truncation,
-    UpstreamExchangeError,
 )
 from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
 
