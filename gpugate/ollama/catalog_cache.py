@@ -1,7 +1,7 @@
-"""What clients may know of the pod's models while it is off; never starts a pod, knows no HTTP server.
+"""Caches the pod's answers about its models, for the time when no pod serves.
 
-With an empty model list Open WebUI refuses to chat, so nobody could wake the pod from it; so the last
-good answers are remembered, as raw bytes, also across restarts (docs/ollama.md#open-webui-empty-list).
+With an empty model list Open WebUI refuses to chat, and no request from it would ever start the pod. So the
+last good answers are kept as raw bytes, also across restarts (docs/ollama.md#open-webui-empty-list).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CatalogMode = Literal["remembered", "empty", "static"]
 MAX_BODY: Final = 4 << 20
 """Bytes of one list, version or status: a list of ten thousand models."""
 MAX_SHOW: Final = 1 << 20
-"""Bytes of one remembered `show`; a verbose one with all its tokens is larger and is not kept."""
+"""Bytes of one cached `show`; a verbose one with all its tokens is larger and is not kept."""
 MAX_SHOWS: Final = 256
 MAX_SHOWS_BYTES: Final = 16 << 20
 
@@ -61,7 +61,7 @@ def cache_key(method: str, upstream_path: str, body: OllamaBody) -> tuple[str, s
 
 
 class CatalogCache:
-    """The last good answers about models, in memory and in one file."""
+    """The last good responses about models, in memory and in one file."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class CatalogCache:
             mode: `catalog.when_stopped`.
             models: `catalog.models`.
             store: the file.
-            warn: hears warnings for people: a damaged file, a full disk (once until it is better).
+            warn: called with a warning: a damaged file, a full disk (once until a write succeeds again).
             refresh: called when the models on the pod changed, to fetch the lists again.
         """
         self._mode = mode
@@ -100,7 +100,7 @@ class CatalogCache:
             self._warn(f"the remembered catalogue is ignored: {_why(error)}")
             return
         for kind, body in sections.get("answers", {}).items():
-            self._may_be_empty = True  # an empty list in there was believed when it was written
+            self._may_be_empty = True  # an empty list in the file was accepted when it was written
             self._accept(kind, "", body)
         for key, body in sections.get("shows", {}).items():
             self._accept("show", key, body)
@@ -110,9 +110,9 @@ class CatalogCache:
             self._warn("parts of the remembered catalogue are damaged and were left out")
 
     def store(self, kind: str, key: str, body: bytes) -> bool:
-        """Keep the body of a live 200; return whether anything changed, so that a `flush` is due.
+        """Keep the body of a 200 of the pod's; return whether anything changed, so that a `flush` is due.
 
-        Cheap when the body is the one known already. What is no good answer of its kind is left out.
+        Cheap when the body has not changed. A body that is not valid for its kind is ignored.
 
         Args:
             kind: and key, from `cache_key`.
@@ -146,8 +146,8 @@ class CatalogCache:
     def _accept_list(self, kind: str, document: bodies.Document) -> bool:
         names = {bodies.canonical(bodies.name_of(kind, e)) for e in bodies.entries_of(kind, document)}
         if not names:
-            # Right after a start it often means that the pod's volume is not mounted: with an empty list
-            # nobody could wake the pod from Open WebUI any more.
+            # Right after a start it often means that the pod's volume is not mounted. With an empty list no
+            # request from Open WebUI would ever start the pod.
             return self._may_be_empty or not self._knows_models()
         self._may_be_empty = False
         for key in [key for key in self._shows if key.removesuffix(" verbose") not in names]:
@@ -166,9 +166,9 @@ class CatalogCache:
             size -= len(self._shows.pop(next(iter(self._shows))))
 
     def invalidate(self, model: str | None = None) -> None:
-        """Hear that models were pulled, created, copied or deleted through the gateway.
+        """Drop what is known of `model`; called when models were changed through the gateway.
 
-        What is known of `model` is forgotten, an empty list is believed again, and a refresh is asked for.
+        From now on an empty list is accepted. The lists are fetched again.
         """
         self._may_be_empty = True
         if model is not None:
@@ -178,7 +178,7 @@ class CatalogCache:
         self._refresh()
 
     async def flush(self) -> None:
-        """Write what changed to the file; a failure is told once, and memory goes on."""
+        """Write changes to the file; a failure is warned of once, and the cache in memory goes on."""
         if (version := self._version) == self._flushed:
             return
         sections = {"answers": dict(self._answers), "shows": dict(self._shows)}
@@ -193,7 +193,7 @@ class CatalogCache:
         self._has_warned = False
 
     def answer(self, method: str, upstream_path: str, show_key: str | None = None) -> LocalResponse | None:
-        """Answer a metadata request while the pod is off; None: only the pod knows (503, never 404).
+        """Answer a metadata request while no pod serves; None: only the pod knows (503, never 404).
 
         Args:
             method: GET, HEAD, or POST for `show`.
@@ -201,7 +201,7 @@ class CatalogCache:
             show_key: `BodyFields.show_key` of a `show`.
         """
         if upstream_path == "/api/ps":
-            return LocalResponse(200, JSON, bodies.NOBODY_LOADED)
+            return LocalResponse(200, JSON, bodies.NO_MODELS)
         if upstream_path == "/api/show":
             return self._show(show_key) if method == "POST" else None
         if upstream_path.startswith(_MODEL):
@@ -215,7 +215,7 @@ class CatalogCache:
 
     def _tags(self) -> bytes:
         if self._mode == "empty":
-            return bodies.NOBODY_LOADED
+            return bodies.NO_MODELS
         if self._mode == "remembered":
             if "tags" in self._answers:
                 return self._answers["tags"]
@@ -250,5 +250,5 @@ class CatalogCache:
 
 
 def _why(error: Exception) -> str:
-    """Say what failed without the path: a log line is read by others than the owner of the disk."""
+    """Say what failed without the path, which log lines should not show."""
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

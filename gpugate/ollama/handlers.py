@@ -1,6 +1,6 @@
-"""Ollama's surface: what wakes the pod is held and forwarded, what does not is answered from what is known.
+"""Handles Ollama's API: what computes waits for the pod and is forwarded, what does not never starts it.
 
-See docs/api.md#what-wakes-the-pod. Decides by the route; looks into bodies only where the pod is not READY.
+See docs/api.md#what-wakes-the-pod. The route decides; a body is only parsed where no pod serves.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _POD_IS_OFF = "the pod is not running, and this does not wake it"
 
 
 class OllamaHandlers:
-    """Answers every path under `/`, `/api` and `/v1` that is not gpugate's own."""
+    """Handles every path under `/`, `/api` and `/v1` that is not gpugate's own."""
 
     def __init__(
         self,
@@ -71,10 +71,10 @@ class OllamaHandlers:
         }
 
     def answer(self, context: RequestContext, route: Route) -> Awaitable[web.StreamResponse]:
-        """Answer a call whose token has been judged.
+        """Handle a request whose token and scope have been checked.
 
         Raises:
-            GateError: what the client is to be told instead.
+            GateError: the error response to send instead.
         """
         return self._handlers[route.kind](context, route)
 
@@ -219,10 +219,10 @@ def _in_envelope(answer: LocalResponse) -> RequestError:
 
 
 def _respond(context: RequestContext, answer: LocalResponse) -> web.Response:
-    """A whole answer in Ollama's own words; aiohttp leaves the body out for HEAD and keeps its length.
+    """Send a local response; aiohttp leaves the body out for HEAD and keeps its length.
 
     Raises:
-        RequestError: a refusal on gpugate's own paths, which have the envelope.
+        RequestError: a refusal on one of gpugate's own paths, whose errors have the envelope.
     """
     if answer.status >= 400 and context.dialect is Dialect.ENVELOPE:
         raise _in_envelope(answer)

@@ -50,7 +50,7 @@ NEVER = [
     ("POST", "/api/chat", [1]),
     ("POST", "/api/generate", {}),
     ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
-    ("POST", "/v1/messages", {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}),
+    ("POST", "/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}),
     ("POST", "/api/embed", {"input": "x"}),
 ]
 WAKES = [
