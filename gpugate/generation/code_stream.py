@@ -56,7 +56,8 @@ class CodeStream:
             try:
                 return await self._relay.forward(call.request, pool, outgoing, answer)
             except UpstreamExchangeError as gone:
-                raise PodUnreachable("the pod's Ollama broke the connection") from gone
+                sent = 2 if gone.sent_twice else 1
+                raise PodUnreachable("the pod's Ollama broke the connection", sent=sent) from gone
             except ResponseIntercepted as declined:
                 raise _refused(declined, model) from declined
 
