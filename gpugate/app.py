@@ -61,7 +61,7 @@ from gpugate.proxy.dispatcher import RequestDispatcher
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.proxy.jwks import JwksCache, http_fetch
 from gpugate.proxy.server import GatewayServer, check_self, listen
-from gpugate.relay import Relay
+from gpugate.relay.relay import Relay
 from gpugate.tasks import spawn
 
 CLEANUP_S = 2.0

@@ -250,11 +250,7 @@ class LoggedCall(LeasedCall):
     async def next_pod(self) -> ServingPod:
         """See `LeasedCall.next_pod`."""
         pod = await super().next_pod()
-        call = self.call
-        call.run_id = pod.run_id
-        if self.lease.waited_s > 0 and not call.waited_ms:
-            call.waited_ms = max(1, round(self.lease.waited_s * 1000))
-            call.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % call.waited_ms
+        self.call.note_wait(self.lease.waited_s, pod.run_id)
         return pod
 
 

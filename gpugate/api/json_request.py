@@ -11,8 +11,7 @@ from attrs import field, frozen
 
 from gpugate.errors import InvalidRequest
 from gpugate.generation.image_format import DecodedImage, decode_image
-from gpugate.proxy.request_body import read_body
-from gpugate.proxy.request_context import RequestContext
+from gpugate.proxy.request_context import RequestContext, read_body
 
 SMALL = 256 * 1024
 """Longest Base64 text that is decoded on the event loop; longer ones would block it for too long."""

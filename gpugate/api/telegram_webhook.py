@@ -17,8 +17,7 @@ from attrs import field, frozen
 
 from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import InvalidRequest, InvalidToken, PathNotFound, ShuttingDown
-from gpugate.proxy.request_body import read_body
-from gpugate.proxy.request_context import RequestContext
+from gpugate.proxy.request_context import RequestContext, read_body
 
 PATH = "/api/v1/bot/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"

@@ -14,18 +14,13 @@ from attrs import frozen
 from gpugate.errors import UpstreamBroken, UpstreamTimeout
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
+from gpugate.proxy.error_format import is_edge_error, is_edge_timeout
 from gpugate.proxy.forwarder import UpstreamPools, stream_error_tail
 from gpugate.proxy.heartbeat import Heartbeat
-from gpugate.proxy.provider_edge import is_edge_error, is_edge_timeout
 from gpugate.proxy.request_context import RequestContext
-from gpugate.relay import (
-    Relay,
-    RelayedResponse,
-    ResponseIntercepted,
-    ResponsePolicy,
-    UpstreamExchangeError,
-    UpstreamRequest,
-)
+from gpugate.relay.pool import UpstreamExchangeError
+from gpugate.relay.relay import Relay, RelayedResponse, UpstreamRequest
+from gpugate.relay.response_policy import ResponseIntercepted, ResponsePolicy
 
 SYSTEM = (
     "You are a careful programming assistant. The user's message has a piece of code between fences and, "
@@ -121,8 +116,6 @@ class CodeStream:
 
         async def work(pod: ServingPod) -> RelayedResponse:
             pool = self._pools.pool_for(pod)
-            # Not given up from outside: an answer that has begun gets its last words from the relay.
-            visit.lease.on_lost = pool.abort
             outgoing = UpstreamRequest("POST", PATH, call.request.raw_headers, body)
             answer = ResponsePolicy(
                 extra_head=call.extra_head,
@@ -134,12 +127,15 @@ class CodeStream:
             try:
                 return await self._relay.forward(call.request, pool, outgoing, answer)
             except UpstreamExchangeError as gone:
-                raise PodUnreachable("the pod's Ollama broke the connection") from gone
+                sent = 2 if gone.sent_twice else 1
+                raise PodUnreachable("the pod's Ollama broke the connection", sent=sent) from gone
             except ResponseIntercepted as declined:
                 raise _refused(declined, model) from declined
 
         try:
-            relayed = await visit.run(work)
+            # Not cancelled when the pod is lost: a response that has started gets its error tail from the
+            # relay.
+            relayed = await visit.run(work, interrupt=lambda pod: self._pools.pool_for(pod).abort)
         except PodUnreachable as error:
             raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
         call.bytes_sent = relayed.bytes_sent

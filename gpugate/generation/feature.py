@@ -15,7 +15,7 @@ from gpugate.generation.text_model import OllamaTextModel
 from gpugate.generation.workflows import Workflows
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.forwarder import UpstreamPools
-from gpugate.relay import Relay
+from gpugate.relay.relay import Relay
 
 
 def generation_api(

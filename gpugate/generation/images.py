@@ -81,7 +81,7 @@ class ImageService:
             return GeneratedImage(image, drawn.filename, image_job.request.seed)
 
         try:
-            return await leased.run(work, tries=1)
+            return await leased.run(work, attempts=1)
         except PodUnreachable as error:
             raise ImageFailed(str(error)) from error
 

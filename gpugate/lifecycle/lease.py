@@ -1,4 +1,4 @@
-"""A request's right to use the pod: waited for, held while it is answered, given back at its end."""
+"""A lease: one request's right to use the pod, from its arrival to the end of its response."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from gpugate.tasks import report_crash
 
 @frozen
 class ServingPod:
-    """The pod that serves: its run, its provider's name, and where its services are.
+    """The pod that serves: its run, its provider's name, and the endpoints of its services.
 
     Attributes:
-        first_byte_limit_s: what is between us and the pod gives up on a request silent for so long.
+        first_byte_limit_s: how long a proxy of the provider's waits for the first byte; None without a proxy.
     """
 
     run_id: int
@@ -38,9 +38,9 @@ class Lease:
     Attributes:
         number: the ticket, in order of arrival.
         arrived_at, admitted_at: loop time, in seconds; `admitted_at` is None while it waits.
-        user, request_id: whose use of the pod it is, for the ledger.
-        model_hint: tells which model it asks for; called if it has to wait although it was admitted at once.
-        on_lost: called when the exchange with the pod has to be given up at once; set it while one runs.
+        user, request_id: for the ledger: who uses the pod, and for what.
+        model_hint: returns the model that the request names; called if it must wait after an admission.
+        on_lost: called when the lease loses its pod, to end the work on it; set while there is such work.
     """
 
     __slots__ = (
@@ -82,12 +82,12 @@ class Lease:
 
     @property
     def pod(self) -> ServingPod | None:
-        """The pod, if this request may use it now."""
+        """The pod while this request may use it, else None."""
         return self._pod
 
     @property
     def error(self) -> GateError | None:
-        """Why this request may not use the pod any more."""
+        """Why this request was rejected or aborted, None if it was not."""
         return self._error
 
     @property
@@ -99,7 +99,7 @@ class Lease:
         """Wait for the pod.
 
         Raises:
-            GateError: the request was refused (queue, start, warm-up, stop, shutdown).
+            GateError: the request was rejected (queue, start, warm-up, stop, shutdown).
         """
         while self._pod is None:
             if self._error is not None:
@@ -109,11 +109,11 @@ class Lease:
         return self._pod
 
     def mark_response_started(self) -> None:
-        """Note that the first byte of the answer is leaving: from here on there is no second try."""
+        """Take note that the first byte of the response is leaving; no second attempt from now on."""
         self._on_response_started(self)
 
     def release(self) -> None:
-        """Give the lease back; harmless when done twice."""
+        """Give the lease back; idempotent."""
         self._on_release(self)
 
     def __enter__(self) -> Lease:
@@ -125,33 +125,33 @@ class Lease:
         self.release()
 
     def asked_model(self) -> str | None:
-        """The model that `model_hint` tells; None if nobody tells it."""
+        """Return what `model_hint` returns; None without it, or if it fails."""
         try:
             return None if self.model_hint is None else self.model_hint()
         except Exception as error:  # the lifecycle has more to do, such as sending a stop
             report_crash("finding a request's model", error, None)
             return None
 
-    # --- what the lifecycle does to it --------------------------------------------------------
+    # --- called by the lifecycle ---------------------------------------------------------------
 
     def admit(self, pod: ServingPod, now: float) -> None:
-        """Let the request go on."""
+        """Admit the request to the pod."""
         self._pod, self.admitted_at = pod, now
         self._wake_waiter()
 
     def reject(self, error: GateError) -> None:
-        """End the wait, or the exchange, with an error."""
+        """End the wait, or the work on the pod, with an error."""
         self._pod, self._error = None, error
         self._wake_waiter()
         self._notify_lost()
 
     def requeue(self) -> None:
-        """The pod is gone before the answer began: give the exchange up and wait again."""
+        """Wait again: the pod was lost before the response started."""
         self._pod = None
         self._notify_lost()
 
     def abort(self) -> None:
-        """The pod is gone, or has to go, in mid-answer: there is nothing more to wait for."""
+        """End the work: the pod was lost, or must stop, after the response had started."""
         self._pod, self._error = None, PodStopped("the pod was lost in the middle of the answer")
         self._wake_waiter()
         self._notify_lost()
@@ -162,7 +162,7 @@ class Lease:
         try:
             self.on_lost()
         except Exception as error:  # the lifecycle has more to do, such as sending a stop
-            report_crash("giving an exchange up", error, None)
+            report_crash("ending the work of a lease", error, None)
 
     def _wake_waiter(self) -> None:
         if self._waiter is not None and not self._waiter.done():

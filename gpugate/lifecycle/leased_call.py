@@ -1,125 +1,175 @@
-"""A piece of work on the pod that a lease has: given up when the pod is lost, tried again where that is safe.
+"""The only retry policy: work on the pod under a lease, tried again where nobody can notice.
 
-Knows leases and what may be tried again (docs/api.md#retries); not what the work is.
+The proxy, the generation services and the code stream all run their work through `LeasedCall.run`. They
+differ in what the work is and in how it is interrupted when the pod is lost, never in what is tried again.
+
+What may be tried again (docs/api.md#retries), decided after each attempt that failed before anything of its
+result left (`AttemptFailed`), repeated as numbers in `LeasedCall._decide_retry`:
+
+1. The response has started: the error is final. (An attempt that breaks later does not get here at all.)
+2. The lease still has this pod, the request can be sent again, and this run of the pod has been sent it fewer
+   than `attempts` times: again at once. Most often an idle connection had gone stale.
+3. Otherwise the lifecycle finds out what became of the pod; that takes at most one `pod.health_interval`.
+4. The lease still has the pod, so the pod lives. If it had been unhealthy and serves again (`RECOVERED`), the
+   request is sent once more, but only once per call. In all other cases the error is final.
+5. The lease has lost the pod. It is back in the queue, and the work begins anew with the next pod; or it was
+   rejected, which `Lease.wait_admitted` raises. A request that cannot be sent again ends with `PodStopped`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from attrs import define
 
 from gpugate.errors import PodStopped
 from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import Lease, ServingPod
+from gpugate.lifecycle.lifecycle import Lifecycle
 
 T = TypeVar("T")
-LOST = "the pod was lost in the middle of the answer"
+
+POD_LOST = "the pod was lost in the middle of the answer"
 
 
-class PodUnreachable(Exception):
+class AttemptFailed(Exception):
+    """One attempt came to nothing, and nothing of its result has left for the client.
+
+    Raised by the work that `LeasedCall.run` is given, and by `run` itself when it gives up.
+
+    Attributes:
+        resendable: the same request can be sent again; not so if a streamed body has been read.
+        sent: how many times this attempt sent the request.
+    """
+
+    def __init__(self, message: str = "", *, resendable: bool = True, sent: int = 1) -> None:
+        self.resendable = resendable
+        self.sent = sent
+        super().__init__(message)
+
+
+class PodUnreachable(AttemptFailed):
     """A service of the pod could not be reached, or hung up: perhaps the pod is no more.
 
     The message is one line for people.
     """
 
 
-class Diagnoser(Protocol):
-    """Finds out whether a pod lives: the lifecycle."""
-
-    async def diagnose(self, run: int) -> Diagnosis:
-        """What became of this run's pod."""
-
-
-async def _admitted(lease: Lease) -> ServingPod:
-    return await lease.wait_admitted()
-
-
 class _PodLost(Exception):
-    """The pod went while the work was under way."""
+    """The lease lost its pod while the work ran; the work has been cancelled."""
+
+
+async def _wait_admitted(lease: Lease) -> ServingPod:
+    return await lease.wait_admitted()
 
 
 @define
 class LeasedCall:
-    """One caller's use of the pod, in one or more pieces of work.
+    """One client's use of the pod under one lease, in one or more pieces of work.
 
     Attributes:
-        response_started: something has left for the client, or must not be done twice: no second try.
-        wait_for_pod: how the pod is waited for; may say meanwhile that it does.
+        lifecycle: asked for a diagnosis when an attempt fails.
+        response_started: something has left for the client, or must not be done twice: no second attempt.
+        wait_for_pod: waits for the lease's admission; may send filler to the client meanwhile.
     """
 
-    lifecycle: Diagnoser
+    lifecycle: Lifecycle
     lease: Lease
     response_started: bool = False
-    wait_for_pod: Callable[[Lease], Awaitable[ServingPod]] = _admitted
+    wait_for_pod: Callable[[Lease], Awaitable[ServingPod]] = _wait_admitted
+    _run_id: int = 0
+    _sent: int = 0
+    _has_recovered: bool = False
 
     def mark_response_started(self) -> None:
-        """From here on nothing is tried again."""
+        """Take note that the first byte is leaving; from here on nothing is tried again."""
         if not self.response_started:
             self.response_started = True
             self.lease.mark_response_started()
 
-    async def run(self, work: Callable[[ServingPod], Awaitable[T]], *, tries: int = 2) -> T:
-        """Wait for the pod and do `work` on it; again if the pod is lost before `mark_response_started`.
+    async def run(
+        self,
+        work: Callable[[ServingPod], Awaitable[T]],
+        *,
+        attempts: int = 2,
+        interrupt: Callable[[ServingPod], Callable[[], None]] | None = None,
+    ) -> T:
+        """Wait for the pod and do `work` on it; again where that is safe.
 
         Args:
-            tries: how often a pod that lives but breaks connections is asked.
+            work: raises `AttemptFailed` if it may be done again.
+            attempts: how often a pod that lives but breaks connections is asked.
+            interrupt: returns what ends the work on this pod when the lease loses it; the work then raises by
+                itself. None: the work is cancelled.
 
         Raises:
-            GateError: refused while it waited; or the pod was lost after `mark_response_started`.
-            PodUnreachable: the pod lives, and its service broke `tries` times, or after
-                `mark_response_started`.
+            AttemptFailed: the pod lives, and the work failed `attempts` times, or cannot be done again.
+            GateError: rejected while it waited, or the pod was lost after the response had started.
         """
-        run, tried, recovered = 0, 0, False
+        self._run_id = self._sent = 0
+        self._has_recovered = False
         while True:
             pod = await self.next_pod()
-            if pod.run_id != run:
-                run, tried = pod.run_id, 0
+            if pod.run_id != self._run_id:
+                self._run_id, self._sent = pod.run_id, 0
             try:
-                return await self._unless_lost(work, pod)
+                if interrupt is None:
+                    return await self._run_until_lost(work, pod)
+                self.lease.on_lost = interrupt(pod)
+                return await work(pod)
             except _PodLost:
                 continue
-            except PodUnreachable:
-                tried += 1
-                if self.response_started:
-                    raise
-                if tried < tries and self.lease.pod is pod:
-                    continue
-                finding = await self.lifecycle.diagnose(pod.run_id)
-                if finding is Diagnosis.RECOVERED and self.lease.pod is pod and not recovered:
-                    recovered = True
-                    continue
-                if self.lease.pod is pod:
-                    raise
+            except AttemptFailed as error:
+                self.lease.on_lost = None
+                await self._decide_retry(error, pod, attempts)
 
     async def next_pod(self) -> ServingPod:
-        """Wait for the pod. Raises GateError: refused, or lost after `mark_response_started`."""
-        if self.lease.pod is None and self.response_started:
-            raise self.lease.error or PodStopped(LOST)
+        """Wait for the pod. Raises GateError: rejected, or lost after the response had started."""
+        pod = self.lease.pod
+        if pod is not None:
+            return pod
+        if self.response_started:
+            raise self.lease.error or PodStopped(POD_LOST)
         return await self.wait_for_pod(self.lease)
 
-    async def _unless_lost(self, work: Callable[[ServingPod], Awaitable[T]], pod: ServingPod) -> T:
-        """Break the work off when the lease loses its pod."""
+    async def _decide_retry(self, error: AttemptFailed, pod: ServingPod, attempts: int) -> None:
+        """Return if there is to be another attempt, raise otherwise. The numbers: see above the module."""
+        lease = self.lease
+        self._sent += error.sent
+        if self.response_started:  # (1)
+            raise error
+        if self._sent < attempts and error.resendable and lease.pod is pod:  # (2)
+            return
+        diagnosis = await self.lifecycle.diagnose(pod.run_id)  # (3)
+        if lease.pod is pod:  # (4)
+            if diagnosis is not Diagnosis.RECOVERED or self._has_recovered or not error.resendable:
+                raise error
+            self._has_recovered = True
+        elif not error.resendable and lease.error is None:  # (5)
+            raise PodStopped("the pod was lost during the upload") from error
+
+    async def _run_until_lost(self, work: Callable[[ServingPod], Awaitable[T]], pod: ServingPod) -> T:
+        """Cancel the work when the lease loses its pod."""
         loop = asyncio.get_running_loop()
         scope = asyncio.timeout(None)
-        told = False
+        is_lost = False
 
-        def lose() -> None:
-            nonlocal told
-            if not told:
-                told = True
+        def cancel() -> None:
+            nonlocal is_lost
+            if not is_lost:
+                is_lost = True
                 scope.reschedule(loop.time())
 
         try:
             async with scope:
-                self.lease.on_lost = lose
+                self.lease.on_lost = cancel
                 try:
                     return await work(pod)
                 finally:
                     self.lease.on_lost = None
         except TimeoutError:
-            if not told:
+            if not is_lost:
                 raise
             raise _PodLost from None

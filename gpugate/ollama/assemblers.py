@@ -1,11 +1,12 @@
-"""Puts one answer together out of a stream, as Ollama would have sent it in one piece; in every dialect.
+"""Assembles one response out of a stream, as Ollama would have sent it in one piece, for each of its APIs.
 
-Pure: it must not know requests, pods or connections. What Ollama does with its own events when nobody
-wants a stream is imitated (text joined, lists joined, all else from the last object).
+Does what Ollama does with its own events when no stream is wanted: text is joined, lists are joined,
+everything else is taken from the last object.
 """
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -13,24 +14,39 @@ from typing import Any
 import orjson
 from attrs import define, field, frozen
 
-from gpugate.ollama import gojson
 from gpugate.ollama.validation import JSON, PLAIN_JSON
 
 LIMIT = 256 * 1024 * 1024
-"""Bytes of one stream; more is no answer of a model's."""
+"""Bytes of one stream; more cannot be a model's answer."""
 
 Document = dict[str, Any]
 _STRANGE = (AttributeError, KeyError, TypeError, ValueError)
-"""What reading a document of an unforeseen shape raises."""
+"""What reading a document of an unexpected shape raises."""
+
+
+_HTML_ESCAPES = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
+_HTML = re.compile("[<>&\u2028\u2029]")
+
+
+def _dump_as_go(value: object) -> bytes:
+    """Return JSON as Go writes it: compact, with the characters escaped that HTML would read."""
+    text = orjson.dumps(value).decode()
+    return _HTML.sub(lambda found: _HTML_ESCAPES[found[0]], text).encode()
 
 
 class IncompleteStream(Exception):
-    """The stream came to its end without saying that the answer is complete."""
+    """The stream ended without saying that the answer is complete."""
 
 
 @frozen
 class AssembledResponse:
-    """An answer in one piece."""
+    """A response in one piece."""
 
     status: int
     content_type: str
@@ -38,7 +54,7 @@ class AssembledResponse:
 
 
 class ResponseAssembler(ABC):
-    """One stream on its way to one answer. `feed` never raises; `assembled` tells what came of it."""
+    """Assembles one stream. `feed` never raises; `assembled` returns the response or raises."""
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
@@ -60,10 +76,10 @@ class ResponseAssembler(ABC):
             self._line.append(other)
 
     def assembled(self) -> AssembledResponse:
-        """The answer, now that the stream has ended; an error that it told is a 500, as Ollama's is.
+        """Return the response, now that the stream has ended; an error in the stream is a 500, as in Ollama.
 
         Raises:
-            IncompleteStream: there is none.
+            IncompleteStream: the stream was invalid or incomplete.
         """
         self._end_line()
         self._end_stream()
@@ -78,7 +94,7 @@ class ResponseAssembler(ABC):
         return self._encode(answer, 200)
 
     def _encode(self, document: Document, status: int) -> AssembledResponse:
-        return AssembledResponse(status, PLAIN_JSON, gojson.write(document) + b"\n")
+        return AssembledResponse(status, PLAIN_JSON, _dump_as_go(document) + b"\n")
 
     def _end_line(self) -> None:
         line = b"".join(self._line).rstrip(b"\r")
@@ -102,30 +118,30 @@ class ResponseAssembler(ABC):
                 self._invalid = True
 
     def _end_stream(self) -> None:  # noqa: B027  (optional)
-        """Take what no line end came for."""
+        """Add what no line end came for."""
 
     @abstractmethod
     def _add_line(self, line: bytes) -> None:
-        """Take one line."""
+        """Add one line."""
 
     @abstractmethod
     def _add_event(self, event: Document) -> None:
-        """Take one of the stream's objects."""
+        """Add one of the stream's objects."""
 
     @abstractmethod
     def _result(self) -> Document | None:
-        """What they come to; None if the end is missing."""
+        """Return the assembled object; None if the end is missing."""
 
 
 @define
 class _Accumulator:
-    """Pieces of texts and lists, by name; a text is joined once."""
+    """Collects pieces of texts and lists by name; each text is joined once."""
 
     _texts: dict[str, list[str]] = field(factory=dict)
     _lists: dict[str, list[Any]] = field(factory=dict)
 
     def add(self, source: Mapping[str, Any], *names: str) -> None:
-        """Gather what `source` has under these names."""
+        """Add what `source` has under these names."""
         for name in names:
             value = source.get(name)
             if isinstance(value, str):
@@ -144,8 +160,8 @@ class OllamaAssembler(ResponseAssembler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._spoken = _Accumulator()
-        self._beside = _Accumulator()
+        self._message = _Accumulator()
+        self._top_level = _Accumulator()
         self._last: Document = {}
         self._only: bytes | None = None
 
@@ -158,26 +174,26 @@ class OllamaAssembler(ResponseAssembler):
         self._last = event
         message = event.get("message")
         if isinstance(message, dict):
-            self._spoken.add(message, "content", "thinking", "images", "tool_calls")
-        self._beside.add(event, "response", "thinking", "tool_calls", "logprobs")
+            self._message.add(message, "content", "thinking", "images", "tool_calls")
+        self._top_level.add(event, "response", "thinking", "tool_calls", "logprobs")
 
     def _result(self) -> Document | None:
         last = self._last
         if last.get("done") is not True:
             return None
-        answer = {**last, **self._beside.joined()}
+        answer = {**last, **self._top_level.joined()}
         if isinstance(last.get("message"), dict):
-            answer["message"] = {**last["message"], **self._spoken.joined()}
+            answer["message"] = {**last["message"], **self._message.joined()}
         return answer
 
     def _encode(self, document: Document, status: int) -> AssembledResponse:
         if self._only is not None:  # a load, for instance, is one object anyway
             return AssembledResponse(status, JSON, self._only)
-        return AssembledResponse(status, JSON, gojson.write(document))
+        return AssembledResponse(status, JSON, _dump_as_go(document))
 
 
 class _SseAssembler(ResponseAssembler):
-    """Server-Sent Events whose data is JSON; what an event is called stands in its data too."""
+    """Server-Sent Events whose data is JSON; an event's type stands in its data, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +220,7 @@ class _SseAssembler(ResponseAssembler):
 
 @define
 class _ChoiceAssembler:
-    """One of OpenAI's choices."""
+    """Assembles one of OpenAI's choices."""
 
     rest: Document
     message: _Accumulator = field(factory=_Accumulator)
@@ -214,7 +230,7 @@ class _ChoiceAssembler:
 
     def add_chunk(self, choice: Document) -> None:
         """Add a chunk's."""
-        self.rest |= {key: value for key, value in choice.items() if key in _SAID_ONCE and value is not None}
+        self.rest |= {key: value for key, value in choice.items() if key in _TAKEN_ONCE and value is not None}
         delta = choice.get("delta")
         if isinstance(delta, dict):
             self.role = delta.get("role") or self.role
@@ -228,7 +244,7 @@ class _ChoiceAssembler:
             self.logprobs.add(logprobs, *logprobs)
 
     def _add_call(self, call: Document) -> None:
-        """A whole call, as Ollama sends them; a piece without an id is the rest of another's arguments."""
+        """Add a whole call, as Ollama sends them, or, without an id, more of a call's arguments."""
         for known in reversed(self.calls):
             if not call.get("id") and known.get("index") == call.get("index"):
                 known["function"]["arguments"] += call.get("function", {}).get("arguments", "")
@@ -236,7 +252,7 @@ class _ChoiceAssembler:
         self.calls.append(call)
 
     def result(self, *, chat: bool) -> Document:
-        """As it stands in a whole answer."""
+        """Return it as it stands in a whole response."""
         said = self.message.joined()
         answer = {"finish_reason": None, **self.rest}
         if self.logprobs is not None:
@@ -247,7 +263,7 @@ class _ChoiceAssembler:
         return {**answer, "message": {"role": self.role, "content": "", **said, **calls}}
 
 
-_SAID_ONCE = frozenset({"index", "finish_reason"})
+_TAKEN_ONCE = frozenset({"index", "finish_reason"})
 
 
 class OpenAiAssembler(_SseAssembler):
@@ -292,7 +308,7 @@ class _ContentBlock:
     said: _Accumulator = field(factory=_Accumulator)
 
     def result(self) -> Document:
-        """As it stands in a whole answer."""
+        """Return it as it stands in a whole response."""
         said = self.said.joined()
         given = said.pop("partial_json", None)
         block = {key: self.begun.get(key, "") + value for key, value in said.items()}

@@ -1,7 +1,7 @@
-"""What clients may know of the pod's models while it is off; never starts a pod, knows no HTTP server.
+"""Caches the pod's answers about its models, for the time when no pod serves.
 
-With an empty model list Open WebUI refuses to chat, so nobody could wake the pod from it; so the last
-good answers are remembered, as raw bytes, also across restarts (docs/ollama.md#open-webui-empty-list).
+With an empty model list Open WebUI refuses to chat, and no request from it would ever start the pod. So the
+last good answers are kept as raw bytes, also across restarts (docs/ollama.md#open-webui-empty-list).
 """
 
 from __future__ import annotations
@@ -13,24 +13,21 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 import orjson
-from attrs import frozen
 
 from gpugate.json_file import CorruptFile
 from gpugate.ollama import catalog_responses as bodies
 from gpugate.ollama.catalog_store import CatalogStore
+from gpugate.ollama.validation import JSON, PLAIN_JSON, LocalResponse, OllamaBody
 
 CatalogMode = Literal["remembered", "empty", "static"]
 
 MAX_BODY: Final = 4 << 20
 """Bytes of one list, version or status: a list of ten thousand models."""
 MAX_SHOW: Final = 1 << 20
-"""Bytes of one remembered `show`; a verbose one with all its tokens is larger and is not kept."""
+"""Bytes of one cached `show`; a verbose one with all its tokens is larger and is not kept."""
 MAX_SHOWS: Final = 256
 MAX_SHOWS_BYTES: Final = 16 << 20
-_MAX_QUESTION: Final = 64 * 1024
 
-_JSON = "application/json; charset=utf-8"
-_V1_JSON = "application/json"
 _KINDS: Mapping[str, str] = {
     "/api/tags": "tags",
     "/v1/models": "v1/models",
@@ -46,45 +43,25 @@ _DEFAULTS: Mapping[str, bytes] = {
 _MODEL = "/v1/models/"
 
 
-@frozen
-class CachedResponse:
-    """A whole answer; for HEAD its body only says how long it would be."""
-
-    status: int
-    content_type: str
-    body: bytes
-
-
-def cache_key(method: str, upstream_path: str, body: bytes) -> tuple[str, str] | None:
-    """Return the (kind, key) under which a live 200 of this request is remembered; None: it is not.
+def cache_key(method: str, upstream_path: str, body: OllamaBody) -> tuple[str, str] | None:
+    """Return the (kind, key) under which a live 200 of this request is stored; None: it is not stored.
 
     Args:
-        method: HEAD has no body to remember.
+        method: HEAD has no body to store.
         upstream_path: as asked of the pod, without a query.
-        body: the request's; only `show` has one.
+        body: the request's; read for `show` only.
     """
     if method == "GET" and (kind := _KINDS.get(upstream_path)):
         return kind, ""
     if method == "POST" and upstream_path == "/api/show":
-        question = _question(body)
-        if question and set(question) <= {"model", "name", "verbose"} and (key := _show_key(question)):
-            return "show", key
+        fields = body.fields
+        if fields.show_key is not None and fields.is_plain_show:
+            return "show", fields.show_key
     return None
 
 
-def _question(body: bytes) -> bodies.Document | None:
-    return bodies.parse(body) if len(body) <= _MAX_QUESTION else None
-
-
-def _show_key(question: bodies.Document) -> str | None:
-    name = question.get("model") or question.get("name")
-    if not isinstance(name, str) or not name.strip():
-        return None
-    return f"{bodies.canonical(name)} verbose" if question.get("verbose") is True else bodies.canonical(name)
-
-
 class CatalogCache:
-    """The last good answers about models, in memory and in one file."""
+    """The last good responses about models, in memory and in one file."""
 
     def __init__(
         self,
@@ -101,7 +78,7 @@ class CatalogCache:
             mode: `catalog.when_stopped`.
             models: `catalog.models`.
             store: the file.
-            warn: hears warnings for people: a damaged file, a full disk (once until it is better).
+            warn: called with a warning: a damaged file, a full disk (once until a write succeeds again).
             refresh: called when the models on the pod changed, to fetch the lists again.
         """
         self._mode = mode
@@ -123,7 +100,7 @@ class CatalogCache:
             self._warn(f"the remembered catalogue is ignored: {_why(error)}")
             return
         for kind, body in sections.get("answers", {}).items():
-            self._may_be_empty = True  # an empty list in there was believed when it was written
+            self._may_be_empty = True  # an empty list in the file was accepted when it was written
             self._accept(kind, "", body)
         for key, body in sections.get("shows", {}).items():
             self._accept("show", key, body)
@@ -133,9 +110,9 @@ class CatalogCache:
             self._warn("parts of the remembered catalogue are damaged and were left out")
 
     def store(self, kind: str, key: str, body: bytes) -> bool:
-        """Keep the body of a live 200; return whether anything changed, so that a `flush` is due.
+        """Keep the body of a 200 of the pod's; return whether anything changed, so that a `flush` is due.
 
-        Cheap when the body is the one known already. What is no good answer of its kind is left out.
+        Cheap when the body has not changed. A body that is not valid for its kind is ignored.
 
         Args:
             kind: and key, from `cache_key`.
@@ -169,8 +146,8 @@ class CatalogCache:
     def _accept_list(self, kind: str, document: bodies.Document) -> bool:
         names = {bodies.canonical(bodies.name_of(kind, e)) for e in bodies.entries_of(kind, document)}
         if not names:
-            # Right after a start it often means that the pod's volume is not mounted: with an empty list
-            # nobody could wake the pod from Open WebUI any more.
+            # Right after a start it often means that the pod's volume is not mounted. With an empty list no
+            # request from Open WebUI would ever start the pod.
             return self._may_be_empty or not self._knows_models()
         self._may_be_empty = False
         for key in [key for key in self._shows if key.removesuffix(" verbose") not in names]:
@@ -189,9 +166,9 @@ class CatalogCache:
             size -= len(self._shows.pop(next(iter(self._shows))))
 
     def invalidate(self, model: str | None = None) -> None:
-        """Hear that models were pulled, created, copied or deleted through the gateway.
+        """Drop what is known of `model`; called when models were changed through the gateway.
 
-        What is known of `model` is forgotten, an empty list is believed again, and a refresh is asked for.
+        From now on an empty list is accepted. The lists are fetched again.
         """
         self._may_be_empty = True
         if model is not None:
@@ -201,7 +178,7 @@ class CatalogCache:
         self._refresh()
 
     async def flush(self) -> None:
-        """Write what changed to the file; a failure is told once, and memory goes on."""
+        """Write changes to the file; a failure is warned of once, and the cache in memory goes on."""
         if (version := self._version) == self._flushed:
             return
         sections = {"answers": dict(self._answers), "shows": dict(self._shows)}
@@ -215,30 +192,30 @@ class CatalogCache:
         self._flushed = max(self._flushed, version)
         self._has_warned = False
 
-    def answer(self, method: str, upstream_path: str, body: bytes = b"") -> CachedResponse | None:
-        """Answer a metadata request while the pod is off; None: only the pod knows (503, never 404).
+    def answer(self, method: str, upstream_path: str, show_key: str | None = None) -> LocalResponse | None:
+        """Answer a metadata request while no pod serves; None: only the pod knows (503, never 404).
 
         Args:
             method: GET, HEAD, or POST for `show`.
             upstream_path: of a route of kind `METADATA`, without a query.
-            body: the request's; only `show` has one.
+            show_key: `BodyFields.show_key` of a `show`.
         """
         if upstream_path == "/api/ps":
-            return CachedResponse(200, _JSON, bodies.NOBODY_LOADED)
+            return LocalResponse(200, JSON, bodies.NO_MODELS)
         if upstream_path == "/api/show":
-            return self._show(body) if method == "POST" else None
+            return self._show(show_key) if method == "POST" else None
         if upstream_path.startswith(_MODEL):
             return self._v1_model(unquote(upstream_path[len(_MODEL) :]))
         kind = _KINDS.get(upstream_path)
         if kind == "tags":
-            return CachedResponse(200, _JSON, self._tags())
+            return LocalResponse(200, JSON, self._tags())
         if kind == "v1/models":
-            return CachedResponse(200, _V1_JSON, self._v1_models())
-        return CachedResponse(200, _JSON, self._answers.get(kind, _DEFAULTS[kind])) if kind else None
+            return LocalResponse(200, PLAIN_JSON, self._v1_models())
+        return LocalResponse(200, JSON, self._answers.get(kind, _DEFAULTS[kind])) if kind else None
 
     def _tags(self) -> bytes:
         if self._mode == "empty":
-            return bodies.NOBODY_LOADED
+            return bodies.NO_MODELS
         if self._mode == "remembered":
             if "tags" in self._answers:
                 return self._answers["tags"]
@@ -255,25 +232,23 @@ class CatalogCache:
         document = bodies.parse(self._tags()) or {}
         return bodies.v1_models(bodies.entries_of("tags", document))
 
-    def _v1_model(self, name: str) -> CachedResponse | None:
+    def _v1_model(self, name: str) -> LocalResponse | None:
         document = bodies.parse(self._v1_models()) or {}
         for entry in bodies.entries_of("v1/models", document):
             if bodies.canonical(bodies.name_of("v1/models", entry)) == bodies.canonical(name):
                 created = entry.get("created")
                 found = bodies.v1_model(name, created if isinstance(created, int) else 0)
-                return CachedResponse(200, _V1_JSON, orjson.dumps(found) + b"\n")
+                return LocalResponse(200, PLAIN_JSON, orjson.dumps(found) + b"\n")
         return None
 
-    def _show(self, body: bytes) -> CachedResponse | None:
-        question = _question(body)
-        key = _show_key(question) if question and self._mode != "empty" else None
-        known = self._shows.get(key) if key else None
-        return CachedResponse(200, _JSON, known) if known is not None else None
+    def _show(self, key: str | None) -> LocalResponse | None:
+        known = self._shows.get(key) if key is not None and self._mode != "empty" else None
+        return LocalResponse(200, JSON, known) if known is not None else None
 
     def _document(self, kind: str) -> bodies.Document:
         return bodies.parse(self._answers[kind]) or {}
 
 
 def _why(error: Exception) -> str:
-    """Say what failed without the path: a log line is read by others than the owner of the disk."""
+    """Say what failed without the path, which log lines should not show."""
     return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

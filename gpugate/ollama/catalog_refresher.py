@@ -1,4 +1,4 @@
-"""Keeps the catalogue fresh and on disk, in tasks of its own; what the answers mean is not its business."""
+"""Keeps the catalogue's cache fresh and on disk, in tasks of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpugate.provider_api import Endpoint
 from gpugate.tasks import CrashHandler, spawn
 
 WRITE_PAUSE_S = 1.0
-"""Changes that come together are written together."""
+"""Seconds between a change and its writing: changes that come together are written together."""
 
 _PATHS = {
     "version": "/api/version",
@@ -58,23 +58,23 @@ class CatalogRefresher:
             self.fetch(endpoint)
 
     def fetch(self, endpoint: Endpoint) -> None:
-        """Ask this pod for its lists, once; a fetch that is under way goes on."""
+        """Fetch the lists of this pod once, unless a fetch is under way."""
         self._endpoint = endpoint
         if self._fetching is None or self._fetching.done():
             self._fetching = spawn(self._fetch(endpoint), "catalog:fetch", on_crash=self._on_crash)
 
     def refresh(self) -> None:
-        """The models changed: ask the pod again."""
+        """Fetch the lists again; called when the models on the pod have changed."""
         if self._endpoint is not None:
             self.fetch(self._endpoint)
 
     def changed(self) -> None:
-        """Something new is in the catalogue: write it soon."""
+        """Write the cache to its file soon; called when it has changed."""
         if self._writing is None or self._writing.done():
             self._writing = spawn(self._write(), "catalog:write", on_crash=self._on_crash)
 
     async def aclose(self) -> None:
-        """Drop a fetch, write what is not written yet."""
+        """Cancel a fetch, and write what has not been written yet."""
         tasks = [task for task in (self._fetching, self._writing) if task is not None]
         for task in tasks:
             task.cancel()

@@ -1,4 +1,4 @@
-"""The bodies of Ollama's catalogue: whether one is worth keeping, and how to make one; no state, no I/O."""
+"""The bodies of Ollama's model lists: which are valid, and how one is made from names alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Final
 import orjson
 
 _VERSION: Final = re.compile(r"v?[0-9]+(\.[0-9]+)*([-+].*)?")
-NOBODY_LOADED: Final = b'{"models":[]}'
+NO_MODELS: Final = b'{"models":[]}'
 DEFAULT_VERSION: Final = b'{"version":"0.32.15"}'
-"""Until the pod's own is known: clients refuse what is too old or no number, and the routes served
+"""Until the pod's version is known: clients refuse one that is too old or no number, and the routes served
 here are those of this version (docs/ollama.md#routes)."""
 DEFAULT_STATUS: Final = b'{"cloud":{"disabled":true,"source":"none"}}'
 DEFAULT_RECOMMENDATIONS: Final = b'{"recommendations":[]}'
@@ -65,7 +65,7 @@ KINDS: Final = frozenset(_CHECKS)
 
 
 def is_good(kind: str, document: Document) -> bool:
-    """Say whether a body of this kind may be answered to clients later."""
+    """Say whether a body of this kind is valid, so that clients may get it later."""
     return _CHECKS[kind](document)
 
 
@@ -100,7 +100,7 @@ def _tag(name: str) -> dict[str, object]:
         "parameter_size": "",
         "quantization_level": "",
     }
-    # The command line slices digests and dies of one that is shorter (docs/ollama.md#client-defaults).
+    # The command line slices digests and crashes on a shorter one (docs/ollama.md#client-defaults).
     digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
     return {
         "name": name,

@@ -1,6 +1,6 @@
-"""Ollama's surface: what wakes the pod is held and forwarded, what does not is answered from what is known.
+"""Handles Ollama's API: what computes waits for the pod and is forwarded, what does not never starts it.
 
-See docs/api.md#what-wakes-the-pod. Decides by the route; looks into bodies only where the pod is not READY.
+See docs/api.md#what-wakes-the-pod. The route decides; a body is only parsed where no pod serves.
 """
 
 from __future__ import annotations
@@ -13,35 +13,34 @@ import orjson
 from aiohttp import StreamReader, web
 
 from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
+from gpugate.lifecycle.leased_call import AttemptFailed
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ollama.catalog_cache import CatalogCache, cache_key
 from gpugate.ollama.routes import Route, RouteKind
-from gpugate.ollama.unload import model_to_unload, unload_answer
 from gpugate.ollama.validation import (
-    JSON,
     BodyFields,
     LocalResponse,
+    OllamaBody,
     redirect,
     running,
-    scan_body,
-    validation_error,
+    unload_response,
     wrong_method,
 )
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import Dialect
 from gpugate.proxy.forwarder import Forwarder
 from gpugate.proxy.heartbeat import Heartbeat
-from gpugate.proxy.request_body import read_body
-from gpugate.proxy.request_context import RequestContext
-from gpugate.relay import CapturedBody, UpstreamExchangeError, detect_disconnect
+from gpugate.proxy.request_context import RequestContext, read_body
+from gpugate.relay.response_policy import CapturedBody
+from gpugate.relay.sockets import detect_disconnect
 
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
-_CHANGES = frozenset({"pull", "create", "copy", "delete"})
-_OFF = "the pod is not running, and this does not wake it"
+_CHANGES_MODELS = frozenset({"pull", "create", "copy", "delete"})
+_POD_IS_OFF = "the pod is not running, and this does not wake it"
 
 
 class OllamaHandlers:
-    """Answers every path under `/`, `/api` and `/v1` that is not gpugate's own."""
+    """Handles every path under `/`, `/api` and `/v1` that is not gpugate's own."""
 
     def __init__(
         self,
@@ -59,11 +58,11 @@ class OllamaHandlers:
         self._max_body = max_body
         self._heartbeat_s = heartbeat_s
         self._changed = changed
-        self._answers: dict[RouteKind, Callable[[RequestContext, Route], Awaitable[web.StreamResponse]]] = {
+        self._handlers: dict[RouteKind, Callable[[RequestContext, Route], Awaitable[web.StreamResponse]]] = {
             RouteKind.COMPUTE: self._compute,
             RouteKind.ADMIN: self._admin,
             RouteKind.METADATA: self._metadata,
-            RouteKind.PASS_THROUGH: self._unknown,
+            RouteKind.PASS_THROUGH: self._pass_through,
             RouteKind.HEALTH: self._running,
             RouteKind.WRONG_METHOD: self._wrong_method,
             RouteKind.REDIRECT: self._redirect,
@@ -71,130 +70,141 @@ class OllamaHandlers:
             RouteKind.GATEWAY_API: self._nothing,
         }
 
-    def answer(self, call: RequestContext, route: Route) -> Awaitable[web.StreamResponse]:
-        """Answer a call whose token has been judged.
+    def answer(self, context: RequestContext, route: Route) -> Awaitable[web.StreamResponse]:
+        """Handle a request whose token and scope have been checked.
 
         Raises:
-            GateError: what the client is to be told instead.
+            GateError: the error response to send instead.
         """
-        return self._answers[route.kind](call, route)
+        return self._handlers[route.kind](context, route)
 
-    # --- what wakes ---------------------------------------------------------------------------
+    # --- what wakes the pod -------------------------------------------------------------------
 
-    async def _compute(self, call: RequestContext, route: Route) -> web.StreamResponse:
-        body = await read_body(call.request, self._max_body)
-        unloaded = model_to_unload(route.api, body)
-        if unloaded is not None:
-            return await self._unload(call, route, body, unloaded)
-        serves = self._lifecycle.serving is not None
-        if serves and not self._heartbeat_s:
-            return await self._leased(call, route, body, None)
-        seen = scan_body(route, call.request.headers, body)
-        if seen.error is not None and not serves:
-            return _plain(call, seen.error)
-        return await self._leased(call, route, body, seen)
+    async def _compute(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        """Forward a request that computes, holding it until a pod serves.
+
+        (1) A request that only unloads a model never wakes the pod.
+        (2) While no pod serves, what Ollama would refuse unseen is refused here.
+        (3) Everything else gets a lease. On the hot path (a pod serves) the body is not parsed.
+        """
+        body = await self._read(context, route)
+        model = body.model_to_unload
+        if model is not None:
+            return await self._unload(context, route, body, model)  # (1)
+        if self._lifecycle.serving is None and (error := body.fields.error):
+            return _respond(context, error)  # (2)
+        return await self._forward_leased(context, route, body)  # (3)
 
     async def _unload(
-        self, call: RequestContext, route: Route, body: bytes, model: str
+        self, context: RequestContext, route: Route, body: OllamaBody, model: str
     ) -> web.StreamResponse:
-        """Never wakes and never resets the idle clock; a pod that serves is really asked."""
+        """Pass an unload request to a pod that serves; otherwise nothing is loaded, and that is the answer.
+
+        Neither wakes the pod nor resets its idle timer.
+        """
         pod = self._lifecycle.serving
         if pod is not None:
             try:
-                return await self._forwarder.forward_unleased(call, pod, route.upstream_path, body)
-            except UpstreamExchangeError:
+                return await self._forwarder.forward_unleased(context, pod, route.upstream_path, body.raw)
+            except AttemptFailed:
                 pass
-        answer = unload_answer(route.api or "generate", model, datetime.now(UTC))
-        return _plain(call, LocalResponse(200, JSON, answer))
+        return _respond(context, unload_response(route.api or "generate", model, datetime.now(UTC)))
 
-    async def _leased(
-        self, call: RequestContext, route: Route, body: bytes | StreamReader, seen: BodyFields | None
+    async def _admin(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        """Forward what changes the models on the pod's disk; blobs of many GB are streamed through."""
+        if route.streamed_body:
+            with detect_disconnect(context.request.transport):
+                return await self._forward_leased(context, route, context.request.content)
+        body = await self._read(context, route)
+        if self._lifecycle.serving is None and (error := body.fields.error):
+            return _respond(context, error)
+        try:
+            return await self._forward_leased(context, route, body)
+        finally:
+            if route.api in _CHANGES_MODELS:
+                self._catalog.invalidate(body.fields.model)
+
+    async def _forward_leased(
+        self, context: RequestContext, route: Route, body: OllamaBody | StreamReader
     ) -> web.StreamResponse:
-        model = seen.model if seen is not None else None
-        heartbeat = self._beat(call, seen)
-        embeds, user = route.api in _EMBEDS, subject_of(call.user)
+        """Forward under a lease. The body is parsed now only if the request waits or has a heartbeat."""
+        fields = None
+        if isinstance(body, OllamaBody) and (self._lifecycle.serving is None or self._heartbeat_s):
+            fields = body.fields
+        heartbeat = self._new_heartbeat(context, fields)
         with self._lifecycle.acquire(
-            model=model, embeds=embeds, user=user, request_id=call.request_id
+            model=fields.model if fields is not None else None,
+            embeds=route.api in _EMBEDS,
+            user=subject_of(context.user),
+            request_id=context.request_id,
         ) as lease:
-            if seen is None and isinstance(body, bytes):
-                lease.model_hint = lambda: scan_body(route, call.request.headers, body).model
+            if fields is None and isinstance(body, OllamaBody):
+                lease.model_hint = lambda: body.fields.model
             try:
-                return await self._forwarder.forward(call, route.upstream_path, body, lease, heartbeat)
+                return await self._forwarder.forward(context, route.upstream_path, body, lease, heartbeat)
             except GateError as error:
                 if heartbeat is None or not heartbeat.headers_sent:
                     raise
                 return heartbeat.finish_with_error(error)
 
-    def _beat(self, call: RequestContext, seen: BodyFields | None) -> Heartbeat | None:
-        if self._heartbeat_s <= 0 or seen is None or seen.stream is None or call.request.version < (1, 1):
+    def _new_heartbeat(self, context: RequestContext, fields: BodyFields | None) -> Heartbeat | None:
+        if self._heartbeat_s <= 0 or fields is None or fields.stream is None:
             return None
-        return Heartbeat(call, self._heartbeat_s, streams=seen.stream)
+        if context.request.version < (1, 1):
+            return None
+        return Heartbeat(context, self._heartbeat_s, streams=fields.stream)
 
-    async def _admin(self, call: RequestContext, route: Route) -> web.StreamResponse:
-        """What changes models on the pod's disk; blobs of many GB stream through."""
-        if route.streamed_body:
-            with detect_disconnect(call.request.transport):
-                return await self._leased(call, route, call.request.content, None)
-        body = await read_body(call.request, self._max_body)
-        seen = None
-        serves = self._lifecycle.serving is not None
-        if self._heartbeat_s or not serves:
-            seen = scan_body(route, call.request.headers, body)
-            if seen.error is not None and not serves:
-                return _plain(call, seen.error)
-        try:
-            return await self._leased(call, route, body, seen)
-        finally:
-            if route.api in _CHANGES:
-                self._catalog.invalidate(scan_body(route, call.request.headers, body).model)
+    async def _read(self, context: RequestContext, route: Route) -> OllamaBody:
+        request = context.request
+        return OllamaBody(route, request.headers, await read_body(request, self._max_body))
 
-    # --- what never wakes ---------------------------------------------------------------------
+    # --- what never wakes the pod -------------------------------------------------------------
 
-    async def _metadata(self, call: RequestContext, route: Route) -> web.StreamResponse:
-        body = await read_body(call.request, self._max_body)
-        path = route.upstream_path
-        pod = self._lifecycle.serving
+    async def _metadata(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        """Ask a pod that serves; otherwise, or if that fails, answer from the catalogue."""
+        body = await self._read(context, route)
+        path, pod = route.upstream_path, self._lifecycle.serving
         if pod is not None:
-            tap = self._tap(call, route, body)
+            key = cache_key(context.method, path, body)
+            capture = partial(self._store, key) if key is not None else None
             try:
-                return await self._forwarder.forward_unleased(call, pod, path, body, tap)
-            except UpstreamExchangeError:
-                pass  # the pod is in trouble: what is remembered is better than an error
-        if refused := validation_error(route, call.request.headers, body):
-            return _plain(call, refused)
-        answered = self._catalog.answer(call.method, path, body)
-        if answered is None:
-            raise PodStopped(_OFF)
-        return _plain(call, LocalResponse(answered.status, answered.content_type, answered.body))
+                return await self._forwarder.forward_unleased(context, pod, path, body.raw, capture)
+            except AttemptFailed:
+                pass  # the pod is in trouble: a cached response is better than an error
+        if error := body.fields.error:
+            return _respond(context, error)
+        cached = self._catalog.answer(context.method, path, body.fields.show_key)
+        if cached is None:
+            raise PodStopped(_POD_IS_OFF)
+        return _respond(context, cached)
 
-    def _tap(self, call: RequestContext, route: Route, body: bytes) -> Callable[[CapturedBody], None] | None:
-        slot = cache_key(call.method, route.upstream_path, body)
-        return partial(self._remember, slot) if slot is not None else None
-
-    def _remember(self, slot: tuple[str, str], tapped: CapturedBody) -> None:
-        if not tapped.content_encoding and self._catalog.store(*slot, tapped.body):
+    def _store(self, key: tuple[str, str], captured: CapturedBody) -> None:
+        if not captured.content_encoding and self._catalog.store(*key, captured.body):
             self._changed()
 
-    async def _unknown(self, call: RequestContext, route: Route) -> web.StreamResponse:
+    async def _pass_through(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        """Pass on what this gateway does not know, while a pod serves."""
         pod = self._lifecycle.serving
         if pod is None:
-            raise PodStopped(_OFF)
-        body = await read_body(call.request, self._max_body)
+            raise PodStopped(_POD_IS_OFF)
+        body = await read_body(context.request, self._max_body)
         try:
-            return await self._forwarder.forward_unleased(call, pod, route.upstream_path, body)
-        except UpstreamExchangeError as gone:
-            raise PodStopped(_OFF) from gone
+            return await self._forwarder.forward_unleased(context, pod, route.upstream_path, body)
+        except AttemptFailed as error:
+            raise PodStopped(_POD_IS_OFF) from error
 
-    async def _running(self, call: RequestContext, route: Route) -> web.StreamResponse:
-        return _plain(call, running())
+    async def _running(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        return _respond(context, running())
 
-    async def _wrong_method(self, call: RequestContext, route: Route) -> web.StreamResponse:
-        return _plain(call, wrong_method(route))
+    async def _wrong_method(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        return _respond(context, wrong_method(route))
 
-    async def _redirect(self, call: RequestContext, route: Route) -> web.StreamResponse:
-        return _plain(call, redirect(call.method, route, prefix=call.token_prefix, query=call.query))
+    async def _redirect(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        return _respond(
+            context, redirect(context.method, route, prefix=context.token_prefix, query=context.query)
+        )
 
-    async def _nothing(self, call: RequestContext, route: Route) -> web.StreamResponse:
+    async def _nothing(self, context: RequestContext, route: Route) -> web.StreamResponse:
         raise PathNotFound
 
 
@@ -208,13 +218,13 @@ def _in_envelope(answer: LocalResponse) -> RequestError:
     return InvalidRequest(said if isinstance(said, str) else "")
 
 
-def _plain(call: RequestContext, answer: LocalResponse) -> web.Response:
-    """A whole answer in Ollama's own words; aiohttp leaves the body out for HEAD and keeps its length.
+def _respond(context: RequestContext, answer: LocalResponse) -> web.Response:
+    """Send a local response; aiohttp leaves the body out for HEAD and keeps its length.
 
     Raises:
-        RequestError: a refusal on gpugate's own paths, which have the envelope.
+        RequestError: a refusal on one of gpugate's own paths, whose errors have the envelope.
     """
-    if answer.status >= 400 and call.dialect is Dialect.ENVELOPE:
+    if answer.status >= 400 and context.dialect is Dialect.ENVELOPE:
         raise _in_envelope(answer)
     response = web.Response(status=answer.status, body=answer.body)
     response.headers["Content-Type"] = answer.content_type

@@ -1,8 +1,8 @@
-"""Ollama's surface as a table: what a method and a path mean; knows nothing of bodies, tokens or pods.
+"""The table of Ollama's routes: what a method and a path mean.
 
 Routes are those of docs/ollama.md#routes; what wakes a pod is docs/api.md#what-wakes-the-pod. A path is
-judged by what Ollama's router would see in it: decoded once, without dot segments or empty ones. A
-spelling that Ollama would redirect is redirected here, so no spelling gets round a scope or a wake class.
+read as Ollama's router reads it: decoded once, without dot segments or empty ones. A spelling that Ollama
+would redirect is redirected here, so no spelling evades a scope or starts a pod by mistake.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from attrs import evolve, frozen
 
 
 class RouteKind(StrEnum):
-    """What becomes of a request."""
+    """How a request is handled."""
 
     COMPUTE = "compute"
-    """Wakes the pod and holds the request."""
+    """Starts the pod if it is off; the request waits for it."""
     METADATA = "metadata"
-    """Never wakes: the live answer while READY, the catalogue's otherwise."""
+    """Never starts the pod: answered by a pod that is READY, otherwise from the catalogue."""
     ADMIN = "admin"
-    """Changes models on the pod's disk: wakes, and needs the scope `admin`."""
+    """Changes models on the pod's disk: starts the pod, and needs the scope `admin`."""
     HEALTH = "health"
     """`GET|HEAD /`: answered here, without a token."""
     PASS_THROUGH = "unknown_get"
@@ -33,7 +33,7 @@ class RouteKind(StrEnum):
     NOT_FOUND = "not_ours"
     """Nothing is there: 404 in the envelope."""
     WRONG_METHOD = "wrong_method"
-    """405 as Ollama says it; `allow` lists the methods."""
+    """405 as from Ollama's router; `allow` lists the methods."""
     REDIRECT = "redirect"
     """Another spelling of `upstream_path`: 301 for GET, 307 otherwise, as Ollama's router does."""
 
@@ -118,7 +118,7 @@ for _method, _path in _ROUTES:
 _MODELS = "/v1/models/"
 _BLOBS = "/api/blobs"
 _PASSED_ON = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
-# A character that no honest client leaves unescaped in a path; "#" would hide what follows it.
+# A character that no correct client leaves unescaped in a path; "#" would hide what follows it.
 _STRANGE = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
 # What is still there after decoding once: control characters, a backslash (a slash to some proxies in
 # front of pods) and a second layer of escapes, which such a proxy might take off.
@@ -126,7 +126,7 @@ _HIDDEN = re.compile(r"[\x00-\x1f\x7f\\%]")
 
 
 def match_route(method: str, path: str) -> Route:
-    """Say what a request means; never raises.
+    """Return what a request means; never raises.
 
     Args:
         method: as received; methods are case-sensitive.
@@ -157,7 +157,7 @@ def _match_rare_route(method: str, raw: str) -> Route:
 
 
 def _decoded(raw: str) -> str | None:
-    """Return the path as Ollama's router sees it, or None for one that no client means."""
+    """Return the path as Ollama's router reads it, or None for one that no correct client sends."""
     if not raw.startswith("/") or _STRANGE.search(raw):
         return None
     if "%" not in raw:
@@ -220,7 +220,8 @@ def _unknown(method: str, raw: str, path: str) -> Route:
     if not _is_inside(path):
         return Route(RouteKind.NOT_FOUND, raw)
     if method == "POST" and path.count("/") > 1 and path not in ("/api/", "/v1/"):
-        # Some Ollama has it, or will: it grows faster than this table (docs/api.md#what-wakes-the-pod).
+        # Another version of Ollama may have it: it grows faster than this table
+        # (docs/api.md#what-wakes-the-pod).
         return Route(RouteKind.COMPUTE, raw, "chat")
     if method in _PASSED_ON or method == "POST":
         return Route(RouteKind.PASS_THROUGH, raw, "chat")

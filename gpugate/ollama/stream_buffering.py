@@ -1,12 +1,12 @@
-"""Decides which requests are asked as streams although their clients want one answer, and how.
+"""Asks for a stream where the client wants one response in one piece, so that the connection is never silent.
 
-A provider's proxy gives up on a request that is silent for too long (`Capabilities.first_byte_limit_s`),
-and an answer that does not stream is silent to its end. It must not know pods or connections.
+A provider's proxy gives up on a request that is silent for too long (`Capabilities.first_byte_limit_s`), and
+a response that does not stream is silent to its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import orjson
 from attrs import field, frozen
@@ -20,11 +20,9 @@ from gpugate.ollama.assemblers import (
     ResponseAssembler,
     ResponsesAssembler,
 )
-from gpugate.ollama.json_edit import members, set_members
-from gpugate.ollama.routes import match_route
-from gpugate.ollama.validation import scan_body
+from gpugate.ollama.validation import OllamaBody
 
-_ASSEMBLIES: Mapping[str, type[ResponseAssembler]] = {
+_ASSEMBLERS: Mapping[str, type[ResponseAssembler]] = {
     "/api/chat": OllamaAssembler,
     "/api/generate": OllamaAssembler,
     "/v1/chat/completions": OpenAiChatAssembler,
@@ -36,41 +34,36 @@ _ASSEMBLIES: Mapping[str, type[ResponseAssembler]] = {
 
 @frozen
 class StreamRewrite:
-    """What is asked of the pod instead, and what its stream is put together by.
+    """What is sent to the pod instead, and what puts its stream together.
 
     Attributes:
-        body: the client's, with `stream` true, and nothing else changed but OpenAI's `stream_options`: an
-            OpenAI stream tells its usage only if asked.
-        assembler: makes one; each try needs its own.
+        body: the client's bytes with `stream` true at the end; OpenAI's also ask for the usage there.
+        assembler: its class; each attempt needs an instance of its own.
     """
 
     body: bytes = field(repr=False)
-    assembler: Callable[[], ResponseAssembler]
+    assembler: type[ResponseAssembler]
 
 
-def stream_rewrite(path: str, headers: Mapping[str, str], body: bytes) -> StreamRewrite | None:
-    """How to ask for this POST's answer as a stream; None if it streams already, or cannot, or who knows."""
-    kind = _ASSEMBLIES.get(path)
-    if kind is None:
+def stream_rewrite(path: str, body: OllamaBody) -> StreamRewrite | None:
+    """Return how to ask for this POST's response as a stream; None if it streams already, or cannot.
+
+    The changed members are appended: of two members of one name every decoder in use, Go's among them, takes
+    the last. So the body need not be written anew, and every other byte stays as the client wrote it.
+    """
+    assembler = _ASSEMBLERS.get(path)
+    if assembler is None:
         return None
-    seen = scan_body(match_route("POST", path), headers, body)
-    if seen.error is not None or seen.unload or seen.stream is not False:
+    fields = body.fields
+    if fields.error is not None or fields.unload or fields.stream is not False:
         return None
-    changed = {"stream": b"true"}
-    try:
-        if issubclass(kind, OpenAiAssembler):
-            changed["stream_options"] = _with_usage(body)
-        return StreamRewrite(set_members(body, changed), kind)
-    except ValueError:  # a text that only Ollama can make sense of
-        return None
-
-
-def _with_usage(body: bytes) -> bytes:
-    """The client's `stream_options`, with the usage asked for."""
-    given: object = None
-    for member in members(body):
-        if member.key.lower() == "stream_options":
-            given = orjson.loads(body[member.begin : member.end])
-    if not isinstance(given, dict | None):
-        raise ValueError("no stream options")
-    return orjson.dumps({**(given or {}), "include_usage": True})
+    appended: dict[str, object] = {"stream": True}
+    if issubclass(assembler, OpenAiAssembler):
+        given = fields.stream_options
+        if not isinstance(given, dict | None):
+            return None  # Ollama refuses it
+        appended["stream_options"] = {**(given or {}), "include_usage": True}
+    end = body.raw.rfind(b"}")
+    if body.raw[end + 1 :].strip():
+        return None  # text behind the object: a brace in it could be the last one
+    return StreamRewrite(b"".join((memoryview(body.raw)[:end], b",", orjson.dumps(appended)[1:])), assembler)

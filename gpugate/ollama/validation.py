@@ -1,30 +1,53 @@
-"""What Ollama refuses without a look at its models, said as Ollama says it; knows nothing of pods or sockets.
+"""Reads a request's body once, and answers without the pod what Ollama would refuse unseen.
 
-Statuses, texts and shapes are those of Ollama's handlers (docs/ollama.md#error-bodies). Only what is
-certain is refused here: a request that Ollama might take is held for the pod instead. In particular a
-body in a Content-Encoding, a multipart body and an endpoint that is not known are not judged.
+Three things are answered here while the pod is off, because starting a pod for them would only cost money: a
+body that is no JSON object, a body without a model, and a request that only unloads a model. Status, content
+type and shape of a refusal are Ollama's (docs/ollama.md#error-bodies), the words are gpugate's. Any other
+fault of a body is left to Ollama: in doubt the request is held for the pod.
+
+How far this agrees with Ollama, whose decoder is Go's:
+
+- Field names are matched in any case, and `null` counts as a missing field. When a body has one field in two
+  spellings, the last one counts. (Go does all three.)
+- orjson refuses what Go takes: text behind the object, bytes that are no UTF-8, lone surrogates. A body that
+  orjson refuses is therefore read once more by the lenient parser of the standard library, up to
+  `_LENIENT_SIZE`; larger ones are not judged.
+- Not judged either: a body with a Content-Encoding, a multipart body, an endpoint that is not in
+`_ENDPOINTS`.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from html import escape
 
+import orjson
 from attrs import frozen
 
-from gpugate.ollama import gojson
-from gpugate.ollama.gojson import Malformed, Unjudged
+from gpugate.ollama.catalog_responses import canonical
 from gpugate.ollama.routes import Route, RouteKind
-from gpugate.ollama.unload import is_unload
 
 JSON = "application/json; charset=utf-8"
 PLAIN_JSON = "application/json"
 
+_LENIENT_SIZE = 64 * 1024  # bytes
+_PARSED_SIZE = 16 << 20  # bytes; parsing more would keep the event loop from everything else for 50 ms
+_COUNTED_SIZE = 1 << 20  # bytes; up to here a body may hold as many values as it likes
+_MAX_VALUES = 250_000  # in a larger body: 16 MiB of `[]` would take 350 MB as Python lists
+_UNLOAD_SIZE = 64 * 1024  # bytes; an unload request has no prompt, so a larger body is none
+_MAX_MODEL_NAME = 1024  # characters of a name that becomes a key of the catalogue
+_MODEL_SEARCH_SIZE = 4096  # bytes at either end of a body that is not parsed
+
+Document = Mapping[str, object]
+
 
 @frozen
 class LocalResponse:
-    """A whole answer, as Ollama would give it."""
+    """A whole response that is made here, as Ollama would make it."""
 
     status: int
     content_type: str
@@ -34,210 +57,206 @@ class LocalResponse:
 
 @frozen
 class BodyFields:
-    """What a held request's body says. Small: the parsed body is not kept while the request waits.
+    """The few fields of a body that the gateway needs. Small: it is kept while the request waits.
 
     Attributes:
-        model: the model it names, if it could be read.
-        stream: whether its answer will be a stream, the endpoint's default included; None: unknown.
-        unload: it asks to unload a model (answered here while the pod is off).
-        error: Ollama would refuse it; nothing wakes.
+        model: the model that the body names; None if it names none or cannot be read.
+        stream: whether the response will be a stream, the endpoint's default included; None: unknown.
+        unload: it asks to unload `model`.
+        stream_options: OpenAI's field of this name, None if missing.
+        show_key: of `/api/show`: the model's canonical name, with " verbose" behind it if that is asked for.
+        is_plain_show: of `/api/show`: nothing but the name and `verbose` is given, so the answer may be kept.
+        error: the refusal that Ollama would give without looking at its models.
     """
 
     model: str | None = None
     stream: bool | None = None
     unload: bool = False
+    stream_options: object = None
+    show_key: str | None = None
+    is_plain_show: bool = False
     error: LocalResponse | None = None
 
 
-_Shape = Callable[[int, str], LocalResponse]
-_Document = dict[str, object]
+class OllamaBody:
+    """A request's body. It is parsed at most once, when `fields` is read first; most are never parsed.
+
+    Args:
+        route: what the request means.
+        headers: the request's; looked up in any case.
+        raw: the whole body.
+    """
+
+    __slots__ = ("_fields", "_headers", "_route", "raw")
+
+    def __init__(self, route: Route, headers: Mapping[str, str], raw: bytes) -> None:
+        self.raw = raw
+        self._route = route
+        self._headers = headers
+        self._fields: BodyFields | None = None
+
+    @property
+    def fields(self) -> BodyFields:
+        """What the body says; never raises."""
+        if self._fields is None:
+            self._fields = scan_body(self._route, self._headers, self.raw)
+        return self._fields
+
+    @property
+    def model_to_unload(self) -> str | None:
+        """The model that the request asks to unload, None if it is no unload request.
+
+        On the hot path: a body without the word `keep_alive` is not parsed for it.
+        """
+        if self._route.api not in ("generate", "chat") or len(self.raw) > _UNLOAD_SIZE:
+            return None
+        if b"keep_alive" not in self.raw:
+            return None
+        return self.fields.model if self.fields.unload else None
 
 
-def native(status: int, message: str) -> LocalResponse:
-    """Return `{"error": "…"}`, the shape of /api/*."""
-    return LocalResponse(status, JSON, gojson.write({"error": message}))
+# --- the endpoints' refusals --------------------------------------------------------------------
+
+_ErrorShape = Callable[[int, str], LocalResponse]
 
 
-def _openai(status: int, message: str) -> LocalResponse:
-    """Return the error of a /v1 request that Ollama's translator refuses."""
+def native_error(status: int, message: str) -> LocalResponse:
+    """Return `{"error": "..."}`, the shape of /api/*."""
+    return LocalResponse(status, JSON, orjson.dumps({"error": message}))
+
+
+def _openai_error(status: int, message: str) -> LocalResponse:
     kinds = {400: "invalid_request_error", 404: "not_found_error"}
     error = {"message": message, "type": kinds.get(status, "api_error"), "param": None, "code": None}
-    return LocalResponse(status, JSON, gojson.write({"error": error}))
+    return LocalResponse(status, JSON, orjson.dumps({"error": error}))
 
 
-def _openai_late(status: int, message: str) -> LocalResponse:
-    """Return the same from behind the translator, which frames it another way."""
-    early = _openai(status, message)
-    return LocalResponse(status, PLAIN_JSON, early.body + b"\n")
+def _openai_handler_error(status: int, message: str) -> LocalResponse:
+    """Return the same from behind Ollama's translation of /v1, which frames it another way."""
+    return LocalResponse(status, PLAIN_JSON, _openai_error(status, message).body + b"\n")
 
 
-def _anthropic(status: int, message: str) -> LocalResponse:
+def _anthropic_error(status: int, message: str) -> LocalResponse:
     error = {"type": "invalid_request_error" if status == 400 else "api_error", "message": message}
     body = {"type": "error", "error": error, "request_id": f"req_{secrets.token_hex(12)}"}
-    return LocalResponse(status, JSON, gojson.write(body))
+    return LocalResponse(status, JSON, orjson.dumps(body))
 
 
 @frozen
 class _Endpoint:
-    """How one endpoint judges a body.
+    """How one endpoint refuses.
 
     Attributes:
-        struct: the Go type that the body is read into; its texts name it.
-        fields: the types of the fields that have had one type in every Ollama.
-        shape: how its errors look.
-        streams: whether it streams when the body does not say; None: it never does.
-        missing: judges a body of the right types; None when nothing is missing.
+        shape: of a refusal of the body itself.
+        streams: whether it streams when the body does not say so; None: it never does.
+        no_model: the status when the model is missing.
+        no_model_shape: of that refusal, where it is not `shape`.
+        required: the fields that name the model. One of them is enough, except where `needs_all`.
+        needs_all: each of `required` is needed.
+        first_field: a field that Ollama checks before the model; without it the refusal is a 400 of `shape`.
     """
 
-    struct: str
-    fields: Mapping[str, tuple[str, str]]
-    shape: _Shape
-    streams: bool | None
-    missing: Callable[[_Document], LocalResponse | None]
+    shape: _ErrorShape = native_error
+    streams: bool | None = None
+    no_model: int = 400
+    no_model_shape: _ErrorShape | None = None
+    required: tuple[str, ...] = ("model",)
+    needs_all: bool = False
+    first_field: str = ""
 
 
-def _is_blank(document: _Document, name: str = "model") -> bool:
-    return not gojson.as_text(gojson.field(document, name)).strip()
-
-
-def _required(document: _Document) -> LocalResponse | None:
-    return native(400, "model is required") if _is_blank(document) else None
-
-
-def _not_found(document: _Document) -> LocalResponse | None:
-    if not _is_blank(document):
-        return None
-    return native(404, f"model '{gojson.as_text(gojson.field(document, 'model'))}' not found")
-
-
-def _either_name(text: str) -> Callable[[_Document], LocalResponse | None]:
-    def missing(document: _Document) -> LocalResponse | None:
-        return native(400, text) if _is_blank(document) and _is_blank(document, "name") else None
-
-    return missing
-
-
-def _copy(document: _Document) -> LocalResponse | None:
-    for name in ("source", "destination"):
-        if _is_blank(document, name):
-            return native(400, f'{name} "{gojson.as_text(gojson.field(document, name))}" is invalid')
-    return None
-
-
-def _nothing(_document: _Document) -> LocalResponse | None:
-    return None
-
-
-def _v1_chat(document: _Document) -> LocalResponse | None:
-    if not gojson.field(document, "messages"):
-        return _openai(400, "[] is too short - 'messages'")
-    return _v1_required(document)
-
-
-def _v1_required(document: _Document) -> LocalResponse | None:
-    return _openai_late(400, "model is required") if _is_blank(document) else None
-
-
-def _v1_not_found(document: _Document) -> LocalResponse | None:
-    if not _is_blank(document):
-        return None
-    return _openai_late(404, f"model '{gojson.as_text(gojson.field(document, 'model'))}' not found")
-
-
-def _v1_embeddings(document: _Document) -> LocalResponse | None:
-    value = gojson.field(document, "input")
-    if value is None or value == []:
-        return _openai(400, "invalid input")
-    return _v1_not_found(document)
-
-
-def _v1_messages(document: _Document) -> LocalResponse | None:
-    limit = gojson.field(document, "max_tokens")
-    if _is_blank(document):
-        return _anthropic(400, "model is required")
-    if limit is None or (isinstance(limit, int | float) and limit <= 0):
-        return _anthropic(400, "max_tokens is required and must be positive")
-    if not gojson.field(document, "messages"):
-        return _anthropic(400, "messages is required")
-    return None
-
-
-_STRING, _BOOL = ("string", "string"), ("bool", "bool")
-_OPTIONS = ("object", "map[string]interface {}")
-_DURATION = ("duration", "")
-_NATIVE = {"model": _STRING, "stream": _BOOL, "options": _OPTIONS, "keep_alive": _DURATION}
-_EMBED = {"model": _STRING, "options": _OPTIONS, "keep_alive": _DURATION}
-_NAMED = {"model": _STRING, "name": _STRING}
+_NAMED = ("model", "name")
 _ENDPOINTS: Mapping[str, _Endpoint] = {
-    "chat": _Endpoint(
-        "api.ChatRequest", {**_NATIVE, "messages": ("array", "[]api.Message")}, native, True, _required
-    ),
-    "generate": _Endpoint("api.GenerateRequest", {**_NATIVE, "prompt": _STRING}, native, True, _not_found),
-    "embed": _Endpoint("api.EmbedRequest", _EMBED, native, None, _not_found),
-    "embeddings": _Endpoint("api.EmbeddingRequest", {**_EMBED, "prompt": _STRING}, native, None, _required),
-    "show": _Endpoint("api.ShowRequest", _NAMED, native, None, _either_name("model is required")),
-    "pull": _Endpoint("api.PullRequest", _NAMED, native, True, _either_name("invalid model name")),
-    "push": _Endpoint("api.PushRequest", _NAMED, native, True, _either_name("model is required")),
-    "delete": _Endpoint("api.DeleteRequest", _NAMED, native, None, _either_name("model is required")),
-    "create": _Endpoint("api.CreateRequest", _NAMED, native, True, _nothing),
-    "copy": _Endpoint("api.CopyRequest", {"source": _STRING, "destination": _STRING}, native, None, _copy),
+    "chat": _Endpoint(streams=True),
+    "generate": _Endpoint(streams=True, no_model=404),
+    "embed": _Endpoint(no_model=404),
+    "embeddings": _Endpoint(),
+    "show": _Endpoint(required=_NAMED),
+    "pull": _Endpoint(streams=True, required=_NAMED),
+    "push": _Endpoint(streams=True, required=_NAMED),
+    "delete": _Endpoint(required=_NAMED),
+    "create": _Endpoint(streams=True, required=()),
+    "copy": _Endpoint(required=("source", "destination"), needs_all=True),
     "v1/chat/completions": _Endpoint(
-        "openai.ChatCompletionRequest",
-        {"model": _STRING, "stream": _BOOL, "messages": ("array", "[]openai.Message")},
-        _openai,
-        False,
-        _v1_chat,
+        _openai_error, streams=False, no_model_shape=_openai_handler_error, first_field="messages"
     ),
     "v1/completions": _Endpoint(
-        "openai.CompletionRequest", {"model": _STRING, "stream": _BOOL}, _openai, False, _v1_not_found
+        _openai_error, streams=False, no_model=404, no_model_shape=_openai_handler_error
     ),
-    "v1/embeddings": _Endpoint("openai.EmbedRequest", {"model": _STRING}, _openai, None, _v1_embeddings),
-    "v1/responses": _Endpoint(
-        "openai.ResponsesRequest", {"model": _STRING, "stream": _BOOL}, _openai, False, _v1_required
+    "v1/embeddings": _Endpoint(
+        _openai_error, no_model=404, no_model_shape=_openai_handler_error, first_field="input"
     ),
-    "v1/messages": _Endpoint(
-        "anthropic.MessagesRequest",
-        {
-            "model": _STRING,
-            "stream": _BOOL,
-            "messages": ("array", "[]anthropic.MessageParam"),
-            "max_tokens": ("number", "int"),
-        },
-        _anthropic,
-        False,
-        _v1_messages,
-    ),
+    "v1/responses": _Endpoint(_openai_error, streams=False, no_model_shape=_openai_handler_error),
+    "v1/messages": _Endpoint(_anthropic_error, streams=False),
 }
-_BY_NAME = frozenset({"show", "pull", "push", "delete", "create", None})
+_NAME_IS_MODEL = frozenset({"show", "pull", "push", "delete", "create", None})
 
 
-def scan_body(route: Route, headers: Mapping[str, str], body: bytes) -> BodyFields:
-    """Look once at a body that has to wait: its model, whether Ollama would refuse it; never raises.
+def _model_error(endpoint: _Endpoint, fields: Document) -> LocalResponse | None:
+    """The refusal of a body whose model is missing; None if it is there."""
+    missing = [name for name in endpoint.required if not _text(fields.get(name)).strip()]
+    if not missing or (len(missing) < len(endpoint.required) and not endpoint.needs_all):
+        return None
+    message = f"{' and '.join(endpoint.required) if endpoint.needs_all else 'model'} is required"
+    # A field of another type is a 400 wherever it stands: Go cannot decode it.
+    of_other_type = any(not isinstance(fields.get(name, ""), str) for name in missing)
+    if of_other_type or (endpoint.first_field and not fields.get(endpoint.first_field)):
+        return endpoint.shape(400, message)
+    return (endpoint.no_model_shape or endpoint.shape)(endpoint.no_model, message)
 
-    Args:
-        route: from `surface.classify`.
-        headers: the request's, found in any case (a `CIMultiDict` or the like).
-        body: all of it.
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+class _NotJson(Exception):
+    """No decoder would read this body."""
+
+
+class _NotJudged(Exception):
+    """Whether Ollama would read this body cannot be told here."""
+
+
+def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyFields:
+    """Parse a body and return what the gateway needs of it; never raises. Called once per body.
+
+    (1) A body that cannot be judged gives what a search for the model's name finds.
+    (2) A body that is no JSON object is refused, if the endpoint is known.
+    (3) A body without a model is refused, if the endpoint is known.
+    (4) Everything else is read; fields of unexpected types are left to Ollama.
     """
     if route.streamed_body or not _is_plain(headers):
         return BodyFields()
     endpoint = _ENDPOINTS.get(route.api) if route.api is not None else None
     try:
-        document = gojson.read(body)
-    except Unjudged:
-        return BodyFields(model=gojson.guess_model(body))
-    except Malformed as error:
-        return BodyFields(error=_malformed(endpoint, str(error)) if endpoint else None)
+        document = _parse(raw)
+    except _NotJudged:  # (1)
+        return BodyFields(model=_search_model(raw))
+    except _NotJson:  # (2)
+        return _refused(endpoint, "the request body is not valid JSON")
     if not isinstance(document, dict | None):
-        return BodyFields(error=_wrong_document(endpoint, document) if endpoint else None)
-    return _look(route.api, endpoint, document or {})
+        return _refused(endpoint, "the request body is not a JSON object")
+    fields = {name.lower(): value for name, value in (document or {}).items() if value is not None}
+    model = _text(fields.get("model"))
+    if not model and route.api in _NAME_IS_MODEL:
+        model = _text(fields.get("name"))
+    model = model.strip()
+    if endpoint is None:
+        return BodyFields(model or None)
+    if error := _model_error(endpoint, fields):  # (3)
+        return BodyFields(model or None, error=error)
+    stream = fields.get("stream", endpoint.streams) if endpoint.streams is not None else False  # (4)
+    return BodyFields(
+        model or None,
+        stream=stream if isinstance(stream, bool) else None,
+        unload=_is_unload(route.api, fields),
+        stream_options=fields.get("stream_options"),
+        show_key=_show_key(model, fields) if route.api == "show" else None,
+        is_plain_show=fields.keys() <= {"model", "name", "verbose"},
+    )
 
 
-def validation_error(route: Route, headers: Mapping[str, str], body: bytes) -> LocalResponse | None:
-    """Return what Ollama would refuse this with, unseen, or None; never raises."""
-    if route.kind is RouteKind.WRONG_METHOD:
-        return wrong_method(route)
-    return scan_body(route, headers, body).error
+def _refused(endpoint: _Endpoint | None, message: str) -> BodyFields:
+    return BodyFields(error=endpoint.shape(400, message) if endpoint is not None else None)
 
 
 def _is_plain(headers: Mapping[str, str]) -> bool:
@@ -246,79 +265,118 @@ def _is_plain(headers: Mapping[str, str]) -> bool:
     return encoding in ("", "identity") and not kind.startswith("multipart/")
 
 
-def _look(api: str | None, endpoint: _Endpoint | None, document: _Document) -> BodyFields:
-    model = gojson.as_text(gojson.field(document, "model"))
-    if not model and api in _BY_NAME:
-        model = gojson.as_text(gojson.field(document, "name"))
-    model = model.strip()
-    if endpoint is None:
-        return BodyFields(model=model or None)
-    if refused := _wrong_field(endpoint, document) or endpoint.missing(document):
-        return BodyFields(model=model or None, error=refused)
-    stream = gojson.field(document, "stream")
-    return BodyFields(
-        model=model or None,
-        stream=bool(endpoint.streams if stream is None or endpoint.streams is None else stream),
-        unload=is_unload(api, document),
+def _parse(raw: bytes) -> object:
+    if len(raw) > _PARSED_SIZE or (len(raw) > _COUNTED_SIZE and _count_values(raw) > _MAX_VALUES):
+        raise _NotJudged
+    try:
+        document: object = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return _parse_leniently(raw)
+    return document
+
+
+def _count_values(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
+def _parse_leniently(raw: bytes) -> object:
+    """Parse what orjson refused: Go may still take it if it begins as an object does."""
+    if not raw.lstrip(b" \t\r\n").startswith(b"{"):
+        raise _NotJson
+    if len(raw) > _LENIENT_SIZE:
+        raise _NotJudged
+    text = raw.decode("utf-8", "replace").lstrip(" \t\r\n")
+    try:
+        document: object = _LENIENT.raw_decode(text)[0]
+    except ValueError:
+        raise _NotJson from None
+    except RecursionError:
+        raise _NotJudged from None
+    return document
+
+
+def _refuse_constant(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
+
+
+_LENIENT = json.JSONDecoder(parse_int=float, parse_constant=_refuse_constant)
+_MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*"([^"\\]{1,256})"')
+
+
+def _search_model(raw: bytes) -> str | None:
+    """Return what is probably the model that a body names which is not parsed."""
+    found = _MODEL.search(raw, 0, _MODEL_SEARCH_SIZE) or _MODEL.search(
+        raw, max(0, len(raw) - _MODEL_SEARCH_SIZE)
     )
+    return found[1].decode("utf-8", "replace").strip() or None if found else None
 
 
-def _malformed(endpoint: _Endpoint, complaint: str) -> LocalResponse:
-    if complaint == "EOF" and endpoint.shape is native:
-        complaint = "missing request body"
-    return endpoint.shape(400, complaint)
+def _text(value: object) -> str:
+    """Return a string field without lone surrogates, "" for anything else."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
-def _wrong_document(endpoint: _Endpoint, document: object) -> LocalResponse:
-    kind = gojson.kind_of(document)
-    return endpoint.shape(400, f"json: cannot unmarshal {kind} into Go value of type {endpoint.struct}")
+def _show_key(model: str, fields: Document) -> str | None:
+    if not model or len(model) > _MAX_MODEL_NAME:
+        return None
+    return f"{canonical(model)} verbose" if fields.get("verbose") is True else canonical(model)
 
 
-def _wrong_field(endpoint: _Endpoint, document: _Document) -> LocalResponse | None:
-    """Return Go's complaint about the first field of another type, a bad duration before all others."""
-    complaint = ""
-    for key, value in document.items():
-        name = key if key in endpoint.fields else key.lower()
-        if name not in endpoint.fields or value is None:
-            continue
-        wanted, go_type = endpoint.fields[name]
-        if wanted == "duration":
-            if text := _wrong_duration(value):
-                return endpoint.shape(400, text)
-        elif (kind := gojson.kind_of(value)) != wanted and not complaint:
-            place = f"{endpoint.struct.partition('.')[2]}.{name}"
-            complaint = f"json: cannot unmarshal {kind} into Go struct field {place} of type {go_type}"
-    return endpoint.shape(400, complaint) if complaint else None
+# --- unload requests ----------------------------------------------------------------------------
+
+# Go's notation of a duration of zero: "0", "0s", "0h0m0s", "0.0s".
+_ZERO_DURATION = re.compile(r"[+-]?(?:0|(?:0+(?:\.0*)?|\.0+)(?:ns|us|µs|μs|ms|s|m|h))+")
 
 
-_GO_TYPES = {"bool": "bool", "array": "[]interface {}", "object": "map[string]interface {}"}
+def _is_unload(api: str | None, fields: Document) -> bool:
+    """Say whether a request only unloads its model: no prompt or messages, and `keep_alive` zero."""
+    if api not in ("generate", "chat"):
+        return False
+    content = fields.get("prompt" if api == "generate" else "messages")
+    keep_alive = fields.get("keep_alive")
+    if content not in (None, "", []) or isinstance(keep_alive, bool):
+        return False
+    if isinstance(keep_alive, int | float):  # seconds, which Go keeps as nanoseconds; below 0 is "for ever"
+        return 0 <= keep_alive < 1e-9
+    return isinstance(keep_alive, str) and _ZERO_DURATION.fullmatch(keep_alive) is not None
 
 
-def _wrong_duration(value: object) -> str:
-    if isinstance(value, str):
-        try:
-            gojson.duration_ns(gojson.as_text(value))
-        except Malformed as error:
-            return str(error)
-        return ""
-    kind = gojson.kind_of(value)
-    return "" if kind == "number" else f"Unsupported type: '{_GO_TYPES[kind]}'"
+def unload_response(api: str, model: str, now: datetime) -> LocalResponse:
+    """Return Ollama's answer to an unload request: one JSON object, also where a stream was asked for.
+
+    Args:
+        api: "generate" or "chat".
+        model: as the request named it.
+        now: an aware instant.
+    """
+    answer: dict[str, object] = {"model": model, "created_at": _go_time(now)}
+    if api == "generate":
+        answer["response"] = ""
+    else:
+        answer["message"] = {"role": "assistant", "content": ""}
+    return LocalResponse(200, JSON, orjson.dumps({**answer, "done": True, "done_reason": "unload"}))
+
+
+def _go_time(now: datetime) -> str:
+    """Write RFC 3339 as Go does: UTC, a `Z`, no zeros at the end of the fraction."""
+    at = now.astimezone(UTC)
+    fraction = f".{at.microsecond:06d}".rstrip("0").rstrip(".")
+    return at.strftime("%Y-%m-%dT%H:%M:%S") + fraction + "Z"
+
+
+# --- the router's own responses -----------------------------------------------------------------
 
 
 def running() -> LocalResponse:
-    """Return the answer of `GET|HEAD /`; no refusal, but the one body that Ollama never changes."""
+    """Return the answer of `GET|HEAD /`."""
     return LocalResponse(200, "text/plain; charset=utf-8", b"Ollama is running")
 
 
 def wrong_method(route: Route) -> LocalResponse:
     """Return the 405 of Ollama's router."""
+    assert route.kind is RouteKind.WRONG_METHOD
     allow = (("Allow", ", ".join(route.allow)),) if route.allow else ()
     return LocalResponse(405, "text/plain", b"405 method not allowed", allow)
-
-
-def not_found() -> LocalResponse:
-    """Return the 404 of Ollama's router."""
-    return LocalResponse(404, "text/plain", b"404 page not found")
 
 
 def redirect(method: str, route: Route, *, prefix: str = "", query: str = "") -> LocalResponse:

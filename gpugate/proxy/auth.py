@@ -1,28 +1,31 @@
-"""Who asks: bearer tokens in, users out; knows nothing of paths, bodies or the pod.
+"""Verifies bearer tokens and caches the users of good ones.
 
-A token is judged in this order, and the first failure is the one that is told: its shape, its
-signature, the shape of its claims, who it is from and for, and last its age. So "has expired" is
-only ever said to somebody who once held a good token.
+A token is refused in one of three ways (docs/api.md#tokens-and-scopes), and the first that applies is told:
 
-An HS256 secret and an identity provider's keys never meet: the token's algorithm picks one of the
-two, out of what is configured, and a key is only ever used with algorithms of its own kind.
+1. It is missing or malformed: no JWT, claims that are no object, `exp` missing or no number.
+2. Its signature is invalid, or its issuer, its audience, its algorithm; or it is not valid yet.
+3. It has expired. Only said of a token that has passed everything else.
+
+An HS256 secret and an identity provider's keys never meet: the token's algorithm picks one of the two, out of
+what is configured, and a key is only ever used with algorithms of its own kind.
 """
 
 from __future__ import annotations
 
 import base64
-import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
-import orjson
+import jwt
 from attrs import frozen
-from jwt import PyJWK, PyJWS
+from jwt import PyJWK
 from jwt.algorithms import HMACAlgorithm
-from jwt.exceptions import InvalidKeyError, InvalidTokenError
+from jwt.exceptions import InvalidSubjectError
+from jwt.types import Options
 
 from gpugate.billing.model import BY_HAND
 from gpugate.errors import InvalidToken, ProviderUnavailable, TokenExpired
@@ -31,50 +34,40 @@ from gpugate.proxy.jwks import PROVIDER_UNREACHABLE, JwksCache
 SIGNATURE_INVALID = "token signature is invalid"
 MAX_TOKEN = 16 * 1024  # characters; real ones have a few hundred
 MAX_CACHED = 4096
-JWKS_CACHE_S = 60.0  # a withdrawn key's tokens work for at most this long after it is known
+JWKS_CACHE_S = 60.0  # a withdrawn key's tokens work for at most this long after the refresh
 MAX_TIMESTAMP = 2.0**53  # seconds; an `exp` beyond it is no date
 
 SYMMETRIC = ("HS256", "HS384", "HS512")
 DEFAULT_ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]*={0,2}", re.ASCII)
-_HASHES = {"HS256": HMACAlgorithm.SHA256, "HS384": HMACAlgorithm.SHA384, "HS512": HMACAlgorithm.SHA512}
-
 
 class HeaderLookup(Protocol):
-    """What is asked of a request's headers; aiohttp's fit."""
+    """The part of a header mapping that is used here; aiohttp's has it."""
 
     def getall(self, key: str, default: tuple[str, ...]) -> Sequence[str]:
-        """Every value of one header."""
+        """Return every value of one header."""
 
 
 @frozen
 class User:
-    """Who asks. `scopes` is what the token covers; None covers everything."""
+    """The owner of a token. `scopes` is what the token covers; None covers everything."""
 
     subject: str
     scopes: frozenset[str] | None
 
     def has_scope(self, scope: str) -> bool:
-        """Whether the token covers `scope`; "admin" covers all (docs/api.md#tokens-and-scopes)."""
+        """Say whether the token covers `scope`; "admin" covers all (docs/api.md#tokens-and-scopes)."""
         scopes = self.scopes
         return scopes is None or scope in scopes or "admin" in scopes
 
 
 def subject_of(user: User | None) -> str:
-    """In whose name something is asked for; the owner's own hand where nobody had to say who he is."""
+    """Return the user's name for the ledger; that of manual use where no token was needed."""
     return user.subject if user is not None else BY_HAND
 
 
-class _Hmac(HMACAlgorithm):
-    """HMAC without PyJWT's advice on length: 32 bytes is what the settings ask for, for all three."""
-
-    def check_key_length(self, key: bytes) -> str | None:
-        return None
-
-
 class Verifier:
-    """Judges tokens, and remembers the good ones.
+    """Verifies tokens, and caches the users of good ones under the tokens' digests.
 
     Args:
         secret: for HS256 and its kin, at least 32 bytes; empty for none.
@@ -107,17 +100,17 @@ class Verifier:
         asymmetric = tuple(name for name in allowed if name not in SYMMETRIC and name != "none")
         self._asymmetric = (asymmetric or DEFAULT_ASYMMETRIC) if jwks is not None else ()
         self._secret = secret.encode()
-        self._jws = _jws_for(self._secret)
+        _refuse_public_key(self._secret)
         self._jwks = jwks
         self._issuer = issuer
         self._audience = audience
         self._leeway_s = leeway_s
-        self._require_exp = require_exp
+        self._required = ["exp"] if require_exp else []
         self._clock = clock
         self._cached: dict[bytes, tuple[User, float]] = {}
 
     def cached_user(self, token: str) -> User | None:
-        """The user of a token that was good and still is, else None: then ask `verify`."""
+        """Return the user of a token that was verified before and has not expired; None: call `verify`."""
         key = token_digest(token)
         found = self._cached.get(key)
         if found is None:
@@ -128,16 +121,14 @@ class Verifier:
         return None
 
     def user_from_headers(self, headers: HeaderLookup) -> User | None:
-        """The same for the token in `Authorization`; a stranger's is taken apart by `bearer_token`, not
-        here.
-        """
+        """Return the same for the token in `Authorization`; None also for an unusual or malformed header."""
         values = headers.getall("Authorization", ())
         if len(values) != 1 or not values[0].startswith("Bearer "):
             return None
         return self.cached_user(values[0][7:])
 
     async def verify(self, token: str) -> User:
-        """Judge a token, and remember it if it is good.
+        """Verify a token, and cache its user.
 
         Raises:
             InvalidToken: malformed, or not signed as it should be; the message says which.
@@ -146,71 +137,91 @@ class Verifier:
         """
         header = _header_of(token)
         algorithm = header.get("alg")
-        longest = inf
+        cached_until = inf
         if algorithm in self._symmetric:
-            payload = self._opened(token, self._secret, str(algorithm))
+            claims = self._claims(token, self._secret, str(algorithm))
         elif self._jwks is not None and algorithm in self._asymmetric:
-            payload = await self._opened_by_provider(token, header.get("kid"), str(algorithm), self._jwks)
-            longest = self._clock() + JWKS_CACHE_S
+            claims = await self._claims_by_jwks(token, header.get("kid"), str(algorithm), self._jwks)
+            cached_until = self._clock() + JWKS_CACHE_S
         else:
             raise InvalidToken(SIGNATURE_INVALID)
-        if payload is None:
+        if claims is None:
             raise InvalidToken(SIGNATURE_INVALID)
-        user, until = self._judged(_claims_of(payload))
-        self._cache(token, user, min(until, longest))
+        expires = self._check_expiry(claims)
+        user = User(claims.get("sub") or "-", _scopes_of(claims))
+        self._cache(token, user, min(expires, cached_until))
         return user
 
-    def _opened(self, token: str, key: bytes | PyJWK, algorithm: str) -> bytes | None:
-        """The payload, if `key` signed it."""
-        try:
-            payload = self._jws.decode(token, key, algorithms=[algorithm])
-        except InvalidTokenError:
-            return None
-        return bytes(payload)
+    def _claims(self, token: str, key: bytes | PyJWK, algorithm: str) -> Mapping[str, Any] | None:
+        """Return the claims, all checked but for the expiry; None if `key` has not signed them.
 
-    async def _opened_by_provider(
-        self, token: str, kid: object, algorithm: str, jwks: JwksCache
-    ) -> bytes | None:
-        if kid is not None and not isinstance(kid, str):
-            raise InvalidToken
+        Raises:
+            InvalidToken: `key` has signed them, and they are malformed or not meant for this gateway.
+        """
+        is_shared = isinstance(key, bytes)
+        options: Options = {
+            "require": self._required,
+            "verify_exp": False,  # checked last, and by the injected clock
+            "verify_aud": bool(self._audience),
+            "verify_jti": False,
+        }
+        try:
+            with warnings.catch_warnings():
+                # A secret has at least 32 bytes, which is enough for each HMAC; PyJWT wants more for HS512.
+                warnings.simplefilter("ignore" if is_shared else "error", jwt.InsecureKeyLengthWarning)
+                claims: Mapping[str, Any] = jwt.decode(
+                    token,
+                    key,
+                    algorithms=[algorithm],
+                    options=options,
+                    audience=self._audience or None,
+                    issuer=self._issuer or None,
+                    leeway=self._leeway_s,
+                )
+        except (jwt.InvalidSignatureError, jwt.InsecureKeyLengthWarning):
+            return None
+        except jwt.MissingRequiredClaimError as error:
+            raise InvalidToken(*(() if error.claim == "exp" else (SIGNATURE_INVALID,))) from None
+        except (jwt.DecodeError, jwt.InvalidIssuedAtError, InvalidSubjectError):
+            raise InvalidToken from None
+        except jwt.PyJWTError:
+            raise InvalidToken(SIGNATURE_INVALID) from None
+        return claims
+
+    async def _claims_by_jwks(
+        self, token: str, kid: str | None, algorithm: str, jwks: JwksCache
+    ) -> Mapping[str, Any] | None:
         await jwks.ensure_fresh()
         keys = jwks.find(kid, algorithm)
-        payload = self._opened_by_any(token, keys, algorithm)
-        # A key that is not known may be a new one. Without a `kid` one cannot tell, so look as well.
-        if payload is None and not jwks.has_key(kid) and await jwks.refresh_if_unknown():
+        claims = self._claims_by_any(token, keys, algorithm)
+        # An unknown key may be a new one. Without a `kid` one cannot tell, so fetch the set as well.
+        if claims is None and not jwks.has_key(kid) and await jwks.refresh_if_unknown():
             keys = jwks.find(kid, algorithm)
-            payload = self._opened_by_any(token, keys, algorithm)
-        if payload is None and not keys and jwks.failing:
+            claims = self._claims_by_any(token, keys, algorithm)
+        if claims is None and not keys and jwks.failing:
             raise ProviderUnavailable(PROVIDER_UNREACHABLE, retry_after_s=jwks.pause_s)
-        return payload
+        return claims
 
-    def _opened_by_any(self, token: str, keys: Iterable[PyJWK], algorithm: str) -> bytes | None:
+    def _claims_by_any(self, token: str, keys: Iterable[PyJWK], algorithm: str) -> Mapping[str, Any] | None:
         for key in keys:
-            payload = self._opened(token, key, algorithm)
-            if payload is not None:
-                return payload
+            claims = self._claims(token, key, algorithm)
+            if claims is not None:
+                return claims
         return None
 
-    def _judged(self, claims: Mapping[str, object]) -> tuple[User, float]:
-        """The user, and when the token ends: an instant, or infinity."""
-        expires, not_before, issued = (_instant(claims, name) for name in ("exp", "nbf", "iat"))
-        subject = claims.get("sub", "-")
-        if not isinstance(subject, str) or (expires is None and self._require_exp):
+    def _check_expiry(self, claims: Mapping[str, Any]) -> float:
+        """Return when the token ends, leeway included: seconds since 1970, or infinity."""
+        if "exp" not in claims:
+            return inf
+        expires = claims["exp"]
+        if isinstance(expires, bool) or not isinstance(expires, int | float):
             raise InvalidToken
-        now = self._clock()
-        if max(not_before or 0.0, issued or 0.0) > now + self._leeway_s or not self._meant_for_us(claims):
-            raise InvalidToken(SIGNATURE_INVALID)
-        until = inf if expires is None else expires + self._leeway_s
-        if now >= until:
+        if not abs(expires) <= MAX_TIMESTAMP:  # NaN, too
+            raise InvalidToken
+        until = expires + self._leeway_s
+        if self._clock() >= until:
             raise TokenExpired
-        return User(subject or "-", _scopes_of(claims)), until
-
-    def _meant_for_us(self, claims: Mapping[str, object]) -> bool:
-        if self._issuer and claims.get("iss") != self._issuer:
-            return False
-        audience = claims.get("aud")
-        named = audience if isinstance(audience, list) else [audience]
-        return not self._audience or self._audience in named
+        return until
 
     def _cache(self, token: str, user: User, until: float) -> None:
         remembered = self._cached
@@ -221,7 +232,7 @@ class Verifier:
 
 
 def bearer_token(headers: HeaderLookup) -> str:
-    """The token of `Authorization: Bearer <token>`; the scheme's case does not matter.
+    """Return the token of `Authorization: Bearer <token>`; the scheme's case does not matter.
 
     Raises:
         InvalidToken: there is none, more than one, another scheme, or something that is no token.
@@ -232,75 +243,53 @@ def bearer_token(headers: HeaderLookup) -> str:
     scheme, _, token = values[0].partition(" ")
     token = token.strip(" ")
     # Printable as well: neither a second word nor a tab is part of a token.
-    if scheme.lower() != "bearer" or not _plausible(token) or " " in token or not token.isprintable():
+    if scheme.lower() != "bearer" or not _is_plausible(token) or " " in token or not token.isprintable():
         raise InvalidToken
     return token
 
 
 def token_digest(token: str) -> bytes:
-    """What a token is remembered under: who reads our memory finds none."""
+    """Return the key under which a token's user is cached, so that no token stays in memory."""
     return sha256(token.encode("utf-8", "surrogatepass")).digest()
 
 
-def _plausible(token: str) -> bool:
+def _is_plausible(token: str) -> bool:
     return 0 < len(token) <= MAX_TOKEN and token.isascii()
 
 
-def _jws_for(secret: bytes) -> PyJWS:
-    jws = PyJWS(options={"verify_signature": True, "enforce_minimum_key_length": True})
-    for name, digest in _HASHES.items():
-        jws.unregister_algorithm(name)
-        jws.register_algorithm(name, algorithm := _Hmac(digest))
-        if secret:
-            try:
-                algorithm.prepare_key(secret)
-            except InvalidKeyError as error:
-                raise ValueError("auth.secret looks like a public key or a certificate") from error
-    return jws
-
-
-def _header_of(token: str) -> Mapping[str, object]:
-    """The token's header, after a look at its shape.
-
-    The third part is not looked at: whatever is wrong with it, it is not the right signature.
-    """
-    parts = token.split(".", 3) if _plausible(token) else []
-    if len(parts) != 3:
-        raise InvalidToken
-    _decoded(parts[1])
-    return _claims_of(_decoded(parts[0]))
-
-
-def _decoded(part: str) -> bytes:
-    bare = part.rstrip("=")
-    if not _BASE64URL.fullmatch(part) or len(bare) % 4 == 1:
-        raise InvalidToken
-    return base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
-
-
-def _claims_of(payload: bytes) -> Mapping[str, object]:
-    """A JSON object. Strict: no NaN, no infinity, valid UTF-8, bounded depth."""
+def _refuse_public_key(secret: bytes) -> None:
     try:
-        claims = orjson.loads(payload)
-    except orjson.JSONDecodeError:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except jwt.InvalidKeyError as error:
+        if secret:
+            raise ValueError("auth.secret looks like a public key or a certificate") from error
+
+
+def _header_of(token: str) -> Mapping[str, Any]:
+    """Return the token's header.
+
+    PyJWT would call a token malformed whose signature is no base64; here that is an invalid signature.
+
+    Raises:
+        InvalidToken: malformed, or its signature cannot be one.
+    """
+    signed, _, signature = token.rpartition(".")
+    bare = signature.rstrip("=")
+    try:
+        header = jwt.get_unverified_header(f"{signed}." if _is_plausible(token) else "")
+    except jwt.InvalidTokenError:
         raise InvalidToken from None
-    if not isinstance(claims, dict):
-        raise InvalidToken
-    return claims
-
-
-def _instant(claims: Mapping[str, object], name: str) -> float | None:
-    """One of the time claims in seconds since 1970, None if the token has none."""
-    if name not in claims:
-        return None
-    value = claims[name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > MAX_TIMESTAMP:
-        raise InvalidToken
-    return float(value)
+    try:
+        decoded = base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
+    except ValueError:
+        raise InvalidToken(SIGNATURE_INVALID) from None
+    if base64.urlsafe_b64encode(decoded).decode().rstrip("=") != bare:
+        raise InvalidToken(SIGNATURE_INVALID)
+    return header
 
 
 def _scopes_of(claims: Mapping[str, object]) -> frozenset[str] | None:
-    """The words of `scope`: no claim covers all, a claim that cannot be read covers nothing."""
+    """Return the words of `scope`: a missing claim covers all, one of another type covers nothing."""
     if "scope" not in claims:
         return None
     scope = claims["scope"]

@@ -1,8 +1,8 @@
-"""Which web pages may call: decides from an Origin alone; knows nothing of users, paths or the pod.
+"""Which web pages may call (CORS), decided by the `Origin` header alone.
 
 A page that is not in `server.cors_origins` gets 403 with an empty body for its preflight, as Ollama
-does, so that its console says that the server refused. Ordinary requests are never refused for their
-Origin: a token is needed anyway, and without the allow header the browser keeps the answer from the page.
+does, so that its console says that the server refused. Other requests are never refused for their Origin:
+they need a token anyway, and without the allow header the browser keeps the response from the page.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Cors:
         self._pattern = re.compile("|".join(patterns), re.ASCII) if patterns else None
 
     def allows(self, origin: str) -> bool:
-        """Whether pages of this origin may call."""
+        """Say whether pages of this origin may call."""
         if not origin.isascii():  # lower() turns a few other letters into ours
             return False
         origin = origin.lower()

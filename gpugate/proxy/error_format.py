@@ -1,8 +1,8 @@
-"""How errors look on each surface: from an error to bytes; knows neither sockets nor the pod.
+"""Where an error becomes JSON: its status, its shape and its headers.
 
-The surface that the client called picks the shape (docs/api.md#error-shapes), since each client reads
-its own: Ollama's want a string under `error`, OpenAI's an object, Anthropic's a typed one, and
-gpugate's own endpoints answer in the envelope.
+The path that the client called picks the shape (docs/api.md#error-shapes), since each client reads its own:
+Ollama's want a string under `error`, OpenAI's an object, Anthropic's a typed object, and gpugate's own
+endpoints respond in the envelope.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gpugate.errors import GateError
 
 
 class Dialect(Enum):
-    """Whose shape an answer has."""
+    """The shape of a response, named after the API that has it."""
 
     ENVELOPE = "envelope"
     OLLAMA = "ollama"
@@ -49,7 +49,7 @@ STATUS: Mapping[type[GateError], int] = {
     errors.InternalError: 500,
 }
 
-RETRY_AFTER_S = 5  # the hint of a 503 that brings none of its own
+RETRY_AFTER_S = 5  # of a 503 whose error has none of its own
 _START_RETRY_AFTER_S = 60  # docs/api.md#configuration, for errors raised without the setting
 _DAY_S = 86400.0
 _RETRY_AFTER: Mapping[type[GateError], int] = {
@@ -82,7 +82,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 
 
 def dialect_of(path: str) -> Dialect:
-    """The dialect of a path without its query: the longest surface that it lies under."""
+    """Return the dialect of a path without its query."""
     if path.startswith("/api"):
         rest = path[4:]
         if rest.startswith("/v1") and rest[3:4] in ("", "/"):
@@ -102,7 +102,7 @@ def status_of(error: GateError) -> int:
 def error_body(
     dialect: Dialect, error: GateError, request_id: str, now: float
 ) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """The whole answer to a request that failed before its first byte.
+    """Return the whole response to a request that failed before its first byte.
 
     Args:
         dialect: of the path that the client called.
@@ -217,14 +217,14 @@ def _reason(error: GateError) -> dict[str, object]:
 
 
 def _message(error: GateError) -> str:
-    """What the client reads: one line, and nothing of our own faults."""
+    """Return the message for the client: one line, without the details of internal errors."""
     if status_of(error) == 500:
         return errors.InternalError.default_message
     return " ".join(error.message.split()) or error.default_message
 
 
 def _retry_after(error: GateError) -> int | None:
-    """Whole seconds, at least 1; None where there is nothing to wait for."""
+    """Return whole seconds, at least 1; None where waiting does not help."""
     wanted = error.retry_after_s
     if wanted is None and status_of(error) == 503:
         return next(
@@ -232,7 +232,9 @@ def _retry_after(error: GateError) -> int | None:
         )
     if wanted is None:
         return None
-    return ceil(min(wanted, _DAY_S)) if wanted > 0 else 1  # a provider's own number, so expect any
+    return (
+        ceil(min(wanted, _DAY_S)) if wanted > 0 else 1
+    )  # the number may be a provider's, so it can be anything
 
 
 def _meta(request_id: str, now: float) -> Mapping[str, str]:
@@ -247,7 +249,7 @@ def dump(value: object) -> bytes:
     """JSON, with Decimals as numbers and instants in UTC; text that is no UTF-8 is escaped."""
     try:
         return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z)
-    except TypeError:  # text that came in as bytes beyond UTF-8: a path, a field's name
+    except TypeError:  # text made of bytes that are no UTF-8: a path, a field's name
         return orjson.dumps(_repaired(value), default=_plain, option=orjson.OPT_UTC_Z)
 
 
@@ -269,3 +271,31 @@ def _repaired(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_repaired(item) for item in value]
     return value
+
+
+# --- errors that are not the pod's own ----------------------------------------------------------
+
+EDGE_STATUSES = frozenset(range(520, 528))
+"""Only said by proxies in front of a server."""
+
+_EDGE_PAGE_STATUSES = frozenset({404, 502, 503, 504})  # Ollama says these, too, but never as an HTML page
+_EDGE_TIMEOUTS = frozenset({504, 524})
+
+
+def is_edge_error(status: int, content_type: str, *, proxied: bool) -> bool:
+    """Say whether a response was made by the provider's proxy, not by the pod behind it.
+
+    Such a proxy answers for a pod that is gone, boots or has crashed (docs/providers.md#runpod-proxy).
+
+    Args:
+        content_type: in any case, with or without parameters.
+        proxied: there is a proxy of the provider's between the gateway and the pod.
+    """
+    if status in EDGE_STATUSES:
+        return True
+    return proxied and status in _EDGE_PAGE_STATUSES and content_type.lower().startswith("text/html")
+
+
+def is_edge_timeout(status: int) -> bool:
+    """Say whether a proxy with this status has waited for the pod in vain: the job may still run."""
+    return status in _EDGE_TIMEOUTS

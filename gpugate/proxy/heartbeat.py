@@ -1,7 +1,8 @@
-"""Filler while a request is held, opt-in (`queue.heartbeat`): keeps middle boxes from cutting a silent wait.
+"""Sends filler while a request waits (`queue.heartbeat`), so that no proxy in between cuts a silent
+connection.
 
-Costs the real status code: 200 is sent with the first filler, and a later failure comes as in
-mid-stream (docs/api.md#heartbeat). Knows nothing of pods.
+The price is the status code: 200 is sent with the first filler, and a later failure comes as in mid-stream
+(docs/api.md#heartbeat).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from gpugate.errors import GateError, UpstreamBroken
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.proxy.error_format import Dialect, stream_error
 from gpugate.proxy.request_context import RequestContext
-from gpugate.relay import RelayedResponse, RelayOutcome
+from gpugate.relay.relay import RelayedResponse
+from gpugate.relay.response_policy import RelayOutcome
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
@@ -31,24 +33,24 @@ class Heartbeat:
     """The filler of one held request.
 
     Attributes:
-        headers_sent: status 200 and the first filler have left.
+        headers_sent: status 200 and the first filler have been sent.
     """
 
-    def __init__(self, call: RequestContext, interval_s: float, *, streams: bool) -> None:
+    def __init__(self, context: RequestContext, interval_s: float, *, streams: bool) -> None:
         self.headers_sent = False
-        self._call = call
+        self._context = context
         self._interval_s = interval_s
-        native = call.dialect in (Dialect.OLLAMA, Dialect.ENVELOPE)
+        native = context.dialect in (Dialect.OLLAMA, Dialect.ENVELOPE)
         if streams:
             self._content_type = NDJSON if native else SSE
         else:
             self._content_type = "application/json; charset=utf-8" if native else "application/json"
 
     async def wait_for_pod(self, lease: Lease) -> ServingPod:
-        """Wait for the pod, beating.
+        """Wait for the pod, and send filler meanwhile.
 
         Raises:
-            GateError: the request was refused.
+            GateError: the request was rejected.
         """
         while True:
             try:
@@ -58,34 +60,36 @@ class Heartbeat:
                 self._send_filler()
 
     def finish_with_error(self, error: GateError) -> RelayedResponse:
-        """End an answer of which only filler has left."""
-        call = self._call
-        return self._finish(stream_error(call.dialect, error, self._content_type, request_id=call.request_id))
+        """End a response of which only filler has been sent."""
+        context = self._context
+        return self._finish(
+            stream_error(context.dialect, error, self._content_type, request_id=context.request_id)
+        )
 
     def finish_with_upstream_error(self, refusal: bytes) -> RelayedResponse:
-        """The pod's service refused: say so in its own words, as its status cannot be sent any more."""
+        """End with the pod's own error body, as its status cannot be sent any more."""
         try:
             words = orjson.dumps(orjson.loads(refusal))
         except orjson.JSONDecodeError:
             return self.finish_with_error(UpstreamBroken("the pod's service refused the request"))
         if self._content_type == SSE:
-            name = b"event: error\n" if self._call.dialect is Dialect.ANTHROPIC else b""
+            name = b"event: error\n" if self._context.dialect is Dialect.ANTHROPIC else b""
             words = name + b"data: " + words + b"\n\n"
         return self._finish(words + b"\n" if self._content_type == NDJSON else words)
 
     def finish_with_body(self, answer: bytes) -> RelayedResponse:
-        """End with the answer that was waited for, whole."""
+        """End with the whole response."""
         return self._finish(answer, clean=True)
 
     def _finish(self, words: bytes, *, clean: bool = False) -> RelayedResponse:
-        call = self._call
+        context = self._context
         clean = clean or self._content_type == SSE
         self._write(_chunk(words) + (_LAST_CHUNK if clean else b""))
-        if not clean and call.request.transport is not None:
-            call.request.transport.close()
-        ending = RelayOutcome.COMPLETE if clean else RelayOutcome.UPSTREAM_LOST
+        if not clean and context.request.transport is not None:
+            context.request.transport.close()
+        outcome = RelayOutcome.COMPLETE if clean else RelayOutcome.UPSTREAM_LOST
         return RelayedResponse(
-            200, ending=ending, keep_alive=clean and call.request.keep_alive, sent=call.bytes_sent
+            200, ending=outcome, keep_alive=clean and context.request.keep_alive, sent=context.bytes_sent
         )
 
     def _send_filler(self) -> None:
@@ -96,18 +100,18 @@ class Heartbeat:
 
     def _response_head(self) -> bytes:
         kind = self._content_type.encode("ascii")
-        keep = b"" if self._call.request.keep_alive else b"Connection: close\r\n"
+        keep = b"" if self._context.request.keep_alive else b"Connection: close\r\n"
         return (
             b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nTransfer-Encoding: chunked\r\n"
-            b"Cache-Control: no-cache\r\n" + keep + self._call.extra_head + b"\r\n"
+            b"Cache-Control: no-cache\r\n" + keep + self._context.extra_head + b"\r\n"
         )
 
     def _write(self, data: bytes) -> None:
-        transport = self._call.request.transport
+        transport = self._context.request.transport
         if transport is None:
             raise ClientConnectionResetError("the client is gone")
-        if not self._call.bytes_sent:
-            # aiohttp must never begin an answer of its own on this request
-            self._call.request.writer.output_size += len(data)
-        self._call.bytes_sent += len(data)
+        if not self._context.bytes_sent:
+            # so that aiohttp never starts a response of its own to this request
+            self._context.request.writer.output_size += len(data)
+        self._context.bytes_sent += len(data)
         transport.write(data)

@@ -1,7 +1,7 @@
-"""An identity provider's public keys: fetched, kept and refreshed; must not know what a token says.
+"""An identity provider's public keys (JWKS): fetched, cached and refreshed.
 
-Nothing runs in the background: keys are fetched when they are asked for, by one fetch that all who
-wait share. An outage of the provider is survived with the keys that are at hand.
+Nothing runs in the background: keys are fetched when they are needed, by one fetch that all waiting requests
+share. During an outage of the provider the cached keys are used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gpugate.tasks import report_crash, spawn
 
 PROVIDER_UNREACHABLE = "the identity provider cannot be asked right now"
 REFRESH_S = 600.0
-PAUSE_S = 10.0  # between two fetches, whoever asks: bogus tokens must not hammer the provider
-OUTAGE_S = 24 * 3600.0  # how long old keys are good for
+PAUSE_S = 10.0  # between two fetches, so that bogus tokens do not hammer the provider
+OUTAGE_S = 24 * 3600.0  # how long cached keys are used without a successful fetch
 TIMEOUT_S = 5.0
 MAX_BYTES = 256 * 1024
 MAX_KEYS = 32  # real sets have two or three; each is tried on a token that names none
@@ -30,17 +30,17 @@ Fetch = Callable[[], Awaitable[bytes]]
 
 _KINDS = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _CURVES = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "ES256K": "secp256k1"}
-# What a verifier needs; a set that shows private members by mistake is read as if it did not.
+# What a verifier needs; private members that a set shows by mistake are not read.
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y")
 
 
 class KeyFetchError(Exception):
-    """The keys could not be had; the message says why, without a URL."""
+    """The keys could not be fetched; the message says why, without the URL."""
 
 
 @define
 class _Key:
-    """One member of the set, and what it became for each algorithm that asked."""
+    """One member of the set, and the key made of it for each algorithm so far."""
 
     kid: str | None
     members: Mapping[str, object]
@@ -71,7 +71,7 @@ class JwksCache:
     Args:
         fetch: gets the document's bytes; raises KeyFetchError, OSError or TimeoutError.
         clock: seconds, monotonic.
-        on_status: hears once why fetching fails, and once (with None) that it works again.
+        on_status: called once with the reason when fetching fails, and once with None when it works again.
     """
 
     pause_s = PAUSE_S
@@ -95,7 +95,7 @@ class JwksCache:
         self.failing = False
 
     async def ensure_fresh(self) -> None:
-        """Have keys that are fresh, or as fresh as can be had.
+        """Fetch the keys if they are missing or old.
 
         Raises:
             ProviderUnavailable: there are none, or they are a day old.
@@ -136,7 +136,7 @@ class JwksCache:
                 return
             self._tried_at = self._clock()
             self._refreshing = spawn(self._refresh_once(), "jwks")
-        # Shielded: a client that hangs up takes itself away, not the others' fetch.
+        # Shielded: a client that hangs up must not cancel the fetch for the others.
         await asyncio.shield(self._refreshing)
 
     async def _refresh_once(self) -> None:
@@ -164,7 +164,7 @@ class JwksCache:
             return
         try:
             self._on_status(trouble)
-        except Exception as error:  # who waits for the keys has them all the same
+        except Exception as error:  # the keys have been fetched all the same
             report_crash("jwks: telling of trouble", error, None)
 
 

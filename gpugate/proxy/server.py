@@ -1,6 +1,7 @@
-"""The listening side: aiohttp's low-level server with our limits, and a guard against slow heads.
+"""The listening server: aiohttp's low-level `web.Server` with limits and TCP options of its own.
 
-Why not an Application: docs/ollama.md#where-the-time-goes (20 to 37 us a request). Knows sockets, not pods.
+Not a `web.Application`, which costs 20 to 37 microseconds more per request
+(docs/ollama.md#where-the-time-goes).
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from aiohttp import web
 from gpugate.tasks import CrashHandler
 
 FIRST_HEAD_TIMEOUT_S = 30.0
-"""A new connection has so long to send the head of its first request (slow loris)."""
+"""How long a new connection may take to send the head of its first request, against slow-loris attacks."""
 
 SELF_CHECK_TIMEOUT_S = 5.0
-"""Longest that the server may take over its first request, which is its own."""
+"""How long the server may take to answer the request that it sends to itself at start-up."""
 
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 BACKLOG = 4096
 SERVER_HEADER = "gpugate"
-"""What `Server` says: not which versions a stranger could look up the holes of."""
+"""The `Server` header: without versions, whose known holes could be looked up."""
 
 OPTIONS: dict[str, Any] = {
     "access_log": None,
@@ -36,13 +37,13 @@ OPTIONS: dict[str, Any] = {
     "max_field_size": 32 * 1024,
 }
 
-_TCP_OPTIONS = (  # a client that vanished without a word is found after 30 + 3 * 10 s
+_TCP_OPTIONS = (  # a client that vanished without closing is noticed after 30 + 3 * 10 s
     ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
     ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 30),
     ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 10),
     ("TCP_KEEPCNT", socket.IPPROTO_TCP, 3),
-    # Where there is this one it is the limit of all three ways to be silent: no keepalive answered, no
-    # byte acknowledged, no byte taken. It is the relay's own limit for the last one (`Relay.stall_s`).
+    # Where it exists, this is the limit for all three: no keepalive answered, no byte acknowledged, no byte
+    # read. For the last one it is the relay's own limit (`Relay.stall_s`).
     ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, 120_000),
 )
 
@@ -67,12 +68,12 @@ class ClientConnection(web.RequestHandler):
         self._head_timer = loop.call_later(FIRST_HEAD_TIMEOUT_S, self.force_close)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin to serve the connection; see `RequestHandler`."""
+        """Serve the connection; see `RequestHandler`."""
         super().connection_made(transport)
         _set_tcp_options(transport.get_extra_info("socket"))
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Give up what is under way; see `RequestHandler`."""
+        """Cancel the request under way; see `RequestHandler`."""
         self._head_timer.cancel()
         super().connection_lost(exc)
 
@@ -81,10 +82,10 @@ class ClientConnection(web.RequestHandler):
         self._head_timer.cancel()
 
     async def start(self) -> None:
-        """Serve the connection to its end, in a task that aiohttp starts and nobody awaits.
+        """Serve the connection to its end, in a task that aiohttp starts and does not await.
 
-        aiohttp catches what a handler raises, but not its own faults. Those are reported, and the client's
-        socket is closed instead of leaving the client to wait.
+        aiohttp catches what a handler raises, but not its own errors. Those are reported, and the client's
+        connection is closed, so that it does not wait for ever.
         """
         try:
             await super().start()
@@ -110,12 +111,12 @@ class ClientConnection(web.RequestHandler):
 
 
 class GatewayServer(web.Server):
-    """`web.Server` that drops connections whose first request does not come.
+    """`web.Server` that closes connections whose first request does not come.
 
     Args:
-        handler: answers requests.
-        malformed: answers malformed requests; must not look into them.
-        on_crash: told of a connection's task that died.
+        handler: handles requests.
+        malformed: answers malformed requests without showing any of their bytes.
+        on_crash: called when a connection's task has failed.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class GatewayServer(web.Server):
             response = await handler(request)
             if not response.prepared:
                 response.headers["Server"] = SERVER_HEADER
-                if "Upgrade" in request.headers:  # aiohttp leaves unread what stands behind it
+                if "Upgrade" in request.headers:  # aiohttp leaves what follows it unread
                     response.force_close()
             return response
 
@@ -139,21 +140,21 @@ class GatewayServer(web.Server):
 
 
 class SelfCheckFailed(Exception):
-    """The server listens, and does not answer a request to itself; the text says how."""
+    """The server listens, but does not answer a request to itself; the message says how."""
 
 
 async def listen(runner: web.ServerRunner, host: str, port: int) -> int:
     """Open the listening socket; return its port.
 
     Raises:
-        OSError: the address is taken or cannot be had.
+        OSError: the address is taken or not available.
     """
     await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     return int(runner.addresses[0][1])
 
 
 async def check_self(runner: web.ServerRunner, path: str) -> None:
-    """See that `GET path` is answered with 200 where this runner listens.
+    """Check that `GET path` is answered with 200 where this runner listens.
 
     Raises:
         SelfCheckFailed: it is not, within `SELF_CHECK_TIMEOUT_S`.
@@ -183,7 +184,7 @@ async def check_self(runner: web.ServerRunner, path: str) -> None:
 
 
 def raise_file_limit() -> None:
-    """Two descriptors a stream (docs/ollama.md#descriptors): take what the system lets us have."""
+    """Two descriptors a stream (docs/ollama.md#descriptors): raise the limit as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         try:
@@ -193,11 +194,11 @@ def raise_file_limit() -> None:
 
 
 def _set_tcp_options(sock: socket.socket | None) -> None:
-    """Let the kernel find out whether the client is still there."""
+    """Set the options by which the kernel notices that a client is gone."""
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     for name, level, value in _TCP_OPTIONS:
         option = getattr(socket, name, None)
         if option is not None:
-            with suppress(OSError):  # gone already, or a system that knows the name only
+            with suppress(OSError):  # closed already, or a system without the option
                 sock.setsockopt(level, option, value)

@@ -1,8 +1,22 @@
-"""One answer on its way from the upstream to the client; it must not know pods, dialects or JSON.
+"""One response on its way from the upstream to the client.
 
-All that happens per chunk happens in `Exchange.data_received`: a step of the walker, one write. The one
-coroutine of a request sleeps meanwhile, and is woken (`wait_changed`) for what is rare: the end, a loss, a
-client that reads too slowly.
+Theory of operation. The upstream's bytes are written to the client's transport as they come, in the callback
+in which they arrive (`Exchange.data_received`): one step of the parser, which finds the borders of chunks but
+copies nothing, and one write. No task wakes up for a chunk. The request's own task waits (`wait_changed`) and
+is woken only for what is rare:
+
+- the response is over: `outcome` is set if something of it has left for the client, else `failure`;
+- the client reads too slowly: `paused` is set, and the upstream is not read until the client has drained.
+
+Four things are decided once, when the head is complete, and never per chunk:
+
+1. `ResponsePolicy.intercept` may keep the response from the client; it is collected instead (`_intercept`).
+2. `_BodyFraming`: whether the body's framing fits the client. It does in nearly all responses (`AS_IS`).
+3. Whether the body is captured, for the catalogue.
+4. `_ends_by_closing`: whether nothing but the end of the connection tells the client where the body ends.
+
+A response that has started and then breaks is the hard case: no status can be sent any more, and it must not
+look complete. What the client gets is decided in `_error_tail` and `close_truncated`.
 """
 
 from __future__ import annotations
@@ -44,25 +58,25 @@ class _BodyFraming(Enum):
     """What is done to the body's bytes before they are written."""
 
     AS_IS = 1
-    WRAPPED = 2  # put into our chunks: the head was ours
+    WRAPPED = 2  # put into chunks: the gateway has sent a head that announces chunks
     UNFRAMED = 3  # taken out of the upstream's chunks: the client speaks HTTP/1.0
 
 
 class Exchange:
-    """One answer on its way down; the `Listener` of an `Upstream` while it lasts.
+    """One response; the `ConnectionListener` of its `Upstream` while it lasts.
 
     Attributes:
-        outcome: how the answer ended, None while it lasts.
-        failure: why there will be no answer; nothing has been written to the client then.
-        head: the answer's head, once it has left for the client.
-        keep_alive: the client's connection may serve another request after this answer.
+        outcome: how the response ended, None while it lasts.
+        failure: why there will be no response; nothing has been written to the client then.
+        head: the response's head, once it has left for the client.
+        keep_alive: the client's connection may serve another request after this response.
         paused: the client reads too slowly, and the upstream is not read.
-        reusable: the upstream's connection has ended this answer exactly where it said.
-        bytes_sent: bytes written to the client.
-        uploading: set by the owner while the request's body is on its way.
+        reusable: the response ended exactly where it said, so the upstream's connection may be used again.
+        bytes_sent: written to the client, the head included.
+        uploading: set by the owner while the request's body is being sent.
     """
 
-    # On the class, as most answers leave them as they are.
+    # On the class, as most responses leave them as they are.
     outcome: RelayOutcome | None = None
     failure: UpstreamExchangeError | ResponseIntercepted | None = None
     head: Head | None = None
@@ -76,14 +90,14 @@ class Exchange:
     _captured: list[bytes] | None = None
     _captured_size = 0
     _intercepted_body: bytearray | None = None
-    _intercepted_head: Head  # of an answer that is declined
+    _intercepted_head: Head
     _got_bytes = False
     _upstream: Upstream
     _waiter: asyncio.Future[None] | None = None
     _deadline: asyncio.Timeout | None = None
 
     def __init__(
-        self, request: web.BaseRequest, client: asyncio.Transport, method: str, answer: ResponsePolicy
+        self, request: web.BaseRequest, client: asyncio.Transport, method: str, policy: ResponsePolicy
     ) -> None:
         self.keep_alive = (  # behind an Upgrade aiohttp leaves the rest of the connection unread
             request.keep_alive and request.version >= (1, 1) and "Upgrade" not in request.headers
@@ -91,16 +105,16 @@ class Exchange:
         self._request = request
         self._client = client
         self._protocol = request.protocol
-        self._policy = answer
+        self._policy = policy
         self._framing = ResponseFraming(method)
 
-    # What its owner does.
+    # --- called by the request's task -----------------------------------------------------------
 
     def begin(self, upstream: Upstream) -> None:
-        """Listen to `upstream` from now on."""
+        """Receive what comes from `upstream` from now on."""
         self._upstream = upstream
         upstream.attach_listener(self)
-        if upstream.closed:  # before it could be lent
+        if upstream.closed:  # before it had a listener
             self._break("closed")
 
     @property
@@ -109,14 +123,14 @@ class Exchange:
         return self.outcome is not None or self.failure is not None
 
     def wait_changed(self) -> asyncio.Future[None]:
-        """To be awaited: the answer is over, or the client reads too slowly."""
+        """Return a future that is done when the response is over or the client reads too slowly."""
         waiter = self._waiter = asyncio.get_running_loop().create_future()
         if self.outcome is not None or self.failure is not None or self.paused:
             self._wake()
         return waiter
 
     async def run_interruptible(self, work: Awaitable[None], limit_s: float | None = None) -> bool:
-        """Do `work` until it is done (True), until something has `wait_changed`, or for `limit_s` (False)."""
+        """Await `work`; return False if a change (see `wait_changed`) or `limit_s` came first."""
         deadline = asyncio.timeout(limit_s)
         try:
             async with deadline:
@@ -130,17 +144,12 @@ class Exchange:
             self._deadline = None
         return True
 
-    @property
-    def client_full(self) -> bool:
-        """Whether the client has to read before more can be written."""
-        return self._protocol.writing_paused
-
     async def client_drained(self, stall_s: float) -> bool:
-        """Wait until the client has read, or the upstream is lost; False: it took nothing for `stall_s`."""
+        """Wait until the client has read, or the upstream is lost; False: it took no byte for `stall_s`."""
         if not self._protocol.writing_paused:
             return True
         over, left = self.over, unacked_bytes(self._client)
-        # A task, as aiohttp's drain() cannot be waited for again once a wait for it was given up.
+        # A task, as aiohttp's drain() cannot be awaited again once a wait for it was cancelled.
         drain = spawn(self._drain(), "relay: a slow client")
         try:
             while self._protocol.writing_paused and self.over == over:
@@ -158,31 +167,31 @@ class Exchange:
             await self._request.writer.drain()
 
     def resume(self) -> None:
-        """Read the upstream again, if there was a pause."""
+        """Read the upstream again after a pause."""
         if self.paused and not self._upstream.closed:
             self._upstream.transport.resume_reading()
         self.paused = False
 
     def abandon_client(self, flush_s: float) -> None:
-        """End an answer that has begun, as its client reads nothing, sends nonsense, or is gone."""
+        """End a response that has started, as its client reads nothing, sends nonsense, or is gone."""
         self.outcome, self.reusable = RelayOutcome.CLIENT_LOST, False
         self.close_truncated(flush_s)
 
     def finish_broken(self, flush_s: float) -> None:
-        """After a loss: write the last words, if there are any, and close the client's connection."""
-        words = self._error_tail() if self._protocol.connected else None
-        if words is None:
+        """End a response whose upstream was lost: send the error tail, if there is one, and close."""
+        tail = self._error_tail() if self._protocol.connected else None
+        if tail is None:
             self.close_truncated(flush_s)
             return
-        self.bytes_sent += len(words)
-        self._client.write(words)
+        self.bytes_sent += len(tail)
+        self._client.write(tail)
         close_within(self._client, flush_s)
 
     def close_truncated(self, flush_s: float) -> None:
-        """Close the client's connection so that nobody can take the answer for complete.
+        """Close the client's connection so that no client can take the response for complete.
 
         What was written before still goes out, for at most `flush_s`, except where the mere end of the
-        connection would read as the end of the answer: there the connection is reset.
+        connection would read as the end of the response: there the connection is reset.
         """
         self.keep_alive = False
         if self._ends_by_closing:
@@ -191,39 +200,56 @@ class Exchange:
             close_within(self._client, flush_s)
 
     def _error_tail(self) -> bytes | None:
-        head, ask = self.head, self._policy.error_tail
-        if head is None or ask is None or head.get(b"content-encoding").lower() not in (b"", b"identity"):
+        """Return the bytes that end a broken response, None for none.
+
+        1. Nothing can be appended to a compressed body.
+        2. Nor where the break lies inside a chunk's size line, or the body's length was announced.
+        3. The policy decides whether the content can carry an error, and whether it may then end cleanly.
+        4. Where only the end of the connection ends the body: the payload, but only with a clean end, as the
+           connection is reset otherwise.
+        5. In the upstream's own chunks: the payload fills the broken chunk. One that is too short for it is
+           padded if the end is clean, and leaves the chunk unfinished otherwise.
+        6. In chunks of the gateway's own: one more chunk.
+        7. A clean end gets the last chunk; without it every HTTP library reports an incomplete body.
+        """
+        head, error_tail = self.head, self._policy.error_tail
+        if head is None or error_tail is None:
             return None
-        chunked = self._body_framing is _BodyFraming.AS_IS and not self._ends_by_closing
-        if chunked and self._framing.finish_with(b"") is None:
+        if head.get(b"content-encoding").lower() not in (b"", b"identity"):  # (1)
             return None
-        cut = Truncation(head.status, _text(head, b"content-type"), self._framing.tail)
-        epitaph = _guarded(ask, cut)
-        if epitaph is None:
+        in_upstream_chunks = self._body_framing is _BodyFraming.AS_IS and not self._ends_by_closing
+        if in_upstream_chunks and self._framing.finish_with(b"") is None:  # (2)
+            return None
+        truncation = Truncation(head.status, _text(head, b"content-type"), self._framing.tail)
+        tail = _call_hook(error_tail, truncation)  # (3)
+        if tail is None:
             return None
         self.keep_alive = False
-        if self._ends_by_closing:
-            return epitaph.payload if epitaph.clean_end else None
-        words: bytes | None = as_chunk(epitaph.payload)
-        if chunked:
-            padding = epitaph.padding if epitaph.clean_end else b""
-            words = self._framing.finish_with(epitaph.payload, padding=padding)
-        return words + LAST_CHUNK if words is not None and epitaph.clean_end else words
+        if self._ends_by_closing:  # (4)
+            return tail.payload if tail.clean_end else None
+        data: bytes | None
+        if in_upstream_chunks:  # (5)
+            data = self._framing.finish_with(tail.payload, padding=tail.padding if tail.clean_end else b"")
+        else:  # (6)
+            data = as_chunk(tail.payload)
+        return data + LAST_CHUNK if data is not None and tail.clean_end else data  # (7)
 
-    # What the upstream does.
+    # --- called by the upstream's connection ----------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Write the upstream's bytes on. The hot path: all that is done per chunk is done here."""
+        """Write the upstream's bytes to the client. The hot path: all the work per chunk is done here."""
         if self.outcome is not None or self.failure is not None:
             self.reusable = False
             return
-        if self._protocol.transport is None:  # the client is gone, and our task about to be cancelled
+        if (
+            self._protocol.transport is None
+        ):  # the client is gone, and the request's task about to be cancelled
             self._upstream.transport.abort()
             return
-        framing, begun = self._framing, None
+        framing, new_head = self._framing, None
         if self.head is None:
-            begun = self._read_head(data)
-            if begun is None:
+            new_head = self._read_head(data)
+            if new_head is None:
                 return
             data = framing.rest
         try:
@@ -235,8 +261,8 @@ class Exchange:
             data = data[: -framing.excess]
         if self._converts:
             data = self._convert(data, ended)
-        if begun is not None:
-            data = self._head_for_client(begun) + data
+        if new_head is not None:
+            data = self._head_for_client(new_head) + data
         self.bytes_sent += len(data)
         self._client.write(data)
         if ended:
@@ -247,7 +273,7 @@ class Exchange:
             self._wake()
 
     def lost(self, *, ended: bool) -> None:
-        """Take note that the upstream's connection is no more."""
+        """End the response as the upstream's connection is lost; `ended`: the upstream closed it in order."""
         if not self.over:
             if self._intercepted_body is not None:
                 complete = ended and self._framing.may_end_here
@@ -275,8 +301,8 @@ class Exchange:
             return None
         if head is None:
             return None
-        declines = self._policy.intercept
-        if declines is not None and declines(head):
+        intercept = self._policy.intercept
+        if intercept is not None and intercept(head):
             self._intercepted_body, self._intercepted_head, self._framing.parts = bytearray(), head, []
             self._intercept(head, self._framing.rest)
             return None
@@ -284,9 +310,9 @@ class Exchange:
         return head
 
     def _intercept(self, head: Head, data: bytes) -> None:
-        """Collect an answer that is not passed on."""
-        declined, parts = self._intercepted_body, self._framing.parts
-        assert declined is not None
+        """Collect a response that the client does not get."""
+        collected, parts = self._intercepted_body, self._framing.parts
+        assert collected is not None
         assert parts is not None
         garbage = ended = False
         try:
@@ -299,14 +325,14 @@ class Exchange:
             self._policy.sink(payload)
             self.reusable = ended and head.keep and not self._framing.excess
         else:
-            declined += payload
-        if ended or garbage or len(declined) >= INTERCEPTED_LIMIT:
-            self.failure = ResponseIntercepted(head, bytes(declined[:INTERCEPTED_LIMIT]), complete=ended)
+            collected += payload
+        if ended or garbage or len(collected) >= INTERCEPTED_LIMIT:
+            self.failure = ResponseIntercepted(head, bytes(collected[:INTERCEPTED_LIMIT]), complete=ended)
             self._wake()
 
     def _choose_body_framing(self, head: Head) -> None:
-        answer, counted = self._policy, head.body is BodyEnd.COUNTED
-        if answer.headers_sent:
+        policy, counted = self._policy, head.body is BodyEnd.COUNTED
+        if policy.headers_sent:
             self._body_framing = _BodyFraming.AS_IS if head.body is BodyEnd.CHUNKED else _BodyFraming.WRAPPED
         elif head.body is BodyEnd.CHUNKED and self._request.version < (1, 1):
             self._body_framing = _BodyFraming.UNFRAMED
@@ -315,19 +341,19 @@ class Exchange:
             self._ends_by_closing = True
         if self._body_framing is not _BodyFraming.AS_IS:
             self._converts, self._framing.parts = True, []
-        if answer.capture is None or head.status != 200 or head.length > answer.capture_limit:
+        if policy.capture is None or head.status != 200 or head.length > policy.capture_limit:
             return
         self._captured = []
         if counted and not self._converts:
-            self._framing.parts = self._captured  # no larger than it said, so nobody need look at each
+            self._framing.parts = self._captured  # no larger than announced, so the parts need not be counted
         else:
             self._converts, self._framing.parts = True, []
 
     def _head_for_client(self, head: Head) -> bytes:
-        """The first byte is about to leave: return the head for the client."""
+        """Return the head for the client; called when the first byte is about to leave."""
         self.head = head
         if self._policy.on_head is not None:
-            _guarded(self._policy.on_head, head.status)
+            _call_hook(self._policy.on_head, head.status)
         if self._policy.headers_sent:
             return b""
         old = head.line.startswith(b"HTTP/1.0")  # its client would not expect more on this connection
@@ -339,11 +365,11 @@ class Exchange:
             close=not self.keep_alive,
             unframed=self._body_framing is _BodyFraming.UNFRAMED,
         )
-        self._request.writer.output_size += len(opening)  # so that aiohttp never answers a second time
+        self._request.writer.output_size += len(opening)  # so that aiohttp never responds a second time
         return opening
 
     def _convert(self, data: bytes, ended: bool) -> bytes:
-        """Put the body into another framing, or collect it, or both."""
+        """Put the body into another framing, or capture it, or both."""
         parts = self._framing.parts or []
         payload = b"".join(parts)
         parts.clear()
@@ -357,24 +383,28 @@ class Exchange:
         return payload if self._body_framing is _BodyFraming.UNFRAMED else data
 
     def _complete(self) -> None:
-        head, tap = self.head, self._policy.capture
+        head, capture = self.head, self._policy.capture
         assert head is not None
         self.outcome = RelayOutcome.COMPLETE
         self.reusable = head.keep and not self._framing.excess
-        self._wake()  # before anything is called that could fail: nobody else wakes the owner
-        if self._captured is not None and tap is not None:
+        self._wake()  # before a hook is called, which may fail
+        if self._captured is not None and capture is not None:
             body = b"".join(self._captured)
-            _guarded(tap, CapturedBody(body, _text(head, b"content-type"), _text(head, b"content-encoding")))
+            captured = CapturedBody(body, _text(head, b"content-type"), _text(head, b"content-encoding"))
+            _call_hook(capture, captured)
 
-    def _break(self, why: FailureKind) -> None:
+    def _break(self, kind: FailureKind) -> None:
+        """End the response before its end; before its first byte that is a failure that may be retried."""
         if self.head is None:
-            self.failure = UpstreamExchangeError(why, reused=self._upstream.reused, got_bytes=self._got_bytes)
+            self.failure = UpstreamExchangeError(
+                kind, reused=self._upstream.reused, got_bytes=self._got_bytes
+            )
         else:
             self.outcome = RelayOutcome.UPSTREAM_LOST
         self._wake()
 
     def _wake(self) -> None:
-        """Let the owner look."""
+        """Wake the request's task."""
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)
@@ -383,12 +413,12 @@ class Exchange:
             self._deadline.reschedule(asyncio.get_running_loop().time())
 
 
-def _guarded(hook: Callable[[T], R], value: T) -> R | None:
-    """Call a hook of the `ResponsePolicy`; one that raises is reported, and the answer goes on without it."""
+def _call_hook(hook: Callable[[T], R], value: T) -> R | None:
+    """Call a hook of the policy; one that raises is reported, and the response goes on without it."""
     try:
         return hook(value)
     except Exception as error:
-        report_crash("relay: a hook of an answer", error, None)
+        report_crash("relay: a hook of a response policy", error, None)
         return None
 
 

@@ -1,8 +1,8 @@
-"""Which header lines cross the gateway, in which direction; it must not know connections or bodies.
+"""Which header lines are forwarded, in which direction.
 
-What crosses keeps its order, its case and its bytes. What is about one hop only is dropped on both ways
-(RFC 9110 section 7.6.1), and what belongs to the gateway's own caller does not go up: its `Authorization`,
-`X-Api-Key` and `Cookie` are between it and the gateway, and Ollama would refuse its `Origin`
+A forwarded line keeps its place, its case and its bytes. Hop-by-hop headers are dropped in both directions
+(RFC 9110 section 7.6.1). The client's credentials for the gateway (`Authorization`, `X-Api-Key`, `Cookie`)
+are not sent upstream, nor is its `Origin`, which Ollama would refuse
 (docs/ollama.md#content-types-and-headers).
 """
 
@@ -31,8 +31,6 @@ _NOT_FORWARDED = _ONE_HOP | {
     b"x-api-key",
 }
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
-_CACHED_HEAD_SIZE = 2048  # bytes
-_MAX_CACHED_HEADS = 256
 _UNFRAMED = frozenset({b"transfer-encoding", b"trailer"})
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
@@ -41,14 +39,14 @@ _DEFAULT_PORT = {"http": 80, "https": 443}
 
 @frozen
 class Address:
-    """Where an endpoint's URL points to.
+    """The parts of an endpoint's URL.
 
     Attributes:
         host: name or address, without the brackets of IPv6.
         port: the URL's, or its scheme's.
         secure: https.
         authority: the value for `Host`.
-        prefix: the URL's path without a slash at its end; put before each target.
+        prefix: the URL's path without a slash at its end; put in front of each target.
     """
 
     host: str
@@ -59,7 +57,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Take a base URL apart.
+        """Parse a base URL.
 
         Raises:
             ValueError: it is not http or https, has no host, or carries a user, a query or a fragment.
@@ -93,7 +91,7 @@ class RequestHeads:
 
     Args:
         address: where they go.
-        own: the endpoint's own headers; they take the place of the client's of the same name.
+        own: the endpoint's own headers; they replace the client's of the same name.
 
     Raises:
         ValueError: one of `own` could break out of its line.
@@ -106,7 +104,6 @@ class RequestHeads:
         if b"host" not in self._taken:
             lines.insert(0, b"Host: " + address.authority)
         self._own = _joined(lines)
-        self._written: dict[object, bytes] = {}
 
     def write(
         self,
@@ -122,29 +119,11 @@ class RequestHeads:
         Args:
             headers: the client's, as they came.
             length: of the body; None for chunks, below 0 for no body at all.
-            drop: lower-case names of the client's that stay behind besides the usual ones.
+            drop: lower-case names that are dropped as well.
 
         Raises:
             ValueError: method, target or a header could break out of its line.
         """
-        key = (method, target, headers, length, drop) if isinstance(headers, tuple) else None
-        if key is not None and (known := self._written.get(key)) is not None:
-            return known
-        head = self._write(method, target, headers, length, drop)
-        if key is not None and len(head) <= _CACHED_HEAD_SIZE:
-            if len(self._written) >= _MAX_CACHED_HEADS:
-                self._written.clear()
-            self._written[key] = head
-        return head
-
-    def _write(
-        self,
-        method: str,
-        target: str,
-        headers: Iterable[tuple[bytes, bytes]],
-        length: int | None,
-        drop: frozenset[bytes],
-    ) -> bytes:
         path = target.encode("utf-8", "surrogateescape")
         if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(path):
             raise ValueError("the request line is malformed")
@@ -190,11 +169,11 @@ def given_length(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
 
 
 def response_head(head: Head, *, extra: bytes, close: bool, unframed: bool) -> bytes:
-    """Write the head of an answer for the client, its closing empty line included.
+    """Write the head of a response for the client, its closing empty line included.
 
     Args:
         head: the upstream's.
-        extra: whole header lines to add, each with its CRLF; they take the place of the upstream's.
+        extra: whole header lines to add, each with its CRLF; they replace the upstream's.
         close: say that the connection will be closed.
         unframed: the body goes out without its chunks (to a client that speaks HTTP/1.0).
     """
@@ -217,7 +196,7 @@ def _names(lines: bytes) -> frozenset[bytes]:
 
 
 def _crossing_down(head: Head, taken: frozenset[bytes], unframed: bool) -> bytes:
-    """The status line and the headers that cross."""
+    """Return the status line and the forwarded headers."""
     drop = taken | (head.nominated - _FRAMING)
     if unframed and head.body is BodyEnd.CHUNKED:
         drop |= _UNFRAMED

@@ -1,4 +1,4 @@
-"""How the services' adapters dial the pod: addresses, headers, trust; it must not know what is asked."""
+"""What aiohttp's client needs to call a pod's service: URL, TLS policy, and the errors of a failed call."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gpugate.provider_api import Endpoint
 from gpugate.relay.tls import TlsPolicy, context
 
 CALL_ERRORS = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
-"""What aiohttp raises when a call comes to nothing."""
+"""What aiohttp raises when a call fails."""
 
 
 def url_of(endpoint: Endpoint, path: str) -> str:
-    """The address of a path below the endpoint's own."""
+    """Return the URL of a path below the endpoint's own."""
     return endpoint.url.rstrip("/") + path
 
 
 def ssl_option(endpoint: Endpoint) -> Any:
-    """aiohttp's word for the endpoint's TLS policy."""
+    """Return aiohttp's `ssl=` argument for the endpoint's TLS policy."""
     policy = TlsPolicy.of(endpoint.tls)
     if policy.fingerprint:
         return aiohttp.Fingerprint(bytes.fromhex(policy.fingerprint))

@@ -1,4 +1,4 @@
-"""Keep-alive connections to one endpoint and their pool; they must not know what is asked or answered."""
+"""Keep-alive connections to one endpoint, and their pool."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FailureKind = Literal["connect", "tls", "timeout", "closed", "garbage"]
 
 
 class UpstreamExchangeError(Exception):
-    """The upstream broke before the first byte of an answer had left for the client.
+    """The upstream broke before the first byte of a response had left for the client.
 
     Attributes:
         kind: "connect" (refused, unreachable, no such name), "tls" (its certificate is not accepted),
@@ -33,8 +33,8 @@ class UpstreamExchangeError(Exception):
             does not speak HTTP).
         connecting: no connection was made, so the upstream has not seen the request.
         reused: it broke on a connection that had served before.
-        got_bytes: it had said something already.
-        sent_twice: a stale connection had broken over this request before, so that it was sent twice.
+        got_bytes: some bytes of a response had come.
+        sent_twice: the request had been sent before, over an idle connection that turned out to be stale.
     """
 
     def __init__(self, kind: FailureKind, *, reused: bool = False, got_bytes: bool = False) -> None:
@@ -47,7 +47,7 @@ class UpstreamExchangeError(Exception):
 
 
 class ConnectionListener(Protocol):
-    """Who hears what comes up on a lent connection."""
+    """Receives what comes from the upstream on a connection in use."""
 
     def data_received(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -57,7 +57,7 @@ class ConnectionListener(Protocol):
 
 
 class Upstream(asyncio.Protocol):
-    """One keep-alive connection, lent to one exchange at a time.
+    """One keep-alive connection, used by one exchange at a time.
 
     Attributes:
         transport: its transport, from the moment that the pool hands it out.
@@ -77,17 +77,17 @@ class Upstream(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     def attach_listener(self, listener: ConnectionListener) -> None:
-        """Let `listener` hear what comes from now on."""
+        """Give what comes from now on to `listener`."""
         self._listener = listener
 
     def release(self) -> None:
-        """Let the next one have the connection; the answer before must have ended exactly."""
+        """Return the connection to the pool; the response must have ended exactly where it said."""
         self._listener = None
         self.reused = True
         self._pool.return_idle(self)
 
     def abort(self) -> None:
-        """Close at once; nothing more is heard. Doing so twice does no harm."""
+        """Close at once; the listener is not called any more. Idempotent."""
         self._listener = None
         self.closed = True
         self._pool.discard(self)
@@ -95,13 +95,15 @@ class Upstream(asyncio.Protocol):
 
     @property
     def sending(self) -> bool:
-        """Whether some of what was written is still on this side."""
+        """Whether some of what was written is still in the transport's buffer."""
         return self.transport.get_write_buffer_size() > 0
 
     async def drained(self) -> None:
         """Wait until more may be written; also returns when the connection is lost."""
         if self._drained is not None:
-            await asyncio.shield(self._drained)  # who gives up must not take it from who waits again
+            await asyncio.shield(
+                self._drained
+            )  # a cancelled wait must not cancel the future for the next one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -118,13 +120,13 @@ class Upstream(asyncio.Protocol):
         if self._listener is not None:
             self._listener.data_received(data)
         else:
-            # Nobody asked: what follows can no longer be told from the next answer.
+            # Nothing was asked: what comes now could not be told from the next response.
             self.abort()
 
     def eof_received(self) -> None:
         """See `asyncio.Protocol`."""
         self._ended = _closed_in_order(self.transport)
-        self.transport.abort()  # not a mere close, which would first wait for a peer that is gone to take all
+        self.transport.abort()  # not `close`, which would wait for a peer that is gone to take the rest
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -151,7 +153,7 @@ def _closed_in_order(transport: asyncio.Transport) -> bool:
 
     A bare FIN can be forged by whatever sits between the two. asyncio reports both ends as the same EOF,
     and only the TLS object knows which one it was; uvloop reports a bare FIN as an error and never calls
-    this for it. The read takes no byte from the answer: at EOF nothing is delivered any more, and a byte
+    this for it. The read takes no byte from the response: at EOF nothing is delivered any more, and a byte
     that is still there is one that asyncio lost.
     """
     tls = transport.get_extra_info("ssl_object")
@@ -196,12 +198,12 @@ class ConnectionPool:
 
     @property
     def closed(self) -> bool:
-        """Whether it lends no more."""
+        """Whether it hands out no more connections."""
         return self._closed
 
     @property
     def idle(self) -> int:
-        """How many connections wait to be lent."""
+        """How many connections are idle."""
         return len(self._idle)
 
     @property
@@ -251,11 +253,11 @@ class ConnectionPool:
         return upstream
 
     def register(self, upstream: Upstream) -> None:
-        """Take note of a new connection."""
+        """Add a new connection."""
         self._all.add(upstream)
 
     def return_idle(self, upstream: Upstream) -> None:
-        """Take a connection back whose exchange has ended in order."""
+        """Take back a connection whose exchange has ended in order."""
         if self._closed or upstream.closed or upstream.transport.is_closing():
             upstream.abort()
             return
@@ -266,13 +268,13 @@ class ConnectionPool:
             self._sweep = loop.call_later(self._max_idle_s, self._close_old)
 
     def discard(self, upstream: Upstream) -> None:
-        """Drop a connection that is no more."""
+        """Remove a connection that is closed."""
         self._all.discard(upstream)
         if upstream in self._idle:
             self._idle.remove(upstream)
 
     def close(self) -> None:
-        """Lend no more and close what is idle; exchanges that run go on to their end."""
+        """Hand out no more connections and close idle ones; exchanges under way go on to their end."""
         self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -281,10 +283,10 @@ class ConnectionPool:
             upstream.abort()
 
     def abort(self) -> None:
-        """Close, and break the exchanges that run: the pod is lost."""
+        """Close, and break the exchanges under way: the pod is lost."""
         self.close()
         for upstream in list(self._all):
-            upstream.transport.abort()  # its exchange hears of it, unlike with `Upstream.abort`
+            upstream.transport.abort()  # its exchange is told, unlike with `Upstream.abort`
 
     def _close_old(self) -> None:
         """Close what has been idle for too long; the oldest stand in front."""

@@ -1,12 +1,12 @@
-"""Forwarding of one request and its answer, byte for byte; it must not know pods, tokens, dialects or logs.
+"""Forwards one request and its response, byte for byte.
 
     relay = Relay()
     pool = Pool(endpoint)
     return await relay.forward(request, pool, Outgoing(...), Answer(...))
 
-It runs under `web.Server(handler, handler_cancellation=True, auto_decompress=False)`: without the first,
-nothing here hears of a client that hangs up; without the second, aiohttp would unpack a streamed upload
-whose headers go on saying that it is packed (docs/ollama.md#bodies-and-decompression).
+It runs under `web.Server(handler, handler_cancellation=True, auto_decompress=False)`. Without the first, a
+client that hangs up is not noticed; without the second, aiohttp would decompress a streamed upload whose
+headers go on saying that it is compressed (docs/ollama.md#bodies-and-decompression).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 
 @define
 class UpstreamRequest:
-    """A request for the upstream.
+    """A request to be sent to the upstream.
 
     Attributes:
         method: as the client sent it.
@@ -49,22 +49,22 @@ class UpstreamRequest:
 
 
 class RelayedResponse(web.StreamResponse):
-    """A response that is written already, so that aiohttp has nothing left to do.
+    """A response that has been written already, so that aiohttp has nothing left to do.
 
     Attributes:
-        outcome: how the answer ended.
+        outcome: how it ended.
         bytes_sent: bytes written to the client, the head included.
     """
 
     def __init__(self, status: int, *, ending: RelayOutcome, keep_alive: bool, sent: int) -> None:
-        # Not aiohttp's own: it makes headers, cookies and more, all of which have left already.
+        # Not aiohttp's own `__init__`: it makes headers, cookies and more, all of which have left already.
         self._sent_status = status
         self.outcome = ending
         self.bytes_sent = sent
         self._keeps_alive = keep_alive
 
     def __repr__(self) -> str:
-        """What a log or a debugger shows; aiohttp's own wants a response that it has written itself."""
+        """Show status and outcome; aiohttp's own needs a response that it has written itself."""
         return f"<Relayed {self.status} {self.outcome.value}, {self.bytes_sent} bytes>"
 
     @property
@@ -74,12 +74,12 @@ class RelayedResponse(web.StreamResponse):
 
     @property
     def complete(self) -> bool:
-        """Whether the client was sent all that the upstream had to say."""
+        """Whether the client was sent the whole response."""
         return self.outcome is RelayOutcome.COMPLETE
 
     @property
     def prepared(self) -> bool:
-        """True: it has left."""
+        """True: the head has been sent."""
         return True
 
     @property
@@ -100,22 +100,23 @@ class RelayedResponse(web.StreamResponse):
         """Do nothing: the end is written, or must not be."""
 
 
-def _length(outgoing: UpstreamRequest) -> int | None:
+def _length(upstream_request: UpstreamRequest) -> int | None:
     """The length of the request's body; None for chunks, below 0 for no body at all."""
-    body = outgoing.body
+    body = upstream_request.body
     if isinstance(body, StreamReader):
-        return given_length(outgoing.headers)
-    if not body and outgoing.method in _BODILESS:
+        return given_length(upstream_request.headers)
+    if not body and upstream_request.method in _BODILESS:
         return -1
     return len(body or b"")
 
 
 class _Upload:
-    """A body that does not go out with its head, on its way up; interruptible between its pieces.
+    """A request body that is not sent together with its head; sending it can be interrupted between its
+    pieces.
 
     Args:
         length: `_length` of its request.
-        stall_s: who sends nothing of it for so long is given up.
+        stall_s: a client that sends nothing of it for so long is given up.
     """
 
     def __init__(self, body: bytes | StreamReader, length: int | None, stall_s: float) -> None:
@@ -126,17 +127,17 @@ class _Upload:
         self._at = 0
 
     async def send(self, upstream: Upstream) -> None:
-        """Write what is left, no faster than the upstream takes it.
+        """Write the rest, no faster than the upstream takes it.
 
         Raises:
             ValueError: a streamed body is not as long as its Content-Length.
-            TimeoutError: the client sends nothing more of it.
+            TimeoutError: the client has stopped sending.
             aiohttp.web.RequestPayloadError: the client's framing of it is broken.
         """
         while True:
             await upstream.drained()
             piece = await self._next()
-            if upstream.closed:  # uvloop, unlike asyncio, minds being written to then
+            if upstream.closed:  # uvloop, unlike asyncio, raises if it is written to then
                 return
             if not piece:
                 self.done = True
@@ -155,7 +156,7 @@ class _Upload:
 
     async def _next(self) -> bytes:
         if isinstance(self._body, StreamReader):
-            # Also the only way to hear of broken chunks: aiohttp then leaves its reader waiting.
+            # Also the only way to notice broken chunks: aiohttp then leaves its reader waiting.
             async with asyncio.timeout(self._stall_s):
                 return await self._body.readany()
         start, self._at = self._at, self._at + _PIECE
@@ -167,7 +168,7 @@ class Relay:
     """Forwards requests.
 
     Attributes:
-        stall_s: a client that takes no byte of its answer, or sends none of its streamed body, for so long
+        stall_s: a client that takes no byte of its policy, or sends none of its streamed body, for so long
             is given up.
     """
 
@@ -177,19 +178,20 @@ class Relay:
         self,
         request: web.BaseRequest,
         pool: ConnectionPool,
-        outgoing: UpstreamRequest,
-        answer: ResponsePolicy,
+        upstream_request: UpstreamRequest,
+        policy: ResponsePolicy,
     ) -> RelayedResponse:
-        """Send `outgoing` up and the answer down; return when the client has all there is.
+        """Send the request, relay the response; return when the client has all of it.
 
-        There is no limit of time: a model may load for minutes before the first byte. If an idle connection
-        turns out to be stale, the request is sent once more on a fresh one; streamed bodies, which
-        cannot be sent twice, always get a fresh one. An answer that breaks after its first byte does not
-        raise: see `RelayedResponse.outcome`.
+        There is no time limit: a model may load for minutes before the first byte. If an idle connection
+        turns out to be stale, the request is sent once more on a new one; streamed bodies, which cannot be
+        sent
+        twice, always get a new one. A response that breaks after its first byte does not raise: see
+        `RelayedResponse.outcome`.
 
         Raises:
-            ResponseIntercepted: the caller did not want this answer (`ResponsePolicy.intercept`).
-            UpstreamExchangeError: no byte of an answer has left for the client; whether to try again is the
+            ResponseIntercepted: the policy kept the response from the client.
+            UpstreamExchangeError: no byte of a response has left for the client; whether to try again is the
                 caller's decision. A streamed body may have been read in part.
             ValueError: a malformed request (see `RequestHeads.write`), or a streamed body of a wrong length.
             TimeoutError: the client has not sent a byte of a streamed body for `stall_s`.
@@ -197,17 +199,19 @@ class Relay:
             aiohttp.ClientConnectionResetError: the client is gone already.
             asyncio.CancelledError: the client hung up; the upstream's connection is closed.
         """
-        sending = self._send_if_idle(request, pool, outgoing, answer)
+        sending = self._send_if_idle(request, pool, upstream_request, policy)
         if sending is not None:
             try:
                 return await sending.result()
             except UpstreamExchangeError as gone:
                 if gone.got_bytes:
                     raise
-        head, length = self._head(request, pool, outgoing, answer)  # before a connection is made for nothing
+        head, length = self._head(
+            request, pool, upstream_request, policy
+        )  # before a connection is made for nothing
         upstream = await pool.connect()
         try:
-            return await self._send_over(upstream, request, head, length, outgoing, answer).result()
+            return await self._send_over(upstream, request, head, length, upstream_request, policy).result()
         except UpstreamExchangeError as gone:
             gone.sent_twice = sending is not None
             raise
@@ -216,33 +220,42 @@ class Relay:
         self,
         request: web.BaseRequest,
         pool: ConnectionPool,
-        outgoing: UpstreamRequest,
-        answer: ResponsePolicy,
+        upstream_request: UpstreamRequest,
+        policy: ResponsePolicy,
     ) -> PendingRelay | None:
-        """Send `outgoing` over an idle connection, at once; None if there is none or it must not be used.
+        """Send the request over an idle connection at once; None if there is none or it must not be used.
 
         Raises:
             ValueError: see `forward`.
             aiohttp.ClientConnectionResetError: see `forward`.
         """
-        if isinstance(outgoing.body, StreamReader):
+        if isinstance(upstream_request.body, StreamReader):
             return None
-        head, length = self._head(request, pool, outgoing, answer)
+        head, length = self._head(request, pool, upstream_request, policy)
         upstream = pool.acquire_idle()
         if upstream is None:
             return None
-        return self._send_over(upstream, request, head, length, outgoing, answer)
+        return self._send_over(upstream, request, head, length, upstream_request, policy)
 
     @staticmethod
     def _head(
-        request: web.BaseRequest, pool: ConnectionPool, outgoing: UpstreamRequest, answer: ResponsePolicy
+        request: web.BaseRequest,
+        pool: ConnectionPool,
+        upstream_request: UpstreamRequest,
+        policy: ResponsePolicy,
     ) -> tuple[bytes, int | None]:
         if request.transport is None:
             raise ClientConnectionResetError("the client is gone")
-        length = _length(outgoing)
-        drop = _IDENTITY_ONLY if answer.headers_sent or answer.sink else _NOTHING
+        length = _length(upstream_request)
+        drop = _IDENTITY_ONLY if policy.headers_sent or policy.sink else _NOTHING
         return (
-            pool.heads.write(outgoing.method, outgoing.target, outgoing.headers, length=length, drop=drop),
+            pool.heads.write(
+                upstream_request.method,
+                upstream_request.target,
+                upstream_request.headers,
+                length=length,
+                drop=drop,
+            ),
             length,
         )
 
@@ -252,16 +265,16 @@ class Relay:
         request: web.BaseRequest,
         head: bytes,
         length: int | None,
-        outgoing: UpstreamRequest,
-        answer: ResponsePolicy,
+        upstream_request: UpstreamRequest,
+        policy: ResponsePolicy,
     ) -> PendingRelay:
         client = request.transport
         if client is None:
             upstream.abort()
             raise ClientConnectionResetError("the client is gone")
-        exchange = Exchange(request, client, outgoing.method, answer)
+        exchange = Exchange(request, client, upstream_request.method, policy)
         exchange.begin(upstream)
-        body, upload = outgoing.body, None
+        body, upload = upstream_request.body, None
         if isinstance(body, StreamReader) or (body and len(body) > _SMALL):
             upload, exchange.uploading = _Upload(body, length, self.stall_s), True
             body = None
@@ -271,7 +284,7 @@ class Relay:
 
 
 class PendingRelay:
-    """A request that was sent over one connection, and its answer that is coming back."""
+    """A request that has been sent over one connection, and whose response is coming."""
 
     __slots__ = ("_exchange", "_stall_s", "_upload", "_upstream")
 
@@ -284,13 +297,13 @@ class PendingRelay:
         self._stall_s = stall_s
 
     def _abort(self) -> None:
-        """Give both sides up."""
+        """Close both connections."""
         self._upstream.abort()
         if self._exchange.head is not None:
             self._exchange.abandon_client(self._stall_s)
 
     async def result(self) -> RelayedResponse:
-        """Stay with the answer to its end; see `Relay.forward`."""
+        """Wait for the end of the response; see `Relay.forward`."""
         exchange, upstream = self._exchange, self._upstream
         try:
             while not exchange.over:
@@ -316,7 +329,7 @@ class PendingRelay:
         return _relayed(exchange)
 
     async def _step(self, exchange: Exchange) -> None:
-        """Do what is rare: wait for a slow client, or go on with the upload."""
+        """Do what is rare: wait for a slow client, or continue the upload."""
         if exchange.paused:
             if await exchange.client_drained(self._stall_s):
                 exchange.resume()

@@ -1,9 +1,9 @@
-"""Where an answer begins and ends: HTTP/1.1 framing of bytes passing by; it must not know sockets.
+"""Finds where an HTTP/1.1 response begins and ends, in bytes that are forwarded as they are.
 
-The walker never copies a body and never joins one: it steps from chunk border to chunk border inside the
-bytes it is shown, so that the same bytes can be written on as they came (docs/ollama.md#where-the-time-goes).
-It is strict, because whoever reads the bytes after us may be lenient in another way: a length told twice,
-a length beside chunks, folded header lines and lone CRs or LFs are refused (`UpstreamProtocolError`).
+The parser neither copies nor joins a body: it steps from chunk border to chunk border inside the bytes it is
+given, so that the same bytes can be written as they came (docs/ollama.md#where-the-time-goes). It is strict,
+because the client's parser may be lenient in another way: two lengths, a length beside chunks, folded header
+lines and lone CRs or LFs are refused (`UpstreamProtocolError`).
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _NOTHING: frozenset[bytes] = frozenset()
 _CACHED_HEAD_SIZE = (
     2048  # bytes: heads up to here are remembered, as a server's differ by little but the second
 )
-_TAIL = 4  # bytes: the longest mark that anyone looks for is CRLF CRLF
+_TAIL = 4  # bytes: the longest mark that is looked for is CRLF CRLF
 
 
 class UpstreamProtocolError(Exception):
-    """The upstream's bytes are not an HTTP/1.1 answer that can be passed on safely."""
+    """The upstream's bytes are no HTTP/1.1 response that can be forwarded safely."""
 
 
 class BodyEnd(Enum):
-    """How the end of a body is told."""
+    """What marks the end of a body."""
 
     NONE = "none"
     COUNTED = "counted"
@@ -54,17 +54,17 @@ class BodyEnd(Enum):
 
 @define(eq=False)
 class Head:
-    """The head of an answer; the same object for heads that are alike, so it is never changed.
+    """The head of a response; one object for all heads that are alike, so it is never changed.
 
     Attributes:
         status: three digits, never 1xx.
         line: the status line as it came, without CRLF.
         fields: each header as (lower-case name, line as it came without CRLF), in order.
         nominated: lower-case names that its Connection header lists, "close" among them.
-        body: how its end is told.
+        body: what marks the body's end.
         length: bytes of a counted body, else 0.
         keep: the upstream will take another request on this connection.
-        written: for `headers.response_head`: what it wrote last, and for which wishes.
+        written: the cache of `headers.response_head`: its last arguments and result.
     """
 
     status: int
@@ -84,7 +84,7 @@ class Head:
         return b""
 
 
-# Names and status lines are few and come again and again: what they mean is worked out once.
+# Header names and status lines are few and come again and again, so what they mean is cached.
 
 
 @lru_cache(maxsize=1024)
@@ -120,7 +120,7 @@ def _fields(lines: list[bytes]) -> tuple[list[tuple[bytes, bytes]], dict[bytes, 
             elif lower == b"connection":
                 framing[lower] += b"," + value
             else:
-                raise UpstreamProtocolError("the body's end is told twice")
+                raise UpstreamProtocolError("two header lines give the body's end")
     return fields, framing
 
 
@@ -151,7 +151,7 @@ def parse_head(block: bytes, method: str) -> Head:
     """Read one head, given without its closing empty line.
 
     Raises:
-        UpstreamProtocolError: it is malformed, or its body's end is told in two ways.
+        UpstreamProtocolError: it is malformed, or its body's end is given in two ways.
     """
     lines = block.split(b"\r\n")
     if not (block.count(b"\n") == block.count(b"\r") == len(lines) - 1) or b"\0" in block:
@@ -165,7 +165,7 @@ def parse_head(block: bytes, method: str) -> Head:
     return Head(status, line, tuple(fields), nominated, body, length, keep)
 
 
-_parse_head_cached = lru_cache(maxsize=256)(parse_head)  # answers in one second differ by nothing
+_parse_head_cached = lru_cache(maxsize=256)(parse_head)  # responses within one second have the same head
 
 
 def as_chunk(payload: bytes) -> bytes:
@@ -182,15 +182,15 @@ _END: Final = 5
 
 
 class ResponseFraming:
-    """One answer's framing: first `head` until it gives one, then `body` until it says True.
+    """The framing of one response: call `head` until it returns one, then `body` until it returns True.
 
     Attributes:
-        excess: how many of the bytes last shown to `body` are behind the end of the answer.
+        excess: how many of the bytes last given to `body` are behind the end of the response.
         parts: a list to collect the body's payload in, without the framing; None to collect nothing.
         rest: the bytes behind the head that came along with it.
     """
 
-    # On the class, as most answers come in one piece and leave them as they are.
+    # On the class, as most responses come in one piece and leave them as they are.
     excess = 0
     parts: list[bytes] | None = None
     rest = b""
@@ -206,17 +206,17 @@ class ResponseFraming:
         self._method = method
 
     def head(self, data: bytes) -> Head | None:
-        """Take the next bytes; return the head once it is there. Interim answers (1xx) are skipped.
+        """Take the next bytes; return the head once it is there. Interim responses (1xx) are skipped.
 
         Raises:
-            UpstreamProtocolError: this is no HTTP answer, or its head is larger than `MAX_HEAD`.
+            UpstreamProtocolError: this is no HTTP response, or its head is larger than `MAX_HEAD`.
         """
         known = len(self._line)
         data = self._line + data if known else data
         searched = max(0, known - 3) if known else 0
         while True:
             if data[:7] != b"HTTP/1."[: len(data)]:
-                raise UpstreamProtocolError("the answer does not begin as HTTP/1 does")
+                raise UpstreamProtocolError("the response does not begin as HTTP/1 does")
             end = data.find(b"\r\n\r\n", searched)
             if end < 0 or end > MAX_HEAD:
                 break
@@ -241,7 +241,7 @@ class ResponseFraming:
             self._until_close = head.body is BodyEnd.UNTIL_CLOSE
 
     def body(self, data: bytes) -> bool:
-        """Take the next bytes of the body; return True when the answer ends in them.
+        """Take the next bytes of the body; return True when the response ends in them.
 
         Raises:
             UpstreamProtocolError: the chunk framing is broken.
@@ -259,7 +259,7 @@ class ResponseFraming:
 
     @property
     def may_end_here(self) -> bool:
-        """Whether the answer is complete if the upstream ends the connection now."""
+        """Whether the response is complete if the upstream closes the connection now."""
         return self._until_close
 
     @property
@@ -294,7 +294,7 @@ class ResponseFraming:
         return payload[: self._remaining] + b"\r\n" + as_chunk(payload[self._remaining :])
 
     def _note_payload(self, data: bytes, start: int, end: int) -> None:
-        """Note a stretch of payload."""
+        """Keep the last bytes of a piece of payload, and the piece itself where it is collected."""
         if end - start >= _TAIL:
             self._tail = data[end - _TAIL : end]
         else:

@@ -1,4 +1,4 @@
-"""What a caller may want of an answer, and may learn of it; values only, they must not know connections."""
+"""What a caller of the relay may want of a response, and what it is told of it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from attrs import define, frozen
 from gpugate.relay.response_parser import Head
 
 INTERCEPTED_LIMIT = 64 * 1024
-"""Bytes kept of an answer that is not passed on."""
+"""Bytes kept of a response that the client does not get."""
 
 _ENDS_BLOCK = (b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\r")
 
 
 @frozen
 class Truncation:
-    """Where an answer broke.
+    """Where a response broke off.
 
     Attributes:
-        status: of the upstream's answer.
-        content_type: of the upstream's answer, in lower case, with its parameters.
+        status: of the upstream's response.
+        content_type: of the upstream's response, in lower case, with its parameters.
         tail: the last bytes of payload that left for the client, at most four.
     """
 
@@ -47,13 +47,13 @@ class Truncation:
 
 @frozen
 class ErrorTail:
-    """What is said after an answer that broke.
+    """What is appended to a response that broke off.
 
     Attributes:
         payload: bytes of body to append.
-        clean_end: end the body in order (SSE); else the connection is closed with the body unfinished. An
-            answer whose end is told by nothing but the closing of the connection gets its payload only
-            with this, as it must otherwise be reset.
+        clean_end: end the body in order (Server-Sent Events); otherwise the connection is closed with the
+            body unfinished. A response that is ended by nothing but the closing of the connection gets the
+            payload only with this, as it must otherwise be reset.
         padding: one byte that may be repeated behind the payload where a chunk must be filled.
     """
 
@@ -64,7 +64,7 @@ class ErrorTail:
 
 @frozen
 class CapturedBody:
-    """The body of a 200 answer that ended in order: without chunks, but not decoded."""
+    """The body of a 200 response that ended in order: without chunks, but not decompressed."""
 
     body: bytes
     content_type: str
@@ -72,7 +72,7 @@ class CapturedBody:
 
 
 class ResponseIntercepted(Exception):
-    """The upstream answered, and its answer is not passed on: `ResponsePolicy.intercept` said so.
+    """The upstream responded, and `ResponsePolicy.intercept` kept the response from the client.
 
     Attributes:
         status, content_type: the upstream's.
@@ -86,24 +86,25 @@ class ResponseIntercepted(Exception):
         self.content_type = head.get(b"content-type").decode("latin-1")
         self.body = body
         self.complete = complete
-        super().__init__(f"the upstream answered {head.status}")
+        super().__init__(f"the upstream responded with {head.status}")
 
 
 @define
 class ResponsePolicy:
-    """What the caller wants of an answer. The hooks are called on the loop; they must be quick and not raise.
+    """What the caller wants of a response. The hooks are called on the loop; they must be quick and not
+    raise.
 
     One that raises all the same is reported to the loop's exception handler. `on_head`, `error_tail` and
-    `capture` then count as not given; `intercept` and `sink` break the answer, which cannot go on without
+    `capture` then count as not given; `intercept` and `sink` break the response, which cannot go on without
     their word.
 
     Attributes:
         extra_head: whole header lines to add, each with its CRLF; upstream headers so named are dropped.
-        intercept: asked once with the head, before anything leaves: True keeps this answer from the client;
+        intercept: asked once with the head, before anything leaves: True keeps this response from the client;
             `ResponseIntercepted` is raised with it instead.
         sink: gets the payload of a declined 200, piece by piece as it comes, all of it.
         on_head: called once, with the status, when the first byte is about to leave for the client.
-        error_tail: asked when the upstream is lost in mid-answer: what to append, or None for nothing. Not
+        error_tail: asked when the upstream is lost in mid-response: what to append, or None for nothing. Not
             asked where nothing can be appended: a body with a content-encoding or a told length, a break
             inside a chunk's size.
         capture: called once with the body of a 200 that ended in order and is not larger than `capture_limit`
@@ -124,7 +125,7 @@ class ResponsePolicy:
 
 
 class RelayOutcome(Enum):
-    """How an answer ended."""
+    """How a response ended."""
 
     COMPLETE = "complete"
     UPSTREAM_LOST = "upstream lost"

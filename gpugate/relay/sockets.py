@@ -1,5 +1,5 @@
-"""What a transport does not do by itself: unread bytes, bounded closing, resets, and hearing of a client that
-leaves while it is not read; it must not know HTTP.
+"""Socket operations that an asyncio transport lacks, such as noticing that a peer left while it is not
+read.
 """
 
 from __future__ import annotations

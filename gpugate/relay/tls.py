@@ -1,4 +1,4 @@
-"""How an https endpoint's certificate is judged; it must not know what is sent over the connection."""
+"""How an https endpoint's certificate is verified."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 @frozen
 class TlsPolicy:
-    """`Endpoint.tls` read: whom to trust.
+    """`Endpoint.tls`, parsed.
 
     Attributes:
         verify: the chain and the host's name are checked.
-        ca_file: the only authorities that count; empty: the system's.
-        fingerprint: SHA-256 of the one certificate that is accepted (hex); empty: not asked for.
+        ca_file: the only trusted authorities; empty: the system's.
+        fingerprint: SHA-256 (hex) of the only certificate that is accepted; empty: any.
     """
 
     verify: bool = True

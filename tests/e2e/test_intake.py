@@ -8,7 +8,7 @@ import json
 import pytest
 
 from gpugate.provider_api import Phase
-from gpugate.proxy import request_body, server
+from gpugate.proxy import request_context, server
 from tests.e2e.support import MODEL, House, chat_body, request, wire_to
 
 MIB = 1024 * 1024
@@ -93,7 +93,7 @@ class TestSize:
 
     async def test_body_that_stops_coming(self, house: House, monkeypatch):
         """400, and the connection is closed."""
-        monkeypatch.setattr(request_body, "BODY_STALL_S", 0.1)
+        monkeypatch.setattr(request_context, "BODY_STALL_S", 0.1)
         async with wire_to(house.port) as wire:
             wire.send(request("POST", "/api/chat", headers={**house.auth, "Content-Length": "100"}) + b"{")
             status, body = await wire.answer()

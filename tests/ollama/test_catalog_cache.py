@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpugate.ollama import catalog_cache as catalog_module
-from gpugate.ollama.catalog_cache import MAX_SHOWS, CachedResponse, CatalogCache, CatalogMode, cache_key
+from gpugate.ollama.catalog_cache import MAX_SHOWS, CatalogCache, CatalogMode, cache_key
+from gpugate.ollama.routes import match_route
+from gpugate.ollama.validation import LocalResponse, OllamaBody
 
 NATIVE = "application/json; charset=utf-8"
 TAGS = b'{"models":[{"name":"llava:latest","modified_at":"1970-01-01T00:01:00Z"} , {"name":"a:1b"}]}'
@@ -50,16 +52,21 @@ def v1_names(catalog: CatalogCache) -> list[str]:
     return [entry["id"] for entry in orjson.loads(answer.body)["data"]]
 
 
-def show(catalog: CatalogCache, body: bytes) -> CachedResponse | None:
-    return catalog.answer("POST", "/api/show", body)
+def body_of(method: str, path: str, raw: bytes) -> OllamaBody:
+    return OllamaBody(match_route(method, path), {}, raw)
+
+
+def show(catalog: CatalogCache, raw: bytes) -> LocalResponse | None:
+    fields = body_of("POST", "/api/show", raw).fields
+    return catalog.answer("POST", "/api/show", fields.show_key)
 
 
 @pytest.mark.parametrize("mode", ["remembered", "empty", "static"])
 def test_nothing_is_known_yet(store: Path, mode: CatalogMode) -> None:
     """Every list is empty but valid, and what only the pod can know is not answered."""
     catalog = new(store, mode)
-    assert CachedResponse(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/tags")
-    assert CachedResponse(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/ps")
+    assert LocalResponse(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/tags")
+    assert LocalResponse(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/ps")
     expected = {"object": "list", "data": []}
     answer = catalog.answer("GET", "/v1/models")
     assert answer is not None
@@ -77,7 +84,7 @@ def test_the_defaults(store: Path) -> None:
     assert all(part.isdigit() for part in version["version"].split("."))
     assert status["cloud"]["disabled"] is True
     recommendations = catalog.answer("GET", "/api/experimental/model-recommendations")
-    assert CachedResponse(200, NATIVE, b'{"recommendations":[]}') == recommendations
+    assert LocalResponse(200, NATIVE, b'{"recommendations":[]}') == recommendations
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -85,7 +92,7 @@ def test_a_remembered_list(store: Path, method: str) -> None:
     """The last good answer is repeated byte for byte."""
     catalog = new(store, "remembered", "configured")
     assert catalog.store("tags", "", TAGS)
-    assert CachedResponse(200, NATIVE, TAGS) == catalog.answer(method, "/api/tags")
+    assert LocalResponse(200, NATIVE, TAGS) == catalog.answer(method, "/api/tags")
 
 
 def test_the_same_answer_again(store: Path) -> None:
@@ -124,10 +131,10 @@ async def test_a_restart(store: Path) -> None:
     await before.flush()
     told = Told()
     after = new(store, tell=told)
-    assert CachedResponse(200, NATIVE, TAGS) == after.answer("GET", "/api/tags")
-    assert CachedResponse(200, "application/json", V1) == after.answer("GET", "/v1/models")
-    assert CachedResponse(200, NATIVE, b'{"version":"0.33.1"}') == after.answer("GET", "/api/version")
-    assert CachedResponse(200, NATIVE, SHOW) == show(after, b'{"model":"LLaVA"}')
+    assert LocalResponse(200, NATIVE, TAGS) == after.answer("GET", "/api/tags")
+    assert LocalResponse(200, "application/json", V1) == after.answer("GET", "/v1/models")
+    assert LocalResponse(200, NATIVE, b'{"version":"0.33.1"}') == after.answer("GET", "/api/version")
+    assert LocalResponse(200, NATIVE, SHOW) == show(after, b'{"model":"LLaVA"}')
     assert Told() == told
 
 
@@ -303,7 +310,7 @@ def test_the_mode_empty(store: Path) -> None:
     assert (names(catalog), v1_names(catalog)) == ([], [])
     assert show(catalog, b'{"model":"llava"}') is None
     assert catalog.answer("GET", "/v1/models/llava") is None
-    assert CachedResponse(200, NATIVE, b'{"version":"0.33.1"}') == catalog.answer("GET", "/api/version")
+    assert LocalResponse(200, NATIVE, b'{"version":"0.33.1"}') == catalog.answer("GET", "/api/version")
 
 
 def test_the_mode_static(store: Path) -> None:
@@ -321,11 +328,11 @@ def test_show_in_two_depths(store: Path) -> None:
     catalog = new(store)
     plain, verbose = b'{"model":"llava"}', b'{"name":"llava:latest","verbose":true}'
     for body, answer in ((plain, SHOW), (verbose, b'{"details":{},"tensors":[]}')):
-        slot = cache_key("POST", "/api/show", body)
+        slot = cache_key("POST", "/api/show", body_of("POST", "/api/show", body))
         assert slot is not None
         catalog.store(*slot, answer)
-    assert CachedResponse(200, NATIVE, SHOW) == show(catalog, plain)
-    assert CachedResponse(200, NATIVE, b'{"details":{},"tensors":[]}') == show(catalog, verbose)
+    assert LocalResponse(200, NATIVE, SHOW) == show(catalog, plain)
+    assert LocalResponse(200, NATIVE, b'{"details":{},"tensors":[]}') == show(catalog, verbose)
 
 
 def test_many_shows(store: Path) -> None:
@@ -371,7 +378,7 @@ def test_large_shows(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_where_an_answer_is_kept(method: str, path: str, body: bytes, slot: tuple[str, str] | None) -> None:
     """Only answers that hold for every client are kept."""
-    assert slot == cache_key(method, path, body)
+    assert slot == cache_key(method, path, body_of(method, path, body))
 
 
 ACTS = st.one_of(

@@ -6,17 +6,23 @@ import json
 
 import pytest
 
-from gpugate.ollama.stream_buffering import stream_rewrite
+from gpugate.ollama.routes import match_route
+from gpugate.ollama.stream_buffering import StreamRewrite, stream_rewrite
+from gpugate.ollama.validation import OllamaBody
 
 PLAIN: dict[str, str] = {}
 MESSAGES = [{"role": "user", "content": "hi"}]
 USAGE = {"include_usage": True}
 
 
+def rewritten(path: str, headers: dict[str, str], raw: bytes) -> StreamRewrite | None:
+    return stream_rewrite(path, OllamaBody(match_route("POST", path), headers, raw))
+
+
 def asked(path: str, body: object, headers: dict[str, str] = PLAIN) -> object:
     """The changed body, None where nothing is changed."""
     text = body if isinstance(body, bytes) else json.dumps(body).encode()
-    found = stream_rewrite(path, headers, text)
+    found = rewritten(path, headers, text)
     return None if found is None else json.loads(found.body)
 
 
@@ -75,5 +81,21 @@ def test_a_packed_body() -> None:
 
 def test_the_prompt_does_not_show() -> None:
     """In a log or a traceback."""
-    found = stream_rewrite("/api/chat", PLAIN, json.dumps(NATIVE[0][1]).encode())
+    found = rewritten("/api/chat", PLAIN, json.dumps(NATIVE[0][1]).encode())
     assert "role" not in repr(found)
+
+
+def test_every_other_byte_stays() -> None:
+    """The members are appended, where they count: the last of two members of a name does."""
+    raw = b' {"model" : "m","n":1e999,\n"Stream":false, "messages":[{"a":"}"}]}\n'
+    found = rewritten("/api/chat", PLAIN, raw)
+    assert found is not None
+    assert raw[:-2] + b',"stream":true}' == found.body
+
+
+def test_a_large_picture() -> None:
+    """A body of 8 MB is no trouble."""
+    raw = b'{"model":"m","images":["' + b"A" * (8 << 20) + b'"],"stream":false}'
+    found = rewritten("/api/generate", PLAIN, raw)
+    assert found is not None
+    assert found.body.endswith(b'"stream":false,"stream":true}')

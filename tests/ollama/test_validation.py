@@ -1,9 +1,10 @@
-"""gpugate/ollama/validation.py: what Ollama refuses without a look at its models."""
+"""gpugate/ollama/validation.py: what a body says, and what is refused or answered without the pod."""
 
 from __future__ import annotations
 
 import json
 import re
+from datetime import datetime, timedelta, timezone
 
 import orjson
 import pytest
@@ -11,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from gpugate.ollama import validation
 from gpugate.ollama.routes import match_route
 from gpugate.ollama.validation import (
     BodyFields,
     LocalResponse,
-    native,
-    not_found,
+    OllamaBody,
+    native_error,
     redirect,
     running,
-    scan_body,
-    validation_error,
+    unload_response,
     wrong_method,
 )
 
@@ -28,137 +29,108 @@ NATIVE = "application/json; charset=utf-8"
 NO_HEADERS: CIMultiDict[str] = CIMultiDict()
 
 
-def refused(path: str, body: bytes, method: str = "POST") -> LocalResponse | None:
-    return validation_error(match_route(method, path), NO_HEADERS, body)
+def scanned(path: str, raw: bytes, method: str = "POST") -> BodyFields:
+    return OllamaBody(match_route(method, path), NO_HEADERS, raw).fields
+
+
+def refused(path: str, raw: bytes, method: str = "POST") -> LocalResponse | None:
+    return scanned(path, raw, method).error
+
+
+NO_JSON = [
+    b"",
+    b"  ",
+    b"hi",
+    b'{"model"',
+    b'{"model":"x"',
+    b'{"model":"x",}',
+    b"nul",
+    b'{"model":NaN}',
+    b"\xff",
+]
+NO_OBJECT = [b"[]", b'"x"', b"1", b"true"]
+
+
+@pytest.mark.parametrize("raw", NO_JSON + NO_OBJECT)
+@pytest.mark.parametrize("name", ["chat", "generate", "embed", "show", "pull", "create", "copy", "v1/chat"])
+def test_no_object_on_a_native_path(name: str, raw: bytes) -> None:
+    """A body that is no JSON object is a 400 whose error is a string."""
+    answer = refused(f"/api/{name}", raw)
+    assert answer is not None
+    assert (400, NATIVE, ["error"]) == (answer.status, answer.content_type, list(orjson.loads(answer.body)))
+    assert isinstance(orjson.loads(answer.body)["error"], str)
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "message"),
+    ("path", "raw", "status"),
     [
-        ("/api/chat", b"", 400, "missing request body"),
-        ("/api/chat", b"hi", 400, "invalid character 'h' looking for beginning of value"),
-        ("/api/chat", b'{"model"', 400, "unexpected EOF"),
-        ("/api/chat", b"[]", 400, "json: cannot unmarshal array into Go value of type api.ChatRequest"),
-        ("/api/chat", b'"x"', 400, "json: cannot unmarshal string into Go value of type api.ChatRequest"),
-        ("/api/chat", b"null", 400, "model is required"),
-        ("/api/chat", b"{}", 400, "model is required"),
-        ("/api/chat", b'{"model":null}', 400, "model is required"),
-        ("/api/chat", b'{"model":" "}', 400, "model is required"),
-        (
-            "/api/chat",
-            b'{"model":["x"]}',
-            400,
-            "json: cannot unmarshal array into Go struct field ChatRequest.model of type string",
-        ),
-        (
-            "/api/chat",
-            b'{"model":"x","messages":"hi"}',
-            400,
-            "json: cannot unmarshal string into Go struct field ChatRequest.messages of type []api.Message",
-        ),
-        ("/api/chat", b'{"stream":1,"keep_alive":"-1"}', 400, 'time: missing unit in duration "-1"'),
-        ("/api/chat", b'{"model":"x","keep_alive":true}', 400, "Unsupported type: 'bool'"),
-        ("/api/generate", b"", 400, "missing request body"),
-        ("/api/generate", b"{}", 404, "model '' not found"),
-        ("/api/generate", b'{"model":" "}', 404, "model ' ' not found"),
-        (
-            "/api/generate",
-            b'{"model":"x","stream":"yes"}',
-            400,
-            "json: cannot unmarshal string into Go struct field GenerateRequest.stream of type bool",
-        ),
-        ("/api/embed", b"{}", 404, "model '' not found"),
-        ("/api/embeddings", b"{}", 400, "model is required"),
-        ("/api/v1/chat", b"{}", 400, "model is required"),
-        ("/api/v1/generate", b"{}", 404, "model '' not found"),
-        ("/api/show", b"", 400, "missing request body"),
-        ("/api/show", b"{}", 400, "model is required"),
-        ("/api/pull", b"{}", 400, "invalid model name"),
-        ("/api/push", b"{}", 400, "model is required"),
-        ("/api/create", b"[]", 400, "json: cannot unmarshal array into Go value of type api.CreateRequest"),
-        ("/api/copy", b'{"source":"a"}', 400, 'destination "" is invalid'),
+        ("/api/chat", b"null", 400),
+        ("/api/chat", b"{}", 400),
+        ("/api/chat", b'{"model":null}', 400),
+        ("/api/chat", b'{"model":" "}', 400),
+        ("/api/chat", b'{"model":["x"]}', 400),
+        ("/api/generate", b"{}", 404),
+        ("/api/generate", b'{"model":5}', 400),
+        ("/api/embed", b"{}", 404),
+        ("/api/embeddings", b"{}", 400),
+        ("/api/v1/chat", b"{}", 400),
+        ("/api/v1/generate", b"{}", 404),
+        ("/api/show", b"{}", 400),
+        ("/api/pull", b"{}", 400),
+        ("/api/push", b"{}", 400),
+        ("/api/copy", b'{"source":"a"}', 400),
     ],
 )
-def test_a_native_refusal(path: str, body: bytes, status: int, message: str) -> None:
-    """Status, text and type are Ollama's: the error is a string."""
-    expected = LocalResponse(status, NATIVE, orjson.dumps({"error": message}))
-    assert expected == refused(path, body)
+def test_no_model_on_a_native_path(path: str, raw: bytes, status: int) -> None:
+    """A missing model has the status that the endpoint has for it."""
+    answer = refused(path, raw)
+    assert answer is not None
+    assert (status, NATIVE) == (answer.status, answer.content_type)
+    assert orjson.loads(answer.body)["error"].endswith("required")
 
 
 def test_a_delete_without_a_model() -> None:
-    """The one DELETE with a body is judged too."""
-    assert native(400, "model is required") == refused("/api/delete", b"{}", "DELETE")
+    """The one DELETE with a body is judged, too."""
+    assert native_error(400, "model is required") == refused("/api/delete", b"{}", "DELETE")
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "status", "kind", "message", "is_late"),
+    ("path", "raw", "status", "kind", "is_late"),
     [
-        ("chat/completions", b"", 400, "invalid_request_error", "EOF", False),
-        ("chat/completions", b"{}", 400, "invalid_request_error", "[] is too short - 'messages'", False),
-        (
-            "chat/completions",
-            b'{"messages":[{"role":"user","content":"hi"}]}',
-            400,
-            "invalid_request_error",
-            "model is required",
-            True,
-        ),
-        (
-            "chat/completions",
-            b"[]",
-            400,
-            "invalid_request_error",
-            "json: cannot unmarshal array into Go value of type openai.ChatCompletionRequest",
-            False,
-        ),
-        (
-            "completions",
-            b'{"model":5}',
-            400,
-            "invalid_request_error",
-            "json: cannot unmarshal number into Go struct field CompletionRequest.model of type string",
-            False,
-        ),
-        ("completions", b"{}", 404, "not_found_error", "model '' not found", True),
-        ("embeddings", b'{"model":"x"}', 400, "invalid_request_error", "invalid input", False),
-        ("embeddings", b'{"model":"x","input":[]}', 400, "invalid_request_error", "invalid input", False),
-        ("embeddings", b'{"input":""}', 404, "not_found_error", "model '' not found", True),
-        ("responses", b"{}", 400, "invalid_request_error", "model is required", True),
+        ("chat/completions", b"", 400, "invalid_request_error", False),
+        ("chat/completions", b"{}", 400, "invalid_request_error", False),
+        ("chat/completions", b'{"messages":[{"role":"user"}]}', 400, "invalid_request_error", True),
+        ("chat/completions", b"[]", 400, "invalid_request_error", False),
+        ("completions", b'{"model":5}', 400, "invalid_request_error", False),
+        ("completions", b"{}", 404, "not_found_error", True),
+        ("embeddings", b"{}", 400, "invalid_request_error", False),
+        ("embeddings", b'{"input":"x"}', 404, "not_found_error", True),
+        ("responses", b"{}", 400, "invalid_request_error", True),
     ],
 )
-def test_an_openai_refusal(
-    path: str, body: bytes, status: int, kind: str, message: str, is_late: bool
-) -> None:
-    """The error is OpenAI's object; behind the translator Ollama frames it with a newline."""
-    error = {"message": message, "type": kind, "param": None, "code": None}
-    content = orjson.dumps({"error": error})
-    late = LocalResponse(status, "application/json", content + b"\n")
-    expected = late if is_late else LocalResponse(status, NATIVE, content)
-    assert expected == refused(f"/v1/{path}", body)
+def test_an_openai_refusal(path: str, raw: bytes, status: int, kind: str, is_late: bool) -> None:
+    """The error is OpenAI's object; from behind Ollama's translation it is framed with a newline."""
+    answer = refused(f"/v1/{path}", raw)
+    assert answer is not None
+    content_type = "application/json" if is_late else NATIVE
+    assert (status, content_type, is_late) == (
+        answer.status,
+        answer.content_type,
+        answer.body.endswith(b"\n"),
+    )
+    error = orjson.loads(answer.body)["error"]
+    assert (kind, None, None) == (error["type"], error["param"], error["code"])
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"", "EOF"),
-        (b"{}", "model is required"),
-        (b'{"model":"x"}', "max_tokens is required and must be positive"),
-        (b'{"model":"x","max_tokens":0}', "max_tokens is required and must be positive"),
-        (b'{"model":"x","max_tokens":5,"messages":[]}', "messages is required"),
-        (
-            b'{"model":"x","max_tokens":"5"}',
-            "json: cannot unmarshal string into Go struct field MessagesRequest.max_tokens of type int",
-        ),
-    ],
-)
-def test_an_anthropic_refusal(body: bytes, message: str) -> None:
+@pytest.mark.parametrize("raw", [b"", b"{}", b"[]", b'{"max_tokens":5}'])
+def test_an_anthropic_refusal(raw: bytes) -> None:
     """The error is Anthropic's, with a request id of Ollama's kind."""
-    answer = refused("/v1/messages", body)
+    answer = refused("/v1/messages", raw)
     assert answer is not None
     document = orjson.loads(answer.body)
-    assert re.fullmatch("req_[0-9a-f]{24}", document.pop("request_id"))
-    expected = {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
-    assert (400, NATIVE, expected) == (answer.status, answer.content_type, document)
+    assert re.fullmatch("req_[0-9a-f]{24}", document["request_id"])
+    assert (400, NATIVE, "error") == (answer.status, answer.content_type, document["type"])
+    assert "invalid_request_error" == document["error"]["type"]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +144,10 @@ def test_an_anthropic_refusal(body: bytes, message: str) -> None:
         ("/api/chat", b'{"model":"x","stream":null,"messages":null,"options":null,"keep_alive":null}'),
         ("/api/chat", b'{"model":"x","prompt":5}'),
         ("/api/generate", b'{"model":"x","prompt":""}'),
+        ("/api/chat", b'{"model":"x","keep_alive":"-1"}'),
+        ("/api/chat", b'{"model":"x","stream":1}'),
+        ("/api/chat", b'{"model":"x","text":"\\ud800"}'),
+        ("/api/chat", b'{"model":"x","text":"\xff"}'),
         ("/api/embed", b'{"model":"x"}'),
         ("/api/show", b'{"name":"x"}'),
         ("/api/pull", b'{"name":"x"}'),
@@ -179,7 +155,8 @@ def test_an_anthropic_refusal(body: bytes, message: str) -> None:
         ("/v1/completions", b'{"model":"x","prompt":["a"]}'),
         ("/v1/embeddings", b'{"model":"x","input":""}'),
         ("/v1/responses", b'{"model":"x"}'),
-        ("/v1/messages", b'{"model":"x","max_tokens":1,"messages":[{}]}'),
+        ("/v1/chat/completions", b'{"model":"x"}'),
+        ("/v1/messages", b'{"model":"x"}'),
         ("/v1/systemone", b""),
         ("/v1/systemone", b"no json"),
         ("/v1/audio/transcriptions", b"--x"),
@@ -201,54 +178,148 @@ def test_what_ollama_might_take(path: str, body: bytes) -> None:
 )
 def test_a_body_that_cannot_be_read(headers: dict[str, str]) -> None:
     """A compressed or multipart body is not judged."""
-    assert BodyFields() == scan_body(
-        match_route("POST", "/v1/responses"), CIMultiDict(headers), b"\x28\xb5\x2f\xfd"
-    )
+    route = match_route("POST", "/v1/responses")
+    assert BodyFields() == OllamaBody(route, CIMultiDict(headers), b"\x28\xb5\x2f\xfd").fields
 
 
 @pytest.mark.parametrize("headers", [{"Content-Encoding": "identity"}, {"Content-Type": "text/plain"}])
 def test_a_body_of_another_type(headers: dict[str, str]) -> None:
-    """Ollama does not look at the type, so neither do we."""
-    expected = native(400, "model is required")
-    assert expected == scan_body(match_route("POST", "/api/chat"), CIMultiDict(headers), b"{}").error
+    """Ollama does not look at the type, so neither does the gateway."""
+    body = OllamaBody(match_route("POST", "/api/chat"), CIMultiDict(headers), b"{}")
+    assert native_error(400, "model is required") == body.fields.error
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "seen"),
+    ("path", "raw", "model", "stream", "unload"),
     [
-        ("/api/chat", b'{"model":" llava "}', BodyFields("llava", True)),
-        ("/api/chat", b'{"model":"llava","stream":false}', BodyFields("llava", False)),
-        ("/api/generate", b'{"model":"llava","stream":null}', BodyFields("llava", True)),
-        ("/api/generate", b'{"model":"llava","keep_alive":0}', BodyFields("llava", True, unload=True)),
-        ("/api/generate", b'{"model":"llava","keep_alive":"5m"}', BodyFields("llava", True)),
-        ("/api/embed", b'{"model":"llava","stream":true}', BodyFields("llava", False)),
-        ("/v1/chat/completions", b'{"model":"llava","messages":[{}]}', BodyFields("llava", False)),
-        ("/v1/responses", b'{"model":"llava","stream":true}', BodyFields("llava", True)),
-        ("/api/pull", b'{"name":"llava"}', BodyFields("llava", True)),
-        ("/v1/systemone", b'{"model":"llava","stream":true}', BodyFields("llava", None)),
-        ("/v1/systemone", b"[]", BodyFields()),
-        ("/api/chat", b'{"model":"llava","x":' + b"[" * 2000, BodyFields("llava")),
+        ("/api/chat", b'{"model":" llava ","messages":[1]}', "llava", True, False),
+        ("/api/chat", b'{"Model":"llava","model":null,"messages":[1]}', "llava", True, False),
+        ("/api/chat", b'{"model":"a","Model":"llava","messages":[1]}', "llava", True, False),
+        ("/api/chat", b'{"model":"llava","stream":false}', "llava", False, False),
+        ("/api/chat", b'{"model":"llava","stream":"no"}', "llava", None, False),
+        ("/api/chat", b'{"model":"llava","text":"\xff"} behind', "llava", True, False),
+        ("/api/generate", b'{"model":"llava","stream":null}', "llava", True, False),
+        ("/api/generate", b'{"model":"llava","keep_alive":0}', "llava", True, True),
+        ("/api/generate", b'{"model":"llava","keep_alive":"5m"}', "llava", True, False),
+        ("/api/embed", b'{"model":"llava","stream":true}', "llava", False, False),
+        ("/v1/chat/completions", b'{"model":"llava","messages":[{}]}', "llava", False, False),
+        ("/v1/responses", b'{"model":"llava","stream":true}', "llava", True, False),
+        ("/api/pull", b'{"name":"llava"}', "llava", True, False),
+        ("/v1/systemone", b'{"model":"llava","stream":true}', "llava", None, False),
+        ("/v1/systemone", b"[]", None, None, False),
+        ("/api/chat", b'{"model":"llava","x":' + b"[" * 2000, "llava", None, False),
+        ("/api/chat", b'{"model":"llava","x":[' + b"{}," * 700_000 + b"1]}", "llava", None, False),
     ],
 )
-def test_a_peek(path: str, body: bytes, seen: BodyFields) -> None:
-    """A look tells the model, whether it streams, and whether it only unloads."""
-    assert seen == scan_body(match_route("POST", path), NO_HEADERS, body)
+def test_fields(path: str, raw: bytes, model: str | None, stream: bool | None, unload: bool) -> None:
+    """A body tells the model, whether it streams, and whether it only unloads."""
+    fields = scanned(path, raw)
+    assert (model, stream, unload, None) == (fields.model, fields.stream, fields.unload, fields.error)
+
+
+@pytest.mark.parametrize(
+    ("raw", "key", "is_plain"),
+    [
+        (b'{"model":"Llava"}', "llava:latest", True),
+        (b'{"name":"llava:7b","verbose":true}', "llava:7b verbose", True),
+        (b'{"model":"llava","system":"x"}', "llava:latest", False),
+    ],
+)
+def test_show(raw: bytes, key: str, is_plain: bool) -> None:
+    """The name under which the answer is cached, and whether it may be."""
+    fields = scanned("/api/show", raw)
+    assert (key, is_plain) == (fields.show_key, fields.is_plain_show)
+
+
+def test_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is asked for, and not before it is."""
+    calls: list[bytes] = []
+    loads = orjson.loads
+    monkeypatch.setattr(validation.orjson, "loads", lambda raw: calls.append(raw) or loads(raw))
+    raw = b'{"model":"x","keep_alive":0,"messages":[]}'
+    body = OllamaBody(match_route("POST", "/api/chat"), NO_HEADERS, raw)
+    assert [] == calls
+    assert ("x", "x", True) == (body.model_to_unload, body.fields.model, body.fields.unload)
+    assert [raw] == calls
+
+
+ZEROS = [0, 0.0, -0.0, 1e-10, "0", "-0", "+0", "0s", "0m", "0h0m0s", "0.0s"]
+OTHERS = [1, -1, 0.5, "5m", "-1s", "1ms", "-1", "", "x", None, True, False, [], {}]
+
+
+def to_unload(api: str, document: object) -> str | None:
+    raw = document if isinstance(document, bytes) else orjson.dumps(document)
+    return OllamaBody(match_route("POST", f"/{api}"), NO_HEADERS, raw).model_to_unload
+
+
+@pytest.mark.parametrize("keep_alive", ZEROS)
+@pytest.mark.parametrize(
+    ("api", "content"),
+    [
+        ("api/generate", {}),
+        ("api/generate", {"prompt": ""}),
+        ("api/generate", {"prompt": None, "stream": True}),
+        ("api/chat", {}),
+        ("api/chat", {"messages": []}),
+        ("api/chat", {"messages": None}),
+    ],
+)
+def test_an_unload_request(keep_alive: object, api: str, content: dict[str, object]) -> None:
+    """A zero in any spelling, with an empty or missing prompt."""
+    assert "x" == to_unload(api, {"model": "x", "keep_alive": keep_alive, **content})
+
+
+@pytest.mark.parametrize("keep_alive", OTHERS)
+def test_another_keep_alive(keep_alive: object) -> None:
+    """An empty request that keeps the model is a load, which computes."""
+    assert to_unload("api/generate", {"model": "x", "keep_alive": keep_alive}) is None
+
+
+@pytest.mark.parametrize(
+    ("api", "document"),
+    [
+        ("api/generate", {"model": "x", "prompt": "hi", "keep_alive": 0}),
+        ("api/generate", {"model": "x", "prompt": " ", "keep_alive": 0}),
+        ("api/chat", {"model": "x", "messages": [{"role": "user"}], "keep_alive": 0}),
+        ("api/chat", {"model": "x"}),
+        ("api/chat", {"keep_alive": 0}),
+        ("api/chat", {"model": 1, "keep_alive": 0}),
+        ("api/embed", {"model": "x", "keep_alive": 0}),
+        ("v1/chat/completions", {"model": "x", "keep_alive": 0}),
+        ("v1/other", {"model": "x", "keep_alive": 0}),
+        ("api/chat", b'{"keep_alive":'),
+        ("api/chat", b'["keep_alive"]'),
+        ("api/chat", b'{"model":"x","keep_alive":0,"format":"' + b"x" * 70_000 + b'"}'),
+    ],
+)
+def test_no_unload_request(api: str, document: object) -> None:
+    """A prompt, another endpoint, no model."""
+    assert to_unload(api, document) is None
+
+
+def test_the_answer_to_an_unload() -> None:
+    """One JSON object with Ollama's fields in Ollama's order, the time in UTC."""
+    now = datetime(2026, 11, 21, 3, 4, 5, 120_000, tzinfo=timezone(timedelta(hours=1)))
+    start = b'{"model":"llava","created_at":"2026-11-21T02:04:05.12Z",'
+    end = b'"done":true,"done_reason":"unload"}'
+    generated = unload_response("generate", "llava", now)
+    assert LocalResponse(200, NATIVE, start + b'"response":"",' + end) == generated
+    chat = unload_response("chat", "llava", now.replace(microsecond=0))
+    message = b'"message":{"role":"assistant","content":""},'
+    assert start.replace(b".12Z", b"Z") + message + end == chat.body
 
 
 def test_a_wrong_method() -> None:
-    """The 405 is Ollama's router's, whatever the body."""
+    """The 405 is that of Ollama's router."""
     expected = LocalResponse(405, "text/plain", b"405 method not allowed", (("Allow", "POST"),))
-    assert expected == refused("/api/chat", b"{}", "GET")
+    assert expected == wrong_method(match_route("GET", "/api/chat"))
     bare = LocalResponse(405, "text/plain", b"405 method not allowed")
     assert bare == wrong_method(match_route("OPTIONS", "/v1/x"))
 
 
-def test_the_texts_of_the_router() -> None:
-    """The 404 and the health text are Ollama's."""
-    expected = LocalResponse(404, "text/plain", b"404 page not found")
-    assert expected == not_found()
-    health = LocalResponse(200, "text/plain; charset=utf-8", b"Ollama is running")
-    assert health == running()
+def test_running() -> None:
+    """The health text is Ollama's."""
+    assert LocalResponse(200, "text/plain; charset=utf-8", b"Ollama is running") == running()
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
@@ -298,10 +369,10 @@ def _dump(value: object) -> bytes:
 
 @settings(deadline=None)
 @given(PATHS, st.dictionaries(KEYS, JSON, max_size=6).map(_dump) | JSON.map(_dump) | st.binary(max_size=60))
-def test_any_body(path: str, body: bytes) -> None:
-    """Looking at a body never raises, and a refusal is JSON."""
-    seen = scan_body(match_route("POST", path), NO_HEADERS, body)
-    if seen.error is not None:
-        assert "error" in orjson.loads(seen.error.body)
-    if seen.model is not None:
-        assert seen.model.encode()
+def test_any_body(path: str, raw: bytes) -> None:
+    """Reading a body never raises, and a refusal is JSON."""
+    fields = scanned(path, raw)
+    if fields.error is not None:
+        assert "error" in orjson.loads(fields.error.body)
+    if fields.model is not None:
+        assert fields.model.encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
+import time
 from hashlib import sha256
 
 import jwt
@@ -19,7 +20,7 @@ from gpugate.errors import GateError, InvalidToken, ProviderUnavailable, TokenEx
 from gpugate.proxy.auth import MAX_CACHED, MAX_TOKEN, SIGNATURE_INVALID, User, Verifier, bearer_token
 from gpugate.proxy.jwks import JwksCache
 
-NOW = 1_800_000_000.0
+NOW = float(int(time.time()))  # PyJWT compares `nbf` and `iat` with the real clock
 SECRET = "0123456789abcdef0123456789abcdef"
 MALFORMED = "token is missing or malformed"
 RSA_KEY = rsa.generate_private_key(65537, 2048)
@@ -130,7 +131,7 @@ class TestGoodTokens:
 
     async def test_padded_parts(self) -> None:
         """Padding is not canonical, and some issuers add it."""
-        payload = base64.urlsafe_b64encode(b'{"exp":1800000060}').decode()
+        payload = base64.urlsafe_b64encode(json.dumps({"exp": NOW + 60}).encode()).decode()
         signed = b64(b'{"alg":"HS256"}') + "." + payload
         text = signed + "." + b64(hmac.digest(SECRET.encode(), signed.encode(), "sha256"))
 
@@ -258,13 +259,14 @@ class TestSignature:
         header = {"alg": "HS256", "crit": ["x"], "x": 1}
         text = raw_token(json.dumps({"exp": NOW + 60}).encode(), header)
 
-        assert ("INVALID_TOKEN", SIGNATURE_INVALID) == await told(verifier(), text)
+        assert ("INVALID_TOKEN", MALFORMED) == await told(verifier(), text)
 
     @pytest.mark.parametrize("name", ["nbf", "iat"])
     async def test_not_yet_valid(self, name: str) -> None:
         """A token from the future is refused beyond the leeway, and accepted within."""
-        assert ("INVALID_TOKEN", SIGNATURE_INVALID) == await told(verifier(), token(**{name: NOW + 11}))
-        assert User("ann", None) == await verifier().verify(token(**{name: NOW + 9}))
+        late = time.time() + 12
+        assert ("INVALID_TOKEN", SIGNATURE_INVALID) == await told(verifier(), token(**{name: late}))
+        assert User("ann", None) == await verifier().verify(token(**{name: time.time() + 9}))
 
     @pytest.mark.parametrize("claims", [{}, {"iss": "evil"}, {"iss": None}, {"iss": ["home"]}])
     async def test_other_issuer(self, claims: dict[str, object]) -> None:

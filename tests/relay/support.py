@@ -13,7 +13,9 @@ from aiohttp import web
 from attrs import define, field
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay import ConnectionPool, Relay, RelayedResponse, ResponsePolicy, UpstreamRequest
+from gpugate.relay.pool import ConnectionPool
+from gpugate.relay.relay import Relay, RelayedResponse, UpstreamRequest
+from gpugate.relay.response_policy import ResponsePolicy
 
 BOUND_S = 10.0
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpugate.relay import ResponseIntercepted, ResponsePolicy
-from gpugate.relay.response_policy import INTERCEPTED_LIMIT
+from gpugate.relay.response_policy import INTERCEPTED_LIMIT, ResponseIntercepted, ResponsePolicy
 from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, streamed_head
 
 

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from gpugate.relay import (
+from gpugate.relay.pool import UpstreamExchangeError
+from gpugate.relay.response_policy import (
     ErrorTail,
     RelayOutcome,
     ResponseIntercepted,
     ResponsePolicy,
     Truncation,
-    UpstreamExchangeError,
 )
 from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, once, streamed_head
 
@@ -372,7 +372,7 @@ def failing(*_: object) -> None:
     raise RuntimeError("a hook that fails")
 
 
-@pytest.mark.parametrize("hook", ["tap", "on_head"])
+@pytest.mark.parametrize("hook", ["capture", "on_head"])
 @pytest.mark.parametrize(
     ("raw", "close"),
     [(counted(b"ok"), False), (streamed_head() + chunked(LINE), False), (UNTIL_CLOSE, True)],
@@ -408,7 +408,7 @@ async def test_epitaph_that_fails():
         assert (await gate.outcome()).outcome is RelayOutcome.UPSTREAM_LOST
 
 
-@pytest.mark.parametrize("hooks", [{"declines": failing}, {"declines": lambda head: True, "keep": failing}])
+@pytest.mark.parametrize("hooks", [{"intercept": failing}, {"intercept": lambda head: True, "sink": failing}])
 async def test_decision_that_fails(hooks):
     """Without the decision there is no answer; nothing has left, and the handler hears of it."""
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)

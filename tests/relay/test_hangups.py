@@ -10,7 +10,9 @@ import tracemalloc
 import pytest
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay import ConnectionPool, Relay, RelayOutcome
+from gpugate.relay.pool import ConnectionPool
+from gpugate.relay.relay import Relay
+from gpugate.relay.response_policy import RelayOutcome
 from tests.relay.support import Wire, as_script, chunked, counted, fake_pod, gateway, get, post, streamed_head
 
 LINE = b'{"response":"hello"}\n'

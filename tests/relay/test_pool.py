@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay import ConnectionPool, Upstream, UpstreamExchangeError
+from gpugate.relay.pool import ConnectionPool, Upstream, UpstreamExchangeError
 from tests.relay.support import Wire, counted, fake_pod, gateway, get, once, streamed_head
 
 OK = counted(b"ok")

@@ -9,7 +9,9 @@ import random
 import pytest
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay import CapturedBody, Relay, RelayOutcome, ResponsePolicy, UpstreamExchangeError
+from gpugate.relay.pool import UpstreamExchangeError
+from gpugate.relay.relay import Relay
+from gpugate.relay.response_policy import CapturedBody, RelayOutcome, ResponsePolicy
 from tests.relay.support import (
     Wire,
     chunked,

@@ -10,13 +10,8 @@ from contextlib import suppress
 import pytest
 from attrs import evolve
 
-from gpugate.relay import (
-    ConnectionPool,
-    RelayOutcome,
-    ResponseIntercepted,
-    ResponsePolicy,
-    UpstreamExchangeError,
-)
+from gpugate.relay.pool import ConnectionPool, UpstreamExchangeError
+from gpugate.relay.response_policy import RelayOutcome, ResponseIntercepted, ResponsePolicy
 from gpugate.relay.tls import TlsPolicy, context
 from tests.certificates import make_certificate
 from tests.relay.support import (

@@ -8,7 +8,9 @@ import tracemalloc
 
 import pytest
 
-from gpugate.relay import Relay, RelayOutcome, UpstreamExchangeError
+from gpugate.relay.pool import UpstreamExchangeError
+from gpugate.relay.relay import Relay
+from gpugate.relay.response_policy import RelayOutcome
 from tests.relay.support import Wire, chunked, counted, fake_pod, gateway, get, post
 
 PIECE = bytes(range(256)) * 1024  # 256 KiB

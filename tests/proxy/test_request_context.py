@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
 from gpugate.errors import GateError
-from gpugate.proxy import request_body
-from gpugate.proxy.request_body import read_body
+from gpugate.proxy import request_context
+from gpugate.proxy.request_context import read_body
 
 LIMIT = 1000
 Send = Callable[..., object]
@@ -58,7 +58,7 @@ async def test_too_large(server):
 
 async def test_silence(server, monkeypatch):
     """Who stops sending is told so."""
-    monkeypatch.setattr(request_body, "BODY_STALL_S", 0.05)
+    monkeypatch.setattr(request_context, "BODY_STALL_S", 0.05)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
     assert b"stopped coming" in await asyncio.wait_for(reader.readuntil(b"coming"), 5)
@@ -67,7 +67,7 @@ async def test_silence(server, monkeypatch):
 
 async def test_slow_but_steady(server, monkeypatch):
     """The limit is on silence, not on the whole."""
-    monkeypatch.setattr(request_body, "BODY_STALL_S", 0.15)
+    monkeypatch.setattr(request_context, "BODY_STALL_S", 0.15)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\n")
     for _ in range(5):
