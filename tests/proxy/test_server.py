@@ -122,7 +122,7 @@ async def refused(request: web.BaseRequest) -> web.StreamResponse:
 async def test_it_does_not_answer_itself(handler, said, monkeypatch):
     """Silence and any other status are told, with the place."""
     monkeypatch.setattr(server, "SELF_CHECK_TIMEOUT_S", 0.1)
-    runner = web.ServerRunner(GatewayServer(handler, refuse), shutdown_timeout=0.1)
+    runner = serving(handler)
     await runner.setup()
     try:
         port = await listen(runner, "127.0.0.1", 0)
