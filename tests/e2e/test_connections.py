@@ -19,7 +19,7 @@ from gpugate_demo.faults import (
     Slow,
 )
 
-from tests.e2e.support import House, Wire, bearer, chat_body, open_house, request, wire_to
+from tests.e2e.support import SOON, House, Wire, bearer, chat_body, open_house, request, wire_to
 
 
 class TestUpstream:
@@ -47,7 +47,7 @@ class TestUpstream:
         async with open_house(tmp_path, ollama, cloud) as house:
             await asyncio.gather(*[house.chat() for _ in range(5)])
             assert ollama.open_connections
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(SOON):
             while ollama.open_connections:
                 await asyncio.sleep(0.01)
 
@@ -138,15 +138,15 @@ class TestTheSameAgain:
         """It is looked at every time."""
         house = await opened(auth__leeway=0)
         await house.warm()
-        asked = request("GET", "/api/tags", headers=bearer(exp=time.time() + 1))
+        asked = request("GET", "/api/tags", headers=bearer(exp=time.time() + 2))
         async with wire_to(house.port) as wire:
             statuses = []
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 while not statuses or statuses[-1] == b"200":
                     wire.send(asked)
                     statuses.append(await status_of_whole(wire))
                     await asyncio.sleep(0.05)
-        assert len(statuses) > 2
+        assert len(statuses) > 1
         assert b"401" == statuses[-1]
 
     async def test_scope(self, talker: House, ask):
@@ -278,8 +278,12 @@ class TestLines:
             await wire.head()
             wire.abort()
             await house.until(lambda: house.in_flight == 0)
-        await asyncio.sleep(0.02)
-        assert [499, 499] == [line["status"] for line in log.lines("request") if line["path"] == "/api/chat"]
+
+        def statuses() -> list[object]:
+            return [line["status"] for line in log.lines("request") if line["path"] == "/api/chat"]
+
+        await house.until(lambda: len(statuses()) == 2)
+        assert [499, 499] == statuses()
 
     async def test_answers_that_broke(self, log, talker: House):
         """The status was sent long before; the line says how the answer ended."""
