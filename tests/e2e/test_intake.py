@@ -272,10 +272,10 @@ class TestBadLuck:
         assert 0 == house.cloud.starts
         assert 200 == (await house.ask("GET", "/api/v1/health")).status
 
-    async def test_a_pod_found_running_without_a_ledger(self, opened):
+    async def test_a_pod_found_running_without_a_ledger(self, opened, cloud):
         """It is adopted, serves, and is stopped and proved as ever."""
+        cloud.turn_on()
         house = await opened(state__dir="/proc/nothing-can-be-made-here")
-        house.cloud.turn_on()
         await house.until(lambda: house.gateway.lifecycle.serving is not None)
         assert 200 == (await house.chat()).status
         await house.stop()

@@ -341,7 +341,7 @@ class TestMaxSession:
 
     async def test_reached_in_mid_answer(self, opened):
         """The answer has the grace, then it breaks; who comes meanwhile waits for a new start."""
-        house = await opened(pod__max_session=0.3, pod__drain_grace=0.3)
+        house = await opened(pod__max_session=0.5, pod__drain_grace=0.3)
         house.ollama.faults.add("/api/chat", HangAfter(1))
         ask = asyncio.ensure_future(house.chat())
         await house.until(lambda: type(house.gateway.lifecycle._machine.state).__name__ == "Draining")
