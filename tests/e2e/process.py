@@ -138,8 +138,8 @@ class Running:
 
     @property
     def lines(self) -> str:
-        """What it has written to standard error."""
-        return self.log.read_text()
+        """What it has written to standard error, if that is a file."""
+        return self.log.read_text() if self.log.is_file() else ""
 
 
 @define
