@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrs import frozen
@@ -82,9 +83,10 @@ class Shell:
         )
         return Ended(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *args: str, **env: str) -> subprocess.Popen[str]:
-        """Begin a command that lasts; its caller ends it."""
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *args: str, **env: str) -> Iterator[subprocess.Popen[str]]:
+        """Begin a command that lasts; what still runs at the end is killed."""
+        with subprocess.Popen(
             [sys.executable, "-m", "gpugate", *args],
             cwd=self.folder,
             env={**self.env, **env},
@@ -92,7 +94,11 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-        )
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def configure(self, more: str = "", text: str = CONFIG) -> Path:
         """Write ./gpugate.toml."""

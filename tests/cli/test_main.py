@@ -147,12 +147,14 @@ def test_a_full_disk(shell: Shell) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_what_lasts(shell: Shell, number: int) -> None:
     """`events` ends well at SIGTERM and SIGINT, without a word."""
-    with _hanging_gateway() as url:
-        process = shell.start("events", GPUGATE_URL=url, GPUGATE_TOKEN="t")
+    with (
+        _hanging_gateway() as url,
+        shell.start("events", GPUGATE_URL=url, GPUGATE_TOKEN="t") as process,
+    ):
         assert process.stdout is not None
         first = process.stdout.readline()
         process.send_signal(number)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=20)
 
     assert ("state status=READY\n", "", "", 0) == (first, out, err, process.returncode)
 
@@ -314,14 +316,14 @@ def test_a_signal_while_the_gateway_starts(shell: Shell, where: str, signals: in
         "[gpugate.providers]\nslow = slow_plugin:Slow\n"
     )
     shell.configure("[server]\nport = 0\non_exit = 'keep'\n")
-    process = shell.start("serve", "--provider", "slow", REST_AT=where)
-    while not (shell.folder / "resting").exists():
-        assert None is process.poll()
-        time.sleep(0.01)
-    for _ in range(signals):
-        process.send_signal(signal.SIGTERM)
-        time.sleep(0.02)
-    _, err = process.communicate(timeout=20)
+    with shell.start("serve", "--provider", "slow", REST_AT=where) as process:
+        while not (shell.folder / "resting").exists():
+            assert None is process.poll()
+            time.sleep(0.01)
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.02)
+        _, err = process.communicate(timeout=20)
 
     assert 0 == process.returncode, err
     assert not any(word in err for word in ("Traceback", "unforeseen", '"error"')), err

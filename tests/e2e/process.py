@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 from attrs import define, field
 
 from tests.e2e.support import SECRET, bearer
@@ -89,37 +89,23 @@ def install_plugin(site: Path) -> None:
     (info / "entry_points.txt").write_text("[gpugate.providers]\nfiled = gpugate_filed:Filed\n")
 
 
-DISPOSITIONS = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
-
-_PORTS = itertools.count()
-
-
-def free_port() -> int:
-    """A port that nobody has now, and that no other worker of pytest-xdist and no client is given."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    while True:
-        port = 20_000 + 500 * worker + next(_PORTS) % 500
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
 @define
 class Running:
     """A gateway's process."""
 
     process: asyncio.subprocess.Process
-    port: int
     http: aiohttp.ClientSession
     log: Path
     auth: dict[str, str] = field(factory=bearer)
+    _port: int = 0
+
+    @property
+    def port(self) -> int:
+        """Where it listens, and listened if it has ended; LookupError as long as it does not."""
+        if not self._port:
+            told = [json.loads(line) for line in self.lines.splitlines() if '"listening"' in line]
+            self._port = told[0]["port"] if told else _listening_port(self.process.pid)
+        return self._port
 
     @property
     def url(self) -> str:
@@ -137,7 +123,7 @@ class Running:
 
     async def until_status(self, word: str) -> Any:
         """Wait for a status."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while (data := await self.status())["status"] != word:
                 await asyncio.sleep(0.02)
         return data
@@ -148,12 +134,12 @@ class Running:
 
     async def ended(self) -> int:
         """Its exit status."""
-        return await asyncio.wait_for(self.process.wait(), 15)
+        return await asyncio.wait_for(self.process.wait(), 30)
 
     @property
     def lines(self) -> str:
-        """What it has written to standard error."""
-        return self.log.read_text()
+        """What it has written to standard error, if that is a file."""
+        return self.log.read_text() if self.log.is_file() else ""
 
 
 @define
@@ -188,9 +174,11 @@ class Ground:
         stderr: Path | None = None,
         ignored: Collection[signal.Signals] = (),
     ) -> AsyncIterator[Running]:
-        """Run `gpugate serve`, with signals `ignored` as by `nohup`; killed at the end if it still runs."""
+        """Run `gpugate serve`, with signals `ignored` as by `nohup`; killed at the end if it still runs.
+
+        By default on a port that the kernel gives it.
+        """
         self._count += 1
-        port = port or free_port()
         config = self.folder / f"config-{self._count}.toml"
         config.write_text(
             f"[auth]\nsecret = '{SECRET}'\n[state]\ndir = '{self.folder / 'state'}'\n{self.settings}"
@@ -203,11 +191,11 @@ class Ground:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=sink,
-                preexec_fn=partial(settle_signals, ignored),
+                preexec_fn=partial(_ignore, ignored),
             )
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as http:
-                running = Running(process, port, http, log)
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=40)) as http:
+                running = Running(process, http, log)
                 if wait:
                     await _listening(running)
                 yield running
@@ -217,15 +205,23 @@ class Ground:
                 await process.wait()
 
 
-def settle_signals(ignored: Collection[signal.Signals] = ()) -> None:
-    """Between fork and exec: what this test process has inherited must not be passed on."""
-    for number in DISPOSITIONS:
-        signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+def _ignore(signals: Collection[signal.Signals]) -> None:
+    """Between fork and exec."""
+    for number in signals:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _listening_port(pid: int) -> int:
+    """The port on which a process listens, for one that cannot log it."""
+    with suppress(psutil.NoSuchProcess):
+        for connection in psutil.Process(pid).net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN:
+                return int(connection.laddr.port)
+    raise LookupError("it does not listen")
 
 
 async def _listening(running: Running) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while '"listening"' not in running.lines:
             if running.process.returncode is not None:
                 raise AssertionError(running.lines)

@@ -27,7 +27,8 @@ SECRET = "a-secret-for-tests-of-40-characters-long"
 MODEL = "llama3.2:3b"
 CHAT: Mapping[str, object] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 GENERATE: Mapping[str, object] = {"model": MODEL, "prompt": "hi"}
-SOON = 5.0
+SOON = 20.0
+"""Seconds within which anything happens, also on a busy machine."""
 
 QUICK: Mapping[str, object] = {
     "server.port": 0,
@@ -116,8 +117,16 @@ class House:
         more.setdefault("headers", self.auth)
         return self.http.request(method, self.url + path, allow_redirects=False, **more)
 
-    async def ask(self, method: str, path: str, *, url: str | None = None, **more: Any) -> Answer:
-        """The whole answer, or what came of it."""
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        url: str | None = None,
+        begun: asyncio.Event | None = None,
+        **more: Any,
+    ) -> Answer:
+        """The whole answer, or what came of it; `begun` is set by its first bytes."""
         more.setdefault("headers", self.auth)
         base = self.url if url is None else url
         async with self.http.request(method, base + path, allow_redirects=False, **more) as response:
@@ -127,10 +136,19 @@ class House:
             try:
                 async for chunk, _ in response.content.iter_chunks():
                     answer.chunks.append(chunk)
+                    if begun is not None:
+                        begun.set()
             except aiohttp.ClientPayloadError:
                 answer.whole = False
             answer.body = b"".join(answer.chunks)
             return answer
+
+    async def begin(self, method: str, path: str, **more: Any) -> asyncio.Task[Answer]:
+        """Ask, and wait until the answer has begun."""
+        begun = asyncio.Event()
+        asking = asyncio.ensure_future(self.ask(method, path, begun=begun, **more))
+        await asyncio.wait_for(begun.wait(), SOON)
+        return asking
 
     async def chat(self, path: str = "/api/chat", **more: Any) -> Answer:
         """A chat's answer."""
@@ -204,7 +222,7 @@ async def open_house(
     inherited = os.environ.get("GPUGATE_STATE_DIR")
     gateway = await build(settings_for(state, **overrides), find=lambda name: kind, budget_source=money)
     await gateway.open()
-    timeout = aiohttp.ClientTimeout(total=20)
+    timeout = aiohttp.ClientTimeout(total=30)
     try:
         async with aiohttp.ClientSession(auto_decompress=False, timeout=timeout) as http:
             yield House(state, cloud, ollama, gateway, http)

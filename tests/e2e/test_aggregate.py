@@ -206,8 +206,7 @@ async def test_the_client_hangs_up(limited: House) -> None:
     await limited.warm()
     limited.ollama.faults.add("/api/chat", HangAfter(2))
     ask = asyncio.ensure_future(limited.chat(stream=False))
-    await limited.until(lambda: limited.in_flight == 1)
-    await asyncio.sleep(0.05)
+    await limited.until(lambda: bool(streamed(limited, "/api/chat")))
     ask.cancel()
     await limited.until(lambda: limited.in_flight == 0)
     await limited.until(lambda: limited.ollama.calls("/api/chat")[0].cancelled)
@@ -238,7 +237,7 @@ async def test_connections_serve_again(limited: House) -> None:
 async def test_behind_filler(opened, cloud, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     """`queue.heartbeat`: blanks, then the answer in one piece."""
     monkeypatch.setattr(FakeProvider, "capabilities", Capabilities(first_byte_limit_s=100))
-    cloud.boot_s = 0.15
+    cloud.boot_s = 0.3
     house = await opened(queue__heartbeat=0.03, pod__preload="none")
     await house.off()
     answer = await house.ask("POST", path, json=ASKED[path])

@@ -21,7 +21,7 @@ from gpugate_testing.telegram import TOKEN, SimulatedTelegram
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.bot.notifier import Notifier
-from tests.e2e.support import SECRET, House, open_house, words
+from tests.e2e.support import SECRET, SOON, House, open_house, words
 
 PATH = "/api/v1/bot/telegram"
 PUBLIC = "https://gate.example.org"
@@ -103,7 +103,7 @@ async def test_a_photo(opened: Opener, telegram: SimulatedTelegram, ollama: Simu
 
 async def test_news(opened: Opener, telegram: SimulatedTelegram) -> None:
     """Chats that want them get them, the stop at the gateway's end included."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON):
         house = await opened(bot__news=(ADA,))
         await house.warm()
         await telegram.said()

@@ -22,7 +22,7 @@ from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.errors import NoCapacity
 from gpugate.provider_api import Capabilities, Provider
-from tests.e2e.support import CHAT, MODEL, House, bearer, open_house, part_of, settings_for
+from tests.e2e.support import CHAT, MODEL, SOON, House, bearer, open_house, part_of, settings_for
 
 SAID = "the budget of 20 USD for 20"
 MESSAGES = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
@@ -106,7 +106,7 @@ async def test_the_budget_is_spent_while_an_answer_runs(tmp_path, ollama):
             book.spent = Decimal(21)
             part_of(house.gateway, BudgetMonitor)._soon.set()
             told: list[dict[str, object]] = []
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 while len(told) < 3:
                     line = (await events.content.readline()).decode()
                     if line.startswith("event: budget"):
@@ -145,7 +145,7 @@ async def test_what_the_ledger_says_was_spent(tmp_path, opened):
     assert 402 == (await house.chat()).status
     assert 0 == house.cloud.starts
     ledger = await SqliteLedger.open(tmp_path / "ledger.sqlite3")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         while await ledger.last_notified_threshold(f"{now:%Y-%m}") < 100:
             await asyncio.sleep(0.01)
     await ledger.aclose()

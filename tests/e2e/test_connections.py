@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 from itertools import pairwise
 
 import pytest
@@ -14,12 +13,11 @@ from gpugate_demo.faults import (
     CleanEndAfter,
     CloseBeforeHead,
     Garbage,
-    Hang,
     HangAfter,
     Slow,
 )
 
-from tests.e2e.support import House, Wire, bearer, chat_body, open_house, request, wire_to
+from tests.e2e.support import SOON, House, Wire, bearer, chat_body, open_house, request, wire_to
 
 
 class TestUpstream:
@@ -47,7 +45,7 @@ class TestUpstream:
         async with open_house(tmp_path, ollama, cloud) as house:
             await asyncio.gather(*[house.chat() for _ in range(5)])
             assert ollama.open_connections
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(SOON):
             while ollama.open_connections:
                 await asyncio.sleep(0.01)
 
@@ -73,8 +71,8 @@ async def status_of_whole(wire: Wire) -> bytes:
     return head.split()[1]
 
 
-class TestTheSameAgain:
-    """The same bytes over one connection: each time judged, forwarded and logged anew."""
+class TestManyRequestsOverOneConnection:
+    """Each is judged, forwarded and logged by itself."""
 
     @pytest.fixture
     async def talker(self, log, opened) -> House:
@@ -120,45 +118,6 @@ class TestTheSameAgain:
             talker.ollama.faults.add("/api/tags", fault)
             assert [expected] * 3 == [(await ask(wire))[1] for _ in range(3)]
 
-    async def test_client_that_leaves(self, log, talker: House, ask):
-        """Its request is taken back from the pod and logged as left."""
-        async with wire_to(talker.port) as wire:
-            for _ in range(2):
-                await ask(wire)
-            talker.ollama.faults.add("/api/tags", Hang())
-            asked = len(talker.ollama.calls("/api/tags"))
-            waiting = asyncio.ensure_future(ask(wire))
-            await talker.until(lambda: len(talker.ollama.calls("/api/tags")) > asked)
-            wire.abort()
-            await talker.until(lambda: 499 in [line["status"] for line in log.lines("request")])
-            await asyncio.wait([waiting])
-            assert isinstance(waiting.exception(), (ConnectionError, asyncio.IncompleteReadError))
-
-    async def test_token_that_expires(self, opened):
-        """It is looked at every time."""
-        house = await opened(auth__leeway=0)
-        await house.warm()
-        asked = request("GET", "/api/tags", headers=bearer(exp=time.time() + 1))
-        async with wire_to(house.port) as wire:
-            statuses = []
-            async with asyncio.timeout(5):
-                while not statuses or statuses[-1] == b"200":
-                    wire.send(asked)
-                    statuses.append(await status_of_whole(wire))
-                    await asyncio.sleep(0.05)
-        assert len(statuses) > 2
-        assert b"401" == statuses[-1]
-
-    async def test_scope(self, talker: House, ask):
-        """Is asked for every time, also of somebody who is known."""
-        asked = request("GET", "/api/tags", headers=bearer(scope="pod"))
-        async with wire_to(talker.port) as wire:
-            statuses = []
-            for _ in range(3):
-                wire.send(asked)
-                statuses.append(await status_of_whole(wire))
-        assert [b"403"] * 3 == statuses
-
     async def test_users_who_share_a_connection(self, log, talker: House):
         """As behind a proxy: each request is its own sender's, and one user's right is not the next one's."""
         users = {name: bearer(sub=name, scope=scope) for name, scope in (("ann", "chat"), ("bob", "pod"))}
@@ -170,13 +129,6 @@ class TestTheSameAgain:
         lines = [line for line in log.lines("request") if line["path"] == "/api/tags"]
         expected = [("ann", 200), ("bob", 403), (None, 401)] * 3
         assert expected == [(line["user"], line["status"]) for line in lines]
-
-    async def test_pod_that_was_stopped(self, talker: House, ask):
-        """The list is answered out of memory."""
-        async with wire_to(talker.port) as wire:
-            expected = [await ask(wire) for _ in range(2)][1][1]
-            await talker.stop()
-            assert expected == (await ask(wire))[1]
 
 
 class TestClients:
@@ -251,13 +203,15 @@ class TestLines:
         await house.chat()
         await house.ask("GET", "/api/tags?x=secret")
         await house.ask("GET", "/api/nothing", headers={})
-        seen = [(line["method"], line["path"], line["status"], line["user"]) for line in log.lines("request")]
+        first, *lines = log.lines("request")
+        assert ("/api/v1/health", None) == (first["path"], first["user"])  # the gateway's own, at its start
+        seen = [(line["method"], line["path"], line["status"], line["user"]) for line in lines]
         assert [
             ("POST", "/api/chat", 200, "tester"),
             ("GET", "/api/tags", 200, "tester"),
             ("GET", "/api/nothing", 401, None),
         ] == seen
-        cold = log.lines("request")[0]
+        cold = lines[0]
         assert cold["waited_ms"] >= 50
         assert cold["ms"] >= cold["waited_ms"] - 5
         assert cold["bytes_out"] > 100
@@ -278,8 +232,12 @@ class TestLines:
             await wire.head()
             wire.abort()
             await house.until(lambda: house.in_flight == 0)
-        await asyncio.sleep(0.02)
-        assert [499, 499] == [line["status"] for line in log.lines("request") if line["path"] == "/api/chat"]
+
+        def statuses() -> list[object]:
+            return [line["status"] for line in log.lines("request") if line["path"] == "/api/chat"]
+
+        await house.until(lambda: len(statuses()) == 2)
+        assert [499, 499] == statuses()
 
     async def test_answers_that_broke(self, log, talker: House):
         """The status was sent long before; the line says how the answer ended."""

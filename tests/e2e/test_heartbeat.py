@@ -12,7 +12,7 @@ from ollama import AsyncClient, ResponseError
 from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
-from tests.e2e.support import MODEL, House, bearer, chat_body, request, token, wire_to
+from tests.e2e.support import CHAT, MODEL, SOON, House, bearer, chat_body, request, token, wire_to
 
 HI = [{"role": "user", "content": "hi"}]
 TEXT = " word0 word1 word2 word3 word4"
@@ -28,8 +28,8 @@ KINDS = {
 
 @pytest.fixture
 async def beating(opened, cloud) -> House:
-    """A gateway that beats every 30 ms, and a cold start of 150 ms."""
-    cloud.boot_s = 0.15
+    """A gateway that beats every 30 ms, and a cold start of 300 ms."""
+    cloud.boot_s = 0.3
     house = await opened(queue__heartbeat=0.03)
     await house.off()
     return house
@@ -73,11 +73,10 @@ async def test_quick_starts_are_untouched(opened):
 async def test_failure_behind_filler(beating: House, kind):
     """The error follows the filler directly; only SSE ends cleanly."""
     path, stream, content_type, filler = KINDS[kind]
-    ask = asyncio.ensure_future(beating.chat(path, stream=stream, max_tokens=9))
-    await beating.waiting(1)
-    await asyncio.sleep(0.08)
+    beating.cloud.boot_s = 30
+    ask = await beating.begin("POST", path, json={**CHAT, "stream": stream, "max_tokens": 9})
     await beating.ask("POST", "/api/v1/gpu/stop?force=true")
-    answer = await asyncio.wait_for(ask, 5)
+    answer = await asyncio.wait_for(ask, SOON)
     sse = content_type == "text/event-stream"
     assert (200, sse) == (answer.status, answer.whole)
     body = answer.body
@@ -129,13 +128,12 @@ async def test_held_behind_another_answer(beating: House):
     second = asyncio.ensure_future(beating.chat())
     await beating.waiting(2)
     await beating.until(lambda: beating.in_flight == 1)
-    third = asyncio.ensure_future(beating.chat())
+    third = await beating.begin("POST", "/api/chat", json=CHAT)
     await beating.waiting(2)
-    await asyncio.sleep(0.1)
     go_on.set()
     answers = await asyncio.gather(first, second, third)
     assert [True] * 3 == [answer.whole for answer in answers]
-    assert answers[2].body.startswith(b"  ")
+    assert answers[2].body.startswith(b" ")
 
 
 async def test_lost_pod_then_filler(beating: House):

@@ -9,7 +9,7 @@ import pytest
 
 from gpugate.provider_api import Phase
 from gpugate.proxy import request_context, server
-from tests.e2e.support import MODEL, House, chat_body, request, wire_to
+from tests.e2e.support import MODEL, SOON, House, chat_body, request, wire_to
 
 MIB = 1024 * 1024
 BLOB = "/api/blobs/sha256:" + "ab" * 32
@@ -221,16 +221,17 @@ class TestSlowClients:
             dripping.send(b"GET / HTTP/1.1\r\nX: ")
             assert b"" == await silent.rest()
             assert b"" == await dripping.rest()
+        monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", SOON)
         await assert_alive(house)
 
     async def test_many_silent_connections(self, opened, monkeypatch):
         """Others are served meanwhile."""
-        monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", 1.0)
         house = await opened()
         silent = [await asyncio.open_connection("127.0.0.1", house.port) for _ in range(200)]
         await assert_alive(house)
         for reader, writer in silent:
-            assert b"" == await asyncio.wait_for(reader.read(), 5)
+            assert b"" == await asyncio.wait_for(reader.read(), SOON)
             writer.close()
 
     async def test_half_closed_after_a_request(self, house: House):
@@ -271,10 +272,10 @@ class TestBadLuck:
         assert 0 == house.cloud.starts
         assert 200 == (await house.ask("GET", "/api/v1/health")).status
 
-    async def test_a_pod_found_running_without_a_ledger(self, opened):
+    async def test_a_pod_found_running_without_a_ledger(self, opened, cloud):
         """It is adopted, serves, and is stopped and proved as ever."""
+        cloud.turn_on()
         house = await opened(state__dir="/proc/nothing-can-be-made-here")
-        house.cloud.turn_on()
         await house.until(lambda: house.gateway.lifecycle.serving is not None)
         assert 200 == (await house.chat()).status
         await house.stop()

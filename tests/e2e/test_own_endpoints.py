@@ -14,7 +14,19 @@ from gpugate_testing import fakes
 
 from gpugate.api.events import SseBroadcaster
 from gpugate.errors import Transient
-from tests.e2e.support import SECRET, House, bearer, chat_body, open_house, part_of, request, token, wire_to
+from tests.e2e.support import (
+    CHAT,
+    SECRET,
+    SOON,
+    House,
+    bearer,
+    chat_body,
+    open_house,
+    part_of,
+    request,
+    token,
+    wire_to,
+)
 
 STATUS_FIELDS = {
     "status",
@@ -143,14 +155,12 @@ class TestByHand:
         """409; forced, the stream breaks unfinished."""
         await house.warm()
         house.ollama.faults.add("/api/chat", HangAfter(1))
-        ask = asyncio.ensure_future(house.chat())
-        await house.until(lambda: house.in_flight == 1)
-        await asyncio.sleep(0.03)
+        ask = await house.begin("POST", "/api/chat", json=CHAT)
         answer = await house.ask(method, path)
         assert_envelope(answer, "error")
         assert (409, "POD_BUSY") == (answer.status, answer.json["error"]["code"])
         assert 202 == (await house.ask(method, path + "?force=true")).status
-        broken = await asyncio.wait_for(ask, 5)
+        broken = await asyncio.wait_for(ask, SOON)
         assert not broken.whole
         await house.off()
 
@@ -161,7 +171,7 @@ class TestByHand:
         ask = asyncio.ensure_future(house.chat())
         await house.ollama.until(lambda: len(house.ollama.calls("/api/chat")) == 1)
         await house.ask("POST", "/api/v1/gpu/stop?force=1")
-        answer = await asyncio.wait_for(ask, 5)
+        answer = await asyncio.wait_for(ask, SOON)
         assert (503, "POD_STOPPED") == (answer.status, answer.json["code"])
         await house.off()
         assert 1 == house.cloud.starts
@@ -173,7 +183,7 @@ class TestByHand:
         await house.waiting(1)
         assert 409 == (await house.ask("POST", "/api/v1/gpu/stop?force=false")).status
         assert 202 == (await house.ask("POST", "/api/v1/gpu/stop?force=true")).status
-        answer = await asyncio.wait_for(ask, 5)
+        answer = await asyncio.wait_for(ask, SOON)
         assert (503, "POD_STOPPED") == (answer.status, answer.json["code"])
         assert "false" == answer.headers["x-should-retry"]
         await house.off()
@@ -303,9 +313,10 @@ class TestTokens:
     async def test_expiry_is_kept_on_a_warm_connection(self, opened):
         """A token that was good a moment ago is refused once it has expired."""
         house = await opened(auth__leeway=0)
-        headers = bearer(exp=time.time() + 0.3)
+        expires_at = time.time() + 2
+        headers = bearer(exp=expires_at)
         assert 200 == (await house.ask("GET", "/api/ps", headers=headers)).status
-        await asyncio.sleep(0.35)
+        await asyncio.sleep(expires_at - time.time() + 0.05)
         answer = await house.ask("GET", "/api/ps", headers=headers)
         assert (401, "TOKEN_EXPIRED") == (answer.status, answer.json["code"])
 
@@ -415,7 +426,7 @@ async def events_of(house: House, last_id: str | None = None):
 
         async def following():
             fields: dict[str, str] = {}
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 while line := (await response.content.readline()).decode().rstrip("\n"):
                     if not line.startswith(":"):
                         name, _, value = line.partition(": ")
@@ -510,7 +521,7 @@ class TestEvents:
         """A clean end, and no delay of the exit."""
         async with open_house(tmp_path, ollama, cloud) as house, events_of(house) as following:
             await following()
-            await asyncio.wait_for(house.gateway.close(), 1.5)
+            await asyncio.wait_for(house.gateway.close(), 5)
 
     async def test_head_is_refused(self, house: House):
         """405, not a stream."""

@@ -12,7 +12,7 @@ from gpugate_testing import fakes
 
 from gpugate.errors import AuthFailed, NoCapacity, Transient
 from gpugate.provider_api import Phase
-from tests.e2e.support import CHAT, MODEL, House, chat_body, request, wire_to
+from tests.e2e.support import CHAT, MODEL, SOON, House, chat_body, request, wire_to
 
 PATHS = ("/api/chat", "/v1/chat/completions", "/v1/messages", "/api/v1/chat")
 
@@ -59,7 +59,7 @@ class TestWaiting:
     async def test_waited(self, house: House):
         """A held answer says for how long; one that went straight through does not."""
         cold = await house.chat()
-        assert 50 <= int(cold.headers["X-Gpugate-Waited-Ms"]) < 5000
+        assert 50 <= int(cold.headers["X-Gpugate-Waited-Ms"]) < 30_000
         warm = await house.chat()
         assert "X-Gpugate-Waited-Ms" not in warm.headers
 
@@ -149,7 +149,7 @@ class TestWaiting:
 
     async def test_late_arrival(self, house: House):
         """Who comes while the pod is stopping waits for the next start."""
-        house.cloud.stop_s = 0.2
+        house.cloud.stop_s = 0.5
         await house.warm()
         assert 202 == (await house.ask("POST", "/api/v1/gpu/stop")).status
         assert "STOPPING" == house.gateway.lifecycle.current_status
@@ -215,8 +215,10 @@ class TestFailedStarts:
         house.ollama.faults.add(
             "/api/version", NotReady(up, 200, b"<html>soon</html>", "text/html"), times=None
         )
+        ask = asyncio.ensure_future(house.chat())
+        await house.waiting(1)
         asyncio.get_running_loop().call_later(0.15, up.set)
-        answer = await house.chat()
+        answer = await ask
         assert 200 == answer.status
         assert 150 <= int(answer.headers["X-Gpugate-Waited-Ms"])
 
@@ -231,7 +233,7 @@ class TestLostPod:
         house.cloud.turn_off(at_once=True)
         house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
         house.gateway.lifecycle._on_timer()
-        answer = await asyncio.wait_for(ask, 5)
+        answer = await asyncio.wait_for(ask, SOON)
         assert (200, 2) == (answer.status, house.cloud.starts)
         assert answer.lines[-1]["done"]
         await house.ollama.until(lambda: house.ollama.calls("/api/chat")[0].cancelled)
@@ -264,13 +266,11 @@ class TestLostPod:
         """Begun answers break as lost ones do; nobody restarts them."""
         await house.warm()
         house.ollama.faults.add("/api/chat", HangAfter(2))
-        ask = asyncio.ensure_future(house.chat())
-        await house.until(lambda: house.in_flight == 1)
-        await asyncio.sleep(0.05)
+        ask = await house.begin("POST", "/api/chat", json=CHAT)
         house.cloud.turn_off(at_once=True)
         house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
         house.gateway.lifecycle._on_timer()
-        answer = await asyncio.wait_for(ask, 5)
+        answer = await asyncio.wait_for(ask, SOON)
         assert not answer.whole
         assert {"error"} == set(answer.lines[-1])
         assert 1 == len(house.ollama.calls("/api/chat"))
@@ -284,7 +284,7 @@ class TestLostPod:
         ask = asyncio.ensure_future(house.chat())
         await house.until(lambda: house.gateway.lifecycle.current_status == "WARMING")
         await house.ollama.start()
-        assert 200 == (await asyncio.wait_for(ask, 5)).status
+        assert 200 == (await asyncio.wait_for(ask, SOON)).status
         assert 1 == house.cloud.starts
 
     @pytest.mark.parametrize("used", [False, True], ids=["fresh", "reused"])
@@ -333,7 +333,7 @@ class TestLostPod:
 class TestMaxSession:
     async def test_reached_while_idle(self, opened):
         """The pod is stopped; who comes gets a new start."""
-        house = await opened(pod__max_session=0.3)
+        house = await opened(pod__max_session=1)
         assert 200 == (await house.chat()).status
         await house.off()
         assert 200 == (await house.chat()).status
@@ -341,14 +341,14 @@ class TestMaxSession:
 
     async def test_reached_in_mid_answer(self, opened):
         """The answer has the grace, then it breaks; who comes meanwhile waits for a new start."""
-        house = await opened(pod__max_session=0.3, pod__drain_grace=0.3)
+        house = await opened(pod__max_session=0.5, pod__drain_grace=0.3)
         house.ollama.faults.add("/api/chat", HangAfter(1))
         ask = asyncio.ensure_future(house.chat())
         await house.until(lambda: type(house.gateway.lifecycle._machine.state).__name__ == "Draining")
         later = asyncio.ensure_future(house.chat())
-        answer = await asyncio.wait_for(ask, 5)
+        answer = await asyncio.wait_for(ask, SOON)
         assert not answer.whole
-        assert 200 == (await asyncio.wait_for(later, 5)).status
+        assert 200 == (await asyncio.wait_for(later, SOON)).status
         assert 2 == house.cloud.starts
 
 

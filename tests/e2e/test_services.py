@@ -34,7 +34,7 @@ from gpugate.cli.main import main
 from gpugate.errors import NoCapacity
 from gpugate.generation.image_format import read_image
 from gpugate.provider_api import Endpoint, PodReport
-from tests.e2e.support import House, bearer, open_house, wire_to, words
+from tests.e2e.support import SOON, House, bearer, open_house, wire_to, words
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "services"
 PNG = base64.b64encode(draw("input", 1, 32, 24)).decode()
@@ -116,7 +116,7 @@ class TestAll:
         assert int(answer.headers["X-Gpugate-Waited-Ms"]) > 0
         assert "X-Request-Id" in answer.headers
         await house.until(lambda: house.in_flight == 0)
-        assert house.idle_for() < 1
+        assert house.idle_for() < SOON
         assert 1 == house.cloud.starts
 
     async def test_users_name(self, opened: Opener):
@@ -206,9 +206,7 @@ class TestHeartbeat:
         path, body, headers, filler = KEPT_ALIVE[kind]
         house = await opened(boot_s=5, queue__heartbeat=0.02)
         await house.off()
-        ask = asyncio.ensure_future(post(house, path, headers, **body))
-        await house.waiting(1)
-        await asyncio.sleep(0.06)
+        ask = await house.begin("POST", path, json=body, headers={**house.auth, **(headers or {})})
         await house.ask("POST", "/api/v1/gpu/stop?force=true")
         answer = await ask
         assert (200, filler != b" ") == (answer.status, answer.whole)
@@ -296,9 +294,7 @@ class TestCode:
         """One last line as well: the answer had begun."""
         await house.warm()
         ollama.faults.add("/api/chat", HangAfter(2))
-        ask = asyncio.ensure_future(post(house, "/api/v1/code/assist", **CODE))
-        await ollama.until(lambda: bool(ollama.calls("/api/chat")))
-        await asyncio.sleep(0.1)
+        ask = await house.begin("POST", "/api/v1/code/assist", json=CODE)
         await house.stop(force=True)
         answer = await ask
         assert (False, True) == (answer.whole, "error" in answer.lines[-1])
@@ -464,7 +460,7 @@ class TestStory:
         await ollama.until(lambda: len(ollama.calls("/api/generate")) == 1)
         house.cloud.turn_off(at_once=True)
         house.gateway.lifecycle.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             answer = await lost(house, ask)
         assert ("done", 2) == (events(answer.body)[-1][0], house.cloud.starts)
 
@@ -472,9 +468,7 @@ class TestStory:
         """Ends the story with an error event."""
         await house.warm()
         ollama.faults.add("/api/generate", HangAfter(2))
-        ask = asyncio.ensure_future(post(house, "/api/v1/story/generate", prompt="a dragon"))
-        await ollama.until(lambda: len(ollama.calls("/api/generate")) == 1)
-        await asyncio.sleep(0.1)
+        ask = await house.begin("POST", "/api/v1/story/generate", json={"prompt": "a dragon"})
         await house.stop(force=True)
         assert ("error", "POD_STOPPED") == (lambda last: (last[0], last[1]["code"]))(
             events((await ask).body)[-1]

@@ -40,7 +40,7 @@ async def test_upload(house: House, temperature):
 
 async def test_no_byte_before_the_pod_is_there(house: House):
     """While it waits, the gateway takes no more than a little of the upload."""
-    house.cloud.boot_s = 0.3
+    house.cloud.boot_s = 30
     async with wire_to(house.port) as wire:
         head = {**house.auth, "Content-Length": str(200 * MIB)}
         wire.send(request("POST", BLOB, headers=head))
@@ -68,7 +68,7 @@ async def test_left_while_it_waits(house_on_both: House, size, how):
         if how == "reset":
             reset(wire.writer.transport)
         wire.abort()
-        await house.until(lambda: not house.gateway.lifecycle._machine.queue.waiting, 1)
+        await house.until(lambda: not house.gateway.lifecycle._machine.queue.waiting)
 
 
 async def test_left_while_the_pod_takes_nothing(house_on_both: House):
@@ -83,9 +83,9 @@ async def test_left_while_the_pod_takes_nothing(house_on_both: House):
                 wire.send(bytes(MIB))
                 async with asyncio.timeout(0.1):
                     await wire.writer.drain()
-        assert 1 == house.in_flight
+        await house.until(lambda: house.in_flight == 1)
         reset(wire.writer.transport)
-        await house.until(lambda: house.in_flight == 0, 1)
+        await house.until(lambda: house.in_flight == 0)
 
 
 async def test_told_to_send_when_the_pod_is_there(house: House):

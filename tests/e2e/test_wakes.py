@@ -10,7 +10,7 @@ from gpugate_demo.faults import Hang, HangAfter
 from gpugate_testing.fakes import FakeCloud
 
 from gpugate.ollama.catalog_refresher import CatalogRefresher
-from tests.e2e.support import CHAT, GENERATE, MODEL, House, bearer, chat_body, open_house, part_of
+from tests.e2e.support import CHAT, GENERATE, MODEL, SOON, House, bearer, chat_body, open_house, part_of
 
 NEVER = [
     ("GET", "/", None),
@@ -132,7 +132,7 @@ async def test_metadata_without_a_pod_does_not_keep_it(opened):
             await house.ask("POST", "/api/generate", json={"model": MODEL, "keep_alive": 0})
             await asyncio.sleep(0.02)
 
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(SOON):
         await poll()
     assert 1 == house.cloud.starts
 
@@ -284,7 +284,7 @@ class TestRemembered:
         house.cloud.turn_off(at_once=True)
         house.gateway.lifecycle._machine.inspect_schedule.schedule(0, 0.0)
         house.gateway.lifecycle._on_timer()
-        tags, running = await asyncio.wait_for(asyncio.gather(*asks), 5)
+        tags, running = await asyncio.wait_for(asyncio.gather(*asks), SOON)
         assert (live, {"models": []}) == (tags.body, running.json)
 
     async def test_pod_in_trouble(self, house: House):
@@ -298,10 +298,10 @@ class TestRemembered:
 class TestIdle:
     async def test_stops_after_the_last_answer(self, opened):
         """The clock begins at the end of an answer, however long that took."""
-        house = await opened(pod__idle_timeout=0.3)
+        house = await opened(pod__idle_timeout=0.6)
         go_on = asyncio.Event()
         house.ollama.faults.add("/api/chat", HangAfter(1, until=go_on))
-        asyncio.get_running_loop().call_later(0.5, go_on.set)
+        asyncio.get_running_loop().call_later(0.9, go_on.set)
         answer = await house.chat()
         assert answer.lines[-1]["done"]
         assert "READY" == house.gateway.lifecycle.current_status
@@ -314,7 +314,7 @@ class TestIdle:
         await house.chat()
         seen = await house.status()
         assert 0 < seen["stops_in_seconds"] <= 900
-        assert 0 <= seen["idle_seconds"] < 5
+        assert 0 <= seen["idle_seconds"] < SOON
         go_on = asyncio.Event()
         house.ollama.faults.add("/api/chat", HangAfter(1, until=go_on))
         async with house.call("POST", "/api/chat", data=chat_body()) as response:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from gpugate_testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
 
+from gpugate.core.machine import PodMachine
 from gpugate.core.states import Status
 from gpugate.errors import (
     PodBusy,
@@ -460,7 +461,7 @@ def test_a_stop_goes_before_a_look_that_hangs() -> None:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_machine_that_fails(keep: bool) -> None:
+def test_a_machine_that_fails(keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits or asks is told that the gateway goes down; closing stops the pod without the machine."""
 
     async def story() -> None:
@@ -469,7 +470,7 @@ def test_a_machine_that_fails(keep: bool) -> None:
 
         async with Stage([FakeCloud()]) as stage:
             await stage.ask()
-            stage.lifecycle._machine.handle = handle  # type: ignore[method-assign, assignment]
+            monkeypatch.setattr(PodMachine, "handle", handle)
             with pytest.raises(ShuttingDown):
                 stage.lifecycle.start()
             with pytest.raises(ShuttingDown):

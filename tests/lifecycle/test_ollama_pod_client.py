@@ -58,9 +58,8 @@ class Scene:
 
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    """A pod that is asked again every 10 ms."""
+    """A pod whose list is looked at every 10 ms."""
     monkeypatch.setattr(adapter, "LISTED_PAUSE_S", 0.01)
-    monkeypatch.setattr(adapter, "ASK_AGAIN_S", 0.1)
     script = Script()
     app = web.Application()
     app.router.add_post("/api/generate", script.load)
@@ -100,8 +99,9 @@ async def test_the_proxy_gives_up(scene: Scene) -> None:
     assert 7 == scene.script.looks
 
 
-async def test_a_load_that_was_dropped(scene: Scene) -> None:
+async def test_a_load_that_was_dropped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model shows nowhere: Ollama has dropped the load with its request, so it is asked again."""
+    monkeypatch.setattr(adapter, "ASK_AGAIN_S", 0.1)
     scene.script.loads = [GAVE_UP, 200]
     assert await scene.preload() is None
     assert 2 == len(scene.script.asked)
@@ -109,10 +109,11 @@ async def test_a_load_that_was_dropped(scene: Scene) -> None:
 
 async def test_a_model_that_never_loads(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is given up in the end."""
-    monkeypatch.setattr(adapter, "LOAD_LIMIT_S", 0.3)
+    monkeypatch.setattr(adapter, "ASK_AGAIN_S", 0.2)
+    monkeypatch.setattr(adapter, "LOAD_LIMIT_S", 1.0)
     scene.script.loads = [GAVE_UP]
     assert "the load of a model answered 524" == await scene.preload()
-    assert 2 <= len(scene.script.asked) <= 5
+    assert 2 <= len(scene.script.asked) <= 6
 
 
 async def test_a_load_that_fails(scene: Scene) -> None:

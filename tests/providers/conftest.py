@@ -50,5 +50,4 @@ def gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 
     yield make
     for gateway in made:
-        if gateway.process.poll() is None:
-            gateway.kill()
+        gateway.kill()

@@ -84,7 +84,11 @@ class Gateway:
         arguments = [sys.executable, "-c", _GATEWAY, name, str(state_dir), times, *command]
         self.process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.kept_pid = int(self.process.stdout.readline())
+        said = self.process.stdout.readline()
+        if not said:
+            self.process.communicate()
+            raise AssertionError("it ended before it had a process")
+        self.kept_pid = int(said)
 
     def leave(self) -> None:
         """End as a gateway does that is told to keep its pod."""
@@ -93,4 +97,5 @@ class Gateway:
     def kill(self) -> None:
         """End as kill -9 does it."""
         self.process.kill()
-        self.process.communicate()
+        if self.process.stdout is not None and not self.process.stdout.closed:
+            self.process.communicate()

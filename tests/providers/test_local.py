@@ -145,7 +145,7 @@ class TestLife:
 
     async def test_it_dies(self, make):
         """That is a failure with a cause, until a stop forgets it."""
-        pod = make("sh", "-c", "sleep 0.2; echo 'out of memory'; exit 4")
+        pod = make("sh", "-c", "sleep 1; echo 'out of memory'; exit 4")
         await pod.start()
 
         async with asyncio.timeout(10):

@@ -205,7 +205,7 @@ class TestInspect:
     async def test_it_ended_by_itself(self, keep):
         """How it ended is told until the next start or stop, also to another object."""
         pod = keep()
-        await pod.start(["sh", "-c", "sleep 0.2; echo bye; exit 7"])
+        await pod.start(["sh", "-c", "sleep 1; echo bye; exit 7"])
         other = keep()
         async with asyncio.timeout(10):
             while (found := await other.inspect()) is None or found.state is not ProcessState.ENDED:
@@ -223,11 +223,12 @@ class TestInspect:
         guard = json.loads((tmp_path / "processes" / "pod.json").read_text())["guard"]
         os.kill(guard, signal.SIGSTOP)
 
-        with pytest.raises(Transient, match="does not answer"):
-            await pod.stop()
-
-        os.kill(guard, signal.SIGCONT)
-        monkeypatch.undo()
+        try:
+            with pytest.raises(Transient, match="does not answer"):
+                await pod.stop()
+        finally:
+            os.kill(guard, signal.SIGCONT)
+        monkeypatch.setattr("gpugate.providers.supervised_process._ANSWER_S", 20)
         await gone(pod)
         assert set() == sleeper.pids
 
@@ -248,12 +249,13 @@ class TestInspect:
         (tmp_path / "processes" / "pod.json").write_text(json.dumps(state))
         pod = keep()
 
-        assert await pod.inspect() is None
-        assert await pod.stop() is None
-        assert stranger.returncode is None
-
-        stranger.kill()
-        await stranger.wait()
+        try:
+            assert await pod.inspect() is None
+            assert await pod.stop() is None
+            assert stranger.returncode is None
+        finally:
+            stranger.kill()
+            await stranger.wait()
 
     async def test_an_answer_nobody_waited_for(self, keep, sleeper):
         """A look that is cancelled leaves no answer behind that the next would take for its own."""
@@ -280,7 +282,7 @@ class TestStop:
         await pod.start(["sh", "-c", f"trap '' TERM; {sleeper.command} & wait"])
         await sleeper.count(1)
 
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(15):  # half of what the command is given
             stopping = await pod.stop()
 
         assert stopping is not None

@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from attrs import Attribute, field, frozen
 
+from gpugate import Duration
+
 
 def _is_mac(_: object, __: Attribute[str], value: str) -> None:
     if not re.fullmatch(r"[0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}", value):
@@ -27,7 +29,7 @@ def _is_url_or_empty(_: object, __: Attribute[str], value: str) -> None:
 
 @frozen
 class WolConfig:
-    """How long things take is in seconds; the file may say "2m".
+    """The section's keys. A `Duration` is in seconds; the file may say "2m".
 
     Attributes:
         mac: of the PC's network card.
@@ -51,9 +53,9 @@ class WolConfig:
     stop_token: str = field(default="", repr=False)
     stop_command: list[str] = field(factory=list)
     witness: str = field(default="", validator=_is_url_or_empty)
-    boot: float = 120.0
-    shutdown: float = 60.0
-    timeout: float = 5.0
+    boot: Duration = 120.0
+    shutdown: Duration = 60.0
+    timeout: Duration = 5.0
     watts: float = 0.0
     price_per_kwh: float = 0.0
     currency: str = "EUR"

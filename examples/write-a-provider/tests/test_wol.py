@@ -234,11 +234,11 @@ async def test_a_shutdown_that_does_not_happen(
     """After its time a PC that is still on counts as running, and gpugate goes on stopping it."""
     pc.turn(True)
     pc.stop_s = 60.0
-    provider = WakeOnLan(evolve(config, shutdown=0.05), session)
+    provider = WakeOnLan(evolve(config, shutdown=1.0), session)
     await provider.stop()
 
     assert Phase.STOPPING is (await provider.inspect()).phase
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(1.1)
     assert Phase.RUNNING is (await provider.inspect()).phase
 
 

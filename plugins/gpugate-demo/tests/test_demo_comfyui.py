@@ -53,7 +53,7 @@ async def submit(comfy, graph=None, **more):
 
 async def finished(comfy, job_id):
     """Its history, once there is one."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while not (found := json.loads((await comfy("GET", f"/history/{job_id}")).body)):
             await asyncio.sleep(0.005)
     return found[job_id]
@@ -81,7 +81,7 @@ class Listener:
 
     async def rest(self):
         events, binaries = [], []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while not events or events[-1] != "executing None":
                 message = await self.socket.receive()
                 if message.type is aiohttp.WSMsgType.BINARY:
@@ -214,7 +214,7 @@ class TestHistory:
             await asyncio.sleep(0.03)
             async with session.post(slow.url + "/interrupt") as response:
                 assert 200 == response.status
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(15):
                 while job_id not in slow.jobs.history:
                     await asyncio.sleep(0.005)
 

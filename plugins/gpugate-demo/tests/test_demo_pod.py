@@ -12,12 +12,9 @@ import pytest
 from gpugate_demo.pod import Pod, PodOptions, process_age_s, read_arguments
 
 
-def free_ports(count):
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+@pytest.fixture
+def free_ports(unused_tcp_port_factory):
+    return [unused_tcp_port_factory() for _ in range(3)]
 
 
 def plan(cold_start_s, ports=(0, 0, 0)):
@@ -46,13 +43,13 @@ class SteppedPod(Pod):
         await self.steps.acquire()
 
 
-async def test_the_stages(session):
+async def test_the_stages(session, free_ports):
     """Provisioning, then running without and with an edge that answers 404, then ready."""
-    pod = SteppedPod(plan(10.0, free_ports(3)))
+    pod = SteppedPod(plan(10.0, free_ports))
     await pod.start()
     booting = asyncio.ensure_future(pod.boot())
     seen = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         for waits in range(1, 4):
             while len(pod.moments) < waits:
                 await asyncio.sleep(0)
@@ -149,11 +146,10 @@ async def process(ports, cold_start="0"):
 
 
 class TestProcess:
-    async def test_its_life(self, session):
+    async def test_its_life(self, session, free_ports):
         """It serves a stream; SIGTERM ends it at once, in mid-stream too, with status 0."""
-        ports = free_ports(3)
-        url = f"http://127.0.0.1:{ports[0]}"
-        async with process(ports) as running:
+        url = f"http://127.0.0.1:{free_ports[0]}"
+        async with process(free_ports) as running:
             async with asyncio.timeout(20):
                 while 200 != await look(session, url + "/api/version"):
                     await asyncio.sleep(0.02)
@@ -163,21 +159,23 @@ class TestProcess:
                 running.send_signal(signal.SIGTERM)
                 with pytest.raises(aiohttp.ClientError):
                     await response.read()
-            assert 0 == await asyncio.wait_for(running.wait(), 5)
+            assert 0 == await asyncio.wait_for(running.wait(), 20)
 
-    async def test_an_early_end(self):
+    async def test_an_early_end(self, session, free_ports):
         """SIGTERM during the cold start."""
-        async with process(free_ports(3), cold_start="60") as running:
+        async with process(free_ports, cold_start="60") as running:
             assert b"no GPU" in await running.stderr.readline()
-            await asyncio.sleep(0.1)  # the line comes a moment before the signal handler
+            async with asyncio.timeout(20):  # the line comes a moment before the signal handler
+                while 200 != await look(session, f"http://127.0.0.1:{free_ports[2]}/status"):
+                    await asyncio.sleep(0.02)
             running.send_signal(signal.SIGTERM)
-            assert 0 == await asyncio.wait_for(running.wait(), 5)
+            assert 0 == await asyncio.wait_for(running.wait(), 20)
 
     @pytest.mark.parametrize("taken", [0, 1, 2])
-    async def test_a_taken_port(self, taken):
+    async def test_a_taken_port(self, taken, free_ports):
         """One line, status 1, whichever it is."""
         with socket.create_server(("127.0.0.1", 0)) as holder:
-            ports = free_ports(3)
+            ports = list(free_ports)
             ports[taken] = holder.getsockname()[1]
             async with process(ports) as running:
                 _, told = await asyncio.wait_for(running.communicate(), 20)

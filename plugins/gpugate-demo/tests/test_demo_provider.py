@@ -92,7 +92,9 @@ class Gateway:
         command = [sys.executable, "-c", HOLDER]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "started\n"
+        if self.process.stdout.readline() != "started\n":
+            self.process.communicate()
+            raise AssertionError("it ended before it had a pod")
 
     def leave(self) -> None:
         """End cleanly; the pod stays."""
@@ -101,7 +103,8 @@ class Gateway:
     def kill(self) -> None:
         """End as kill -9 does it."""
         self.process.kill()
-        self.process.communicate()
+        if self.process.stdout is not None and not self.process.stdout.closed:
+            self.process.communicate()
 
 
 @pytest.fixture
@@ -114,8 +117,7 @@ def other(make: Make) -> Iterator[Callable[[], Gateway]]:
 
     yield start
     for gateway in made:
-        if gateway.process.returncode is None:
-            gateway.kill()
+        gateway.kill()
 
 
 class TestConfig:

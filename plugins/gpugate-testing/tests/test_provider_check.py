@@ -278,13 +278,13 @@ def test_as_a_command(shell: Shell, tmp_path: Path) -> None:
 def test_a_signal_while_the_pod_starts(shell: Shell, number: signal.Signals) -> None:
     """The stop is proved before the command ends, with status 1."""
     shell.configure(text="[pod]\nhealth_interval = 0.1\n[providers.demo]\ncold_start = 60\n")
-    process = shell.start("provider-check", "demo", "--spend", PYTHONUNBUFFERED="1")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "a start is accepted" in line:
-            break
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    with shell.start("provider-check", "demo", "--spend", PYTHONUNBUFFERED="1") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "a start is accepted" in line:
+                break
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
 
     assert 1 == process.returncode
     assert "it is off" in out
