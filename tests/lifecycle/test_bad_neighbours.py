@@ -445,7 +445,7 @@ def test_a_stop_goes_before_a_look_that_hangs() -> None:
             providers.append(Deaf(provider.cloud))
             return providers[-1]
 
-        async with Stage([FakeCloud()], {"reconcile_interval_s": 5}, wrap=wrap) as stage:
+        async with Stage([FakeCloud()], {"reconcile_interval": 5}, wrap=wrap) as stage:
             await stage.ask()
             providers[0].deaf = True
             await asyncio.sleep(6)
