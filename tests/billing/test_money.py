@@ -280,7 +280,7 @@ def test_the_session_has_a_limit() -> None:
     """An answer that never ends is cut, and who waits gets a new pod."""
 
     async def story() -> None:
-        async with Stage([FakeCloud()], {"max_session": 100, "shutdown_grace": 20}) as stage:
+        async with Stage([FakeCloud()], {"max_session": 100, "drain_grace": 20}) as stage:
             lost: list[float] = []
             with stage.lifecycle.acquire() as lease:
                 await lease.wait_admitted()
