@@ -2,10 +2,11 @@
 
 Theory of operation. A provider bills until its pod is really stopped, and the return of `stop()` does not
 show that: a cloud may accept the call and lose it, time out after it worked, or report a pod as stopping
-for hours. So a stop is not an action here but an obligation, a `PendingStop`, which lives beside the pod's
-state and survives it. It is created by a decision (`add`), its `StopPod` is sent at once and again with
-growing pauses for as long as it takes, and only an inspection that shows STOPPED or GONE ends it
-(`on_inspected`). After every answer to a stop an inspection comes first; only then is the stop sent again.
+for hours (docs/providers.md#failed-stops). So a stop is not an action here but an obligation, a
+`PendingStop`, which lives beside the pod's state and survives it. It is created by a decision (`add`), its
+`StopPod` is sent at once and again with growing pauses for as long as it takes, and only an inspection
+that shows STOPPED or GONE ends it (`on_inspected`). After every answer to a stop an inspection comes
+first; only then is the stop sent again.
 
 There are three strengths:
 

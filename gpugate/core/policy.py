@@ -115,7 +115,7 @@ class Policy(PodPolicy, QueuePolicy):
     jitter: float = 0.2  # of a backoff, in both directions
     max_backoff_s: float = 60.0
     max_rate_limit_s: float = 60.0  # a longer Retry-After of a provider is cut to this
-    capacity_retry_s: float = 15.0  # between two starts at a provider that has no GPU free
+    capacity_retry_s: float = 15.0  # for a provider without a free GPU (docs/providers.md#errors-and-retries)
     max_stop_retry_s: float = 300.0
     stopping_grace_s: float = 60.0  # a pod that reports STOPPING gets no second stop for this long
     preload_limit_s: float = 300.0  # Ollama's own default of OLLAMA_LOAD_TIMEOUT

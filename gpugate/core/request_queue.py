@@ -122,7 +122,7 @@ class RequestQueue:
             for ticket in self._take_all_leases(now)
         ]
 
-    # What becomes of a lease whose pod is gone:
+    # What becomes of a lease whose pod is gone (docs/api.md#retries):
     #
     # 1. Its response has started: it cannot be repeated, so it is broken off.
     # 2. The gateway goes down: rejected, no pod will be started for it.

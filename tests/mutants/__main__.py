@@ -22,13 +22,23 @@ AT_ONCE = 2
 SUITES = ("tests/core", "tests/lifecycle", "tests/billing")
 
 
-def seed(fault: Fault, into: Path) -> None:
-    """Copy what the tests need, with the fault in it."""
-    ignore = shutil.ignore_patterns("__pycache__", "test_catalog*")
+def copy(into: Path) -> None:
+    """Copy the package and the tests."""
+    ignore = shutil.ignore_patterns("__pycache__", "test_ollama_pod_client*")
     shutil.copytree(ROOT / "gpugate", into / "gpugate", ignore=ignore)
     for suite in SUITES:
         shutil.copytree(ROOT / suite, into / suite, ignore=ignore)
+    for module in (ROOT / "tests").glob("*.py"):
+        shutil.copy(module, into / "tests")
     shutil.copy(ROOT / "setup.cfg", into)
+
+
+def seed(fault: Fault, into: Path) -> None:
+    """Put the fault into a copy.
+
+    Raises:
+        SystemExit: its text does not stand there exactly once.
+    """
     path = into / "gpugate" / fault.file
     text = path.read_text()
     if text.count(fault.old) != 1:
@@ -38,11 +48,13 @@ def seed(fault: Fault, into: Path) -> None:
     path.write_text(text.replace(fault.old, fault.new))
 
 
-def catch(fault: Fault) -> str | None:
-    """Run the tests over this fault; return what caught it, or None."""
+def catch(fault: Fault | None) -> str | None:
+    """Run the tests over this fault, or over the code as it is; return what failed first, or None."""
     with tempfile.TemporaryDirectory(prefix="gpugate-mutant-") as name:
         place = Path(name)
-        seed(fault, place)
+        copy(place)
+        if fault is not None:
+            seed(fault, place)
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rfE"]
         command += ["-p", "no:cacheprovider", "--timeout=20", *SUITES]
         environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -74,6 +86,9 @@ def main(words: list[str]) -> int:
     """Try the faults, two at a time, and say what came of each."""
     faults = [fault for fault in FAULTS if not words or any(word in fault.why for word in words)]
     began, missed = time.monotonic(), 0
+    if (broken := catch(None)) is not None:
+        say(f"without any fault {broken} fails: nothing could be told from the faults")
+        return 1
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for fault, by in zip(faults, pool.map(catch, faults), strict=True):
             missed += by is None

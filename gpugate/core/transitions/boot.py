@@ -58,7 +58,7 @@ def judge_boot(pod: PodMachine, was: Unknown, now: float) -> Unknown | AfterAcce
 
 
 def adopt_first_active(pod: PodMachine, found: dict[int, PodInspected], now: float) -> AfterAccept:
-    """Adopt the first pod that runs or comes up, and stop every other one."""
+    """Adopt the first pod that runs or comes up, and stop every other one (docs/api.md#adoption)."""
     active = [p for p, seen in found.items() if seen.report.phase in ACTIVE_PHASES]
     for provider, seen in found.items():
         if provider in active[1:] or seen.report.phase in (Phase.STOPPING, Phase.FAILED):

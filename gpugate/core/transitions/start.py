@@ -222,7 +222,7 @@ def after_accept(
 # --- failing -------------------------------------------------------------------------------------
 
 
-# What follows a failed attempt:
+# What follows a failed attempt (docs/api.md#which-provider):
 #
 # 1. No start is wanted any more: leave the provider.
 # 2. The outcome is not known (transient, ambiguous, conflict, an unnamed ProviderError) and attempts are
@@ -252,8 +252,8 @@ def leave_provider(pod: PodMachine, attempt: StartAttempt, error: ProviderError,
     """Stop what may run at this provider, and go on to the next one if a start is still wanted.
 
     The stop is "one good try" if no pod can be there: nothing was left before and the provider refused the
-    start outright. A start that is queued there is not refused: left alone it would fire some day, and be
-    billed with no request waiting.
+    start outright. A start that is queued there is not refused: left alone it would run some day, and be
+    billed with no request waiting (docs/providers.md#vastai-queued-starts).
     """
     clean = has_left_no_pod(pod, attempt)
     refused = not is_outcome_unknown(error)
@@ -303,7 +303,8 @@ def provisioning_inspected(
 # 3. Running, and the address of its Ollama is known: warm it up.
 # 4. Queued: keep waiting until `pod.capacity_wait` is over or no start is wanted any more, then take it out
 #    of the queue. `pod.start_timeout` counts from when it leaves the queue.
-# 5. STOPPED shortly after it was accepted: a provider's read may lag behind the start. Keep waiting.
+# 5. STOPPED shortly after it was accepted: a provider's read may lag behind the start
+#    (docs/providers.md#vastai-creation). Keep waiting.
 # 6. Stopped, failed or gone: this attempt has failed.
 # 7. Otherwise keep waiting, and remember for messages what the provider says.
 def provisioning_progress(
