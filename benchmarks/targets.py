@@ -12,7 +12,7 @@ from pathlib import Path
 import jwt
 from attrs import define, frozen
 
-from benchmarks.build import HERE, fastapi_python
+from benchmarks.build import HERE
 from benchmarks.client import Gate, connect, receive, send
 from benchmarks.load import TAGS
 from benchmarks.processes import Processes, Running, Unavailable, cores, until
@@ -25,7 +25,7 @@ SETTLED_CPU = 0.03
 ROOT = HERE.parent
 SECRET = "benchmark-secret-of-enough-bytes-to-be-accepted"
 
-DIRECT, NGINX, NAIVE, FASTAPI = "direct", "nginx", "plain aiohttp", "FastAPI + httpx"
+DIRECT, NGINX, NAIVE = "direct", "nginx", "plain aiohttp"
 UVLOOP, ASYNCIO = "gpugate, uvloop", "gpugate, asyncio"
 
 NGINX_CONF = """
@@ -145,7 +145,6 @@ class Targets:
         starters: dict[str, Callable[[str, Upstream, int], Running]] = {
             NGINX: self._nginx,
             NAIVE: self._naive,
-            FASTAPI: self._fastapi,
         }
         if name not in starters:
             return self.gateway(name, upstream, Pod())
@@ -220,11 +219,6 @@ class Targets:
         return self._launch(
             "naive", [sys.executable, script, str(port), upstream.url], {"BENCH_SECRET": SECRET}
         )
-
-    def _fastapi(self, name: str, upstream: Upstream, port: int) -> Running:
-        script = str(HERE / "peers" / "fastapi_proxy.py")
-        argv = [fastapi_python(), script, str(port), upstream.url]
-        return self._launch("fastapi", argv, {"BENCH_SECRET": SECRET})
 
     def _wait_for_answers(self, target: Target) -> None:
         def listening() -> bool:

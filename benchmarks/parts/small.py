@@ -9,10 +9,10 @@ from functools import partial
 from benchmarks.bench import GATEWAYS, Bench, Measured, interleaved, per_round
 from benchmarks.board import Table, median, number
 from benchmarks.load import TAGS, Load, Request, chat, run
-from benchmarks.targets import ASYNCIO, DIRECT, FASTAPI, NAIVE, NGINX, UVLOOP, Target
+from benchmarks.targets import ASYNCIO, DIRECT, NAIVE, NGINX, UVLOOP, Target
 
 MANY = 50
-NAMES = (DIRECT, NGINX, *GATEWAYS, NAIVE, FASTAPI)
+NAMES = (DIRECT, NGINX, *GATEWAYS, NAIVE)
 Runs = dict[str, list[Load]]
 
 
@@ -59,7 +59,6 @@ def _judge(bench: Bench, alone: Runs, many: Runs) -> None:
 
     board.at_least("small requests, 50 connections, of nginx's requests/s", "×", 0.35, *ratio(rate, NGINX))
     board.at_least("... of a plain aiohttp proxy's", "×", 4, *ratio(rate, NAIVE))
-    board.at_least("... of FastAPI + httpx's", "×", 30, *ratio(rate, FASTAPI))
     ours = [median(added.get(name, [])) for name in (UVLOOP, ASYNCIO)]
     board.at_most("small requests, 1 connection, added to direct", "ms", 0.3, *ours)
     board.at_most("... of what nginx adds", "×", 2, *ratio(added, NGINX))

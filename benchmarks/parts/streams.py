@@ -9,7 +9,7 @@ from functools import partial
 from benchmarks.bench import GATEWAYS, Bench, Measured, interleaved, per_round
 from benchmarks.board import Table, median, number
 from benchmarks.load import Load, chat, run
-from benchmarks.targets import DIRECT, FASTAPI, NAIVE, NGINX, Target
+from benchmarks.targets import DIRECT, NAIVE, NGINX, Target
 
 SIZES = (50, 500, 1000)
 LINES, GAP_MS = 100, 20
@@ -19,12 +19,12 @@ Runs = dict[str, list[Load]]
 
 def run_part(bench: Bench) -> None:
     """Measure and judge."""
-    # The two Python peers only where they are not saturated: beyond that they measure their own traffic jam.
-    names = (DIRECT, NGINX, *GATEWAYS, *(() if bench.quick else (NAIVE, FASTAPI)))
+    # The plain proxy only where it is not saturated: beyond that it measures its own traffic jam.
+    names = (DIRECT, NGINX, *GATEWAYS, *(() if bench.quick else (NAIVE,)))
     with bench.running(names) as targets:
         by_size = {}
         for size in SIZES:
-            chosen = [target for target in targets if size == SIZES[0] or target.name not in (NAIVE, FASTAPI)]
+            chosen = [target for target in targets if size == SIZES[0] or target.name != NAIVE]
             by_size[size] = _measure(bench, chosen, size)
     for size, runs in by_size.items():
         _judge(bench, size, runs)
