@@ -69,11 +69,11 @@ class Load:
 
 TEXT = "Why is the sky blue? " * 8
 TAGS = Request("GET", "/api/tags")
-EMBED = Request("POST", "/api/embed", '{"model":"fake-0:latest","input":"Passage {n}: %s"}' % TEXT)
+EMBED = Request("POST", "/api/embed", '{"model":"fake-0:latest","input":"{n} ' + TEXT + '"}')
 CHAT = Request(
     "POST",
     "/api/chat",
-    '{"model":"fake-0:latest","stream":false,"messages":[{"role":"user","content":"Question {n}: %s"}]}' % TEXT,
+    '{"model":"fake-0:latest","stream":false,"messages":[{"role":"user","content":"{n} ' + TEXT + '"}]}',
 )
 
 

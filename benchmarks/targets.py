@@ -1,7 +1,8 @@
-"""Whom we measure: the upstream itself, nginx, two plain proxies, the gateway; knows how each is started."""
+"""What is measured: the upstream itself, the peers, the gateway; knows how each is started."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sys
@@ -10,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jwt
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from benchmarks.build import HERE
 from benchmarks.client import Gate, connect, receive, send
-from benchmarks.load import TAGS
+from benchmarks.load import EMBED, TAGS, Request
 from benchmarks.processes import Processes, Running, Unavailable, cores, until
 from benchmarks.upstream import Upstream
 
@@ -26,6 +27,11 @@ ROOT = HERE.parent
 SECRET = "benchmark-secret-of-enough-bytes-to-be-accepted"
 
 DIRECT, NGINX, NAIVE = "direct", "nginx", "plain aiohttp"
+LLAMA_SWAP, OLLA = "llama-swap", "Olla"
+BINARIES = {LLAMA_SWAP: "BENCH_LLAMA_SWAP", OLLA: "BENCH_OLLA"}
+"""Peers of which no package exists, and the environment variables that name their programs."""
+PREFIXES = {LLAMA_SWAP: "/upstream/bench", OLLA: "/olla/ollama"}
+"""Where a peer serves the paths of Ollama; nothing for all others."""
 UVLOOP, ASYNCIO = "gpugate, uvloop", "gpugate, asyncio"
 
 NGINX_CONF = """
@@ -46,6 +52,33 @@ http {{
     }}
   }}
 }}
+"""
+
+# Its own limit of 10 requests at once is lifted. The command only has to live: the upstream runs already.
+LLAMA_SWAP_CONF = """
+apiKeys: ["{token}"]
+models:
+  bench:
+    cmd: sleep infinity
+    proxy: "{url}"
+    checkEndpoint: none
+    concurrencyLimit: 10000
+"""
+
+# Its request limits are lifted; it checks no token of its clients.
+OLLA_CONF = """
+server:
+  host: "127.0.0.1"
+  port: {port}
+  write_timeout: 0s
+  rate_limits: {{global_requests_per_minute: 0, per_ip_requests_per_minute: 0, health_requests_per_minute: 0}}
+proxy: {{engine: "olla", profile: "auto", load_balancer: "priority"}}
+discovery:
+  type: "static"
+  static:
+    endpoints:
+      - {{url: "{url}", name: "bench", type: "ollama", priority: 100, model_url: "/api/tags",
+          health_check_url: "/", check_interval: 2s, check_timeout: 1s}}
 """
 
 GATEWAY_CONF = """
@@ -88,6 +121,10 @@ class Target:
     token: str
     process: Running
     upstream: Upstream
+
+    def addressed(self, request: Request) -> Request:
+        """The request with the path under which this target serves it."""
+        return evolve(request, path=PREFIXES.get(self.name, "") + request.path)
 
     def settle(self) -> None:
         """Wait until it does nothing any more, so that the next one is not slowed by it (bounded)."""
@@ -145,6 +182,8 @@ class Targets:
         starters: dict[str, Callable[[str, Upstream, int], Running]] = {
             NGINX: self._nginx,
             NAIVE: self._naive,
+            LLAMA_SWAP: self._llama_swap,
+            OLLA: self._olla,
         }
         if name not in starters:
             return self.gateway(name, upstream, Pod())
@@ -220,15 +259,28 @@ class Targets:
             "naive", [sys.executable, script, str(port), upstream.url], {"BENCH_SECRET": SECRET}
         )
 
-    def _wait_for_answers(self, target: Target) -> None:
-        def listening() -> bool:
-            with socket.socket() as sock:
-                return sock.connect_ex(("127.0.0.1", target.port)) == 0
+    def _llama_swap(self, name: str, upstream: Upstream, port: int) -> Running:
+        config = self._place(name) / "config.yaml"
+        config.write_text(LLAMA_SWAP_CONF.format(token=self.token, url=upstream.url))
+        return self._launch(name, [_binary(name), "--config", str(config), "--listen", f"127.0.0.1:{port}"])
 
-        self._wait_for(target, listening)
-        with connect(target.port) as sock:
-            send(sock, target.token, TAGS)
-            receive(sock, b"]")
+    def _olla(self, name: str, upstream: Upstream, port: int) -> Running:
+        config = self._place(name) / "config.yaml"
+        config.write_text(OLLA_CONF.format(port=port, url=upstream.url))
+        return self._launch(name, [_binary(name), "--config", str(config)])
+
+    def _wait_for_answers(self, target: Target) -> None:
+        def answering() -> bool:
+            try:
+                for request in (TAGS, EMBED):
+                    with connect(target.port) as sock:
+                        send(sock, target.token, target.addressed(request))
+                        receive(sock, b"]")
+            except (OSError, Unavailable):
+                return False
+            return True
+
+        self._wait_for(target, answering)
 
     def _wait_for(self, target: Target, true: Callable[[], bool]) -> None:
         def true_or_dead() -> bool:
@@ -237,3 +289,14 @@ class Targets:
         until(f"{target.name} did not come up", true_or_dead, START_S)
         if not target.process.alive():
             raise Unavailable(f"{target.name} ended: {target.process.last_words()}")
+
+
+def _binary(name: str) -> str:
+    variable = BINARIES[name]
+    path = os.environ.get(variable, "")
+    if not path:
+        raise Unavailable(f"left out; {variable} can name its program")
+    found = shutil.which(path)
+    if not found:
+        raise Unavailable(f"{variable}: no program at {path}")
+    return found
