@@ -7,7 +7,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jwt
@@ -99,6 +99,20 @@ url = "{url}"
 {bench}
 """
 
+IDLE_CONF = """
+[server]
+host = "127.0.0.1"
+port = {port}
+[auth]
+secret = "{secret}"
+[pod]
+provider = "local"
+[state]
+dir = "{dir}/state"
+[providers.local]
+command = ["sleep", "infinity"]
+"""
+
 
 def make_token() -> str:
     """A token with no scope claim: all is allowed, for a day."""
@@ -168,11 +182,17 @@ class Pod:
 
 @define
 class Targets:
-    """Starts targets, each as a process of its own on the candidate's core."""
+    """Starts targets, each as a process of its own on the candidate's core.
+
+    Attributes:
+        command: gpugate's.
+        import_path: where that command must look for gpugate; empty if it knows.
+    """
 
     processes: Processes
     command: Sequence[str]
     token: str
+    import_path: Sequence[Path] = ()
     _count: int = 0
 
     def start(self, name: str, upstream: Upstream) -> Target:
@@ -195,7 +215,7 @@ class Targets:
 
     def gateway(self, name: str, upstream: Upstream, pod: Pod) -> Target:
         """Start a gateway on the event loop of that name; with a pod that runs already, wait until READY."""
-        port, place = free_port(), self._place("gpugate")
+        port, place = free_port(), self.make_folder("gpugate")
         config = place / "gpugate.toml"
         config.write_text(
             GATEWAY_CONF.format(
@@ -208,25 +228,37 @@ class Targets:
                 bench=pod.bench_lines(upstream),
             )
         )
-        path = [HERE / "without_uvloop"] * (name == ASYNCIO) + [HERE / "fixed_pod", ROOT]
-        process = self._launch(
-            "gpugate",
-            [*self.command, "serve", "--config", str(config)],
-            {"PYTHONPATH": ":".join(map(str, path))},
-        )
+        process = self._serve(name, config, [HERE / "fixed_pod"])
         target = Target(name, port, self.token, process, upstream)
         gate = Gate(port, self.token)
         try:
-            self._wait_for(target, gate.healthy)
-            if name == UVLOOP and not process.uses("uvloop"):
-                raise Unavailable("gpugate does not run on uvloop here (is it installed?)")
+            self._wait_until_healthy(name, process, gate)
             if pod.cold_start_ms is None:
                 gate.start()
-                self._wait_for(target, lambda: gate.status()["status"] == "READY")
+                self._wait_for(name, process, lambda: gate.status()["status"] == "READY")
                 self._wait_for_answers(target)
         finally:
             gate.close()
         return target
+
+    def idle_gateway(self, name: str, env: Mapping[str, str] | None = None) -> Running:
+        """Start a gateway with the provider `local`, which any version has; return once it answers."""
+        port, place = free_port(), self.make_folder("idle")
+        config = place / "gpugate.toml"
+        config.write_text(IDLE_CONF.format(port=port, secret=SECRET, dir=place))
+        process, gate = self._serve(name, config, [], env), Gate(port, self.token)
+        try:
+            self._wait_until_healthy(name, process, gate)
+        finally:
+            gate.close()
+        return process
+
+    def make_folder(self, name: str) -> Path:
+        """Make a folder in this run's place."""
+        self._count += 1
+        place = self.processes.place / f"{self._count:03d}-{name}"
+        place.mkdir()
+        return place
 
     def stop(self, *targets: Target) -> None:
         """End these; the upstream that `direct` stands for lives on."""
@@ -236,17 +268,23 @@ class Targets:
         candidate, _ = cores()
         return self.processes.start(name, argv, candidate, env=env)
 
-    def _place(self, name: str) -> Path:
-        self._count += 1
-        place = self.processes.place / f"{self._count:03d}-{name}"
-        place.mkdir()
-        return place
+    def _serve(
+        self, name: str, config: Path, import_path: Sequence[Path], env: Mapping[str, str] | None = None
+    ) -> Running:
+        path = [*([HERE / "without_uvloop"] if name == ASYNCIO else []), *import_path, *self.import_path]
+        argv = [*self.command, "serve", "--config", str(config)]
+        return self._launch("gpugate", argv, {"PYTHONPATH": ":".join(map(str, path)), **(env or {})})
+
+    def _wait_until_healthy(self, name: str, process: Running, gate: Gate) -> None:
+        self._wait_for(name, process, gate.healthy)
+        if name == UVLOOP and not process.uses("uvloop"):
+            raise Unavailable("gpugate does not run on uvloop here (is it installed?)")
 
     def _nginx(self, name: str, upstream: Upstream, port: int) -> Running:
         binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if not binary:
             raise Unavailable("nginx is not installed: nothing is compared with it")
-        place = self._place(name)
+        place = self.make_folder(name)
         config = place / "nginx.conf"
         config.write_text(NGINX_CONF.format(dir=place, port=port, upstream=upstream.port, token=self.token))
         return self._launch(
@@ -260,12 +298,12 @@ class Targets:
         )
 
     def _llama_swap(self, name: str, upstream: Upstream, port: int) -> Running:
-        config = self._place(name) / "config.yaml"
+        config = self.make_folder(name) / "config.yaml"
         config.write_text(LLAMA_SWAP_CONF.format(token=self.token, url=upstream.url))
         return self._launch(name, [_binary(name), "--config", str(config), "--listen", f"127.0.0.1:{port}"])
 
     def _olla(self, name: str, upstream: Upstream, port: int) -> Running:
-        config = self._place(name) / "config.yaml"
+        config = self.make_folder(name) / "config.yaml"
         config.write_text(OLLA_CONF.format(port=port, url=upstream.url))
         return self._launch(name, [_binary(name), "--config", str(config)])
 
@@ -280,15 +318,12 @@ class Targets:
                 return False
             return True
 
-        self._wait_for(target, answering)
+        self._wait_for(target.name, target.process, answering)
 
-    def _wait_for(self, target: Target, true: Callable[[], bool]) -> None:
-        def true_or_dead() -> bool:
-            return not target.process.alive() or true()
-
-        until(f"{target.name} did not come up", true_or_dead, START_S)
-        if not target.process.alive():
-            raise Unavailable(f"{target.name} ended: {target.process.last_words()}")
+    def _wait_for(self, name: str, process: Running, true: Callable[[], bool]) -> None:
+        until(f"{name} did not come up", lambda: not process.alive() or true(), START_S)
+        if not process.alive():
+            raise Unavailable(f"{name} ended: {process.last_words()}")
 
 
 def _binary(name: str) -> str:
