@@ -16,9 +16,9 @@ from types import FrameType
 from benchmarks.bench import DISTURBED, Bench
 from benchmarks.board import Board
 from benchmarks.build import native, own_place
-from benchmarks.parts import blob, gone, memory, ready, small, streams
+from benchmarks.parts import blob, gone, memory, ready, small, startup, streams
 from benchmarks.processes import Processes, Unavailable, cores, raise_open_files
-from benchmarks.targets import Targets, make_token
+from benchmarks.targets import ROOT, Targets, make_token
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "small": small.run_part,
@@ -27,6 +27,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "blob": blob.run_part,
     "memory": memory.run_part,
     "ready": ready.run_part,
+    "startup": startup.run_part,
 }
 NEEDED_FILES = 6000
 SPARE = {False: 40, True: 6}
@@ -44,6 +45,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="F", help="also write the tables to this file")
     parser.add_argument(
         "--gpugate", metavar="COMMAND", help="the command to measure, such as another checkout's gpugate"
+    )
+    parser.add_argument(
+        "--source", type=Path, metavar="D", default=ROOT, help="the checkout whose wheel `startup` builds"
     )
     return parser.parse_args()
 
@@ -66,9 +70,12 @@ def stop_politely(number: int, frame: FrameType | None) -> None:
 
 def measure(wanted: argparse.Namespace, processes: Processes, board: Board) -> None:
     """Run the chosen parts."""
-    command = shlex.split(wanted.gpugate) if wanted.gpugate else [sys.executable, "-m", "gpugate"]
-    targets = Targets(processes, command, make_token())
-    bench = Bench(processes, targets, board, wanted.quick, wanted.peers_only, SPARE[wanted.quick])
+    if wanted.gpugate:  # it has a gpugate of its own, which ours must not hide
+        targets = Targets(processes, shlex.split(wanted.gpugate), make_token())
+    else:
+        targets = Targets(processes, [sys.executable, "-m", "gpugate"], make_token(), [ROOT])
+    spare = SPARE[wanted.quick]
+    bench = Bench(processes, targets, board, wanted.quick, wanted.peers_only, wanted.source, spare)
     for name in wanted.only or PARTS:
         bench.say(f"{name}:")
         bench.attempt(name, partial(PARTS[name], bench))

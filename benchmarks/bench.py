@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from attrs import define
@@ -30,6 +31,7 @@ class Bench:
 
     Attributes:
         quick: a short run, for a look; its figures are rough.
+        source: the measured gpugate's source, for its wheel.
         spare: how many measurements may still be repeated because other programs disturbed them.
         measured, disturbed: how many were kept, and how many of those were disturbed all the same.
     """
@@ -39,6 +41,7 @@ class Bench:
     board: Board
     quick: bool
     peers_only: bool
+    source: Path
     spare: int
     measured: int = 0
     disturbed: int = 0

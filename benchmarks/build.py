@@ -1,11 +1,10 @@
-"""Makes what the benchmark needs beside Python: two C programs and a virtual environment for one peer."""
+"""Compiles the two C programs of the benchmark, and makes the folder of a run."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from benchmarks.processes import Unavailable
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE / "native"
 BUILD = HERE / ".build"
-FASTAPI_PACKAGES = ("fastapi", "uvicorn[standard]", "httpx", "pyjwt")
 COMPILE_S = 120
-INSTALL_S = 240
 
 
 def own_place() -> Path:
@@ -52,25 +49,3 @@ def native(name: str) -> str:
         raise Unavailable(f"{name}.c does not compile: {done.stderr.strip().splitlines()[0]}")
     fresh.replace(target)
     return str(target)
-
-
-def fastapi_python() -> str:
-    """The interpreter of a virtual environment with FastAPI, uvicorn and httpx; made on first use."""
-    venv = BUILD / "venv"
-    python, stamp = venv / "bin" / "python", venv / ".complete"
-    if stamp.exists():
-        return str(python)
-    print(
-        "installing FastAPI, uvicorn and httpx for one of the peers (once) ...", file=sys.stderr, flush=True
-    )
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *FASTAPI_PACKAGES]
-    for argv in ([sys.executable, "-m", "venv", "--clear", str(venv)], pip):
-        try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=INSTALL_S, check=False)
-        except subprocess.TimeoutExpired:
-            raise Unavailable("FastAPI could not be installed in time") from None
-        if done.returncode:
-            reason = (done.stderr or done.stdout).strip().splitlines()
-            raise Unavailable(f"FastAPI could not be installed: {reason[-1] if reason else 'pip failed'}")
-    stamp.touch()
-    return str(python)

@@ -21,6 +21,8 @@ class Request:
     """What is asked again and again.
 
     Attributes:
+        body: where it holds "{n}", the load generator puts a number and a filler of changing length, so
+            that no two requests of a run are alike.
         lines: how many lines the answer must have; 0: not looked at.
     """
 
@@ -65,15 +67,21 @@ class Load:
         return 1e6 * self.cpu_s / max(self.chunks, 1)
 
 
+TEXT = "Why is the sky blue? " * 8
 TAGS = Request("GET", "/api/tags")
+EMBED = Request("POST", "/api/embed", '{"model":"fake-0:latest","input":"{n} ' + TEXT + '"}')
+CHAT = Request(
+    "POST",
+    "/api/chat",
+    '{"model":"fake-0:latest","stream":false,"messages":[{"role":"user","content":"{n} ' + TEXT + '"}]}',
+)
 
 
 def chat(lines: int, gap_ms: int, *, first_ms: int = 0, size: int = 0) -> Request:
     """A streamed chat whose answer has that shape, and whose body is about `size` bytes if that is more."""
     model = f"fake-n{lines}-d{gap_ms}" + (f"-t{first_ms}" if first_ms else "")
     body = '{"model":"%s","stream":true,"messages":[{"role":"user","content":"%s"}]}'
-    text = "Why is the sky blue? " * 8
-    return Request("POST", "/api/chat", body % (model, text + "x" * max(0, size - 280)), lines)
+    return Request("POST", "/api/chat", body % (model, TEXT + "x" * max(0, size - 280)), lines)
 
 
 def run(

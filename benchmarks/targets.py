@@ -1,20 +1,21 @@
-"""Whom we measure: the upstream itself, nginx, two plain proxies, the gateway; knows how each is started."""
+"""What is measured: the upstream itself, the peers, the gateway; knows how each is started."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jwt
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
-from benchmarks.build import HERE, fastapi_python
+from benchmarks.build import HERE
 from benchmarks.client import Gate, connect, receive, send
-from benchmarks.load import TAGS
+from benchmarks.load import EMBED, TAGS, Request
 from benchmarks.processes import Processes, Running, Unavailable, cores, until
 from benchmarks.upstream import Upstream
 
@@ -25,7 +26,12 @@ SETTLED_CPU = 0.03
 ROOT = HERE.parent
 SECRET = "benchmark-secret-of-enough-bytes-to-be-accepted"
 
-DIRECT, NGINX, NAIVE, FASTAPI = "direct", "nginx", "plain aiohttp", "FastAPI + httpx"
+DIRECT, NGINX, NAIVE = "direct", "nginx", "plain aiohttp"
+LLAMA_SWAP, OLLA = "llama-swap", "Olla"
+BINARIES = {LLAMA_SWAP: "BENCH_LLAMA_SWAP", OLLA: "BENCH_OLLA"}
+"""Peers of which no package exists, and the environment variables that name their programs."""
+PREFIXES = {LLAMA_SWAP: "/upstream/bench", OLLA: "/olla/ollama"}
+"""Where a peer serves the paths of Ollama; nothing for all others."""
 UVLOOP, ASYNCIO = "gpugate, uvloop", "gpugate, asyncio"
 
 NGINX_CONF = """
@@ -48,6 +54,33 @@ http {{
 }}
 """
 
+# Its own limit of 10 requests at once is lifted. The command only has to live: the upstream runs already.
+LLAMA_SWAP_CONF = """
+apiKeys: ["{token}"]
+models:
+  bench:
+    cmd: sleep infinity
+    proxy: "{url}"
+    checkEndpoint: none
+    concurrencyLimit: 10000
+"""
+
+# Its request limits are lifted; it checks no token of its clients.
+OLLA_CONF = """
+server:
+  host: "127.0.0.1"
+  port: {port}
+  write_timeout: 0s
+  rate_limits: {{global_requests_per_minute: 0, per_ip_requests_per_minute: 0, health_requests_per_minute: 0}}
+proxy: {{engine: "olla", profile: "auto", load_balancer: "priority"}}
+discovery:
+  type: "static"
+  static:
+    endpoints:
+      - {{url: "{url}", name: "bench", type: "ollama", priority: 100, model_url: "/api/tags",
+          health_check_url: "/", check_interval: 2s, check_timeout: 1s}}
+"""
+
 GATEWAY_CONF = """
 [server]
 host = "127.0.0.1"
@@ -64,6 +97,20 @@ dir = "{dir}/state"
 [providers.bench]
 url = "{url}"
 {bench}
+"""
+
+IDLE_CONF = """
+[server]
+host = "127.0.0.1"
+port = {port}
+[auth]
+secret = "{secret}"
+[pod]
+provider = "local"
+[state]
+dir = "{dir}/state"
+[providers.local]
+command = ["sleep", "infinity"]
 """
 
 
@@ -88,6 +135,10 @@ class Target:
     token: str
     process: Running
     upstream: Upstream
+
+    def addressed(self, request: Request) -> Request:
+        """The request with the path under which this target serves it."""
+        return evolve(request, path=PREFIXES.get(self.name, "") + request.path)
 
     def settle(self) -> None:
         """Wait until it does nothing any more, so that the next one is not slowed by it (bounded)."""
@@ -131,11 +182,17 @@ class Pod:
 
 @define
 class Targets:
-    """Starts targets, each as a process of its own on the candidate's core."""
+    """Starts targets, each as a process of its own on the candidate's core.
+
+    Attributes:
+        command: gpugate's.
+        import_path: where that command must look for gpugate; empty if it knows.
+    """
 
     processes: Processes
     command: Sequence[str]
     token: str
+    import_path: Sequence[Path] = ()
     _count: int = 0
 
     def start(self, name: str, upstream: Upstream) -> Target:
@@ -145,7 +202,8 @@ class Targets:
         starters: dict[str, Callable[[str, Upstream, int], Running]] = {
             NGINX: self._nginx,
             NAIVE: self._naive,
-            FASTAPI: self._fastapi,
+            LLAMA_SWAP: self._llama_swap,
+            OLLA: self._olla,
         }
         if name not in starters:
             return self.gateway(name, upstream, Pod())
@@ -157,7 +215,7 @@ class Targets:
 
     def gateway(self, name: str, upstream: Upstream, pod: Pod) -> Target:
         """Start a gateway on the event loop of that name; with a pod that runs already, wait until READY."""
-        port, place = free_port(), self._place("gpugate")
+        port, place = free_port(), self.make_folder("gpugate")
         config = place / "gpugate.toml"
         config.write_text(
             GATEWAY_CONF.format(
@@ -170,25 +228,37 @@ class Targets:
                 bench=pod.bench_lines(upstream),
             )
         )
-        path = [HERE / "without_uvloop"] * (name == ASYNCIO) + [HERE / "fixed_pod", ROOT]
-        process = self._launch(
-            "gpugate",
-            [*self.command, "serve", "--config", str(config)],
-            {"PYTHONPATH": ":".join(map(str, path))},
-        )
+        process = self._serve(name, config, [HERE / "fixed_pod"])
         target = Target(name, port, self.token, process, upstream)
         gate = Gate(port, self.token)
         try:
-            self._wait_for(target, gate.healthy)
-            if name == UVLOOP and not process.uses("uvloop"):
-                raise Unavailable("gpugate does not run on uvloop here (is it installed?)")
+            self._wait_until_healthy(name, process, gate)
             if pod.cold_start_ms is None:
                 gate.start()
-                self._wait_for(target, lambda: gate.status()["status"] == "READY")
+                self._wait_for(name, process, lambda: gate.status()["status"] == "READY")
                 self._wait_for_answers(target)
         finally:
             gate.close()
         return target
+
+    def idle_gateway(self, name: str, env: Mapping[str, str] | None = None) -> Running:
+        """Start a gateway with the provider `local`, which any version has; return once it answers."""
+        port, place = free_port(), self.make_folder("idle")
+        config = place / "gpugate.toml"
+        config.write_text(IDLE_CONF.format(port=port, secret=SECRET, dir=place))
+        process, gate = self._serve(name, config, [], env), Gate(port, self.token)
+        try:
+            self._wait_until_healthy(name, process, gate)
+        finally:
+            gate.close()
+        return process
+
+    def make_folder(self, name: str) -> Path:
+        """Make a folder in this run's place."""
+        self._count += 1
+        place = self.processes.place / f"{self._count:03d}-{name}"
+        place.mkdir()
+        return place
 
     def stop(self, *targets: Target) -> None:
         """End these; the upstream that `direct` stands for lives on."""
@@ -198,17 +268,23 @@ class Targets:
         candidate, _ = cores()
         return self.processes.start(name, argv, candidate, env=env)
 
-    def _place(self, name: str) -> Path:
-        self._count += 1
-        place = self.processes.place / f"{self._count:03d}-{name}"
-        place.mkdir()
-        return place
+    def _serve(
+        self, name: str, config: Path, import_path: Sequence[Path], env: Mapping[str, str] | None = None
+    ) -> Running:
+        path = [*([HERE / "without_uvloop"] if name == ASYNCIO else []), *import_path, *self.import_path]
+        argv = [*self.command, "serve", "--config", str(config)]
+        return self._launch("gpugate", argv, {"PYTHONPATH": ":".join(map(str, path)), **(env or {})})
+
+    def _wait_until_healthy(self, name: str, process: Running, gate: Gate) -> None:
+        self._wait_for(name, process, gate.healthy)
+        if name == UVLOOP and not process.uses("uvloop"):
+            raise Unavailable("gpugate does not run on uvloop here (is it installed?)")
 
     def _nginx(self, name: str, upstream: Upstream, port: int) -> Running:
         binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
         if not binary:
             raise Unavailable("nginx is not installed: nothing is compared with it")
-        place = self._place(name)
+        place = self.make_folder(name)
         config = place / "nginx.conf"
         config.write_text(NGINX_CONF.format(dir=place, port=port, upstream=upstream.port, token=self.token))
         return self._launch(
@@ -221,25 +297,41 @@ class Targets:
             "naive", [sys.executable, script, str(port), upstream.url], {"BENCH_SECRET": SECRET}
         )
 
-    def _fastapi(self, name: str, upstream: Upstream, port: int) -> Running:
-        script = str(HERE / "peers" / "fastapi_proxy.py")
-        argv = [fastapi_python(), script, str(port), upstream.url]
-        return self._launch("fastapi", argv, {"BENCH_SECRET": SECRET})
+    def _llama_swap(self, name: str, upstream: Upstream, port: int) -> Running:
+        config = self.make_folder(name) / "config.yaml"
+        config.write_text(LLAMA_SWAP_CONF.format(token=self.token, url=upstream.url))
+        return self._launch(name, [_binary(name), "--config", str(config), "--listen", f"127.0.0.1:{port}"])
+
+    def _olla(self, name: str, upstream: Upstream, port: int) -> Running:
+        config = self.make_folder(name) / "config.yaml"
+        config.write_text(OLLA_CONF.format(port=port, url=upstream.url))
+        return self._launch(name, [_binary(name), "--config", str(config)])
 
     def _wait_for_answers(self, target: Target) -> None:
-        def listening() -> bool:
-            with socket.socket() as sock:
-                return sock.connect_ex(("127.0.0.1", target.port)) == 0
+        def answering() -> bool:
+            try:
+                for request in (TAGS, EMBED):
+                    with connect(target.port) as sock:
+                        send(sock, target.token, target.addressed(request))
+                        receive(sock, b"]")
+            except (OSError, Unavailable):
+                return False
+            return True
 
-        self._wait_for(target, listening)
-        with connect(target.port) as sock:
-            send(sock, target.token, TAGS)
-            receive(sock, b"]")
+        self._wait_for(target.name, target.process, answering)
 
-    def _wait_for(self, target: Target, true: Callable[[], bool]) -> None:
-        def true_or_dead() -> bool:
-            return not target.process.alive() or true()
+    def _wait_for(self, name: str, process: Running, true: Callable[[], bool]) -> None:
+        until(f"{name} did not come up", lambda: not process.alive() or true(), START_S)
+        if not process.alive():
+            raise Unavailable(f"{name} ended: {process.last_words()}")
 
-        until(f"{target.name} did not come up", true_or_dead, START_S)
-        if not target.process.alive():
-            raise Unavailable(f"{target.name} ended: {target.process.last_words()}")
+
+def _binary(name: str) -> str:
+    variable = BINARIES[name]
+    path = os.environ.get(variable, "")
+    if not path:
+        raise Unavailable(f"left out; {variable} can name its program")
+    found = shutil.which(path)
+    if not found:
+        raise Unavailable(f"{variable}: no program at {path}")
+    return found

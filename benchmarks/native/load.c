@@ -2,7 +2,8 @@
  *
  * In the window only, it keeps each answer's time and time to first byte, and for lines that carry their send time
  * ("ns", CLOCK_MONOTONIC) how long they were on their way. CPU of the target is read at both ends of the window.
- * With --upload it sends a body of that size instead, and reports bytes per second. One line of JSON on stdout.
+ * Where the body has "{n}", each request has a number there and a filler of changing length, so that no two
+ * requests of a run are alike. With --upload it sends a body of that size instead, and reports bytes per second. One line of JSON on stdout.
  * The token comes in BENCH_TOKEN, never in the arguments. Knows nothing of what it measures. */
 #define _GNU_SOURCE
 #include "wire.h"
@@ -21,6 +22,7 @@
 #define LINE_LIMIT 1024
 #define MS 1000000ull
 #define UPLOAD_BLOCK 262144
+#define NUMBER_MARK "{n}"
 
 enum phase { OFF, CONNECTING, SENDING, IN_HEAD, IN_BODY };
 enum trouble { CONNECT, STATUS, RESET, SHORT, PROTOCOL, TROUBLES };
@@ -28,7 +30,8 @@ enum trouble { CONNECT, STATUS, RESET, SHORT, PROTOCOL, TROUBLES };
 struct conn {
     int fd, keep, lines;
     enum phase phase;
-    long long sent;
+    char *request; /* the shared one, or this connection's own where bodies vary */
+    long long request_length, sent;
     uint64_t start_at, asked_at, first_at;
     char head[HEAD_LIMIT], line[LINE_LIMIT];
     size_t head_used, line_used;
@@ -47,8 +50,8 @@ static struct {
     uint64_t warmup, window, ramp;
 } want = {"GET", "/", "", "", 0, 1, 0, 1, 0, 0, 1000 * MS, 0};
 
-static char *request;
-static long long request_length;
+static const char *number_mark; /* "{n}" in the body; NULL where all requests are the same */
+static size_t request_size;
 static struct conn *conns;
 static int epoll_fd, measuring, uploads_done;
 static struct samples whole, first, chunk, speed;
@@ -130,10 +133,10 @@ static void fail(struct conn *c, enum trouble kind) {
 
 static void push(struct conn *c) {
     for (;;) {
-        long long left = request_length - c->sent;
-        const char *from = request + c->sent;
+        long long left = c->request_length - c->sent;
+        const char *from = c->request + c->sent;
         if (left <= 0) {
-            left = request_length + want.upload - c->sent;
+            left = c->request_length + want.upload - c->sent;
             if (left > UPLOAD_BLOCK) left = UPLOAD_BLOCK;
             from = upload_block;
         }
@@ -152,7 +155,35 @@ static void push(struct conn *c) {
     c->phase = IN_HEAD;
 }
 
+/* Write head and body to `to` (request_size bytes); returns the length. `varied` stands in for the number's mark. */
+static long long write_request(char *to, const char *varied) {
+    static const char *token;
+    size_t before = number_mark ? (size_t)(number_mark - want.body) : strlen(want.body);
+    const char *after = number_mark ? number_mark + strlen(NUMBER_MARK) : "";
+    long long length = want.upload ? want.upload : (long long)(before + strlen(varied) + strlen(after));
+    int n;
+    if (!token) token = getenv("BENCH_TOKEN");
+    n = snprintf(to, request_size, "%s %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: load\r\nAccept: */*\r\n", want.method,
+                 want.path, want.port);
+    if (token) n += snprintf(to + n, request_size - (size_t)n, "Authorization: Bearer %s\r\n", token);
+    if (length)
+        n += snprintf(to + n, request_size - (size_t)n, "Content-Type: application/%s\r\nContent-Length: %lld\r\n",
+                      want.upload ? "octet-stream" : "json", length);
+    n += snprintf(to + n, request_size - (size_t)n, "\r\n%.*s%s%s", (int)before, want.body, varied, after);
+    return n;
+}
+
+static void vary_request(struct conn *c) {
+    static const char filler[] = " and so on and so forth, at some length";
+    static unsigned long long number;
+    char varied[32 + sizeof filler];
+    snprintf(varied, sizeof varied, "%08llu%.*s", number, (int)(number % (sizeof filler - 1)), filler);
+    number++;
+    c->request_length = write_request(c->request, varied);
+}
+
 static void ask(struct conn *c) {
+    if (number_mark) vary_request(c);
     c->phase = SENDING;
     c->sent = 0;
     c->lines = 0;
@@ -389,29 +420,30 @@ static void read_arguments(int argc, char **argv) {
     }
 }
 
-static void write_request(void) {
+/* One request for all connections, or one buffer each where bodies vary. */
+static void prepare_requests(void) {
     const char *token = getenv("BENCH_TOKEN");
-    size_t size = strlen(want.body) + strlen(token ? token : "") + 1024;
-    long long length = want.upload ? want.upload : (long long)strlen(want.body);
-    int n;
-    if (!(request = malloc(size))) die("out of memory");
-    n = snprintf(request, size, "%s %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUser-Agent: load\r\nAccept: */*\r\n", want.method,
-                 want.path, want.port);
-    if (token) n += snprintf(request + n, size - (size_t)n, "Authorization: Bearer %s\r\n", token);
-    if (length)
-        n += snprintf(request + n, size - (size_t)n, "Content-Type: application/%s\r\nContent-Length: %lld\r\n",
-                      want.upload ? "octet-stream" : "json", length);
-    n += snprintf(request + n, size - (size_t)n, "\r\n%s", want.body);
-    request_length = n;
+    char *shared = NULL;
+    long long length = 0;
+    number_mark = strstr(want.body, NUMBER_MARK);
+    request_size = strlen(want.body) + strlen(token ? token : "") + 1024;
+    for (int i = 0; i < want.conns; i++) {
+        if (!shared || number_mark) {
+            if (!(shared = malloc(request_size))) die("out of memory");
+            length = write_request(shared, "");
+        }
+        conns[i].request = shared;
+        conns[i].request_length = length;
+    }
 }
 
 int main(int argc, char **argv) {
     read_arguments(argc, argv);
-    write_request();
     signal(SIGPIPE, SIG_IGN);
     memset(upload_block, 'x', sizeof upload_block);
     if (want.upload) want.conns = 1;
     if (!(conns = calloc((size_t)want.conns, sizeof *conns))) die("out of memory");
+    prepare_requests();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     uint64_t begin = now_ns();
     for (int i = 0; i < want.conns; i++) {

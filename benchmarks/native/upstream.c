@@ -21,6 +21,7 @@
 #define PEEK_LIMIT 4096
 #define LINES_AT_ONCE 64
 #define TAGS_LENGTH 1980
+#define DIMENSIONS 384
 
 enum phase { IN_HEAD, IN_BODY, STREAMING };
 
@@ -47,7 +48,7 @@ static struct {
 
 static int epoll_fd, alarm_fd, ready_fd, service_fd, control_fd;
 static int cold, refuse_while_cold;
-static char tags[TAGS_LENGTH + 1];
+static char tags[TAGS_LENGTH + 1], embedding[DIMENSIONS * 16];
 static struct conn **heap, *graveyard;
 static size_t heap_count, heap_size;
 
@@ -263,7 +264,9 @@ static void chat(struct conn *c, int sse) {
     if (strstr(c->peek, "\"stream\":false") || strstr(c->peek, "\"stream\": false")) {
         snprintf(text, sizeof text,
                  "{\"model\":\"%s\",\"created_at\":\"2026-11-21T00:00:00.000Z\",\"message\":{\"role\":\"assistant\","
-                 "\"content\":\"tok\"},\"done\":true,\"done_reason\":\"stop\"}", c->model);
+                 "\"content\":\"tok\"},\"done\":true,\"done_reason\":\"stop\",\"total_duration\":174560334,"
+                 "\"load_duration\":101397084,\"prompt_eval_count\":40,\"prompt_eval_duration\":13074791,"
+                 "\"eval_count\":1,\"eval_duration\":52479709}", c->model);
         reply_json(c, "200 OK", text);
         request_over(c);
         return;
@@ -315,6 +318,15 @@ static int is(struct conn *c, const char *method, const char *path) {
     return !strcmp(c->method, method) && n == strlen(path) && !memcmp(c->path, path, n);
 }
 
+static void embed(struct conn *c) {
+    char text[sizeof embedding + 512];
+    snprintf(text, sizeof text,
+             "{\"model\":\"%s\",\"embeddings\":[[%s]],\"total_duration\":14143917,\"load_duration\":1019500,"
+             "\"prompt_eval_count\":48}", c->model, embedding);
+    reply_json(c, "200 OK", text);
+    request_over(c);
+}
+
 static void answer_plain(struct conn *c) {
     char text[512];
     int get = !strcmp(c->method, "HEAD") || !strcmp(c->method, "GET");
@@ -347,6 +359,7 @@ static void answer(struct conn *c) {
         request_over(c);
     } else if (is(c, "POST", "/v1/chat/completions")) chat(c, 1);
     else if (is(c, "POST", "/api/chat") && !strstr(c->peek, "\"messages\":[]") && strstr(c->peek, "\"messages\"")) chat(c, 0);
+    else if (is(c, "POST", "/api/embed")) embed(c);
     else answer_plain(c);
 }
 
@@ -484,6 +497,12 @@ static void handle(struct epoll_event *event) {
     }
 }
 
+static void fill_embedding(void) {
+    int n = 0;
+    for (int i = 0; i < DIMENSIONS; i++)
+        n += snprintf(embedding + n, sizeof embedding - (size_t)n, "%s%.8f", i ? "," : "", (i * 37 % 199 - 99) / 1987.0);
+}
+
 static void fill_tags(void) {
     int n = snprintf(tags, sizeof tags, "{\"models\":[");
     for (int i = 0; i < 5; i++)
@@ -506,6 +525,7 @@ int main(int argc, char **argv) {
     }
     signal(SIGPIPE, SIG_IGN);
     fill_tags();
+    fill_embedding();
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     alarm_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     ready_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);

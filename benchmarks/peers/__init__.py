@@ -1,1 +1,1 @@
-"""The proxies that people write first, each run as its own process; they know nothing of gpugate."""
+"""A plain proxy, run as its own process; it knows nothing of gpugate."""
