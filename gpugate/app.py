@@ -1,49 +1,46 @@
 """The composition root: `build` makes a `Gateway` out of the settings. Nothing is decided here.
 
-A feature is an object with the methods of `Feature`; a new one is one file, and one line in `_features`.
+A new feature is one file, and one line in `_features`; its methods are those of `gpugate.gateway.Feature`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
 import structlog
 from aiohttp import web
-from attrs import evolve, frozen
+from attrs import evolve
 
 from gpugate.api.costs import CostApi
 from gpugate.api.events import SseBroadcaster
 from gpugate.api.gpu import GpuApi
-from gpugate.api.routing import ApiRoutes as Routes
 from gpugate.api.telegram_webhook import TelegramWebhook
-from gpugate.billing.budget import BudgetLimits, BudgetMonitor
-from gpugate.billing.ledger import Ledger
+from gpugate.billing.feature import budget_monitor, cost_queries
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
 from gpugate.billing.sqlite_ledger import open_ledger
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
-from gpugate.config.derive import fallback_price_of, longest_end_s, policy_of
+from gpugate.config.derive import fallback_price_of, policy_of
 from gpugate.core.idle_policy import LearnedIdlePolicy
-from gpugate.core.states import StateName, Status
+from gpugate.core.states import StateName
 from gpugate.fleet import MAIN, Fleet
+from gpugate.gateway import CallbackFeature, Feature, Gateway, Infrastructure
 from gpugate.generation.fantasy import FantasyService
 from gpugate.generation.feature import generation_api
 from gpugate.generation.workflows import Workflows
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.dead_man_switch import SwitchRenewer
-from gpugate.lifecycle.event_bus import EventBus, EventListener, LifecycleEvent, ProviderProblem, StateChanged
+from gpugate.lifecycle.event_bus import EventBus, EventListener, LifecycleEvent, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
@@ -55,199 +52,20 @@ from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
-from gpugate.proxy.auth import Verifier
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.dispatcher import RequestDispatcher
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
-from gpugate.proxy.jwks import JwksCache, http_fetch
-from gpugate.proxy.server import GatewayServer, check_self, listen
+from gpugate.proxy.server import GatewayServer
+from gpugate.proxy.setup import make_verifier
 from gpugate.relay.relay import Relay
-from gpugate.tasks import spawn
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
-
-DEMO = "demo"
 
 POD_LIVES = frozenset({StateName.WARMING, StateName.PRELOADING, StateName.READY, StateName.DRAINING})
 """States in which an exchange with the pod may be under way."""
 
 _log = structlog.get_logger()
-
-
-class Feature(Protocol):
-    """A part of the gateway that has endpoints, listens to events, or runs in the background."""
-
-    def routes(self) -> Routes:
-        """Return its endpoints; called once, before `start`."""
-
-    def on_event(self, event: LifecycleEvent) -> None:
-        """Take an event of the lifecycle or the budget; must not block."""
-
-    async def start(self) -> None:
-        """Begin; called once, when the lifecycle is open and the server listens."""
-
-    async def drain(self, grace_s: float) -> None:
-        """Take no more work and let running work end within `grace_s`.
-
-        Called while the pod drains, and again with 0 when a second signal ends the grace at once.
-        """
-
-    async def aclose(self) -> None:
-        """End; called once, after the pod was stopped or kept, in the reverse order of the starts."""
-
-
-async def _nothing(*_: object) -> None:
-    """Have nothing to start, drain or close."""
-
-
-@frozen(kw_only=True)
-class CallbackFeature:
-    """A `Feature` out of the callables that it needs; the others do nothing."""
-
-    routes: Callable[[], Routes] = dict
-    on_event: EventListener = lambda _: None
-    start: Callable[[], Coroutine[Any, Any, None]] = _nothing
-    drain: Callable[[float], Coroutine[Any, Any, None]] = _nothing
-    aclose: Callable[[], Coroutine[Any, Any, None]] = _nothing
-
-
-@frozen(kw_only=True)
-class Infrastructure:
-    """What features are built upon.
-
-    Attributes:
-        state: the folder of `state.dir`.
-        simulated: the providers among the configured ones that cost no real money.
-    """
-
-    settings: Settings
-    state: Path
-    session: aiohttp.ClientSession
-    providers: Sequence[ConfiguredProvider]
-    simulated: frozenset[str]
-    ledger: Ledger
-    recorder: SessionRecorder
-    pod: OllamaPodClient
-    events: EventBus
-    fleet: Fleet
-    pools: UpstreamPools
-    resources: AsyncExitStack
-
-
-class Gateway:
-    """A gateway on one loop; made by `build`.
-
-    Attributes:
-        port: where it listens, once it is open.
-        base: what it is built upon.
-    """
-
-    def __init__(
-        self,
-        infrastructure: Infrastructure,
-        features: Sequence[Feature],
-        runner: web.ServerRunner,
-    ) -> None:
-        self.base = infrastructure
-        self.settings = infrastructure.settings
-        self.port = self.settings.server.port
-        self._features = tuple(features)
-        self._started: list[Feature] = []
-        self._runner = runner
-        self._is_open = False
-
-    @property
-    def lifecycle(self) -> Lifecycle:
-        """The lifecycle of the one pod."""
-        return self.base.fleet.main
-
-    @property
-    def failure(self) -> BaseException | None:
-        """Why the lifecycle has failed, or None."""
-        return self.lifecycle.failure
-
-    # 1. The socket comes first: where the address is taken, nothing else may have been started.
-    # 2. The lifecycle inspects the providers, in the background.
-    # 3. The features start. Nothing has given way to the event loop since the socket was opened, so no
-    # request    is served before the budget has told the lifecycle what it allows.
-    # 4. Only a gateway that answers a request says that it listens.
-    async def open(self) -> None:
-        """Listen, inspect the providers, start the features.
-
-        Raises:
-            OSError: the address is taken; nothing was started.
-            SelfCheckFailed: it listens but does not answer; a pod that was found is treated as on any exit.
-        """
-        server = self.settings.server
-        try:
-            self.port = await listen(self._runner, server.host, server.port)  # 1
-            await self.lifecycle.open()  # 2
-            self._is_open = True
-            for feature in self._features:  # 3
-                self._started.append(feature)
-                await feature.start()
-            await check_self(self._runner, "/api/v1/health")  # 4
-        except BaseException:
-            if self._is_open:
-                await self.close()
-            else:
-                await self.base.resources.aclose()
-            raise
-        gc.freeze()  # what exists now stays: the collector need not look at it again
-        _log.info(
-            "an orderly end may take so long: `docker stop -t`, TimeoutStopSec and the like must allow it",
-            seconds=longest_end_s(self.settings),
-        )
-        _log.info("listening", host=server.host, port=self.port)
-
-    async def close(self) -> bool:
-        """Reject new requests, let running responses have their grace, stop the pod or keep it, end
-        everything.
-
-        Returns False when a stop could not be confirmed in time.
-        """
-        server = self.settings.server
-        for site in list(self._runner.sites):
-            await site.stop()  # closes its socket, waits for nothing
-        drains = [
-            spawn(feature.drain(server.shutdown_grace), "feature:drain", on_crash=log_crash)
-            for feature in self._started
-        ]
-        confirmed = await self.lifecycle.close(keep=server.on_exit == "keep", stop_wait_s=server.stop_wait)
-        if drains:
-            await asyncio.wait(drains)
-        if not confirmed:
-            self._report_unconfirmed_stop()
-        elif server.on_exit == "keep" and self.lifecycle.current_status is not Status.STOPPED:
-            _log.info("the pod is kept for the next start", status=self.lifecycle.current_status)
-        for feature in reversed(self._started):
-            try:
-                await feature.aclose()
-            except Exception as error:  # the others have to be closed all the same
-                log_crash("feature:close", error)
-        await self.base.resources.aclose()
-        return confirmed
-
-    def abort(self) -> None:
-        """End the grace of whatever still runs: a second signal came. Does nothing before it is open."""
-        if self._is_open:
-            self.lifecycle.abort_in_flight()
-            for feature in self._started:
-                spawn(feature.drain(0.0), "feature:abort", on_crash=log_crash)
-
-    def _report_unconfirmed_stop(self) -> None:
-        _log.error("the pod may still be running: its stop is not proved", alarm=True)
-        status = self.lifecycle.status_now()
-        self.base.events.publish(
-            ProviderProblem(
-                provider=(status and status.provider) or "the provider",
-                message="gpugate ends now, and the pod is not seen stopped",
-                reason="ambiguous",
-                alarm=True,
-                at=datetime.now(UTC),
-            )
-        )
 
 
 async def build(
@@ -292,7 +110,7 @@ async def build(
         for listener in (*(feature.on_event for feature in features), _abort_exchanges(base.pools)):
             base.events.subscribe(listener)
         dispatcher = RequestDispatcher(
-            verifier=_verifier(base),
+            verifier=make_verifier(settings.auth, session, resources, _warn),
             ollama=_ollama(base, catalog),
             own={path: methods for feature in features for path, methods in feature.routes().items()},
             cors=Cors(settings.server.cors_origins),
@@ -371,16 +189,22 @@ async def _features(
     base: Infrastructure, catalog: CatalogRefresher, workflows: Workflows, budget_source: Any
 ) -> list[Feature]:
     """Make the features, in the order in which they are started."""
-    lifecycle, costs = base.fleet.main, _costs(base)
-    hub = SseBroadcaster(lifecycle.status_now, lifecycle.status)
+    settings, lifecycle = base.settings, base.fleet.main
+    costs = cost_queries(settings, base.ledger, base.recorder, lifecycle, base.simulated, _utc_now)
+    reconciler = BillReconciler(costs, base.providers, settings.cost.currency, _utc_now)
+    budget = CallbackFeature()
+    if settings.cost.monthly_budget and set(settings.pod.provider) - base.simulated:
+        sources = budget_source or costs, budget_source or base.ledger
+        monitor = await budget_monitor(settings, *sources, lifecycle, base.events, _utc_now)
+        budget = CallbackFeature(on_event=monitor.on_event, start=monitor.start, aclose=monitor.aclose)
     generation = generation_api(
-        base.settings, workflows, lifecycle=lifecycle, session=base.session, pools=base.pools
+        settings, workflows, lifecycle=lifecycle, session=base.session, pools=base.pools
     )
-    reconcile = BillReconciler(costs, base.providers, base.settings.cost.currency, _utc_now)
+    hub = SseBroadcaster(lifecycle.status_now, lifecycle.status)
     return [
         CallbackFeature(on_event=catalog.on_event, aclose=catalog.aclose),
-        CallbackFeature(routes=CostApi(costs, reconcile).routes),
-        await _budget(base, costs, budget_source),
+        CallbackFeature(routes=CostApi(costs, reconciler).routes),
+        budget,
         CallbackFeature(routes=generation.routes),
         CallbackFeature(routes=GpuApi(lifecycle).routes),
         CallbackFeature(routes=hub.routes, on_event=hub.on_event, aclose=hub.aclose),
@@ -390,26 +214,6 @@ async def _features(
 
 
 # --- the parts of the infrastructure ---------------------------------------------------------------
-
-
-def _verifier(base: Infrastructure) -> Verifier:
-    auth = base.settings.auth
-    jwks = None
-    if auth.jwks_url:
-        jwks = JwksCache(
-            http_fetch(base.session, auth.jwks_url),
-            on_status=lambda problem: _warn(f"the identity provider: {problem or 'answers again'}"),
-        )
-        base.resources.push_async_callback(jwks.aclose)
-    return Verifier(
-        secret=auth.secret,
-        algorithms=auth.algorithms,
-        issuer=auth.issuer,
-        audience=auth.audience,
-        leeway_s=auth.leeway,
-        require_exp=auth.require_exp,
-        jwks=jwks,
-    )
 
 
 def _ollama(base: Infrastructure, catalog: CatalogRefresher) -> OllamaHandlers:
@@ -435,31 +239,6 @@ def _abort_exchanges(pools: UpstreamPools) -> EventListener:
 
 
 # --- the features -----------------------------------------------------------------------------------
-
-
-def _costs(base: Infrastructure) -> CostQueries:
-    # Older versions wrote the demo's sessions into the real ledger.
-    simulated = base.simulated | ({DEMO} - set(base.settings.pod.provider))
-    status, flush = base.fleet.main.status_now, base.recorder.flush
-    return CostQueries(base.ledger, status, base.settings.cost.currency, _utc_now, flush, simulated)
-
-
-async def _budget(base: Infrastructure, costs: CostQueries, source: Any) -> Feature:
-    cost = base.settings.cost
-    if not cost.monthly_budget or not set(base.settings.pod.provider) - base.simulated:
-        return CallbackFeature()
-    budget = BudgetMonitor(
-        BudgetLimits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
-        source or costs,
-        source or base.ledger,
-        on_verdict=base.fleet.main.set_budget_verdict,
-        publish=base.events.publish,
-        warn=lambda text, alarm: _log.error(text, alarm=True) if alarm else _log.info(text),
-        wall=_utc_now,
-        on_crash=log_crash,
-    )
-    await budget.prepare()
-    return CallbackFeature(on_event=budget.on_event, start=budget.start, aclose=budget.aclose)
 
 
 def _dead_man_switch(base: Infrastructure) -> Feature:

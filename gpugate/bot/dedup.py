@@ -8,14 +8,15 @@ number. For the same reason a number from before the restart counts only togethe
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from aiogram.types import Update
 from attrs import define, field
+
+from gpugate.json_file import JsonFile
 
 MAX_IN_MEMORY = 1000
 MAX_ON_DISK = 200
@@ -40,13 +41,7 @@ class UpdateDeduplicator:
         """Read what the last run wrote."""
         if self.path is None:
             return
-        try:
-            saved = json.loads(self.path.read_text(encoding="utf-8"))
-            self._before_restart = frozenset((int(number), str(digest)) for number, digest in saved)
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            self.warn(f"cannot read {self.path}: {getattr(error, 'strerror', None) or 'it is damaged'}")
+        self._before_restart = JsonFile(self.path).load(_parse, self._before_restart, self.warn)
 
     def is_new(self, update: Update) -> bool:
         """Whether this update was not seen before; remembers it."""
@@ -61,18 +56,17 @@ class UpdateDeduplicator:
         return True
 
     def _save(self, path: Path) -> None:
-        fresh = path.with_suffix(".new")
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh.unlink(missing_ok=True)
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump([*sorted(self._before_restart), *self._hashes.items()][-MAX_ON_DISK:], file)
-            os.replace(fresh, path)
-        except OSError as error:
-            if not self._has_warned:
-                self._has_warned = True
-                self.warn(f"cannot write {path}: {error.strerror}")
+        content = [*sorted(self._before_restart), *self._hashes.items()][-MAX_ON_DISK:]
+        if not JsonFile(path).save(content, self._warn_once):
+            self._has_warned = True
+
+    def _warn_once(self, text: str) -> None:
+        if not self._has_warned:
+            self.warn(text)
+
+
+def _parse(content: Any) -> frozenset[tuple[int, str]]:
+    return frozenset((int(number), str(digest)) for number, digest in content)
 
 
 def _digest(update: Update) -> str:

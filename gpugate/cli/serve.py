@@ -20,7 +20,7 @@ from gpugate.lifecycle.state_dir import StateDirLocked, lock
 from gpugate.signals import ENDING, handled
 
 if TYPE_CHECKING:
-    from gpugate.app import Gateway
+    from gpugate.gateway import Gateway
 
 _FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provider"}
 

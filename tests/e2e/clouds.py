@@ -22,8 +22,9 @@ from gpugate_testing.clouds import Cloud, Delays, LoopClock, RunPodSim, SimPod, 
 from gpugate_vastai import VastAi
 
 from gpugate import app
-from gpugate.app import Gateway, build
+from gpugate.app import build
 from gpugate.config import load_settings
+from gpugate.gateway import Gateway
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
 from tests.e2e.support import CHAT, MODEL, SECRET, Answer, bearer

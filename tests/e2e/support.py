@@ -18,8 +18,9 @@ from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.text_generator import fixed
 from gpugate_testing.fakes import FakeCloud, FakeProvider
 
-from gpugate.app import Gateway, build
+from gpugate.app import build
 from gpugate.config import load_settings
+from gpugate.gateway import Gateway
 
 T = TypeVar("T")
 

@@ -51,14 +51,18 @@ RULES: Mapping[str, May] = {
         {"attrs", "aiohttp", "orjson"},
     ),
     "fleet": May({"lifecycle"}),
+    "gateway": May(
+        {"api", "billing", "config", "core", "fleet", "lifecycle", "observability", "proxy", *BASE},
+        {"attrs", "aiohttp", "structlog"},
+    ),
     "relay": May(BASE, {"attrs", "aiohttp", "multidict", "yarl"}),
     "providers": May(BASE, {"attrs", "aiohttp", "cattrs", "psutil"}),
     "config": May({"core", "lifecycle", *BASE}, {"attrs", "cattrs"}),
     "observability": May({"core", "lifecycle", *BASE}, {"structlog", "orjson", "attrs"}),
-    "billing": May({"core", "lifecycle", *BASE}, {"attrs"}),
+    "billing": May({"core", "lifecycle", "config", "observability", *BASE}, {"attrs", "structlog"}),
     "ollama": May({"core", "lifecycle", "proxy", "relay", *BASE}, {"attrs", "aiohttp", "orjson"}),
     "proxy": May(
-        {"core", "lifecycle", "relay", "ollama", "api", "billing.model", *BASE},
+        {"core", "lifecycle", "relay", "ollama", "api", "billing.model", "config", *BASE},
         {"attrs", "aiohttp", "orjson", "jwt", "cryptography"},
     ),
     "generation": May(
