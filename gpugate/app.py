@@ -24,10 +24,10 @@ from gpugate.api.events import SseBroadcaster
 from gpugate.api.gpu import GpuApi
 from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.billing.feature import budget_monitor, cost_queries
+from gpugate.billing.ledger import open_ledger
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
-from gpugate.billing.sqlite_ledger import open_ledger
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, policy_of

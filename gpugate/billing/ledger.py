@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 import attrs
 
 from gpugate.billing.model import PodUsage, Session
+from gpugate.billing.sqlite_ledger import SqliteLedger, UnavailableLedger
+from gpugate.errors import LedgerError
+
+LEDGER = "ledger.sqlite3"
 
 
 class Ledger(Protocol):
@@ -117,4 +122,26 @@ class SplitLedger:
         await self._real.mark_threshold_notified(month, percent)
 
     async def aclose(self) -> None:
-        """Do nothing: the code that opened the two ledgers closes them."""
+        """Close both."""
+        await self._real.aclose()
+        await self._simulated.aclose()
+
+
+async def open_ledger(state: Path, providers: Collection[str], simulated: Collection[str]) -> Ledger:
+    """Open the ledger in the state folder; simulated providers have one of their own, in a folder below it.
+
+    A ledger that cannot be opened is an `UnavailableLedger`: no pod is started, and all are stopped.
+    """
+    if not simulated:
+        return await _open(state / LEDGER)
+    simulated_ledger = await _open(state / "simulated" / LEDGER)
+    if set(simulated) == set(providers):
+        return simulated_ledger
+    return SplitLedger(await _open(state / LEDGER), simulated_ledger, simulated)
+
+
+async def _open(path: Path) -> Ledger:
+    try:
+        return await SqliteLedger.open(path)
+    except LedgerError as error:
+        return UnavailableLedger(error)

@@ -4,8 +4,8 @@ Theory of operation:
 
 1. `record_start_intent` writes a row without `started_at` and waits for the disk; it is the only write that
    the lifecycle waits for. A start whose intent cannot be written is not made.
-2. `SessionBegan` sets `started_at`: the session is billed from here. Reports of inspections and state changes
-   update the row in memory; one task writes changed rows, and repeats a failed write every `RETRY_S`.
+2. `SessionStarted` sets `started_at`: the session is billed from here. Reports of inspections and changes of
+   state update the row in memory; one task writes changed rows, and repeats a failed write every `RETRY_S`.
 3. The session ends with `SessionEnded` (the stop was confirmed). An intent that never became a session is
    closed as a failed start when the provider is seen off or its pending stop is confirmed.
 4. After a crash the open rows of the earlier gateway are *inherited*: they are continued if the provider
@@ -30,7 +30,7 @@ from attrs import evolve
 from gpugate.billing.cost_math import SECONDS_PER_HOUR, ZERO
 from gpugate.billing.ledger import Ledger
 from gpugate.billing.model import BY_HAND, PodUsage, Session, StartOrigin, StartTimeBound
-from gpugate.billing.usage import UsageSlice, UsageTracker
+from gpugate.billing.usage import NoUsage, UsageSlice, UsageTracker
 from gpugate.core.states import StateName
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import (
@@ -63,7 +63,7 @@ _ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STO
 _SERVES = frozenset({StateName.READY, StateName.DRAINING})
 
 
-class NullRecorder:
+class Recorder:
     """What the lifecycle reports to its ledger; this class records nothing and knows of no earlier session.
 
     Attributes:
@@ -71,7 +71,7 @@ class NullRecorder:
     """
 
     def __init__(self) -> None:
-        self.usage = UsageTracker()
+        self.usage: UsageTracker = NoUsage()
 
     async def record_start_intent(self, provider: str, origin: StartOrigin) -> None:
         """Write down that this provider is about to be called for a pod; called before every start call.
@@ -101,14 +101,14 @@ class NullRecorder:
         """Take an event of the lifecycle."""
 
 
-class SessionRecorder(NullRecorder):
+class SessionRecorder(Recorder):
     """Keeps the open sessions of one gateway and writes them to the ledger.
 
     Args:
         fallback: the price where a provider reports none, and the currency.
         wall: the wall clock.
-        steady: a monotonic clock in seconds that counts the machine's sleep.
-        boot: identifies the boot that this clock counts from.
+        boottime: a monotonic clock in seconds that counts the machine's sleep.
+        boot_id: identifies the boot that this clock counts from.
         flush_s: how often the usage of a serving pod is written.
         alarm: called when the ledger cannot be written, once for each outage, and when it can be again.
     """
@@ -126,6 +126,7 @@ class SessionRecorder(NullRecorder):
         on_crash: CrashHandler | None = None,
     ) -> None:
         super().__init__()
+        self.usage = UsageTracker()
         self._ledger = ledger
         self._fallback = fallback
         self._wall = wall
@@ -139,9 +140,7 @@ class SessionRecorder(NullRecorder):
         # billed; None once this gateway has seen the pod alive.
         self._inherited_until: dict[str, datetime | None] = {}
         self._last_ends: dict[str, datetime] = {}  # of billed sessions
-        self._failed_starts: dict[
-            str, str
-        ] = {}  # why; the pod was started all the same, and is being stopped
+        self._failed_starts: dict[str, str] = {}  # why; the pod runs all the same, and is being stopped
         self._stopping: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
         self._serving: str | None = None
@@ -203,13 +202,13 @@ class SessionRecorder(NullRecorder):
     # --- called by the lifecycle ----------------------------------------------------------------
 
     async def record_start_intent(self, provider: str, origin: StartOrigin) -> None:
-        """See `NullRecorder`."""
+        """See `Recorder`."""
         row = self._open.get(provider) or self._new_session(provider, origin)
         await self._ledger.put(row)
         self._open.setdefault(provider, row)
 
-    # 1. An inherited session is over if the pod is off, or if another one runs: closed when it was last
-    # surely    billed, unless a stop is pending: then `on_stops_changed` closes it.
+    # 1. An inherited session is over if the pod is off, or if another one runs: it is closed when it was
+    #    last surely billed, unless a stop is pending: then `on_stops_changed` closes it.
     # 2. A pod that lives confirms an inherited session.
     # 3. A pod that lives although its start call failed is billed, from the intent on.
     def on_report(self, provider: str, report: PodReport) -> None:
@@ -266,14 +265,14 @@ class SessionRecorder(NullRecorder):
         return StartTimeBound(earliest=earliest, fallback=instead, source=began)
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
-        """See `NullRecorder`."""
+        """See `Recorder`."""
         row = self._open.get(provider)
         if row is None or provider not in self._inherited_until or not self._is_same_session(row, report):
             return None
         return self._age_s(row)
 
     def on_event(self, news: LifecycleEvent) -> None:
-        """See `NullRecorder`."""
+        """See `Recorder`."""
         match news:
             case SessionStarted():
                 self._on_session_started(news)
@@ -431,7 +430,7 @@ class SessionRecorder(NullRecorder):
                 self._wake.set()
 
     async def flush(self) -> None:
-        """See `NullRecorder`; called before the ledger is read."""
+        """See `Recorder`; called before the ledger is read."""
         self._collect_usage()
         await self._write()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,13 +18,10 @@ from typing import Any, NoReturn, TypeVar
 
 import attrs
 
-from gpugate.billing.ledger import Ledger, SplitLedger
 from gpugate.billing.model import PodUsage, Session
 from gpugate.errors import LedgerError
 
 T = TypeVar("T")
-FILE_NAME = "ledger.sqlite3"
-"""In `state.dir`."""
 LOCK_WAIT_S = 5.0
 """How long a call waits for another program (a backup, a shell) that has locked the file."""
 _NUMBERED_USES = """
@@ -317,23 +314,3 @@ class UnavailableLedger:
 
     async def aclose(self) -> None:
         """Do nothing."""
-
-
-async def open_ledger(state: Path, providers: Collection[str], simulated: Collection[str]) -> Ledger:
-    """Open the ledger in the state folder; simulated providers have one of their own, in a folder below it.
-
-    One that cannot be opened is an `UnavailableLedger`: then no pod is started, but all are stopped.
-    """
-    if not simulated:
-        return await _open(state / FILE_NAME)
-    simulated_ledger = await _open(state / "simulated" / FILE_NAME)
-    if set(simulated) == set(providers):
-        return simulated_ledger
-    return SplitLedger(await _open(state / FILE_NAME), simulated_ledger, simulated)
-
-
-async def _open(path: Path) -> Ledger:
-    try:
-        return await SqliteLedger.open(path)
-    except LedgerError as error:
-        return UnavailableLedger(error)

@@ -127,3 +127,13 @@ class UsageTracker:
         minute = int(now // MINUTE_S)
         self._short = {} if run_ended else {k: v for k, v in self._short.items() if k[1] >= minute}
         return changed
+
+
+class NoUsage(UsageTracker):
+    """Tracks nothing; used without a ledger."""
+
+    def start(self, number: int, user: str, request_id: str, now: float) -> None:
+        """Do nothing."""
+
+    def finish(self, number: int, now: float) -> None:
+        """Do nothing."""

@@ -10,7 +10,7 @@ from functools import partial
 from attrs import frozen
 
 from gpugate.billing.model import StartOrigin
-from gpugate.billing.recorder import NullRecorder
+from gpugate.billing.recorder import Recorder
 from gpugate.core.commands import (
     AbortResponse,
     Admit,
@@ -76,7 +76,7 @@ class CommandRunner:
         leases: LeaseTable,
         observations: PodObservations,
         events: EventBus,
-        recorder: NullRecorder,
+        recorder: Recorder,
         pending_stops: PendingStopStore,
         health_interval_s: float,
         on_crash: CrashHandler,

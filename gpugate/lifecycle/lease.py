@@ -8,7 +8,7 @@ from types import TracebackType
 
 from attrs import frozen
 
-from gpugate.billing.recorder import NullRecorder
+from gpugate.billing.recorder import Recorder
 from gpugate.core.commands import AbortResponse, Reject, Requeue
 from gpugate.errors import GateError, PodStopped
 from gpugate.provider_api import Endpoint
@@ -172,7 +172,7 @@ class Lease:
 class LeaseTable:
     """The leases of all requests that wait or are admitted, and who uses the pod, for the ledger."""
 
-    def __init__(self, recorder: NullRecorder) -> None:
+    def __init__(self, recorder: Recorder) -> None:
         self._usage = recorder.usage
         self._leases: dict[int, Lease] = {}
 

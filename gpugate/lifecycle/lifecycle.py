@@ -25,7 +25,7 @@ from math import inf, isfinite
 
 from gpugate import clock
 from gpugate.billing.model import BY_HAND, StartOrigin
-from gpugate.billing.recorder import NullRecorder
+from gpugate.billing.recorder import Recorder
 from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.core.commands import StartCause
 from gpugate.core.events import (
@@ -152,7 +152,7 @@ class Lifecycle:
         pending_stops: PendingStopStore | None = None,
         idle_policy: IdlePolicy | None = None,
         idle_history: IdleHistoryStore | None = None,
-        recorder: NullRecorder | None = None,
+        recorder: Recorder | None = None,
         wall: Callable[[], datetime] = _utc_now,
         boottime: Callable[[], float] = clock.boottime,
         random_fraction: Callable[[], float] = random.random,
@@ -165,7 +165,7 @@ class Lifecycle:
         self._names = tuple(configured.name for configured in providers)
         self._policy = policy
         self._events = events
-        self._recorder = recorder or NullRecorder()
+        self._recorder = recorder or Recorder()
         self._idle_history = idle_history or IdleHistoryStore()
         self._wall = wall
         self._on_crash = on_crash

@@ -106,7 +106,7 @@ class TestOrdinaryLines:
     def test_context(self) -> None:
         """What is bound to the context is in each line."""
         log = Log()
-        structlog.contextvars.bind_contextvars(run_id=3, token="hush")
+        structlog.contextvars.bind_contextvars(run=3, token="hush")
         structlog.get_logger().info("x")
         logging.getLogger("y").info("y")
 
@@ -190,7 +190,7 @@ class TestRequests:
         """One line says who asked what, and how it went."""
         log = Log()
         request(AccessLog(log.output))
-        request(AccessLog(log.output), user=None, waited_ms=4100.04, run_id=7, bytes_out=9, status=503, **CUT)
+        request(AccessLog(log.output), user=None, waited_ms=4100.04, run=7, bytes_out=9, status=503, **CUT)
 
         common = {
             "level": "info",
