@@ -47,7 +47,7 @@ RULES: Mapping[str, May] = {
     "provider_api": May({"errors"}, {"attrs", "aiohttp"}),
     "core": May(VALUES, {"attrs"}, IMPURE),
     "lifecycle": May(
-        {"core", "relay.tls", "billing.recorder", "billing.cost_math", "billing.model", *BASE},
+        {"core", "relay.pod_http", "billing.recorder", "billing.cost_math", "billing.model", *BASE},
         {"attrs", "aiohttp", "orjson"},
     ),
     "fleet": May({"lifecycle"}),
