@@ -15,7 +15,7 @@ from gpugate.core.states import Draining, Preloading, Ready, State, Warming
 
 
 class Diagnosis(Enum):
-    """What the examination came to."""
+    """What became of the pod."""
 
     LOST = "lost"  # the run is over; a lease of it has been requeued or refused by now
     ALIVE = "alive"  # healthy, and running by the provider's word
@@ -25,7 +25,7 @@ class Diagnosis(Enum):
 
 @define(eq=False)
 class PendingDiagnosis:
-    """One exchange's wait for the truth about its pod."""
+    """The wait of one broken exchange for the diagnosis of its pod."""
 
     run_id: int
     done: asyncio.Future[Diagnosis] = field(factory=lambda: asyncio.get_running_loop().create_future())
@@ -33,12 +33,12 @@ class PendingDiagnosis:
     _was_unhealthy: bool = False
 
     async def wait(self, limit_s: float) -> Diagnosis:
-        """Wait for the finding, at most `limit_s`."""
+        """Wait for the diagnosis; UNHEALTHY after `limit_s`."""
         await asyncio.wait([self.done], timeout=limit_s)
         return self.done.result() if self.done.done() else Diagnosis.UNHEALTHY
 
     def update(self, state: State, *, looked: bool) -> None:
-        """Take note of where the pod's life is; `looked` if the provider was just seen, freshly."""
+        """Take over the state; `looked`: it follows the newest inspection of the pod."""
         self._inspected = self._inspected or looked
         if self.done.done():
             return

@@ -1,4 +1,4 @@
-"""The pod's own Ollama, as the gateway itself needs it; what clients ask goes through the relay."""
+"""The gateway's own calls to the pod's Ollama; clients' requests go through the relay."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 from attrs import frozen
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay.tls import TlsPolicy, context
+from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
 
 CHECK_LIMIT_S = 5.0
 FETCH_LIMIT_S = 15.0
@@ -25,12 +25,10 @@ LISTED_PAUSE_S = 1.0
 ASK_AGAIN_S = 15.0
 """A load that shows nowhere for so long was dropped with its request, and is asked for again."""
 
-_NOT_THERE = (aiohttp.ClientError, OSError, TimeoutError, ValueError)
-
 
 @frozen
 class OllamaPodClient:
-    """Small calls of the gateway's own to the pod; implements `lifecycle.pod_client.Pod`.
+    """Implements `PodClient` for Ollama, and the calls of the catalog and the dead man's switch.
 
     Attributes:
         health_path: `pod.health_path`; for Ollama's own a JSON object with a version is wanted, because
@@ -41,14 +39,14 @@ class OllamaPodClient:
     health_path: str = VERSION_PATH
 
     async def check(self, endpoint: Endpoint) -> str | None:
-        """Ask for health; None when healthy, else what was seen instead."""
+        """Probe the health; None if it is healthy, else what was seen instead."""
         try:
             async with self._call("GET", endpoint, self.health_path, CHECK_LIMIT_S) as answer:
                 body = await _whole(answer.content, LARGEST_VERSION)
                 if answer.status != 200:
                     return f"{self.health_path} answered {answer.status}"
                 return None if self.health_path != VERSION_PATH else _no_version(body or b"")
-        except _NOT_THERE as error:
+        except CALL_ERRORS as error:
             return _seen(error)
 
     async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
@@ -68,12 +66,12 @@ class OllamaPodClient:
         return None if status == 200 else f"the load of a model answered {status}"
 
     async def on_cpu(self, endpoint: Endpoint) -> bool:
-        """Whether models are loaded, and none of them has any of the GPU's memory."""
+        """Return whether models are loaded, and none of them uses the GPU's memory."""
         models = await self._loaded(endpoint)
         return bool(models) and all(model.get("size_vram") == 0 for model in models)
 
     async def _listed(self, endpoint: Endpoint, model: str, end: float) -> bool:
-        """Whether the model shows among the loaded ones before `end`."""
+        """Wait until the model is among the loaded ones; False if it is not before loop time `end`."""
         name, now = _full_name(model), asyncio.get_running_loop().time
         while now() < end:
             if any(_full_name(str(loaded.get("name"))) == name for loaded in await self._loaded(endpoint)):
@@ -82,7 +80,7 @@ class OllamaPodClient:
         return False
 
     async def _loaded(self, endpoint: Endpoint) -> list[dict[str, object]]:
-        """`/api/ps`; empty if it cannot be had."""
+        """Return the models of `/api/ps`; none if the call fails."""
         try:
             models = orjson.loads(await self.get(endpoint, "/api/ps") or b"{}").get("models")
         except (orjson.JSONDecodeError, AttributeError):
@@ -90,32 +88,32 @@ class OllamaPodClient:
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
 
     async def _ask_to_load(self, endpoint: Endpoint, model: str, embeds: bool) -> int | str:
-        """The status of the answer, or what was seen instead."""
+        """Return the status of the answer, or what was seen instead."""
         path, body = ("/api/embed", {"model": model, "input": []}) if embeds else ("/api/generate", {})
         asked = orjson.dumps({"model": model, "stream": False, **body})
         try:
             async with self._call("POST", endpoint, path, LOAD_LIMIT_S, asked) as answer:
                 await answer.content.read(64 * 1024)
                 return int(answer.status)
-        except _NOT_THERE as error:
+        except CALL_ERRORS as error:
             return _seen(error)
 
     async def get(self, endpoint: Endpoint, path: str) -> bytes | None:
-        """The body of a 200 answer to `GET path`; None for anything else."""
+        """Return the body of a 200 answer to `GET path`; None for anything else."""
         try:
             async with self._call("GET", endpoint, path, FETCH_LIMIT_S) as answer:
                 return await _whole(answer.content, LARGEST_ANSWER) if answer.status == 200 else None
-        except _NOT_THERE:
+        except CALL_ERRORS:
             return None
 
     async def put_renewal(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
-        """Leave a blob, as `lifecycle.dead_man_switch.RenewalStore` has it."""
+        """Upload a blob; return the status (201 new, 200 it was there), or what was seen instead."""
         try:
             async with self._call(
                 "POST", endpoint, f"/api/blobs/sha256:{digest}", FETCH_LIMIT_S, content
             ) as answer:
                 return int(answer.status)
-        except _NOT_THERE as error:
+        except CALL_ERRORS as error:
             return _seen(error)
 
     def _call(
@@ -126,31 +124,23 @@ class OllamaPodClient:
             headers = {**headers, "Content-Type": "application/json"}
         return self.session.request(
             method,
-            endpoint.url.rstrip("/") + path,
+            url_of(endpoint, path),
             data=body,
             headers=headers,
-            ssl=_trust(endpoint),
+            ssl=ssl_option(endpoint),
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=limit_s),
         )
 
 
 async def _whole(content: aiohttp.StreamReader, limit: int) -> bytes | None:
-    """A body, however many pieces it comes in; None if it is longer than `limit` bytes."""
+    """Read a body; None if it is longer than `limit` bytes."""
     body = bytearray()
     while piece := await content.readany():
         body += piece
         if len(body) > limit:
             return None
     return bytes(body)
-
-
-def _trust(endpoint: Endpoint) -> Any:
-    """aiohttp's word for the endpoint's TLS policy."""
-    policy = TlsPolicy.of(endpoint.tls)
-    if policy.fingerprint:
-        return aiohttp.Fingerprint(bytes.fromhex(policy.fingerprint))
-    return context(policy) if policy.ca_file or not policy.verify else True
 
 
 def _no_version(body: bytes) -> str | None:
@@ -164,13 +154,13 @@ def _no_version(body: bytes) -> str | None:
 
 
 def _full_name(model: str) -> str:
-    """With its tag, and in one case, as Ollama compares names."""
+    """Return the name with its tag and in lower case, as Ollama compares names."""
     folded = model.strip().casefold()
     return folded if ":" in folded.rpartition("/")[2] else f"{folded}:latest"
 
 
 def _seen(error: BaseException) -> str:
-    """One short line; a library's own text may carry an address with a token in it."""
+    """Return one short line; a library's own text may contain an address with a token in it."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return "no answer in time"
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ServerFingerprintMismatch):

@@ -1,4 +1,4 @@
-"""The folder of `state.dir`: whether it can be used, and whose it is; knows nothing of what is kept in it."""
+"""The folder of `state.dir`: whether it can be used, and the lock that keeps a second gateway out."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class StateDirLocked(Exception):
-    """Another gateway has it; two on one folder would adopt and stop each other's pod.
+    """Another gateway holds the folder; two on one folder would adopt and stop each other's pod.
 
     Attributes:
-        message: one line, with the folder and, where it is known, the other's process id.
+        message: one line with the folder and, if it is known, the other gateway's process id.
     """
 
     def __init__(self, folder: Path, holder: str) -> None:
@@ -29,7 +29,7 @@ class StateDirLocked(Exception):
 
 
 def check(folder: Path) -> str | None:
-    """Make the folder if it is missing, for its owner's eyes only; say what keeps us from using it."""
+    """Create the folder, for its owner only, if it is missing; return why it cannot be used, or None."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(_open_lock(folder))
@@ -43,10 +43,10 @@ def check(folder: Path) -> str | None:
 
 @contextmanager
 def lock(folder: Path, warn: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder against other gateways; the kernel lets go of it with this process, however that ends.
+    """Lock the folder while the block runs; the kernel releases the lock when the process ends in any way.
 
-    A full disk and a file system without locks are told and no more: a gateway that did not start would leave
-    a pod running that it had to stop.
+    A full disk or a file system without locks only leads to a warning: a gateway that does not start cannot
+    stop a pod that is running.
 
     Raises:
         StateDirLocked: another gateway holds it.
@@ -83,6 +83,6 @@ def _take(lock: int, folder: Path, warn: Callable[[str], None]) -> None:
 
 
 def _holder(lock: int) -> str:
-    """The process id that the other one wrote down; empty where it has not, or could not."""
+    """Return the process id that the holder wrote into the file; empty if there is none."""
     text = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
     return text if text.isascii() and text.isdigit() else ""
