@@ -36,9 +36,7 @@ SPARE = {False: 40, True: 6}
 def read_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="gpugate beside its peers")
-    parser.add_argument(
-        "--quick", action="store_true", help="a rough look in about 90 seconds (full: 8 minutes)"
-    )
+    parser.add_argument("--quick", action="store_true", help="a short run, for a look; rough")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part only; may be repeated")
     parser.add_argument("--peers-only", action="store_true", help="without gpugate")
     parser.add_argument("--strict", action="store_true", help="exit status 1 if a goal is missed")
