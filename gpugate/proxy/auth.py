@@ -182,7 +182,7 @@ class Verifier:
             return None
         except jwt.MissingRequiredClaimError as error:
             raise InvalidToken(*(() if error.claim == "exp" else (SIGNATURE_INVALID,))) from None
-        except (jwt.DecodeError, jwt.InvalidIssuedAtError, InvalidSubjectError):
+        except (jwt.DecodeError, jwt.InvalidIssuedAtError, InvalidSubjectError, RecursionError):
             raise InvalidToken from None
         except jwt.PyJWTError:
             raise InvalidToken(SIGNATURE_INVALID) from None
@@ -277,7 +277,7 @@ def _header_of(token: str) -> Mapping[str, Any]:
     bare = signature.rstrip("=")
     try:
         header = jwt.get_unverified_header(f"{signed}." if _is_plausible(token) else "")
-    except jwt.InvalidTokenError:
+    except (jwt.InvalidTokenError, RecursionError):  # the latter: JSON nested too deeply, in some versions
         raise InvalidToken from None
     try:
         decoded = base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
