@@ -20,7 +20,7 @@ import pytest
 from attrs import define
 from gpugate_demo.faults import HangAfter
 from gpugate_demo.ollama import SimulatedOllama
-from gpugate_testing.clouds import Cloud, Delays, RunPodSim, SimPod, VastSim
+from gpugate_testing.clouds import Cloud, Delays, Http, RunPodSim, SimPod, VastSim
 
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
@@ -223,4 +223,28 @@ async def test_a_kill_and_a_start_time_of_last_week(account: Account) -> None:
         gateway.signal()
         assert 0 == await gateway.ended()
     assert "not believed" in gateway.lines
+    await account.is_settled()
+
+
+async def test_a_kill_and_an_end_while_the_cloud_cannot_be_reached(account: Account) -> None:
+    """The ledger has an open session, so a stop that fails is an alarm, and is owed by the next gateway."""
+    async with account.ground.serve() as gateway:
+        await account.warm(gateway)
+        gateway.signal(signal.SIGKILL)
+        assert -9 == await gateway.ended()
+    for operation in ("get", "list", "stop", "delete"):
+        account.cloud.fail(operation, Http(503), times=None)
+    account.settings(stop_wait=1)
+    async with account.ground.serve() as gateway:
+        gateway.signal()
+        assert 1 == await gateway.ended(), gateway.lines
+    assert '"alarm":true' in gateway.lines
+    assert account.cloud.billing
+    account.cloud.faults.heal()
+    account.settings()
+    async with account.ground.serve() as gateway:
+        await account.until(lambda: not account.cloud.billing)
+        await gateway.until_status("STOPPED")
+        gateway.signal()
+        assert 0 == await gateway.ended(), gateway.lines
     await account.is_settled()
