@@ -93,6 +93,10 @@ class Recorder:
         """Return what the ledger knows of the beginning of the run in this report."""
         return StartTimeBound()
 
+    def inherited_sessions(self) -> frozenset[str]:
+        """Return the providers where an earlier gateway left a session open, or the intent to start one."""
+        return frozenset()
+
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """Return for how long an earlier gateway's session has billed this pod; None: no such session."""
         return None
@@ -263,6 +267,10 @@ class SessionRecorder(Recorder):
             return evolve(bound, fallback=instead)
         began = f"its open session in the ledger began at {row.began_at:%F %T} UTC"
         return StartTimeBound(earliest=earliest, fallback=instead, source=began)
+
+    def inherited_sessions(self) -> frozenset[str]:
+        """See `Recorder`."""
+        return frozenset(self._inherited_until)
 
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """See `Recorder`."""

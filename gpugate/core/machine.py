@@ -117,6 +117,8 @@ class PodMachine:
         inspect_errors: by provider, why its last inspection failed; removed by the next good one.
         shutting_down, keep_pod: the gateway goes down, and leaves the pod running.
         shutdown_state: what it ends in.
+        restored_stops: the providers with a stop that an earlier gateway could not confirm.
+        inherited_sessions: the providers where an earlier gateway left a session open in the ledger.
         commands: the commands of the current step.
     """
 
@@ -127,6 +129,7 @@ class PodMachine:
         random_fraction: Callable[[], float],
         restored_stops: frozenset[int] = frozenset(),
         idle: IdlePolicy | None = None,
+        inherited_sessions: frozenset[int] = frozenset(),
     ) -> None:
         self.table = table
         self.policy = policy
@@ -146,6 +149,7 @@ class PodMachine:
         self.keep_pod = False
         self.shutdown_state = ShutDown()
         self.restored_stops = restored_stops
+        self.inherited_sessions = inherited_sessions
         self.commands: list[Command] = []
         self._persisted_stops = restored_stops
         self._alarms: dict[int, str] = {}

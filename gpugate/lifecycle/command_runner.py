@@ -96,7 +96,11 @@ class CommandRunner:
         self._workers: tuple[ProviderWorker, ...] = ()
         pending = pending_stops.load()
         self._unconfigured = pending - frozenset(self._names)
-        self.restored_stops = frozenset(self._names.index(name) for name in pending if name in self._names)
+        self.restored_stops = self._indices(pending)
+        self.inherited_sessions = self._indices(recorder.inherited_sessions())
+
+    def _indices(self, names: Iterable[str]) -> frozenset[int]:
+        return frozenset(self._names.index(name) for name in names if name in self._names)
 
     def start(self) -> None:
         """Start a worker for each provider; warn of pending stops at providers that are not configured."""

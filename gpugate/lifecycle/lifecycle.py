@@ -192,7 +192,14 @@ class Lifecycle:
             health_interval_s=policy.health_interval,
             on_crash=on_crash,
         )
-        self._machine = PodMachine(TABLE, policy, random_fraction, self._runner.restored_stops, idle_policy)
+        self._machine = PodMachine(
+            TABLE,
+            policy,
+            random_fraction,
+            self._runner.restored_stops,
+            idle_policy,
+            self._runner.inherited_sessions,
+        )
         self._last = self._machine.snapshot()
         self._timer = DeadlineTimer(self._on_timer)
         self._diagnoses: set[PendingDiagnosis] = set()

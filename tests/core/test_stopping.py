@@ -27,6 +27,7 @@ from gpugate.core.events import (
     RequestFinished,
     ResponseStarted,
     ShutdownRequested,
+    StopCallFailed,
 )
 from gpugate.core.states import CallingStart, Draining, Ready, ShutDown, Status, Stopped, Stopping, Unknown
 from gpugate.errors import Ambiguous, NotFound, RateLimited, Transient
@@ -360,6 +361,18 @@ def test_the_gateway_goes_down_before_it_knows_anything() -> None:
     play.at(1, ShutdownRequested(), gives=["stop 0"], state=Stopping).at(
         2, StopError(Transient()), state=ShutDown
     )
+
+
+def test_the_gateway_goes_down_before_it_finds_the_pod_of_an_open_session() -> None:
+    """The ledger says that it may run: its stop must be confirmed, and the next gateway goes on with it."""
+    play = Scenario(policy(2), inherited=frozenset({1}))
+    play.set_report(0, Transient()).set_report(1, Transient()).at(0, GatewayStarted(), state=Unknown)
+    play.at(1, ShutdownRequested(), gives=["stop 0", "stop 1"], state=Stopping)
+    for call in play.out(StopPod):
+        play.at(2, StopCallFailed(call.op, Transient()))
+    assert isinstance(play.machine.state, Stopping)
+    assert frozenset({1}) == play.machine.pending_stops.unconfirmed_providers
+    assert not play.machine.snapshot().confirmed
 
 
 def test_the_gateway_goes_down_when_it_has_seen_a_pod_run() -> None:

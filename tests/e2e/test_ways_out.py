@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import os
-import pty
 import signal
 import sys
-import termios
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from attrs import define, field
 from gpugate_demo.faults import HangAfter
 
 from tests.e2e.process import Ground, Running, filed_ground
 from tests.e2e.support import CHAT, SECRET
+from tests.e2e.terminal import in_terminal
 
 DOCKER_STOP_S = 10.0
 """What `docker stop` gives between SIGTERM and SIGKILL."""
@@ -113,55 +109,6 @@ async def test_a_hang_up_that_comes_twice_cuts_nothing(ground: Ground, ollama) -
 
 
 # --- a terminal -------------------------------------------------------------------------------------
-
-
-@define
-class Terminal:
-    """A pseudo terminal and the session that runs in it."""
-
-    process: asyncio.subprocess.Process
-    master: int
-    shown: bytearray = field(factory=bytearray)
-
-    def close(self) -> None:
-        """Close the window."""
-        if self.master >= 0:
-            asyncio.get_running_loop().remove_reader(self.master)
-            os.close(self.master)
-            self.master = -1
-
-    def _read(self) -> None:
-        with suppress(OSError):
-            self.shown += os.read(self.master, 65536)
-
-
-@asynccontextmanager
-async def in_terminal(*command: str, **env: str) -> AsyncIterator[Terminal]:
-    """Run a command as the leader of a session whose terminal all its streams are."""
-    master, slave = pty.openpty()
-
-    def take_terminal() -> None:
-        os.setsid()
-        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env={**os.environ, **env},
-        preexec_fn=take_terminal,
-    )
-    os.close(slave)
-    terminal = Terminal(process, master)
-    asyncio.get_running_loop().add_reader(master, terminal._read)
-    try:
-        yield terminal
-    finally:
-        terminal.close()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def test_a_closed_terminal_stops_the_pod(ground: Ground) -> None:

@@ -202,7 +202,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         MANUAL,
-        "            pod.order_stop(provider, StopCause.SHUTDOWN, now, until_seen_stopped=False)",
+        "            pod.order_stop(provider, StopCause.SHUTDOWN, now, until_seen_stopped=may_run)",
         "            pass",
         "the gateway goes down and leaves a pod that it had not looked at",
     ),

@@ -212,7 +212,8 @@ def shutdown_while_draining(pod: PodMachine, was: Draining, event: ShutdownReque
 # A shutdown before it is known what runs:
 #
 # 1. The pod is to be kept: leave everything as it is.
-# 2. A provider that was not inspected, or whose inspection failed: one good try at a stop.
+# 2. A provider that was not inspected, or whose inspection failed: one good try at a stop; where the ledger
+#    has an open session of an earlier gateway, a stop that must be confirmed.
 # 3. A provider where a pod was found: a stop that must be confirmed.
 # 4. A provider that was seen stopped: nothing.
 @transition
@@ -226,7 +227,8 @@ def shutdown_at_boot(
     for provider in range(len(pod.policy.providers)):
         seen = was.inspections.get(provider)
         if not isinstance(seen, PodInspected):  # 2
-            pod.order_stop(provider, StopCause.SHUTDOWN, now, until_seen_stopped=False)
+            may_run = provider in pod.inherited_sessions
+            pod.order_stop(provider, StopCause.SHUTDOWN, now, until_seen_stopped=may_run)
         elif seen.report.phase not in STOPPED_PHASES:  # 3
             pod.order_stop(provider, StopCause.SHUTDOWN, now)
     return finish_shutdown(pod, was)

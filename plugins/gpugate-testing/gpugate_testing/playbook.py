@@ -164,6 +164,7 @@ class Scenario:
     policy: Policy = field(factory=lambda: Policy(providers=ONE))
     chance: float = 0.5
     owed: frozenset[int] = frozenset()
+    inherited: frozenset[int] = frozenset()
     hidden: frozenset[type[Any]] = field(
         default=(InspectPod, Probe, CheckDevice, PublishProviderProblem, PersistPendingStops),
         converter=_as_set,
@@ -181,7 +182,9 @@ class Scenario:
     _heard: list[Command] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
-        self.machine = PodMachine(TABLE, self.policy, lambda: self.chance, self.owed, self.idle)
+        self.machine = PodMachine(
+            TABLE, self.policy, lambda: self.chance, self.owed, self.idle, self.inherited
+        )
         for provider in range(len(self.policy.providers)):
             self.views.setdefault(provider, STOPPED)
 
