@@ -42,7 +42,7 @@ from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.dead_man_switch import SwitchRenewer
 from gpugate.lifecycle.event_bus import EventBus, EventListener, LifecycleEvent, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
 from gpugate.observability.event_log import log_event

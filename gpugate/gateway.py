@@ -24,7 +24,7 @@ from gpugate.core.states import Status
 from gpugate.fleet import Fleet
 from gpugate.lifecycle.event_bus import EventBus, EventListener, LifecycleEvent, ProviderProblem
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.observability.log import log_crash
 from gpugate.proxy.forwarder import UpstreamPools

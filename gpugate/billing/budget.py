@@ -20,7 +20,7 @@ from attrs import frozen
 
 from gpugate.billing.cost_math import SECONDS_PER_HOUR, month_of, month_span
 from gpugate.billing.reports import CostQueries
-from gpugate.core.budget_gate import BudgetVerdict
+from gpugate.core.request_queue import BudgetVerdict
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import (
     BudgetThresholdCrossed,

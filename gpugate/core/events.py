@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from attrs import frozen
 
-from gpugate.core.budget_gate import BudgetVerdict
+from gpugate.core.request_queue import BudgetVerdict
 from gpugate.errors import ProviderError
 from gpugate.provider_api import PodReport
 

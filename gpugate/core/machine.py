@@ -34,7 +34,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import inf
 
-from gpugate.core.budget_gate import BudgetGate
 from gpugate.core.commands import (
     Admit,
     CleanUpOrphans,
@@ -63,13 +62,10 @@ from gpugate.core.events import (
     StopAccepted,
     StopCallFailed,
 )
-from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdleHistory, IdlePolicy
-from gpugate.core.idle_timer import IdleTimer
-from gpugate.core.inspect_schedule import InspectSchedule
-from gpugate.core.open_sessions import OpenSessions
-from gpugate.core.pending_stops import ACTIVE_PHASES, PendingStop, PendingStops
+from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdleHistory, IdlePolicy, IdleTimer
+from gpugate.core.pending_stops import ACTIVE_PHASES, InspectSchedule, OpenSessions, PendingStop, PendingStops
 from gpugate.core.policy import Policy
-from gpugate.core.request_queue import RequestQueue
+from gpugate.core.request_queue import BudgetGate, RequestQueue
 from gpugate.core.snapshot import MachineSnapshot
 from gpugate.core.start_plan import StartPlan
 from gpugate.core.states import (

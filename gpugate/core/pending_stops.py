@@ -1,12 +1,12 @@
-"""The stops that are decided and that no inspection has confirmed yet.
+"""Kept for each provider: its pending stop, its open billed session, and when it is inspected next.
 
-Theory of operation. A provider bills until its pod is really stopped, and the return of `stop()` does not
-show that: a cloud may accept the call and lose it, time out after it worked, or report a pod as stopping
-for hours (docs/providers.md#failed-stops). So a stop is not an action here but an obligation, a
-`PendingStop`, which lives beside the pod's state and survives it. It is created by a decision (`add`), its
-`StopPod` is sent at once and again with growing pauses for as long as it takes, and only an inspection
-that shows STOPPED or GONE ends it (`on_inspected`). After every answer to a stop an inspection comes
-first; only then is the stop sent again.
+Theory of operation of the stops. A decided stop is kept until an inspection confirms it. A provider bills
+until its pod is really stopped, and the return of `stop()` does not show that: a cloud may accept the call
+and lose it, time out after it worked, or report a pod as stopping for hours (docs/providers.md#failed-stops).
+So a stop is not an action here but an obligation, a `PendingStop`, which lives beside the pod's state and
+survives it. It is created by a decision (`add`), its `StopPod` is sent at once and again with growing pauses
+for as long as it takes, and only an inspection that shows STOPPED or GONE ends it (`on_inspected`). After
+every answer to a stop an inspection comes first; only then is the stop sent again.
 
 There are three strengths:
 
@@ -29,7 +29,7 @@ from math import inf
 
 from attrs import define, field
 
-from gpugate.core.commands import StopCause
+from gpugate.core.commands import RecordSessionEnd, RecordSessionStart, StartCause, StopCause
 from gpugate.core.policy import Policy
 from gpugate.errors import NotFound, ProviderError, RateLimited
 from gpugate.provider_api import Phase, PodReport
@@ -225,3 +225,88 @@ class PendingStops:
             stop.stopping_since = now
         if stop.op is None:
             stop.send_at = max(stop.send_at, stop.stopping_since + self.policy.stopping_grace_s)
+
+
+@define
+class OpenSessions:
+    """At most one session per provider; `by_provider` holds its run and when it began."""
+
+    by_provider: dict[int, tuple[int, float]] = field(factory=dict)
+
+    def __contains__(self, provider: object) -> bool:
+        return provider in self.by_provider
+
+    def began_at(self, provider: int) -> float:
+        """Return when the session of this provider began; it must be open."""
+        return self.by_provider[provider][1]
+
+    def open(
+        self, provider: int, run_id: int, cause: StartCause, report: PodReport, up_s: float, now: float
+    ) -> list[RecordSessionStart]:
+        """Open a session that began `up_s` ago. An open one, whose stop was never confirmed, goes on."""
+        if provider in self.by_provider:
+            return []
+        self.by_provider[provider] = (run_id, now - up_s)
+        return [RecordSessionStart(run_id=run_id, provider=provider, cause=cause, report=report, up_s=up_s)]
+
+    def close(self, provider: int, cause: StopCause) -> list[RecordSessionEnd]:
+        """Close the session of this provider, if one is open."""
+        session = self.by_provider.pop(provider, None)
+        if session is None:
+            return []
+        return [RecordSessionEnd(run_id=session[0], provider=provider, cause=cause)]
+
+
+@define
+class _Slot:
+    due: float = inf
+    op: int | None = None
+
+
+def _slots(count: int) -> list[_Slot]:
+    return [_Slot() for _ in range(count)]
+
+
+@define
+class InspectSchedule:
+    """One inspection at a time per provider. A start or stop cancels the one that is out: it is older."""
+
+    slots: list[_Slot] = field(converter=_slots)
+
+    @property
+    def next_due(self) -> float:
+        """When the next inspection has to be sent; `inf` if each is out or none is planned."""
+        return min(inf if slot.op is not None else slot.due for slot in self.slots)
+
+    def schedule(self, provider: int, at: float) -> None:
+        """Inspect this provider at `at`, or when the inspection that is out has its result."""
+        self.slots[provider].due = at
+
+    def schedule_no_later_than(self, provider: int, at: float) -> None:
+        """Inspect at `at`, or earlier if that was scheduled while the last inspection was out."""
+        slot = self.slots[provider]
+        slot.due = min(slot.due, at)
+
+    def cancel(self, provider: int) -> None:
+        """Ignore the result of the inspection that is out, and plan none."""
+        self.slots[provider] = _Slot()
+
+    def take_due(self, now: float) -> list[int]:
+        """Return the providers to inspect now."""
+        return [i for i, slot in enumerate(self.slots) if slot.due <= now and slot.op is None]
+
+    def sent(self, provider: int, op: int) -> None:
+        """Note that an inspection with this number is out."""
+        self.slots[provider] = _Slot(op=op)
+
+    def is_out(self, provider: int) -> bool:
+        """Return whether an inspection of this provider is out."""
+        return self.slots[provider].op is not None
+
+    def take_result(self, provider: int, op: int) -> bool:
+        """Return True, once, if the result with this number is the one that is waited for."""
+        slot = self.slots[provider]
+        if slot.op != op:
+            return False
+        slot.op = None
+        return True

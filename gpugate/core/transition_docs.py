@@ -15,7 +15,7 @@ _HEAD = """\
 Written by `make states` from the signatures in `gpugate/core/transitions`; a test compares. The events of
 tickets (RequestArrived, RequestFinished, ResponseStarted), of stops (StopAccepted, StopCallFailed) and of the
 budget (BudgetUpdated) are handled by `core/request_queue.py`, `core/pending_stops.py` and
-`core/budget_gate.py`.
+`core/request_queue.py`.
 """
 
 

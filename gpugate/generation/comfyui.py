@@ -21,7 +21,7 @@ from attrs import define, field, frozen
 from gpugate.errors import ImageFailed
 from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
-from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
+from gpugate.relay.transport import CALL_ERRORS, ssl_option, url_of
 from gpugate.tasks import spawn
 
 Graph = Mapping[str, Any]

@@ -13,7 +13,7 @@ from attrs import frozen
 from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 from gpugate.proxy.error_format import is_edge_error, is_edge_timeout
-from gpugate.relay.pod_http import CALL_ERRORS, ssl_option, url_of
+from gpugate.relay.transport import CALL_ERRORS, ssl_option, url_of
 
 OnText = Callable[[str], Awaitable[None]]
 """Takes each piece of text as it comes."""

@@ -35,8 +35,7 @@ from gpugate.errors import GateError
 from gpugate.lifecycle.event_bus import EventBus, ProviderProblem, SessionEnded, SessionStarted
 from gpugate.lifecycle.lease import LeaseTable, ServingPod
 from gpugate.lifecycle.pod_calls import PodCalls, PodClient
-from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker
-from gpugate.lifecycle.report_sanitizer import ReportSanitizer
+from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker, ReportSanitizer
 from gpugate.lifecycle.state_files import PendingStopStore
 from gpugate.lifecycle.status import PodObservations
 from gpugate.provider_api import PodReport

@@ -26,7 +26,6 @@ from math import inf, isfinite
 from gpugate import clock
 from gpugate.billing.model import BY_HAND, StartOrigin
 from gpugate.billing.recorder import Recorder
-from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.core.commands import StartCause
 from gpugate.core.events import (
     BudgetUpdated,
@@ -48,6 +47,7 @@ from gpugate.core.events import (
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
+from gpugate.core.request_queue import BudgetVerdict
 from gpugate.core.snapshot import MachineSnapshot
 from gpugate.core.states import (
     BackingOff,

@@ -32,7 +32,7 @@ from gpugate.proxy.forwarder import Forwarder
 from gpugate.proxy.heartbeat import Heartbeat
 from gpugate.proxy.request_context import RequestContext, read_body
 from gpugate.relay.response_policy import CapturedBody
-from gpugate.relay.sockets import detect_disconnect
+from gpugate.relay.transport import detect_disconnect
 
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
 _CHANGES_MODELS = frozenset({"pull", "create", "copy", "delete"})

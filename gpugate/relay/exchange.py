@@ -47,7 +47,7 @@ from gpugate.relay.response_policy import (
     ResponsePolicy,
     Truncation,
 )
-from gpugate.relay.sockets import close_within, reset, unacked_bytes
+from gpugate.relay.transport import close_within, reset, unacked_bytes
 from gpugate.tasks import report_crash, spawn
 
 T = TypeVar("T")

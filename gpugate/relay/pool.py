@@ -10,7 +10,7 @@ from typing import Literal, Protocol, cast
 
 from gpugate.provider_api import Endpoint
 from gpugate.relay.headers import Address, RequestHeads
-from gpugate.relay.tls import TlsPolicy, context
+from gpugate.relay.transport import TlsPolicy, context
 
 _ABOUT_NOW_S = 0.001  # a timer may come a rounding too early, and would be set again and again
 _KEEPALIVE = (  # a peer that vanished without a word is found after 30 + 3 * 10 s

@@ -13,7 +13,7 @@ from gpugate_testing import virtual_time
 
 from gpugate.billing.budget import BudgetLimits, BudgetMonitor, evaluate
 from gpugate.billing.cost_math import month_of, month_span
-from gpugate.core.budget_gate import BudgetVerdict
+from gpugate.core.request_queue import BudgetVerdict
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.event_bus import BudgetThresholdCrossed, LifecycleEvent, SessionEnded, SessionStarted
 from gpugate.provider_api import Phase, PodReport

@@ -11,7 +11,7 @@ from attrs import define, evolve
 from gpugate_testing.fakes import FakeCloud
 
 from gpugate.billing.model import Session, StartTimeBound
-from gpugate.lifecycle.report_sanitizer import ReportSanitizer
+from gpugate.lifecycle.provider_worker import ReportSanitizer
 from gpugate.provider_api import Phase, PodReport
 from tests.billing.ledger_house import BEGINNING, House, ask, off, play, seconds
 

@@ -13,7 +13,7 @@ from gpugate.bot.assistant import STOP_TIMEOUT_S
 from gpugate.bot.confirmations import TTL_S
 from gpugate.bot.intents.model import Intent, ParsedIntent
 from gpugate.bot.messenger import PhotoError
-from gpugate.core.budget_gate import BudgetVerdict
+from gpugate.core.request_queue import BudgetVerdict
 from gpugate.errors import LedgerError, NoFunds, ProviderError
 from tests.bot.chats import PNG, FakeIntentParser, SessionCost, Talk
 from tests.lifecycle.support import play

@@ -17,7 +17,6 @@ from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from gpugate.core.budget_gate import BudgetVerdict
 from gpugate.core.commands import (
     AbortResponse,
     Admit,
@@ -60,6 +59,7 @@ from gpugate.core.events import (
 from gpugate.core.idle_policy import FixedIdlePolicy, PrewarmWindow
 from gpugate.core.machine import NEEDS_NEW_START, PodMachine
 from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.core.request_queue import BudgetVerdict
 from gpugate.core.states import Draining, Ready, ShutDown, Stopped, Stopping, Unknown, Warming
 from gpugate.core.transitions import TABLE
 from gpugate.errors import (

@@ -10,7 +10,7 @@ from hashlib import sha256
 import pytest
 from gpugate_demo.faults import Hang
 
-from gpugate.relay.sockets import reset
+from gpugate.relay.transport import reset
 from tests.e2e.support import House, request, wire_to
 from tests.e2e.test_intake import BLOB, MIB
 

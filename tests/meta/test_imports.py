@@ -23,7 +23,7 @@ class May:
     """What the modules of one package, or one module of the root, may import.
 
     Attributes:
-        inside: packages of gpugate, or modules such as "relay.tls".
+        inside: packages of gpugate, or modules such as "relay.transport".
         outside: distributions.
         banned: modules of the standard library that they must not import.
     """
@@ -47,7 +47,7 @@ RULES: Mapping[str, May] = {
     "provider_api": May({"errors"}, {"attrs", "aiohttp"}),
     "core": May(VALUES, {"attrs"}, IMPURE),
     "lifecycle": May(
-        {"core", "relay.pod_http", "billing.recorder", "billing.cost_math", "billing.model", *BASE},
+        {"core", "relay.transport", "billing.recorder", "billing.cost_math", "billing.model", *BASE},
         {"attrs", "aiohttp", "orjson"},
     ),
     "fleet": May({"lifecycle"}),

@@ -25,15 +25,11 @@ class Fault:
 QUEUE = "core/request_queue.py"
 BOOT = "core/transitions/boot.py"
 IDLE = "core/idle_policy.py"
-SCHEDULE = "core/inspect_schedule.py"
 MACHINE = "core/machine.py"
 MANUAL = "core/transitions/manual.py"
-TIMER = "core/idle_timer.py"
 PLAN = "core/start_plan.py"
 POLICY = "core/policy.py"
-GATE = "core/budget_gate.py"
 SERVE = "core/transitions/serve.py"
-SESSIONS = "core/open_sessions.py"
 START = "core/transitions/start.py"
 STOPS = "core/pending_stops.py"
 WARMUP = "core/transitions/warmup.py"
@@ -117,7 +113,7 @@ FAULTS: tuple[Fault, ...] = (
         "a look that was asked for while another was out is forgotten",
     ),
     Fault(
-        SESSIONS,
+        STOPS,
         "        if provider in self.by_provider:\n            return []\n",
         "",
         "one billed stretch becomes two rows",
@@ -141,13 +137,13 @@ FAULTS: tuple[Fault, ...] = (
         "held requests wait for the next alarm when a lease ends",
     ),
     Fault(
-        SCHEDULE,
+        STOPS,
         "min(inf if slot.op is not None else slot.due for slot in self.slots)",
         "min(slot.due for slot in self.slots)",
         "the alarm goes off without end while a look is out",
     ),
     Fault(
-        SCHEDULE,
+        STOPS,
         "if slot.due <= now and slot.op is None]",
         "if slot.due <= now]",
         "two looks are out at once",
@@ -373,7 +369,7 @@ FAULTS: tuple[Fault, ...] = (
         "a session's limit shorter than a start: starts without end, each paid for",
     ),
     Fault(
-        GATE,
+        QUEUE,
         "        return any(ticket.user not in self.verdict.users_over_share for ticket in tickets)\n",
         "        return any(True for _ in tickets)\n",
         "a user whose share is spent has pods started again",
@@ -385,19 +381,19 @@ FAULTS: tuple[Fault, ...] = (
         "a start by hand is refused although the pod is on its way",
     ),
     Fault(
-        TIMER,
+        IDLE,
         "            return idle_since + self.policy.effective_timeout_s\n",
         "            return idle_since + self.idle_timeout_s\n",
         "what the idle policy says is never done",
     ),
     Fault(
-        TIMER,
+        IDLE,
         "        return window is not None and now < since + window.closes_s",
         "        return window is not None",
         "a pod is warmed for somebody who was expected hours ago",
     ),
     Fault(
-        TIMER,
+        IDLE,
         "            return min(last_demand_at + window.closes_s, idle_since + self.idle_timeout_s)\n",
         "            return idle_since + self.idle_timeout_s\n",
         "a pod that was warmed in vain is kept as if somebody had used it",

@@ -20,7 +20,7 @@ from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
 from gpugate.lifecycle.event_bus import EventBus, LifecycleEvent, ProviderProblem, SessionEnded
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.provider_api import Price
 

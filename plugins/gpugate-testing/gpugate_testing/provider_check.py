@@ -24,7 +24,7 @@ from gpugate.cli.parser import gpugate_version
 from gpugate.cli.settings import settings_as_given
 from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited
-from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.observability.redact import secrets_of
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry

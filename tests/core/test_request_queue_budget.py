@@ -14,7 +14,6 @@ from gpugate_testing.playbook import (
     policy,
 )
 
-from gpugate.core.budget_gate import BudgetGate, BudgetVerdict
 from gpugate.core.events import (
     BudgetUpdated,
     GatewayStarted,
@@ -24,7 +23,7 @@ from gpugate.core.events import (
     ResponseStarted,
 )
 from gpugate.core.idle_policy import FixedIdlePolicy, PrewarmWindow
-from gpugate.core.request_queue import Ticket
+from gpugate.core.request_queue import BudgetGate, BudgetVerdict, Ticket
 from gpugate.core.states import (
     BackingOff,
     CallingStart,

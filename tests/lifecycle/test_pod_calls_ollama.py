@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from attrs import define, field
 
-from gpugate.lifecycle import ollama_pod_client as adapter
-from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.lifecycle import pod_calls as adapter
+from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.provider_api import Endpoint
 
 GAVE_UP = 524

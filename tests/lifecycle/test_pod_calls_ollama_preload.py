@@ -13,8 +13,8 @@ from attrs import define
 from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Fault, Garbage, Hang, Slow
 from gpugate_demo.ollama import SimulatedOllama
 
-from gpugate.lifecycle import ollama_pod_client as adapter
-from gpugate.lifecycle.ollama_pod_client import OllamaPodClient
+from gpugate.lifecycle import pod_calls as adapter
+from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.provider_api import Endpoint
 from tests.certificates import Certificate, make_certificate
 

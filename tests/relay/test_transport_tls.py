@@ -12,7 +12,7 @@ from attrs import evolve
 
 from gpugate.relay.pool import ConnectionPool, UpstreamExchangeError
 from gpugate.relay.response_policy import RelayOutcome, ResponseIntercepted, ResponsePolicy
-from gpugate.relay.tls import TlsPolicy, context
+from gpugate.relay.transport import TlsPolicy, context
 from tests.certificates import make_certificate
 from tests.relay.support import (
     Script,

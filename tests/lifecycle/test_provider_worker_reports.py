@@ -12,7 +12,7 @@ from attrs import define, evolve, field
 from gpugate_testing.fakes import FakeCloud
 
 from gpugate.lifecycle.event_bus import ProviderProblem, SessionStarted
-from gpugate.lifecycle.report_sanitizer import ReportSanitizer
+from gpugate.lifecycle.provider_worker import ReportSanitizer
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.lifecycle.support import Stage, play
 
