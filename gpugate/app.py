@@ -20,8 +20,7 @@ from aiohttp import web
 from attrs import evolve
 
 from gpugate.api.costs import CostApi
-from gpugate.api.events import SseBroadcaster
-from gpugate.api.gpu import GpuApi
+from gpugate.api.gpu import GpuApi, SseBroadcaster
 from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.billing.feature import budget_monitor, cost_queries
 from gpugate.billing.ledger import open_ledger
@@ -40,23 +39,23 @@ from gpugate.generation.feature import generation_api
 from gpugate.generation.workflows import Workflows
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.dead_man_switch import SwitchRenewer
-from gpugate.lifecycle.event_bus import EventBus, EventListener, LifecycleEvent, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
+from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, StateChanged
 from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.observability.redact import secrets_of
-from gpugate.ollama.catalog_refresher import CatalogRefresher
+from gpugate.ollama.catalog_cache import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
+from gpugate.proxy.auth import make_verifier
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.dispatcher import RequestDispatcher
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.proxy.server import GatewayServer
-from gpugate.proxy.setup import make_verifier
 from gpugate.relay.relay import Relay
 
 CLEANUP_S = 2.0

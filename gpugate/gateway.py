@@ -22,10 +22,10 @@ from gpugate.config import Settings
 from gpugate.config.derive import longest_end_s
 from gpugate.core.states import Status
 from gpugate.fleet import Fleet
-from gpugate.lifecycle.event_bus import EventBus, EventListener, LifecycleEvent, ProviderProblem
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, ProviderProblem
 from gpugate.observability.log import log_crash
 from gpugate.proxy.forwarder import UpstreamPools
 from gpugate.proxy.server import check_self, listen

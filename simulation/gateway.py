@@ -15,10 +15,10 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.core.idle_policy import IdleHistory, IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import EventBus, LifecycleEvent, SessionEnded, SessionStarted, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryStore, PendingStopStore
+from gpugate.lifecycle.status import EventBus, LifecycleEvent, SessionEnded, SessionStarted, StateChanged
 from gpugate.provider_api import Price
 from gpugate.tasks import spawn
 

@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 from attrs import define, evolve, field, frozen
 
-from gpugate.api.events import SseResponse, wants_only_events
+from gpugate.api.gpu import SseResponse, wants_only_events
 from gpugate.api.json_request import JsonRequest, read_json
 from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout

@@ -22,7 +22,7 @@ from gpugate.billing.cost_math import SECONDS_PER_HOUR, month_of, month_span
 from gpugate.billing.reports import CostQueries
 from gpugate.core.request_queue import BudgetVerdict
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import (
+from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
     EventListener,
     LifecycleEvent,

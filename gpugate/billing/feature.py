@@ -13,8 +13,8 @@ from gpugate.billing.ledger import Ledger
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
 from gpugate.config import Settings
-from gpugate.lifecycle.event_bus import EventBus
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.status import EventBus
 from gpugate.observability.log import log_crash
 
 DEMO = "demo"

@@ -33,7 +33,7 @@ from gpugate.billing.model import BY_HAND, PodUsage, Session, StartOrigin, Start
 from gpugate.billing.usage import NoUsage, UsageSlice, UsageTracker
 from gpugate.core.states import StateName
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import (
+from gpugate.lifecycle.status import (
     LifecycleEvent,
     ProviderProblem,
     SessionEnded,

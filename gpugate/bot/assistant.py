@@ -23,9 +23,8 @@ from gpugate.bot.intents.model import Intent, IntentParser, ParsedBy, ParsedInte
 from gpugate.bot.messenger import Button, Chat, IncomingMessage
 from gpugate.core.states import Status
 from gpugate.errors import GateError, LedgerError, PodBusy, ProviderUnavailable
-from gpugate.lifecycle.event_bus import LifecycleEvent, SessionEnded, StateChanged
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.status import PodStatus
+from gpugate.lifecycle.status import LifecycleEvent, PodStatus, SessionEnded, StateChanged
 from gpugate.tasks import CrashHandler, report_crash
 
 STOP_TIMEOUT_S = 180.0

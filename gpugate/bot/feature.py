@@ -19,8 +19,8 @@ from gpugate.bot.notifier import Notifier
 from gpugate.config import Settings
 from gpugate.errors import SettingsError
 from gpugate.generation.fantasy import FantasyService
-from gpugate.lifecycle.event_bus import LifecycleEvent
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.status import LifecycleEvent
 from gpugate.observability.log import log_crash
 
 DEDUP_FILE = "telegram-updates.json"

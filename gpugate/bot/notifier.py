@@ -20,7 +20,7 @@ from gpugate.bot.messages import count, duration, money, sentences, shorten, sta
 from gpugate.core.events import Cause
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import (
+from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
     LifecycleEvent,
     ProviderProblem,

@@ -32,12 +32,11 @@ from gpugate.core.commands import (
 )
 from gpugate.core.events import Event, PodInspected
 from gpugate.errors import GateError
-from gpugate.lifecycle.event_bus import EventBus, ProviderProblem, SessionEnded, SessionStarted
 from gpugate.lifecycle.lease import LeaseTable, ServingPod
 from gpugate.lifecycle.pod_calls import PodCalls, PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker, ReportSanitizer
 from gpugate.lifecycle.state_files import PendingStopStore
-from gpugate.lifecycle.status import PodObservations
+from gpugate.lifecycle.status import EventBus, PodObservations, ProviderProblem, SessionEnded, SessionStarted
 from gpugate.provider_api import PodReport
 from gpugate.tasks import CrashHandler, report_crash
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import LifecycleEvent, StateChanged
+from gpugate.lifecycle.status import LifecycleEvent, StateChanged
 from gpugate.provider_api import Endpoint
 from gpugate.tasks import CrashHandler, Supervised
 

@@ -64,12 +64,18 @@ from gpugate.core.transitions import TABLE
 from gpugate.errors import ProviderUnavailable, ShuttingDown
 from gpugate.lifecycle.command_runner import CommandRunner, MachineLink
 from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
-from gpugate.lifecycle.event_bus import EventBus, QueueChanged, StateChanged
 from gpugate.lifecycle.lease import Lease, LeaseTable, ServingPod
 from gpugate.lifecycle.pod_calls import PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryStore, PendingStopStore
-from gpugate.lifecycle.status import PodObservations, PodStatus, StatusBuilder
+from gpugate.lifecycle.status import (
+    EventBus,
+    PodObservations,
+    PodStatus,
+    QueueChanged,
+    StateChanged,
+    StatusBuilder,
+)
 from gpugate.provider_api import Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 

@@ -8,7 +8,7 @@ import structlog
 
 from gpugate.core.events import Cause
 from gpugate.core.states import StateName
-from gpugate.lifecycle.event_bus import (
+from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
     LifecycleEvent,
     ProviderProblem,

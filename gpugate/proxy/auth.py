@@ -16,10 +16,12 @@ import base64
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from hashlib import sha256
 from math import inf
 from typing import Any, Protocol
 
+import aiohttp
 import jwt
 from attrs import frozen
 from jwt import PyJWK
@@ -28,8 +30,9 @@ from jwt.exceptions import InvalidSubjectError
 from jwt.types import Options
 
 from gpugate.billing.model import BY_HAND
+from gpugate.config.schema import Auth
 from gpugate.errors import InvalidToken, ProviderUnavailable, TokenExpired
-from gpugate.proxy.jwks import PROVIDER_UNREACHABLE, JwksCache
+from gpugate.proxy.jwks import PROVIDER_UNREACHABLE, JwksCache, http_fetch
 
 SIGNATURE_INVALID = "token signature is invalid"
 MAX_TOKEN = 16 * 1024  # characters; real ones have a few hundred
@@ -297,3 +300,24 @@ def _scopes_of(claims: Mapping[str, object]) -> frozenset[str] | None:
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         return frozenset()
     return frozenset(words)
+
+
+def make_verifier(
+    auth: Auth, session: aiohttp.ClientSession, resources: AsyncExitStack, warn: Callable[[str], None]
+) -> Verifier:
+    """Return the verifier for `[auth]`; `resources` closes its cache of keys, if it has one."""
+    jwks = None
+    if auth.jwks_url:
+        fetch = http_fetch(session, auth.jwks_url)
+        on_status = lambda problem: warn(f"the identity provider: {problem or 'answers again'}")  # noqa: E731
+        jwks = JwksCache(fetch, on_status=on_status)
+        resources.push_async_callback(jwks.aclose)
+    return Verifier(
+        secret=auth.secret,
+        algorithms=auth.algorithms,
+        issuer=auth.issuer,
+        audience=auth.audience,
+        leeway_s=auth.leeway,
+        require_exp=auth.require_exp,
+        jwks=jwks,
+    )

@@ -18,9 +18,9 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import EventBus, LifecycleEvent, ProviderProblem
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.status import EventBus, LifecycleEvent, ProviderProblem
 from gpugate.provider_api import Price
 
 BEGINNING = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -15,7 +15,7 @@ from gpugate.billing.budget import BudgetLimits, BudgetMonitor, evaluate
 from gpugate.billing.cost_math import month_of, month_span
 from gpugate.core.request_queue import BudgetVerdict
 from gpugate.errors import LedgerError
-from gpugate.lifecycle.event_bus import BudgetThresholdCrossed, LifecycleEvent, SessionEnded, SessionStarted
+from gpugate.lifecycle.status import BudgetThresholdCrossed, LifecycleEvent, SessionEnded, SessionStarted
 from gpugate.provider_api import Phase, PodReport
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)

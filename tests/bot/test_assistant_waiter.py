@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gpugate.bot.assistant import EventWaiter
-from gpugate.lifecycle.event_bus import QueueChanged
+from gpugate.lifecycle.status import QueueChanged
 
 
 def full(news):

@@ -17,7 +17,7 @@ from gpugate.bot import messages, notifier
 from gpugate.bot.notifier import MAX_PENDING, SEND_TIMEOUT_S, Notifier, summary_times
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError, NoFunds
-from gpugate.lifecycle.event_bus import (
+from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
     ProviderProblem,
     SessionEnded,

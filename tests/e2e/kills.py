@@ -20,7 +20,7 @@ from gpugate_testing.clouds.cloud import Operation
 from gpugate import app
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
-from gpugate.lifecycle.event_bus import LifecycleEvent, StateChanged
+from gpugate.lifecycle.status import LifecycleEvent, StateChanged
 from gpugate.tasks import spawn
 from tests.e2e.clouds import Town
 

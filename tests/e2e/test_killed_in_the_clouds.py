@@ -16,7 +16,7 @@ from gpugate_demo.faults import Hang
 from gpugate_testing.clouds import Capacity, Cloud, LostResponse, SimPod
 
 from gpugate.billing.model import Session
-from gpugate.lifecycle.event_bus import SessionEnded, SessionStarted
+from gpugate.lifecycle.status import SessionEnded, SessionStarted
 from tests.e2e.clouds import BOTH, EPHEMERAL, FIXED, Town, play
 from tests.e2e.kills import Mortal
 

@@ -12,7 +12,7 @@ import pytest
 from gpugate_demo.faults import Hang, HangAfter
 from gpugate_testing import fakes
 
-from gpugate.api.events import SseBroadcaster
+from gpugate.api.gpu import SseBroadcaster
 from gpugate.errors import Transient
 from tests.e2e.support import (
     CHAT,

@@ -13,7 +13,10 @@ from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
 
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.policy import Policy, ProviderLimits
-from gpugate.lifecycle.event_bus import (
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.state_files import IdleHistoryStore
+from gpugate.lifecycle.status import (
     EventBus,
     EventListener,
     LifecycleEvent,
@@ -21,9 +24,6 @@ from gpugate.lifecycle.event_bus import (
     SessionStarted,
     StateChanged,
 )
-from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.provider_worker import ConfiguredProvider
-from gpugate.lifecycle.state_files import IdleHistoryStore
 from gpugate.provider_api import Price, Provider
 
 NAMES = ("alpha", "beta")

@@ -18,8 +18,8 @@ from gpugate.errors import (
     Transient,
     WarmupTimeout,
 )
-from gpugate.lifecycle.event_bus import LifecycleEvent
 from gpugate.lifecycle.lease import Lease
+from gpugate.lifecycle.status import LifecycleEvent
 from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 from tests.lifecycle.support import Stage, play
 

@@ -12,7 +12,7 @@ from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.states import Status
 from gpugate.errors import NoCapacity, Transient
-from gpugate.lifecycle.event_bus import ProviderProblem
+from gpugate.lifecycle.status import ProviderProblem
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.lifecycle.support import Stage, play
 

@@ -6,7 +6,7 @@ import pytest
 from gpugate_testing.fakes import FakeCloud
 
 from gpugate.errors import PodStartFailed, ProviderError, Transient
-from gpugate.lifecycle.event_bus import ProviderProblem
+from gpugate.lifecycle.status import ProviderProblem
 from gpugate.provider_api import Phase, PodReport
 from tests.lifecycle.support import Stage, play
 

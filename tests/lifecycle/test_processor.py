@@ -8,7 +8,7 @@ import pytest
 from gpugate_testing.fakes import FakeCloud, FakePod
 
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import ProviderProblem
+from gpugate.lifecycle.status import ProviderProblem
 from gpugate.provider_api import Endpoint
 from tests.lifecycle.support import Stage, play
 

@@ -11,8 +11,8 @@ import pytest
 from attrs import define, evolve, field
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.lifecycle.event_bus import ProviderProblem, SessionStarted
 from gpugate.lifecycle.provider_worker import ReportSanitizer
+from gpugate.lifecycle.status import ProviderProblem, SessionStarted
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.lifecycle.support import Stage, play
 

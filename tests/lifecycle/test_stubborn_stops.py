@@ -9,7 +9,7 @@ from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.states import Status
 from gpugate.errors import NoCapacity, RateLimited, Transient
-from gpugate.lifecycle.event_bus import ProviderProblem
+from gpugate.lifecycle.status import ProviderProblem
 from gpugate.provider_api import Phase
 from tests.lifecycle.support import Stage, play
 

@@ -142,8 +142,8 @@ def test_a_module_imports_only_what_it_may(name: str) -> None:
 def test_a_wrong_import_is_noticed() -> None:
     """The test itself works."""
     assert "core.machine imports asyncio.sleep" == offence("core.machine", "asyncio.sleep")
-    assert "core.machine imports lifecycle.event_bus" == offence(
-        "core.machine", "gpugate.lifecycle.event_bus.LifecycleEvent"
+    assert "core.machine imports lifecycle.status" == offence(
+        "core.machine", "gpugate.lifecycle.status.LifecycleEvent"
     )
     assert "core.machine imports aiohttp.web" == offence("core.machine", "aiohttp.web")
     assert "proxy.server imports app" == offence("proxy.server", "gpugate.app.build")

@@ -429,7 +429,7 @@ FAULTS: tuple[Fault, ...] = (
         "a broken request is judged before anybody looked",
     ),
     Fault(
-        "lifecycle/event_bus.py",
+        "lifecycle/status.py",
         "            except Exception as error:\n",
         "            except TypeError as error:\n",
         "a listener's bug ends the pod's life",

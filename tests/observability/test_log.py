@@ -18,7 +18,7 @@ import structlog
 
 from gpugate.core.events import Cause
 from gpugate.core.states import StateName, Status
-from gpugate.lifecycle.event_bus import StateChanged
+from gpugate.lifecycle.status import StateChanged
 from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, Output, Sink, configure, log_crash
 

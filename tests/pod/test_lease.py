@@ -20,8 +20,8 @@ from gpugate.config import load_settings
 from gpugate.core.states import Status
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import SwitchRenewer, lease_digest
-from gpugate.lifecycle.event_bus import StateChanged
 from gpugate.lifecycle.pod_calls import OllamaPodClient
+from gpugate.lifecycle.status import StateChanged
 from gpugate.provider_api import Endpoint, Provider
 from tests.pod.support import DIGEST, SECRET, BlobStore, blob_store, container, script, until
 

@@ -20,10 +20,10 @@ from gpugate_vastai import VastAi, VastConfig
 
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.states import Status
-from gpugate.lifecycle.event_bus import EventBus, LifecycleEvent, ProviderProblem, SessionEnded
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.status import EventBus, LifecycleEvent, ProviderProblem, SessionEnded
 from gpugate.provider_api import Price
 
 AGENT = {"User-Agent": "gpugate/0.1"}

@@ -1,4 +1,4 @@
-"""gpugate/ollama/catalog_store.py: the catalogue's file."""
+"""gpugate/ollama/catalog_cache.py: the catalogue's file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpugate.json_file import CorruptFile
-from gpugate.ollama.catalog_store import CatalogStore
+from gpugate.ollama.catalog_cache import CatalogStore
 
 SECTIONS = {"answers": {"tags": b'{"models":[ ]}', "version": '{"é":1}'.encode()}, "shows": {"x": b"{}"}}
 
