@@ -59,11 +59,6 @@ class Route:
     streamed_body: bool = False
     allow: tuple[str, ...] = ()
 
-    @property
-    def wakes(self) -> bool:
-        """Whether a pod that is off is started for it (an unload or a refusal aside)."""
-        return self.kind is RouteKind.COMPUTE or self.kind is RouteKind.ADMIN
-
 
 _COMPUTE = (
     ("chat", "/api/chat"),

@@ -30,11 +30,6 @@ class Truncation:
     tail: bytes
 
     @property
-    def started(self) -> bool:
-        """Whether any payload of the upstream's has left for the client."""
-        return bool(self.tail)
-
-    @property
     def ends_line(self) -> bool:
         """Whether the next byte would begin a line."""
         return not self.tail or self.tail.endswith(b"\n")

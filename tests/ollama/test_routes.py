@@ -55,14 +55,12 @@ ADMIN = [
 def test_a_post_that_computes_wakes(path: str, api: str | None) -> None:
     """Every POST under /api and /v1 that is not metadata wakes the pod, known or not."""
     assert Route(RouteKind.COMPUTE, path, "chat", api) == match_route("POST", path)
-    assert match_route("POST", path).wakes
 
 
 @pytest.mark.parametrize(("method", "path", "api"), METADATA)
 def test_metadata(method: str, path: str, api: str) -> None:
     """Metadata never wakes and needs the scope of Ollama's paths."""
     assert Route(RouteKind.METADATA, path, "chat", api) == match_route(method, path)
-    assert not match_route(method, path).wakes
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN)
@@ -70,7 +68,6 @@ def test_changing_models(method: str, path: str) -> None:
     """Pull, push, create, copy, delete and blobs need `admin` and the pod."""
     route = match_route(method, path)
     assert (RouteKind.ADMIN, "admin", path) == (route.kind, route.scope, route.upstream_path)
-    assert route.wakes
     assert (method == "POST" and "blobs" in path) == route.streamed_body
 
 
@@ -127,7 +124,7 @@ def test_own_paths(method: str, path: str, own: str) -> None:
 def test_a_wrong_method(method: str, path: str, allow: tuple[str, ...]) -> None:
     """What Ollama's router refuses wakes nothing and says what is allowed."""
     route = match_route(method, path)
-    assert (RouteKind.WRONG_METHOD, allow, False) == (route.kind, route.allow, route.wakes)
+    assert (RouteKind.WRONG_METHOD, allow) == (route.kind, route.allow)
 
 
 @pytest.mark.parametrize(
