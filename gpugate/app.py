@@ -6,7 +6,7 @@ A new feature is one file, and one line in `_features`; its methods are those of
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -22,8 +22,8 @@ from attrs import evolve
 from gpugate.api.costs import CostApi
 from gpugate.api.gpu import GpuApi, SseBroadcaster
 from gpugate.api.telegram_webhook import TelegramWebhook
-from gpugate.billing.feature import budget_monitor, cost_queries
-from gpugate.billing.ledger import open_ledger
+from gpugate.billing.budget import BudgetLimits, BudgetMonitor
+from gpugate.billing.ledger import Ledger, open_ledger
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
@@ -63,6 +63,8 @@ CLEANUP_S = 2.0
 
 POD_LIVES = frozenset({StateName.WARMING, StateName.PRELOADING, StateName.READY, StateName.DRAINING})
 """States in which an exchange with the pod may be under way."""
+
+DEMO = "demo"
 
 _log = structlog.get_logger()
 
@@ -305,3 +307,41 @@ def _session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=30),
     )
+
+
+def cost_queries(
+    settings: Settings,
+    ledger: Ledger,
+    recorder: SessionRecorder,
+    lifecycle: Lifecycle,
+    simulated: Collection[str],
+    wall: Callable[[], datetime],
+) -> CostQueries:
+    """Make the queries; sessions of simulated providers cost nothing."""
+    # Older versions wrote the demo's sessions into the real ledger.
+    not_billed = {*simulated, *({DEMO} - set(settings.pod.provider))}
+    return CostQueries(ledger, lifecycle.status_now, settings.cost.currency, wall, recorder.flush, not_billed)
+
+
+async def budget_monitor(
+    settings: Settings,
+    spending: Any,
+    thresholds: Any,
+    lifecycle: Lifecycle,
+    events: EventBus,
+    wall: Callable[[], datetime],
+) -> BudgetMonitor:
+    """Make the monitor of `cost.monthly_budget`, which has evaluated it once, before any request can come."""
+    cost = settings.cost
+    budget = BudgetMonitor(
+        BudgetLimits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
+        spending,
+        thresholds,
+        on_verdict=lifecycle.set_budget_verdict,
+        publish=events.publish,
+        warn=lambda text, alarm: _log.error(text, alarm=True) if alarm else _log.info(text),
+        wall=wall,
+        on_crash=log_crash,
+    )
+    await budget.prepare()
+    return budget

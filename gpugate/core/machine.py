@@ -66,11 +66,11 @@ from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdleHistory, Id
 from gpugate.core.pending_stops import ACTIVE_PHASES, InspectSchedule, OpenSessions, PendingStop, PendingStops
 from gpugate.core.policy import Policy
 from gpugate.core.request_queue import BudgetGate, RequestQueue
-from gpugate.core.snapshot import MachineSnapshot
 from gpugate.core.start_plan import StartPlan
 from gpugate.core.states import (
     BackingOff,
     Draining,
+    MachineSnapshot,
     Preloading,
     Provisioning,
     Ready,

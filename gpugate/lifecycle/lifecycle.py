@@ -48,11 +48,11 @@ from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
 from gpugate.core.request_queue import BudgetVerdict
-from gpugate.core.snapshot import MachineSnapshot
 from gpugate.core.states import (
     BackingOff,
     CallingStart,
     Draining,
+    MachineSnapshot,
     Ready,
     ShutDown,
     Status,

@@ -15,8 +15,7 @@ from attrs import define, field, frozen
 from gpugate.billing.cost_math import SECONDS_PER_HOUR
 from gpugate.core.commands import StartCause, StopCause
 from gpugate.core.events import Cause
-from gpugate.core.snapshot import MachineSnapshot
-from gpugate.core.states import StateName, Status
+from gpugate.core.states import MachineSnapshot, StateName, Status
 from gpugate.provider_api import PodReport, Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 

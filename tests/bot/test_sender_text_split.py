@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.bot.text_split import split, units
+from gpugate.bot.sender import split, units
 
 
 @pytest.mark.parametrize(
