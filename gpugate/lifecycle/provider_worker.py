@@ -32,6 +32,10 @@ from gpugate.tasks import CrashHandler, Supervised, report_crash
 CALL_LIMIT_S = 120.0
 """Of one call; a plugin has shorter limits of its own."""
 
+START_LIMIT_BEFORE_STOP_S = 2.0
+"""How long a stop waits for a start or a clean-up that is out. A start that is given up may have worked: the
+stop is sent for that reason, and an inspection has to confirm it."""
+
 BEFORE_STOP_LIMIT_S = 1.0
 """How long a stop waits for its entry in the ledger: the entry costs less than a pod that runs on."""
 
@@ -192,7 +196,8 @@ class ProviderWorker:
         self._on_crash = on_crash
         self._commands: asyncio.Queue[tuple[ProviderCommand, BeforeCall]] = asyncio.Queue()
         self._current: ProviderCommand | None = None
-        self._inspect_limit: asyncio.Timeout | None = None  # of the inspection that is out
+        self._limit: asyncio.Timeout | None = None  # of the call that is out, unless that is a stop
+        self._limit_before_stop_s = 0.0  # what is left of it when a stop is queued
         self._queued_stops = 0
         self._worker = Supervised(self._run, self._name, on_crash=on_crash)
 
@@ -203,14 +208,14 @@ class ProviderWorker:
     def send(self, command: ProviderCommand, before: BeforeCall = nothing_before) -> None:
         """Queue a command; returns at once.
 
-        An inspection that is out or queued before a stop ends at once: a provider that does not answer must
-        not delay the stop.
+        A provider that does not answer must not delay a stop: an inspection that is out or queued before the
+        stop ends at once, a start or a clean-up after `START_LIMIT_BEFORE_STOP_S`.
         """
         self._commands.put_nowait((command, before))
         if isinstance(command, StopPod):
             self._queued_stops += 1
-            if self._inspect_limit is not None:
-                self._inspect_limit.reschedule(asyncio.get_running_loop().time())
+            if self._limit is not None:
+                self._limit.reschedule(asyncio.get_running_loop().time() + self._limit_before_stop_s)
 
     async def stop_now(self, limit_s: float, pause_s: float) -> bool:
         """Stop the pod without the queue, which ends here; called when the lifecycle has failed.
@@ -268,7 +273,7 @@ class ProviderWorker:
                     await before()
                 except LedgerError as error:  # no pod is started that is not in the ledger
                     return StartCallFailed(op, Misconfigured(str(error)))
-                seen = await self._call(provider.start)
+                seen = await self._call_before_stop(provider.start, START_LIMIT_BEFORE_STOP_S)
                 if isinstance(seen, PodReport):
                     seen = self._sanitizer.sanitize(seen)
                     return StartAccepted(op, seen, self._age_s(seen))
@@ -278,13 +283,13 @@ class ProviderWorker:
                 seen = await self._call(provider.stop)
                 return StopAccepted(op) if isinstance(seen, PodReport) else seen
             case InspectPod(op, index):
-                seen = await self._inspect()
+                seen = await self._call_before_stop(provider.inspect, 0.0)
                 if isinstance(seen, PodReport):
                     seen = self._sanitizer.sanitize_inspection(seen)
                     return PodInspected(op, index, seen, self._age_s(seen))
                 return seen
             case CleanUpOrphans():
-                await self._call(provider.sweep)
+                await self._call_before_stop(provider.sweep, START_LIMIT_BEFORE_STOP_S)
                 return None
 
     async def _try_before_stop(self, before: BeforeCall) -> None:
@@ -297,14 +302,18 @@ class ProviderWorker:
         except Exception as error:
             report_crash(self._name, error, self._on_crash)
 
-    async def _inspect(self) -> PodReport | ProviderError:
-        limit = self._inspect_limit = asyncio.timeout(0 if self._queued_stops else CALL_LIMIT_S)
+    async def _call_before_stop(
+        self, method: Callable[[], Awaitable[object]], limit_before_stop_s: float
+    ) -> PodReport | ProviderError:
+        """Call a method that is given up `limit_before_stop_s` after a stop was queued."""
+        limit = self._limit = asyncio.timeout(limit_before_stop_s if self._queued_stops else CALL_LIMIT_S)
+        self._limit_before_stop_s = limit_before_stop_s
         try:
-            seen = await self._call(self._configured.provider.inspect, limit)
+            seen = await self._call(method, limit)
         finally:
-            self._inspect_limit = None
+            self._limit = None
         if limit.expired() and self._queued_stops:
-            return Ambiguous("the inspection was given up for a stop, which goes first")
+            return Ambiguous("the call was given up for a stop, which goes first")
         return seen
 
     async def _call(

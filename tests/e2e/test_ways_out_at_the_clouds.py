@@ -20,7 +20,7 @@ import pytest
 from attrs import define
 from gpugate_demo.faults import HangAfter
 from gpugate_demo.ollama import SimulatedOllama
-from gpugate_testing.clouds import Cloud, Delays, Http, RunPodSim, SimPod, VastSim
+from gpugate_testing.clouds import Cloud, Delays, Http, LostResponse, RunPodSim, SimPod, VastSim
 
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
@@ -247,4 +247,18 @@ async def test_a_kill_and_an_end_while_the_cloud_cannot_be_reached(account: Acco
         await gateway.until_status("STOPPED")
         gateway.signal()
         assert 0 == await gateway.ended(), gateway.lines
+    await account.is_settled()
+
+
+async def test_docker_stop_while_a_start_is_not_answered(account: Account) -> None:
+    """The cloud has accepted it and does not say so: the stop is sent all the same, and in time."""
+    for operation in ("start", "create"):
+        account.cloud.fail(operation, LostResponse(60.0))
+    async with account.ground.serve() as gateway:
+        async with gateway.call("POST", "/api/v1/gpu/start") as response:
+            assert response.status < 300
+        await account.until(lambda: account.cloud.count("start") + account.cloud.count("create"))
+        gateway.signal()
+        assert 0 == await asyncio.wait_for(gateway.process.wait(), 10), gateway.lines
+    assert 1 == account.cloud.starts
     await account.is_settled()

@@ -21,6 +21,7 @@ from gpugate.errors import (
 from gpugate.lifecycle.lease import Lease
 from gpugate.lifecycle.status import LifecycleEvent
 from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
+from gpugate.tasks import spawn
 from tests.lifecycle.support import Stage, play
 
 
@@ -434,6 +435,32 @@ class Deaf(FakeProvider):
         while self.deaf:
             await asyncio.sleep(1)
         return await super().inspect()
+
+
+class LostStart(FakeProvider):
+    """Starts are accepted, and their answer never comes."""
+
+    async def start(self) -> PodReport:
+        await super().start()
+        await asyncio.sleep(3600)
+        raise AssertionError("it was not given up")
+
+
+def test_a_shutdown_does_not_wait_for_a_start_that_hangs() -> None:
+    """The stop is sent within two seconds, and proved: `docker stop` waits no longer than ten."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud(stop_s=1)], wrap=lambda provider: LostStart(provider.cloud)) as stage:
+            stage.lifecycle.start()
+            await asyncio.sleep(1)
+            ending = spawn(stage.lifecycle.close(keep=False, stop_wait_s=60), "test:close")
+            await asyncio.sleep(2.1)
+            assert "stop" in stage.cloud.calls
+            assert await ending
+            assert Phase.STOPPED is stage.cloud.phase
+            assert 1 == stage.cloud.starts
+
+    play(story())
 
 
 def test_a_stop_goes_before_a_look_that_hangs() -> None:
