@@ -33,9 +33,9 @@ CALL_LIMIT_S = 120.0
 """Of one call; a plugin has shorter limits of its own."""
 
 START_LIMIT_BEFORE_STOP_S = 3.0
-"""How long a stop waits for a start or a clean-up that is out; the stop and its confirmation need the rest of the
-10 s that `docker stop` gives. A start that is given up may have worked: the stop is sent for that reason, and an
-inspection has to confirm it."""
+"""How long a stop waits for a start or a clean-up that is out; the stop and its confirmation need the rest of
+the 10 s that `docker stop` gives. A start that is given up may have worked: the stop is sent for that reason,
+and an inspection has to confirm it."""
 
 BEFORE_STOP_LIMIT_S = 1.0
 """How long a stop waits for its entry in the ledger: the entry costs less than a pod that runs on."""
