@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 
 import pytest
+import structlog
 
 for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
     # A shell's background job and `nohup` start with ignored signals, which a test's processes would inherit.
@@ -40,6 +42,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 def no_state_dir_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway sets this variable for its providers: it is taken back at the end of a test."""
     monkeypatch.delenv("GPUGATE_STATE_DIR", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def log_configuration_is_restored() -> Iterator[None]:
+    """A gateway configures the log of the process: its level and handlers must not outlast the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers:
+            root.removeHandler(handler)
+    root.setLevel(level)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture

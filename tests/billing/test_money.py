@@ -263,7 +263,7 @@ def test_the_gateway_is_killed_while_a_start_is_out() -> None:
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
-            stage.cloud.fail("start", Hang(30))
+            stage.cloud.fail("start", Hang(3))
             asking = asyncio.ensure_future(stage.ask())
             await asyncio.sleep(1)
             stage.lifecycle.stop(force=True)

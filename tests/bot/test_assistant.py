@@ -127,7 +127,7 @@ class TestStart:
         """What it cost until then was started by hand all the same, and not by a request."""
 
         async def plot(talk):
-            talk.clouds[0].fail("start", Hang(10))
+            talk.clouds[0].fail("start", Hang(3))
             writing = talk.writing("/start_pod")
             await asyncio.sleep(1)
             if ends == "stop":

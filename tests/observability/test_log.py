@@ -8,7 +8,6 @@ import logging
 import os
 import pty
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,6 @@ from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, Output, Sink, configure, log_crash
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbm4ifQ.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg"
-
-
-@pytest.fixture(autouse=True)
-def _put_back() -> Iterator[None]:
-    """Gives structlog and the root logger back as they were."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 class Log:
