@@ -26,11 +26,9 @@ def copy(into: Path) -> None:
     """Copy the package and the tests."""
     ignore = shutil.ignore_patterns("__pycache__", "test_ollama_pod_client*")
     shutil.copytree(ROOT / "gpugate", into / "gpugate", ignore=ignore)
-    for suite in SUITES:
-        shutil.copytree(ROOT / suite, into / suite, ignore=ignore)
-    for module in (ROOT / "tests").glob("*.py"):
-        shutil.copy(module, into / "tests")
-    shutil.copy(ROOT / "setup.cfg", into)
+    shutil.copytree(ROOT / "tests", into / "tests", ignore=ignore)
+    for name in ("setup.cfg", "conftest.py"):
+        shutil.copy(ROOT / name, into)
 
 
 def seed(fault: Fault, into: Path) -> None:
