@@ -24,7 +24,7 @@ SUITES = ("tests/core", "tests/lifecycle", "tests/billing")
 
 def copy(into: Path) -> None:
     """Copy the package and the tests."""
-    ignore = shutil.ignore_patterns("__pycache__", "test_ollama_pod_client*")
+    ignore = shutil.ignore_patterns("__pycache__", "test_pod_calls_ollama*")
     shutil.copytree(ROOT / "gpugate", into / "gpugate", ignore=ignore)
     shutil.copytree(ROOT / "tests", into / "tests", ignore=ignore)
     for name in ("setup.cfg", "conftest.py"):
