@@ -77,15 +77,13 @@ class JsonRequest:
 
     async def image(self, *, needed: bool = False) -> DecodedImage | None:
         """Return the image in `image_base64` or `imageBase64`. Raises InvalidRequest."""
-        name = "image_base64"
-        text = self.text(name)
-        if not text.strip() and self.fields.get("imageBase64"):
-            name = "imageBase64"
-            text = self.text(name)
-        if not text.strip():
-            if needed:
-                raise InvalidRequest(f"{name}: is needed")
+        names = [name for name in ("image_base64", "imageBase64") if self.fields.get(name) is not None]
+        if not names and not needed:
             return None
+        name = next(
+            (name for name in names if self.text(name).strip()), names[0] if names else "image_base64"
+        )
+        text = self.text(name, needed=True)
         if len(text) <= SMALL:
             return decode_image(text, name)
         return await asyncio.to_thread(decode_image, text, name)

@@ -234,7 +234,11 @@ class ComfyUI:
 
     workflow: FilePath = _key("", "a ComfyUI API-format workflow file; empty: the built-in text-to-image one")
     workflows_dir: FilePath = _key("", "folder of further workflow files, chosen per request by name")
-    checkpoint: str = _key("v1-5-pruned-emaonly.safetensors", "of the built-in workflow", not_blank)
+    checkpoint: str = _key(
+        "v1-5-pruned-emaonly.safetensors",
+        "of the built-in workflow; another value goes into your own, too",
+        not_blank,
+    )
     poll_interval: Duration = _duration("3s", "between two checks whether an image is done", above(0))
     timeout: Duration = _duration("5m", "from the submission to the fetched image", above(0))
 

@@ -15,6 +15,9 @@ from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 
 MAX_SEED = 2**64 - 1
+MAX_RANDOM_SEED = 2**31 - 1
+"""Many nodes take no larger seed, and JavaScript changes those above 2**53
+(docs/telegram-comfyui.md#comfyui-hints-for-users)."""
 
 
 @frozen
@@ -100,4 +103,4 @@ def _checked_image(data: bytes, metadata: bool) -> image_format.DecodedImage:
 
 def random_seed() -> int:
     """Return a random seed: ComfyUI would answer the same graph from its cache."""
-    return secrets.randbelow(MAX_SEED + 1)
+    return secrets.randbelow(MAX_RANDOM_SEED + 1)

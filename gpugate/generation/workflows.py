@@ -6,8 +6,10 @@ A workflow is a graph in API format. Nodes whose title (`_meta.title`) is `promp
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,15 @@ _INPUTS_BY_TITLE: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "checkpoint": (("ckpt_name", "unet_name", "model_name"),),
 }
 _REQUIRED_TITLE = "prompt"
+_BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+# Core nodes that return no image file. Nodes that are not listed, those of extensions too, may.
+_GIVE_NO_IMAGE = """
+CheckpointLoaderSimple UNETLoader CLIPLoader DualCLIPLoader VAELoader LoraLoader LoadImage CLIPTextEncode
+EmptyLatentImage EmptyImage PrimitiveInt PrimitiveFloat PrimitiveString PrimitiveStringMultiline KSampler
+KSamplerAdvanced SamplerCustom SamplerCustomAdvanced VAEDecode VAEDecodeTiled VAEEncode LatentUpscale
+ImageScale ImageScaleBy ImageUpscaleWithModel ImageBlur ImageSharpen ImageStitch CreateVideo PreviewAny
+SaveLatent SaveImageWebsocket SaveVideo SaveWEBM SaveAudio SaveAudioMP3 SaveAudioOpus PreviewAudio
+"""
 
 
 class WorkflowError(Exception):
@@ -62,10 +73,11 @@ class Workflow:
         if "seed" not in self.slots:
             raise _no_such_node("seed", "seed")
 
-    def render(self, request: ImageRequest, checkpoint: str, unique_suffix: str) -> dict[str, Any]:
+    def render(self, request: ImageRequest, checkpoint: str | None, unique_suffix: str) -> dict[str, Any]:
         """Return the graph to submit.
 
         Args:
+            checkpoint: for the nodes of this title; None keeps the workflow's own.
             unique_suffix: makes names of files unique, so that ComfyUI's cache cannot answer with a file that
                 was deleted (docs/telegram-comfyui.md#comfyui-caching).
 
@@ -92,7 +104,7 @@ def _no_such_node(name: str, title: str) -> InvalidRequest:
     return InvalidRequest(f'{name}: this workflow has no node titled "{title}"')
 
 
-def _wanted(request: ImageRequest, checkpoint: str) -> Iterator[tuple[str, str, object]]:
+def _wanted(request: ImageRequest, checkpoint: str | None) -> Iterator[tuple[str, str, object]]:
     """Yield (name, title, value) of all that may be set."""
     yield "prompt", "prompt", request.prompt
     yield "negative_prompt", "negative prompt", request.negative_prompt
@@ -108,6 +120,8 @@ def parse(text: bytes) -> Workflow:
     Raises:
         WorkflowError: not a workflow; the message names the node and the key.
     """
+    if text.startswith(_BYTE_ORDER_MARKS):
+        raise WorkflowError("begins with a byte order mark; save it as UTF-8 without one")
     try:
         graph = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -116,6 +130,8 @@ def parse(text: bytes) -> Workflow:
         raise WorkflowError("is no object of nodes")
     if isinstance(graph.get("nodes"), list):
         raise WorkflowError('"nodes" is a list: this is the editor\'s own format; export it in API format')
+    if isinstance(graph.get("prompt"), dict) and "class_type" not in graph["prompt"]:
+        raise WorkflowError('is a saved request to ComfyUI; keep only the object under "prompt"')
     for node, given in graph.items():
         _check_node(graph, node, given)
     places: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -127,6 +143,7 @@ def parse(text: bytes) -> Workflow:
         raise WorkflowError(
             f'no node has the "_meta.title" "{_REQUIRED_TITLE}", so the prompt would not be used'
         )
+    _check_ends(graph)
     return Workflow(graph, places)
 
 
@@ -141,6 +158,22 @@ def _check_node(graph: Mapping[str, Any], node: str, given: Any) -> None:
         if _is_link(value) and value[0] not in graph:
             where = f'node {node} ({given["class_type"]}): "inputs.{key}"'
             raise WorkflowError(f"{where} refers to node {value[0]}, which is not there")
+
+
+def _check_ends(graph: Mapping[str, Any]) -> None:
+    """Check that the nodes form no cycle, and that one which nothing follows may return an image."""
+    links = {
+        node: [value[0] for value in given["inputs"].values() if _is_link(value)]
+        for node, given in graph.items()
+    }
+    try:
+        TopologicalSorter(links).prepare()
+    except CycleError as error:
+        raise WorkflowError(f"nodes {' -> '.join(error.args[1])} form a cycle") from error
+    ends = graph.keys() - {link for linked in links.values() for link in linked}
+    kinds = [given["class_type"] for node, given in graph.items() if node in ends]
+    if set(kinds) <= set(_GIVE_NO_IMAGE.split()):
+        raise WorkflowError(f"no output node: nothing saves an image after {kinds[-1]}; add a SaveImage")
 
 
 def _title(given: Mapping[str, Any]) -> str:
@@ -175,12 +208,13 @@ class Workflows:
     """The default workflow and those that a request may name.
 
     Attributes:
-        checkpoint: `comfyui.checkpoint`, for nodes that are titled so.
+        checkpoint: `comfyui.checkpoint`, for nodes that are titled so; None, if it is that of the built-in
+            workflow: each workflow keeps its own.
     """
 
     default: Workflow
     named: Mapping[str, Workflow]
-    checkpoint: str
+    checkpoint: str | None
 
     def find(self, name: str | None) -> Workflow:
         """Return the workflow of this name, with or without `.json`. Raises InvalidRequest."""
@@ -214,7 +248,9 @@ def load(workflow: str, folder: str, checkpoint: str) -> Workflows:
     named = {path.stem: read("comfyui.workflows_dir", path) for path in paths}
     if complaints or default is None:
         raise SettingsError(complaints)
-    return Workflows(default, {name: one for name, one in named.items() if one is not None}, checkpoint)
+    [(node, key)] = built_in().slots["checkpoint"]
+    chosen = None if checkpoint == built_in().graph[node]["inputs"][key] else checkpoint
+    return Workflows(default, {name: one for name, one in named.items() if one is not None}, chosen)
 
 
 def built_in() -> Workflow:

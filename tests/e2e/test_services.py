@@ -502,6 +502,9 @@ class TestStory:
         [
             ("prompt or image_base64", {"prompt": " "}),
             ("prompt", {"prompt": 7}),
+            ("image_base64: is empty", {"prompt": "a castle", "image_base64": ""}),
+            ("imageBase64: is empty", {"prompt": "a castle", "imageBase64": " "}),
+            ("image_base64", {"prompt": "a castle", "image_base64": "data:image/png;base64,"}),
             ("image_base64", {"image_base64": "bm8gaW1hZ2U="}),
             ("imageBase64", {"imageBase64": "!!!"}),
             ("image_base64", {"image_base64": PNG[: len(PNG) // 8 * 4]}),

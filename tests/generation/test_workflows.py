@@ -9,6 +9,7 @@ import pytest
 from gpugate_demo.graph import judge
 from gpugate_demo.nodes import known_nodes
 
+from gpugate.config.schema import ComfyUI
 from gpugate.errors import InvalidRequest, SettingsError
 from gpugate.generation.workflows import ImageRequest, WorkflowError, built_in, load, parse
 
@@ -18,8 +19,11 @@ def node(title: str | None = None, kind: str = "CLIPTextEncode", **inputs: objec
     return {"class_type": kind, "inputs": inputs, **meta}
 
 
+SAVE = node(None, "SaveImage", images=["1", 0])
+
+
 def parsed(**nodes: object) -> Any:
-    return parse(json.dumps({"1": node("prompt", text=""), **nodes}).encode())
+    return parse(json.dumps({"1": node("prompt", text=""), "save": SAVE, **nodes}).encode())
 
 
 class TestBuiltIn:
@@ -34,6 +38,12 @@ class TestBuiltIn:
         assert "mine.safetensors" == graph["1"]["inputs"]["ckpt_name"]
         verdict = judge(graph, known_nodes(("mine.safetensors",)), lambda path: False)
         assert (None, {}) == (verdict.error, verdict.node_errors)
+
+    def test_checkpoint_of_its_own(self):
+        """Stays, if none is set."""
+        workflow = parsed(**{"2": node("checkpoint", "A", ckpt_name="mine.safetensors")})
+        graph = workflow.render(ImageRequest("x", 1), None, "m")
+        assert "mine.safetensors" == graph["2"]["inputs"]["ckpt_name"]
 
     def test_only_what_is_wished(self):
         """The rest stays as the workflow has it."""
@@ -86,6 +96,9 @@ class TestWrong:
             (b'{"1": {"inputs": {}}}', 'node 1: "class_type" is missing'),
             (b'{"1": {"class_type": "", "inputs": {}}}', 'node 1: "class_type" is missing'),
             (b'{"1": {"class_type": "X"}}', r'node 1 \(X\): "inputs" is missing'),
+            (b'\xef\xbb\xbf{"1": {}}', "begins with a byte order mark"),
+            ("{}".encode("utf-16"), "begins with a byte order mark"),
+            (b'{"prompt": {"1": {}}, "client_id": "x"}', 'keep only the object under "prompt"'),
         ],
     )
     def test_no_graph(self, text, words):
@@ -109,12 +122,45 @@ class TestWrong:
         with pytest.raises(WorkflowError, match=words):
             parsed(**nodes)
 
+    @pytest.mark.parametrize(
+        ("nodes", "words"),
+        [
+            (
+                {"save": node(None, "VAEDecode", samples=["1", 0])},
+                "no output node: .* after VAEDecode; add a",
+            ),
+            ({"save": node(None, "SaveVideo", video=["1", 0])}, "no output node: .* after SaveVideo; add a"),
+            ({"2": node(None, "A", x=["3", 0]), "3": node(None, "B", x=["2", 0])}, "nodes .* form a cycle"),
+            ({"2": node(None, "A", x=["2", 1])}, "nodes 2 -> 2 form a cycle"),
+        ],
+    )
+    def test_ends(self, nodes, words):
+        """ComfyUI would refuse these graphs, or end without an image, when the pod is already paid for."""
+        with pytest.raises(WorkflowError, match=words):
+            parsed(**nodes)
+
+    def test_end_of_an_unknown_class(self):
+        """A node of an extension may save images."""
+        assert parsed(save=node(None, "Image Saver", images=["1", 0]))
+
+    def test_long_chain(self):
+        """Is not followed by recursion."""
+        chain = {f"c{n}": node(None, "A", x=[f"c{n - 1}", 0]) for n in range(1, 5000)}
+        assert parsed(c0=node(None, "A"), **chain)
+
     def test_list_that_is_no_link(self):
         """Two words are two words."""
         assert parsed(**{"2": node(choices=["red", "blue"])}).graph["2"]["inputs"]["choices"]
 
 
 class TestLoad:
+    @pytest.mark.parametrize(
+        ("setting", "checkpoint"), [(ComfyUI().checkpoint, None), ("mine.safetensors", "mine.safetensors")]
+    )
+    def test_checkpoint(self, setting, checkpoint):
+        """The default is the built-in workflow's own: other workflows keep theirs."""
+        assert checkpoint == load("", "", setting).checkpoint
+
     def test_nothing_configured(self):
         """The built-in one, and no names."""
         workflows = load("", "", "c")
@@ -124,7 +170,7 @@ class TestLoad:
 
     def test_files(self, tmp_path):
         """One's own default, and a folder of others; a name may have its ending."""
-        good = json.dumps({"1": node("prompt", text="")})
+        good = json.dumps({"1": node("prompt", text=""), "2": SAVE})
         (tmp_path / "mine.json").write_text(good)
         (tmp_path / "notes.txt").write_text("no workflow")
         workflows = load(str(tmp_path / "mine.json"), str(tmp_path), "c")
