@@ -70,7 +70,15 @@ class GateError(Exception):
 
 
 class AuthError(GateError):
-    """Who asks is not known."""
+    """Who asks is not known.
+
+    Attributes:
+        detail: what is wrong, for the log alone; nothing of the token.
+    """
+
+    def __init__(self, message: str = "", *, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
 
 
 class InvalidToken(AuthError):

@@ -226,6 +226,7 @@ class AccessLog:
         run: the pod's run that served it.
         bytes_out: length of the body, where known.
         ending: why the response is incomplete, None if it is complete.
+        reason: of a 401 or 403; says nothing of the token.
     """
 
     def __init__(self, output: Output) -> None:
@@ -248,6 +249,7 @@ class AccessLog:
         run: int | None = None,
         bytes_out: int | None = None,
         ending: str | None = None,
+        reason: str | None = None,
     ) -> None:
         """Write the line; the class explains the arguments."""
         if not self.enabled:
@@ -271,6 +273,8 @@ class AccessLog:
             line["bytes_out"] = bytes_out
         if ending is not None:
             line["ending"] = ending
+        if reason is not None:
+            line["reason"] = reason
         self._write(_json_line(line) if self._json else _console_line(line))
 
     def _shown_path(self, path: str) -> str:
@@ -278,11 +282,12 @@ class AccessLog:
         shown = truncate(self._redacted(path.partition("?")[0])[:_MAX_PATH_LENGTH])
         if len(self._paths) >= _CACHED_PATHS:
             self._paths.clear()
-        self._paths[path] = shown
+        if shown == path:  # else the path may hold a token, which must not stay in memory
+            self._paths[path] = shown
         return shown
 
 
-_CONSOLE_FIELDS = ("user", "waited_ms", "run", "bytes_out", "ending", "request_id")
+_CONSOLE_FIELDS = ("user", "waited_ms", "run", "bytes_out", "ending", "reason", "request_id")
 
 
 def _console_line(line: dict[str, object]) -> bytes:

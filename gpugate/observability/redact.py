@@ -43,6 +43,7 @@ _PROMPT_NAMES = frozenset(
 # Replacements keep what stands around the secret, so that a line can still be understood.
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)\b(bearer(?:\s|%20)+)[^\s\"',;]+"), rf"\1{REDACTED}"),
+    (re.compile(r"(?i)\b(basic(?:\s|%20)+)[\w+/-]{16,}=*"), rf"\1{REDACTED}"),
     (re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?)(?:\w+ +)?[^\s\"',;]+"), rf"\1{REDACTED}"),
     # A JWT. Only from a word's start: looked for at every letter, a hostile path would take time in squares.
     (re.compile(r"(?:(?<![\w-])|(?<=%[0-9A-Fa-f]{2}))eyJ[\w-]{4,}\.[\w.-]*"), REDACTED),
@@ -58,7 +59,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(?:rpa|sk|hf|ghp)[-_][\w-]{16,}"), REDACTED),
 )
 # A cheap test that sorts out almost every text: each shape above contains one of these.
-_SUSPICIOUS = re.compile(r"[:=]|eyJ|/k/|/bot|rpa|sk|hf|ghp|[Bb][Ee][Aa][Rr][Ee][Rr]")
+_SUSPICIOUS = re.compile(r"[:=]|eyJ|/k/|/bot|rpa|sk|hf|ghp|[Bb][Ee][Aa][Rr][Ee][Rr]|[Bb][Aa][Ss][Ii][Cc]")
 
 # Control characters would let a path or a name forge lines or steer the reader's terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}

@@ -13,6 +13,7 @@ what is configured, and a key is only ever used with algorithms of its own kind.
 from __future__ import annotations
 
 import base64
+import binascii
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,11 +32,13 @@ from jwt.types import Options
 
 from gpugate.billing.model import BY_HAND
 from gpugate.config.schema import Auth
-from gpugate.errors import InvalidToken, ProviderUnavailable, TokenExpired
+from gpugate.config.units import show_duration
+from gpugate.errors import AuthError, GateError, InvalidToken, ProviderUnavailable, TokenExpired
 from gpugate.proxy.jwks import PROVIDER_UNREACHABLE, JwksCache, http_fetch
 
 SIGNATURE_INVALID = "token signature is invalid"
 MAX_TOKEN = 16 * 1024  # characters; real ones have a few hundred
+NO_TOKEN = ""  # stands for the token of a place that has something else in it
 MAX_CACHED = 4096
 JWKS_CACHE_S = 60.0  # a withdrawn key's tokens work for at most this long after the refresh
 MAX_TIMESTAMP = 2.0**53  # seconds; an `exp` beyond it is no date
@@ -124,11 +127,26 @@ class Verifier:
         return None
 
     def user_from_headers(self, headers: HeaderLookup) -> User | None:
-        """Return the same for the token in `Authorization`; None also for an unusual or malformed header."""
-        values = headers.getall("Authorization", ())
-        if len(values) != 1 or not values[0].startswith("Bearer "):
-            return None
-        return self.cached_user(values[0][7:])
+        """Return the same for the token in a request's headers; None also where they are unusual."""
+        token = single_token(headers)
+        return self.cached_user(token) if token else None
+
+    async def verify_any(self, tokens: Iterable[str]) -> User:
+        """Return the user of the first of a request's tokens that is valid.
+
+        Raises:
+            GateError: as `verify` does for the first of them, or InvalidToken if there is none.
+        """
+        errors: list[GateError] = []
+        try:
+            for token in tokens:
+                try:
+                    return self.cached_user(token) or await self.verify(token)
+                except (AuthError, ProviderUnavailable) as error:
+                    errors.append(error)
+            raise errors[0] if errors else InvalidToken(detail="there is none")
+        finally:
+            errors.clear()  # their tracebacks lead to this frame: the cycle would keep the tokens in memory
 
     async def verify(self, token: str) -> User:
         """Verify a token, and cache its user.
@@ -147,9 +165,9 @@ class Verifier:
             claims = await self._claims_by_jwks(token, header.get("kid"), str(algorithm), self._jwks)
             cached_until = self._clock() + JWKS_CACHE_S
         else:
-            raise InvalidToken(SIGNATURE_INVALID)
+            raise InvalidToken(SIGNATURE_INVALID, detail="its algorithm is not accepted")
         if claims is None:
-            raise InvalidToken(SIGNATURE_INVALID)
+            raise InvalidToken(SIGNATURE_INVALID, detail="signed with another key")
         expires = self._check_expiry(claims)
         user = User(claims.get("sub") or "-", _scopes_of(claims))
         self._cache(token, user, min(expires, cached_until))
@@ -184,11 +202,12 @@ class Verifier:
         except (jwt.InvalidSignatureError, jwt.InsecureKeyLengthWarning):
             return None
         except jwt.MissingRequiredClaimError as error:
-            raise InvalidToken(*(() if error.claim == "exp" else (SIGNATURE_INVALID,))) from None
-        except (jwt.DecodeError, jwt.InvalidIssuedAtError, InvalidSubjectError, RecursionError):
-            raise InvalidToken from None
-        except jwt.PyJWTError:
-            raise InvalidToken(SIGNATURE_INVALID) from None
+            message = "" if error.claim == "exp" else SIGNATURE_INVALID
+            raise InvalidToken(message, detail=f"it has no {error.claim}") from None
+        except (jwt.DecodeError, jwt.InvalidIssuedAtError, InvalidSubjectError, RecursionError) as error:
+            raise InvalidToken(detail=_kind(error)) from None
+        except jwt.PyJWTError as error:
+            raise InvalidToken(SIGNATURE_INVALID, detail=_kind(error)) from None
         return claims
 
     async def _claims_by_jwks(
@@ -217,13 +236,12 @@ class Verifier:
         if "exp" not in claims:
             return inf
         expires = claims["exp"]
-        if isinstance(expires, bool) or not isinstance(expires, int | float):
-            raise InvalidToken
-        if not abs(expires) <= MAX_TIMESTAMP:  # NaN, too
-            raise InvalidToken
-        until = expires + self._leeway_s
-        if self._clock() >= until:
-            raise TokenExpired
+        is_number = isinstance(expires, int | float) and not isinstance(expires, bool)
+        if not is_number or not abs(expires) <= MAX_TIMESTAMP:  # NaN, too
+            raise InvalidToken(detail="its exp is no date")
+        until: float = expires + self._leeway_s
+        if (late_s := self._clock() - until) >= 0:
+            raise TokenExpired(detail=f"{show_duration(late_s // 60 * 60)} ago")
         return until
 
     def _cache(self, token: str, user: User, until: float) -> None:
@@ -234,21 +252,57 @@ class Verifier:
         remembered[key] = (user, until)
 
 
-def bearer_token(headers: HeaderLookup) -> str:
-    """Return the token of `Authorization: Bearer <token>`; the scheme's case does not matter.
+def tokens_of(path_token: str, headers: HeaderLookup) -> list[str]:
+    """Return the tokens of a request, in the order in which they count (docs/api.md#tokens-and-scopes).
 
-    Raises:
-        InvalidToken: there is none, more than one, another scheme, or something that is no token.
+    What stands in a place and is no token is NO_TOKEN.
+
+    Args:
+        path_token: the one that stood in the path; empty without one.
+    """
+    found = [path_token] if path_token else []
+    if authorization := headers.getall("Authorization", ()):
+        found.append(_from_authorization(authorization[0]) if len(authorization) == 1 else NO_TOKEN)
+    if key := headers.getall("X-Api-Key", ()):
+        found.append(_token(key[0]) if len(key) == 1 else NO_TOKEN)
+    return found
+
+
+def single_token(headers: HeaderLookup) -> str:
+    """Return the token of a request that has it in one header, in the usual form; else "".
+
+    It saves time: what it returns is all that `tokens_of` would find first.
     """
     values = headers.getall("Authorization", ())
-    if len(values) != 1:
-        raise InvalidToken
-    scheme, _, token = values[0].partition(" ")
-    token = token.strip(" ")
+    if not values:
+        values = headers.getall("X-Api-Key", ())
+        return values[0] if len(values) == 1 else ""
+    return values[0][7:] if len(values) == 1 and values[0].startswith("Bearer ") else ""
+
+
+def _from_authorization(value: str) -> str:
+    scheme, _, credentials = value.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return _token(credentials)
+        case "basic":
+            return _token(_password(credentials.strip(" ")))
+    return NO_TOKEN
+
+
+def _password(credentials: str) -> str:
+    """Return the password in Basic's credentials (RFC 7617); the user's name may be any, or none."""
+    try:
+        pair = base64.b64decode(credentials, validate=True).decode("latin-1")
+    except (binascii.Error, ValueError):
+        return NO_TOKEN
+    return pair.partition(":")[2]
+
+
+def _token(text: str) -> str:
+    token = text.strip(" ")
     # Printable as well: neither a second word nor a tab is part of a token.
-    if scheme.lower() != "bearer" or not _is_plausible(token) or " " in token or not token.isprintable():
-        raise InvalidToken
-    return token
+    return token if _is_plausible(token) and " " not in token and token.isprintable() else NO_TOKEN
 
 
 def token_digest(token: str) -> bytes:
@@ -281,14 +335,20 @@ def _header_of(token: str) -> Mapping[str, Any]:
     try:
         header = jwt.get_unverified_header(f"{signed}." if _is_plausible(token) else "")
     except (jwt.InvalidTokenError, RecursionError):  # the latter: JSON nested too deeply, in some versions
-        raise InvalidToken from None
+        raise InvalidToken(detail="it is no JWT") from None
     try:
         decoded = base64.urlsafe_b64decode(bare + "=" * (-len(bare) % 4))
+        is_clean = base64.urlsafe_b64encode(decoded).decode().rstrip("=") == bare
     except ValueError:
-        raise InvalidToken(SIGNATURE_INVALID) from None
-    if base64.urlsafe_b64encode(decoded).decode().rstrip("=") != bare:
-        raise InvalidToken(SIGNATURE_INVALID)
+        is_clean = False
+    if not is_clean:
+        raise InvalidToken(SIGNATURE_INVALID, detail="its signature is no base64")
     return header
+
+
+def _kind(error: Exception) -> str:
+    """Name an error of PyJWT, whose text may quote claims."""
+    return type(error).__name__
 
 
 def _scopes_of(claims: Mapping[str, object]) -> frozenset[str] | None:

@@ -32,6 +32,7 @@ class RequestContext:
         run_id: the pod's run that served it, 0 if none.
         bytes_sent: written to the client by the relay or as filler.
         outcome: how its response ended, if not completely.
+        refusal: for the log, why it was refused with 401 or 403.
     """
 
     # On the class, as most requests leave them as they are.
@@ -41,6 +42,7 @@ class RequestContext:
     run_id = 0
     bytes_sent = 0
     outcome = ""
+    refusal = ""
 
     def __init__(
         self, request: web.BaseRequest, request_id: str, path: str, query: str, token_prefix: str

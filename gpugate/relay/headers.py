@@ -2,8 +2,8 @@
 
 A forwarded line keeps its place, its case and its bytes. Hop-by-hop headers are dropped in both directions
 (RFC 9110 section 7.6.1). The client's credentials for the gateway (`Authorization`, `X-Api-Key`, `Cookie`)
-are not sent upstream, nor is its `Origin`, which Ollama would refuse
-(docs/ollama.md#content-types-and-headers).
+are not sent upstream, nor copies of them or of the URL, which may hold a path token, by a reverse proxy or a
+browser; nor is its `Origin`, which Ollama would refuse (docs/ollama.md#content-types-and-headers).
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _NOT_FORWARDED = _ONE_HOP | {
     b"trailer",
     b"transfer-encoding",
     b"x-api-key",
+    *(b"api-key", b"x-forwarded-access-token", b"x-forwarded-authorization", b"x-original-authorization"),
+    *(b"referer", b"x-forwarded-uri", b"x-original-uri", b"x-original-url", b"x-rewrite-url"),
 }
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 _UNFRAMED = frozenset({b"transfer-encoding", b"trailer"})

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gc
 import json
 import time
+from collections.abc import Iterator
 from contextlib import asynccontextmanager
 
 import jwt
@@ -14,6 +17,7 @@ from gpugate_testing import fakes
 
 from gpugate.api.gpu import SseBroadcaster
 from gpugate.errors import Transient
+from tests.e2e.conftest import Log
 from tests.e2e.support import (
     CHAT,
     SECRET,
@@ -27,6 +31,8 @@ from tests.e2e.support import (
     token,
     wire_to,
 )
+
+FORGET_S = 0.02
 
 STATUS_FIELDS = {
     "status",
@@ -320,6 +326,103 @@ class TestTokens:
         answer = await house.ask("GET", "/api/ps", headers=headers)
         assert (401, "TOKEN_EXPIRED") == (answer.status, answer.json["code"])
 
+    @pytest.mark.parametrize("place", ["bearer", "basic", "x-api-key", "path", "path, others are bad"])
+    async def test_each_place(self, opened, place):
+        """It is accepted, remembered, and never forwarded."""
+        house = await opened(auth__path_tokens=True)
+        await house.warm()
+        for path in ("/api/tags", "/api/chat", "/v1/messages", "/v1/models"):
+            method = "GET" if path in ("/api/tags", "/v1/models") else "POST"
+            body = {} if method == "GET" else {"json": {**CHAT, "max_tokens": 5}}
+            for _ in ("new", "known"):
+                prefix, headers = in_place(place, token())
+                answer = await house.ask(method, prefix + path, headers=headers, **body)
+                assert 200 == answer.status, (place, path)
+        for seen in house.ollama.seen:
+            text = f"{seen.path} {dict(seen.headers)}"
+            assert "eyJ" not in text
+            assert base64.b64encode(b"me:eyJ")[:8].decode() not in text
+
+    @pytest.fixture
+    async def talkative(self, log: Log, opened) -> House:
+        """A gateway whose requests are in `log`."""
+        return await opened(log__level="info")
+
+    async def test_reason_in_the_log(self, log: Log, talkative: House):
+        """The line of a 401 says why, and nothing of the token; nor does the line of a 403."""
+        house = talkative
+        tokens = [token(exp=time.time() - 7330), token()[:-9] + "A" * 9, token(scope="cost"), token()]
+        for text in tokens:
+            await house.ask("GET", "/api/tags", headers={"X-Api-Key": text})
+        await house.ask("GET", "/api/tags", headers={})
+        reasons = [
+            (line["status"], line.get("reason"))
+            for line in log.lines("request")
+            if line["path"] == "/api/tags"
+        ]
+        assert [
+            (401, "token has expired: 2h2m ago"),
+            (401, "token signature is invalid: signed with another key"),
+            (403, "the token's scope does not cover this (needed: chat)"),
+            (200, None),
+            (401, "token is missing or malformed: there is none"),
+        ] == reasons
+        assert not any(part in log.text for text in tokens for part in text.split(".")[1:])
+
+    async def test_none_stays_in_memory(self, opened, monkeypatch):
+        """Once a request is over, nothing holds its token, good or bad, though its connection stays open."""
+        house = await opened(auth__path_tokens=True)
+        monkeypatch.setattr("gpugate.proxy.dispatcher.FORGET_S", FORGET_S)
+        gc.unfreeze()  # what was frozen would not be looked through
+        gc.disable()  # a cycle would keep a token until the collector comes
+        needles = []
+        try:
+            async with wire_to(house.port) as wire:
+                for place in ("bearer", "basic", "x-api-key", "path"):
+                    for claims in ({}, {"exp": 1}, {"exp": "soon"}):
+                        text = token(jti=f"{place} {claims}", **claims)
+                        prefix, headers = in_place(place, text)
+                        wire.send(request("GET", f"{prefix}/api/some/new", headers=headers))
+                        await wire.answer()
+                        basic = base64.b64encode(f"me:{text}".encode()).decode()
+                        needles += [text[-30:][::-1], basic[-30:][::-1]]  # reversed: not found themselves
+                        del text, prefix, headers, basic
+                wire.send(request("GET", "/", headers={}))
+                await wire.answer()
+                await asyncio.sleep(2 * FORGET_S)
+                assert [] == [
+                    text for text in texts_in_memory(over=30) if any(n[::-1] in text for n in needles)
+                ]
+        finally:
+            gc.enable()
+
+
+def texts_in_memory(over: int) -> Iterator[str]:
+    """Every text of more than so many characters that an object holds."""
+    known, rest = set(), gc.get_objects()
+    while rest:
+        found = rest.pop()
+        if id(found) in known:
+            continue
+        known.add(id(found))
+        if isinstance(found, str | bytes | bytearray):
+            if len(found) > over:
+                yield found if isinstance(found, str) else found.decode("latin-1")
+        else:
+            rest += gc.get_referents(found)
+
+
+def in_place(place: str, text: str) -> tuple[str, dict[str, str]]:
+    """The path's prefix and the headers with a token in this place."""
+    basic = base64.b64encode(f"me:{text}".encode()).decode()
+    return {
+        "bearer": ("", {"Authorization": f"Bearer {text}", "X-Api-Key": "x"}),
+        "basic": ("", {"Authorization": f"Basic {basic}", "Referer": f"http://me:{text}@gate/"}),
+        "x-api-key": ("", {"X-Api-Key": text, "api-key": text}),
+        "path": (f"/k/{text}", {"X-Forwarded-Uri": f"/k/{text}/api/tags"}),
+        "path, others are bad": (f"/k/{text}", {"Authorization": "Bearer a.b.c", "X-Api-Key": "x"}),
+    }[place]
+
 
 CHAT_PATHS = [
     ("POST", "/api/chat"),
@@ -395,10 +498,11 @@ class TestPathTokens:
         assert all("/k/" not in call.path for call in house.ollama.seen)
 
     async def test_wrong_token(self, opened):
-        """401, and a token in the header does not help."""
+        """401, unless there is a good one in a header."""
         house = await opened(auth__path_tokens=True)
-        answer = await house.ask("GET", "/k/nonsense/api/tags")
+        answer = await house.ask("GET", "/k/nonsense/api/tags", headers={})
         assert (401, "INVALID_TOKEN") == (answer.status, answer.json["code"])
+        assert 200 == (await house.ask("GET", "/k/nonsense/api/tags")).status
 
     async def test_redirect_keeps_the_prefix(self, opened):
         """So that the client finds its way back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -236,6 +237,7 @@ async def test_no_secret_in_any_log(ground: Ground, ollama):
     body = {"model": "llama3.2:3b", "messages": [{"role": "user", "content": prompt}]}
     async with ground.serve() as gateway:
         bearer_text = gateway.auth["Authorization"].split()[1]
+        basic = base64.b64encode(f"me:{bearer_text}".encode()).decode()
         for path in (
             "/api/chat",
             "/v1/chat/completions",
@@ -251,6 +253,15 @@ async def test_no_secret_in_any_log(ground: Ground, ollama):
         for raw in (
             f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization; {bearer_text}\r\n\r\n",
             f"{prompt} {bearer_text}\r\n\r\n",
+            *(
+                f"POST /api/chat HTTP/1.1\r\nHost: x\r\n{line}\r\nConnection: close\r\n\r\n"
+                for text in (basic, basic[:-3])
+                for line in (
+                    f"Authorization: Basic {text}",
+                    f"Authorization; Basic {text}",
+                    f"x-api-key: {text}",
+                )
+            ),
             f"GET /?{prompt} HTTP/1.1\r\nHost: x\r\nContent-Length: {prompt}\r\n\r\n",
             f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer_text}\r\n"
             f"Content-Length: 40\r\n\r\n{json.dumps(body)}{prompt}",
@@ -266,7 +277,8 @@ async def test_no_secret_in_any_log(ground: Ground, ollama):
         assert 0 == await gateway.ended()
     lines = gateway.lines.replace("/api/nothing/" + prompt, "")
     assert '"request"' in lines
-    for secret in (prompt, bearer_text, bearer_text.split(".")[2], "marker-of-a-token", "a-secret-for-tests"):
+    parts = (bearer_text, bearer_text.split(".")[2], basic[-40:-4])
+    for secret in (prompt, *parts, "marker-of-a-token", "a-secret-for-tests"):
         assert secret not in lines
 
 

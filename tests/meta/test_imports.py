@@ -63,7 +63,7 @@ RULES: Mapping[str, May] = {
     "ollama": May({"core", "lifecycle", "proxy", "relay", *BASE}, {"attrs", "aiohttp", "orjson"}),
     "proxy": May(
         {"core", "lifecycle", "relay", "ollama", "api", "billing.model", "config", *BASE},
-        {"attrs", "aiohttp", "orjson", "jwt", "cryptography"},
+        {"attrs", "aiohttp", "orjson", "jwt", "cryptography", "yarl"},
     ),
     "generation": May(
         {"core", "lifecycle", "relay", "proxy", "api", "config", *BASE}, {"attrs", "aiohttp", "orjson"}

@@ -26,6 +26,7 @@ class TestShapes:
             (JWT, f"/api/chat?x={JWT}"),
             (JWT, f"Bearer%20{JWT}"),
             ("abc.def", "Authorization: Bearer abc.def"),
+            ("bWU6ZXlKaGJHY2lPaUpJVXo=", "Basic bWU6ZXlKaGJHY2lPaUpJVXo="),
             ("abc.def", "{'authorization': 'bearer abc.def'}"),
             ("dXNlcjpwYXNz", "Authorization: Basic dXNlcjpwYXNz"),
             ("opaque", "GET /k/opaque/api/tags"),

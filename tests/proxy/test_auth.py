@@ -14,10 +14,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from multidict import CIMultiDict
 
-from gpugate.errors import GateError, InvalidToken, ProviderUnavailable, TokenExpired
-from gpugate.proxy.auth import MAX_CACHED, MAX_TOKEN, SIGNATURE_INVALID, User, Verifier, bearer_token
+from gpugate.errors import AuthError, GateError, ProviderUnavailable, TokenExpired
+from gpugate.proxy.auth import MAX_CACHED, MAX_TOKEN, NO_TOKEN, SIGNATURE_INVALID, User, Verifier
 from gpugate.proxy.jwks import JwksCache
 
 NOW = float(int(time.time()))  # PyJWT compares `nbf` and `iat` with the real clock
@@ -504,42 +503,58 @@ class TestIdentityProvider:
         assert User("bob", None) == await judge.verify(text)
 
 
-class TestBearer:
-    @pytest.mark.parametrize(
-        "value", ["Bearer x.y.z", "bearer x.y.z", "BEARER x.y.z", "Bearer   x.y.z", "Bearer x.y.z "]
-    )
-    def test_scheme(self, value: str) -> None:
-        """The scheme's case and the number of spaces do not matter."""
-        assert "x.y.z" == bearer_token(CIMultiDict(authorization=value))
+class TestSeveralTokens:
+    """A request may carry more than one."""
+
+    async def test_the_first_valid_one_counts(self) -> None:
+        """Whatever stands before it."""
+        for before in ([], ["x.y.z"], [NO_TOKEN, token(exp=1)]):
+            good = [token(sub="ann"), token(sub="bob")]
+            assert User("ann", None) == await verifier().verify_any([*before, *good])
 
     @pytest.mark.parametrize(
-        "value",
+        ("tokens", "code", "message"),
         [
-            "",
-            "Bearer",
-            "Bearer ",
-            "Basic x",
-            "x.y.z",
-            "Bearerx",
-            "Bearer é",
-            "Bearer \udcff",
-            "Bearer " + "x" * 16385,
-            "Bearer a b",
-            "Bearer\tx",
-            "Bearer a\tb",
-            "Token x",
+            ([], "INVALID_TOKEN", MALFORMED),
+            ([NO_TOKEN, token(exp=1)], "INVALID_TOKEN", MALFORMED),
+            ([token(exp=1), "x.y.z"], "TOKEN_EXPIRED", "token has expired"),
+            (["x.y.z", token(exp=1)], "INVALID_TOKEN", MALFORMED),
         ],
     )
-    def test_no_bearer(self, value: str) -> None:
-        """Everything else is missing or malformed."""
-        with pytest.raises(InvalidToken, match=MALFORMED):
-            bearer_token(CIMultiDict(Authorization=value))
+    async def test_the_first_error_is_told(self, tokens: list[str], code: str, message: str) -> None:
+        """None is valid: it is about the first."""
+        with pytest.raises(GateError) as caught:
+            await verifier().verify_any(tokens)
 
-    def test_none_or_two(self) -> None:
-        """One header, no more and no less."""
-        for headers in (
-            CIMultiDict(),
-            CIMultiDict([("Authorization", "Bearer a"), ("authorization", "Bearer a")]),
-        ):
-            with pytest.raises(InvalidToken, match=MALFORMED):
-                bearer_token(headers)
+        assert (code, message) == (caught.value.code, caught.value.message)
+
+    async def test_outage_of_the_identity_provider(self) -> None:
+        """It does not stand in the way of a token of our own."""
+
+        async def fetch() -> bytes:
+            raise ConnectionRefusedError
+
+        judge, foreign = verifier(jwks=JwksCache(fetch)), jwt.encode({"exp": NOW + 60}, RSA_KEY, "RS256")
+        assert User("ann", None) == await judge.verify_any([foreign, token()])
+        with pytest.raises(ProviderUnavailable):
+            await judge.verify_any([foreign, "x.y.z"])
+
+
+@pytest.mark.parametrize(
+    ("text", "detail"),
+    [
+        (NO_TOKEN, "it is no JWT"),
+        (raw_token(b'{"sub": "ann"}'), "it has no exp"),
+        (token(exp="soon"), "its exp is no date"),
+        (token(exp=NOW - 7330), "2h2m ago"),
+        (token(aud="other"), "InvalidAudienceError"),
+        (raw_token(b"{}", secret="x" * 32), "signed with another key"),
+        (raw_token(b"{}", {"alg": "HS384"}), "its algorithm is not accepted"),
+    ],
+)
+async def test_detail_for_the_log(text: str, detail: str) -> None:
+    """The log says more than the client is told."""
+    with pytest.raises(AuthError) as caught:
+        await verifier(audience="gate" if "aud" in detail.lower() else "").verify(text)
+
+    assert detail == caught.value.detail

@@ -109,6 +109,9 @@ async def test_request_headers():
             lines = [
                 "content-TYPE: application/json",
                 "Authorization: Bearer secret",
+                "x-api-key: secret",
+                "Referer: http://gate/k/secret/",
+                "X-Forwarded-Uri: /k/secret/api/chat",
                 "Origin: http://evil",
                 "Connection: keep-alive, X-Hop",
                 "X-Hop: 1",
