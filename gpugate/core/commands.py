@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
-from attrs import frozen
+from attrs import field, frozen
 
 from gpugate.errors import GateError
 from gpugate.provider_api import Endpoint, PodReport
@@ -74,13 +75,31 @@ class Probe:
 
 
 @frozen
+class LoadOptions:
+    """How a request wants its model loaded.
+
+    Attributes:
+        embeds: it wants embeddings; such a model is loaded through another endpoint.
+        fields: what the request says of the load, as the engine spells it. Where a later request differs in
+            it, the engine loads the model again.
+    """
+
+    embeds: bool = False
+    fields: Mapping[str, object] = field(factory=dict, hash=False)
+
+
+AS_IT_COMES = LoadOptions()
+"""For a request that says nothing of how its model is loaded."""
+
+
+@frozen
 class PreloadModel:
     """Have the pod load this model; the result is PreloadFinished."""
 
     op: int
     endpoint: Endpoint
     model: str
-    embeds: bool
+    options: LoadOptions = AS_IT_COMES
 
 
 @frozen

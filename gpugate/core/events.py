@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from attrs import frozen
 
+from gpugate.core.commands import AS_IT_COMES, LoadOptions
 from gpugate.core.request_queue import BudgetVerdict
 from gpugate.errors import ProviderError
 from gpugate.provider_api import PodReport
@@ -56,7 +57,7 @@ class RequestArrived:
 
     ticket: int
     model: str | None = None
-    embeds: bool = False
+    load: LoadOptions = AS_IT_COMES
     user: str = ""
 
 

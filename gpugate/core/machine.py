@@ -39,6 +39,7 @@ from gpugate.core.commands import (
     CleanUpOrphans,
     Command,
     InspectPod,
+    LoadOptions,
     PersistPendingStops,
     PublishProviderProblem,
     Reject,
@@ -225,9 +226,9 @@ class PodMachine:
         """Return what the idle policy has learned; None for nothing."""
         return self.idle_timer.history(now)
 
-    def set_model(self, ticket: int, model: str | None) -> None:
+    def set_model(self, ticket: int, model: str | None, load: LoadOptions) -> None:
         """Note the model of a requeued ticket, whose body was not parsed when it was admitted."""
-        self.queue.set_model(ticket, model)
+        self.queue.set_model(ticket, model, load)
 
     # --- one step -----------------------------------------------------------------------------
 
@@ -368,7 +369,7 @@ class PodMachine:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def admit_fast(self, number: int, model: str | None, embeds: bool, user: str, now: float) -> bool:
+    def admit_fast(self, number: int, model: str | None, load: LoadOptions, user: str, now: float) -> bool:
         """Admit a new request if the pod serves and no request waits; return whether it was admitted.
 
         The owner calls this and `release_fast` directly instead of feeding `RequestArrived` and
@@ -379,7 +380,7 @@ class PodMachine:
             return False
         if now - queue.last_demand_at > MIN_GAP_S and not queue.leases:
             self.idle_timer.end_gap_if_long(now)
-        queue.admit(number, self.state.run_id, model, embeds, user)
+        queue.admit(number, self.state.run_id, model, load, user)
         return True
 
     def release_fast(self, number: int, now: float) -> bool:
@@ -393,14 +394,14 @@ class PodMachine:
         """Admit, queue or reject a new request; return True if it was admitted."""
         if self.shutting_down:
             self.reject(event.ticket, ShuttingDown(retry_after_s=SHUTDOWN_RETRY_S))
-        elif self.admit_fast(event.ticket, event.model, event.embeds, event.user, now):
+        elif self.admit_fast(event.ticket, event.model, event.load, event.user, now):
             self.commands.append(Admit(event.ticket, run_id_of(self.state)))
             return True
         elif self.queue.full:
             self.reject(event.ticket, QueueFull(retry_after_s=self.policy.retry_after))
         else:
             self.idle_timer.end_gap(now)
-            self.queue.join(event.ticket, event.model, event.embeds, event.user, now)
+            self.queue.join(event.ticket, event.model, event.load, event.user, now)
             self.apply_transition(DemandRaised(), now)
         return False
 

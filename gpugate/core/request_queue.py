@@ -11,7 +11,7 @@ from math import inf
 
 from attrs import define, field, frozen
 
-from gpugate.core.commands import AbortResponse, Command, Reject, Requeue
+from gpugate.core.commands import AbortResponse, Command, LoadOptions, Reject, Requeue
 from gpugate.errors import GateError, PodStopped
 
 
@@ -21,7 +21,7 @@ class Ticket:
 
     number: int
     model: str | None
-    embeds: bool
+    load: LoadOptions
     deadline: float
     user: str = ""
     run_id: int = 0  # of the lease it holds; 0 while it waits
@@ -67,13 +67,13 @@ class RequestQueue:
         """When the first waiting request has waited for `max_wait_s`; `inf` if none waits."""
         return min((ticket.deadline for ticket in self.waiting), default=inf)
 
-    def join(self, number: int, model: str | None, embeds: bool, user: str, now: float) -> None:
+    def join(self, number: int, model: str | None, load: LoadOptions, user: str, now: float) -> None:
         """Add a new request to the queue."""
-        self.waiting.append(Ticket(number, model, embeds, now + self.max_wait_s, user))
+        self.waiting.append(Ticket(number, model, load, now + self.max_wait_s, user))
 
-    def admit(self, number: int, run_id: int, model: str | None, embeds: bool, user: str) -> None:
+    def admit(self, number: int, run_id: int, model: str | None, load: LoadOptions, user: str) -> None:
         """Give a new request a lease without waiting; the caller has checked that no other one waits."""
-        self.leases[number] = Ticket(number, model, embeds, 0.0, user, run_id)
+        self.leases[number] = Ticket(number, model, load, 0.0, user, run_id)
         self.idle_since = None
 
     def admit_next(self, run_id: int) -> Ticket | None:
@@ -151,11 +151,11 @@ class RequestQueue:
             yield self._release(number)
         self.idle_since = now
 
-    def set_model(self, number: int, model: str | None) -> None:
+    def set_model(self, number: int, model: str | None, load: LoadOptions) -> None:
         """Note the model of a waiting ticket that was admitted before without its body being parsed."""
         for ticket in self.waiting:
             if ticket.number == number and ticket.model is None:
-                ticket.model = model
+                ticket.model, ticket.load = model, load
 
     def _release(self, number: int) -> Ticket:
         ticket = self.leases.pop(number)

@@ -18,6 +18,7 @@ from gpugate.core.commands import (
     CleanUpOrphans,
     Command,
     InspectPod,
+    LoadOptions,
     PersistPendingStops,
     PreloadModel,
     Probe,
@@ -49,13 +50,13 @@ class MachineLink:
         on_event: brings a result into the machine.
         serving: the pod that serves; it does whenever a request is admitted.
         start_origin: who has caused the start that is being executed.
-        set_model: the model of a ticket that was requeued, which was not known at its fast admission.
+        set_model: the model, and how to load it, of a requeued ticket; not known at its fast admission.
     """
 
     on_event: Callable[[Event], None]
     serving: Callable[[], ServingPod | None]
     start_origin: Callable[[], StartOrigin]
-    set_model: Callable[[int, str | None], None]
+    set_model: Callable[[int, str | None, LoadOptions], None]
 
 
 class CommandRunner:
@@ -191,7 +192,7 @@ class CommandRunner:
             return
         self._leases.take_back(lease, command, now)
         if isinstance(command, Requeue) and lease.model_hint is not None:
-            self._machine.set_model(lease.number, lease.asked_model())
+            self._machine.set_model(lease.number, *lease.asked_model())
 
     def _save_pending_stops(self, names: Iterable[str]) -> None:
         self._pending_stops.save(sorted({*names, *self._unconfigured}))

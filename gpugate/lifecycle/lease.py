@@ -9,7 +9,7 @@ from types import TracebackType
 from attrs import frozen
 
 from gpugate.billing.recorder import Recorder
-from gpugate.core.commands import AbortResponse, Reject, Requeue
+from gpugate.core.commands import AS_IT_COMES, AbortResponse, LoadOptions, Reject, Requeue
 from gpugate.errors import GateError, PodStopped
 from gpugate.provider_api import Endpoint
 from gpugate.tasks import report_crash
@@ -39,7 +39,8 @@ class Lease:
         number: the ticket, in order of arrival.
         arrived_at, admitted_at: loop time, in seconds; `admitted_at` is None while it waits.
         user, request_id: for the ledger: who uses the pod, and for what.
-        model_hint: returns the model that the request names; called if it must wait after an admission.
+        model_hint: returns the model that the request names, and how to load it; called if it must wait after
+            an admission.
         on_lost: called when the lease loses its pod, to end the work on it; set while there is such work.
     """
 
@@ -77,7 +78,7 @@ class Lease:
         self.request_id = request_id
         self.arrived_at = now
         self.admitted_at: float | None = None
-        self.model_hint: Callable[[], str | None] | None = None
+        self.model_hint: Callable[[], tuple[str | None, LoadOptions]] | None = None
         self.on_lost: Callable[[], None] | None = None
 
     @property
@@ -124,13 +125,13 @@ class Lease:
     ) -> None:
         self.release()
 
-    def asked_model(self) -> str | None:
-        """Return what `model_hint` returns; None without it, or if it fails."""
+    def asked_model(self) -> tuple[str | None, LoadOptions]:
+        """Return what `model_hint` returns; no model without it, or if it fails."""
         try:
-            return None if self.model_hint is None else self.model_hint()
+            return (None, AS_IT_COMES) if self.model_hint is None else self.model_hint()
         except Exception as error:  # the lifecycle has more to do, such as sending a stop
             report_crash("finding a request's model", error, None)
-            return None
+            return None, AS_IT_COMES
 
     # --- called by the lifecycle ---------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from math import inf, isfinite
 from gpugate import clock
 from gpugate.billing.model import BY_HAND, StartOrigin
 from gpugate.billing.recorder import Recorder
-from gpugate.core.commands import StartCause
+from gpugate.core.commands import AS_IT_COMES, LoadOptions, StartCause
 from gpugate.core.events import (
     BudgetUpdated,
     DeadlineReached,
@@ -186,7 +186,7 @@ class Lifecycle:
                 on_event=self._process_event,
                 serving=lambda: self.serving,
                 start_origin=self._start_origin,
-                set_model=lambda ticket, model: self._machine.set_model(ticket, model),
+                set_model=lambda *known: self._machine.set_model(*known),
             ),
             providers=self._providers,
             pod=pod,
@@ -252,7 +252,12 @@ class Lifecycle:
     # --- requests -----------------------------------------------------------------------------
 
     def acquire(
-        self, *, model: str | None = None, embeds: bool = False, user: str = BY_HAND, request_id: str = ""
+        self,
+        *,
+        model: str | None = None,
+        load: LoadOptions = AS_IT_COMES,
+        user: str = BY_HAND,
+        request_id: str = "",
     ) -> Lease:
         """Return the lease of a new request, admitted at once if the pod serves and nobody waits.
 
@@ -262,11 +267,11 @@ class Lifecycle:
         number, now = self._last_ticket, self._loop.time()
         lease = Lease(number, now, user, request_id, self.mark_response_started, self.release)
         self._leases.add(lease)
-        if self.serving is not None and self._machine.admit_fast(number, model, embeds, user, now):
+        if self.serving is not None and self._machine.admit_fast(number, model, load, user, now):
             self._leases.admit(lease, self.serving, now)
             self._publish_in_flight_soon()
         else:
-            self._process_event(RequestArrived(number, model, embeds, user))
+            self._process_event(RequestArrived(number, model, load, user))
             if self.failure is not None:
                 lease.reject(ShuttingDown(retry_after_s=5))
         return lease

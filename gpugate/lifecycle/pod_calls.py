@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from attrs import frozen
 
-from gpugate.core.commands import CheckDevice, PreloadModel, Probe
+from gpugate.core.commands import AS_IT_COMES, CheckDevice, LoadOptions, PreloadModel, Probe
 from gpugate.core.events import DeviceChecked, Event, PreloadFinished, ProbeFinished
 from gpugate.provider_api import Endpoint
 from gpugate.relay.transport import CALL_ERRORS, ssl_option, url_of
@@ -39,7 +39,7 @@ class PodClient(Protocol):
     async def check(self, endpoint: Endpoint) -> str | None:
         """Probe the pod's health; None if it is healthy, else one line that says what was seen instead."""
 
-    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+    async def preload(self, endpoint: Endpoint, model: str, options: LoadOptions) -> str | None:
         """Load a model and wait for it; None if it is loaded, else one line that says why not."""
 
     async def on_cpu(self, endpoint: Endpoint) -> bool:
@@ -108,7 +108,7 @@ class PodCalls:
     async def _preload(self, command: PreloadModel) -> None:
         loaded = on_cpu = False
         with suppress(Exception):
-            loaded = await self._pod.preload(command.endpoint, command.model, command.embeds) is None
+            loaded = await self._pod.preload(command.endpoint, command.model, command.options) is None
         if loaded:
             on_cpu = await self._on_cpu(command.endpoint)
         self._on_event(PreloadFinished(command.op, on_cpu))
@@ -147,20 +147,23 @@ class OllamaPodClient:
         except CALL_ERRORS as error:
             return _seen(error)
 
-    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+    async def preload(self, endpoint: Endpoint, model: str, options: LoadOptions = AS_IT_COMES) -> str | None:
         """Load a model, as Ollama does on a request without a prompt (docs/ollama.md#unload-and-load).
 
-        Where a proxy gives up on the silence of a long load, Ollama's list says when the model is there.
+        Where a proxy gives up on the silence of a long load, Ollama's list says when the model is there. A
+        model that can only embed refuses to be loaded for text, and is then loaded as what it is.
         """
         now = asyncio.get_running_loop().time
         end = now() + LOAD_LIMIT_S
-        while (status := await self._ask_to_load(endpoint, model, embeds)) == PROXY_GAVE_UP:
+        while (status := await self._ask_to_load(endpoint, model, options)) == PROXY_GAVE_UP:
             if await self._listed(endpoint, model, min(end, now() + ASK_AGAIN_S)):
                 return None
             if now() >= end:
                 break
         if isinstance(status, str):
             return status
+        if status == 400 and not options.embeds:
+            return await self.preload(endpoint, model, LoadOptions(True, options.fields))
         return None if status == 200 else f"the load of a model answered {status}"
 
     async def on_cpu(self, endpoint: Endpoint) -> bool:
@@ -185,10 +188,13 @@ class OllamaPodClient:
             return []
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
 
-    async def _ask_to_load(self, endpoint: Endpoint, model: str, embeds: bool) -> int | str:
+    async def _ask_to_load(self, endpoint: Endpoint, model: str, options: LoadOptions) -> int | str:
         """Return the status of the answer, or what was seen instead."""
-        path, body = ("/api/embed", {"model": model, "input": []}) if embeds else ("/api/generate", {})
-        asked = orjson.dumps({"model": model, "stream": False, **body})
+        path = "/api/embed" if options.embeds else "/api/generate"
+        body = {**options.fields, "model": model, "stream": False}
+        if options.embeds:
+            body["input"] = []
+        asked = orjson.dumps(body)
         try:
             async with self._call("POST", endpoint, path, LOAD_LIMIT_S, asked) as answer:
                 await answer.content.read(64 * 1024)

@@ -12,6 +12,7 @@ from functools import partial
 import orjson
 from aiohttp import StreamReader, web
 
+from gpugate.core.commands import AS_IT_COMES, LoadOptions
 from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
 from gpugate.lifecycle.leased_call import AttemptFailed
 from gpugate.lifecycle.lifecycle import Lifecycle
@@ -132,14 +133,15 @@ class OllamaHandlers:
         if isinstance(body, OllamaBody) and (self._lifecycle.serving is None or self._heartbeat_s):
             fields = body.fields
         heartbeat = self._new_heartbeat(context, fields)
+        model, load = _load_of(route, fields)
         with self._lifecycle.acquire(
-            model=fields.model if fields is not None else None,
-            embeds=route.api in _EMBEDS,
+            model=model,
+            load=load,
             user=subject_of(context.user),
             request_id=context.request_id,
         ) as lease:
             if fields is None and isinstance(body, OllamaBody):
-                lease.model_hint = lambda: body.fields.model
+                lease.model_hint = lambda: _load_of(route, body.fields)
             try:
                 return await self._forwarder.forward(context, route.upstream_path, body, lease, heartbeat)
             except GateError as error:
@@ -206,6 +208,13 @@ class OllamaHandlers:
 
     async def _nothing(self, context: RequestContext, route: Route) -> web.StreamResponse:
         raise PathNotFound
+
+
+def _load_of(route: Route, fields: BodyFields | None) -> tuple[str | None, LoadOptions]:
+    """Return the model that a request computes with, and how to load it; none for a pull or delete."""
+    if fields is None or route.kind is not RouteKind.COMPUTE:
+        return None, AS_IT_COMES
+    return fields.model, LoadOptions(route.api in _EMBEDS, fields.load)
 
 
 def _in_envelope(answer: LocalResponse) -> RequestError:

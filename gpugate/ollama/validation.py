@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from html import escape
 
 import orjson
-from attrs import frozen
+from attrs import field, frozen
 
 from gpugate.ollama.catalog_responses import canonical
 from gpugate.ollama.routes import Route, RouteKind
@@ -65,6 +65,7 @@ class BodyFields:
         unload: it asks to unload `model`.
         stream_options: OpenAI's field of this name, None if missing.
         show_key: of `/api/show`: the model's canonical name, with " verbose" behind it if that is asked for.
+        load: of a request that loads its model: what makes Ollama load it anew where it differs.
         is_plain_show: of `/api/show`: nothing but the name and `verbose` is given, so the answer may be kept.
         error: the refusal that Ollama would give without looking at its models.
     """
@@ -74,6 +75,7 @@ class BodyFields:
     unload: bool = False
     stream_options: object = None
     show_key: str | None = None
+    load: Document = field(factory=dict)
     is_plain_show: bool = False
     error: LocalResponse | None = None
 
@@ -189,6 +191,7 @@ _ENDPOINTS: Mapping[str, _Endpoint] = {
     "v1/responses": _Endpoint(_openai_error, streams=False, no_model_shape=_openai_handler_error),
     "v1/messages": _Endpoint(_anthropic_error, streams=False),
 }
+_TAKES_OPTIONS = frozenset({"chat", "generate", "embed", "embeddings"})
 _NAME_IS_MODEL = frozenset({"show", "pull", "push", "delete", "create", None})
 
 
@@ -251,6 +254,7 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
         unload=_is_unload(route.api, fields),
         stream_options=fields.get("stream_options"),
         show_key=_show_key(model, fields) if route.api == "show" else None,
+        load=_load_fields(fields) if route.api in _TAKES_OPTIONS else {},
         is_plain_show=fields.keys() <= {"model", "name", "verbose"},
     )
 
@@ -322,7 +326,27 @@ def _show_key(model: str, fields: Document) -> str | None:
     return f"{canonical(model)} verbose" if fields.get("verbose") is True else canonical(model)
 
 
-# --- unload requests ----------------------------------------------------------------------------
+# --- load and unload ----------------------------------------------------------------------------
+
+# docs/ollama.md#unload-and-load
+_LOAD_OPTIONS = frozenset({"num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"})
+
+
+def _load_fields(fields: Document) -> Document:
+    """Return what of a request makes Ollama load its model anew, if the loaded one was loaded without it."""
+    load: dict[str, object] = {}
+    if isinstance(options := fields.get("options"), dict):
+        given = {name: options[name] for name in options.keys() & _LOAD_OPTIONS}
+        if kept := {name: value for name, value in given.items() if isinstance(value, int | float)}:
+            load["options"] = kept
+    if isinstance(fields.get("shift"), bool):
+        load["shift"] = fields["shift"]
+    keep_alive = fields.get("keep_alive")  # zero would have Ollama unload the model at once
+    is_time = isinstance(keep_alive, int | float | str) and not isinstance(keep_alive, bool)
+    if is_time and not _is_zero(keep_alive):
+        load["keep_alive"] = keep_alive
+    return load
+
 
 # Go's notation of a duration of zero: "0", "0s", "0h0m0s", "0.0s".
 _ZERO_DURATION = re.compile(r"[+-]?(?:0|(?:0+(?:\.0*)?|\.0+)(?:ns|us|µs|μs|ms|s|m|h))+")
@@ -334,7 +358,11 @@ def _is_unload(api: str | None, fields: Document) -> bool:
         return False
     content = fields.get("prompt" if api == "generate" else "messages")
     keep_alive = fields.get("keep_alive")
-    if content not in (None, "", []) or isinstance(keep_alive, bool):
+    return content in (None, "", []) and _is_zero(keep_alive)
+
+
+def _is_zero(keep_alive: object) -> bool:
+    if isinstance(keep_alive, bool):
         return False
     if isinstance(keep_alive, int | float):  # seconds, which Go keeps as nanoseconds; below 0 is "for ever"
         return 0 <= keep_alive < 1e-9

@@ -13,7 +13,7 @@ from gpugate_testing.playbook import (
     policy,
 )
 
-from gpugate.core.commands import Probe
+from gpugate.core.commands import LoadOptions, PreloadModel, Probe
 from gpugate.core.events import (
     GatewayStarted,
     ManualStartRequested,
@@ -82,9 +82,44 @@ def test_the_model_of_the_first_waiting_request_is_loaded() -> None:
 
 def test_an_embedding_model_is_loaded_as_one() -> None:
     """Another endpoint of Ollama's is needed for it."""
-    warming(Scenario(policy()), RequestArrived(1, "bge", True)).set_health(True).at(
+    warming(Scenario(policy()), RequestArrived(1, "bge", LoadOptions(embeds=True))).set_health(True).at(
         1, gives=["preload bge (embeds)"]
     )
+
+
+@pytest.mark.parametrize(
+    ("preload", "asked", "loaded"),
+    [
+        ("requested", "llama3", "llama3"),
+        ("llama3", "llama3", "llama3"),
+        ("llama3:latest", "llama3", "llama3"),
+    ],
+)
+def test_the_model_is_loaded_as_the_first_request_wants_it(preload: str, asked: str, loaded: str) -> None:
+    """Ollama would load it once more for a request with other options."""
+    wish = LoadOptions(fields={"options": {"num_ctx": 8192}})
+    play = warming(
+        Scenario(policy(preload=preload)),
+        RequestArrived(1, asked, wish),
+        RequestArrived(2, asked, LoadOptions(fields={"options": {"num_ctx": 1024}})),
+    )
+    play.set_health(True).at(1, gives=[f"preload {loaded}"])
+    assert [wish] == [command.options for command in play.out(PreloadModel)]
+
+
+def test_a_named_preload_of_another_model() -> None:
+    """It has nothing of the request that waits for another model."""
+    play = warming(
+        Scenario(policy(preload="qwen3")), RequestArrived(1, "llama3", LoadOptions(fields={"shift": False}))
+    )
+    play.set_health(True).at(1, gives=["preload qwen3"])
+    assert [LoadOptions()] == [command.options for command in play.out(PreloadModel)]
+
+
+def test_a_request_without_a_model_goes_before() -> None:
+    """An upload names no model: the first one that a request waits for is loaded."""
+    play = warming(Scenario(policy()), RequestArrived(1), RequestArrived(2, "llama3"))
+    play.set_health(True).at(1, gives=["preload llama3"])
 
 
 def test_the_first_request_hung_up_before_the_preload() -> None:

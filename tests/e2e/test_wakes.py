@@ -120,6 +120,33 @@ async def test_wakes(house: House, method, path, body):
     await house.until(lambda: house.cloud.starts == 1)
 
 
+CONTEXT = {"num_ctx": 8192, "temperature": 0.2}
+EMBEDS = "nomic-embed-text:latest"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "num_ctx"),
+    [
+        ("/api/chat", CHAT, None),
+        ("/api/chat", {**CHAT, "options": CONTEXT, "shift": False}, 8192),
+        ("/api/generate", {**GENERATE, "options": CONTEXT, "keep_alive": 0}, 8192),
+        ("/api/embed", {"model": EMBEDS, "input": "x", "options": CONTEXT}, 8192),
+        ("/api/embeddings", {"model": EMBEDS, "prompt": "x", "options": CONTEXT, "keep_alive": "1h"}, 8192),
+        ("/v1/chat/completions", {**CHAT, "options": CONTEXT}, None),
+        ("/v1/embeddings", {"model": EMBEDS, "input": "x"}, None),
+        ("/api/v1/chat", {**CHAT, "options": CONTEXT}, 8192),
+        ("/api/v1/story/generate", {"prompt": "a fox"}, None),
+    ],
+    ids=named,
+)
+async def test_a_cold_request_loads_its_model_once(opened, path, body, num_ctx):
+    """The preload loads it as the request wants it, and the request finds it loaded."""
+    house = await opened(pod__preload="requested", models__story=MODEL)
+    answer = await house.ask("POST", path, json=body)
+    assert 200 == answer.status, answer.body
+    assert [num_ctx] == [options[0] for _, options in house.ollama.store.loads]
+
+
 async def test_metadata_without_a_pod_does_not_keep_it(opened):
     """Polling of the lists and of the status does not put the idle stop off."""
     house = await opened(pod__idle_timeout=0.4)

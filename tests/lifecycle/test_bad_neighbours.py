@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from gpugate_testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
 
+from gpugate.core.commands import LoadOptions
 from gpugate.core.machine import PodMachine
 from gpugate.core.states import Status
 from gpugate.errors import (
@@ -125,7 +126,7 @@ class Silent(FakePod):
 class Unloadable(FakePod):
     """Its preload meets a bug."""
 
-    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+    async def preload(self, endpoint: Endpoint, model: str, options: LoadOptions) -> str | None:
         raise ValueError("a bug")
 
 

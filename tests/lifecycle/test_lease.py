@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gpugate.core.commands import AS_IT_COMES
 from gpugate.errors import PodStopped, QueueFull
 from gpugate.lifecycle.lease import Lease, ServingPod
 
@@ -103,7 +104,7 @@ async def test_exchange_that_cannot_be_given_up(how: str) -> None:
         lambda loop, context: reports.append(str(context["exception"]))
     )
 
-    def fail() -> str:
+    def fail() -> Any:
         raise RuntimeError("broken")
 
     lease = lease_at()
@@ -111,5 +112,5 @@ async def test_exchange_that_cannot_be_given_up(how: str) -> None:
     lease.on_lost, lease.model_hint = fail, fail
     getattr(lease, how)(*([QueueFull()] if how == "reject" else []))
 
-    assert (None, None) == (lease.pod, lease.asked_model())
+    assert (None, (None, AS_IT_COMES)) == (lease.pod, lease.asked_model())
     assert ["broken", "broken"] == reports

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from attrs import define, field
 
+from gpugate.core.commands import LoadOptions
 from gpugate.lifecycle import pod_calls as adapter
 from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.provider_api import Endpoint
@@ -51,9 +52,9 @@ class Scene:
     pod: OllamaPodClient
     endpoint: Endpoint
 
-    async def preload(self, model: str = "llava", *, embeds: bool = False) -> str | None:
-        """Have a model loaded."""
-        return await self.pod.preload(self.endpoint, model, embeds)
+    async def preload(self, model: str = "llava", *, embeds: bool = False, **fields: object) -> str | None:
+        """Have a model loaded, as a request with these fields wants it."""
+        return await self.pod.preload(self.endpoint, model, LoadOptions(embeds, fields))
 
 
 @pytest.fixture
@@ -80,6 +81,26 @@ async def test_a_load_of_an_embedding_model(scene: Scene) -> None:
     """Without a text."""
     assert await scene.preload("bge", embeds=True) is None
     assert [("/api/embed", {"model": "bge", "stream": False, "input": []})] == scene.script.asked
+
+
+@pytest.mark.parametrize("embeds", [False, True])
+async def test_a_load_as_a_request_wants_it(scene: Scene, *, embeds: bool) -> None:
+    """Its options are asked for; what makes it a load is not overwritten."""
+    wish = {"options": {"num_ctx": 8192}, "keep_alive": "1h", "shift": False}
+    assert await scene.preload(embeds=embeds, **wish, stream=True) is None
+    (asked,) = scene.script.asked
+    path, more = ("/api/embed", {"input": []}) if embeds else ("/api/generate", {})
+    assert (path, {**wish, "model": "llava", "stream": False, **more}) == asked
+
+
+async def test_a_model_that_can_only_embed(scene: Scene) -> None:
+    """Nobody told: Ollama refuses to load it for text, and it is loaded for embeddings."""
+    scene.script.loads = [400, 200]
+    assert await scene.preload("bge", keep_alive=60) is None
+    assert [
+        ("/api/generate", {"model": "bge", "stream": False, "keep_alive": 60}),
+        ("/api/embed", {"model": "bge", "stream": False, "keep_alive": 60, "input": []}),
+    ] == scene.script.asked
 
 
 async def test_the_proxy_gives_up(scene: Scene) -> None:

@@ -101,7 +101,7 @@ async def test_a_pod_that_is_not_there(session: aiohttp.ClientSession, unused_tc
     assert "no connection" == await pod.check(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"))
     assert "the name cannot be resolved" == await pod.check(Endpoint("http://no-such-host.invalid"))
     assert None is await pod.get(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), TAGS)
-    assert "no connection" == await pod.preload(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), "m", False)
+    assert "no connection" == await pod.preload(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), "m")
 
 
 async def test_the_endpoints_headers(scene: Scene) -> None:
@@ -110,7 +110,7 @@ async def test_the_endpoints_headers(scene: Scene) -> None:
     pod = OllamaPodClient(scene.session)
     await pod.check(endpoint)
     await pod.get(endpoint, TAGS)
-    await pod.preload(endpoint, "llama3.2:3b", False)
+    await pod.preload(endpoint, "llama3.2:3b")
 
     assert ["t"] * 3 == [seen.headers["X-Pod-Token"] for seen in scene.ollama.seen]
 

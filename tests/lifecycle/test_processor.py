@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from gpugate_testing.fakes import FakeCloud, FakePod
 
+from gpugate.core.commands import LoadOptions
 from gpugate.core.states import Status
 from gpugate.lifecycle.status import ProviderProblem
 from gpugate.provider_api import Endpoint
@@ -44,7 +45,7 @@ class Silent(Healthy):
 class Unloadable(Healthy):
     """Its model does not load."""
 
-    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+    async def preload(self, endpoint: Endpoint, model: str, options: LoadOptions) -> str | None:
         return "out of memory"
 
 

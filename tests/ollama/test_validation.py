@@ -231,6 +231,41 @@ def test_show(raw: bytes, key: str, is_plain: bool) -> None:
     assert (key, is_plain) == (fields.show_key, fields.is_plain_show)
 
 
+@pytest.mark.parametrize("api", ["chat", "generate", "embed", "embeddings"])
+@pytest.mark.parametrize(
+    ("fields", "load"),
+    [
+        ({}, {}),
+        (
+            {"options": {"num_ctx": 8192, "temperature": 0.1, "num_thread": 4, "use_mmap": False}},
+            {"options": {"num_ctx": 8192, "num_thread": 4, "use_mmap": False}},
+        ),
+        (
+            {"options": {"num_batch": 8, "num_gpu": 1, "main_gpu": 0}, "shift": False, "keep_alive": "1h"},
+            {"options": {"num_batch": 8, "num_gpu": 1, "main_gpu": 0}, "shift": False, "keep_alive": "1h"},
+        ),
+        ({"options": {"num_ctx": None, "num_gpu": "all"}}, {}),
+        ({"options": {"NUM_CTX": 1}, "Keep_Alive": -1}, {"keep_alive": -1}),
+        ({"options": [8192], "shift": "no", "keep_alive": True}, {}),
+        ({"keep_alive": 0}, {}),
+        ({"keep_alive": "0s"}, {}),
+        ({"keep_alive": "0h0m"}, {}),
+        ({"keep_alive": 0.5}, {"keep_alive": 0.5}),
+    ],
+)
+def test_what_loads_a_model_anew(api: str, fields: dict[str, object], load: dict[str, object]) -> None:
+    """The options of the load, and how long it is kept, unless it is to be unloaded at once."""
+    said = {"model": "x", "input": "hi", "prompt": "hi", "messages": [{"role": "user", "content": "hi"}]}
+    assert load == scanned(f"/api/{api}", orjson.dumps({**said, **fields})).load
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", "/api/pull", "/api/create"])
+def test_what_has_no_say_in_a_load(path: str) -> None:
+    """Ollama ignores these fields there."""
+    raw = b'{"model":"x","messages":[1],"input":"x","options":{"num_ctx":8192},"keep_alive":5}'
+    assert {} == scanned(path, raw).load
+
+
 def test_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However often it is asked for, and not before it is."""
     calls: list[bytes] = []

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from attrs import evolve
 
-from gpugate.core.commands import CheckDevice, PreloadModel, Probe, StopCause
+from gpugate.core.commands import AS_IT_COMES, CheckDevice, LoadOptions, PreloadModel, Probe, StopCause
 from gpugate.core.events import DeadlineReached, PodInspected, PreloadFinished, ProbeFinished
 from gpugate.core.machine import PodMachine
 from gpugate.core.pending_stops import STOPPED_PHASES
@@ -95,14 +95,18 @@ def warmup_probed(
     )
 
 
-def model_to_preload(pod: PodMachine) -> tuple[str, bool] | None:
-    """Return the model to load before the pod serves, and whether it embeds; None for no preload."""
-    if pod.policy.preload == "none":
+def model_to_preload(pod: PodMachine) -> tuple[str, LoadOptions] | None:
+    """Return the model to load before the pod serves, and how; None for no preload.
+
+    It is loaded as the first waiting request wants it: otherwise the engine would load it a second time.
+    """
+    wanted = pod.policy.preload
+    if wanted == "none":
         return None
-    if pod.policy.preload != "requested":
-        return pod.policy.preload, False
-    first = next(iter(pod.queue.waiting), None)
-    return (first.model, first.embeds) if first is not None and first.model else None
+    first = next((ticket for ticket in pod.queue.waiting if ticket.model), None)
+    if first is not None and first.model and wanted in ("requested", first.model, f"{first.model}:latest"):
+        return first.model, first.load
+    return None if wanted == "requested" else (wanted, AS_IT_COMES)
 
 
 # --- preloading ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import struct
 from typing import Any
 
 from gpugate_demo.go_decoder import Body, Refused, Types
-from gpugate_demo.store import Model, Store, keep_alive_s, valid_name
+from gpugate_demo.store import Model, Store, keep_alive_s, load_options, valid_name
 
 EMBED_TYPES: Types = {"model": "string", "truncate": "bool", "dimensions": "int"}
 EMBEDDINGS_TYPES: Types = {"model": "string", "prompt": "string"}
@@ -42,7 +42,7 @@ def model_of(store: Store, request: Body, *, older: bool = False) -> Model:
     model = store.find(name)
     if model is None:
         raise Refused(404, f'model "{name}" not found, try pulling it first')
-    store.load(model, keep_s)
+    store.load(model, keep_s, load_options(request))
     return model
 
 

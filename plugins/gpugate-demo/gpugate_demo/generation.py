@@ -15,7 +15,7 @@ from typing import Any, Literal
 from attrs import frozen
 
 from gpugate_demo.go_decoder import Body, Refused, Types
-from gpugate_demo.store import Model, Store, keep_alive_s, valid_name
+from gpugate_demo.store import Model, Store, keep_alive_s, load_options, valid_name
 from gpugate_demo.text_generator import GenerationRequest, ImageFacts, Reply, decoded, image_facts
 
 Event = dict[str, Any]
@@ -55,6 +55,7 @@ class TextJob:
     limit: int | None
     keep_s: float | None
     began_ns: int
+    load_options: tuple[object, ...]
 
 
 def timestamp() -> str:
@@ -95,14 +96,15 @@ class Generation:
             return _event(api, name, "", done_reason="unload")
         self._check_capabilities(api, model, name, request)
         if empty:
-            self._store.load(model, keep_s)
+            self._store.load(model, keep_s, load_options(request))
             return _event(api, name, "", done_reason="load")
         words = sum(len(text.split()) for text in _texts(api, request))
-        return TextJob(api, model, name, asked, words + 10, _limit(request), keep_s, began_ns)
+        limit, options = _limit(request), load_options(request)
+        return TextJob(api, model, name, asked, words + 10, limit, keep_s, began_ns, options)
 
     async def events(self, job: TextJob) -> AsyncIterator[Event]:
         """The events of a job, at the pace that was asked for; the last one has `done`."""
-        fresh = self._store.load(job.model, None)
+        fresh = self._store.load(job.model, None, job.load_options)
         if fresh and self._load_s:
             await asyncio.sleep(self._load_s)
         loaded_ns = time.monotonic_ns()
@@ -116,7 +118,8 @@ class Generation:
             cut = job.limit is not None and count == job.limit and next(pieces, None) is not None
             yield _final(job, "length" if cut else "stop", count, loaded_ns)
         finally:
-            self._store.load(job.model, job.keep_s)  # its time in memory counts from the end
+            # Its time in memory counts from the end.
+            self._store.load(job.model, job.keep_s, job.load_options)
 
     async def whole(self, job: TextJob) -> Event:
         """The one event of a request that does not stream."""

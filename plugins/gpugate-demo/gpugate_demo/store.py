@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from attrs import define, evolve, field, frozen
@@ -115,12 +115,23 @@ def _go_duration_s(text: str) -> float:
     return sign * sum(float(number) * _GO_UNITS[unit] for number, unit in _GO_PARTS.findall(rest))
 
 
+LOAD_OPTIONS = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
+
+
+def load_options(request: Mapping[str, object]) -> tuple[object, ...]:
+    """What of a request makes Ollama load the model anew, where it differs from what it was loaded with."""
+    options = request.get("options")
+    given = options if isinstance(options, Mapping) else {}
+    return (*(given.get(name) for name in LOAD_OPTIONS), request.get("shift"))
+
+
 @frozen
 class Loaded:
-    """A model in memory until `expires_at`."""
+    """A model in memory until `expires_at`; `options`: what it was loaded with."""
 
     model: Model
     expires_at: datetime
+    options: tuple[object, ...] = ()
 
 
 def _key(name: str) -> str:
@@ -151,11 +162,13 @@ class Store:
 
     Attributes:
         blobs: digest ("sha256:...") to size; the bytes themselves are not kept.
+        loads: the name and the options of each model that was loaded, in order.
     """
 
     _models: dict[str, Model] = field(factory=dict)
     _loaded: dict[str, Loaded] = field(factory=dict)
     blobs: dict[str, int] = field(factory=dict)
+    loads: list[tuple[str, tuple[object, ...]]] = field(factory=list)
 
     @classmethod
     def of(cls, models: Iterable[Model]) -> Store:
@@ -187,13 +200,16 @@ class Store:
         """All models, the latest first."""
         return sorted(self._models.values(), key=lambda model: model.modified_at, reverse=True)
 
-    def load(self, model: Model, keep_s: float | None) -> bool:
-        """Load, or go on keeping, for `keep_s` seconds; True if it was not loaded before."""
+    def load(self, model: Model, keep_s: float | None, options: tuple[object, ...] = ()) -> bool:
+        """Load, or go on keeping, for `keep_s` seconds; True if it was not loaded before with `options`."""
         now = datetime.now(UTC)
-        fresh = _key(model.name) not in {_key(loaded.model.name) for loaded in self.loaded(now)}
+        present = {_key(loaded.model.name): loaded.options for loaded in self.loaded(now)}
+        fresh = present.get(_key(model.name)) != options
+        if fresh:
+            self.loads.append((model.name, options))
         seconds = DEFAULT_KEEP_ALIVE_S if keep_s is None else keep_s
         expires_at = _LATEST_YEAR if seconds >= FOREVER_S else now + timedelta(seconds=seconds)
-        self._loaded[_key(model.name)] = Loaded(model, expires_at)
+        self._loaded[_key(model.name)] = Loaded(model, expires_at, options)
         return fresh
 
     def unload(self, model: Model) -> None:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from attrs import define, field, frozen
 
 from gpugate.billing.model import PodUsage, Session
+from gpugate.core.commands import LoadOptions
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.state_files import PendingStopStore
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
@@ -185,7 +186,7 @@ class FakePod:
         up = self.cloud.report().phase is Phase.RUNNING and self.cloud.now >= self.healthy_at
         return None if up and not self.sick else "connection refused"
 
-    async def preload(self, endpoint: Endpoint, model: str, embeds: bool) -> str | None:
+    async def preload(self, endpoint: Endpoint, model: str, options: LoadOptions) -> str | None:
         """Take `load_s` to load the model."""
         self.preloads.append(model)
         await asyncio.sleep(self.load_s)

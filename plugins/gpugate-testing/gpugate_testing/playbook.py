@@ -119,8 +119,8 @@ def describe_command(effect: Command) -> str:
             return f"sweep {provider}"
         case Probe():
             return "probe"
-        case PreloadModel(model=model, embeds=embeds):
-            return f"preload {model}{' (embeds)' if embeds else ''}"
+        case PreloadModel(model=model, options=options):
+            return f"preload {model}{' (embeds)' if options.embeds else ''}"
         case CheckDevice():
             return "weigh"
         case Admit(ticket, run):
