@@ -18,14 +18,13 @@ from typing import Annotated, Any, Literal
 import attrs
 from attrs import field, frozen
 
-from gpugate.config import units
+from gpugate.config import origins, units
 from gpugate.config.validators import (
     Validator,
     above,
     at_least,
     between,
     each,
-    is_origin,
     not_blank,
     predicate,
     url,
@@ -128,8 +127,8 @@ class Server:
     )
     cors_origins: tuple[str, ...] = _key(
         (),
-        'browser origins that may call, such as "https://chat.example.org", or "*"',
-        each(is_origin, 'each must be "*" or an origin such as "https://chat.example.org", without a path'),
+        'browser origins that may call: exact ones, "*", "null", or one * in host or port: "http://localhost:*"',
+        each(origins.is_origin, origins.SHAPE),
     )
 
 

@@ -85,8 +85,3 @@ def is_url(text: str, schemes: Iterable[str]) -> bool:
     except ValueError:
         return False
     return port_is_valid and parts.scheme in schemes and bool(parts.hostname) and not re.search(r"\s", text)
-
-
-def is_origin(text: str) -> bool:
-    """Return whether `text` is "*" or a browser's Origin: scheme, host and port, without a path."""
-    return text == "*" or re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@*,]+", text) is not None

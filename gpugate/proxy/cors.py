@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from gpugate.config.origins import ANY, is_origin, origin_pattern
+
 EXPOSED = "X-Request-Id, X-Gpugate-Waited-Ms, X-Gpugate-Code, Retry-After"
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _HEADERS = "Authorization, Content-Type, Accept, X-Request-Id"
@@ -17,9 +19,6 @@ _MAX_AGE_S = 86400  # browsers cap it: Chromium at two hours, Firefox at a day
 _MAX_ASKED = 2048  # characters of Access-Control-Request-Headers that are echoed
 
 _NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*", re.ASCII)
-# What a `*` inside an origin stands for: never a slash, a colon or an @, so that it cannot leave its place.
-_WILD = "[A-Za-z0-9._-]+"
-
 Header = tuple[str, str]
 
 
@@ -29,23 +28,23 @@ class Cors:
     Args:
         origins: such as "https://chat.example.org"; "*" allows every page, and a `*` inside one stands
             for a part of a host's name or for a port: "https://*.example.org", "http://localhost:*".
+
+    Raises:
+        ValueError: one is no origin; the configuration's check has found it before.
     """
 
     def __init__(self, origins: Iterable[str]) -> None:
-        listed = [origin.strip().rstrip("/").lower() for origin in origins]
-        self._anybody = "*" in listed
-        self._exact = frozenset(origin for origin in listed if "*" not in origin)
-        patterns = [re.escape(origin).replace(r"\*", _WILD) for origin in listed if "*" in origin]
-        self._pattern = re.compile("|".join(patterns), re.ASCII) if patterns else None
+        listed = tuple(origins)
+        if wrong := [origin for origin in listed if not is_origin(origin)]:
+            raise ValueError(f"no origin: {wrong[0]!r}")
+        self._anybody = ANY in listed
+        self._pattern = re.compile("|".join(filter(None, map(origin_pattern, listed)))) if listed else None
 
     def allows(self, origin: str) -> bool:
         """Say whether pages of this origin may call."""
-        if not origin.isascii():  # lower() turns a few other letters into ours
+        if self._pattern is None or not origin.isascii():  # lower() turns a few other letters into ours
             return False
-        origin = origin.lower()
-        if self._anybody or origin in self._exact:
-            return True
-        return self._pattern is not None and self._pattern.fullmatch(origin) is not None
+        return self._anybody or self._pattern.fullmatch(origin.lower()) is not None
 
     def headers_for(self, origin: str | None) -> bytes:
         """Extra head lines, each with its CRLF, of any response to this origin; empty if not allowed."""
