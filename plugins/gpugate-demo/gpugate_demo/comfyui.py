@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import mimetypes
 import random
 import struct
 import uuid
@@ -77,7 +78,8 @@ class SimulatedComfyUI(BaseServer):
         step_s: time of one sampling step; node_s: of every other node.
         previews: send a picture with every sampling step.
         history_lag_s: from `execution_success` to the entry in the history.
-        seed: the same seed, the same row of prompt ids.
+        old: as 0.3.56 and earlier: an interrupt stops what runs, whatever id it names.
+        seed: the same seed, the same row of prompt ids and the same order among output nodes.
         host, port, max_seen: see `BaseServer`. Its `faults` are those of HTTP; `plan` is for jobs.
     """
 
@@ -89,6 +91,7 @@ class SimulatedComfyUI(BaseServer):
         node_s: float = 0.0,
         previews: bool = False,
         history_lag_s: float = 0.002,
+        old: bool = False,
         seed: int = 0,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -101,9 +104,11 @@ class SimulatedComfyUI(BaseServer):
         self.jobs = JobQueue(
             self.shelf, NodeRunner(self.shelf, step_s, node_s, previews), self._tell, history_lag_s
         )
+        self.old = old
         self._nodes = known_nodes(self.checkpoints)
         self._sockets: dict[str, _Socket] = {}
         self._draw = random.Random(seed)
+        self._output_order = random.Random(seed)
 
     async def __aenter__(self) -> SimulatedComfyUI:
         await self.start()
@@ -128,35 +133,39 @@ class SimulatedComfyUI(BaseServer):
         if path.startswith("/api/"):
             path = path[4:]
         first, _, rest = path[1:].partition("/")
-        handler = _ROUTES.get((request.method, first))
-        if handler is None or (rest and first not in ("history", "object_info", "models", "upload")):
+        if request.method == "OPTIONS":
+            return web.Response()
+        methods = [method for method, name in _ROUTES if name == first]
+        if not methods or (rest and first not in ("history", "object_info", "models", "upload")):
             return await _not_found(request)
-        return await handler(self, request, seen, rest)
+        method = "GET" if request.method == "HEAD" else request.method
+        if method not in methods:
+            return web.Response(
+                status=405, text="405: Method Not Allowed", headers={"Allow": ",".join(methods)}
+            )
+        try:
+            return await _ROUTES[method, first](self, request, seen, rest)
+        except (AttributeError, TypeError, ValueError, NotAGraph):  # those that a body's content causes
+            return _fell_over()
 
     # -- jobs ------------------------------------------------------------------------------------
 
     async def _submit(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
-        try:
-            asked = orjson.loads(await self.read_body(request, seen))
-            if not isinstance(asked, dict):
-                raise NotAGraph
-            if "prompt" not in asked:
-                error = complaint("no_prompt", "No prompt provided", "No prompt provided")
-                return _json({"error": error, "node_errors": {}}, 400)
-            verdict = judge(asked["prompt"], self._nodes, lambda path: self.shelf.input(path) is not None)
-        except (NotAGraph, orjson.JSONDecodeError):
-            return web.Response(
-                status=500, body=FELL_OVER, headers={"Content-Type": "text/plain; charset=utf-8"}
-            )
+        asked = orjson.loads(await self.read_body(request, seen))
+        number = float(asked["number"]) if "number" in asked else None
+        if "prompt" not in asked:
+            error = complaint("no_prompt", "No prompt provided", "No prompt provided")
+            return _json({"error": error, "node_errors": {}}, 400)
+        verdict = judge(asked["prompt"], self._nodes, lambda path: self.shelf.input(path) is not None)
         if verdict.error is not None:
             return _json({"error": verdict.error, "node_errors": verdict.node_errors}, 400)
         extra = dict(asked.get("extra_data") or {})
         if "client_id" in asked:
             extra["client_id"] = asked["client_id"]
         job_id = str(asked.get("prompt_id") or uuid.UUID(int=self._draw.getrandbits(128), version=4))
-        number = self.jobs.submit(
-            job_id, asked["prompt"], extra, verdict.outputs, asked.get("front"), asked.get("number")
-        )
+        outputs = list(verdict.outputs)
+        self._output_order.shuffle(outputs)  # the real one takes them out of a set
+        number = self.jobs.submit(job_id, asked["prompt"], extra, tuple(outputs), asked.get("front"), number)
         return _json({"prompt_id": job_id, "number": number, "node_errors": verdict.node_errors})
 
     async def _exec_info(
@@ -172,9 +181,9 @@ class SimulatedComfyUI(BaseServer):
     async def _change_queue(
         self, request: web.BaseRequest, seen: RecordedRequest, rest: str
     ) -> web.StreamResponse:
-        asked = await self._asked(request, seen)
-        wanted = set(map(str, asked.get("delete") or ()))
-        everything = bool(asked.get("clear"))
+        asked = orjson.loads(await self.read_body(request, seen))
+        wanted = set(map(str, asked["delete"])) if "delete" in asked else set()
+        everything = bool(asked["clear"]) if "clear" in asked else False
 
         def chosen(job: ComfyJob) -> bool:
             return everything or job.id in wanted
@@ -185,13 +194,19 @@ class SimulatedComfyUI(BaseServer):
     async def _interrupt(
         self, request: web.BaseRequest, seen: RecordedRequest, rest: str
     ) -> web.StreamResponse:
-        asked = await self._asked(request, seen)
-        self.jobs.interrupt(str(asked["prompt_id"]) if asked.get("prompt_id") else None)
+        body = await self.read_body(request, seen)
+        try:
+            asked = orjson.loads(body)
+        except orjson.JSONDecodeError:  # taken for an interrupt of whatever runs
+            asked = {}
+        job_id = asked.get("prompt_id")
+        self.jobs.interrupt(str(job_id) if job_id and not self.old else None)
         return web.Response()
 
     async def _free(self, request: web.BaseRequest, seen: RecordedRequest, rest: str) -> web.StreamResponse:
-        await self.read_body(request, seen)
-        self.jobs.clear_cache()
+        asked = orjson.loads(await self.read_body(request, seen))
+        if asked.get("free_memory", True):
+            self.jobs.clear_cache()
         return web.Response()
 
     async def _history(
@@ -201,13 +216,13 @@ class SimulatedComfyUI(BaseServer):
             entry = self.jobs.history.get(rest)
             return _json({rest: entry} if entry else {})
         entries = list(self.jobs.history.items())
-        most = request.query.get("max_items", "")
-        return _json(dict(entries[-int(most) :] if most.isdigit() and int(most) else entries))
+        most = int(request.query.get("max_items", len(entries)))
+        return _json(dict(entries[-most:] if most > 0 else []))
 
     async def _change_history(
         self, request: web.BaseRequest, seen: RecordedRequest, rest: str
     ) -> web.StreamResponse:
-        asked = await self._asked(request, seen)
+        asked = orjson.loads(await self.read_body(request, seen))
         for job_id in list(self.jobs.history) if asked.get("clear") else asked.get("delete") or ():
             self.jobs.history.pop(job_id, None)
         return web.Response()
@@ -230,7 +245,8 @@ class SimulatedComfyUI(BaseServer):
         stored = self.shelf.get(kind, subfolder.strip("/"), name)
         if stored is None:
             return web.Response(status=404)
-        headers = {"Content-Disposition": f'filename="{name}"', "Content-Type": "image/png"}
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        headers = {"Content-Disposition": f'filename="{name}"', "Content-Type": kind}
         if "preview" in asked or asked.get("channel") in ("rgb", "rgba", "a"):
             return web.Response(body=stored.plain, headers=headers)
         headers |= {"Etag": stored.etag, "Last-Modified": formatdate(stored.written_at, usegmt=True)}
@@ -276,6 +292,11 @@ class SimulatedComfyUI(BaseServer):
         self, request: web.BaseRequest, seen: RecordedRequest, rest: str
     ) -> web.StreamResponse:
         return _json(FLAGS)
+
+    async def _nothing(
+        self, request: web.BaseRequest, seen: RecordedRequest, rest: str
+    ) -> web.StreamResponse:
+        return _json([])
 
     async def _system_stats(
         self, request: web.BaseRequest, seen: RecordedRequest, rest: str
@@ -325,14 +346,6 @@ class SimulatedComfyUI(BaseServer):
             if client is None or socket.sid == client:
                 socket.put(event, data)
 
-    async def _asked(self, request: web.BaseRequest, seen: RecordedRequest) -> dict[str, Any]:
-        body = await self.read_body(request, seen)
-        try:
-            asked = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            return {}
-        return asked if isinstance(asked, dict) else {}
-
 
 async def _send_all(response: web.WebSocketResponse, socket: _Socket) -> None:
     try:
@@ -364,6 +377,10 @@ def _foreign(request: web.BaseRequest) -> bool:
     return urlsplit(origin).netloc.lower() != host.lower()
 
 
+def _fell_over() -> web.Response:
+    return web.Response(status=500, body=FELL_OVER, headers={"Content-Type": "text/plain; charset=utf-8"})
+
+
 async def _not_found(request: web.BaseRequest) -> web.StreamResponse:
     response = web.StreamResponse(status=404)
     response.enable_chunked_encoding()  # the real one's 404 has neither a length nor a text
@@ -386,6 +403,8 @@ _ROUTES: dict[tuple[str, str], _Route] = {
     ("GET", "object_info"): SimulatedComfyUI._object_info,
     ("GET", "models"): SimulatedComfyUI._models,
     ("GET", "features"): SimulatedComfyUI._features,
+    ("GET", "embeddings"): SimulatedComfyUI._nothing,
+    ("GET", "extensions"): SimulatedComfyUI._nothing,
     ("GET", "system_stats"): SimulatedComfyUI._system_stats,
     ("GET", "ws"): SimulatedComfyUI._ws,
 }

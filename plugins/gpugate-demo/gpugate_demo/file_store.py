@@ -62,11 +62,11 @@ class FileStore:
         stored = self._files.pop(key, None)
         self._size -= len(stored.data) if stored else 0
 
-    def next_name(self, prefix: str, kind: str) -> FileKey:
+    def next_name(self, prefix: str, kind: str, ending: str) -> FileKey:
         """The file that a saving node writes next: a running number behind the prefix."""
         subfolder, _, base = prefix.rpartition("/")
         count = self._counters[kind, prefix] = self._counters.get((kind, prefix), 0) + 1
-        return kind, subfolder, f"{base}_{count:05d}_.png"
+        return kind, subfolder, f"{base}_{count:05d}_{ending}"
 
     def upload(self, name: str, subfolder: str, kind: str, data: bytes, *, overwrite: bool) -> FileKey:
         """Keep an upload; another file of that name gives it a number (facts 2.2)."""

@@ -22,6 +22,10 @@ class NotAGraph(Exception):
     """Input that crashes the real server: it answers 500 without JSON."""
 
 
+class _Cycle(Exception):
+    """A node depends on itself; the real server rejects the output without an error at any node."""
+
+
 @frozen
 class ValidationResult:
     """The result of validating a graph.
@@ -49,15 +53,17 @@ def is_link(value: object) -> bool:
 
 def judge(graph: object, nodes: Mapping[str, Node], has_file: Callable[[str], bool]) -> ValidationResult:
     """Check a graph. Raises NotAGraph."""
+    if graph == []:  # taken for a graph without nodes
+        graph = {}
     if not isinstance(graph, dict):
         raise NotAGraph
     for name, given in graph.items():
-        if not isinstance(given, dict):
-            raise NotAGraph
         where = f"Node ID '#{name}'"
-        if "class_type" not in given:
+        if isinstance(given, list | str) or (isinstance(given, dict) and "class_type" not in given):
             text = "Cannot execute because a node is missing the class_type property."
             return ValidationResult(error=complaint("invalid_prompt", text, where))
+        if not isinstance(given, dict) or not isinstance(given["class_type"], str):
+            raise NotAGraph
         if given["class_type"] not in nodes:
             text = f"Cannot execute because node {given['class_type']} does not exist."
             return ValidationResult(error=complaint("invalid_prompt", text, where))
@@ -77,7 +83,7 @@ class _Check:
 
     def all(self, ends: list[str]) -> ValidationResult:
         """Judge every output node with all that is above it."""
-        good = tuple(end for end in ends if self._node(end, ()))
+        good = tuple(end for end in ends if self._output(end))
         errors: dict[str, Any] = {}
         for end in ends:
             for name in self._bad_below(end, set()):
@@ -93,6 +99,12 @@ class _Check:
         failed = complaint("prompt_outputs_failed_validation", "Prompt outputs failed validation", details)
         return ValidationResult((), errors, failed)
 
+    def _output(self, end: str) -> bool:
+        try:
+            return self._node(end, ())
+        except _Cycle:
+            return False
+
     def _bad_below(self, name: str, been: set[str]) -> list[str]:
         if name in been or name not in self._own:
             return []
@@ -102,14 +114,17 @@ class _Check:
 
     def _node(self, name: str, path: tuple[str, ...]) -> bool:
         if name in path:
-            raise RecursionError("maximum recursion depth exceeded")
+            raise _Cycle
         if name in self._valid:
             return self._valid[name]
         given = self.graph[name]
         own = self._own.setdefault(name, [])
         fine = True
+        if not isinstance(given.get("inputs"), dict):
+            own.append(_fell_over(KeyError("inputs"), inner=bool(path)))
+            return False
         for key, spec in self.nodes[given["class_type"]].inputs.items():
-            fine &= self._input(name, key, spec, given.get("inputs") or {}, own, (*path, name))
+            fine &= self._input(name, key, spec, given["inputs"], own, (*path, name))
         self._valid[name] = fine and not own
         return self._valid[name]
 
@@ -129,6 +144,11 @@ class _Check:
             own.append(missing)
             return False
         value = inputs[key]
+        if isinstance(value, list) and len(value) != 2:
+            text = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+            extra = {"input_name": key, "input_config": spec, "received_value": value}
+            own.append(complaint("bad_linked_input", text, key, extra))
+            return False
         if not is_link(value):
             bad = _bad_value(key, value, spec)
             if (
@@ -144,7 +164,7 @@ class _Check:
             return bad is None
         try:
             return self._link(key, value, spec, own, path)
-        except (KeyError, IndexError, TypeError, RecursionError) as error:
+        except (KeyError, IndexError, TypeError) as error:
             own.append(_fell_over(error))
             return False
 
@@ -152,7 +172,7 @@ class _Check:
         self, key: str, link: list[Any], spec: Input, own: list[Complaint], path: tuple[str, ...]
     ) -> bool:
         received = self.nodes[self.graph[link[0]]["class_type"]].outputs[link[1]]
-        if received != spec[0]:
+        if spec[0] not in (received, "*"):
             text = f"{key}, received_type({received}) mismatch input_type({spec[0]})"
             extra = {"input_name": key, "input_config": spec, "received_type": received, "linked_node": link}
             own.append(
@@ -162,9 +182,12 @@ class _Check:
         return self._node(link[0], path)
 
 
-def _fell_over(error: Exception) -> Complaint:
+def _fell_over(error: Exception, *, inner: bool = False) -> Complaint:
     line = '  File "/opt/comfyui/execution.py", line 788, in validate_inputs\n'
     extra = {"exception_type": type(error).__name__, "traceback": [line]}
+    if inner:
+        text = "Exception when validating inner node"
+        return complaint("exception_during_inner_validation", text, str(error), extra)
     return complaint("exception_during_validation", "Exception when validating node", str(error), extra)
 
 
@@ -174,7 +197,9 @@ def _bad_value(key: str, value: Any, spec: Input) -> Complaint | None:
     if isinstance(kind, list):
         if value in kind:
             return None
-        listed = f"(list of length {len(kind)})" if len(kind) > 20 else str(kind)
+        listed = str(kind)
+        if len(kind) > 20:
+            listed, extra["input_config"] = f"(list of length {len(kind)})", None
         return complaint("value_not_in_list", "Value not in list", f"{key}: '{value}' not in {listed}", extra)
     if kind not in ("INT", "FLOAT"):
         return None
@@ -241,16 +266,27 @@ class Drawing:
     count: int
 
 
+def _value(graph: Graph, given: object) -> Any:
+    """Return an input's value, that of a primitive node where it is linked to one."""
+    if is_link(given) and str(given[0]) in graph:  # type: ignore[index]
+        return (graph[str(given[0])].get("inputs") or {}).get("value")  # type: ignore[index]
+    return given
+
+
 def drawing(graph: Graph, end: str) -> Drawing:
     """Gather from the nodes above `end`; 512 by 512 where no node says a size."""
     above = order(graph, (end,))
     texts, seed, width, height, count = [], 0, 512, 512, 1
     for name in above:
-        inputs = graph[name].get("inputs") or {}
-        if graph[name]["class_type"] == "CLIPTextEncode":
+        inputs = {key: _value(graph, given) for key, given in (graph[name].get("inputs") or {}).items()}
+        kind = graph[name]["class_type"]
+        if kind == "CLIPTextEncode":
             texts.append(str(inputs.get("text", "")))
-        seed = int(inputs["seed"]) if isinstance(inputs.get("seed"), int) else seed
+        given_seed = inputs.get("seed", inputs.get("noise_seed"))
+        seed = given_seed if isinstance(given_seed, int) else seed
         seed += int(inputs["color"]) if isinstance(inputs.get("color"), int) else 0
         width, height = int(inputs.get("width") or width), int(inputs.get("height") or height)
+        if kind == "EmptyLatentImage":  # a latent has one pixel for each eight by eight
+            width, height = width // 8 * 8, height // 8 * 8
         count = int(inputs["batch_size"]) if isinstance(inputs.get("batch_size"), int) else count
     return Drawing("\n".join(texts), seed, width, height, count)

@@ -115,12 +115,12 @@ class JobQueue:
         extra: dict[str, Any],
         outputs: tuple[str, ...],
         front: object,
-        number: object,
+        number: float | None,
     ) -> float:
         """Queue a job and return its number."""
         place: float = self._counter
-        if isinstance(number, int | float) and not isinstance(number, bool):
-            place = float(number)
+        if number is not None:
+            place = number
         else:
             place = -place if front else place
             self._counter += 1

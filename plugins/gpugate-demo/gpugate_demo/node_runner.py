@@ -11,6 +11,7 @@ from attrs import define
 
 from gpugate_demo.file_store import FileStore
 from gpugate_demo.graph import drawing
+from gpugate_demo.nodes import Node, known_nodes
 from gpugate_demo.picture import draw, with_text
 from gpugate_demo.text_generator import image_facts
 
@@ -23,6 +24,18 @@ Step = Callable[[str, float, float, str], None]
 
 MAX_SIDE = 2048  # a larger picture is drawn smaller: it would cost seconds and show the same
 MAX_BATCH = 16
+_NODES = known_nodes(())
+# Not pictures of the prompt: the standard library writes neither format.
+_FRAME = bytes.fromhex("5650384c0d0000002f00000010071011118888fe070000")  # VP8L of one pixel, padded
+_WEBP_BODY = (
+    b"WEBPVP8X\x0a\0\0\0\x02" + b"\0" * 9 + b"ANIM\x06\0\0\0" + b"\0" * 6
+    + b"ANMF" + (16 + len(_FRAME)).to_bytes(4, "little") + b"\0" * 16 + _FRAME
+)  # fmt: skip
+_CONTENTS = {
+    ".webp": b"RIFF" + len(_WEBP_BODY).to_bytes(4, "little") + _WEBP_BODY,
+    ".webm": b"\x1aE\xdf\xa3webm",
+    ".mp4": b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom",
+}
 
 
 class Interrupted(Exception):
@@ -71,14 +84,17 @@ class NodeRunner:
         """Do a node's work and return what it shows, {} for most. Raises Interrupted, Failure."""
         given = job.graph[name]
         kind = given["class_type"]
-        if kind == "KSampler":
+        if kind in ("KSampler", "KSamplerAdvanced"):
             await self._sample(job, name, step, tell)
             return {}
         await asyncio.sleep(self.node_s)
         if kind == "LoadImage":
             self._load(name, str(given["inputs"]["image"]))
-        if kind in ("SaveImage", "PreviewImage"):
-            return await self._save(job, name)
+        node = _NODES[kind]
+        if node.saves in ("output", "temp"):
+            return await self._save(job, name, node)
+        if node.saves == "text":
+            return {"text": ["simulated"]}
         if kind == "SaveImageWebsocket":
             await self._send(job, name, step, tell)
         return {}
@@ -101,20 +117,22 @@ class NodeRunner:
             text = f"cannot identify image file '/opt/comfyui/input/{path}'\n"
             raise Failure(name, "PIL.UnidentifiedImageError", text)
 
-    async def _save(self, job: ComfyJob, name: str) -> dict[str, Any]:
+    async def _save(self, job: ComfyJob, name: str, node: Node) -> dict[str, Any]:
         given = job.graph[name]
-        kind = "output" if given["class_type"] == "SaveImage" else "temp"
+        kind = node.saves
         prefix = str(given["inputs"].get("filename_prefix", "ComfyUI_temp_simul"))
         texts = {"prompt": json.dumps(job.graph)}
         pnginfo = job.extra.get("extra_pnginfo")
         if isinstance(pnginfo, dict):
             texts |= {str(key): json.dumps(value) for key, value in pnginfo.items()}
         images = []
-        for plain in await self._pictures(job, name):
-            key = self.shelf.next_name(prefix, kind)
-            self.shelf.put(key, with_text(plain, texts), plain)
+        pictures = await self._pictures(job, name)
+        for plain in pictures[:1] if node.animated else pictures:
+            key = self.shelf.next_name(prefix, kind, node.ending)
+            content = _CONTENTS.get(node.ending)
+            self.shelf.put(key, content or with_text(plain, texts), content or plain)
             images.append({"filename": key[2], "subfolder": key[1], "type": kind})
-        return {"images": images}
+        return {"images": images, "animated": [True]} if node.animated else {"images": images}
 
     async def _send(self, job: ComfyJob, name: str, step: Step, tell: TellClient) -> None:
         pictures = await self._pictures(job, name)

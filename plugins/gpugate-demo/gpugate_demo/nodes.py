@@ -25,7 +25,9 @@ class Node:
     Attributes:
         inputs: required inputs by name.
         outputs: kinds of what it gives.
-        saves: "output", "temp" or "socket" for a node that ends a graph with pictures.
+        saves: for a node that ends a graph: "output" or "temp" files, pictures on the "socket", or "text".
+        ending: of the files' names.
+        animated: the files are marked as animations, as videos are, too.
     """
 
     title: str
@@ -33,6 +35,8 @@ class Node:
     inputs: Mapping[str, Input] = field(hash=False)
     outputs: tuple[str, ...]
     saves: str = ""
+    ending: str = ".png"
+    animated: bool = False
 
     def info(self, name: str) -> dict[str, Any]:
         """Its entry in /object_info."""
@@ -92,6 +96,10 @@ def known_nodes(checkpoints: tuple[str, ...]) -> dict[str, Node]:
             ("LATENT",),
         ),
         "KSampler": Node("KSampler", "sampling", _sampler_inputs(), ("LATENT",)),
+        "KSamplerAdvanced": Node("KSampler (Advanced)", "sampling", _advanced_inputs(), ("LATENT",)),
+        "PrimitiveInt": Node("Int", "utils/primitive", {"value": _int(0, -(2**63 - 1), 2**63 - 1)}, ("INT",)),
+        "PrimitiveString": Node("String", "utils/primitive", {"value": ["STRING", {}]}, ("STRING",)),
+        "PreviewAny": Node("Preview Any", "utils", {"source": ["*", {}]}, (), "text"),
         "VAEDecode": Node(
             "VAE Decode", "latent", {"samples": ["LATENT", {}], "vae": ["VAE", {}]}, ("IMAGE",)
         ),
@@ -112,6 +120,18 @@ def _sampler_inputs() -> dict[str, Input]:
         "negative": ["CONDITIONING", {}],
         "latent_image": ["LATENT", {}],
         "denoise": _float(1.0, 0.0, 1.0),
+    }
+
+
+def _advanced_inputs() -> dict[str, Input]:
+    inputs = _sampler_inputs()
+    del inputs["denoise"]
+    return {
+        **{"noise_seed" if key == "seed" else key: spec for key, spec in inputs.items()},
+        "add_noise": _choice("enable", "disable"),
+        "start_at_step": _int(0, 0, 10000),
+        "end_at_step": _int(10000, 0, 10000),
+        "return_with_leftover_noise": _choice("disable", "enable"),
     }
 
 
@@ -141,4 +161,22 @@ def _image_nodes() -> dict[str, Node]:
         "SaveImage": Node("Save Image", "image", saved, (), "output"),
         "PreviewImage": Node("Preview Image", "image", {"images": _IMAGES}, (), "temp"),
         "SaveImageWebsocket": Node("SaveImageWebsocket", "api/image", {"images": _IMAGES}, (), "socket"),
+        **_animation_nodes(saved),
+    }
+
+
+def _animation_nodes(saved: dict[str, Input]) -> dict[str, Node]:
+    fps = _float(6.0, 0.01, 1000.0)
+    webp = {**saved, "fps": fps, "lossless": ["BOOLEAN", {}], "quality": _int(80, 0, 100)}
+    webp["method"] = _choice("default", "fastest", "slowest")
+    png = {**saved, "fps": fps, "compress_level": _int(4, 0, 9)}
+    webm = {**saved, "codec": _choice("vp9", "av1"), "fps": fps, "crf": _float(32.0, 0.0, 63.0)}
+    video = {"video": ["VIDEO", {}], "filename_prefix": ["STRING", {"default": "video/ComfyUI"}]}
+    video |= {"format": _choice("auto", "mp4"), "codec": _choice("auto", "h264")}
+    return {
+        "SaveAnimatedWEBP": Node("SaveAnimatedWEBP", "image/animation", webp, (), "output", ".webp", True),
+        "SaveAnimatedPNG": Node("SaveAnimatedPNG", "image/animation", png, (), "output", ".png", True),
+        "SaveWEBM": Node("SaveWEBM", "image/video", webm, (), "output", ".webm", True),
+        "CreateVideo": Node("Create Video", "image/video", {"images": _IMAGE, "fps": fps}, ("VIDEO",)),
+        "SaveVideo": Node("Save Video", "image/video", video, (), "output", ".mp4", True),
     }

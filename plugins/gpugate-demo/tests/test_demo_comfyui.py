@@ -107,7 +107,14 @@ class TestPrompt:
         assert ("mine", 1) == (second["prompt_id"], second["number"])
 
     @pytest.mark.parametrize(
-        "body", [b"", b"nope", b'{"prompt": "a castle"}', b"[]", b'{"prompt":{"nodes":[]}}']
+        "body",
+        [
+            b"",
+            b"nope",
+            b'{"prompt": "a castle"}',
+            b'{"prompt":{"last_node_id":9}}',
+            b'{"prompt":{},"number":"x"}',
+        ],
     )
     async def test_what_it_falls_over(self, comfy, body):
         """500 in plain text, as recorded."""
@@ -133,6 +140,99 @@ class TestPrompt:
 
         assert ["21"] == list(answer["node_errors"])
         assert ["9"] == list((await finished(comfy, answer["prompt_id"]))["outputs"])
+
+    async def test_an_empty_list(self, comfy):
+        """Has no prompt, and is no crash."""
+        got = await comfy("POST", "/prompt", data=b"[]")
+
+        assert (400, "no_prompt") == (got.status, json.loads(got.body)["error"]["type"])
+
+
+class TestMethods:
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [
+            ("PUT", "/prompt", 405),
+            ("GET", "/interrupt", 405),
+            ("HEAD", "/queue", 200),
+            ("OPTIONS", "/prompt", 200),
+            ("GET", "/embeddings", 200),
+            ("GET", "/nowhere", 404),
+        ],
+    )
+    async def test_status(self, comfy, method, path, status):
+        assert status == (await comfy(method, path)).status
+
+    @pytest.mark.parametrize(
+        ("path", "body", "status"),
+        [
+            ("/queue", b"", 500),
+            ("/queue", b"[]", 200),
+            ("/history", b"", 500),
+            ("/free", b"", 500),
+            ("/interrupt", b"", 200),
+            ("/interrupt", b"[]", 500),
+            ("/interrupt", b"5", 500),
+        ],
+    )
+    async def test_odd_bodies(self, comfy, path, body, status):
+        assert status == (await comfy("POST", path, data=body)).status
+
+    @pytest.mark.parametrize(
+        ("most", "status", "found"), [("0", 200, 0), ("-1", 200, 0), ("x", 500, None), ("1", 200, 1)]
+    )
+    async def test_max_items(self, comfy, most, status, found):
+        await done(comfy)
+        got = await comfy("GET", f"/history?max_items={most}")
+
+        assert (status, found) == (got.status, None if status == 500 else len(json.loads(got.body)))
+
+
+class TestOutputs:
+    async def test_their_order_is_chance(self, comfy):
+        """The real one executes them out of a set."""
+        second = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+        seen = [list((await done(comfy, {**SMALL, "10": second}))["outputs"]) for _ in range(12)]
+
+        assert [["10", "9"], ["9", "10"]] == sorted({tuple(one): one for one in seen}.values())
+
+    @pytest.mark.parametrize(
+        ("kind", "inputs", "ending", "content"),
+        [
+            ("SaveAnimatedPNG", {"compress_level": 4}, ".png", "image/png"),
+            (
+                "SaveAnimatedWEBP",
+                {"lossless": True, "quality": 80, "method": "default"},
+                ".webp",
+                "image/webp",
+            ),
+            ("SaveWEBM", {"codec": "vp9", "crf": 32}, ".webm", "video/webm"),
+        ],
+    )
+    async def test_animations(self, comfy, kind, inputs, ending, content):
+        """Listed among the images, with a mark."""
+        inputs = {"images": ["1", 0], "filename_prefix": "a", "fps": 6.0, **inputs}
+        entry = await done(comfy, {"1": SMALL["1"], "9": {"class_type": kind, "inputs": inputs}})
+        shown = entry["outputs"]["9"]
+        name = shown["images"][0]["filename"]
+
+        assert ([True], f"a_00001_{ending}") == (shown["animated"], name)
+        assert content == (await comfy("GET", f"/view?filename={name}")).kind
+
+    async def test_video(self, comfy):
+        video = {"class_type": "CreateVideo", "inputs": {"images": ["1", 0], "fps": 6.0}}
+        inputs = {"video": ["2", 0], "filename_prefix": "v", "format": "mp4", "codec": "h264"}
+        save = {"class_type": "SaveVideo", "inputs": inputs}
+        shown = (await done(comfy, {"1": SMALL["1"], "2": video, "9": save}))["outputs"]["9"]
+
+        assert ("v_00001_.mp4", [True]) == (shown["images"][0]["filename"], shown["animated"])
+
+    async def test_text(self, comfy):
+        preview = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+
+        assert {"9": {"text": ["simulated"]}} == (await done(comfy, {"1": SMALL["1"], "9": preview}))[
+            "outputs"
+        ]
 
 
 class TestHistory:
@@ -206,6 +306,18 @@ class TestHistory:
             entry["status"]["status_str"],
             entry["status"]["messages"][-1][0],
         )
+
+    @pytest.mark.parametrize("old", [False, True])
+    async def test_an_interrupt_with_the_id_of_another(self, comfy, comfyui, old):
+        """Up to 0.3.56 it stops what runs."""
+        comfyui.old = old
+        comfyui.plan(HangJob())
+        await submit(comfy)
+        await comfyui.until(lambda: comfyui.jobs.running is not None)
+        running = comfyui.jobs.running
+        await comfy("POST", "/interrupt", {"prompt_id": "another"})
+
+        assert old is running.stop.is_set()
 
     async def test_a_bare_interrupt_stops_sampling(self, session):
         async with SimulatedComfyUI(step_s=0.01) as slow:

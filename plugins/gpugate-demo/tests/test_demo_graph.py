@@ -26,7 +26,9 @@ class TestJudge:
 
         assert (("9",), {}, None) == (verdict.outputs, verdict.node_errors, verdict.error)
 
-    @pytest.mark.parametrize("graph", ["a castle", 5, None, [], {"last_node_id": 9, "nodes": []}])
+    @pytest.mark.parametrize(
+        "graph", ["a castle", 5, None, ["1"], {"last_node_id": 9, "nodes": []}, {"1": {"class_type": 5}}]
+    )
     def test_what_is_no_graph(self, graph):
         """The real server falls over it, with a UI export as with a text."""
         with pytest.raises(NotAGraph):
@@ -36,6 +38,8 @@ class TestJudge:
         ("graph", "kind"),
         [
             ({}, "prompt_no_outputs"),
+            ([], "prompt_no_outputs"),
+            ({"nodes": [], "links": []}, "invalid_prompt"),
             ({"1": EMPTY}, "prompt_no_outputs"),
             ({"1": {"class_type": "Nope", "inputs": {}}, "9": SAVE}, "invalid_prompt"),
             ({"1": {"inputs": {}}, "9": SAVE}, "invalid_prompt"),
@@ -57,6 +61,8 @@ class TestJudge:
                 "width, abc, invalid literal for int() with base 10: 'abc'",
             ),
             ({**EMPTY, "inputs": {}}, "required_input_missing", "width"),
+            ({"class_type": "EmptyImage"}, "exception_during_inner_validation", "'inputs'"),
+            (changed(EMPTY, width=["1", 0, 0]), "bad_linked_input", "width"),
             (
                 {"class_type": "LoadImage", "inputs": {"image": "no.png"}},
                 "custom_validation_failed",
@@ -107,8 +113,39 @@ class TestJudge:
         two = {"class_type": "ImageBlur", "inputs": {"image": ["1", 0], "blur_radius": 1, "sigma": 1.0}}
         verdict = check({"1": one, "2": two, "9": SAVE})
 
-        assert () == verdict.outputs
-        assert "RecursionError" in str(verdict.node_errors)
+        assert ((), {}) == (verdict.outputs, verdict.node_errors)
+        assert "prompt_outputs_failed_validation" == verdict.error["type"]
+
+    def test_a_long_list_of_choices(self):
+        """It is told by its length, and not given back."""
+        nodes = known_nodes(tuple(f"{n}.safetensors" for n in range(21)))
+        decode = {"class_type": "VAEDecode", "inputs": {"samples": ["2", 0], "vae": ["1", 2]}}
+        graph = {
+            "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x"}},
+            "2": {"class_type": "VAEEncode", "inputs": {"pixels": ["4", 0], "vae": ["1", 2]}},
+            "3": decode,
+            "4": EMPTY,
+            "9": changed(SAVE, images=["3", 0]),
+        }
+        error = judge(graph, nodes, lambda path: False).node_errors["1"]["errors"][0]
+
+        assert (None, "ckpt_name: 'x' not in (list of length 21)") == (
+            error["extra_info"]["input_config"],
+            error["details"],
+        )
+
+    @pytest.mark.parametrize(("value", "kinds"), [(2**63 - 1, []), (2**63, ["value_bigger_than_max"])])
+    def test_a_seed_of_a_primitive(self, value, kinds):
+        """It takes half of what KSampler takes."""
+        number = {"class_type": "PrimitiveInt", "inputs": {"value": value}}
+        errors = check({"1": changed(EMPTY, color=["2", 0]), "2": number, "9": SAVE}).node_errors
+
+        assert kinds == [error["type"] for error in errors.get("2", {"errors": []})["errors"]]
+
+    def test_text_of_any_kind(self):
+        preview = {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}
+
+        assert ("9",) == check({"1": EMPTY, "9": preview}).outputs
 
     def test_one_of_two_outputs(self):
         """It can run, and says what cannot."""
@@ -140,6 +177,26 @@ class TestJudge:
 
 
 class TestReading:
+    def test_a_latent_has_steps_of_eight(self):
+        latent = {"class_type": "EmptyLatentImage", "inputs": {"width": 513, "height": 100}}
+        found = drawing({"5": latent, "9": {"class_type": "SaveImage", "inputs": {"images": ["5", 0]}}}, "9")
+
+        assert (512, 96) == (found.width, found.height)
+
+    def test_linked_values(self):
+        """A primitive's value is read where it is used."""
+        graph = {
+            "1": {"class_type": "PrimitiveString", "inputs": {"value": "a castle"}},
+            "2": {"class_type": "PrimitiveInt", "inputs": {"value": 42}},
+            "6": {"class_type": "CLIPTextEncode", "inputs": {"text": ["1", 0]}},
+            "3": {
+                "class_type": "KSamplerAdvanced",
+                "inputs": {"noise_seed": ["2", 0], "positive": ["6", 0]},
+            },
+        }
+
+        assert ("a castle", 42) == ((found := drawing(graph, "3")).text, found.seed)
+
     def test_order(self):
         """Each node after those that it needs, each once."""
         scale = {"class_type": "ImageScale", "inputs": {"image": ["1", 0]}}
