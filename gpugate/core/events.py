@@ -168,9 +168,14 @@ class DeviceChecked:
 
 @frozen
 class UpstreamFailed:
-    """An exchange with the pod of this run broke before the first byte of the response."""
+    """An exchange with the pod of this run broke before the first byte of the response.
+
+    `resendable` is its ticket, if the request can be sent again: it waits in the queue while the pod is
+    unhealthy.
+    """
 
     run_id: int
+    resendable: int | None = None
 
 
 @frozen

@@ -139,10 +139,23 @@ class RequestQueue:
                 message = "the pod was lost twice while this request waited"
                 yield Reject(ticket.number, PodStopped(message))
             else:  # 4
-                ticket.run_id, ticket.holds_admit_slot, ticket.requeued = 0, False, True
-                ticket.deadline = now + self.max_wait_s
-                insort(self.waiting, ticket)
-                yield Requeue(ticket.number)
+                ticket.requeued = True
+                yield self._wait_again(ticket, now)
+
+    def requeue_lease(self, number: int | None, now: float) -> list[Command]:
+        """Take this lease back because the pod is unhealthy: its request waits for the recovery."""
+        if number is None or number not in self.leases:
+            return []
+        ticket = self._release(number)
+        if not self.leases:
+            self.idle_since = self.last_demand_at = now
+        return [self._wait_again(ticket, now)]
+
+    def _wait_again(self, ticket: Ticket, now: float) -> Requeue:
+        ticket.run_id, ticket.holds_admit_slot = 0, False
+        ticket.deadline = now + self.max_wait_s
+        insort(self.waiting, ticket)
+        return Requeue(ticket.number)
 
     def _take_all_leases(self, now: float) -> Iterator[Ticket]:
         """Release every lease, oldest first."""

@@ -128,7 +128,8 @@ class CodeStream:
                 return await self._relay.forward(call.request, pool, outgoing, answer)
             except UpstreamExchangeError as gone:
                 sent = 2 if gone.sent_twice else 1
-                raise PodUnreachable("the pod's Ollama broke the connection", sent=sent) from gone
+                message = "the pod's Ollama broke the connection"
+                raise PodUnreachable(message, sent=sent, connected=not gone.connecting) from gone
             except ResponseIntercepted as declined:
                 raise _refused(declined, model) from declined
 

@@ -84,7 +84,7 @@ class ImageService:
             return GeneratedImage(image, drawn.filename, image_job.request.seed)
 
         try:
-            return await leased.run(work, attempts=1)
+            return await leased.run(work, attempts=1, service="comfyui")
         except PodUnreachable as error:
             raise ImageFailed(str(error)) from error
 

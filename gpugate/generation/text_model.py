@@ -88,7 +88,8 @@ class OllamaTextModel:
         except aiohttp.ServerTimeoutError as error:
             raise _timed_out(error, str(body["model"])) from error
         except CALL_ERRORS as error:
-            raise PodUnreachable("the pod's Ollama cannot be reached") from error
+            connected = not isinstance(error, aiohttp.ClientConnectorError)
+            raise PodUnreachable("the pod's Ollama cannot be reached", connected=connected) from error
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncGenerator[bytes, None]:
@@ -148,7 +149,7 @@ def _error_for_status(status: int, content_type: str, model: str) -> GenerationF
 
 def _timed_out(error: BaseException, model: str) -> GenerationFailed | PodUnreachable:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return PodUnreachable("the pod's Ollama cannot be reached in time")
+        return PodUnreachable("the pod's Ollama cannot be reached in time", connected=False)
     return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
 
 

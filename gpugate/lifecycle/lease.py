@@ -42,6 +42,7 @@ class Lease:
         model_hint: returns the model that the request names, and how to load it; called if it must wait after
             an admission.
         on_lost: called when the lease loses its pod, to end the work on it; set while there is such work.
+        on_moved: called with the pod when it has other addresses; set while there is work that follows it.
     """
 
     __slots__ = (
@@ -55,6 +56,7 @@ class Lease:
         "model_hint",
         "number",
         "on_lost",
+        "on_moved",
         "request_id",
         "user",
     )
@@ -80,6 +82,7 @@ class Lease:
         self.admitted_at: float | None = None
         self.model_hint: Callable[[], tuple[str | None, LoadOptions]] | None = None
         self.on_lost: Callable[[], None] | None = None
+        self.on_moved: Callable[[ServingPod], None] | None = None
 
     @property
     def pod(self) -> ServingPod | None:
@@ -146,8 +149,15 @@ class Lease:
         self._wake_waiter()
         self._notify_lost()
 
+    def move(self, pod: ServingPod) -> None:
+        """The pod of this lease has other addresses now."""
+        if self._pod is not None and self._pod.run_id == pod.run_id:
+            self._pod = pod
+            if self.on_moved is not None:
+                self.on_moved(pod)
+
     def requeue(self) -> None:
-        """Wait again: the pod was lost before the response started."""
+        """Wait again: the pod was lost, or is unhealthy, before the response started."""
         self._pod = None
         self._notify_lost()
 
@@ -194,6 +204,11 @@ class LeaseTable:
         """Give the pod to a request."""
         lease.admit(pod, now)
         self._usage.start(lease.number, lease.user, lease.request_id, now)
+
+    def move(self, pod: ServingPod) -> None:
+        """Give the leases of this pod its present addresses."""
+        for lease in self._leases.values():
+            lease.move(pod)
 
     def take_back(self, lease: Lease, command: Reject | Requeue | AbortResponse, now: float) -> None:
         """Take the pod from a request, or the hope of it."""

@@ -9,11 +9,14 @@ result left (`AttemptFailed`), repeated as numbers in `LeasedCall._decide_retry`
 1. The response has started: the error is final. (An attempt that breaks later does not get here at all.)
 2. The lease still has this pod, the request can be sent again, and this run of the pod has been sent it fewer
    than `attempts` times: again at once. Most often an idle connection had gone stale.
-3. Otherwise the lifecycle finds out what became of the pod; that takes at most one `pod.health_interval`.
-4. The lease still has the pod, so the pod lives. If it had been unhealthy and serves again (`RECOVERED`), the
-   request is sent once more, but only once per call. In all other cases the error is final.
-5. The lease has lost the pod. It is back in the queue, and the work begins anew with the next pod; or it was
-   rejected, which `Lease.wait_admitted` raises. A request that cannot be sent again ends with `PodStopped`.
+3. Otherwise the lifecycle finds out what became of the pod. A request that can be sent again goes back to the
+   queue if the pod is unhealthy, but only once per run: it may be what makes it so.
+4. The lease still has the pod, so the pod lives. If it has moved to another address meanwhile, or if no
+   connection was made (its Ollama restarted, and is back), the request is sent once more per run. In all
+   other cases the error is final.
+5. The lease has no pod. It is back in the queue, and the work begins anew with the next pod, or with this
+   one when it has recovered; or it was rejected, which `Lease.wait_admitted` raises. A request that cannot be
+   sent again ends with `PodStopped`.
 """
 
 from __future__ import annotations
@@ -41,12 +44,16 @@ class AttemptFailed(Exception):
 
     Attributes:
         resendable: the same request can be sent again; not so if a streamed body has been read.
-        sent: how many times this attempt sent the request.
+        sent: how many times this attempt sent the request, or tried to.
+        connected: False if no connection was made.
     """
 
-    def __init__(self, message: str = "", *, resendable: bool = True, sent: int = 1) -> None:
+    def __init__(
+        self, message: str = "", *, resendable: bool = True, sent: int = 1, connected: bool = True
+    ) -> None:
         self.resendable = resendable
         self.sent = sent
+        self.connected = connected
         super().__init__(message)
 
 
@@ -58,7 +65,7 @@ class PodUnreachable(AttemptFailed):
 
 
 class _PodLost(Exception):
-    """The lease lost its pod while the work ran; the work has been cancelled."""
+    """The lease lost its pod, or the pod moved, while the work ran; the work has been cancelled."""
 
 
 async def _wait_admitted(lease: Lease) -> ServingPod:
@@ -81,7 +88,7 @@ class LeasedCall:
     wait_for_pod: Callable[[Lease], Awaitable[ServingPod]] = _wait_admitted
     _run_id: int = 0
     _sent: int = 0
-    _has_recovered: bool = False
+    _tried_again: bool = False  # after a diagnosis, in this run
 
     def mark_response_started(self) -> None:
         """Take note that the first byte is leaving; from here on nothing is tried again."""
@@ -95,6 +102,7 @@ class LeasedCall:
         *,
         attempts: int = 2,
         interrupt: Callable[[ServingPod], Callable[[], None]] | None = None,
+        service: str = "ollama",
     ) -> T:
         """Wait for the pod and do `work` on it; again where that is safe.
 
@@ -103,20 +111,20 @@ class LeasedCall:
             attempts: how often a pod that lives but breaks connections is asked.
             interrupt: returns what ends the work on this pod when the lease loses it; the work then raises by
                 itself. None: the work is cancelled.
+            service: what the work asks; work without `interrupt` begins anew when this has another address.
 
         Raises:
             AttemptFailed: the pod lives, and the work failed `attempts` times, or cannot be done again.
             GateError: rejected while it waited, or the pod was lost after the response had started.
         """
-        self._run_id = self._sent = 0
-        self._has_recovered = False
+        self._run_id = 0
         while True:
             pod = await self.next_pod()
             if pod.run_id != self._run_id:
-                self._run_id, self._sent = pod.run_id, 0
+                self._run_id, self._sent, self._tried_again = pod.run_id, 0, False
             try:
                 if interrupt is None:
-                    return await self._run_until_lost(work, pod)
+                    return await self._run_until_lost(work, pod, service)
                 self.lease.on_lost = interrupt(pod)
                 return await work(pod)
             except _PodLost:
@@ -140,18 +148,22 @@ class LeasedCall:
         self._sent += error.sent
         if self.response_started:  # (1)
             raise error
-        if self._sent < attempts and error.resendable and lease.pod is pod:  # (2)
+        if self._sent < attempts and error.resendable and lease.pod is not None:  # (2)
             return
-        diagnosis = await self.lifecycle.diagnose(pod.run_id)  # (3)
-        if lease.pod is pod:  # (4)
-            if diagnosis is not Diagnosis.RECOVERED or self._has_recovered or not error.resendable:
+        may_try_again = error.resendable and not self._tried_again
+        diagnosis = await self.lifecycle.diagnose(pod.run_id, lease if may_try_again else None)  # (3)
+        self._tried_again = True
+        if lease.pod is not None:  # (4)
+            is_back = diagnosis is Diagnosis.ALIVE and not error.connected
+            if not (may_try_again and (is_back or lease.pod is not pod)):
                 raise error
-            self._has_recovered = True
         elif not error.resendable and lease.error is None:  # (5)
             raise PodStopped("the pod was lost during the upload") from error
 
-    async def _run_until_lost(self, work: Callable[[ServingPod], Awaitable[T]], pod: ServingPod) -> T:
-        """Cancel the work when the lease loses its pod."""
+    async def _run_until_lost(
+        self, work: Callable[[ServingPod], Awaitable[T]], pod: ServingPod, service: str
+    ) -> T:
+        """Cancel the work when the lease loses its pod, or when the pod moves and nothing has left yet."""
         loop = asyncio.get_running_loop()
         scope = asyncio.timeout(None)
         is_lost = False
@@ -162,13 +174,18 @@ class LeasedCall:
                 is_lost = True
                 scope.reschedule(loop.time())
 
+        def follow(moved: ServingPod) -> None:
+            old, new = pod.endpoints.get(service), moved.endpoints.get(service)
+            if new is not None and old is not None and new.url != old.url and not self.response_started:
+                cancel()
+
         try:
             async with scope:
-                self.lease.on_lost = cancel
+                self.lease.on_lost, self.lease.on_moved = cancel, follow
                 try:
                     return await work(pod)
                 finally:
-                    self.lease.on_lost = None
+                    self.lease.on_lost = self.lease.on_moved = None
         except TimeoutError:
             if not is_lost:
                 raise

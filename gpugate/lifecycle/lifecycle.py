@@ -82,6 +82,9 @@ from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 IN_FLIGHT_INTERVAL_S = 0.25
 """How often a changed number of admitted requests is published at most."""
 
+DIAGNOSIS_MARGIN_S = 1.0
+"""A health check alone may take `pod.health_interval`, and its result has to be heard."""
+
 _PROBES_END = (Ready, Stopping, Stopped, CallingStart, BackingOff, ShutDown)
 """The calls to a pod that is warming are of no use once one of these states is entered."""
 
@@ -292,17 +295,20 @@ class Lifecycle:
             self._timer.set(self._machine.next_deadline_at)  # the idle stop, perhaps
         self._publish_in_flight_soon()
 
-    async def diagnose(self, run: int) -> Diagnosis:
+    async def diagnose(self, run: int, lease: Lease | None = None) -> Diagnosis:
         """Find out whether the pod of this run lives, after an exchange with it broke before its first byte.
 
         A lease that has lost its pod has been requeued or rejected by the time that this returns.
+
+        Args:
+            lease: of a request that can be sent again: it is requeued if the pod is unhealthy.
         """
-        diagnosis = PendingDiagnosis(run)
+        diagnosis = PendingDiagnosis(run, lease)
         self._diagnoses.add(diagnosis)
         try:
-            self._process_event(UpstreamFailed(run))
+            self._process_event(UpstreamFailed(run, None if lease is None else lease.number))
             diagnosis.update(self._last.state, looked=False)
-            return await diagnosis.wait(self._policy.health_interval)
+            return await diagnosis.wait(self._policy.health_interval + DIAGNOSIS_MARGIN_S)
         finally:
             self._diagnoses.discard(diagnosis)
 
@@ -444,12 +450,13 @@ class Lifecycle:
             self._runner.pod_calls.cancel()
 
     def _set_serving(self, state: Ready) -> None:
-        """Replace `serving` only if the pod is another: leases and pools compare it by identity."""
+        """Replace `serving` only if the pod is another, or has moved: pools compare it by identity."""
         serving = self.serving
         if serving is None or serving.endpoints != state.endpoints or serving.run_id != state.run_id:
             configured = self._providers[state.provider]
             limit_s = configured.provider.capabilities.first_byte_limit_s
             self.serving = ServingPod(state.run_id, configured.name, state.endpoints, limit_s)
+            self._leases.move(self.serving)
 
     def _save_idle_history(self) -> None:
         history = self._machine.idle_history(self._loop.time())
@@ -459,8 +466,10 @@ class Lifecycle:
     def _update_diagnoses(self, event: Event, snapshot: MachineSnapshot) -> None:
         """Tell the pending diagnoses the state, and whether this inspection of the pod is the newest."""
         inspected = isinstance(event, PodInspected | InspectFailed) and event.provider == snapshot.provider
+        looked = inspected and not snapshot.inspection_is_out
         for diagnosis in self._diagnoses:
-            diagnosis.update(snapshot.state, looked=inspected and not snapshot.inspection_is_out)
+            if diagnosis.update(snapshot.state, looked=looked) and diagnosis.lease is not None:
+                self._process_event(UpstreamFailed(diagnosis.run_id, diagnosis.lease.number))
 
     def _fail(self, error: BaseException) -> None:
         """Decide nothing any more: end all requests, and the gateway by `on_failure`."""

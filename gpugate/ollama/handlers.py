@@ -186,10 +186,11 @@ class OllamaHandlers:
 
     async def _pass_through(self, context: RequestContext, route: Route) -> web.StreamResponse:
         """Pass on what this gateway does not know, while a pod serves."""
-        pod = self._lifecycle.serving
-        if pod is None:
+        if self._lifecycle.serving is None:
             raise PodStopped(_POD_IS_OFF)
         body = await read_body(context.request, self._max_body)
+        if (pod := self._lifecycle.serving) is None:  # by now
+            raise PodStopped(_POD_IS_OFF)
         try:
             return await self._forwarder.forward_unleased(context, pod, route.upstream_path, body)
         except AttemptFailed as error:

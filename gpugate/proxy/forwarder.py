@@ -195,7 +195,8 @@ class Forwarder:
         except UpstreamExchangeError as error:
             # A streamed body has been read in part, unless no connection was made at all.
             resendable = error.connecting or not isinstance(body, StreamReader)
-            raise AttemptFailed(resendable=resendable, sent=2 if error.sent_twice else 1) from error
+            sent = 2 if error.sent_twice else 1
+            raise AttemptFailed(resendable=resendable, sent=sent, connected=not error.connecting) from error
         except ResponseIntercepted as answer:
             if not is_edge_error(answer.status, answer.content_type, proxied=_is_proxied(pod)):
                 raise

@@ -389,7 +389,9 @@ class Lives(RuleBasedStateMachine):
 
     @rule(behind=st.integers(0, 1))
     def trouble(self, behind: int) -> None:
-        self.feed(UpstreamFailed(self.machine.plan.run_id - behind))
+        leases = self.machine.queue.leases
+        ticket = next((number for number, lease in leases.items() if not lease.response_started), None)
+        self.feed(UpstreamFailed(self.machine.plan.run_id - behind, ticket))
 
     @rule(seconds=st.sampled_from([0.5, 3.0, 12.0, 45.0, 100.0]))
     def time_passes(self, seconds: float) -> None:

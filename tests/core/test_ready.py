@@ -312,6 +312,23 @@ def test_the_health_is_lost_while_the_pod_serves() -> None:
     play.at(23, PreloadOk(), gives=["admit 2 run 1"], state=Ready)
 
 
+def test_requests_that_failed_wait_for_the_recovery() -> None:
+    """In their old places, and without an end of their own: one that is answered goes on."""
+    play = ready(Scenario(policy())).at(20, RequestArrived(2), RequestArrived(3), RequestArrived(4))
+    play.at(20, ResponseStarted(3)).set_health(False).at(20, UpstreamFailed(1, 4), state=Warming)
+    play.at(21, UpstreamFailed(1, 4), UpstreamFailed(1, 2), RequestArrived(5), gives=None)
+    assert [2, 4, 5] == [ticket.number for ticket in play.machine.queue.waiting]
+    assert [3] == list(play.machine.queue.leases)
+    play.set_health(True).at(25, gives=["admit 2 run 1"], state=Ready)
+
+
+def test_an_ill_pod_that_never_recovers_refuses_those_that_failed() -> None:
+    """They are told with the others, when the warm-up is given up."""
+    play = ready(Scenario(policy())).at(20, RequestArrived(2)).set_health(False)
+    play.at(20, UpstreamFailed(1, 2)).at(20, UpstreamFailed(1, 2), gives=["requeue 2"])
+    play.at(200, gives=["refuse 2 WARMUP_TIMEOUT", "stop 0"], state=Stopping)
+
+
 def test_an_ill_pod_never_recovers() -> None:
     """After `warmup_timeout` it is stopped, and who waits is told."""
     play = ready(Scenario(policy())).set_health(False).at(20, UpstreamFailed(1)).at(21, RequestArrived(2))

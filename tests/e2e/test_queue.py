@@ -276,11 +276,9 @@ class TestLostPod:
         assert 1 == len(house.ollama.calls("/api/chat"))
 
     async def test_endpoint_refuses_connections(self, house: House):
-        """The pod's Ollama is away while the provider says running: tried, then 502, then warming again."""
+        """The pod's Ollama is away while the provider says running: warming again, and it waits."""
         await house.warm()
         await house.ollama.stop()
-        answer = await house.chat()
-        assert (502, "UPSTREAM_ERROR") == (answer.status, answer.json["code"])
         ask = asyncio.ensure_future(house.chat())
         await house.until(lambda: house.gateway.lifecycle.current_status == "WARMING")
         await house.ollama.start()
@@ -328,6 +326,33 @@ class TestLostPod:
         await house.ollama.start()
         house.cloud.url = house.ollama.url
         assert 200 == (await house.chat()).status
+
+    @pytest.mark.parametrize("away_s", [0, 0.4])
+    @pytest.mark.parametrize("moves", [True, False])
+    async def test_ollama_restarts_inside_a_pod_that_runs(self, house: House, moves, away_s):
+        """With another port or the same: all requests wait for it and are answered, the first as well."""
+        await house.warm()
+        await house.chat()
+        await house.ollama.stop()
+
+        async def back() -> None:
+            await asyncio.sleep(away_s)
+            house.ollama.port = 0 if moves else house.ollama.port
+            await house.ollama.start()
+            house.cloud.url = house.ollama.url
+
+        if not away_s:
+            await back()
+        asks = [
+            house.chat(),
+            house.ask("POST", "/api/v1/story/generate", json={"prompt": "a fox"}),
+            house.ask("POST", "/api/v1/code/assist", json={"code": "x = 1", "question": "what is it?"}),
+        ]
+        answers = asyncio.gather(*asks)
+        if away_s:
+            await back()
+        assert [200, 200, 200] == [answer.status for answer in await answers]
+        assert 1 == house.cloud.starts
 
 
 class TestMaxSession:

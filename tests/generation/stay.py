@@ -25,6 +25,7 @@ class FakeLease:
     pods: list[ServingPod]
     error: GateError | None = None
     on_lost: Any = None
+    on_moved: Any = None
     waited_s: float = 0.0
     begun: int = 0
 
@@ -40,6 +41,12 @@ class FakeLease:
     def mark_response_started(self) -> None:
         self.begun += 1
 
+    def move(self, pod: ServingPod) -> None:
+        """The pod has other addresses."""
+        self.pods[0] = pod
+        if self.on_moved is not None:
+            self.on_moved(pod)
+
     def lose(self) -> None:
         """The pod goes; the next one is there at once."""
         self.pods.pop(0)
@@ -54,9 +61,11 @@ class FakeDiagnoser:
     finding: Diagnosis = Diagnosis.ALIVE
     lease: FakeLease | None = None
     asked: int = 0
+    may_requeue: list[bool] = field(factory=list)
 
-    async def diagnose(self, run: int) -> Diagnosis:
+    async def diagnose(self, run: int, lease: object = None) -> Diagnosis:
         self.asked += 1
+        self.may_requeue.append(lease is not None)
         if self.finding is Diagnosis.LOST and self.lease is not None:
             self.lease.lose()
         return self.finding

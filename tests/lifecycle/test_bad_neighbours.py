@@ -267,7 +267,7 @@ def test_examining_a_pod_at_a_provider_that_hangs() -> None:
                 stage.cloud.fail("inspect", Hang(100))
                 before = stage.cloud.now
                 await stage.lifecycle.diagnose(pod.run_id)
-                assert stage.cloud.now - before == pytest.approx(5)
+                assert stage.cloud.now - before == pytest.approx(6)
 
     play(story())
 

@@ -44,17 +44,60 @@ def test_a_provider_that_goes_on_saying_running() -> None:
 
 
 def test_a_service_that_comes_back() -> None:
-    """Ollama restarts inside a pod that runs: the request may be tried once more on the same run."""
+    """Ollama restarts inside a pod that runs: the request waits for it with those that come now."""
 
     async def story() -> None:
         async with Stage([FakeCloud()]) as stage:
             with stage.lifecycle.acquire() as lease:
                 pod = await lease.wait_admitted()
                 stage.pod.sick = True
-                asyncio.get_running_loop().call_later(1.0, setattr, stage.pod, "sick", False)
-                assert await stage.lifecycle.diagnose(pod.run_id) is Diagnosis.RECOVERED
-                assert lease.pod is pod
-                assert stage.cloud.starts == 1
+                asyncio.get_running_loop().call_later(90.0, setattr, stage.pod, "sick", False)
+                before = stage.cloud.now
+                assert await stage.lifecycle.diagnose(pod.run_id, lease) is Diagnosis.LOST
+                assert stage.cloud.now - before < 0.1
+                with stage.lifecycle.acquire() as later:
+                    again = await lease.wait_admitted()
+                    assert stage.cloud.now - before == pytest.approx(90.0, abs=1.0)
+                    assert (pod.run_id, 1) == (again.run_id, stage.cloud.starts)
+                    assert later.pod is None  # it came later
+
+    play(story())
+
+
+def test_requests_that_meet_the_trouble_later() -> None:
+    """Whichever request finds the pod unhealthy, all that have failed wait for it."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            diagnose = stage.lifecycle.diagnose
+            with stage.lifecycle.acquire() as first:
+                run = (await first.wait_admitted()).run_id
+                with stage.lifecycle.acquire() as second, stage.lifecycle.acquire() as upload:
+                    stage.pod.sick = True
+                    asyncio.get_running_loop().call_later(60.0, setattr, stage.pod, "sick", False)
+                    found = await asyncio.gather(diagnose(run, first), diagnose(run), diagnose(run, second))
+                    assert [Diagnosis.LOST, Diagnosis.UNHEALTHY, Diagnosis.LOST] == found
+                    assert upload.pod is not None
+                    await first.wait_admitted()
+
+    play(story())
+
+
+def test_a_pod_that_restarts_at_another_address() -> None:
+    """The container came back with other ports: the request is given the present ones."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            with stage.lifecycle.acquire() as lease:
+                pod = await lease.wait_admitted()
+                other = stage.lifecycle.acquire()
+                stage.cloud.url = stage.pod.answers_at = "http://127.0.0.1:2"
+                await stage.lifecycle.diagnose(pod.run_id, lease)
+                again = await lease.wait_admitted()
+                assert (pod.run_id, "http://127.0.0.1:2") == (again.run_id, again.endpoints["ollama"].url)
+                assert other.pod is again
+                assert 1 == stage.cloud.starts
+                other.release()
 
     play(story())
 
@@ -69,6 +112,6 @@ def test_a_service_that_stays_down() -> None:
                 stage.pod.sick = True
                 before = stage.cloud.now
                 assert await stage.lifecycle.diagnose(pod.run_id) is Diagnosis.UNHEALTHY
-                assert stage.cloud.now - before == pytest.approx(5.0)
+                assert stage.cloud.now - before == pytest.approx(6.0)
 
     play(story())

@@ -11,7 +11,8 @@ from gpugate.errors import PodStopped, QueueTimeout
 from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import AttemptFailed
-from tests.generation.stay import leased_call_on, pod
+from gpugate.provider_api import Endpoint
+from tests.generation.stay import BOTH, leased_call_on, pod
 
 FAILED = AttemptFailed("broke")
 
@@ -66,13 +67,66 @@ async def test_a_pod_that_lives(failures: tuple[AttemptFailed, ...]) -> None:
 
 
 async def test_a_pod_that_has_recovered() -> None:
-    """(4) It is asked once more, but only once."""
-    call, _ = leased_call_on(pod(1), finding=Diagnosis.RECOVERED)
+    """(3, 5) The request waited for it, and is sent once more, but only once."""
+    call, _ = leased_call_on(pod(1), pod(1), finding=Diagnosis.LOST)
     assert 1 == await call.run(Work(FAILED, FAILED))
-    work = Work(FAILED, FAILED, FAILED)
+    call, _ = leased_call_on(pod(1), pod(1), pod(1), finding=Diagnosis.LOST)
+
+    async def breaks(pod: ServingPod) -> int:
+        call.lifecycle.finding = Diagnosis.UNHEALTHY if call.lifecycle.asked else Diagnosis.LOST
+        raise FAILED
+
+    with pytest.raises(AttemptFailed):
+        await call.run(breaks)
+    assert [True, False] == call.lifecycle.may_requeue
+
+
+async def test_no_connection_to_a_pod_that_lives() -> None:
+    """(4) Its Ollama restarted and is back before the health check: once more, and only once."""
+    refused = AttemptFailed("refused", connected=False)
+    call, _ = leased_call_on(pod(1))
+    work = Work(FAILED, refused)
+    assert 1 == await call.run(work)
+    assert 3 == len(work.runs)
+    work = Work(*[refused] * 9)
     with pytest.raises(AttemptFailed):
         await call.run(work)
     assert 3 == len(work.runs)
+
+
+async def test_a_pod_that_moves_while_it_is_diagnosed() -> None:
+    """(4) The request goes to where the pod is now; work that follows its service does so at once."""
+    moved = pod(1, {**BOTH, "ollama": Endpoint("http://ollama:2")})
+    call, lease = leased_call_on(pod(1))
+    places = []
+
+    async def work(pod: ServingPod) -> str:
+        places.append(pod.endpoints["ollama"].url)
+        if pod is not moved:
+            lease.pods[0] = moved
+            raise FAILED
+        return "done"
+
+    assert "done" == await call.run(work, attempts=1)
+    assert ["http://ollama", "http://ollama:2"] == places
+
+
+@pytest.mark.parametrize(("service", "runs"), [("ollama", 2), ("comfyui", 1)])
+async def test_work_follows_its_service(service: str, runs: int) -> None:
+    """It begins anew when that has moved, and goes on when only another service has."""
+    moved = pod(1, {**BOTH, "ollama": Endpoint("http://ollama:2")})
+    call, lease = leased_call_on(pod(1))
+    places = []
+
+    async def work(pod: ServingPod) -> str:
+        places.append(pod)
+        if len(places) == 1:
+            lease.move(moved)
+            await asyncio.sleep(0.01)
+        return "done"
+
+    assert "done" == await call.run(work, service=service)
+    assert runs == len(places)
 
 
 async def test_the_next_pod() -> None:

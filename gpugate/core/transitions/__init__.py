@@ -63,9 +63,10 @@ IGNORED: Mapping[type[Any], frozenset[type[Any]]] = {
     states.BackingOff: IGNORED_BY_DEFAULT - {events.DeadlineReached},
     states.VerifyingStart: IGNORED_BY_DEFAULT - {events.PodInspected, events.InspectFailed},
     states.Provisioning: IGNORED_BY_DEFAULT - {events.PodInspected, events.DeadlineReached},
-    states.Warming: IGNORED_BY_DEFAULT - {events.PodInspected, events.DeadlineReached, events.ProbeFinished},
+    states.Warming: IGNORED_BY_DEFAULT
+    - {events.PodInspected, events.DeadlineReached, events.ProbeFinished, events.UpstreamFailed},
     states.Preloading: IGNORED_BY_DEFAULT
-    - {events.PodInspected, events.DeadlineReached, events.PreloadFinished},
+    - {events.PodInspected, events.DeadlineReached, events.PreloadFinished, events.UpstreamFailed},
     states.Ready: IGNORED_BY_DEFAULT
     - {
         events.PodInspected,

@@ -7,7 +7,7 @@ from typing import TypeVar
 from attrs import evolve
 
 from gpugate.core.commands import AS_IT_COMES, CheckDevice, LoadOptions, PreloadModel, Probe, StopCause
-from gpugate.core.events import DeadlineReached, PodInspected, PreloadFinished, ProbeFinished
+from gpugate.core.events import DeadlineReached, PodInspected, PreloadFinished, ProbeFinished, UpstreamFailed
 from gpugate.core.machine import PodMachine
 from gpugate.core.pending_stops import STOPPED_PHASES
 from gpugate.core.start_plan import WarmupTimedOut
@@ -93,6 +93,16 @@ def warmup_probed(
         served=was.served,
         degraded_reason=was.degraded_reason,
     )
+
+
+@transition
+def upstream_failed_while_warming(
+    pod: PodMachine, was: WarmingState, event: UpstreamFailed, now: float
+) -> WarmingState:
+    """A request that met the trouble waits for the recovery, in its old place in the queue."""
+    if event.run_id == was.run_id:
+        pod.commands += pod.queue.requeue_lease(event.resendable, now)
+    return was
 
 
 def model_to_preload(pod: PodMachine) -> tuple[str, LoadOptions] | None:

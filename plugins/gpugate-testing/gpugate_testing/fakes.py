@@ -169,6 +169,7 @@ class FakePod:
     Attributes:
         preloads: the models that were asked for.
         sick: answers no health check while True.
+        answers_at: the only URL at which it answers a health check; empty for any.
         on_cpu_at: the URLs of endpoints whose models run on the CPU only.
     """
 
@@ -176,6 +177,7 @@ class FakePod:
     warm_s: float = 0.0
     load_s: float = 0.0
     sick: bool = False
+    answers_at: str = ""
     on_cpu_at: frozenset[str] = frozenset()
     checks: int = 0
     preloads: list[str] = field(factory=list)
@@ -184,7 +186,8 @@ class FakePod:
         """Health, as `lifecycle.pod_client.Pod` has it."""
         self.checks += 1
         up = self.cloud.report().phase is Phase.RUNNING and self.cloud.now >= self.healthy_at
-        return None if up and not self.sick else "connection refused"
+        here = self.answers_at in ("", endpoint.url)
+        return None if up and here and not self.sick else "connection refused"
 
     async def preload(self, endpoint: Endpoint, model: str, options: LoadOptions) -> str | None:
         """Take `load_s` to load the model."""
