@@ -9,8 +9,7 @@ from argparse import Namespace
 from gpugate.cli.errors import OK, WRONG, CliError
 from gpugate.cli.settings import settings_as_given
 from gpugate.config import Settings, duration
-
-SCOPES = ("chat", "pod", "cost", "admin")  # docs/api.md#tokens-and-scopes
+from gpugate.config.schema import SCOPES
 
 
 def issue(args: Namespace) -> int:

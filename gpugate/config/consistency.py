@@ -52,7 +52,11 @@ def _missing_files(settings: Settings) -> Iterator[Finding]:
 
 def warnings(settings: Settings) -> Iterator[Finding]:
     """Yield keys whose value is allowed but probably not meant (`gpugate check` prints them)."""
-    pod, max_wait = settings.pod, settings.queue.max_wait
+    auth, pod, max_wait = settings.auth, settings.pod, settings.queue.max_wait
+    if auth.scope_map and not auth.jwks_url:
+        yield "auth.scope_map", "is for tokens of an identity provider, and auth.jwks_url is not set"
+    if auth.jwks_url and not auth.audience:
+        yield "auth.audience", "is empty: tokens that the identity provider made for other programs count too"
     if 0 < pod.max_session <= pod.warmup_timeout:
         yield (
             "pod.max_session",

@@ -43,6 +43,7 @@ ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
+SCOPES = ("chat", "pod", "cost", "admin")  # docs/api.md#tokens-and-scopes
 MIN_SECRET_BYTES = 32  # docs/api.md#configuration; RFC 7518 3.2, for HS256
 MIN_LEASE_BYTES = 16  # a pod's lease must not be guessed; outside the gateway only its hash is known
 DEFAULT_SOURCE = "gpugate.toml"
@@ -52,7 +53,9 @@ NO_FILE = "no configuration file"  # begins complaints about missing keys where 
 def _key(default: Any, help: str, *validators: Validator, secret: bool = False, **more: Any) -> Any:  # noqa: A002
     """Declare a key with its default, its comment and its validators."""
     validator = list(validators) or None
-    return field(default=default, validator=validator, repr=not secret, metadata={"help": help, **more})
+    hashed = None if not isinstance(default, Mapping) else False
+    metadata = {"help": help, **more}
+    return field(default=default, validator=validator, repr=not secret, hash=hashed, metadata=metadata)
 
 
 def _duration(text: str, help: str, *validators: Validator) -> Any:  # noqa: A002
@@ -81,6 +84,14 @@ def _is_long_enough(secret: str) -> bool:
 
 def _is_long_enough_lease(lease: str) -> bool:
     return not lease or len(lease.encode()) >= MIN_LEASE_BYTES
+
+
+def _are_scopes(text: str) -> bool:
+    return set(SCOPES).issuperset(text.split())
+
+
+def _maps_to_scopes(words: Mapping[str, str]) -> bool:
+    return all(word.strip() and scopes.strip() and _are_scopes(scopes) for word, scopes in words.items())
 
 
 def _has_no_duplicates(names: tuple[str, ...]) -> bool:
@@ -155,6 +166,21 @@ class Auth:
     )
     issuer: str = _key("", "if set, a token's iss must be this")
     audience: str = _key("", "if set, a token's aud must contain this")
+    scope_claims: tuple[str, ...] = _key(
+        ("scope", "scp"),
+        "of an identity provider's token; the first that holds one of our scopes counts",
+        each(lambda name: bool(name.strip()), "must be names of claims"),
+    )
+    scope_map: Mapping[str, str] = _key(
+        {},
+        'its words to ours, such as {"gpu-users" = "chat pod"}',
+        predicate(_maps_to_scopes, f"must map words to scopes out of {', '.join(SCOPES)}"),
+    )
+    default_scope: str = _key(
+        "chat",
+        "of an identity provider's token in which none of our scopes stands; empty: none",
+        predicate(_are_scopes, f"must be scopes out of {', '.join(SCOPES)}"),
+    )
     leeway: Duration = _duration("10s", "tolerated difference between two clocks", at_least(0))
     require_exp: bool = _key(
         True, "a token without an expiry is refused as malformed; false for a static token"

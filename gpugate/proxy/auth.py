@@ -34,7 +34,7 @@ from gpugate.billing.model import BY_HAND
 from gpugate.config.schema import Auth
 from gpugate.config.units import show_duration
 from gpugate.errors import AuthError, GateError, InvalidToken, ProviderUnavailable, TokenExpired
-from gpugate.proxy.jwks import PROVIDER_UNREACHABLE, JwksCache, http_fetch
+from gpugate.proxy.jwks import PROVIDER_UNREACHABLE, JwksCache, ScopeRules, http_fetch
 
 SIGNATURE_INVALID = "token signature is invalid"
 MAX_TOKEN = 16 * 1024  # characters; real ones have a few hundred
@@ -83,6 +83,7 @@ class Verifier:
         leeway_s: how far clocks may differ, in seconds.
         require_exp: whether a token without an expiry is malformed.
         jwks: the identity provider's keys, or None.
+        foreign_scopes: what its tokens cover.
         clock: seconds since 1970.
 
     Raises:
@@ -99,6 +100,7 @@ class Verifier:
         leeway_s: float,
         require_exp: bool,
         jwks: JwksCache | None,
+        foreign_scopes: ScopeRules | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         allowed = tuple(algorithms)
@@ -108,6 +110,7 @@ class Verifier:
         self._secret = secret.encode()
         _refuse_public_key(self._secret)
         self._jwks = jwks
+        self._foreign_scopes = foreign_scopes or ScopeRules()
         self._issuer = issuer
         self._audience = audience
         self._leeway_s = leeway_s
@@ -158,18 +161,20 @@ class Verifier:
         """
         header = _header_of(token)
         algorithm = header.get("alg")
+        scopes_of: Callable[[Mapping[str, object]], frozenset[str] | None] = _scopes_of
         cached_until = inf
         if algorithm in self._symmetric:
             claims = self._claims(token, self._secret, str(algorithm))
         elif self._jwks is not None and algorithm in self._asymmetric:
             claims = await self._claims_by_jwks(token, header.get("kid"), str(algorithm), self._jwks)
             cached_until = self._clock() + JWKS_CACHE_S
+            scopes_of = self._foreign_scopes.scopes_of
         else:
             raise InvalidToken(SIGNATURE_INVALID, detail="its algorithm is not accepted")
         if claims is None:
             raise InvalidToken(SIGNATURE_INVALID, detail="signed with another key")
         expires = self._check_expiry(claims)
-        user = User(claims.get("sub") or "-", _scopes_of(claims))
+        user = User(claims.get("sub") or "-", scopes_of(claims))
         self._cache(token, user, min(expires, cached_until))
         return user
 
@@ -352,7 +357,7 @@ def _kind(error: Exception) -> str:
 
 
 def _scopes_of(claims: Mapping[str, object]) -> frozenset[str] | None:
-    """Return the words of `scope`: a missing claim covers all, one of another type covers nothing."""
+    """Return what a token of our own secret covers: all without `scope`, nothing if it is of another type."""
     if "scope" not in claims:
         return None
     scope = claims["scope"]
@@ -380,4 +385,5 @@ def make_verifier(
         leeway_s=auth.leeway,
         require_exp=auth.require_exp,
         jwks=jwks,
+        foreign_scopes=ScopeRules(auth.scope_claims, auth.scope_map, auth.default_scope),
     )

@@ -1,4 +1,4 @@
-"""An identity provider's public keys (JWKS): fetched, cached and refreshed.
+"""An identity provider's public keys (JWKS): fetched, cached and refreshed; and what its tokens cover.
 
 Nothing runs in the background: keys are fetched when they are needed, by one fetch that all waiting requests
 share. During an outage of the provider the cached keys are used.
@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import aiohttp
 import orjson
-from attrs import define, field
+from attrs import define, field, frozen
 from jwt import PyJWK
 
+from gpugate.config.schema import SCOPES
 from gpugate.errors import ProviderUnavailable
 from gpugate.tasks import report_crash, spawn
 
@@ -166,6 +167,36 @@ class JwksCache:
             self._on_status(trouble)
         except Exception as error:  # the keys have been fetched all the same
             report_crash("jwks: telling of trouble", error, None)
+
+
+@frozen
+class ScopeRules:
+    """What an identity provider's token covers (docs/api.md#tokens-and-scopes).
+
+    Attributes:
+        claims: `auth.scope_claims`.
+        words: `auth.scope_map`.
+        default: `auth.default_scope`.
+    """
+
+    claims: Sequence[str] = ("scope", "scp")
+    words: Mapping[str, str] = field(factory=dict)
+    default: str = "chat"
+
+    def scopes_of(self, claims: Mapping[str, object]) -> frozenset[str]:
+        """Return those of our scopes that the first claim with any of them holds, else the default's."""
+        for name in self.claims:
+            meant = " ".join(self.words.get(word, word) for word in _words_of(claims.get(name)))
+            if ours := frozenset(meant.split()).intersection(SCOPES):
+                return ours
+        return frozenset(self.default.split())
+
+
+def _words_of(claim: object) -> list[str]:
+    """Return the words of a claim, which is a text or a list; a role's name may have blanks."""
+    if isinstance(claim, str):
+        return [claim, *claim.split()]
+    return [word for word in claim if isinstance(word, str)] if isinstance(claim, list) else []
 
 
 def http_fetch(session: aiohttp.ClientSession, url: str) -> Fetch:

@@ -100,8 +100,10 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"GPUGATE_QUEUE__MAX_WAIT": "2m"}, ["pod.start_timeout"]),
         ({"GPUGATE_POD__PROVIDER": "demo,local"}, ["pod.start_timeout"]),
         ({"GPUGATE_POD__PROVIDER": "demo,local", "GPUGATE_POD__START_TIMEOUT": "5m"}, []),
+        ({"GPUGATE_AUTH__SCOPE_MAP": '{"ops": "pod"}'}, ["auth.scope_map"]),
+        ({"GPUGATE_AUTH__JWKS_URL": "https://id.example/keys"}, ["auth.audience"]),
     ],
 )
 def test_what_may_surprise(env: dict[str, str], keys: list[str]) -> None:
-    """Times that make each other pointless are allowed; `check` says so."""
+    """What is probably not meant is allowed; `check` says so."""
     assert keys == [key for key, _ in warnings(load(env))]

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from gpugate.errors import AuthError, GateError, ProviderUnavailable, TokenExpired
 from gpugate.proxy.auth import MAX_CACHED, MAX_TOKEN, NO_TOKEN, SIGNATURE_INVALID, User, Verifier
-from gpugate.proxy.jwks import JwksCache
+from gpugate.proxy.jwks import JwksCache, ScopeRules
 
 NOW = float(int(time.time()))  # PyJWT compares `nbf` and `iat` with the real clock
 SECRET = "0123456789abcdef0123456789abcdef"
+BOB = User("bob", frozenset({"chat"}))
+"""The user of an identity provider's token that names no scope."""
 MALFORMED = "token is missing or malformed"
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -400,7 +402,18 @@ class TestIdentityProvider:
         text = jwt.encode({"sub": "bob", "exp": NOW + 60}, key, algorithm, {"kid": "k"})  # type: ignore[arg-type]
         judge = verifier(secret="", jwks=jwks_of(member(key, kid="k")))
 
-        assert User("bob", None) == await judge.verify(text)
+        assert BOB == await judge.verify(text)
+
+    async def test_scopes(self) -> None:
+        """They are read by the rules for it; those of our own tokens are not."""
+        rules = ScopeRules(("roles",), {"ops": "pod cost"}, "")
+        judge = verifier(jwks=jwks_of(member(RSA_KEY)), foreign_scopes=rules)
+        claims = {"sub": "bob", "exp": NOW + 60, "scope": "admin", "roles": ["ops"]}
+
+        text = jwt.encode(claims, RSA_KEY, "RS256")
+        assert User("bob", frozenset({"pod", "cost"})) == await judge.verify(text)
+        assert User("ann", frozenset({"chat"})) == await judge.verify(token(scope="chat", roles=["ops"]))
+        assert User("ann", None) == await judge.verify(token(roles=["ops"], scp="chat"))
 
     async def test_secret_beside_it(self) -> None:
         """A secret and a provider work side by side."""
@@ -408,7 +421,7 @@ class TestIdentityProvider:
 
         assert User("ann", None) == await judge.verify(token())
         text = jwt.encode({"sub": "bob", "exp": NOW + 60}, RSA_KEY, "RS256")
-        assert User("bob", None) == await judge.verify(text)
+        assert BOB == await judge.verify(text)
 
     async def test_public_key_as_secret(self) -> None:
         """A token signed with the provider's public key as if it were a secret is refused."""
@@ -433,7 +446,7 @@ class TestIdentityProvider:
         jwks = jwks_of(member(RSA_KEY))
 
         assert SIGNATURE_INVALID == (await told(verifier(jwks=jwks), text))[1]
-        assert User("-", None) == await verifier(jwks=jwks, algorithms=["RS512"]).verify(text)
+        assert User("-", frozenset({"chat"})) == await verifier(jwks=jwks, algorithms=["RS512"]).verify(text)
 
     async def test_another_key_of_the_same_name(self) -> None:
         """The name of a key is no proof."""
@@ -455,7 +468,7 @@ class TestIdentityProvider:
         text = jwt.encode({"sub": "bob", "exp": NOW + 3600}, RSA_KEY, "RS256")
         await judge.verify(text)
         clock.now += 59
-        assert User("bob", None) == judge.cached_user(text)
+        assert BOB == judge.cached_user(text)
         clock.now += 1
         assert judge.cached_user(text) is None
 
@@ -500,7 +513,7 @@ class TestIdentityProvider:
         text = jwt.encode({"sub": "bob", "exp": NOW + 60}, EC_KEY, "ES256")
         assert ("INVALID_TOKEN", SIGNATURE_INVALID) == await told(judge, text)
         clock.now += 10
-        assert User("bob", None) == await judge.verify(text)
+        assert BOB == await judge.verify(text)
 
 
 class TestSeveralTokens:

@@ -15,7 +15,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from gpugate.errors import ProviderUnavailable
 from gpugate.proxy import jwks as module
-from gpugate.proxy.jwks import MAX_BYTES, OUTAGE_S, PAUSE_S, REFRESH_S, JwksCache, KeyFetchError, http_fetch
+from gpugate.proxy.jwks import (
+    MAX_BYTES,
+    OUTAGE_S,
+    PAUSE_S,
+    REFRESH_S,
+    JwksCache,
+    KeyFetchError,
+    ScopeRules,
+    http_fetch,
+)
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -342,3 +351,40 @@ class TestHttp:
             idp = JwksCache(http_fetch(session, "http://127.0.0.1:1/jwks.json"))
             with pytest.raises(ProviderUnavailable, match="cannot be asked right now"):
                 await idp.ensure_fresh()
+
+
+class TestScopeRules:
+    RULES = ScopeRules(("scope", "scp", "permissions", "roles"), {"gpu-users": "chat pod", "GPU Ops": "cost"})
+
+    @pytest.mark.parametrize(
+        ("claims", "scopes"),
+        [
+            ({}, "chat"),
+            ({"scope": "openid profile email"}, "chat"),
+            ({"scope": "openid admin"}, "admin"),
+            ({"scope": "", "scp": "pod cost"}, "pod cost"),
+            ({"scope": "openid", "scp": ["pod", "User.Read"]}, "pod"),
+            ({"scope": "cost", "scp": "admin"}, "cost"),
+            ({"permissions": ["gpu-users"], "roles": ["admin"]}, "chat pod"),
+            ({"roles": ["GPU Ops", "dragons"]}, "cost"),
+            ({"roles": "GPU Ops"}, "cost"),
+            ({"roles": ["gpu-users", "GPU Ops"]}, "chat pod cost"),
+            (
+                {"scope": None, "scp": 1, "permissions": {"admin": True}, "roles": [1, ["admin"], "pod"]},
+                "pod",
+            ),
+            ({"groups": ["admin"]}, "chat"),
+        ],
+    )
+    def test_claims(self, claims: dict[str, object], scopes: str) -> None:
+        """The first claim counts that holds one of our scopes, else the default."""
+        assert set(scopes.split()) == self.RULES.scopes_of(claims)
+
+    def test_map_goes_first(self) -> None:
+        """A word of theirs that looks like ours means what the map says."""
+        assert {"chat"} == ScopeRules(words={"admin": "chat"}).scopes_of({"scope": "admin"})
+
+    def test_default(self) -> None:
+        """It may be nothing, or several."""
+        assert set() == ScopeRules(default="").scopes_of({"scope": "openid"})
+        assert {"pod", "chat"} == ScopeRules(default="pod chat").scopes_of({})
