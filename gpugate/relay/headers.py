@@ -1,9 +1,10 @@
 """Which header lines are forwarded, in which direction.
 
 A forwarded line keeps its place, its case and its bytes. Hop-by-hop headers are dropped in both directions
-(RFC 9110 section 7.6.1). The client's credentials for the gateway (`Authorization`, `X-Api-Key`, `Cookie`)
-are not sent upstream, nor copies of them or of the URL, which may hold a path token, by a reverse proxy or a
-browser; nor is its `Origin`, which Ollama would refuse (docs/ollama.md#content-types-and-headers).
+(RFC 9110 section 7.6.1), and so is what a pod says of its own origin (`is_for_clients`). The client's
+credentials for the gateway (`Authorization`, `X-Api-Key`, `Cookie`) are not sent upstream, nor copies of them
+or of the URL, which may hold a path token, by a reverse proxy or a browser; nor is its `Origin`, which Ollama
+would refuse (docs/ollama.md#content-types-and-headers).
 """
 
 from __future__ import annotations
@@ -15,25 +16,17 @@ from urllib.parse import urlsplit
 
 from attrs import frozen
 
-from gpugate.relay.response_parser import BodyEnd, Head, tokens
+from gpugate.relay.response_parser import BodyEnd, Head, is_for_clients, tokens
 
-_ONE_HOP = frozenset({b"connection", b"keep-alive", b"upgrade"})
-_NOT_FORWARDED = _ONE_HOP | {
-    b"authorization",
-    b"content-length",
-    b"cookie",
-    b"expect",
-    b"host",
-    b"origin",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"x-api-key",
-    *(b"api-key", b"x-forwarded-access-token", b"x-forwarded-authorization", b"x-original-authorization"),
-    *(b"referer", b"x-forwarded-uri", b"x-original-uri", b"x-original-url", b"x-rewrite-url"),
-}
+_NOT_FORWARDED = frozenset(
+    b"authorization connection content-length cookie expect host keep-alive origin te trailer "
+    b"transfer-encoding upgrade x-api-key "
+    b"api-key x-forwarded-access-token x-forwarded-authorization x-original-authorization "
+    b"referer x-forwarded-uri x-original-uri x-original-url x-rewrite-url".split()
+)
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 _UNFRAMED = frozenset({b"transfer-encoding", b"trailer"})
+_ADDED_TO = frozenset({b"vary"})
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
 _DEFAULT_PORT = {"http": 80, "https": 443}
@@ -81,11 +74,6 @@ class Address:
 def _goes_up(name: bytes) -> bool:
     lower = name.lower()
     return lower not in _NOT_FORWARDED and not lower.startswith(b"proxy-")
-
-
-@lru_cache(maxsize=1024)
-def _goes_down(lower: bytes) -> bool:
-    return lower not in _ONE_HOP and not lower.startswith(b"proxy-")
 
 
 class RequestHeads:
@@ -175,7 +163,7 @@ def response_head(head: Head, *, extra: bytes, close: bool, unframed: bool) -> b
 
     Args:
         head: the upstream's.
-        extra: whole header lines to add, each with its CRLF; they replace the upstream's.
+        extra: whole header lines to add, each with its CRLF; they replace the upstream's, but for `Vary`.
         close: say that the connection will be closed.
         unframed: the body goes out without its chunks (to a client that speaks HTTP/1.0).
     """
@@ -190,18 +178,20 @@ def response_head(head: Head, *, extra: bytes, close: bool, unframed: bool) -> b
 
 @lru_cache(maxsize=64)
 def _one_name(name: bytes) -> frozenset[bytes]:
-    return frozenset({name.lower()})
+    return frozenset({name.lower()}) - _ADDED_TO
 
 
 def _names(lines: bytes) -> frozenset[bytes]:
-    return frozenset([line.partition(b":")[0].lower() for line in lines.split(b"\r\n")])
+    return frozenset([line.partition(b":")[0].lower() for line in lines.split(b"\r\n")]) - _ADDED_TO
 
 
 def _crossing_down(head: Head, taken: frozenset[bytes], unframed: bool) -> bytes:
     """Return the status line and the forwarded headers."""
     drop = taken | (head.nominated - _FRAMING)
-    if unframed and head.body is BodyEnd.CHUNKED:
+    if head.body is BodyEnd.NONE or (unframed and head.body is BodyEnd.CHUNKED):
         drop |= _UNFRAMED
+    if head.status == 204:
+        drop |= _FRAMING
     own = b"HTTP/1.1" + head.line[8:]  # the version is each hop's own (RFC 9110 section 6.2)
-    lines = [own, *(field for name, field in head.fields if _goes_down(name) and name not in drop)]
+    lines = [own, *(field for name, field in head.fields if name not in drop and is_for_clients(name))]
     return b"\r\n".join(lines) + b"\r\n"

@@ -3,7 +3,7 @@
 The parser neither copies nor joins a body: it steps from chunk border to chunk border inside the bytes it is
 given, so that the same bytes can be written as they came (docs/ollama.md#where-the-time-goes). It is strict,
 because the client's parser may be lenient in another way: two lengths, a length beside chunks, folded header
-lines and lone CRs or LFs are refused (`UpstreamProtocolError`).
+lines, control characters and lone CRs or LFs are refused (`UpstreamProtocolError`).
 """
 
 from __future__ import annotations
@@ -12,15 +12,22 @@ import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from functools import lru_cache
+from itertools import chain
 from typing import ClassVar, Final
 
 from attrs import define, field
 
 MAX_HEAD = 64 * 1024
-"""Bytes of a head, or of a trailer section, before it is refused."""
+"""Bytes of a head, together with the interim ones (1xx) before it, before it is refused."""
+
+MAX_INTERIM = 100
+"""Interim responses before one response."""
+
+MAX_TRAILERS = 8 * 1024
+"""Bytes of a trailer section before it is refused."""
 
 MAX_SIZE_LINE = 4 * 1024
-"""Bytes of one chunk-size line with its extensions."""
+"""Bytes of the extensions in one chunk-size line."""
 
 MAX_PADDING = 64 * 1024
 """Bytes of padding that `ResponseFraming.finish_with` writes at most."""
@@ -28,10 +35,25 @@ MAX_PADDING = 64 * 1024
 LAST_CHUNK = b"0\r\n\r\n"
 
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
-_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;[^\r\n]*|[ \t]*)\r\n")
-_SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[^\r\n]*|[ \t]*)\r?")
+_MAX_NAME = 256  # bytes; names are cached by the thousand
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]{0,256})?")
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # but tab, CR and LF
+_LONE = re.compile(rb"(?<!\r)\n|\r(?=[^\n])")
+_EXTENSION = rb"[ \t]{0,64}(?:;[^\x00-\x08\x0a-\x1f\x7f]{0,%d})?" % MAX_SIZE_LINE
+_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:\r\n|%b\r\n)" % _EXTENSION)  # the usual form first: faster
+_SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,15}%b\r?" % _EXTENSION)
+_TINY = rb"1\r\n(.)\r\n|2\r\n(..)\r\n|3\r\n(...)\r\n"
+_TINY_CHUNK = re.compile(_TINY, re.DOTALL)
+_TINY_CHUNKS = re.compile(rb"(?:%b){4,}+" % _TINY.replace(b"(", b"(?:"), re.DOTALL)
 _TELLS_END = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_NOT_FOR_CLIENTS = frozenset(
+    b"alt-svc clear-site-data connection keep-alive nel report-to reporting-endpoints set-cookie "
+    b"strict-transport-security upgrade".split()
+)
+_NOT_FOR_CLIENTS_PREFIXES = (b"access-control-", b"proxy-", b"x-gpugate-")
+_NEVER_TRAILERS = _NOT_FOR_CLIENTS | frozenset(
+    b"content-encoding content-length content-range content-type host te trailer transfer-encoding".split()
+)
 _NOTHING: frozenset[bytes] = frozenset()
 _CACHED_HEAD_SIZE = (
     2048  # bytes: heads up to here are remembered, as a server's differ by little but the second
@@ -90,9 +112,19 @@ class Head:
 @lru_cache(maxsize=1024)
 def _lower(name: bytes) -> bytes:
     # A folded line begins with a blank, which no name contains, so it is refused here as well.
-    if not name or name.translate(None, _TOKEN):
+    if not 0 < len(name) <= _MAX_NAME or name.translate(None, _TOKEN):
         raise UpstreamProtocolError("a header line is malformed")
     return name.lower()
+
+
+@lru_cache(maxsize=1024)
+def is_for_clients(lower: bytes) -> bool:
+    """Say whether a response's header of this lower-case name is handed on.
+
+    Not what belongs to one hop, nor what speaks for the pod's own origin (cookies, CORS, other addresses,
+    reports, HTTPS for ever), which is not the one that the client talks to, nor the gateway's own names.
+    """
+    return lower not in _NOT_FOR_CLIENTS and not lower.startswith(_NOT_FOR_CLIENTS_PREFIXES)
 
 
 @lru_cache(maxsize=256)
@@ -154,8 +186,8 @@ def parse_head(block: bytes, method: str) -> Head:
         UpstreamProtocolError: it is malformed, or its body's end is given in two ways.
     """
     lines = block.split(b"\r\n")
-    if not (block.count(b"\n") == block.count(b"\r") == len(lines) - 1) or b"\0" in block:
-        raise UpstreamProtocolError("a lone CR, LF or NUL in the head")
+    if not (block.count(b"\n") == block.count(b"\r") == len(lines) - 1) or _CONTROL.search(block):
+        raise UpstreamProtocolError("a lone CR or LF, or another control character, in the head")
     line = lines.pop(0)
     minor, status = _status(line)
     fields, framing = _fields(lines)
@@ -163,6 +195,14 @@ def parse_head(block: bytes, method: str) -> Head:
     nominated = tokens(framing[b"connection"]) if b"connection" in framing else _NOTHING
     keep = minor == b"1" and body is not BodyEnd.UNTIL_CLOSE and b"close" not in nominated
     return Head(status, line, tuple(fields), nominated, body, length, keep)
+
+
+def _check_trailer(line: bytes) -> None:
+    """Refuse a trailer that is no field line, that frames, or that would not be handed on in a head."""
+    name, colon, _ = line.partition(b":")
+    lower = _lower(name)
+    if not colon or lower in _NEVER_TRAILERS or lower.startswith(_NOT_FOR_CLIENTS_PREFIXES):
+        raise UpstreamProtocolError("a trailer that must not be one")
 
 
 _parse_head_cached = lru_cache(maxsize=256)(parse_head)  # responses within one second have the same head
@@ -198,7 +238,9 @@ class ResponseFraming:
     _until_close = False
     _remaining = 0  # of a counted body, or of the present chunk
     _phase: int = _SIZE
-    _line = b""  # what came of an unfinished line or head
+    _line = b""  # what came of an unfinished line, or head and the interim ones before it
+    _head_at = _searched = 0  # in `_line`: where the present head begins, and its end may
+    _interim = 0
     _trailers = 0  # bytes of the trailer section
     _tail = b""
 
@@ -211,25 +253,26 @@ class ResponseFraming:
         Raises:
             UpstreamProtocolError: this is no HTTP response, or its head is larger than `MAX_HEAD`.
         """
-        known = len(self._line)
-        data = self._line + data if known else data
-        searched = max(0, known - 3) if known else 0
-        while True:
-            if data[:7] != b"HTTP/1."[: len(data)]:
-                raise UpstreamProtocolError("the response does not begin as HTTP/1 does")
-            end = data.find(b"\r\n\r\n", searched)
-            if end < 0 or end > MAX_HEAD:
-                break
-            head = (_parse_head_cached if end <= _CACHED_HEAD_SIZE else parse_head)(data[:end], self._method)
-            data, searched = data[end + 4 :], 0
+        if self._line:
+            data = self._line + data
+        start, searched = self._head_at, self._searched
+        while 0 <= (end := data.find(b"\r\n\r\n", searched)) <= MAX_HEAD:
+            block = data[start:end]
+            head = (_parse_head_cached if len(block) <= _CACHED_HEAD_SIZE else parse_head)(
+                block, self._method
+            )
+            start = searched = end + 4
             if head.status >= 200:
-                self._begin(head, data)
+                self._begin(head, data[start:])
                 return head
-            if head.status == 101:
-                raise UpstreamProtocolError("the upstream switched protocols unasked")
-        if len(data) > MAX_HEAD:
-            raise UpstreamProtocolError("the head is too large")
-        self._line = data
+            self._interim += 1
+            if head.status == 101 or self._interim > MAX_INTERIM:
+                raise UpstreamProtocolError("another protocol, or nothing but interim responses")
+        if data[start : start + 7] != b"HTTP/1."[: len(data) - start]:
+            raise UpstreamProtocolError("the response does not begin as HTTP/1 does")
+        if len(data) > MAX_HEAD or _LONE.search(data, searched):
+            raise UpstreamProtocolError("the head is too large, or has a lone CR or LF")
+        self._line, self._head_at, self._searched = data, start, max(start, len(data) - 3)
         return None
 
     def _begin(self, head: Head, rest: bytes) -> None:
@@ -327,11 +370,20 @@ class ResponseFraming:
             else:
                 if seen:
                     self._tail, seen = data[seen - _TAIL : seen], 0
+                if stop - at < _TAIL + 3 and (run := _TINY_CHUNKS.match(data, at)):
+                    at = self._tiny_chunks(data, at, run.end())
+                    continue
                 self._note_payload(data, start, stop)
             at = stop + 2
         if seen:
             self._tail = data[seen - _TAIL : seen]
         return at
+
+    def _tiny_chunks(self, data: bytes, at: int, end: int) -> int:
+        """Step over a run of chunks of one to three bytes, too many for a step of Python each."""
+        payload = b"".join(chain.from_iterable(_TINY_CHUNK.findall(data, at, end)))
+        self._note_payload(payload, 0, len(payload))
+        return end
 
     def _take_line(self, data: bytes, at: int) -> int:
         """Add to `_line` up to the next LF; return where that ended."""
@@ -345,7 +397,7 @@ class ResponseFraming:
         if line := _SIZE_LINE.fullmatch(self._line):
             self._remaining, self._line = int(line[1], 16), b""
             self._phase = _DATA if self._remaining else _TRAILER
-        elif len(self._line) > MAX_SIZE_LINE or not _SIZE_LINE_START.fullmatch(self._line):
+        elif not _SIZE_LINE_START.fullmatch(self._line):
             raise UpstreamProtocolError("a chunk-size line is malformed")
         return at
 
@@ -369,13 +421,13 @@ class ResponseFraming:
     def _step_trailer(self, data: bytes, at: int) -> int:
         stop = self._take_line(data, at)
         self._trailers += stop - at
-        if self._trailers > MAX_HEAD or b"\r" in self._line[:-2] or b"\0" in self._line:
+        if self._trailers > MAX_TRAILERS or _CONTROL.search(data, at, stop) or _LONE.search(self._line):
             raise UpstreamProtocolError("the trailers are malformed")
+        if self._line == b"\r\n":
+            self._phase = _END
         if self._line.endswith(b"\n"):
-            if not self._line.endswith(b"\r\n"):
-                raise UpstreamProtocolError("the trailers are malformed")
-            if self._line == b"\r\n":
-                self._phase = _END
+            if self._phase is not _END:
+                _check_trailer(self._line)
             self._line = b""
         return stop
 

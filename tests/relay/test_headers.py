@@ -119,3 +119,59 @@ def test_response_head_unframed():
     assert response_head(head, extra=b"B: 2\r\n", close=False, unframed=False) == (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nA: 1\r\nB: 2\r\n\r\n"
     )
+
+
+def handed_on(
+    *lines: bytes, extra: bytes = b"", method: str = "GET", status: bytes = b"200 OK"
+) -> list[bytes]:
+    """Return the header lines of a pod's head that a client gets."""
+    head = parse_head(b"\r\n".join([b"HTTP/1.1 " + status, *lines]), method)
+    written = response_head(head, extra=extra, close=False, unframed=False)
+    return written.removesuffix(b"\r\n\r\n").split(b"\r\n")[1:]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'Alt-Svc: h3=":443"',
+        b"Strict-Transport-Security: max-age=1",
+        b"NEL: {}",
+        b"Report-To: {}",
+        b'Reporting-Endpoints: a="b"',
+        b"Clear-Site-Data: *",
+        b"Set-Cookie: a=b",
+        b"Access-Control-Allow-Origin: *",
+        b"access-control-expose-headers: X",
+        b"X-Gpugate-Code: POD_STOPPED",
+        b"x-gpugate-waited-ms: 1",
+        b"Keep-Alive: timeout=5",
+        b"Proxy-Authenticate: Basic",
+        b"Upgrade: h2c",
+    ],
+)
+def test_what_belongs_to_the_pods_own_origin(line):
+    """A header that speaks for the pod's address, its edge or the gateway does not reach the client."""
+    assert handed_on(b"A: 1", line, b"Content-Length: 0") == [b"A: 1", b"Content-Length: 0"]
+
+
+def test_vary_is_appended_to():
+    """What the pod's answer depends on stays true beside what the gateway's does."""
+    extra = b"X-Request-Id: 1\r\nVary: Origin\r\n"
+
+    lines = handed_on(b"Vary: Accept-Encoding", b"X-Request-Id: pod", extra=extra)
+
+    assert lines == [b"Vary: Accept-Encoding", b"X-Request-Id: 1", b"Vary: Origin"]
+    assert handed_on(b"Vary: A", extra=b"Vary: Origin\r\n") == [b"Vary: A", b"Vary: Origin"]
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "length"),
+    [("HEAD", b"200 OK", True), ("GET", b"204 No Content", False), ("GET", b"304 Not Modified", True)],
+)
+def test_no_body_no_framing(method, status, length):
+    """An answer without a body does not say how it is framed: `http.client` would wait for chunks."""
+    assert handed_on(b"Transfer-Encoding: chunked", b"Trailer: X", b"A: 1", method=method, status=status) == [
+        b"A: 1"
+    ]
+    told = [b"Content-Length: 5"]
+    assert handed_on(*told, method=method, status=status) == (told if length else [])

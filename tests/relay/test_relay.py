@@ -14,6 +14,7 @@ from gpugate.relay.relay import Relay
 from gpugate.relay.response_policy import CapturedBody, RelayOutcome, ResponsePolicy
 from tests.relay.support import (
     Wire,
+    as_script,
     chunked,
     counted,
     fake_pod,
@@ -186,7 +187,7 @@ async def test_response_headers():
     ("method", "raw"),
     [
         ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"),
-        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\n\r\n"),
         ("GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
         ("GET", b'HTTP/1.1 304 Not Modified\r\nETag: "x"\r\nContent-Length: 500\r\n\r\n'),
         ("GET", counted(b"")),
@@ -201,6 +202,43 @@ async def test_answer_without_body(method, raw):
             assert await client.head() == raw
 
         assert pod.connections == 1
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+async def test_framing_of_no_body(method):
+    """A pod's Transfer-Encoding with an answer that has no body would make clients wait for chunks."""
+    raw = b"HTTP/1.1 %b\r\nTransfer-Encoding: chunked\r\nA: 1\r\n\r\n"
+    raw %= b"200 OK" if method == "HEAD" else b"204 No Content"
+    async with fake_pod(once(raw)) as pod, gateway(pod.endpoint) as gate:
+        client = await gate.client()
+        for _ in range(2):
+            await client.send(get(method=method))
+            assert await client.head() == raw.replace(b"Transfer-Encoding: chunked\r\n", b"")
+
+        assert pod.connections == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 20000,
+        streamed_head() + b"1000000000000000\r\n",
+        streamed_head() + b"0\r\nContent-Length: 5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: \x1b[2J\r\nContent-Length: 0\r\n\r\n",
+    ],
+    ids=["bare LF", "interim", "size", "trailer", "control"],
+)
+async def test_refused_answers(raw):
+    """What is no HTTP is an error at once, though the pod keeps the connection open; nothing of it leaves."""
+    async with fake_pod(as_script(raw, "stay")) as pod, gateway(pod.endpoint) as gate:
+        client = await gate.client()
+        await client.send(get())
+
+        assert (await client.head()).startswith(b"HTTP/1.1 502")
+        gone = await gate.outcome()
+        assert isinstance(gone, UpstreamExchangeError)
+        assert gone.kind == "garbage"
 
 
 async def test_interim_answers():

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from gpugate.relay.response_parser import (
     LAST_CHUNK,
     MAX_HEAD,
+    MAX_INTERIM,
     MAX_PADDING,
     MAX_SIZE_LINE,
+    MAX_TRAILERS,
     BodyEnd,
     ResponseFraming,
     UpstreamProtocolError,
@@ -318,16 +320,94 @@ def test_endless_head():
         Reading("GET", [b"HTTP/1.1 200 OK\r\n", *[b"X-A: 1234567890\r\n"] * MAX_HEAD])
 
 
-def test_endless_interim_answers():
-    """Any number of interim answers is skipped without being kept."""
-    framing = ResponseFraming("GET")
-    for _ in range(2000):
-        assert framing.head(b"HTTP/1.1 102 Processing\r\nX: " + b"a" * 100 + b"\r\n\r\n") is None
+INTERIM = b"HTTP/1.1 102 Processing\r\n\r\n"
 
-    head = framing.head(counted(b"x"))
 
-    assert head is not None
-    assert (head.status, framing.rest) == (200, b"x")
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_interim_answers_are_skipped(bytewise):
+    """As many as a server may send, in one piece or in many."""
+    raw = INTERIM * MAX_INTERIM + counted(b"x")
+
+    seen = Reading("GET", cut_up(raw, list(range(len(raw)))) if bytewise else [raw])
+
+    assert (seen.head.status, seen.payload, seen.ended) == (200, b"x", True)
+
+
+LARGE_INTERIM = b"HTTP/1.1 103 Hints\r\nLink: " + b"a" * (MAX_HEAD // 2) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("raw", [INTERIM * (MAX_INTERIM + 1), LARGE_INTERIM * 2])
+@pytest.mark.parametrize("in_one", [False, True])
+def test_endless_interim_answers(raw, in_one):
+    """Their number and their size together are bounded: otherwise one pod keeps the gateway busy."""
+    pieces = [raw] if in_one else [piece + b"\r\n\r\n" for piece in raw.split(b"\r\n\r\n")[:-1]]
+    with pytest.raises(UpstreamProtocolError):
+        Reading("GET", pieces)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nX: a\rb\r\n",
+        b"HTTP/1.1 200 OK\r\r\n\r",
+        b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\n",
+    ],
+)
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_bare_line_ends(start, bytewise):
+    """A head of lone LFs or CRs is refused when the first one comes: its end would never be found."""
+    with pytest.raises(UpstreamProtocolError):
+        Reading("GET", cut_up(start, list(range(len(start)))) if bytewise else [start])
+
+
+@pytest.mark.parametrize("code", [c for c in range(32) if c not in b"\t\r\n"] + [127])
+def test_control_characters(code):
+    """No value of a header, trailer or chunk extension has one."""
+    bad = b"a" + bytes([code]) + b"b"
+    for raw in (
+        [b"HTTP/1.1 200 OK\r\nX: " + bad + b"\r\n\r\n"],
+        [streamed_head(), b"0\r\nX: " + bad],
+        [streamed_head(), b"1;x=" + bad + b"\r\nx\r\n"],
+        [streamed_head(), b"1;x=" + bad],
+    ):
+        with pytest.raises(UpstreamProtocolError):
+            Reading("GET", raw)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"no field line",
+        b": 1",
+        b" X: 1",
+        b"X : 1",
+        b"Content-Length: 5",
+        b"transfer-encoding: chunked",
+        b"Connection: close",
+        b"Trailer: X",
+        b"Host: x",
+        b"Content-Encoding: gzip",
+        b"Content-Type: text/html",
+        b"Set-Cookie: a=b",
+        b"X-Gpugate-Code: X",
+        b"Access-Control-Allow-Origin: *",
+    ],
+)
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_trailers_that_are_refused(line, bytewise):
+    """A trailer is a field line, and none that frames or that no head may hand on."""
+    body = b"0\r\n" + line + b"\r\n\r\n"
+    with pytest.raises(UpstreamProtocolError):
+        Reading("GET", [streamed_head(), *(cut_up(body, list(range(len(body)))) if bytewise else [body])])
+
+
+def test_names_and_status_lines_are_bounded():
+    """They are remembered by the thousand, so that long ones would fill the memory."""
+    for raw in (b"HTTP/1.1 200 " + b"O" * 2000, b"HTTP/1.1 200 OK\r\n" + b"X" * 2000 + b": 1"):
+        with pytest.raises(UpstreamProtocolError):
+            ResponseFraming("GET").head(raw + b"\r\n\r\n")
 
 
 @pytest.mark.parametrize(
@@ -342,15 +422,19 @@ def test_endless_interim_answers():
         b"5\nabcde",
         b"5\rabcde",
         b"5 5\r\n",
-        b"11111111111111111\r\n",
+        b"1000000000000000\r\n",
+        b"0000000000000001\r\n",
+        b"1 x\r\na\r\n",
         b"3\r\nabcd\r\n",
         b"3\r\nabc\n0\r\n\r\n",
         b"3\r\nabc\r\r",
         b"0\r\nX-A: 1\n\r\n",
         b"0\r\nX\r-A: 1\r\n\r\n",
         b"0\r\nX: \0\r\n\r\n",
-        b"1;" + b"e" * MAX_SIZE_LINE,
-        b"0\r\n" + b"X-A: 1\r\n" * (MAX_HEAD // 8 + 1),
+        b"1;" + b"e" * MAX_SIZE_LINE + b"e",
+        b"1;" + b"e" * MAX_SIZE_LINE + b"e\r\na\r\n",
+        b"1" + b" " * MAX_SIZE_LINE,
+        b"0\r\n" + b"X-A: 1\r\n" * (MAX_TRAILERS // 8 + 1),
     ],
 )
 @pytest.mark.parametrize("bytewise", [False, True])
@@ -359,6 +443,29 @@ def test_broken_chunks(body, bytewise):
     pieces = [body[i : i + 1] for i in range(len(body))] if bytewise else [body]
     with pytest.raises(UpstreamProtocolError):
         Reading("GET", [streamed_head(), *pieces])
+
+
+@settings(deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=5), max_size=40), cuts, st.booleans())
+def test_tiny_chunks_in_any_pieces(pieces, cuts, collecting):
+    """Payload and tail of chunks of a few bytes, which are stepped over many at once."""
+    framing = ResponseFraming("GET")
+    framing.head(streamed_head())
+    framing.parts = [] if collecting else None
+    ended = [framing.body(piece) for piece in cut_up(chunked(*pieces), cuts)]
+
+    assert ended[-1]
+    assert framing.tail == b"".join(pieces)[-4:]
+    assert b"".join(framing.parts or []) == (b"".join(pieces) if collecting else b"")
+
+
+def test_blanks_behind_a_chunk_size():
+    """As RFC 9112 tells recipients: `2 ;x=1` is a size."""
+    for raw in (b"2 ;x=1\r\nab\r\n0\r\n\r\n", b"2\t \r\nab\r\n0 ;y\r\n\r\n"):
+        for pieces in ([raw], cut_up(raw, list(range(len(raw))))):
+            seen = Reading("GET", [streamed_head(), *pieces])
+
+            assert (seen.payload, seen.ended) == (b"ab", True)
 
 
 def test_padding_is_bounded():
