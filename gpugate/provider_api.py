@@ -88,6 +88,9 @@ def _as_text(value: object) -> str | None:
     return None if value is None else str(value)
 
 
+_NOT_BILLED = frozenset({Phase.STOPPED, Phase.QUEUED, Phase.UNREACHABLE, Phase.GONE})
+
+
 def _as_instant(value: object) -> datetime | None:
     """An aware instant; a naive one is taken as UTC, a number as seconds since 1970."""
     if isinstance(value, int | float):
@@ -115,6 +118,8 @@ class PodReport:
             alarm.
         cpu_only: the provider itself says that no GPU is attached.
         output: the last that a program of the pod wrote before it ended; for the log and the status alone.
+        billed: False: the provider takes nothing for its GPU now, whatever the phase, as for a container
+            that ended by itself, or a create that may have made nothing.
     """
 
     phase: Phase = field(converter=Phase)
@@ -127,6 +132,12 @@ class PodReport:
     alarm: str = ""
     cpu_only: bool = False
     output: str = ""
+    billed: bool = True
+
+    @property
+    def is_billed(self) -> bool:
+        """Whether the GPU is paid for now, as far as the provider tells; not known while UNREACHABLE."""
+        return self.billed and self.phase not in _NOT_BILLED
 
 
 @frozen(kw_only=True)

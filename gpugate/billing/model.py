@@ -22,8 +22,8 @@ class Session:
         provider: its name in the configuration.
         pod_id: the provider's name for the pod, once known.
         gpu: the model of its GPU, once known.
-        asked_at: when the intent to start was written, before the provider was called; for an adopted pod
-            when it was found.
+        asked_at: when the intent to start was written, before the provider was called; for a start that
+            waits at the provider when it was last seen waiting; for an adopted pod when it was found.
         started_at: billed from here: the start was accepted, or the provider reports it; None while intended.
         running_at: when the provider first reported it running.
         ready_at: when its Ollama first answered; None for a failed start.

@@ -31,6 +31,7 @@ from gpugate.billing.cost_math import SECONDS_PER_HOUR, ZERO
 from gpugate.billing.ledger import Ledger
 from gpugate.billing.model import BY_HAND, PodUsage, Session, StartOrigin, StartTimeBound
 from gpugate.billing.usage import NoUsage, UsageSlice, UsageTracker
+from gpugate.core.commands import StartCause
 from gpugate.core.states import StateName
 from gpugate.errors import LedgerError
 from gpugate.lifecycle.status import (
@@ -58,8 +59,9 @@ _MAX_INSPECTION_AGE = timedelta(minutes=10)
 inspection that saw it off may be this old."""
 _NO_PROVIDER_START = timedelta(seconds=1)
 """If an adopted session began at most this long before it was found, its provider reported no start time."""
-_OFF = frozenset({Phase.STOPPED, Phase.GONE})
+_UNBILLED = frozenset({Phase.STOPPED, Phase.QUEUED, Phase.GONE})
 _ALIVE = frozenset({Phase.PROVISIONING, Phase.STARTING, Phase.RUNNING, Phase.STOPPING})
+_OUR_STARTS = frozenset(StartCause) - {StartCause.ADOPTED}
 _SERVES = frozenset({StateName.READY, StateName.DRAINING})
 
 
@@ -147,6 +149,7 @@ class SessionRecorder(Recorder):
         self._failed_starts: dict[str, str] = {}  # why; the pod runs all the same, and is being stopped
         self._stopping: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
+        self._origins: dict[str, StartOrigin] = {}  # of the latest start
         self._serving: str | None = None
         self._unsaved_sessions: dict[str, Session] = {}  # by id, the newest version
         self._unsaved_usage: dict[tuple[str, str], PodUsage] = {}
@@ -207,27 +210,40 @@ class SessionRecorder(Recorder):
 
     async def record_start_intent(self, provider: str, origin: StartOrigin) -> None:
         """See `Recorder`."""
+        self._origins[provider] = origin
         row = self._open.get(provider) or self._new_session(provider, origin)
         await self._ledger.put(row)
         self._open.setdefault(provider, row)
 
-    # 1. An inherited session is over if the pod is off, or if another one runs: it is closed when it was
-    #    last surely billed, unless a stop is pending: then `on_stops_changed` closes it.
-    # 2. A pod that lives confirms an inherited session.
-    # 3. A pod that lives although its start call failed is billed, from the intent on.
+    # 1. A start that waits in the provider's queue costs nothing: its row is an intent, as of now.
+    # 2. An inherited session is over if the pod is off, queued again or not billed, or if another one runs:
+    #    it is closed when it was last surely billed, unless a stop is pending: `on_stops_changed` closes it.
+    # 3. A price that the row lacks is taken from any report on its pod.
+    # 4. A pod that lives confirms an inherited session.
+    # 5. A pod that lives although its start call failed is billed, from the intent on.
     def on_report(self, provider: str, report: PodReport) -> None:
         """Continue or close the provider's open session; called for every inspection's report."""
         row = self._open.get(provider)
         if row is None:
             return
-        over = report.phase in _OFF or (report.phase in _ALIVE and not self._is_same_session(row, report))
-        if over and provider in self._inherited_until and provider not in self._stopping:
+        inherited = provider in self._inherited_until
+        if report.phase is Phase.QUEUED and row.running_at is None and (row.started_at is None or inherited):
+            self._inherited_until.pop(provider, None)  # 1
+            self._to_intent(row)
+            return
+        same = self._is_same_session(row, report)
+        unbilled = report.phase in _UNBILLED or not report.billed
+        over = unbilled or (report.phase in _ALIVE and not same)
+        if same and row.rate_source != "provider" and report.price is not None:  # 3
+            row = self._with_price(row, report.price)
+            self._update(row)
+        if over and inherited and provider not in self._stopping:  # 2
             at = max(row.last_known_at, self._inherited_until[provider] or row.last_known_at)
             self._close(row, at, "found stopped" if row.started_at else "failed start")
-        elif report.phase in _ALIVE:
-            if provider in self._inherited_until and not over:
+        elif report.phase in _ALIVE and report.billed and (same or inherited):
+            if inherited and same:  # 4
                 self._inherited_until[provider] = None
-            if row.started_at is None and provider in self._stopping:
+            if row.started_at is None and provider in self._stopping:  # 5
                 self._failed_starts[provider] = self._reasons.get(provider, "refused")
                 row = evolve(row, started_at=row.asked_at)
             self._update(self._with_report(row, report))
@@ -275,9 +291,10 @@ class SessionRecorder(Recorder):
     def age_s(self, provider: str, report: PodReport) -> float | None:
         """See `Recorder`."""
         row = self._open.get(provider)
-        if row is None or provider not in self._inherited_until or not self._is_same_session(row, report):
+        if row is None or not self._is_same_session(row, report):
             return None
-        return self._age_s(row)
+        failing = row.started_at is None and provider in self._stopping
+        return self._age_s(row) if failing or provider in self._inherited_until else None
 
     def on_event(self, news: LifecycleEvent) -> None:
         """See `Recorder`."""
@@ -292,11 +309,17 @@ class SessionRecorder(Recorder):
                 self._reasons[news.provider] = news.reason
 
     def _on_session_started(self, news: SessionStarted) -> None:
-        self._inherited_until.pop(news.provider, None)
-        self._failed_starts.pop(news.provider, None)
-        row = self._open.get(news.provider) or self._new_session(
-            news.provider, StartOrigin(reason=news.cause)
-        )
+        provider = news.provider
+        row = self._open.get(provider)
+        if row is not None and provider in self._inherited_until and not self._is_same_pod(row, news.report):
+            self._close(row, self._inherited_until[provider] or row.last_known_at, "found stopped")
+            row = None
+        self._inherited_until.pop(provider, None)
+        origin = StartOrigin(reason=news.cause)
+        if news.cause in _OUR_STARTS:
+            self._failed_starts.pop(provider, None)
+            origin = self._origins.get(provider, origin)
+        row = row or self._new_session(provider, origin)
         up_s = max(0.0, (self._wall() - news.at).total_seconds())
         if row.started_at is None or up_s > self._age_s(row) + 1.0:
             row = evolve(row, started_at=news.at, clock_anchor=self._clock_anchor(up_s))
@@ -305,8 +328,18 @@ class SessionRecorder(Recorder):
     def _on_session_ended(self, news: SessionEnded) -> None:
         if self._serving == news.provider:
             self._collect_usage(whole=True)
-        if (row := self._open.get(news.provider)) is not None:
-            self._close(row, row.began_at + max(timedelta(0), news.at - news.began_at), news.cause)
+        if (row := self._open.get(news.provider)) is None:
+            return
+        if not news.billed and row.running_at is None:
+            self._to_intent(row)
+            return
+        failed = self._failed_starts.get(news.provider)
+        self._close(row, self._now(row), f"failed start: {failed}" if failed else news.cause)
+
+    def _to_intent(self, row: Session) -> None:
+        """Take back the beginning of a row whose start waits in the provider's queue: not before now."""
+        anchor = self._clock_anchor(0.0)
+        self._update(evolve(row, asked_at=self._now(row), started_at=None, clock_anchor=anchor))
 
     def _on_state_changed(self, news: StateChanged) -> None:
         if news.was in _SERVES and news.now not in _SERVES:
@@ -339,13 +372,7 @@ class SessionRecorder(Recorder):
 
     def _with_report(self, row: Session, report: PodReport) -> Session:
         """Return the row with the report's pod, GPU and price, and with `seen_at` if that is too old."""
-        price = report.price or Price()
-        rate, source = price.running_per_hour, "provider"
-        if rate is None:
-            rate, source = (row.hourly_rate, row.rate_source) if row.rate_source == "provider" else (None, "")
-        if rate is None:
-            rate = self._fallback.running_per_hour
-            source = "unknown" if rate is None else "configured"
+        row = self._with_price(row, report.price or Price())
         now = self._now(row)
         limit_s = LAST_SEEN_INTERVAL_S if row.stop_asked_at is None else LAST_SEEN_INTERVAL_STOPPING_S
         stale = row.seen_at is None or (now - row.seen_at).total_seconds() >= limit_s
@@ -354,13 +381,20 @@ class SessionRecorder(Recorder):
             row,
             pod_id=report.pod_id or row.pod_id,
             gpu=report.gpu or row.gpu,
-            hourly_rate=rate,
-            rate_source=source,
-            stopped_rate=row.stopped_rate if price.stopped_per_hour is None else price.stopped_per_hour,
-            currency=price.currency if source == "provider" and report.price else row.currency,
             running_at=now if running else row.running_at,
             seen_at=now if stale else row.seen_at,
         )
+
+    def _with_price(self, row: Session, price: Price) -> Session:
+        """Return the row with this price; where it has no rate, with the one known before or configured."""
+        rate, source, currency = price.running_per_hour, "provider", price.currency
+        if rate is None and row.rate_source == "provider":
+            rate, currency = row.hourly_rate, row.currency
+        if rate is None:
+            rate, currency = self._fallback.running_per_hour, row.currency
+            source = "unknown" if rate is None else "configured"
+        stopped = row.stopped_rate if price.stopped_per_hour is None else price.stopped_per_hour
+        return evolve(row, hourly_rate=rate, rate_source=source, stopped_rate=stopped, currency=currency)
 
     def _update(self, row: Session) -> None:
         if row != self._open.get(row.provider):
@@ -382,9 +416,13 @@ class SessionRecorder(Recorder):
         self._unsaved_sessions[row.id] = row
         self._wake.set()
 
+    @staticmethod
+    def _is_same_pod(row: Session, report: PodReport) -> bool:
+        return None in (row.pod_id, report.pod_id) or row.pod_id == report.pod_id
+
     def _is_same_session(self, row: Session, report: PodReport) -> bool:
         """Return whether the report is about this session: the same pod, not started again since."""
-        if row.pod_id is not None and report.pod_id is not None and row.pod_id != report.pod_id:
+        if not self._is_same_pod(row, report):
             return False
         if report.started_at is None or report.started_at > self._wall():  # a clock is wrong
             return True

@@ -61,6 +61,7 @@ STOP_REASONS = {
     "forced": "somebody stopped it by hand",
     "shutdown": "the gateway shut down",
     "max_session": "the session was as long as it may be",
+    "queued": "its GPU is taken, and the provider lets it wait for another",
     "lost": "it was stopped from outside, or lost",
     "start_failed": "the start failed",
     "stray": "it ran beside the one that is used",

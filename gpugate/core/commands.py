@@ -32,6 +32,7 @@ class StopCause(StrEnum):
     RESTART = "restart"
     START_FAILED = "start_failed"
     LOST = "lost"
+    QUEUED = "queued"
     SHUTDOWN = "shutdown"
 
 
@@ -167,11 +168,15 @@ class RecordSessionStart:
 
 @frozen(kw_only=True)
 class RecordSessionEnd:
-    """The billed session of this provider ended: its pod was seen stopped."""
+    """The billed session of this provider ended: its pod was seen stopped, or is not billed any more.
+
+    `billed` is False if it never was, because the accepted start went into the provider's queue.
+    """
 
     run_id: int
     provider: int
     cause: StopCause
+    billed: bool = True
 
 
 @frozen(kw_only=True)

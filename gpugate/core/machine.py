@@ -499,6 +499,7 @@ class PodMachine:
     # 1. It is scheduled and waited for: note errors and alarms. Otherwise it may only concern a state that
     #    asked for it itself (5).
     # 2. A stop is pending there: the result is that stop's; no state sees it.
+    #    A billed pod has a session.
     # 3. Schedule the next one, no later than one that was asked for while this one was out.
     # 4. It shows a pod although another provider's pod serves or starts: stop it. One pod is enough.
     # 5. Otherwise it is the state's.
@@ -507,14 +508,18 @@ class PodMachine:
         scheduled = self.inspect_schedule.take_result(provider, event.op)
         if scheduled:  # 1
             self._update_inspect_errors(provider, event, now)
+        if isinstance(event, PodInspected) and (scheduled or op_of(self.state) == event.op):
+            self._end_unbilled_session(provider, event.report)
         if scheduled and (stop := self.pending_stops.by_provider.get(provider)) is not None:  # 2
+            if isinstance(event, PodInspected):
+                self.open_found_session(event, now)
             self._stop_inspected(stop, event, now)
             return
         if scheduled:  # 3
             delay = max(self._inspect_delay_s(provider, now), self._requested_delay_s(event))
             self.inspect_schedule.schedule_no_later_than(provider, now + delay)
         if scheduled and isinstance(event, PodInspected) and self._is_extra_pod(event):  # 4
-            self._stop_extra_pod(provider, now)
+            self._stop_extra_pod(event, now)
         elif scheduled or op_of(self.state) == event.op:  # 5
             self.apply_transition(event, now)
 
@@ -525,13 +530,20 @@ class PodMachine:
             return False
         return event.report.phase in ACTIVE_PHASES
 
-    def _stop_extra_pod(self, provider: int, now: float) -> None:
+    def _end_unbilled_session(self, provider: int, report: PodReport) -> None:
+        """The pod is in the provider's queue (again), or is not billed although nobody has stopped it."""
+        if report.phase is Phase.QUEUED:
+            self.close_session(provider, StopCause.QUEUED)
+        elif not report.billed:
+            self.close_session(provider, StopCause.LOST)
+
+    def _stop_extra_pod(self, event: PodInspected, now: float) -> None:
         used = self.provider_name(provider_of(self.state) or 0)
         message = f"a pod runs there beside that of {used}, and is stopped"
         self.commands.append(
-            PublishProviderProblem(provider=provider, message=message, reason="conflict", alarm=True)
+            PublishProviderProblem(provider=event.provider, message=message, reason="conflict", alarm=True)
         )
-        self.order_stop(provider, StopCause.EXTRA_POD, now)
+        self.stop_found_pod(event, StopCause.EXTRA_POD, now)
 
     def _requested_delay_s(self, event: PodInspected | InspectFailed) -> float:
         """Return how long a provider that was inspected too often asks to be left alone; 0 if it does not."""
@@ -568,9 +580,7 @@ class PodMachine:
     def _late_start_accepted(self, event: StartAccepted, now: float) -> None:
         """Open a session for a start that was accepted after its stop was decided."""
         call = self.plan.take_result(event.op)
-        if call is None or event.report.phase is Phase.QUEUED:
-            return
-        if call.provider in self.pending_stops.by_provider:
+        if call is not None and call.provider in self.pending_stops.by_provider:
             self.open_session(call.provider, call.run_id, call.cause, event.report, event.up_s, now)
 
     # --- what transitions use -----------------------------------------------------------------
@@ -583,8 +593,19 @@ class PodMachine:
     def open_session(
         self, provider: int, run_id: int, cause: StartCause, report: PodReport, up_s: float, now: float
     ) -> None:
-        """Open a billed session, unless one is open there."""
-        self.commands += self.open_sessions.open(provider, run_id, cause, report, up_s, now)
+        """Open a billed session if the report shows a billed pod that has none."""
+        if report.is_billed:
+            self.commands += self.open_sessions.open(provider, run_id, cause, report, up_s, now)
+
+    def open_found_session(self, event: PodInspected, now: float) -> None:
+        """Open a session for a billed pod that no run of this gateway has started."""
+        run_id = self.plan.run_id
+        self.open_session(event.provider, run_id, StartCause.ADOPTED, event.report, event.up_s, now)
+
+    def stop_found_pod(self, event: PodInspected, cause: StopCause, now: float) -> None:
+        """Decide to stop a pod that was found and is not used; what it is billed until then is a session."""
+        self.open_found_session(event, now)
+        self.order_stop(event.provider, cause, now)
 
     def close_session(self, provider: int, cause: StopCause) -> None:
         """Close the billed session of this provider, if one is open."""

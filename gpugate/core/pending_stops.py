@@ -228,33 +228,51 @@ class PendingStops:
 
 
 @define
-class OpenSessions:
-    """At most one session per provider; `by_provider` holds its run and when it began."""
+class OpenSession:
+    """A billed session: its run, when it began, its pod as far as it is known, and whether that ever ran."""
 
-    by_provider: dict[int, tuple[int, float]] = field(factory=dict)
+    run_id: int
+    began_at: float
+    pod_id: str | None
+    ran: bool
+
+
+@define
+class OpenSessions:
+    """At most one session per provider."""
+
+    by_provider: dict[int, OpenSession] = field(factory=dict)
 
     def __contains__(self, provider: object) -> bool:
         return provider in self.by_provider
 
     def began_at(self, provider: int) -> float:
         """Return when the session of this provider began; it must be open."""
-        return self.by_provider[provider][1]
+        return self.by_provider[provider].began_at
 
     def open(
         self, provider: int, run_id: int, cause: StartCause, report: PodReport, up_s: float, now: float
-    ) -> list[RecordSessionStart]:
-        """Open a session that began `up_s` ago. An open one, whose stop was never confirmed, goes on."""
-        if provider in self.by_provider:
-            return []
-        self.by_provider[provider] = (run_id, now - up_s)
-        return [RecordSessionStart(run_id=run_id, provider=provider, cause=cause, report=report, up_s=up_s)]
+    ) -> list[RecordSessionStart | RecordSessionEnd]:
+        """Open a session that began `up_s` ago; one of another pod ends. An open one of this pod goes on."""
+        ended: list[RecordSessionEnd] = []
+        if (session := self.by_provider.get(provider)) is not None:
+            if None in (session.pod_id, report.pod_id) or session.pod_id == report.pod_id:
+                session.pod_id = session.pod_id or report.pod_id
+                session.ran = session.ran or report.phase is Phase.RUNNING
+                return []
+            ended = self.close(provider, StopCause.LOST)
+        ran = report.phase is Phase.RUNNING
+        self.by_provider[provider] = OpenSession(run_id, now - up_s, report.pod_id, ran)
+        started = RecordSessionStart(run_id=run_id, provider=provider, cause=cause, report=report, up_s=up_s)
+        return [*ended, started]
 
     def close(self, provider: int, cause: StopCause) -> list[RecordSessionEnd]:
         """Close the session of this provider, if one is open."""
         session = self.by_provider.pop(provider, None)
         if session is None:
             return []
-        return [RecordSessionEnd(run_id=session[0], provider=provider, cause=cause)]
+        billed = session.ran or cause is not StopCause.QUEUED
+        return [RecordSessionEnd(run_id=session.run_id, provider=provider, cause=cause, billed=billed)]
 
 
 @define

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 
 from attrs import frozen
 
+from gpugate.billing.cost_math import ZERO
 from gpugate.billing.model import StartOrigin
 from gpugate.billing.recorder import Recorder
 from gpugate.core.commands import (
@@ -212,14 +213,16 @@ class CommandRunner:
 
     def _end_session(self, command: RecordSessionEnd) -> None:
         session = self._observations.end_session(self._names[command.provider])
+        uptime = self._observations.uptime(session) if command.billed else timedelta(0)
         self._events.publish(
             SessionEnded(
                 run_id=command.run_id,
                 provider=session.provider,
                 cause=command.cause,
                 began_at=session.began_at,
-                cost=self._observations.cost(session),
-                at=session.began_at + self._observations.uptime(session),
+                cost=self._observations.cost(session) if command.billed else ZERO,
+                at=session.began_at + uptime,
+                billed=command.billed,
             )
         )
 

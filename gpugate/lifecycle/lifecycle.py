@@ -387,7 +387,7 @@ class Lifecycle:
 
     # One event. The order of the steps matters:
     #
-    # 1. An inspection's report goes into the ledger's row first: step 3 may end that row's session.
+    # 1. An inspection's report goes into the status and the ledger's row first: step 3 may end that session.
     # 2. The machine takes the event: one synchronous step. `serving` and the other things that follow from
     # the    state alone are set before a command is executed, because `Admit` hands out `serving`.
     # 3. The commands, in the machine's order. A command that fails does not keep the next from being
@@ -398,11 +398,12 @@ class Lifecycle:
     # 5. The ledger learns which stops are pending: a row whose stop was sent may end while nobody sees it.
     # 6. The timer.
     # 7. The length of the queue is published, if it has changed.
-    # 8. The status takes over the report, and who waits for the first status is released.
+    # 8. Who waits for the first status is released.
     # 9. Pending diagnoses see the new state.
     def _dispatch(self, event: Event, now: float) -> None:
         if isinstance(event, PodInspected):  # 1
             self._recorder.on_report(self._names[event.provider], event.report)
+            self._runner.on_inspected(event)
         was = self._last
         commands = self._machine.handle(event, now)  # 2
         snapshot = self._last = self._machine.snapshot()
@@ -421,9 +422,7 @@ class Lifecycle:
         self._timer.bring_forward(latest.next_deadline_at)  # 6
         if latest.waiting != self._published_queue[0]:  # 7
             self._publish_queue(latest)
-        if isinstance(event, PodInspected):  # 8
-            self._runner.on_inspected(event)
-        if latest.all_inspected:
+        if latest.all_inspected:  # 8
             self._status_known.set()
         if self._diagnoses:  # 9
             self._update_diagnoses(event, latest)

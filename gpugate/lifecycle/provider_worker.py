@@ -75,6 +75,7 @@ class ReportSanitizer:
     warn: Callable[[str], None]
     start_bound: Callable[[PodReport], StartTimeBound] = lambda _: StartTimeBound()
     _seen_off_at: float | None = None
+    _known_price: tuple[str | None, Price | None] = (None, None)  # of which pod
     _warned: set[str] = field(factory=set)
     _disbelieved: datetime | None = None
 
@@ -85,8 +86,13 @@ class ReportSanitizer:
         return self.sanitize(report)
 
     def sanitize(self, report: PodReport) -> PodReport:
-        """Return the report of any call without what cannot be true."""
+        """Return the report of any call without what cannot be true; the pod's last price if it has none."""
         price, started_at = self._price(report.price), self._started_at(report)
+        pod_id, known = self._known_price
+        if price is not None and price.running_per_hour is not None:
+            self._known_price = report.pod_id, price
+        elif report.pod_id == pod_id:
+            price = known
         if price is report.price and started_at is report.started_at:
             return report
         return evolve(report, price=price, started_at=started_at)

@@ -92,8 +92,8 @@ class PodObservations:
         if report.price is not None and report.price.running_per_hour is not None:
             self.rates[provider] = report.price.running_per_hour
         session = self.open_sessions.get(provider)
-        if session is not None:
-            known = session.report
+        known = session.report if session is not None else report
+        if session is not None and (None in (report.pod_id, known.pod_id) or report.pod_id == known.pod_id):
             session.report = PodReport(
                 phase=report.phase,
                 pod_id=report.pod_id or known.pod_id,
@@ -226,6 +226,7 @@ class SessionEnded:
     began_at: datetime
     cost: Decimal | None
     at: datetime
+    billed: bool = True
 
 
 @frozen(kw_only=True)

@@ -19,7 +19,7 @@ from gpugate.core.commands import CheckDevice, InspectPod, PersistPendingStops, 
 from gpugate.core.events import GatewayStarted, ManualStartRequested, ManualStopRequested, RequestArrived
 from gpugate.core.states import BackingOff, Provisioning, Ready, Stopped, Stopping, Unknown, Warming
 from gpugate.errors import AuthFailed, Transient
-from gpugate.provider_api import Phase
+from gpugate.provider_api import Phase, PodReport
 
 
 def test_nothing_runs() -> None:
@@ -49,10 +49,11 @@ def test_a_pod_on_its_way_is_adopted() -> None:
 
 
 def test_found_at_two_providers() -> None:
-    """The first in the list is adopted, the other is stopped and proved so."""
+    """The first in the list is adopted, the other is stopped and proved so; it is billed until then."""
     play = Scenario(policy(2)).set_report(0, RUNNING).set_report(1, RUNNING)
-    play.at(0, GatewayStarted(), gives=["session 0 opens: adopted", "stop 1"], state=Ready)
-    play.at(1, StopOk(1)).set_report(1, STOPPED).at(8, gives=[], state=Ready)
+    opened = ["session 1 opens: adopted", "session 0 opens: adopted"]
+    play.at(0, GatewayStarted(), gives=[*opened, "stop 1"], state=Ready)
+    play.at(1, StopOk(1)).set_report(1, STOPPED).at(8, gives=["session 1 closes: stray"], state=Ready)
     assert play.machine.pending_stops.by_provider == {}
 
 
@@ -66,7 +67,8 @@ def test_found_at_the_second_of_two_providers() -> None:
 def test_a_second_pod_appears_while_one_serves() -> None:
     """A stray at another provider is stopped; the pod that serves goes on."""
     play = Scenario(policy(2)).set_report(0, RUNNING).at(0, GatewayStarted(), state=Ready)
-    play.at(1, RequestArrived(1)).set_report(1, RUNNING).at(30, gives=["stop 1"], state=Ready)
+    play.at(1, RequestArrived(1)).set_report(1, RUNNING).at(30, gives=["session 1 opens: adopted", "stop 1"])
+    assert isinstance(play.machine.state, Ready)
 
 
 @pytest.mark.parametrize("healthy", [None, False])
@@ -78,7 +80,8 @@ def test_a_second_pod_appears_while_one_starts(healthy: bool | None) -> None:
     play.set_health(healthy).at(1, RequestArrived(1), gives=["start 0"]).set_report(1, RUNNING)
     play.at(2, StartOk(0, STARTING if healthy is None else RUNNING), gives=["session 0 opens: request"])
     play.set_report(0, STARTING if healthy is None else RUNNING).at(29.9, gives=[])
-    play.at(30.1, gives=["alarm 1 conflict", "stop 1"], state=Provisioning if healthy is None else Warming)
+    play.at(30.1, gives=["alarm 1 conflict", "session 1 opens: adopted", "stop 1"])
+    assert isinstance(play.machine.state, Provisioning if healthy is None else Warming)
     play.set_report(1, STOPPED).at(31, StopOk(1)).set_report(0, RUNNING).set_health(True)
     play.at(40, gives=["admit 1 run 1"], state=Ready)
 
@@ -91,15 +94,19 @@ def test_a_second_pod_appears_while_a_start_is_tried_again() -> None:
         .at(1, RequestArrived(1))
         .set_report(1, RUNNING)
     )
-    play.at(2, StartError(Transient()), state=BackingOff).at(31, gives=["stop 1"], state=BackingOff)
+    play.at(2, StartError(Transient()), state=BackingOff).at(31, gives=["session 1 opens: adopted", "stop 1"])
 
 
 def test_a_debt_is_told_as_paid_at_once() -> None:
     """The notebook of unproved stops is emptied when the proof comes, also beside a serving pod."""
     play = Scenario(policy(2), hidden=(InspectPod, Probe, PublishProviderProblem)).set_report(0, RUNNING)
     play.at(0, GatewayStarted(), state=Ready).set_report(1, RUNNING)
-    play.at(29, RequestArrived(1), gives=["admit 1 run 1"]).at(30, gives=["stop 1", "owe 1"])
-    play.set_report(1, STOPPED).at(31, StopOk(1), gives=["owe nothing"], state=Ready)
+    play.at(29, RequestArrived(1), gives=["admit 1 run 1"]).at(
+        30, gives=["session 1 opens: adopted", "stop 1", "owe 1"]
+    )
+    play.set_report(1, STOPPED).at(
+        31, StopOk(1), gives=["session 1 closes: stray", "owe nothing"], state=Ready
+    )
 
 
 def test_the_provider_cannot_be_looked_at() -> None:
@@ -145,8 +152,8 @@ def test_an_unproved_stop_is_inherited() -> None:
     """A stop that the last gateway could not prove goes on, at boot, before anything is adopted."""
     play = Scenario(policy(), owed=frozenset({0})).set_report(0, RUNNING)
     play.at(0, GatewayStarted(), gives=["stop 0"], state=Stopping)
-    play.at(1, StopOk()).at(5.9, gives=[]).at(6, gives=["stop 0"], state=Stopping)
-    play.set_report(0, STOPPED).at(7, StopOk(), gives=[], state=Stopped)
+    play.at(1, StopOk(), gives=["session 0 opens: adopted"]).at(5.9, gives=[]).at(6, gives=["stop 0"])
+    play.set_report(0, STOPPED).at(7, StopOk(), gives=["session 0 closes: restart"], state=Stopped)
 
 
 def test_an_unproved_stop_at_one_of_two_providers_is_inherited() -> None:
@@ -162,8 +169,10 @@ def test_a_queued_start_is_found_and_nobody_wants_it() -> None:
 
 
 def test_a_failed_pod_is_found() -> None:
-    """It is stopped: failed pods may be billed."""
+    """It is stopped: failed pods may be billed, unless the provider knows better."""
     play = Scenario(policy()).set_report(0, Phase.FAILED)
+    play.at(0, GatewayStarted(), gives=["session 0 opens: adopted", "stop 0"], state=Stopping)
+    play = Scenario(policy()).set_report(0, PodReport(Phase.FAILED, billed=False))
     play.at(0, GatewayStarted(), gives=["stop 0"], state=Stopping)
 
 

@@ -107,7 +107,12 @@ def test_a_start_by_hand() -> None:
 def test_the_next_providers_pod_is_still_being_stopped() -> None:
     """It cannot be started now, and waiting for it would begin with the first one again: stay."""
     play = Scenario(policy(2)).set_health(False).set_report(0, RUNNING).set_report(1, RUNNING)
-    play.at(0, GatewayStarted(), gives=["session 0 opens: adopted", "stop 1"], state=Warming)
+    play.at(
+        0,
+        GatewayStarted(),
+        gives=["session 1 opens: adopted", "session 0 opens: adopted", "stop 1"],
+        state=Warming,
+    )
     play.at(1, RequestArrived(1, "llama3")).set_health(True).at(2, state=Preloading)
     play.at(3, PreloadOk(on_cpu=True), gives=["admit 1 run 1"], state=Ready)
     assert ON_CPU == play.machine.last_error

@@ -278,7 +278,7 @@ def test_the_pod_is_kept_and_another_is_still_being_stopped() -> None:
     )
     play.at(1, ShutdownRequested(True), gives=[], state=Stopping).set_report(1, STOPPED)
     assert Status.STOPPING is play.machine.status
-    play.at(2, StopOk(1), gives=[], state=ShutDown)
+    play.at(2, StopOk(1), gives=["session 1 closes: stray"], state=ShutDown)
     assert ShutDown(Status.READY, 0) == play.machine.state
 
 
@@ -384,7 +384,8 @@ def test_the_gateway_goes_down_when_it_has_seen_a_pod_run() -> None:
         .set_report(1, None)
         .at(0, GatewayStarted(), state=Unknown)
     )
-    play.at(1, ShutdownRequested(), gives=["stop 0", "stop 1"], state=Stopping).set_report(1, Transient())
+    play.at(1, ShutdownRequested(), gives=["session 0 opens: adopted", "stop 0", "stop 1"], state=Stopping)
+    play.set_report(1, Transient())
     play.at(2, StopError(Transient(), 1), StopOk(0), gives=[], state=Stopping)
     play.set_report(0, STOPPED).at(8, gives=None)
     play.at(8, *([StopOk(0)] if play.out(StopPod) else []), state=ShutDown)
@@ -401,7 +402,7 @@ def test_the_gateway_goes_down_before_it_knows_anything_and_keeps() -> None:
     assert None is play.machine.status
 
 
-@pytest.mark.parametrize(("keep", "gives"), [(False, ["stop 1"]), (True, [])])
+@pytest.mark.parametrize(("keep", "gives"), [(False, ["session 1 opens: adopted", "stop 1"]), (True, [])])
 def test_a_pod_appears_while_the_gateway_goes_down(keep: bool, gives: list[str]) -> None:
     """It is not adopted any more: stopped with the rest, or left where it is."""
     play = (
@@ -461,7 +462,9 @@ def test_an_exit_that_has_looked_too_often() -> None:
         .set_report(0, RateLimited(3))
         .at(20, ShutdownRequested(), gives=[], state=Stopping)
     )
-    play.set_report(0, RUNNING).at(22.9, gives=[]).at(23, gives=["stop 0"], state=Stopping)
+    play.set_report(0, RUNNING).at(22.9, gives=[]).at(
+        23, gives=["session 0 opens: adopted", "stop 0"], state=Stopping
+    )
 
 
 def test_an_exit_while_the_host_is_offline() -> None:
@@ -481,7 +484,7 @@ def test_an_exit_that_keeps_the_pod() -> None:
 def test_a_console_start_elsewhere_at_the_exit() -> None:
     """The other providers are looked at as well, and the one that serves is told to stop once."""
     play = ready(Scenario(policy(2))).set_report(1, RUNNING)
-    play.at(20, ShutdownRequested(), gives=["stop 0", "stop 1"], state=Stopping)
+    play.at(20, ShutdownRequested(), gives=["stop 0", "session 1 opens: adopted", "stop 1"], state=Stopping)
 
 
 def test_a_request_while_a_stop_by_hand_looks() -> None:
@@ -500,6 +503,6 @@ def test_an_exit_while_somebody_elses_stop_hangs() -> None:
     play = (
         resting(Scenario(policy()))
         .set_report(0, Phase.STOPPING)
-        .at(20, ShutdownRequested(), gives=[], state=Stopping)
+        .at(20, ShutdownRequested(), gives=["session 0 opens: adopted"], state=Stopping)
     )
     play.at(79, gives=[]).at(81, gives=["stop 0"], state=Stopping)

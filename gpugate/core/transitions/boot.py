@@ -62,15 +62,14 @@ def adopt_first_active(pod: PodMachine, found: dict[int, PodInspected], now: flo
     active = [p for p, seen in found.items() if seen.report.phase in ACTIVE_PHASES]
     for provider, seen in found.items():
         if provider in active[1:] or seen.report.phase in (Phase.STOPPING, Phase.FAILED):
-            pod.order_stop(provider, StopCause.EXTRA_POD, now)
+            pod.stop_found_pod(seen, StopCause.EXTRA_POD, now)
     return adopt(pod, found[active[0]], now) if active else when_nothing_runs(pod, now)
 
 
 def adopt(pod: PodMachine, event: PodInspected, now: float) -> AfterAccept:
     """Begin a run with a pod that this process did not start."""
     run_id, report = pod.plan.new_run(), event.report
-    if report.phase is not Phase.QUEUED:
-        pod.open_session(event.provider, run_id, StartCause.ADOPTED, report, event.up_s, now)
+    pod.open_session(event.provider, run_id, StartCause.ADOPTED, report, event.up_s, now)
     return after_accept(pod, first_attempt(pod, event.provider, now), report, event.up_s, now)
 
 
@@ -81,6 +80,6 @@ def pod_found(pod: PodMachine, was: Stopped | Stopping, event: PodInspected, now
         return was
     if pod.shutting_down:
         if not pod.keep_pod:
-            pod.order_stop(event.provider, StopCause.SHUTDOWN, now)
+            pod.stop_found_pod(event, StopCause.SHUTDOWN, now)
         return was
     return adopt_first_active(pod, {event.provider: event}, now)

@@ -128,6 +128,8 @@ def manual_stop_at_boot(
     if not accept_manual_stop(pod, event, now):
         return was
     for provider in range(len(pod.policy.providers)):
+        if isinstance(seen := was.inspections.get(provider), PodInspected):
+            pod.open_found_session(seen, now)
         pod.order_stop(provider, StopCause.MANUAL, now)
     return Stopping()
 
@@ -230,7 +232,7 @@ def shutdown_at_boot(
             may_run = provider in pod.inherited_sessions
             pod.order_stop(provider, StopCause.SHUTDOWN, now, until_seen_stopped=may_run)
         elif seen.report.phase not in STOPPED_PHASES:  # 3
-            pod.order_stop(provider, StopCause.SHUTDOWN, now)
+            pod.stop_found_pod(seen, StopCause.SHUTDOWN, now)
     return finish_shutdown(pod, was)
 
 

@@ -18,7 +18,7 @@ from gpugate.core.events import (
     StartCallFailed,
 )
 from gpugate.core.machine import PodMachine
-from gpugate.core.pending_stops import ACTIVE_PHASES
+from gpugate.core.pending_stops import ACTIVE_PHASES, STOPPED_PHASES
 from gpugate.core.start_plan import StartCall, WarmupTimedOut
 from gpugate.core.states import (
     AfterAccept,
@@ -139,8 +139,7 @@ def start_accepted(pod: PodMachine, was: CallingStart, event: StartAccepted, now
     if event.op != was.op:
         return was
     pod.plan.take_result(event.op)
-    if event.report.phase is not Phase.QUEUED:
-        pod.open_session(was.provider, was.run_id, pod.start_cause, event.report, event.up_s, now)
+    pod.open_session(was.provider, was.run_id, pod.start_cause, event.report, event.up_s, now)
     return after_accept(pod, was.attempt, event.report, event.up_s, now)
 
 
@@ -198,6 +197,8 @@ def start_verified(
         return was
     if isinstance(event, PodInspected) and event.report.phase in ACTIVE_PHASES:
         return after_accept(pod, was.attempt, event.report, event.up_s, now)
+    if isinstance(event, PodInspected) and event.report.phase in STOPPED_PHASES:
+        pod.close_session(was.provider, StopCause.LOST)
     if not pod.has_payable_demand:
         return abandon_start(pod, was, now)
     return call_start(pod, was.attempt, now)
@@ -298,7 +299,7 @@ def provisioning_inspected(
 
 # What a report means for a start that was accepted:
 #
-# 1. It is no longer queued: it is billed, open a session.
+# 1. It is billed (no longer queued): open a session.
 # 2. Running without a GPU, while a later provider could be asked: leave it. Otherwise it will have to do.
 # 3. Running, and the address of its Ollama is known: warm it up.
 # 4. Queued: keep waiting until `pod.capacity_wait` is over or no start is wanted any more, then take it out
@@ -312,7 +313,7 @@ def provisioning_progress(
 ) -> AfterAccept:
     """Return the state that follows a report about an accepted start."""
     attempt = was.attempt
-    if report.phase in ACTIVE_PHASES and report.phase is not Phase.QUEUED:  # 1
+    if report.phase in ACTIVE_PHASES:  # 1
         pod.open_session(was.provider, was.run_id, pod.start_cause, report, up_s, now)
     if report.phase is Phase.RUNNING and report.cpu_only and may_fail_over(pod, was):  # 2
         return leave_provider(pod, attempt, NoCapacity(NO_GPU), now)
@@ -346,7 +347,12 @@ def _waits_for(report: PodReport) -> str:
 def fail_if_not_active(
     pod: PodMachine, was: Provisioning | Warming | Preloading, report: PodReport, now: float
 ) -> AfterFailure | None:
-    """Return the state that follows if the report shows that this attempt has failed, else None."""
+    """Return the state that follows if the report shows that this attempt has failed, else None.
+
+    What a pod that has stopped is billed ends here: the next attempt is another session.
+    """
+    if report.phase is Phase.STOPPED:
+        pod.close_session(was.provider, StopCause.LOST)
     if report.phase is Phase.GONE:
         return leave_provider(pod, was.attempt, NotFound(report.detail or "the pod is gone"), now)
     if report.phase in (Phase.STOPPED, Phase.FAILED):
