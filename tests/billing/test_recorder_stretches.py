@@ -6,51 +6,12 @@ import asyncio
 from decimal import Decimal
 
 import pytest
-from attrs import define
-from gpugate_testing.fakes import FakeCloud
+from gpugate_testing.fakes import FakeCloud, LostAnswer
 
 from gpugate.billing.model import Session
-from gpugate.errors import GateError, Transient
+from gpugate.errors import Ambiguous, GateError, Transient
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.billing.ledger_house import House, ask, off, play, seconds
-
-
-@define
-class QueueingCloud(FakeCloud):
-    """Keeps each start in its queue for `queue_s`, and bills nothing meanwhile."""
-
-    queue_s: float = 0.0
-    says_starting: bool = True
-    _queued_until: float | None = None
-
-    def turn_on(self) -> None:
-        """Accept the start; it waits first."""
-        self._move()
-        if self.phase is Phase.STOPPED and self._queued_until is None:
-            self._queued_until = self.now + self.queue_s
-        self._move()
-
-    def turn_off(self, *, at_once: bool = False) -> None:
-        """Take it out of the queue, or stop the pod."""
-        self._queued_until = None
-        FakeCloud.turn_off(self, at_once=at_once)
-
-    def report(self) -> PodReport:
-        """What the API says now."""
-        self._move()
-        if self._queued_until is None:
-            return FakeCloud.report(self)
-        phase = Phase.STARTING if self.says_starting else Phase.QUEUED
-        self.says_starting = False  # only the first answer does not know it yet
-        return PodReport(phase, "fake-1", price=self.price)
-
-    def _move(self) -> None:
-        FakeCloud._move(self)
-        if self._queued_until is not None and self.now >= self._queued_until:
-            at, self._queued_until = self._queued_until, None
-            FakeCloud.turn_on(self)
-            self._billed_since, self._changes_at = at, at + self.boot_s
-            FakeCloud._move(self)
 
 
 def paid(rows: list[Session]) -> float:
@@ -64,7 +25,10 @@ def test_a_start_that_waits_in_the_queue(queue_s: float, says_starting: bool) ->
     """The wait is in no row, also if the provider said at first that the pod starts."""
 
     async def story() -> None:
-        cloud = QueueingCloud(boot_s=20, stop_s=3, queue_s=queue_s, says_starting=says_starting)
+        cloud = FakeCloud(boot_s=20, stop_s=3, queue_s=queue_s)
+        if says_starting:  # the first answer does not know it yet
+            cloud.fail("start", LostAnswer(Ambiguous()))
+            cloud.fail("inspect", cloud.report(), PodReport(Phase.STARTING, "fake-1"))
         house = House([cloud], numbers={"capacity_wait": 7200.0, "max_wait": 7200.0})
         async with house.open() as lifecycle:
             await ask(lifecycle, user="ann")
@@ -80,7 +44,7 @@ def test_a_start_that_waits_in_vain() -> None:
     """Taken out of the queue it has cost nothing."""
 
     async def story() -> None:
-        cloud = QueueingCloud(queue_s=3600)
+        cloud = FakeCloud(queue_s=3600)
         house = House([cloud], numbers={"capacity_wait": 600.0, "max_wait": 7200.0})
         async with house.open() as lifecycle:
             with pytest.raises(GateError, match="queued"):
@@ -98,7 +62,7 @@ def test_a_crash_while_a_start_waits_in_the_queue(away_s: float) -> None:
     """The next gateway finds it queued, or running since a while that the provider does not tell."""
 
     async def story() -> None:
-        cloud = QueueingCloud(boot_s=20, stop_s=3, queue_s=1800)
+        cloud = FakeCloud(boot_s=20, stop_s=3, queue_s=1800)
         house = House([cloud], numbers={"capacity_wait": 7200.0, "max_wait": 7200.0})
         async with house.crashes() as lifecycle:
             waiting = asyncio.create_task(ask(lifecycle))

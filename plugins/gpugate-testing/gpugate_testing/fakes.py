@@ -49,6 +49,7 @@ class FakeCloud:
         calls: what was asked, in order: "start", "stop", "inspect".
         faults: by call, what goes wrong the next times, first in first out.
         ignore_stops: so many stops are accepted and have no effect.
+        queue_s: how long a start waits for its GPU first, and is not billed.
     """
 
     boot_s: float = 0.0
@@ -59,6 +60,7 @@ class FakeCloud:
     calls: list[str] = field(factory=list)
     faults: dict[str, deque[Fault]] = field(factory=dict)
     ignore_stops: int = 0
+    queue_s: float = 0.0
     billed_s: float = 0.0
     starts: int = 0
     _changes_at: float = 0.0
@@ -83,12 +85,10 @@ class FakeCloud:
     def turn_on(self) -> None:
         """Accept a start, as the API or the console does."""
         self._move()
-        if self.phase in (Phase.STARTING, Phase.RUNNING):
+        if self.phase in (Phase.QUEUED, Phase.STARTING, Phase.RUNNING):
             return
         self.starts += 1
-        self.phase, self._changes_at = Phase.STARTING, self.now + self.boot_s
-        if self._billed_since is None:
-            self._billed_since = self.now
+        self.phase, self._changes_at = Phase.QUEUED, self.now + self.queue_s
         self._move()
 
     def turn_off(self, *, at_once: bool = False) -> None:
@@ -96,7 +96,8 @@ class FakeCloud:
         self._move()
         if self.phase in (Phase.STOPPED, Phase.GONE):
             return
-        self.phase, self._changes_at = Phase.STOPPING, self.now + (0.0 if at_once else self.stop_s)
+        takes_s = 0.0 if at_once or self.phase is Phase.QUEUED else self.stop_s
+        self.phase, self._changes_at = Phase.STOPPING, self.now + takes_s
         self._move()
 
     def report(self) -> PodReport:
@@ -106,6 +107,10 @@ class FakeCloud:
         return PodReport(self.phase, "fake-1", endpoints, self.price, "fake GPU")
 
     def _move(self) -> None:
+        if self.phase is Phase.QUEUED and self.now >= self._changes_at:
+            if self._billed_since is None:
+                self._billed_since = self._changes_at
+            self.phase, self._changes_at = Phase.STARTING, self._changes_at + self.boot_s
         if self.now < self._changes_at:
             return
         if self.phase is Phase.STARTING:
