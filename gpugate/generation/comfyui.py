@@ -8,7 +8,6 @@ messages contain no text of ComfyUI that may hold its paths or a prompt.
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ import orjson
 from attrs import define, field, frozen
 
 from gpugate.errors import ImageFailed
+from gpugate.generation.comfyui_responses import image_location, read_object, refusal, rows_of
 from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 from gpugate.relay.transport import CALL_ERRORS, ssl_option, url_of
@@ -41,10 +41,6 @@ NOT_UP = frozenset({404, 502, 503, 504, *range(520, 524), *range(525, 528)})
 PROXY_TIMEOUT = 524
 """Status of a proxy that timed out: the request may still run and is not repeated
 (docs/providers.md#silent-requests)."""
-MAX_ERROR_LENGTH = 160
-_PATH = re.compile(r"(?:^|[\s'\"(=])(?:[A-Za-z]:)?[\\/][\w.-]+|Traceback|File \"")
-_NAME = re.compile(r"[\w.:+ -]{1,80}")
-_UNREADABLE = "a reason that is not shown"
 
 
 @frozen
@@ -136,7 +132,7 @@ class _RemoteJob:
                 await asyncio.sleep(self.poll_s)
         entry = await self._follow(progress)
         self._ended = True
-        return await self._fetch(_image_location(entry))
+        return await self._fetch(image_location(entry))
 
     async def close(self) -> None:
         """Close the websocket and cancel an unfinished job, also while this task is being cancelled."""
@@ -161,7 +157,7 @@ class _RemoteJob:
         except _OutcomeUnknown:
             self.reached = True
             return  # it may have arrived: history and queue will tell
-        answer = _object(data)
+        answer = read_object(data)
         if status in NOT_UP and answer is None:
             self._ended = True
             raise _ServiceNotUp
@@ -216,7 +212,7 @@ class _RemoteJob:
 
     async def _history(self) -> Mapping[str, Any] | None:
         status, data = await self._call("GET", f"/history/{self.id}")
-        answer = _object(data)
+        answer = read_object(data)
         if status != 200 or answer is None:
             raise _OutcomeUnknown
         entry = answer.get(self.id)
@@ -225,10 +221,10 @@ class _RemoteJob:
     async def _is_queued(self) -> bool:
         """Return whether the job waits or runs; an unreadable response counts as yes."""
         status, data = await self._call("GET", "/queue")
-        answer = _object(data)
+        answer = read_object(data)
         if status != 200 or answer is None:
             return True
-        rows = [*_rows(answer, "queue_running"), *_rows(answer, "queue_pending")]
+        rows = [*rows_of(answer, "queue_running"), *rows_of(answer, "queue_pending")]
         return any(isinstance(row, list) and len(row) > 1 and row[1] == self.id for row in rows)
 
     # --- the websocket ------------------------------------------------------------------------
@@ -254,7 +250,7 @@ class _RemoteJob:
         with suppress(*CALL_ERRORS):
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.TEXT:
-                    self._on_event(_object(message.data))
+                    self._on_event(read_object(message.data))
         self._poll_now = True  # the server may be gone
         self._wake.set()
 
@@ -301,7 +297,7 @@ class _RemoteJob:
         """Delete and interrupt the job, once its submission has ended or after `wait_s`."""
         await asyncio.wait([submission], timeout=wait_s)
         if submission.done() and not submission.cancelled() and submission.exception() is None:
-            self._take_id(_object(submission.result()[1]))
+            self._take_id(read_object(submission.result()[1]))
         if self.session.closed:  # the gateway is going down
             return
         with suppress(_ServiceNotUp, _OutcomeUnknown):
@@ -352,95 +348,3 @@ async def _read_all(answer: aiohttp.ClientResponse, limit: int) -> bytes:
             raise _OutcomeUnknown
         pieces.append(piece)
     return b"".join(pieces)
-
-
-def _object(data: bytes | str) -> dict[str, Any] | None:
-    try:
-        answer = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
-    return answer if isinstance(answer, dict) else None
-
-
-def _rows(answer: Mapping[str, Any], name: str) -> list[Any]:
-    rows = answer.get(name)
-    return rows if isinstance(rows, list) else []
-
-
-def _image_location(entry: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return where the job's image is, a saved one rather than a preview. Raises ImageFailed."""
-    problem = execution_problem(entry)
-    if problem is not None:
-        raise ImageFailed(problem)
-    outputs = entry.get("outputs")
-    nodes = list(outputs.values()) if isinstance(outputs, dict) else []
-    listed = [image for node in nodes if isinstance(node, dict) for image in _rows(node, "images")]
-    found = [image for image in listed if isinstance(image, dict) and isinstance(image.get("filename"), str)]
-    if not found:
-        raise ImageFailed("the workflow ended without an image")
-    best = next((image for image in found if image.get("type") == "output"), found[0])
-    return {
-        "filename": best["filename"],
-        "subfolder": str(best.get("subfolder") or ""),
-        "type": str(best.get("type") or "output"),
-    }
-
-
-def refusal(status: int, answer: Mapping[str, Any] | None) -> str:
-    """Return why ComfyUI rejected a graph, or a part of it."""
-    if answer is None:
-        if status == 500:  # its response to a graph that it cannot read at all
-            return "ComfyUI cannot read the workflow (500)"
-        return f"ComfyUI answered {status} to the workflow"
-    nodes = answer.get("node_errors")
-    said = [_node(name, given) for name, given in nodes.items()] if isinstance(nodes, dict) else []
-    if not said:
-        error = answer.get("error")
-        text = error.get("message") if isinstance(error, dict) else None
-        said = [_safe(text)]
-    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
-    return f"ComfyUI refused the workflow: {said[0]}{more}"
-
-
-def _node(name: object, given: object) -> str:
-    """Return the first error of one node: where, and what is wrong."""
-    entry = given if isinstance(given, dict) else {}
-    where = f"node {_safe(name)} ({_safe(entry.get('class_type'))})"
-    errors = entry.get("errors")
-    error = errors[0] if isinstance(errors, list) and errors and isinstance(errors[0], dict) else {}
-    extra = error.get("extra_info")
-    extra = extra if isinstance(extra, dict) else {}
-    key = f", {_safe(extra['input_name'])}" if isinstance(extra.get("input_name"), str) else ""
-    value = extra.get("received_value")
-    shown = ""
-    if error.get("type") == "value_not_in_list" and isinstance(value, str) and _NAME.fullmatch(value):
-        shown = f": {value}"  # a model that the pod lacks; the name is from the workflow or the settings
-    return f"{where}{key}: {_safe(error.get('message'))}{shown}"
-
-
-def execution_problem(entry: Mapping[str, Any]) -> str | None:
-    """Return why a job failed; None: it succeeded, or the server does not say (older versions)."""
-    status = entry.get("status")
-    status = status if isinstance(status, dict) else {}
-    if status.get("status_str", "success") == "success":
-        return None
-    messages = status.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    kind, data = last if isinstance(last, list) and len(last) == 2 else (None, None)
-    if kind == "execution_interrupted":
-        return "the job was interrupted at ComfyUI"
-    if not isinstance(data, dict) or "node_type" not in data:
-        return "ComfyUI failed to run the workflow"
-    where = f"node {_safe(data.get('node_id'))} ({_safe(data.get('node_type'))})"
-    kind = _safe(data.get("exception_type"))
-    if "OutOfMemory" in kind:
-        kind = "out of GPU memory"
-    return f"ComfyUI failed at {where}: {kind}"
-
-
-def _safe(text: object) -> str:
-    """Return the text as one short line, or a placeholder if it may hold a path or a traceback."""
-    if not isinstance(text, str | int) or _PATH.search(str(text)):
-        return _UNREADABLE
-    line = " ".join(str(text).split())
-    return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"

@@ -20,7 +20,7 @@ from gpugate_demo.comfyui import (
 from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Hang, NotReady
 
 from gpugate.errors import ImageFailed
-from gpugate.generation.comfyui import MAX_BROKEN_POLLS, ComfyUIBackend, RawImage, execution_problem, refusal
+from gpugate.generation.comfyui import MAX_BROKEN_POLLS, ComfyUIBackend, RawImage
 from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 
@@ -365,48 +365,3 @@ class TestCancelled:
         """Nothing is cancelled that is over."""
         await draw(session, comfyui.url)
         assert {"/interrupt"}.isdisjoint(paths(comfyui))
-
-
-def failed(kind: str, message: str, **extra: object) -> dict[str, Any]:
-    """node_errors as recorded."""
-    error = {"type": kind, "message": message, "details": "/opt/comfyui/secret", "extra_info": extra}
-    return {"node_errors": {"4": {"errors": [error], "dependent_outputs": ["9"], "class_type": "Node"}}}
-
-
-class TestWords:
-    @pytest.mark.parametrize(
-        ("answer", "words"),
-        [
-            ({"error": {"message": "Prompt has no outputs"}, "node_errors": {}}, "Prompt has no outputs"),
-            (
-                failed("required_input_missing", "Missing", input_name="width"),
-                "node 4 (Node), width: Missing",
-            ),
-            (
-                failed("value_not_in_list", "Value not in list", received_value="/opt/x"),
-                "node 4 (Node): Value not in list",
-            ),
-            (
-                failed("exception_during_validation", "see /opt/comfyui/x.py"),
-                "node 4 (Node): a reason that is not shown",
-            ),
-            ({"error": "text", "node_errors": []}, "a reason that is not shown"),
-        ],
-    )
-    def test_refusal(self, answer, words):
-        """Readable, and without paths."""
-        assert f"ComfyUI refused the workflow: {words}" == refusal(400, answer)
-
-    def test_long_complaint(self):
-        """Cut off."""
-        assert len(refusal(400, failed("x", "word " * 500))) < 300
-
-    @pytest.mark.parametrize("status", [{"status_str": "error"}, {"status_str": "error", "messages": 3}])
-    def test_failure_of_an_unknown_shape(self, status):
-        """Is a failure."""
-        assert "ComfyUI failed to run the workflow" == execution_problem({"status": status})
-
-    @pytest.mark.parametrize("entry", [{}, {"status": None}, {"status": {}}])
-    def test_entry_without_a_status(self, entry):
-        """Old servers write none: whether there is a picture tells."""
-        assert execution_problem(entry) is None
