@@ -331,10 +331,10 @@ class FantasyStream:
     async def story(self, delta: str) -> None:
         await self.stream.send("story", {"delta": delta})
 
-    async def progress(self, stage: str, value: int, most: int) -> None:
+    async def progress(self, stage: str, value: float, most: float) -> None:
         await self.stream.send("progress", {"stage": stage, "value": value, "max": most})
 
-    async def image(self, value: int, most: int) -> None:
+    async def image(self, value: float, most: float) -> None:
         await self.progress("image", value, most)
 
 

@@ -11,6 +11,7 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from enum import Enum
 from typing import Any
 
 import aiohttp
@@ -18,7 +19,14 @@ import orjson
 from attrs import define, field, frozen
 
 from gpugate.errors import ImageFailed
-from gpugate.generation.comfyui_responses import image_location, read_object, refusal, rows_of
+from gpugate.generation.comfyui_responses import (
+    bare_name,
+    image_location,
+    progress_of,
+    read_object,
+    refusal,
+    rows_of,
+)
 from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
 from gpugate.relay.transport import CALL_ERRORS, ssl_option, url_of
@@ -26,7 +34,7 @@ from gpugate.tasks import spawn
 
 Graph = Mapping[str, Any]
 """A ComfyUI graph in API format: node id to `{"class_type", "inputs", "_meta"?}`."""
-Progress = Callable[[int, int], Awaitable[None]]
+Progress = Callable[[float, float], Awaitable[None]]
 """Takes (value, max) of the node that runs."""
 CALL_S = 30.0
 CONNECT_S = 5.0
@@ -36,6 +44,7 @@ MAX_BROKEN_POLLS = 5
 """After this many failed polls in a row ComfyUI counts as unreachable."""
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 MAX_RESPONSE_BYTES = 16 * 1024 * 1024
+NOT_DONE = "ComfyUI was not done"
 NOT_UP = frozenset({404, 502, 503, 504, *range(520, 524), *range(525, 528)})
 """Status of a provider's proxy for a service that is not up yet (docs/providers.md#proxy-answers)."""
 PROXY_TIMEOUT = 524
@@ -48,7 +57,7 @@ class RawImage:
     """An image as ComfyUI returned it, with its metadata.
 
     Attributes:
-        filename: the bare name, without a folder.
+        filename: the bare name, without a folder and without characters that are not printable.
     """
 
     data: bytes = field(repr=False)
@@ -61,6 +70,15 @@ class _ServiceNotUp(Exception):
 
 class _OutcomeUnknown(Exception):
     """The connection broke, or the response is invalid."""
+
+
+class _Place(Enum):
+    """Where ComfyUI's queue has a job."""
+
+    RUNNING = "queue_running"
+    PENDING = "queue_pending"
+    NOWHERE = "nowhere"
+    UNKNOWN = "unknown"
 
 
 @frozen
@@ -95,8 +113,7 @@ class ComfyUIBackend:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            what = "done" if job.reached else "there"
-            raise ImageFailed(f"ComfyUI was not {what} within {self.timeout_s:g} s") from error
+            raise ImageFailed(f"{job.delay} within {self.timeout_s:g} s") from error
 
 
 @define
@@ -105,21 +122,21 @@ class _RemoteJob:
 
     Attributes:
         id: chosen here, so that the job can be cancelled before ComfyUI has responded.
-        reached: ComfyUI may have received the job.
+        delay: what has not happened yet, for people.
     """
 
     session: aiohttp.ClientSession
     endpoint: Endpoint
     poll_s: float
     id: str = field(factory=lambda: str(uuid.uuid4()))
-    reached: bool = False
+    delay: str = "ComfyUI was not there"
     _ended: bool = True
     _submission: asyncio.Task[tuple[int, bytes]] | None = None
     _socket: aiohttp.ClientWebSocketResponse | None = None
     _reader: asyncio.Task[Any] | None = None
     _wake: asyncio.Event = field(factory=asyncio.Event)
     _poll_now: bool = False
-    _step: tuple[int, int] | None = None
+    _step: tuple[float, float] | None = None
 
     async def run(self, graph: Graph, progress: Progress) -> RawImage:
         """Submit, follow, fetch. Raises ImageFailed, PodUnreachable."""
@@ -132,7 +149,7 @@ class _RemoteJob:
                 await asyncio.sleep(self.poll_s)
         entry = await self._follow(progress)
         self._ended = True
-        return await self._fetch(image_location(entry))
+        return await self._fetch(image_location(entry, graph))
 
     async def close(self) -> None:
         """Close the websocket and cancel an unfinished job, also while this task is being cancelled."""
@@ -155,19 +172,21 @@ class _RemoteJob:
             self._ended = True
             raise
         except _OutcomeUnknown:
-            self.reached = True
+            self.delay = NOT_DONE
             return  # it may have arrived: history and queue will tell
         answer = read_object(data)
         if status in NOT_UP and answer is None:
             self._ended = True
+            self.delay = f"ComfyUI was not there (its address answered {status})"
             raise _ServiceNotUp
         if status == PROXY_TIMEOUT:
-            self.reached = True
+            self.delay = NOT_DONE
             return
-        if status != 200 or answer is None or answer.get("node_errors"):
+        accepted = status == 200 and answer is not None and isinstance(answer.get("prompt_id"), str)
+        if answer is None or not accepted or answer.get("node_errors"):
             self._ended = status != 200  # some outputs may run in spite of node errors: cancelled
-            raise ImageFailed(refusal(status, answer))
-        self.reached = True
+            raise ImageFailed(refusal(status, answer, data))
+        self.delay = NOT_DONE
         self._take_id(answer)
 
     def _take_id(self, answer: Mapping[str, Any] | None) -> None:
@@ -190,7 +209,12 @@ class _RemoteJob:
                 entry = await self._history()
                 if entry is not None:
                     return entry
-                missing = 0 if await self._is_queued() else missing + 1
+                place = await self._find_in_queue()
+                if place is _Place.PENDING:
+                    self.delay = "ComfyUI did not begin the job, others are before it,"
+                elif place is _Place.RUNNING:
+                    self.delay = NOT_DONE
+                missing = missing + 1 if place is _Place.NOWHERE else 0
                 failed_polls = 0
             except (_ServiceNotUp, _OutcomeUnknown) as error:
                 failed_polls += 1
@@ -218,14 +242,20 @@ class _RemoteJob:
         entry = answer.get(self.id)
         return entry if isinstance(entry, dict) else None
 
-    async def _is_queued(self) -> bool:
-        """Return whether the job waits or runs; an unreadable response counts as yes."""
-        status, data = await self._call("GET", "/queue")
+    async def _find_in_queue(self) -> _Place:
+        """Return where the queue has the job. Raises _ServiceNotUp, _OutcomeUnknown."""
+        try:
+            status, data = await self._call("GET", "/queue")
+        except ImageFailed:  # larger than is read: it holds the graphs of all jobs
+            return _Place.UNKNOWN
         answer = read_object(data)
         if status != 200 or answer is None:
-            return True
-        rows = [*rows_of(answer, "queue_running"), *rows_of(answer, "queue_pending")]
-        return any(isinstance(row, list) and len(row) > 1 and row[1] == self.id for row in rows)
+            return _Place.UNKNOWN
+        for place in (_Place.RUNNING, _Place.PENDING):
+            for row in rows_of(answer, place.value):
+                if isinstance(row, list) and len(row) > 1 and row[1] == self.id:
+                    return place
+        return _Place.NOWHERE
 
     # --- the websocket ------------------------------------------------------------------------
 
@@ -259,8 +289,9 @@ class _RemoteJob:
         if event is None or not isinstance(data, dict) or data.get("prompt_id") != self.id:
             return
         kind = event.get("type")
-        if kind == "progress" and isinstance(data.get("value"), int) and isinstance(data.get("max"), int):
-            self._step = data["value"], data["max"]
+        self.delay = NOT_DONE
+        if kind == "progress" and (step := progress_of(data)) is not None:
+            self._step = step
             self._wake.set()
         # `execution_success` comes before the history has the job; `executing` without a node comes after.
         ended = kind == "executing" and data.get("node") is None
@@ -283,7 +314,7 @@ class _RemoteJob:
                 gone = "ComfyUI has drawn the image, but its file is gone"
                 raise ImageFailed(gone if status == 404 else f"ComfyUI answered {status} for its image")
             break
-        return RawImage(data, where["filename"].replace("\\", "/").rpartition("/")[2])
+        return RawImage(data, bare_name(where["filename"]))
 
     async def _close(self) -> None:
         if self._submission is not None and not self._ended:
@@ -294,16 +325,19 @@ class _RemoteJob:
             await self._socket.close()
 
     async def _cancel(self, submission: asyncio.Task[tuple[int, bytes]], wait_s: float) -> None:
-        """Delete and interrupt the job, once its submission has ended or after `wait_s`."""
+        """Delete or interrupt the job, once its submission has ended or after `wait_s`."""
         await asyncio.wait([submission], timeout=wait_s)
         if submission.done() and not submission.cancelled() and submission.exception() is None:
             self._take_id(read_object(submission.result()[1]))
         if self.session.closed:  # the gateway is going down
             return
-        with suppress(_ServiceNotUp, _OutcomeUnknown):
+        with suppress(_ServiceNotUp, _OutcomeUnknown, ImageFailed):
             await self._call("POST", "/queue", {"delete": [self.id]})
-        with suppress(_ServiceNotUp, _OutcomeUnknown):  # by id: without one it would interrupt any job
-            await self._call("POST", "/interrupt", {"prompt_id": self.id})
+        # 0.3.56 and older interrupt whatever runs, even for another id, so only while this job runs
+        # (docs/telegram-comfyui.md#comfyui-queue-and-cancelling).
+        with suppress(_ServiceNotUp, _OutcomeUnknown, ImageFailed):
+            if await self._find_in_queue() is _Place.RUNNING:
+                await self._call("POST", "/interrupt", {"prompt_id": self.id})
 
     async def _call(
         self,
@@ -314,7 +348,13 @@ class _RemoteJob:
         params: Mapping[str, str] | None = None,
         limit: int = MAX_RESPONSE_BYTES,
     ) -> tuple[int, bytes]:
-        """Return status and body. Raises _ServiceNotUp (no connection), _OutcomeUnknown."""
+        """Return status and body.
+
+        Raises:
+            _ServiceNotUp: no connection.
+            _OutcomeUnknown: the connection broke.
+            ImageFailed: the body is larger than `limit`.
+        """
         headers = dict(self.endpoint.headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -342,9 +382,12 @@ def _ignore_failure(name: str, error: BaseException) -> None:
 
 async def _read_all(answer: aiohttp.ClientResponse, limit: int) -> bytes:
     pieces, size = [], 0
+    too_large = ImageFailed(f"ComfyUI's answer is larger than {limit >> 20} MiB")
+    if (answer.content_length or 0) > limit:
+        raise too_large
     async for piece in answer.content.iter_any():
         size += len(piece)
         if size > limit:
-            raise _OutcomeUnknown
+            raise too_large
         pieces.append(piece)
     return b"".join(pieces)

@@ -12,14 +12,21 @@ from typing import Any
 import orjson
 
 from gpugate.errors import ImageFailed
+from gpugate.generation.workflows import title_of
 
 MAX_ERROR_LENGTH = 160
+MAX_NAME_LENGTH = 200
+_STILL = (".png", ".jpg", ".jpeg", ".webp")
+_ANIMATED = (".gif",)
 _PATH = re.compile(r"(?:^|[\s'\"(=])(?:[A-Za-z]:)?[\\/][\w.-]+|Traceback|File \"")
-_NAME = re.compile(r"[\w.:+ -]{1,80}")
+# A name, or a path relative to ComfyUI's own folders.
+_NAME = re.compile(r"(?![/\\]|\w:[/\\]|.*\.\.)[\w.:+()[\] /\\-]{1,120}")
+_INVALID_FILE = re.compile(r"\w+ - (Invalid \w+ file): (.*)")
 _UNREADABLE = "a reason that is not shown"
 
 
 def read_object(data: bytes | str) -> dict[str, Any] | None:
+    """Return a JSON object, None if it is not one."""
     try:
         answer = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -28,22 +35,52 @@ def read_object(data: bytes | str) -> dict[str, Any] | None:
 
 
 def rows_of(answer: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the list of this name, [] if there is none."""
     rows = answer.get(name)
     return rows if isinstance(rows, list) else []
 
 
-def image_location(entry: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return where the job's image is, a saved one rather than a preview. Raises ImageFailed."""
+def progress_of(data: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return (value, max) of a progress event, whole numbers as int; None if they make no sense."""
+    value, most = data.get("value"), data.get("max")
+    if not isinstance(value, int | float) or not isinstance(most, int | float):
+        return None
+    if not 0 <= value <= most < 2**53 or not most:
+        return None
+    return _whole(value), _whole(most)
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
+
+
+def image_location(entry: Mapping[str, Any], graph: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return where the job's image is (docs/api.md#images-out), as `/view` takes it.
+
+    ComfyUI lists outputs in an order of chance, so the graph decides: the node titled `picture` first, still
+    images before animations, saved ones before previews, then the order of the nodes.
+
+    Raises:
+        ImageFailed: the job failed, or returned no image.
+    """
     problem = execution_problem(entry)
     if problem is not None:
         raise ImageFailed(problem)
     outputs = entry.get("outputs")
-    nodes = list(outputs.values()) if isinstance(outputs, dict) else []
-    listed = [image for node in nodes if isinstance(node, dict) for image in rows_of(node, "images")]
-    found = [image for image in listed if isinstance(image, dict) and isinstance(image.get("filename"), str)]
-    if not found:
-        raise ImageFailed("the workflow ended without an image")
-    best = next((image for image in found if image.get("type") == "output"), found[0])
+    outputs = outputs if isinstance(outputs, dict) else {}
+    places = {node: place for place, node in enumerate(graph)}
+    listed = [
+        (_rank(image, output, graph.get(node)), places.get(node, len(places)), node, number, image)
+        for node, output in outputs.items()
+        if isinstance(output, dict)
+        for number, image in enumerate(rows_of(output, "images"))
+        if isinstance(image, dict) and isinstance(image.get("filename"), str)
+    ]
+    images = [one for one in listed if one[-1]["filename"].lower().endswith((*_STILL, *_ANIMATED))]
+    if not images:
+        other = ", only with a video or another file" if listed else ""
+        raise ImageFailed(f"the workflow ended without an image{other}")
+    best = min(images, key=lambda one: one[:-1])[-1]
     return {
         "filename": best["filename"],
         "subfolder": str(best.get("subfolder") or ""),
@@ -51,11 +88,36 @@ def image_location(entry: Mapping[str, Any]) -> Mapping[str, str]:
     }
 
 
-def refusal(status: int, answer: Mapping[str, Any] | None) -> str:
-    """Return why ComfyUI rejected a graph, or a part of it."""
-    if answer is None:
-        if status == 500:  # its response to a graph that it cannot read at all
+def _rank(
+    image: Mapping[str, Any], output: Mapping[str, Any], node: Mapping[str, Any] | None
+) -> tuple[bool, bool, bool]:
+    """Return how well an image suits, the best first."""
+    animated = any(rows_of(output, "animated")) or image["filename"].lower().endswith(_ANIMATED)
+    return node is None or title_of(node) != "picture", animated, image.get("type") != "output"
+
+
+def bare_name(filename: str) -> str:
+    """Return a file's name without its folder and without characters that clients could stumble over."""
+    bare = filename.replace("\\", "/").rpartition("/")[2]
+    return "".join(char if char.isprintable() else "_" for char in bare)[-MAX_NAME_LENGTH:]
+
+
+def refusal(status: int, answer: Mapping[str, Any] | None, page: bytes = b"") -> str:
+    """Return why a graph was rejected, or a part of it.
+
+    Args:
+        answer: the body, if it is a JSON object.
+        page: the body.
+    """
+    if status in (401, 403):
+        return f"ComfyUI, or a proxy in front of it, wants a password or token ({status})"
+    if answer is None or not (answer.get("node_errors") or answer.get("error")):
+        if status == 500 and page.startswith(b"500 Internal Server Error"):
             return "ComfyUI cannot read the workflow (500)"
+        if status >= 500:
+            return f"a proxy in front of ComfyUI failed ({status})"
+        if status < 400:
+            return f"another page answered instead of ComfyUI ({status}); a login page or a wrong address?"
         return f"ComfyUI answered {status} to the workflow"
     nodes = answer.get("node_errors")
     said = [_node(name, given) for name, given in nodes.items()] if isinstance(nodes, dict) else []
@@ -80,7 +142,12 @@ def _node(name: object, given: object) -> str:
     shown = ""
     if error.get("type") == "value_not_in_list" and isinstance(value, str) and _NAME.fullmatch(value):
         shown = f": {value}"  # a model that the pod lacks; the name is from the workflow or the settings
-    return f"{where}{key}: {_safe(error.get('message'))}{shown}"
+    message = error.get("message")
+    missing = _INVALID_FILE.fullmatch(str(error.get("details")))
+    if error.get("type") == "custom_validation_failed" and missing is not None:
+        message, value = missing.groups()  # of a node that loads a file, which the pod lacks
+        shown = f": {value}" if _NAME.fullmatch(value) else ""
+    return f"{where}{key}: {_safe(message)}{shown}"
 
 
 def execution_problem(entry: Mapping[str, Any]) -> str | None:
@@ -107,5 +174,5 @@ def _safe(text: object) -> str:
     """Return the text as one short line, or a placeholder if it may hold a path or a traceback."""
     if not isinstance(text, str | int) or _PATH.search(str(text)):
         return _UNREADABLE
-    line = " ".join(str(text).split())
+    line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
     return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"

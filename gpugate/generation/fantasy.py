@@ -28,7 +28,7 @@ class FantasyListener(Protocol):
     async def story(self, delta: str) -> None:
         """Take the next piece of the story."""
 
-    async def progress(self, stage: str, value: int, most: int) -> None:
+    async def progress(self, stage: str, value: float, most: float) -> None:
         """Take the progress of the stage "story" or "image"."""
 
 
@@ -91,7 +91,7 @@ class FantasyService:
         if listener is None:
             return await self.images.generate(leased, job)
 
-        async def progress(value: int, most: int) -> None:
+        async def progress(value: float, most: float) -> None:
             await listener.progress("image", value, most)
 
         return await self.images.generate(leased, job, progress)

@@ -42,7 +42,7 @@ class ImageJob:
     metadata: bool = False
 
 
-async def _no_progress(value: int, most: int) -> None:
+async def _no_progress(value: float, most: float) -> None:
     return None
 
 
@@ -69,7 +69,7 @@ class ImageService:
             GateError: the pod is not available.
         """
 
-        async def tell(value: int, most: int) -> None:
+        async def tell(value: float, most: float) -> None:
             if progress is not _no_progress:
                 leased.mark_response_started()
             await progress(value, most)

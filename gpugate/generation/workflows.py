@@ -136,7 +136,7 @@ def parse(text: bytes) -> Workflow:
         _check_node(graph, node, given)
     places: dict[str, tuple[tuple[str, str], ...]] = {}
     for node, given in graph.items():
-        title = _title(given)
+        title = title_of(given)
         if title in _INPUTS_BY_TITLE:
             places[title] = (*places.get(title, ()), *_slots(node, given, title))
     if _REQUIRED_TITLE not in places:
@@ -176,7 +176,8 @@ def _check_ends(graph: Mapping[str, Any]) -> None:
         raise WorkflowError(f"no output node: nothing saves an image after {kinds[-1]}; add a SaveImage")
 
 
-def _title(given: Mapping[str, Any]) -> str:
+def title_of(given: Mapping[str, Any]) -> str:
+    """Return a node's title as it is compared: in lower case, with single blanks."""
     meta = given.get("_meta")
     title = meta.get("title") if isinstance(meta, dict) else None
     return " ".join(title.split()).lower() if isinstance(title, str) else ""

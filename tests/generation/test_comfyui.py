@@ -9,6 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from gpugate_demo.base_server import RecordedRequest
 from gpugate_demo.comfyui import (
     EmptyJob,
     FailJob,
@@ -17,7 +19,7 @@ from gpugate_demo.comfyui import (
     SimulatedComfyUI,
     VanishJob,
 )
-from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Hang, NotReady
+from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, Fault, Hang, NotReady
 
 from gpugate.errors import ImageFailed
 from gpugate.generation.comfyui import MAX_BROKEN_POLLS, ComfyUIBackend, RawImage
@@ -42,7 +44,27 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-Steps = list[tuple[int, int]]
+class LargeImages(SimulatedComfyUI):
+    """Its images have 3 MiB."""
+
+    def __init__(self, chunked: bool) -> None:
+        super().__init__()
+        self.chunked = chunked
+
+    async def handle(
+        self, request: web.BaseRequest, seen: RecordedRequest, fault: Fault | None
+    ) -> web.StreamResponse:
+        if request.path != "/view":
+            return await super().handle(request, seen, fault)
+        response = web.StreamResponse()
+        if not self.chunked:
+            response.content_length = 3 << 20
+        await response.prepare(request)
+        await response.write(b"x" * (3 << 20))
+        return response
+
+
+Steps = list[tuple[float, float]]
 
 
 async def draw(
@@ -54,7 +76,7 @@ async def draw(
     poll_s: float = 0.03,
     timeout_s: float = 3.0,
 ) -> RawImage:
-    async def progress(value: int, most: int) -> None:
+    async def progress(value: float, most: float) -> None:
         if steps is not None:
             steps.append((value, most))
 
@@ -90,6 +112,11 @@ def sampled(steps: int = 4) -> dict[str, Any]:
     }
 
 
+def deletions(comfyui: SimulatedComfyUI) -> list[object]:
+    """What was to be taken out of the queue."""
+    return [json.loads(seen.body) for seen in comfyui.calls("/queue") if seen.method == "POST"]
+
+
 def paths(comfyui: SimulatedComfyUI) -> list[str]:
     return [seen.path for seen in comfyui.seen]
 
@@ -118,6 +145,48 @@ class TestPicture:
         await draw(session, comfyui.url, sampled(), steps=steps)
         assert (4, 4) == steps[-1]
 
+    async def test_progress_in_fractions(self, session, comfyui: SimulatedComfyUI):
+        """Is told as it is; a whole number is one. What makes no sense is not told."""
+        comfyui.plan(HangJob(until := asyncio.Event()))
+        steps: Steps = []
+        asked = asyncio.ensure_future(draw(session, comfyui.url, steps=steps))
+        await comfyui.until(lambda: comfyui.jobs.running is not None)
+        job = comfyui.jobs.running
+        assert job is not None
+        for value, most in (
+            (0.5, 1.0),
+            (float("nan"), 1),
+            (-1, 2),
+            (3, 2),
+            (0, 0),
+            (True, 2**60),
+            ("1", 2),
+            (1.0, 2.0),
+        ):
+            comfyui.jobs.tell("progress", {"value": value, "max": most, "prompt_id": job.id}, job.client)
+            await asyncio.sleep(0.005)
+        until.set()
+        await asked
+        assert [(0.5, 1), (1, 2)] == steps
+        assert isinstance(steps[-1][0], int)
+
+    async def test_name(self, session, comfyui: SimulatedComfyUI):
+        """What clients could stumble over does not leave."""
+        inputs = {"images": ["1", 0], "filename_prefix": "a\u202eb\x9b31m"}
+        drawn = await draw(
+            session, comfyui.url, {**SAVED, "9": {"class_type": "SaveImage", "inputs": inputs}}
+        )
+        assert "a_b_31m_00001_.png" == drawn.filename
+
+    @pytest.mark.parametrize("chunked", [False, True])
+    async def test_too_large(self, session, monkeypatch, chunked):
+        """Fetched once, and not to its end."""
+        monkeypatch.setattr("gpugate.generation.comfyui.MAX_IMAGE_BYTES", 1 << 20)
+        async with LargeImages(chunked) as comfyui:
+            with pytest.raises(ImageFailed, match="larger than 1 MiB"):
+                await draw(session, comfyui.url)
+            assert 1 == len(comfyui.calls("/view"))
+
     async def test_sooner_than_the_next_look(self, session, comfyui: SimulatedComfyUI):
         """The websocket tells that it is done: one look is enough, however long the interval."""
         await draw(session, comfyui.url, poll_s=60)
@@ -127,7 +196,7 @@ class TestPicture:
         """Sent with every call, the websocket's too: a proxy wants them."""
         endpoint = Endpoint(comfyui.url, {"X-Token": "t"})
 
-        async def progress(value: int, most: int) -> None:
+        async def progress(value: float, most: float) -> None:
             return None
 
         await ComfyUIBackend(session, 0.05, 3.0).generate(endpoint, SAVED, progress)
@@ -179,6 +248,12 @@ class TestNotUpYet:
         with pytest.raises(ImageFailed, match=r"not there within 0\.2 s"):
             await draw(session, f"http://127.0.0.1:{unused_tcp_port_factory()}", timeout_s=0.2)
 
+    async def test_wrong_address(self, session, comfyui: SimulatedComfyUI):
+        """Looks like a server that is not up yet; the message says what answered."""
+        comfyui.faults.add("/prompt", Answer(404, b"not here"), times=None)
+        with pytest.raises(ImageFailed, match=r"not there \(its address answered 404\) within 0\.2 s"):
+            await draw(session, comfyui.url, timeout_s=0.2)
+
 
 class TestRefused:
     async def test_recorded_kinds(self, session, comfyui: SimulatedComfyUI):
@@ -196,13 +271,42 @@ class TestRefused:
         with pytest.raises(ImageFailed, match="cannot read the workflow"):
             await draw(session, comfyui.url)
 
+    async def test_missing_file(self, session, comfyui: SimulatedComfyUI):
+        """Named: the user has to upload it."""
+        load = {"class_type": "LoadImage", "inputs": {"image": "mine (1).png"}}
+        with pytest.raises(
+            ImageFailed, match=r"node 1 \(LoadImage\), image: Invalid image file: mine \(1\)\.png"
+        ):
+            await draw(session, comfyui.url, {"1": load, "9": SAVED["9"]})
+
+    @pytest.mark.parametrize(
+        ("answer", "words"),
+        [
+            (
+                Answer(200, b"<html>Please log in", "text/html"),
+                r"another page answered .*\(200\); a login page",
+            ),
+            (Answer(200, b"{}"), r"another page answered instead of ComfyUI \(200\)"),
+            (Answer(302, b""), r"another page answered instead of ComfyUI \(302\)"),
+            (Answer(401, b""), r"wants a password or token \(401\)"),
+            (Answer(500, b"<html>oops", "text/html"), r"a proxy in front of ComfyUI failed \(500\)"),
+            (Answer(405, b'{"detail": "no"}'), "ComfyUI answered 405 to the workflow"),
+        ],
+    )
+    async def test_something_in_front(self, session, comfyui: SimulatedComfyUI, answer, words):
+        """Is told apart from ComfyUI."""
+        comfyui.faults.add("/prompt", answer)
+        with pytest.raises(ImageFailed, match=words):
+            await draw(session, comfyui.url)
+
     async def test_accepted_in_part(self, session, comfyui: SimulatedComfyUI):
         """A 200 with node errors is a failure, and what runs is cancelled."""
+        comfyui.plan(HangJob())
         bad = {"class_type": "EmptyImage", "inputs": {"width": 0, "height": 1, "batch_size": 1, "color": 0}}
         save = {"class_type": "SaveImage", "inputs": {"images": ["20", 0], "filename_prefix": "x"}}
         with pytest.raises(ImageFailed, match="node 20"):
             await draw(session, comfyui.url, {**SAVED, "20": bad, "21": save})
-        assert 1 == len(comfyui.calls("/interrupt"))
+        await comfyui.until(lambda: comfyui.jobs.running is None)
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"[]"])
     async def test_nonsense(self, session, comfyui: SimulatedComfyUI, body):
@@ -304,7 +408,8 @@ class TestCancelled:
         assert asked.cancelled()
 
     async def test_waiting_job(self, session, comfyui: SimulatedComfyUI):
-        """Taken out of the queue; another's job runs on."""
+        """Taken out of the queue; another's job runs on, also where an interrupt stops any job."""
+        comfyui.old = True
         comfyui.plan(HangJob())
         other = asyncio.ensure_future(draw(session, comfyui.url))
         await comfyui.until(lambda: comfyui.jobs.running is not None)
@@ -326,7 +431,7 @@ class TestCancelled:
         until.set()
         await asyncio.wait([asked])
         job = json.loads(comfyui.calls("/prompt")[0].body)["prompt_id"]
-        assert {"delete": [job]} == json.loads(comfyui.calls("/queue")[-1].body)
+        assert [{"delete": [job]}] == deletions(comfyui)
 
     async def test_submission_that_arrives_late(self, session, comfyui: SimulatedComfyUI, monkeypatch):
         """Nobody waits for it any more; it is cancelled once it has arrived."""
@@ -337,21 +442,25 @@ class TestCancelled:
         await comfyui.until(lambda: bool(comfyui.calls("/prompt")))
         asked.cancel()
         await asyncio.wait([asked])
-        await comfyui.until(lambda: bool(comfyui.calls("/interrupt")))
+        await comfyui.until(lambda: len(deletions(comfyui)) == 1)
         until.set()
-        await comfyui.until(lambda: len(comfyui.calls("/interrupt")) == 2)
+        await comfyui.until(lambda: len(comfyui.calls("/interrupt")) == 1)
         await comfyui.until(lambda: comfyui.in_flight == 0)
         assert ([], None) == (comfyui.jobs.pending(), comfyui.jobs.running)
 
     async def test_server_that_names_jobs_itself(self, session, comfyui: SimulatedComfyUI):
         """An older one takes no name for a job: it is cancelled by the one that it answers with."""
         named = b'{"prompt_id": "its-own", "number": 1, "node_errors": {}}'
+        queued = b'{"queue_running": [[1, "its-own", {}, {}, []]], "queue_pending": []}'
         comfyui.faults.add("/prompt", Answer(200, named))
-        asked = asyncio.ensure_future(draw(session, comfyui.url))
+        asked = asyncio.ensure_future(draw(session, comfyui.url, poll_s=60))
         await comfyui.until(lambda: bool(comfyui.calls("/prompt")))
+        await asyncio.sleep(0.05)
+        comfyui.faults.add("/queue", Answer(200))
+        comfyui.faults.add("/queue", Answer(200, queued))
         asked.cancel()
         await asyncio.wait([asked])
-        assert {"delete": ["its-own"]} == json.loads(comfyui.calls("/queue")[-1].body)
+        assert [{"delete": ["its-own"]}] == deletions(comfyui)
         assert {"prompt_id": "its-own"} == json.loads(comfyui.calls("/interrupt")[-1].body)
 
     async def test_timeout(self, session, comfyui: SimulatedComfyUI):
@@ -360,6 +469,16 @@ class TestCancelled:
         with pytest.raises(ImageFailed, match="not done within"):
             await draw(session, comfyui.url, timeout_s=0.2)
         await comfyui.until(lambda: comfyui.jobs.running is None)
+
+    async def test_timeout_of_a_job_that_never_began(self, session, comfyui: SimulatedComfyUI):
+        """Said so: other jobs are before it."""
+        comfyui.plan(HangJob())
+        other = asyncio.ensure_future(draw(session, comfyui.url))
+        await comfyui.until(lambda: comfyui.jobs.running is not None)
+        with pytest.raises(ImageFailed, match=r"did not begin the job, others are before it, within 0\.3 s"):
+            await draw(session, comfyui.url, sampled(), timeout_s=0.3)
+        other.cancel()
+        await asyncio.wait([other])
 
     async def test_finished_job(self, session, comfyui: SimulatedComfyUI):
         """Nothing is cancelled that is over."""
