@@ -117,6 +117,7 @@ async def build(
             cors=Cors(settings.server.cors_origins),
             log=AccessLog(log_output),
             path_tokens=settings.auth.path_tokens,
+            wake_paths=settings.server.wake_paths,
             on_crash=log_crash,
         )
         runner = web.ServerRunner(

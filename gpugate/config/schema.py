@@ -25,6 +25,8 @@ from gpugate.config.validators import (
     at_least,
     between,
     each,
+    is_own_path,
+    is_wake_path,
     not_blank,
     predicate,
     url,
@@ -118,6 +120,15 @@ class Server:
         "127.0.0.1", "address to listen on; 0.0.0.0 for all addresses of this machine", not_blank
     )
     port: int = _key(11434, "Ollama's own port, so that clients need no change", between(0, 65535))
+    wake_paths: tuple[str, ...] = _key(
+        (),
+        'further POST paths that compute, such as "/v1/rerank" of an engine that has it; "*" at the end '
+        "stands for the rest",
+        each(is_wake_path, 'each must be a path such as "/v1/rerank", with "*" at most at its end'),
+        each(
+            lambda path: not is_own_path(path), "may have no path of gpugate's own (/api/v1, /k, /dashboard)"
+        ),
+    )
     max_body: Size = _size(
         "64MiB",
         "largest body of a request that may have to wait; larger: 413. Blob uploads are streamed and exempt",

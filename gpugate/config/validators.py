@@ -85,3 +85,17 @@ def is_url(text: str, schemes: Iterable[str]) -> bool:
     except ValueError:
         return False
     return port_is_valid and parts.scheme in schemes and bool(parts.hostname) and not re.search(r"\s", text)
+
+
+def is_wake_path(text: str) -> bool:
+    """Return whether `text` is a path as it is compared, decoded and without a query; "*" may be its last."""
+    path = text.removesuffix("*")
+    is_plain = re.fullmatch(r"/[!-~]*", path) is not None and not set(path) & set("*?#%\\")
+    return is_plain and len(text) > 1 and not {"", ".", ".."} & set(path.split("/")[1:-1])
+
+
+def is_own_path(text: str) -> bool:
+    """Return whether a path, or what begins with it if it ends in "*", is gpugate's own or holds a token."""
+    path = text.removesuffix("*")
+    holds_token = path != text and "/k/".startswith(path)
+    return holds_token or f"{path}/".startswith(("/api/v1/", "/k/", "/dashboard/", "/metrics/"))

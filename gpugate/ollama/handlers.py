@@ -17,11 +17,13 @@ from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotF
 from gpugate.lifecycle.leased_call import AttemptFailed
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ollama.catalog_cache import CatalogCache, cache_key
-from gpugate.ollama.routes import Route, RouteKind
+from gpugate.ollama.routes import COUNT_TOKENS, Route, RouteKind
 from gpugate.ollama.validation import (
     BodyFields,
     LocalResponse,
     OllamaBody,
+    no_route,
+    no_web_socket,
     redirect,
     running,
     unload_response,
@@ -32,7 +34,8 @@ from gpugate.proxy.error_format import Dialect
 from gpugate.proxy.forwarder import Forwarder
 from gpugate.proxy.heartbeat import Heartbeat
 from gpugate.proxy.request_context import RequestContext, read_body
-from gpugate.relay.response_policy import CapturedBody
+from gpugate.relay.response_parser import Head
+from gpugate.relay.response_policy import CapturedBody, ResponseIntercepted
 from gpugate.relay.transport import detect_disconnect
 
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
@@ -68,6 +71,7 @@ class OllamaHandlers:
             RouteKind.WRONG_METHOD: self._wrong_method,
             RouteKind.REDIRECT: self._redirect,
             RouteKind.NOT_FOUND: self._nothing,
+            RouteKind.NO_ROUTE: self._no_route,
             RouteKind.GATEWAY_API: self._nothing,
         }
 
@@ -185,22 +189,32 @@ class OllamaHandlers:
             self._changed()
 
     async def _pass_through(self, context: RequestContext, route: Route) -> web.StreamResponse:
-        """Pass on what this gateway does not know, while a pod serves."""
+        """Pass on what neither computes nor is known here, while a pod serves; that is no use of the pod."""
+        counts_tokens = route.api == COUNT_TOKENS
+        absent = PathNotFound("the engine counts no tokens") if counts_tokens else PodStopped(_POD_IS_OFF)
         if self._lifecycle.serving is None:
-            raise PodStopped(_POD_IS_OFF)
+            raise absent
         body = await read_body(context.request, self._max_body)
         if (pod := self._lifecycle.serving) is None:  # by now
-            raise PodStopped(_POD_IS_OFF)
+            raise absent
+        intercept = _is_not_found if counts_tokens else None
         try:
-            return await self._forwarder.forward_unleased(context, pod, route.upstream_path, body)
-        except AttemptFailed as error:
-            raise PodStopped(_POD_IS_OFF) from error
+            return await self._forwarder.forward_unleased(
+                context, pod, route.upstream_path, body, intercept=intercept
+            )
+        except (AttemptFailed, ResponseIntercepted) as error:
+            raise absent from error
 
     async def _running(self, context: RequestContext, route: Route) -> web.StreamResponse:
         return _respond(context, running())
 
     async def _wrong_method(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        if route.upstream_path == "/v1/responses" and _asks_for_web_socket(context):
+            return _respond(context, no_web_socket())
         return _respond(context, wrong_method(route))
+
+    async def _no_route(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        return _respond(context, no_route())
 
     async def _redirect(self, context: RequestContext, route: Route) -> web.StreamResponse:
         return _respond(
@@ -211,6 +225,14 @@ class OllamaHandlers:
         raise PathNotFound
 
 
+def _is_not_found(head: Head) -> bool:
+    return head.status == 404
+
+
+def _asks_for_web_socket(context: RequestContext) -> bool:
+    return context.request.headers.get("Upgrade", "").strip().lower() == "websocket"
+
+
 def _load_of(route: Route, fields: BodyFields | None) -> tuple[str | None, LoadOptions]:
     """Return the model that a request computes with, and how to load it; none for a pull or delete."""
     if fields is None or route.kind is not RouteKind.COMPUTE:
@@ -219,8 +241,8 @@ def _load_of(route: Route, fields: BodyFields | None) -> tuple[str | None, LoadO
 
 
 def _in_envelope(answer: LocalResponse) -> RequestError:
-    if answer.status == 405:
-        return MethodNotAllowed()
+    if answer.status in (404, 405):
+        return PathNotFound() if answer.status == 404 else MethodNotAllowed()
     try:
         said = orjson.loads(answer.body).get("error")
     except (orjson.JSONDecodeError, AttributeError):
@@ -237,6 +259,7 @@ def _respond(context: RequestContext, answer: LocalResponse) -> web.Response:
     if answer.status >= 400 and context.dialect is Dialect.ENVELOPE:
         raise _in_envelope(answer)
     response = web.Response(status=answer.status, body=answer.body)
-    response.headers["Content-Type"] = answer.content_type
+    if answer.content_type:
+        response.headers["Content-Type"] = answer.content_type
     response.headers.update(answer.headers)
     return response

@@ -8,6 +8,7 @@ would redirect is redirected here, so no spelling evades a scope or starts a pod
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from posixpath import normpath
 from urllib.parse import quote, unquote_to_bytes
@@ -26,16 +27,18 @@ class RouteKind(StrEnum):
     """Changes models on the pod's disk: starts the pod, and needs the scope `admin`."""
     HEALTH = "health"
     """`GET|HEAD /`: answered here, without a token."""
-    PASS_THROUGH = "unknown_get"
-    """Under /api or /v1, not known, and no POST: passed on while READY, otherwise 503."""
+    PASS_THROUGH = "pass_through"
+    """Under /api or /v1, and neither computes nor is known: passed on while READY, otherwise 503."""
     GATEWAY_API = "own"
     """`/api/v1/*`: gpugate's own, dispatched elsewhere by `upstream_path`."""
     NOT_FOUND = "not_ours"
     """Nothing is there: 404 in the envelope."""
+    NO_ROUTE = "no_route"
+    """404 as from Ollama's router."""
     WRONG_METHOD = "wrong_method"
     """405 as from Ollama's router; `allow` lists the methods."""
     REDIRECT = "redirect"
-    """Another spelling of `upstream_path`: 301 for GET, 307 otherwise, as Ollama's router does."""
+    """Another spelling of `upstream_path`, to which Ollama's router redirects."""
 
 
 @frozen
@@ -50,6 +53,7 @@ class Route:
         api: which endpoint, such as "chat" or "v1/messages"; None when it is not known.
         streamed_body: the body is passed on as it comes, never kept.
         allow: the methods that the path has, for a 405.
+        status: of a redirect.
     """
 
     kind: RouteKind
@@ -58,7 +62,31 @@ class Route:
     api: str | None = None
     streamed_body: bool = False
     allow: tuple[str, ...] = ()
+    status: int = 307
 
+
+@frozen
+class WakePaths:
+    """`server.wake_paths`: further paths whose POST computes; what is known here keeps its meaning."""
+
+    whole: frozenset[str] = frozenset()
+    beginnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, patterns: Iterable[str]) -> WakePaths:
+        """Read the patterns; a "*" at the end of one stands for the rest of a path."""
+        given = tuple(patterns)
+        return cls(
+            frozenset(given), tuple(pattern.removesuffix("*") for pattern in given if pattern.endswith("*"))
+        )
+
+    def cover(self, path: str) -> bool:
+        """Return whether a decoded path is one of them."""
+        return path in self.whole or path.startswith(self.beginnings)
+
+
+_NONE = WakePaths()
+COUNT_TOKENS = "v1/messages/count_tokens"
 
 _COMPUTE = (
     ("chat", "/api/chat"),
@@ -112,7 +140,8 @@ for _method, _path in _ROUTES:
 
 _MODELS = "/v1/models/"
 _BLOBS = "/api/blobs"
-_PASSED_ON = frozenset({"GET", "HEAD", "PUT", "PATCH", "DELETE"})
+_BLOB_METHODS = ("POST", "HEAD")
+_NEVER_PASSED_ON = frozenset({"CONNECT", "OPTIONS", "TRACE"})
 # A character that no correct client leaves unescaped in a path; "#" would hide what follows it.
 _STRANGE = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
 # What is still there after decoding once: control characters, a backslash (a slash to some proxies in
@@ -120,34 +149,37 @@ _STRANGE = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
 _HIDDEN = re.compile(r"[\x00-\x1f\x7f\\%]")
 
 
-def match_route(method: str, path: str) -> Route:
+def match_route(method: str, path: str, wake_paths: WakePaths = _NONE) -> Route:
     """Return what a request means; never raises.
 
     Args:
         method: as received; methods are case-sensitive.
         path: the raw path; a query behind it is ignored.
+        wake_paths: what computes beside the known routes.
     """
-    return _ROUTES.get((method, path)) or _match_rare_route(method, path.partition("?")[0])
+    return _ROUTES.get((method, path)) or _match_rare_route(method, path.partition("?")[0], wake_paths)
 
 
-def _match_rare_route(method: str, raw: str) -> Route:
+def _match_rare_route(method: str, raw: str, wake_paths: WakePaths) -> Route:
     path = _decoded(raw)
     if path is None:
         return Route(RouteKind.NOT_FOUND, raw)
     if (clean := _clean(path)) != path:
         return _redirect(clean) if _is_inside(clean) else Route(RouteKind.NOT_FOUND, raw)
-    if path != "/" and path.endswith("/") and _exists(path[:-1]):
-        return _redirect(path[:-1])
+    if path != "/" and path.endswith("/") and (methods := _methods(path[:-1])):
+        return _without_slash(method, raw, path[:-1], methods)
     if route := _ROUTES.get((method, path)):
         return route
     if path in _METHODS:
         return _wrong_method(raw, _METHODS[path])
     if path == "/api/v1" or path.startswith("/api/v1/"):
         return Route(RouteKind.GATEWAY_API, path)
-    if path.startswith(_MODELS):
-        return _model(method, raw, path)
     if path == _BLOBS or path.startswith(_BLOBS + "/"):
         return _blob(method, raw, path)
+    if path.startswith(_MODELS) and (known := _model(method, raw, path)):
+        return known
+    if method == "POST" and wake_paths.cover(path):
+        return Route(RouteKind.COMPUTE, raw, "chat")
     return _unknown(method, raw, path)
 
 
@@ -176,28 +208,36 @@ def _is_inside(path: str) -> bool:
     return path == "/" or path in ("/api", "/v1") or path.startswith(("/api/", "/v1/"))
 
 
-def _exists(path: str) -> bool:
+def _methods(path: str) -> tuple[str, ...]:
+    """Return the methods of a known path, none for any other."""
     if path in _METHODS:
-        return True
+        return _METHODS[path]
     head, _, last = path.rpartition("/")
-    return bool(last) and head + "/" in (_MODELS, _BLOBS + "/")
+    return {_MODELS: ("GET",), _BLOBS + "/": _BLOB_METHODS}.get(head + "/", ()) if last else ()
 
 
-def _redirect(path: str) -> Route:
-    return Route(RouteKind.REDIRECT, quote(path, safe="/:@"))
+def _redirect(path: str, status: int = 307) -> Route:
+    return Route(RouteKind.REDIRECT, quote(path, safe="/:@"), status=status)
+
+
+def _without_slash(method: str, raw: str, path: str, methods: tuple[str, ...]) -> Route:
+    """Redirect where the method fits, as Ollama's router does (docs/ollama.md#content-types-and-headers)."""
+    if method not in methods:
+        return Route(RouteKind.NO_ROUTE, raw, "chat")
+    return _redirect(path, 301 if method == "GET" else 307)
 
 
 def _wrong_method(raw: str, allow: tuple[str, ...], scope: str = "chat") -> Route:
     return Route(RouteKind.WRONG_METHOD, raw, scope, allow=allow)
 
 
-def _model(method: str, raw: str, path: str) -> Route:
+def _model(method: str, raw: str, path: str) -> Route | None:
     name = path[len(_MODELS) :]
     if method == "GET" and name.strip("/"):  # a name may hold slashes: hf.co/user/model
         return Route(RouteKind.METADATA, raw, "chat", "v1/model")
     if name and "/" not in name:
         return _wrong_method(raw, ("GET",))
-    return _unknown(method, raw, path)
+    return None
 
 
 def _blob(method: str, raw: str, path: str) -> Route:
@@ -208,19 +248,15 @@ def _blob(method: str, raw: str, path: str) -> Route:
         return Route(RouteKind.ADMIN, raw, "admin", "blob", streamed_body=True)
     if method == "HEAD":
         return Route(RouteKind.ADMIN, raw, "admin", "blob")
-    return _wrong_method(raw, ("POST", "HEAD"), "admin")
+    return _wrong_method(raw, _BLOB_METHODS, "admin")
 
 
 def _unknown(method: str, raw: str, path: str) -> Route:
     if not _is_inside(path):
         return Route(RouteKind.NOT_FOUND, raw)
-    if method == "POST" and path.count("/") > 1 and path not in ("/api/", "/v1/"):
-        # Another version of Ollama may have it: it grows faster than this table
-        # (docs/api.md#what-wakes-the-pod).
-        return Route(RouteKind.COMPUTE, raw, "chat")
-    if method in _PASSED_ON or method == "POST":
-        return Route(RouteKind.PASS_THROUGH, raw, "chat")
-    return _wrong_method(raw, ())
+    if method in _NEVER_PASSED_ON:
+        return _wrong_method(raw, ())
+    return Route(RouteKind.PASS_THROUGH, raw, "chat", COUNT_TOKENS if path == f"/{COUNT_TOKENS}" else None)
 
 
 _PATH_TOKEN = re.compile(r"/k/([A-Za-z0-9._~-]{1,16384})(?:/+((?:api|v1)(?:/.*)?)?)?", re.DOTALL)

@@ -24,9 +24,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from html import escape
+from http import HTTPStatus
 
 import orjson
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from gpugate.ollama.catalog_responses import canonical
 from gpugate.ollama.routes import Route, RouteKind
@@ -47,7 +48,7 @@ Document = Mapping[str, object]
 
 @frozen
 class LocalResponse:
-    """A whole response that is made here, as Ollama would make it."""
+    """A whole response that is made here, as Ollama would make it; an empty content type is none."""
 
     status: int
     content_type: str
@@ -128,7 +129,7 @@ def native_error(status: int, message: str) -> LocalResponse:
 
 
 def _openai_error(status: int, message: str) -> LocalResponse:
-    kinds = {400: "invalid_request_error", 404: "not_found_error"}
+    kinds = {400: "invalid_request_error", 404: "not_found_error", 426: "invalid_request_error"}
     error = {"message": message, "type": kinds.get(status, "api_error"), "param": None, "code": None}
     return LocalResponse(status, JSON, orjson.dumps({"error": error}))
 
@@ -407,18 +408,30 @@ def wrong_method(route: Route) -> LocalResponse:
     return LocalResponse(405, "text/plain", b"405 method not allowed", allow)
 
 
+def no_route() -> LocalResponse:
+    """Return the 404 of Ollama's router."""
+    return LocalResponse(404, "text/plain", b"404 page not found")
+
+
+def no_web_socket() -> LocalResponse:
+    """Return what makes clients of `/v1/responses` that try a WebSocket first go on with HTTP at once."""
+    refusal = _openai_error(426, "no WebSocket here; send a POST")
+    return evolve(refusal, headers=(("Upgrade", "HTTP/1.1"), ("Connection", "close")))
+
+
 def redirect(method: str, route: Route, *, prefix: str = "", query: str = "") -> LocalResponse:
     """Return the redirect of Ollama's router to the plain spelling of a path.
 
     Args:
-        method: GET gets a 301; a 307 makes clients send the body of any other again.
+        method: GET and HEAD get a content type, GET also a page; other methods neither.
         route: of kind `REDIRECT`.
         prefix: what was split off in front, such as "/k/<token>".
         query: of the request, without the question mark.
     """
     location = prefix + route.upstream_path + (f"?{query}" if query else "")
     headers = (("Location", location),)
-    if method != "GET":
-        return LocalResponse(307, "text/plain", b"", headers)
-    page = f'<a href="{escape(location)}">Moved Permanently</a>.\n\n'  # what Go's http.Redirect writes
-    return LocalResponse(301, "text/html; charset=utf-8", page.encode(), headers)
+    if method not in ("GET", "HEAD"):
+        return LocalResponse(route.status, "", b"", headers)
+    reason = HTTPStatus(route.status).phrase
+    page = f'<a href="{escape(location)}">{reason}</a>.\n\n'  # what Go's http.Redirect writes
+    return LocalResponse(route.status, "text/html; charset=utf-8", page.encode(), headers)

@@ -11,8 +11,9 @@ What a request goes through, in this order:
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from itertools import count
 from typing import Protocol
 
@@ -30,7 +31,7 @@ from gpugate.errors import (
     PathNotFound,
 )
 from gpugate.ollama.handlers import OllamaHandlers
-from gpugate.ollama.routes import Route, RouteKind, match_route, split_path_token
+from gpugate.ollama.routes import Route, RouteKind, WakePaths, match_route, split_path_token
 from gpugate.proxy.auth import User, Verifier, tokens_of
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.error_format import error_body, request_id
@@ -106,6 +107,7 @@ class RequestDispatcher:
         log: RequestLog,
         path_tokens: bool,
         on_crash: CrashHandler,
+        wake_paths: Iterable[str] = (),
     ) -> None:
         self._verifier = verifier
         self._ollama = ollama
@@ -115,12 +117,14 @@ class RequestDispatcher:
         self._path_tokens = path_tokens
         self._urls = UrlCacheFlusher()
         self._on_crash = on_crash
+        self._wake_paths = WakePaths.of(wake_paths)
 
     def handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """Answer one request; every error becomes a response in the shape of its path."""
         began = time.perf_counter()
         context = self._parse_target(request)
-        return self._dispatch(context, match_route(context.method, context.path), began)
+        route = match_route(context.method, context.path, self._wake_paths)
+        return self._dispatch(context, route, began)
 
     async def _dispatch(self, context: RequestContext, route: Route, began: float) -> web.StreamResponse:
         status = CLIENT_CLOSED_STATUS
@@ -273,12 +277,19 @@ def _path_token(context: RequestContext) -> str:
 
 
 def _origin_form(target: str) -> str:
-    """Return `/path` for `http://host/path`, as a client that takes the gateway for a proxy sends it."""
+    """Return `/path?query` for `http://host/path?query`, which a client sends that takes this for its proxy.
+
+    The host ends where path, query or fragment begin (RFC 9112 3.2.2, RFC 3986 3.2). Without a host there is
+    no path, and nothing is found.
+    """
     _, scheme, rest = target.partition("://")
     if not scheme:
         return target
-    _, slash, path = rest.partition("/")
-    return slash + path or "/"
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
+    path = rest.removeprefix(host)
+    if not host or path.startswith("#"):
+        return ""
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _error_response(context: RequestContext, error: GateError) -> web.Response:

@@ -117,14 +117,21 @@ class Forwarder:
         upstream_path: str,
         body: bytes,
         capture: Callable[[CapturedBody], None] | None = None,
+        intercept: Callable[[Head], bool] | None = None,
     ) -> RelayedResponse:
         """Answer a request that needs no lease, since it does not use the pod: metadata.
 
+        Args:
+            intercept: says which of the pod's responses are kept from the client.
+
         Raises:
             AttemptFailed: no byte has left for the client.
+            ResponseIntercepted: as `intercept` said.
         """
         policy = _policy_for(context, pod, None)
         policy.capture = capture
+        if intercept is not None and (is_edge := policy.intercept) is not None:
+            policy.intercept = lambda head: intercept(head) or is_edge(head)
         try:
             return await self._exchange(context, pod, upstream_path, body, policy)
         except UpstreamTimeout as error:

@@ -171,6 +171,28 @@ def test_an_unknown_section_of_a_variable() -> None:
         ("[server]\nmax_body = 0", "must be more than 0, is 0"),
         ("[server]\non_exit = 'Stop'", 'must be "stop" or "keep", is "Stop"'),
         ("[server]\ncors_origins = ['https://a.example/']", 'without a path, is "https://a.example/"'),
+        *(
+            (f"[server]\nwake_paths = ['/v1/a', '{path}']", f'"*" at most at its end, is "{path}"')
+            for path in (
+                "v1/rerank",
+                "",
+                "/",
+                "*",
+                "/v1/*/x",
+                "/v1/**",
+                "/v1/a?b",
+                "/v1/a b",
+                "/v1/%61",
+                "/v1//a",
+            )
+        ),
+        *(
+            (
+                f"[server]\nwake_paths = ['{path}']",
+                f'of gpugate\'s own (/api/v1, /k, /dashboard), is "{path}"',
+            )
+            for path in ("/*", "/k*", "/k/x/api/chat", "/api/v1/image/generate", "/api/v1/*", "/metrics")
+        ),
         ("[queue]\nmax_waiting = 0", "must be at least 1, is 0"),
         ("[catalog]\nwhen_stopped = 'x'", 'must be "remembered", "empty" or "static", is "x"'),
         ("[cost]\nhourly_rate = -0.1", "must be at least 0, is -0.1"),

@@ -185,11 +185,38 @@ class TestMalformed:
             answer = await house.ask("POST", "/api/chat", headers=head, data=chat_body())
             assert 200 == answer.status
 
-    async def test_absolute_target(self, house: House):
-        """As a proxy's client writes it: the path counts, the host does not."""
+    @pytest.mark.parametrize(
+        ("target", "status"),
+        [
+            ("http://somewhere.example/api/version", 200),
+            ("https://user:secret@somewhere.example:1/api/version?x=http://b/c", 200),
+            ("http://somewhere.example", 200),
+            ("http://somewhere.example?/api/version/nothing", 200),
+            ("http://somewhere.example?//elsewhere/nothing", 200),
+            ("http://somewhere.example/nothing?/api/version", 404),
+        ],
+    )
+    async def test_absolute_target(self, house: House, target, status):
+        """As a proxy's client writes it: the path counts, the host does not, nor does a query."""
         async with wire_to(house.port) as wire:
-            wire.send(request("GET", "http://somewhere.example/api/version"))
-            assert 200 == (await wire.answer())[0]
+            wire.send(request("GET", target))
+            assert status == (await wire.answer())[0]
+
+    @pytest.mark.parametrize(
+        "target", ["http:///api/version", "http://?/api/version", "http://#/api/version"]
+    )
+    async def test_an_absolute_target_without_a_host(self, house: House, target):
+        """Nothing is there, whether the parser lets it through or not."""
+        async with wire_to(house.port) as wire:
+            wire.send(request("GET", target))
+            assert (await wire.answer())[0] in (400, 404)
+
+    async def test_a_path_in_the_query_of_an_absolute_target(self, house: House):
+        """It is the root that is asked for, not what changes models."""
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", "http://a?/api/pull", b'{"model":"tiny"}'))
+            assert 405 == (await wire.answer())[0]
+        assert 0 == house.cloud.starts
 
     @pytest.mark.parametrize(
         "path",

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from gpugate_demo.faults import Hang, HangAfter
+from gpugate_demo.faults import Answer, Hang, HangAfter
 from gpugate_testing.fakes import FakeCloud
 
 from gpugate.ollama.catalog_cache import CatalogRefresher
@@ -32,6 +32,19 @@ NEVER = [
     ("POST", "/api/v1/generate", {"model": MODEL, "keep_alive": 0}),
     ("GET", "/api/unknown", None),
     ("HEAD", "/v1/unknown", None),
+    ("POST", "/api/unknown", {"model": MODEL}),
+    ("POST", "/v1/unknown/deep", {"model": MODEL}),
+    ("PUT", "/v1/unknown", {}),
+    ("POST", "/api/me", {}),
+    ("POST", "/api/signout", {}),
+    ("GET", "/api/experimental/model-recommendations", None),
+    ("POST", "/api/experimental/web_search", {"query": "x"}),
+    ("POST", "/api/experimental/web_fetch", {"url": "x"}),
+    ("DELETE", "/api/user/keys/x", None),
+    ("POST", "/v1/messages/count_tokens", {"model": MODEL, "messages": []}),
+    ("POST", "/v1/moderations", {"model": MODEL, "input": "x"}),
+    ("POST", "/v1/images/generations", {"model": MODEL, "prompt": "x"}),
+    ("POST", "/v1/rerank", {"model": MODEL, "query": "x", "documents": ["y"]}),
     ("GET", "/api/v1/health", None),
     ("GET", "/api/v1/gpu/status", None),
     ("GET", "/api/v1/nothing", None),
@@ -46,6 +59,12 @@ NEVER = [
     ("DELETE", "/api/generate", None),
     ("GET", "/v1/chat/completions", None),
     ("GET", "/api/tags/", None),
+    ("POST", "/api/chat/", CHAT),
+    ("POST", "//api/chat", CHAT),
+    ("POST", "/api/tags/", {}),
+    ("GET", "/api/chat/", None),
+]
+REFUSED = [  # by Ollama, without a look at its models
     ("POST", "/api/chat", {"messages": []}),
     ("POST", "/api/chat", [1]),
     ("POST", "/api/generate", {}),
@@ -66,8 +85,6 @@ WAKES = [
     ("POST", "/v1/embeddings", {"model": MODEL, "input": "x"}),
     ("POST", "/v1/responses", {"model": MODEL, "input": "x"}),
     ("POST", "/v1/messages", {**CHAT, "max_tokens": 9}),
-    ("POST", "/v1/brand/new", {}),
-    ("POST", "/api/brand-new", {}),
     ("POST", "/api/v1/chat", CHAT),
     ("POST", "/api/v1/generate", GENERATE),
     ("POST", "/api/pull", {"model": "tiny"}),
@@ -83,7 +100,7 @@ def named(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-@pytest.mark.parametrize(("method", "path", "body"), NEVER, ids=named)
+@pytest.mark.parametrize(("method", "path", "body"), NEVER + REFUSED, ids=named)
 async def test_never_wakes(house: House, method, path, body):
     """Answered at once, and no start is asked for."""
     answer = await house.ask(method, path, json=body)
@@ -93,9 +110,7 @@ async def test_never_wakes(house: House, method, path, body):
     assert 0 == len(house.ollama.seen)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body"), [row for row in NEVER if not row[1].startswith("/api/v1/gpu")], ids=named
-)
+@pytest.mark.parametrize(("method", "path", "body"), NEVER, ids=named)
 async def test_never_resets_the_idle_clock(opened, method, path, body):
     """On a pod that serves, the idle time goes on."""
     house = await opened()
@@ -104,12 +119,21 @@ async def test_never_resets_the_idle_clock(opened, method, path, body):
     await asyncio.sleep(0.02)
     before = house.idle_for()
     await house.ask(method, path, json=body)
-    after = house.idle_for()
-    refused = (
-        method == "POST" and path in ("/api/chat", "/api/generate", "/api/embed") and "keep_alive" not in body
-    )
-    if not refused and not path.startswith("/v1/chat") and not path.startswith("/v1/messages"):
-        assert before < after  # a pod that serves judges bodies itself, which is a use of it
+    assert 0.02 <= before < house.idle_for()
+
+
+@pytest.mark.parametrize(("method", "path", "body"), REFUSED, ids=named)
+async def test_a_pod_that_serves_refuses_itself(opened, method, path, body):
+    """Its own words count then, and to be asked is a use of it."""
+    house = await opened()
+    await house.warm()
+    await house.chat()
+    await asyncio.sleep(0.02)
+    before = house.idle_for()
+    answer = await house.ask(method, path, json=body)
+    direct = await house.ask(method, path, url=house.ollama.url, json=body)
+    assert (direct.status, shape_of(direct.json)) == (answer.status, shape_of(answer.json))
+    assert house.idle_for() < before
 
 
 @pytest.mark.parametrize(("method", "path", "body"), WAKES, ids=named)
@@ -145,6 +169,141 @@ async def test_a_cold_request_loads_its_model_once(opened, path, body, num_ctx):
     answer = await house.ask("POST", path, json=body)
     assert 200 == answer.status, answer.body
     assert [num_ctx] == [options[0] for _, options in house.ollama.store.loads]
+
+
+class TestWhatIsNotKnown:
+    """Whatever stands under /api and /v1 that neither computes nor is metadata."""
+
+    PATHS = [
+        ("POST", "/api/me"),
+        ("POST", "/api/signout"),
+        ("POST", "/api/experimental/web_search"),
+        ("POST", "/v1/rerank"),
+        ("POST", "/v1/unknown"),
+        ("PUT", "/api/unknown"),
+    ]
+
+    @pytest.mark.parametrize(("method", "path"), PATHS, ids=named)
+    async def test_asleep(self, house: House, method, path):
+        """503 at once, in the dialect of the path."""
+        answer = await house.ask(method, path, json={"model": MODEL})
+        error = answer.json["error"]
+        assert (503, 0) == (answer.status, house.cloud.calls.count("start"))
+        assert (error if path.startswith("/api") else error["message"]).startswith("the pod is not running")
+        assert answer.headers["Retry-After"]
+
+    @pytest.mark.parametrize(("method", "path"), PATHS, ids=named)
+    async def test_while_ready(self, house: House, method, path):
+        """The pod is asked, body and all, and its answer is the answer."""
+        await house.warm()
+        answer = await house.ask(method, path, json={"model": MODEL})
+        direct = await house.ask(method, path, url=house.ollama.url, json={"model": MODEL})
+        through, past = house.ollama.calls(path)
+        assert (method, through.body) == (through.method, past.body)
+        assert (direct.status, direct.body) == (answer.status, answer.body)
+
+    async def test_polling_does_not_keep_a_pod(self, opened):
+        """Nor does an unload."""
+        house = await opened(pod__idle_timeout=0.3)
+        await house.warm()
+        async with asyncio.timeout(SOON):
+            while house.gateway.lifecycle.current_status != "STOPPED":
+                for path in ("/api/me", "/v1/unknown", "/v1/messages/count_tokens", "/api/generate"):
+                    await house.ask("POST", path, json={"model": MODEL, "keep_alive": 0})
+                await asyncio.sleep(0.02)
+        assert 1 == house.cloud.starts
+
+    @pytest.mark.parametrize("is_warm", [False, True])
+    async def test_counting_tokens(self, house: House, *, is_warm):
+        """Anthropic's 404, so that its clients estimate: Ollama has no such path."""
+        if is_warm:
+            await house.warm()
+        answer = await house.ask("POST", "/v1/messages/count_tokens", json={"model": MODEL})
+        assert (404, "error", "not_found_error") == (
+            answer.status,
+            answer.json["type"],
+            answer.json["error"]["type"],
+        )
+        assert int(is_warm) == len(house.ollama.calls("/v1/messages/count_tokens"))
+
+    async def test_counting_tokens_where_the_engine_can(self, house: House):
+        """Its bytes."""
+        await house.warm()
+        house.ollama.faults.add("/v1/messages/count_tokens", Answer(200, b'{"input_tokens":7}'))
+        answer = await house.ask("POST", "/v1/messages/count_tokens", json={"model": MODEL})
+        assert (200, b'{"input_tokens":7}') == (answer.status, answer.body)
+
+
+class TestWakePaths:
+    async def test_one(self, opened):
+        """Its POST wakes the pod and waits for it; nothing else there does."""
+        house = await opened(server__wake_paths=("/v1/rerank", "/v1/images/*"))
+        for method, path in (("GET", "/v1/rerank"), ("POST", "/v1/rerank/x"), ("POST", "/v1/images")):
+            assert 503 == (await house.ask(method, path, json={})).status
+        assert 0 == house.cloud.starts
+        answer = await house.ask("POST", "/v1/rerank?a=b", json={"model": MODEL})
+        assert (404, 1) == (answer.status, house.cloud.starts)  # the simulated Ollama has no such path
+        assert answer.headers["X-Gpugate-Waited-Ms"]
+        (seen,) = house.ollama.calls("/v1/rerank")
+        assert "a=b" == seen.query
+
+    async def test_one_with_a_star(self, opened):
+        """For the rest of the path; to use it is a use of the pod."""
+        house = await opened(server__wake_paths=("/v1/images/*",))
+        await house.warm()
+        await house.chat()
+        await asyncio.sleep(0.02)
+        before = house.idle_for()
+        await house.ask("POST", "/v1/images/generations", json={"model": MODEL})
+        assert house.idle_for() < before
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/tags/"),
+        ("HEAD", "/api/tags/"),
+        ("POST", "/api/tags/"),
+        ("GET", "/api/chat/"),
+        ("POST", "/api/chat/"),
+        ("DELETE", "/api/delete/"),
+        ("GET", "//api/tags"),
+        ("HEAD", "//api/tags"),
+        ("POST", "//api/tags"),
+        ("DELETE", "/api//tags"),
+        ("POST", "/api//tags/"),
+    ],
+)
+async def test_slashes_as_ollama_has_them(house: House, method, path, *, is_warm):
+    """Status, place, content type and page are those of the pod's router, asleep as well."""
+    if is_warm:
+        await house.warm()
+    gate = await house.ask(method, path)
+    direct = await house.ask(method, path, url=house.ollama.url)
+    names = ("Location", "Content-Type", "Content-Length")
+    kept = [[answer.headers.get(name) for name in names] for answer in (direct, gate)]
+    assert (direct.status, direct.body, kept[0]) == (gate.status, gate.body, kept[1])
+    assert int(is_warm) == house.cloud.starts
+
+
+@pytest.mark.parametrize("is_warm", [False, True])
+async def test_a_web_socket_for_responses(house: House, *, is_warm):
+    """426: clients that try one first go on with a POST. A plain GET is the wrong method, as in Ollama."""
+    if is_warm:
+        await house.warm()
+    offer = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    answer = await house.ask("GET", "/v1/responses", headers={**house.auth, **offer})
+    assert (426, "HTTP/1.1") == (answer.status, answer.headers["Upgrade"])
+    assert "invalid_request_error" == answer.json["error"]["type"]
+    assert 405 == (await house.ask("GET", "/v1/responses")).status
+    assert 401 == (await house.ask("GET", "/v1/responses", headers=offer)).status
+    assert int(is_warm) == house.cloud.starts
 
 
 async def test_metadata_without_a_pod_does_not_keep_it(opened):

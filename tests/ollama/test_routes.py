@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.ollama.routes import Route, RouteKind, match_route, split_path_token
+from gpugate.ollama.routes import COUNT_TOKENS, Route, RouteKind, WakePaths, match_route, split_path_token
 
 COMPUTE = [
     ("/api/generate", "generate"),
@@ -19,11 +19,6 @@ COMPUTE = [
     ("/v1/responses", "v1/responses"),
     ("/v1/messages", "v1/messages"),
     ("/v1/audio/transcriptions", "v1/audio/transcriptions"),
-    ("/v1/images/generations", None),
-    ("/v1/systemone", None),
-    ("/v1/messages/count_tokens", None),
-    ("/api/anything/new", None),
-    ("/api/me", None),
 ]
 METADATA = [
     ("GET", "/api/version", "version"),
@@ -52,8 +47,8 @@ ADMIN = [
 
 
 @pytest.mark.parametrize(("path", "api"), COMPUTE)
-def test_a_post_that_computes_wakes(path: str, api: str | None) -> None:
-    """Every POST under /api and /v1 that is not metadata wakes the pod, known or not."""
+def test_a_post_that_computes_wakes(path: str, api: str) -> None:
+    """Only the paths of the table do."""
     assert Route(RouteKind.COMPUTE, path, "chat", api) == match_route("POST", path)
 
 
@@ -118,6 +113,7 @@ def test_own_paths(method: str, path: str, own: str) -> None:
         ("OPTIONS", "/api/chat", ("POST",)),
         ("OPTIONS", "/api/unknown", ()),
         ("TRACE", "/api/unknown", ()),
+        ("CONNECT", "/api/unknown", ()),
         ("post", "/api/chat", ("POST",)),
     ],
 )
@@ -137,11 +133,79 @@ def test_a_wrong_method(method: str, path: str, allow: tuple[str, ...]) -> None:
         ("GET", "/api"),
         ("POST", "/api"),
         ("POST", "/v1/"),
+        ("POST", "/api/me"),
+        ("POST", "/api/signout"),
+        ("POST", "/api/experimental/web_search"),
+        ("GET", "/api/experimental/other"),
+        ("POST", "/v1/moderations"),
+        ("POST", "/v1/images/generations"),
+        ("POST", "/v1/rerank"),
+        ("POST", "/v1/systemone"),
+        ("POST", "/api/anything/new"),
+        ("PROPFIND", "/api/unknown"),
     ],
 )
-def test_unknown_and_no_post(method: str, path: str) -> None:
-    """What is not known and no POST never wakes; a bare prefix is nothing to wake for either."""
-    assert match_route(method, path).kind is RouteKind.PASS_THROUGH
+def test_what_is_not_known(method: str, path: str) -> None:
+    """It never wakes, whatever the method is."""
+    assert Route(RouteKind.PASS_THROUGH, path, "chat") == match_route(method, path)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_counting_tokens(method: str) -> None:
+    """It is not known either, but has an answer of its own."""
+    route = match_route(method, "/v1/messages/count_tokens")
+    assert (RouteKind.PASS_THROUGH, COUNT_TOKENS) == (route.kind, route.api)
+
+
+WAKE_PATHS = WakePaths.of(["/v1/rerank", "/v1/images/*", "/api/me*", "/infill", "/v1/models/x/score"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "wakes"),
+    [
+        ("POST", "/v1/rerank", True),
+        ("POST", "/v1/rerank?top=3", True),
+        ("POST", "/v1/re%72ank", True),
+        ("POST", "/v1/images/generations", True),
+        ("POST", "/v1/images/", True),
+        ("POST", "/api/me", True),
+        ("POST", "/api/messages/x", True),
+        ("POST", "/infill", True),
+        ("POST", "/v1/models/x/score", True),
+        ("POST", "/v1/models/x/embed", False),
+        ("POST", "/v1/images", False),
+        ("POST", "/v1/rerank/more", False),
+        ("POST", "/v1/other?x=/v1/rerank", False),
+        ("POST", "/infill/x", False),
+        ("GET", "/v1/rerank", False),
+        ("PUT", "/v1/images/x", False),
+        ("GET", "/infill", False),
+    ],
+)
+def test_wake_paths(method: str, path: str, *, wakes: bool) -> None:
+    """Compared with the decoded path alone, and only for POST."""
+    route = match_route(method, path, WAKE_PATHS)
+    assert wakes == (route == Route(RouteKind.COMPUTE, path.partition("?")[0], "chat"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/show"),
+        ("POST", "/api/tags"),
+        ("POST", "/api/pull"),
+        ("POST", "/api/blobs/sha256:ab"),
+        ("POST", "/api/v1/gpu/start"),
+        ("POST", "/api//chat"),
+        ("POST", "/api/tags/"),
+        ("POST", "/v1/models/x"),
+        ("GET", "/"),
+    ],
+)
+def test_wake_paths_leave_what_is_known(method: str, path: str) -> None:
+    """A pattern that covers more than what it was meant for changes no known path."""
+    everything = WakePaths.of(["/*"])
+    assert match_route(method, path) == match_route(method, path, everything)
 
 
 @pytest.mark.parametrize("path", ["/api/blobs", "/api/blobs/"])
@@ -200,8 +264,9 @@ def test_an_encoded_known_path(path: str, upstream: str) -> None:
     ("path", "location"),
     [
         ("/api/chat/", "/api/chat"),
-        ("/api/tags/", "/api/tags"),
         ("//api/pull", "/api/pull"),
+        ("//api/tags", "/api/tags"),
+        ("//api/tags/", "/api/tags/"),
         ("/api//pull", "/api/pull"),
         ("/api/../api/pull", "/api/pull"),
         ("/api/./chat", "/api/chat"),
@@ -209,13 +274,38 @@ def test_an_encoded_known_path(path: str, upstream: str) -> None:
         ("/api/v1/../pull", "/api/pull"),
         ("/api/blobs/a%2f..%2fb", "/api/blobs/b"),
         ("/api/blobs/sha256:ab/", "/api/blobs/sha256:ab"),
-        ("/v1/models/x/", "/v1/models/x"),
         ("/..", "/"),
     ],
 )
 def test_another_spelling(path: str, location: str) -> None:
     """Slashes and dot segments are redirected as Ollama does it, before anything wakes."""
     assert Route(RouteKind.REDIRECT, location) == match_route("POST", path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/api/tags/", 301),
+        ("HEAD", "/api/tags/", 307),
+        ("POST", "/api/tags/", None),
+        ("PUT", "/api/tags/", None),
+        ("GET", "/api/chat/", None),
+        ("POST", "/v1/chat/completions/", 307),
+        ("GET", "/v1/models/x/", 301),
+        ("POST", "/v1/models/x/", None),
+        ("HEAD", "/api/blobs/sha256:ab/", 307),
+        ("GET", "/api/blobs/sha256:ab/", None),
+        ("DELETE", "/api/delete/", 307),
+        ("GET", "//api/tags", 307),
+        ("DELETE", "//api/tags", 307),
+        ("GET", "/api//chat", 307),
+    ],
+)
+def test_a_slash_too_many(method: str, path: str, status: int | None) -> None:
+    """At the end it is taken away where the method fits, in front and between always; None is a 404."""
+    route = match_route(method, path)
+    seen = route.status if route.kind is RouteKind.REDIRECT else None
+    assert (status, status is None) == (seen, route.kind is RouteKind.NO_ROUTE)
 
 
 PIECES = st.sampled_from(

@@ -360,8 +360,8 @@ def test_running() -> None:
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 def test_a_redirect(method: str) -> None:
     """The client is sent to the plain spelling, with its query and what was split off in front."""
-    answer = redirect(method, match_route(method, "/api/tags/"), prefix="/k/token", query="a=b")
-    expected = LocalResponse(307, "text/plain", b"", (("Location", "/k/token/api/tags?a=b"),))
+    answer = redirect(method, match_route(method, "//api/tags"), prefix="/k/token", query="a=b")
+    expected = LocalResponse(307, "", b"", (("Location", "/k/token/api/tags?a=b"),))
     assert expected == answer
 
 

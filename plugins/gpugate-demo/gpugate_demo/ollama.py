@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from http import HTTPStatus
 
 import orjson
 from aiohttp import web
@@ -129,10 +130,9 @@ def _without_handler(request: web.BaseRequest, target: Redirected | WrongMethod 
         return response
     if isinstance(target, NotThere):
         return answer(b"404 page not found", "text/plain", 404)
-    page = (
-        f'<a href="{target.location}">Moved Permanently</a>.\n\n'.encode() if request.method == "GET" else b""
-    )
-    response = answer(page, "text/html; charset=utf-8", target.status)
-    query = f"?{request.query_string}" if request.query_string else ""
-    response.headers["Location"] = target.location + query
+    location = target.location + (f"?{request.query_string}" if request.query_string else "")
+    page = f'<a href="{location}">{HTTPStatus(target.status).phrase}</a>.\n\n'.encode()
+    with_page = request.method in ("GET", "HEAD")
+    response = answer(page if with_page else b"", "text/html; charset=utf-8", target.status)
+    response.headers["Location"] = location
     return response

@@ -7,6 +7,7 @@ gin-contrib/cors, then Ollama's own Host check.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
@@ -67,7 +68,7 @@ class Found:
 
 @frozen
 class Redirected:
-    """The same path without, or with, a slash at its end."""
+    """The same path without, or with, a slash at its end, or without empty segments."""
 
     status: int
     location: str
@@ -97,7 +98,9 @@ def _pattern(path: str) -> tuple[str, str]:
 
 
 def find(method: str, path: str) -> Target:
-    """Where a request goes, as gin decides it."""
+    """Where a request goes, as Go's mux and then gin decide it."""
+    if "//" in path:
+        return Redirected(307, re.sub("//+", "/", path))
     pattern, parameter = _pattern(path)
     if (name := ROUTES.get((method, pattern))) is not None:
         return Found(name, parameter)

@@ -26,6 +26,11 @@ class TestFind:
             ("GET", "/api", NotThere()),
             ("GET", "/api/tags/", Redirected(301, "/api/tags")),
             ("POST", "/api/chat/", Redirected(307, "/api/chat")),
+            ("HEAD", "/api/tags/", Redirected(307, "/api/tags")),
+            ("POST", "/api/tags/", NotThere()),
+            ("GET", "/api/chat/", NotThere()),
+            ("GET", "//api/tags", Redirected(307, "/api/tags")),
+            ("POST", "/api//tags/", Redirected(307, "/api/tags/")),
         ],
     )
     def test_what_is_no_route(self, method, path, expected):
