@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ import attrs
 
 from gpugate.cli.errors import OK, WRONG, CliError
 from gpugate.cli.settings import config_path, settings_for_serving, url_of
+from gpugate.cli.token_commands import describe_end
 from gpugate.config import Settings, commented_config, warnings
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import lease_digest
@@ -88,6 +90,7 @@ def check(args: Namespace) -> int:
 def _summary(settings: Settings) -> list[str]:
     auth, bot = settings.auth, settings.bot
     signers = ["a secret"] * bool(auth.secret) + ["an identity provider's keys"] * bool(auth.jwks_url)
+    token = os.environ.get("GPUGATE_TOKEN", "").strip()
     lease = [f"lease: set GPUGATE_LEASE={lease_digest(settings.pod.lease)} in the pod"]
     return [
         f"listens at {url_of(settings)}",
@@ -96,6 +99,7 @@ def _summary(settings: Settings) -> list[str]:
         f"state: {settings.state.dir}",
         f"bot: {bot.mode if bot.enabled else 'off'}",
         *(lease if settings.pod.lease else []),
+        *([f"GPUGATE_TOKEN: {describe_end(token, time.time())}"] if token else []),
     ]
 
 

@@ -132,7 +132,9 @@ def _add_configuring(commands: Any) -> None:
     issue = _add(tokens, "issue", "token_commands:issue", "print a token signed with auth.secret")
     issue.add_argument("--subject", required=True, help="who it is for")
     issue.add_argument("--scope", metavar="WORDS", help='such as "chat pod"; without: all')
-    issue.add_argument("--expires", metavar="TIME", default="30d", help="default 30d")
+    issue.add_argument(
+        "--expires", metavar="TIME", default="30d", help='such as 12h, 1y or "never"; default 30d'
+    )
     providers = _add(commands, "providers", "config_commands:providers", "list the installed providers")
     providers.add_argument("--json", action="store_true", help="for machines")
 

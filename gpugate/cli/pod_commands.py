@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 
 from gpugate.cli.errors import OK, CliError
 from gpugate.cli.http_client import connect
+from gpugate.cli.token_commands import describe_end
 
+WEEK_S = 7 * 86_400.0
 _GPU = "/api/v1/gpu"
 
 
 def status(args: Namespace) -> int:
-    """Print what the pod is doing."""
-    return _print_fields(connect(args).get(f"{_GPU}/status"), args)
+    """Print what the pod is doing, and on stderr that the token ends within a week."""
+    gateway = connect(args)
+    if os.environ.get("GPUGATE_TOKEN") and (end := describe_end(gateway.token, time.time(), WEEK_S)):
+        print(f"GPUGATE_TOKEN: {end}", file=sys.stderr)
+    return _print_fields(gateway.get(f"{_GPU}/status"), args)
 
 
 def start(args: Namespace) -> int:

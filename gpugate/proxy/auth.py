@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from hashlib import sha256
 from math import inf
 from typing import Any, Protocol
@@ -40,6 +41,8 @@ SIGNATURE_INVALID = "token signature is invalid"
 MAX_TOKEN = 16 * 1024  # characters; real ones have a few hundred
 NO_TOKEN = ""  # stands for the token of a place that has something else in it
 MAX_CACHED = 4096
+TOLD_BEFORE_S = 7 * 86_400.0
+SHORT_LIFE_S = 86_400.0  # a program makes such tokens itself, and renews them
 JWKS_CACHE_S = 60.0  # a withdrawn key's tokens work for at most this long after the refresh
 MAX_TIMESTAMP = 2.0**53  # seconds; an `exp` beyond it is no date
 
@@ -85,6 +88,7 @@ class Verifier:
         jwks: the identity provider's keys, or None.
         foreign_scopes: what its tokens cover.
         clock: seconds since 1970.
+        on_ending: called with subject and end once a user's token of our own secret ends within a week.
 
     Raises:
         ValueError: the secret is something that cannot be a shared secret, such as a public key.
@@ -102,6 +106,7 @@ class Verifier:
         jwks: JwksCache | None,
         foreign_scopes: ScopeRules | None = None,
         clock: Callable[[], float] = time.time,
+        on_ending: Callable[[str, float], None] = lambda subject, end: None,
     ) -> None:
         allowed = tuple(algorithms)
         self._symmetric = tuple(name for name in allowed if name in SYMMETRIC) if secret else ()
@@ -116,6 +121,8 @@ class Verifier:
         self._leeway_s = leeway_s
         self._required = ["exp"] if require_exp else []
         self._clock = clock
+        self._on_ending = on_ending
+        self._told_of_end: set[str] = set()
         self._cached: dict[bytes, tuple[User, float]] = {}
 
     def cached_user(self, token: str) -> User | None:
@@ -175,8 +182,26 @@ class Verifier:
             raise InvalidToken(SIGNATURE_INVALID, detail="signed with another key")
         expires = self._check_expiry(claims)
         user = User(claims.get("sub") or "-", scopes_of(claims))
+        if cached_until == inf:
+            cached_until = self._tell_of_end(user.subject, claims)
         self._cache(token, user, min(expires, cached_until))
         return user
+
+    def _tell_of_end(self, subject: str, claims: Mapping[str, Any]) -> float:
+        """Tell of a token that ends within a week, unless it was made for a day or less.
+
+        Returns when to ask again, in seconds since 1970; infinity: never.
+        """
+        end, issued = claims.get("exp"), claims.get("iat")
+        if end is None or (isinstance(issued, int | float) and end - issued <= SHORT_LIFE_S):
+            return inf
+        if self._clock() < end - TOLD_BEFORE_S:
+            self._told_of_end.discard(subject)
+            return float(end - TOLD_BEFORE_S)
+        if subject not in self._told_of_end and len(self._told_of_end) < MAX_CACHED:
+            self._told_of_end.add(subject)
+            self._on_ending(subject, end)
+        return inf
 
     def _claims(self, token: str, key: bytes | PyJWK, algorithm: str) -> Mapping[str, Any] | None:
         """Return the claims, all checked but for the expiry; None if `key` has not signed them.
@@ -377,6 +402,11 @@ def make_verifier(
         on_status = lambda problem: warn(f"the identity provider: {problem or 'answers again'}")  # noqa: E731
         jwks = JwksCache(fetch, on_status=on_status)
         resources.push_async_callback(jwks.aclose)
+
+    def on_ending(subject: str, end: float) -> None:
+        at = f"{datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M} UTC"
+        warn(f"the token of {subject} ends on {at}: make another one with `gpugate token issue`")
+
     return Verifier(
         secret=auth.secret,
         algorithms=auth.algorithms,
@@ -386,4 +416,5 @@ def make_verifier(
         require_exp=auth.require_exp,
         jwks=jwks,
         foreign_scopes=ScopeRules(auth.scope_claims, auth.scope_map, auth.default_scope),
+        on_ending=on_ending,
     )

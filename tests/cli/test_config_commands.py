@@ -8,6 +8,7 @@ import socket
 import stat
 from pathlib import Path
 
+import jwt
 import pytest
 
 from gpugate.cli.main import main
@@ -87,6 +88,18 @@ def test_what_init_writes_is_good(shell: Shell) -> None:
     assert (2, 0, "") == (before.status, after.status, after.err)
     assert after.out.startswith("ok: gpugate.toml\n")
     assert SECRET not in after.out
+    assert "GPUGATE_TOKEN" not in after.out
+
+
+def test_check_of_a_token(shell: Shell) -> None:
+    """The end of the token that the command line uses is told, the token not."""
+    shell.configure()
+    token = jwt.encode({"exp": 2e9}, SECRET)
+
+    ended = shell.run("check", GPUGATE_TOKEN=token)
+
+    assert "  GPUGATE_TOKEN: ends on 2033-05-18 03:33 UTC, in " in ended.out
+    assert token not in ended.out
 
 
 def test_check_of_a_plugins_section(shell: Shell) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,26 @@ def gateway(bare: Path, fake_gateway: Any, monkeypatch: pytest.MonkeyPatch) -> A
 def envelope(data: object) -> str:
     """Wrap an answer as the gateway does."""
     return json.dumps({"status": "success", "data": data, "error": None, "meta": {}})
+
+
+@pytest.mark.parametrize(("days", "is_told"), [(3, True), (30, False)])
+def test_a_token_that_ends_soon(
+    gateway: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    days: int,
+    is_told: bool,
+) -> None:
+    """`status` says so beside its lines."""
+    monkeypatch.setenv("GPUGATE_TOKEN", jwt.encode({"exp": time.time() + days * 86_400 + 9}, SECRET))
+    gateway.answer("/api/v1/gpu/status", envelope(STATUS))
+
+    assert 0 == main(["status", "--json"])
+
+    captured = capsys.readouterr()
+    assert STATUS == json.loads(captured.out)
+    assert is_told == (captured.err.startswith("GPUGATE_TOKEN: ends on ") and "in 3d" in captured.err)
+    assert is_told == bool(captured.err)
 
 
 def refusal(code: str, message: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import jwt
 import pytest
 
 from gpugate.cli.main import main
+from gpugate.cli.token_commands import describe_end, show_time
 from tests.cli.support import SECRET
 
 DAY = 86_400
@@ -33,6 +35,65 @@ def test_a_token(capsys: pytest.CaptureFixture[str]) -> None:
     claims = jwt.decode(line, SECRET, algorithms=["HS256"])
     assert {"sub", "iat", "exp"} == set(claims)
     assert ("open-webui", 30 * DAY) == (claims["sub"], claims["exp"] - claims["iat"])
+
+
+@pytest.mark.usefixtures("secret")
+def test_what_was_issued(capsys: pytest.CaptureFixture[str]) -> None:
+    """Standard error says what the token is, and not the token."""
+    assert 0 == issue("--subject", "open-webui", "--scope", "pod chat", "--expires", "1y")
+
+    captured = capsys.readouterr()
+    claims = jwt.decode(captured.out.strip(), SECRET, algorithms=["HS256"])
+    assert 365 * DAY == claims["exp"] - claims["iat"]
+    subject, scopes, end = captured.err.splitlines()
+    assert ("subject: open-webui", "scopes: pod chat") == (subject, scopes)
+    assert f"ends: {datetime.fromtimestamp(claims['exp'], UTC):%Y-%m-%d %H:%M} UTC" == end
+
+    assert 0 == issue("--subject", "x")
+    assert "scopes: all" in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.usefixtures("secret")
+def test_a_token_that_never_ends(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused where the gateway would refuse it, else there is a warning."""
+    assert 2 == issue("--subject", "x", "--expires", "never")
+    captured = capsys.readouterr()
+    assert ("", 1) == (captured.out, len(captured.err.splitlines()))
+    assert captured.err.startswith("gpugate: --expires: ")
+    assert "auth.require_exp" in captured.err
+
+    monkeypatch.setenv("GPUGATE_AUTH__REQUIRE_EXP", "false")
+    assert 0 == issue("--subject", "x", "--expires", "never")
+    captured = capsys.readouterr()
+    assert {"sub", "iat"} == set(jwt.decode(captured.out.strip(), SECRET, algorithms=["HS256"]))
+    assert "ends: never" in captured.err.splitlines()
+    assert "warning: " in captured.err
+
+
+@pytest.mark.parametrize(
+    ("left_s", "said"),
+    [
+        (29.5 * DAY, "ends on 2033-06-16 15:33 UTC, in 29d"),
+        (90 * 60 + 5, "ends on 2033-05-18 05:03 UTC, in 1h30m"),
+        (-3 * DAY, "ended on 2033-05-15 03:33 UTC, 3d ago"),
+        (None, "never ends"),
+    ],
+)
+def test_the_end_of_a_token(left_s: float | None, said: str) -> None:
+    """It is told in words; the signature does not matter here."""
+    now = 2e9
+    claims = {} if left_s is None else {"exp": now + left_s}
+
+    token = jwt.encode({"sub": "x", **claims}, "k" * 32)
+
+    assert said == describe_end(token, now)
+    assert (said if left_s and left_s < 7 * DAY else None) == describe_end(token, now, 7 * DAY)
+
+
+@pytest.mark.parametrize("text", ["t0ken", "a.b.c", "a.W10.c", "a.eyJleHAiOiJzb29uIn0.c", ""])
+def test_the_end_of_something_else(text: str) -> None:
+    """An odd token is described as such, and no cause for a warning."""
+    assert ("is no token of gpugate's", None) == (describe_end(text, 0), describe_end(text, 0, DAY))
 
 
 @pytest.mark.usefixtures("secret")
@@ -101,3 +162,8 @@ def test_nothing_to_sign_with(capsys: pytest.CaptureFixture[str], monkeypatch: p
     monkeypatch.setenv("GPUGATE_AUTH__ALGORITHMS", "RS256")
     assert 2 == issue("--subject", "x")
     assert "accepts no signature made with auth.secret" in capsys.readouterr().err
+
+
+def test_an_instant() -> None:
+    """It is shown to the minute, in UTC; beyond the calendar's end it is never."""
+    assert ["2033-05-18 03:33 UTC", "never"] == [show_time(2e9), show_time(2.0**53)]

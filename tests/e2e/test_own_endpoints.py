@@ -367,6 +367,7 @@ class TestTokens:
             (200, None),
             (401, "token is missing or malformed: there is none"),
         ] == reasons
+        assert 1 == log.text.count("the token of tester ends on ")  # in ten minutes
         assert not any(part in log.text for text in tokens for part in text.split(".")[1:])
 
     async def test_none_stays_in_memory(self, opened, monkeypatch):

@@ -395,6 +395,49 @@ class TestMemory:
         assert [sha256(text.encode()).digest()] == list(judge._cached)
 
 
+class TestEndOfToken:
+    """A token of our own that ends within a week is told, once for each user."""
+
+    DAY = 86_400
+
+    async def test_told_once(self) -> None:
+        """Not with each of the user's tokens, nor again when one is verified anew."""
+        told: list[tuple[str, float]] = []
+        clock = Clock()
+        judge = verifier(clock=clock, on_ending=lambda *what: told.append(what))
+        end = NOW + 10 * self.DAY
+        text = token(exp=end, iat=NOW - 20 * self.DAY)
+        await judge.verify(text)
+        clock.now = end - 7 * self.DAY - 1
+        assert judge.cached_user(text)
+        assert [] == told
+
+        clock.now += 1
+        assert judge.cached_user(text) is None  # so that it is verified, and told, within the week
+        for jti in "123":
+            await judge.verify(text)
+            await judge.verify(token(exp=end, jti=jti))
+        assert [("ann", end)] == told
+        clock.now = end - 9
+        assert judge.cached_user(text)
+
+        await judge.verify(token(exp=clock.now + 30 * self.DAY))  # a new one, whose end is told in its time
+        await judge.verify(token(exp=clock.now + 2 * self.DAY))
+        assert 2 == len(told)
+
+    async def test_not_told(self) -> None:
+        """Tokens that are made for a day or less, never end, or are an identity provider's."""
+        told: list[object] = []
+        judge = verifier(
+            require_exp=False, jwks=jwks_of(member(RSA_KEY)), on_ending=lambda *what: told.append(what)
+        )
+
+        await judge.verify(token(iat=NOW - 5, exp=NOW + self.DAY - 5))
+        await judge.verify(raw_token(b'{"sub": "ann"}'))
+        await judge.verify(jwt.encode({"sub": "bob", "exp": NOW + self.DAY}, RSA_KEY, "RS256"))
+        assert [] == told
+
+
 class TestIdentityProvider:
     @pytest.mark.parametrize(("key", "algorithm"), [(RSA_KEY, "RS256"), (EC_KEY, "ES256"), (ED_KEY, "EdDSA")])
     async def test_each_kind(self, key: object, algorithm: str) -> None:
