@@ -175,6 +175,7 @@ class Capabilities:
             count for no sum and no budget.
         queue_on_capacity: a start without capacity may fire later by itself.
         min_poll_s: shortest pause between two `inspect` calls.
+        min_change_s: shortest pause between two `start` or `stop` calls.
         min_probe_s: shortest pause between two health checks of the pod.
         first_byte_limit_s: the provider's proxy gives up on a request silent for so long.
     """
@@ -190,6 +191,7 @@ class Capabilities:
     min_probe_s: float = 0.0
     first_byte_limit_s: float | None = None
     simulated: bool = False
+    min_change_s: float = 0.0
 
 
 @frozen

@@ -92,6 +92,7 @@ from gpugate.core.transition_table import TransitionTable
 from gpugate.errors import (
     BudgetExceeded,
     GateError,
+    NotFound,
     ProviderError,
     QueueFull,
     QueueTimeout,
@@ -116,6 +117,7 @@ class PodMachine:
         shutdown_state: what it ends in.
         restored_stops: the providers with a stop that an earlier gateway could not confirm.
         inherited_sessions: the providers where an earlier gateway left a session open in the ledger.
+        seen_providers: the providers that have shown since boot what they have; an unreachable host has not.
         commands: the commands of the current step.
     """
 
@@ -147,6 +149,7 @@ class PodMachine:
         self.shutdown_state = ShutDown()
         self.restored_stops = restored_stops
         self.inherited_sessions = inherited_sessions
+        self.seen_providers: set[int] = set()
         self.commands: list[Command] = []
         self._persisted_stops = restored_stops
         self._alarms: dict[int, str] = {}
@@ -156,12 +159,25 @@ class PodMachine:
 
     @property
     def status(self) -> Status | None:
-        """One of the five words; None while it is not known what runs."""
+        """One of the five words; None while it is not known what runs.
+
+        A provider that has shown nothing since boot may have a pod, so STOPPED is not said until it has.
+        """
+        if isinstance(self.state, Stopped) and not self.all_seen:
+            return None
         return status_of(self.state)
 
     @property
+    def all_seen(self) -> bool:
+        """Every provider has shown since boot what it has."""
+        return len(self.seen_providers) == len(self.policy.providers)
+
+    @property
     def last_error(self) -> str | None:
-        """What is wrong, for people."""
+        """What is wrong, for people; while the pod warms up, what its last health probe saw."""
+        state = self.state
+        if isinstance(state, Warming) and state.probe_detail:
+            return f"{self.provider_name(state.provider)}: not healthy yet: {state.probe_detail}"
         return self.last_problem or next(iter(self.inspect_errors.values()), None)
 
     @property
@@ -199,7 +215,7 @@ class PodMachine:
         pending = self.pending_stops.by_provider
         return MachineSnapshot(
             state=state,
-            status=status_of(state),
+            status=self.status,
             provider=provider,
             shown_provider=next(iter(pending), 0) if provider is None else provider,
             run_id=self.plan.run_id,
@@ -212,8 +228,7 @@ class PodMachine:
             stopping_providers=frozenset(pending),
             confirmed=self.pending_stops.are_inspect_only,
             inspection_is_out=provider is not None and self.inspect_schedule.is_out(provider),
-            all_inspected=not isinstance(state, Unknown)
-            or len(state.inspections) == len(self.policy.providers),
+            all_inspected=not isinstance(state, Unknown) or not self.unasked_providers(state),
             shutting_down=self.shutting_down,
             last_error=self.last_error,
         )
@@ -358,12 +373,17 @@ class PodMachine:
                 return min(probe_due, began_at + self.policy.warmup_timeout, self.session_deadline_at)
         return inf
 
+    def unasked_providers(self, state: Unknown) -> list[int]:
+        """Return the providers of which nothing is known after boot, not even that they do not answer."""
+        known = state.inspections.keys() | self.pending_stops.by_provider.keys() | self.seen_providers
+        return [provider for provider in range(len(self.policy.providers)) if provider not in known]
+
     def _inspect_delay_s(self, provider: int, now: float) -> float:
         """Return how long until the next inspection of a provider without a pending stop."""
         state = self.state
         if isinstance(state, Provisioning | Warming) and state.provider == provider:
             return self.policy.inspect_interval_s(provider, now - state.attempt.since)
-        if isinstance(state, Preloading | Unknown):
+        if isinstance(state, Preloading | Unknown) or provider not in self.seen_providers:
             return self.policy.boot_interval_s(provider)
         return self.policy.reconcile_interval_s(provider)
 
@@ -479,6 +499,8 @@ class PodMachine:
     def _stop_inspected(self, stop: PendingStop, event: PodInspected | InspectFailed, now: float) -> None:
         seen: PodReport | ProviderError = event.report if isinstance(event, PodInspected) else event.error
         if self.pending_stops.on_inspected(stop, seen, now):
+            if isinstance(seen, NotFound):
+                self.seen_providers.add(stop.provider)
             self._stop_confirmed(stop, now)
             return
         delay = self.policy.inspect_interval_s(stop.provider, now - stop.since)
@@ -564,7 +586,9 @@ class PodMachine:
                 )
             return
         self.pending_stops.note_phase(provider, event.report.phase, now)
-        if event.report.phase is Phase.UNREACHABLE:
+        if event.report.phase is not Phase.UNREACHABLE:
+            self.seen_providers.add(provider)
+        else:
             self.inspect_errors[provider] = f"{self.provider_name(provider)}: the pod is unreachable"
         self._note_alarm(provider, event.report.alarm)
 

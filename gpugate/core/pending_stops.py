@@ -177,9 +177,10 @@ class PendingStops:
 
     def _resend_pause_s(self, stop: PendingStop, error: ProviderError | None) -> float:
         pause = self.policy.stop_retry_delay_s(stop.sent_count)
-        if isinstance(error, RateLimited) and error.retry_after is not None:
-            return max(pause, min(error.retry_after, self.policy.max_rate_limit_s))
-        return pause
+        if not isinstance(error, RateLimited) or error.retry_after is None:
+            return pause
+        asked = max(0.0, min(error.retry_after, self.policy.max_rate_limit_s))
+        return asked if stop.sent_count == 1 else max(pause, asked)  # refused at first: as soon as allowed
 
     # What an inspection means for a pending stop:
     #

@@ -122,7 +122,7 @@ class StartPlan:
         """Return the error for requests whose start failed at every provider."""
         last = self.failures[-1][1]
         if isinstance(last, WarmupTimedOut) and len(self.policy.providers) == 1:
-            return WarmupTimeout(retry_after_s=self.policy.retry_after)
+            return WarmupTimeout(last.message, retry_after_s=self.policy.retry_after)
         reasons = "; ".join(
             f"{self.policy.providers[provider].name}: {error.message}" for provider, error in self.failures
         )

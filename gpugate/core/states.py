@@ -127,6 +127,7 @@ class Warming(Starting):
         served: the pod was READY before.
         degraded_reason: why the pod serves worse than it should (no GPU); published when it is READY.
         provider_detail: what the provider said of it last.
+        probe_detail: what the last health probe saw.
     """
 
     endpoints: Mapping[str, Endpoint] = field(hash=False)
@@ -136,6 +137,7 @@ class Warming(Starting):
     served: bool = False
     degraded_reason: str = ""
     provider_detail: str = ""
+    probe_detail: str = ""
 
 
 @frozen(kw_only=True)

@@ -120,6 +120,10 @@ class CommandRunner:
         age_s = partial(self._age_s, name)
         return ProviderWorker(configured, self._machine.on_event, age_s, sanitizer, self._on_crash)
 
+    def slow_call(self) -> str | None:
+        """Return which provider has not answered a call for long, for people; None if none."""
+        return next(filter(None, (worker.slow_call() for worker in self._workers)), None)
+
     async def aclose(self) -> None:
         """Cancel the calls that are out and close the providers."""
         await self.pod_calls.aclose()

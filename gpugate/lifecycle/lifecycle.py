@@ -363,12 +363,13 @@ class Lifecycle:
                 await self._status_known.wait()
         status = self.status_now()
         if status is None:
-            raise ProviderUnavailable(self._last.last_error or "", retry_after_s=5)
+            message = self._runner.slow_call() or self._last.last_error or ""
+            raise ProviderUnavailable(message, retry_after_s=5)
         return status
 
     def status_now(self) -> PodStatus | None:
         """Return the pod's status without waiting; None while it is not known what runs."""
-        return self._status.build(self._machine.snapshot(), self._loop.time())
+        return self._status.build(self._machine.snapshot(), self._loop.time(), self._runner.slow_call())
 
     def start_rate(self) -> Decimal | None:
         """Return the price per hour of the pod that would be started; None if it is not known."""
@@ -410,7 +411,7 @@ class Lifecycle:
         if snapshot.state is not was.state:
             self._on_state_changed(was, snapshot)
         self._runner.execute(commands, now)  # 3
-        if type(snapshot.state) is not type(was.state):  # 4
+        if type(snapshot.state) is not type(was.state) or snapshot.status is not was.status:  # 4
             self._status.on_state_changed(was, snapshot, now)
             self._publish_state(was, snapshot, event)
         latest = self._last = self._machine.snapshot()

@@ -32,6 +32,11 @@ LISTED_PAUSE_S = 1.0
 ASK_AGAIN_S = 15.0
 """A load that shows nowhere for so long was dropped with its request, and is asked for again."""
 
+_HOST_REFUSED = (
+    "answered 403 without a word: Ollama refuses the host name it is called by; set OLLAMA_HOST=0.0.0.0 in"
+    " the pod"
+)
+
 
 class PodClient(Protocol):
     """What the lifecycle asks of a pod; one implementation for each `pod.engine`."""
@@ -141,6 +146,8 @@ class OllamaPodClient:
         try:
             async with self._call("GET", endpoint, self.health_path, CHECK_LIMIT_S) as answer:
                 body = await _whole(answer.content, LARGEST_VERSION)
+                if answer.status == 403 and not body:
+                    return f"{self.health_path} {_HOST_REFUSED}"
                 if answer.status != 200:
                     return f"{self.health_path} answered {answer.status}"
                 return None if self.health_path != VERSION_PATH else _no_version(body or b"")

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from math import inf
 
 from attrs import define, evolve, field, frozen
 
@@ -45,6 +46,9 @@ HANDOVER_LIMIT_S = 1.0
 
 CLOSE_LIMIT_S = 5.0
 """Of a provider's `aclose`, and the least time that `stop_now` has."""
+
+SLOW_CALL_S = 10.0
+"""A call that takes longer is told in `last_error` until it returns."""
 
 MAX_RATE_PER_HOUR = Decimal(1_000_000)
 """In any currency; a higher price is a provider's mistake."""
@@ -206,6 +210,8 @@ class ProviderWorker:
         self._limit: asyncio.Timeout | None = None  # of the call that is out, unless that is a stop
         self._limit_before_stop_s = 0.0  # what is left of it when a stop is queued
         self._queued_stops = 0
+        self._calling: tuple[str, float] | None = None  # the call that is out, and since when
+        self._may_change_at = -inf
         self._worker = Supervised(self._run, self._name, on_crash=on_crash)
 
     @property
@@ -222,7 +228,19 @@ class ProviderWorker:
         if isinstance(command, StopPod):
             self._queued_stops += 1
             if self._limit is not None:
-                self._limit.reschedule(asyncio.get_running_loop().time() + self._limit_before_stop_s)
+                at = asyncio.get_running_loop().time() + self._limit_before_stop_s
+                if at < (self._limit.when() or inf):
+                    self._limit.reschedule(at)
+
+    def slow_call(self) -> str | None:
+        """Return which call has not returned for `SLOW_CALL_S`, for people; None if none."""
+        if self._calling is None:
+            return None
+        what, since = self._calling
+        waited = asyncio.get_running_loop().time() - since
+        if waited < SLOW_CALL_S:
+            return None
+        return f"{self._configured.name}: waiting for the answer to {what} for {waited:.0f} s"
 
     async def stop_now(self, limit_s: float, pause_s: float) -> bool:
         """Stop the pod without the queue, which ends here; called when the lifecycle has failed.
@@ -235,7 +253,7 @@ class ProviderWorker:
         with suppress(TimeoutError):
             async with asyncio.timeout(max(limit_s, CLOSE_LIMIT_S)):
                 while True:
-                    await self._call(provider.stop)
+                    await self._call(self._stop)
                     seen = await self._call(provider.inspect)
                     if isinstance(seen, PodReport) and seen.phase in STOPPED_PHASES:
                         return True
@@ -280,14 +298,14 @@ class ProviderWorker:
                     await before()
                 except LedgerError as error:  # no pod is started that is not in the ledger
                     return StartCallFailed(op, Misconfigured(str(error)))
-                seen = await self._call_before_stop(provider.start, START_LIMIT_BEFORE_STOP_S)
+                seen = await self._call_before_stop(self._start, START_LIMIT_BEFORE_STOP_S)
                 if isinstance(seen, PodReport):
                     seen = self._sanitizer.sanitize(seen)
                     return StartAccepted(op, seen, self._age_s(seen))
                 return seen
             case StopPod(op):
                 await self._try_before_stop(before)
-                seen = await self._call(provider.stop)
+                seen = await self._call(self._stop)
                 return StopAccepted(op) if isinstance(seen, PodReport) else seen
             case InspectPod(op, index):
                 seen = await self._call_before_stop(provider.inspect, 0.0)
@@ -298,6 +316,21 @@ class ProviderWorker:
             case CleanUpOrphans():
                 await self._call_before_stop(provider.sweep, START_LIMIT_BEFORE_STOP_S)
                 return None
+
+    async def _start(self) -> PodReport:
+        return await self._change(self._configured.provider.start)
+
+    async def _stop(self) -> PodReport:
+        return await self._change(self._configured.provider.stop)
+
+    async def _change(self, method: Callable[[], Awaitable[PodReport]]) -> PodReport:
+        """Call `start` or `stop` as soon as the provider takes another change."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(self._may_change_at - loop.time())
+        try:
+            return await method()
+        finally:
+            self._may_change_at = loop.time() + self._configured.provider.capabilities.min_change_s
 
     async def _try_before_stop(self, before: BeforeCall) -> None:
         """Write the stop down if that is possible in time; the stop is sent in any case."""
@@ -331,6 +364,7 @@ class ProviderWorker:
         Only a cancellation of the worker itself passes through.
         """
         limit = limit or asyncio.timeout(CALL_LIMIT_S)
+        self._calling = method.__name__.removeprefix("_"), asyncio.get_running_loop().time()
         try:
             async with limit:
                 report = await method()
@@ -345,6 +379,8 @@ class ProviderWorker:
             return Ambiguous("the plugin cancelled its own call")
         except (Exception, SystemExit) as error:  # a plugin's bug must not end the lifecycle
             return Transient(f"the plugin failed with {type(error).__name__}")
+        finally:
+            self._calling = None
         if isinstance(report, PodReport):
             return report
         return Transient(f"the plugin returned {type(report).__name__}, not a PodReport")

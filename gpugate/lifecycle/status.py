@@ -139,8 +139,12 @@ class StatusBuilder:
         if was.status is not now.status:
             self._since = self._observations.wall()
 
-    def build(self, machine: MachineSnapshot, now: float) -> PodStatus | None:
-        """Return the status at loop time `now`; None while it is not known what runs."""
+    def build(self, machine: MachineSnapshot, now: float, slow_call: str | None = None) -> PodStatus | None:
+        """Return the status at loop time `now`; None while it is not known what runs.
+
+        Args:
+            slow_call: which call to a provider has not returned for long, if one has not.
+        """
         if machine.status is None:
             return None
         observations, session = self._observations, self._session(machine)
@@ -157,7 +161,7 @@ class StatusBuilder:
             hourly_rate=observations.rate(session) if session else None,
             estimated_cost=observations.cost(session) if session else None,
             ready_in_seconds=self._ready_in_s(machine, now),
-            last_error=machine.last_error,
+            last_error=slow_call or machine.last_error,
         )
 
     def start_rate(self) -> Decimal | None:

@@ -11,12 +11,20 @@ from gpugate_testing.playbook import (
     Scenario,
     StartError,
     StartOk,
+    StopError,
     StopOk,
     policy,
 )
 
 from gpugate.core.commands import CheckDevice, InspectPod, PersistPendingStops, Probe, PublishProviderProblem
-from gpugate.core.events import GatewayStarted, ManualStartRequested, ManualStopRequested, RequestArrived
+from gpugate.core.events import (
+    GatewayStarted,
+    ManualStartRequested,
+    ManualStopRequested,
+    RequestArrived,
+    RequestFinished,
+    ShutdownRequested,
+)
 from gpugate.core.states import BackingOff, Provisioning, Ready, Stopped, Stopping, Unknown, Warming
 from gpugate.errors import AuthFailed, Transient
 from gpugate.provider_api import Phase, PodReport
@@ -177,11 +185,54 @@ def test_a_failed_pod_is_found() -> None:
 
 
 def test_an_unreachable_pod_is_found() -> None:
-    """Nothing can be done with it; it is watched, and adopted when it runs again."""
+    """It may be billed: no word of it, in particular not STOPPED. It is adopted when it runs again."""
     play = (
-        Scenario(policy()).set_report(0, Phase.UNREACHABLE).at(0, GatewayStarted(), gives=[], state=Stopped)
+        Scenario(policy()).set_report(0, Phase.UNREACHABLE).at(0, GatewayStarted(), gives=[], state=Unknown)
     )
-    play.at(10).set_report(0, RUNNING).at(30, gives=["session 0 opens: adopted"], state=Ready)
+    play.at(10, gives=[], state=Unknown)
+    assert "alpha: the pod is unreachable" == play.machine.last_error
+    play.set_report(0, RUNNING).at(16, gives=["session 0 opens: adopted"], state=Ready)
+
+
+def test_killed_in_the_middle_of_a_failover() -> None:
+    """The first one's stop is confirmed, the second cannot be looked at: it is not said that nothing runs."""
+    play = Scenario(policy(2), owed=frozenset({0})).set_report(1, Transient("HTTP 500"))
+    play.at(0, GatewayStarted(), gives=["stop 0"], state=Unknown).at(1, StopOk(0), gives=[], state=Unknown)
+    play.at(100, gives=[], state=Unknown)
+    assert (None, True) == (play.machine.status, play.machine.snapshot().all_inspected)
+    assert "beta: could not look: HTTP 500" == play.machine.last_error
+    play.set_report(1, RUNNING).at(106, gives=["session 1 opens: adopted"], state=Ready)
+
+
+def test_killed_in_the_middle_of_a_failover_and_nothing_runs() -> None:
+    """STOPPED as soon as both were seen so, whichever is first."""
+    play = Scenario(policy(2), owed=frozenset({0})).set_report(1, None)
+    play.at(0, GatewayStarted(), gives=["stop 0"]).at(1, StopOk(0), gives=[], state=Unknown)
+    play.at(2).set_report(1, STOPPED).at(2, gives=[], state=Stopped)
+    play = Scenario(policy(2), owed=frozenset({0}))
+    play.at(0, GatewayStarted(), gives=["stop 0"], state=Stopping).at(1, StopOk(0), gives=[], state=Stopped)
+    assert "STOPPED" == play.machine.status
+
+
+def test_a_run_ends_and_a_provider_was_never_seen() -> None:
+    """The first one's pod is stopped; what the second has is not known yet."""
+    play = Scenario(policy(2, idle_timeout=60)).set_report(1, Transient("down")).at(0, GatewayStarted())
+    play.at(1, RequestArrived(1), gives=["start 0"]).set_report(0, RUNNING).at(2, StartOk(report=RUNNING))
+    play.at(3, RequestFinished(1), state=Ready).at(63, gives=None, state=Stopping).set_report(0, STOPPED)
+    play.at(64, StopOk(), state=Stopped)
+    assert None is play.machine.status
+    play.set_report(1, STOPPED).at(95, state=Stopped)
+    assert "STOPPED" == play.machine.status
+
+
+def test_an_exit_and_an_open_session_was_never_seen() -> None:
+    """A provider where an earlier gateway left a session open is not left without a confirmed stop."""
+    play = Scenario(policy(2), inherited=frozenset({1})).set_report(1, Transient("down"))
+    play.at(0, GatewayStarted()).at(1, RequestArrived(1), gives=["start 0"])
+    play.at(2, StartError(AuthFailed("bad key")), gives=None).at(2, StopOk(0))
+    play.at(3, StartError(AuthFailed("bad key"), 1), gives=None).at(3, StopError(Transient("down"), 1))
+    play.at(4, ShutdownRequested(), gives=None, state=Stopping)
+    play.at(60, gives=None, state=Stopping)
 
 
 def test_an_adopted_pod_fails_and_nobody_waits() -> None:

@@ -506,3 +506,11 @@ def test_an_exit_while_somebody_elses_stop_hangs() -> None:
         .at(20, ShutdownRequested(), gives=["session 0 opens: adopted"], state=Stopping)
     )
     play.at(79, gives=[]).at(81, gives=["stop 0"], state=Stopping)
+
+
+def test_a_stop_that_comes_too_soon() -> None:
+    """It goes out again as soon as the provider takes it; one that is refused again and again less often."""
+    play = Scenario(policy()).set_report(0, RUNNING).at(0, GatewayStarted())
+    play.at(1, ManualStopRequested(), gives=None).at(1, StopError(RateLimited("too soon", 0.8)), gives=[])
+    play.at(1.7, gives=[]).at(1.9, StopError(RateLimited("too soon", 0.8)), gives=["stop 0"])
+    play.at(11.7, gives=[]).at(12, gives=["stop 0"])

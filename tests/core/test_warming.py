@@ -8,6 +8,7 @@ from gpugate_testing.playbook import (
     STOPPED,
     PreloadOk,
     Scenario,
+    StartError,
     StartOk,
     StopOk,
     policy,
@@ -23,7 +24,7 @@ from gpugate.core.events import (
     RequestFinished,
 )
 from gpugate.core.states import BackingOff, Preloading, Ready, Stopped, Stopping, Warming
-from gpugate.errors import Transient, WarmupTimeout
+from gpugate.errors import NoCapacity, Transient, WarmupTimeout
 from gpugate.provider_api import Endpoint, Phase, PodReport
 
 
@@ -35,13 +36,23 @@ def warming(play: Scenario, *arrivals: RequestArrived) -> Scenario:
     return play.at(0, StartOk(report=RUNNING), state=Warming)
 
 
+def test_the_last_probe_is_told_while_the_pod_warms_up() -> None:
+    """What it saw is the last error, whatever went wrong before; nothing of it is left afterwards."""
+    play = Scenario(policy(2)).set_health(False).at(0, GatewayStarted()).at(0, RequestArrived(1))
+    play.at(0, StartError(NoCapacity("no RTX 4090"), 0)).at(0, StopOk(0)).set_report(1, RUNNING)
+    play.at(1, StartOk(1, RUNNING), state=Warming)
+    assert play.machine.last_error == "beta: not healthy yet: connection refused"
+    play.set_health(True).at(2, state=Ready)
+    assert play.machine.last_error is None
+
+
 def test_the_pod_never_becomes_healthy() -> None:
     """After `warmup_timeout` it is stopped and who waits gets WARMUP_TIMEOUT."""
     play = (
         warming(Scenario(policy())).at(179.9, gives=[]).at(180, gives=["refuse 1 WARMUP_TIMEOUT", "stop 0"])
     )
     assert isinstance(play.refusals[1], WarmupTimeout)
-    assert play.refusals[1].message == "pod failed to become ready"
+    assert play.refusals[1].message == "pod failed to become ready: connection refused"
     play.set_report(0, STOPPED).at(181, StopOk(), gives=["session 0 closes: start_failed"], state=Stopped)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from gpugate_testing.fakes import FakeCloud, FakePod, FakeProvider, Hang
 
-from gpugate.core.commands import LoadOptions
+from gpugate.core.commands import LoadOptions, StartPod, StopPod
+from gpugate.core.events import Event, StartCallFailed
 from gpugate.core.machine import PodMachine
 from gpugate.core.states import Status
 from gpugate.errors import (
+    NoCapacity,
     PodBusy,
     PodStartFailed,
     ProviderUnavailable,
@@ -20,8 +23,14 @@ from gpugate.errors import (
     WarmupTimeout,
 )
 from gpugate.lifecycle.lease import Lease
+from gpugate.lifecycle.provider_worker import (
+    START_LIMIT_BEFORE_STOP_S,
+    ConfiguredProvider,
+    ProviderWorker,
+    ReportSanitizer,
+)
 from gpugate.lifecycle.status import LifecycleEvent
-from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
+from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Provider
 from gpugate.tasks import spawn
 from tests.lifecycle.support import Stage, play
 
@@ -509,5 +518,88 @@ def test_a_machine_that_fails(keep: bool, monkeypatch: pytest.MonkeyPatch) -> No
             assert frozenset() == stage.debts.load()
             assert ["lifecycle: RuntimeError('a bug of ours')"] == stage.crashes
             stage.crashes.clear()
+
+    play(story())
+
+
+@pytest.mark.parametrize("call", ["start", "stop", "inspect"])
+def test_a_call_that_does_not_return(call: str) -> None:
+    """After ten seconds the status says what is waited for, until it returns."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()]) as stage:
+            stage.cloud.fail(call, Hang(100))
+            if call == "stop":
+                stage.lifecycle.start()
+                await asyncio.sleep(1)
+                stage.lifecycle.stop()
+            elif call == "start":
+                stage.lifecycle.start()
+            before = stage.cloud.now
+            await asyncio.sleep(9)
+            status = stage.lifecycle.status_now()
+            assert status is None or status.last_error is None
+            await asyncio.sleep(2)
+            expected = f"alpha: waiting for the answer to {call} for 11 s"
+            if call == "inspect":
+                with pytest.raises(ProviderUnavailable, match=expected):
+                    await stage.lifecycle.status(patience_s=0)
+            else:
+                assert (await stage.lifecycle.status()).last_error == expected
+            await asyncio.sleep(before + 101 - stage.cloud.now)
+            assert (await stage.lifecycle.status()).last_error is None
+
+    play(story())
+
+
+def test_stops_that_come_one_after_the_other() -> None:
+    """The first one says how long a start that is out may take; the next ones do not put that off."""
+
+    async def story() -> None:
+        cloud = FakeCloud()
+        provider = FakeProvider(cloud)
+        results: list[tuple[float, Event]] = []
+        worker = ProviderWorker(
+            ConfiguredProvider("alpha", provider),
+            lambda event: results.append((cloud.now, event)),
+            lambda report: 0.0,
+            ReportSanitizer(lambda: datetime.now(UTC), lambda: cloud.now, print),
+            lambda name, error: None,
+        )
+        cloud.fail("start", Hang(100))
+        began = cloud.now
+        worker.send(StartPod(1, 0))
+        for op in range(2, 6):
+            await asyncio.sleep(1)
+            worker.send(StopPod(op, 0))
+        await asyncio.sleep(10)
+        assert isinstance(results[0][1], StartCallFailed)
+        assert results[0][0] - began == pytest.approx(1 + START_LIMIT_BEFORE_STOP_S)
+        await worker.aclose()
+
+    play(story())
+
+
+def test_a_provider_that_takes_one_change_in_a_while() -> None:
+    """The stop goes out when it may, and is not refused."""
+
+    class Paced(FakeProvider):
+        capabilities = Capabilities(min_change_s=1.0)
+        changed: list[float] = []
+
+        async def _call(self, name: str, act: Any) -> PodReport:
+            if name != "inspect":
+                self.changed.append(self.cloud.now)
+            return await super()._call(name, act)
+
+    async def story() -> None:
+        cloud = FakeCloud()
+        cloud.fail("start", NoCapacity("queued", queued=True))
+        async with Stage([cloud], wrap=lambda provider: Paced(cloud)) as stage:
+            with pytest.raises(PodStartFailed):
+                await stage.ask()
+            await asyncio.sleep(2)
+            start, stop = Paced.changed
+            assert stop - start == pytest.approx(1.0)
 
     play(story())

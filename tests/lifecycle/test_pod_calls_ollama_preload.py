@@ -92,6 +92,8 @@ async def test_a_health_path_of_ones_own(scene: Scene) -> None:
     """There any 200 is health, and nothing else."""
     assert None is await scene.check("/")
     assert "/nowhere answered 404" == await scene.check("/nowhere")
+    scene.ollama.faults.add(VERSION, Answer(403, b""))
+    assert "set OLLAMA_HOST=0.0.0.0" in (await scene.check() or "")
 
 
 async def test_a_pod_that_is_not_there(session: aiohttp.ClientSession, unused_tcp_port: int) -> None:

@@ -8,7 +8,7 @@ import pytest
 from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.states import Status
-from gpugate.errors import NoCapacity, RateLimited, Transient
+from gpugate.errors import NoCapacity, ProviderUnavailable, RateLimited, Transient
 from gpugate.lifecycle.status import ProviderProblem
 from gpugate.provider_api import Phase
 from tests.lifecycle.support import Stage, play
@@ -88,14 +88,14 @@ def test_a_stop_is_rate_limited() -> None:
 
 
 def test_a_pod_that_is_unreachable() -> None:
-    """It is no pod that serves, and the status says why."""
+    """What it does is not known, and the error says why."""
 
     async def story() -> None:
         cloud = FakeCloud()
         cloud.phase = Phase.UNREACHABLE
         async with Stage([cloud]) as stage:
-            status = await stage.lifecycle.status()
-            assert status.last_error == "alpha: the pod is unreachable"
+            with pytest.raises(ProviderUnavailable, match="alpha: the pod is unreachable"):
+                await stage.lifecycle.status()
             assert [news for news in stage.news if isinstance(news, ProviderProblem)] == []
 
     play(story())

@@ -57,7 +57,8 @@ IGNORED_BY_DEFAULT = STALE_RESULTS | ROUTINE_INSPECTIONS | NOT_APPLICABLE
 
 IGNORED: Mapping[type[Any], frozenset[type[Any]]] = {
     states.Unknown: IGNORED_BY_DEFAULT
-    - {events.GatewayStarted, events.DemandRaised, events.PodInspected, events.InspectFailed},
+    - {events.GatewayStarted, events.DemandRaised, events.AllStopsConfirmed}
+    - ROUTINE_INSPECTIONS,
     states.Stopped: IGNORED_BY_DEFAULT - {events.DemandRaised, events.PodInspected, events.DeadlineReached},
     states.CallingStart: IGNORED_BY_DEFAULT - {events.StartAccepted, events.StartCallFailed},
     states.BackingOff: IGNORED_BY_DEFAULT - {events.DeadlineReached},

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from gpugate.core.commands import StartCause, StopCause
-from gpugate.core.events import DemandRaised, GatewayStarted, InspectFailed, PodInspected
+from gpugate.core.events import AllStopsConfirmed, DemandRaised, GatewayStarted, InspectFailed, PodInspected
 from gpugate.core.machine import PodMachine
 from gpugate.core.pending_stops import ACTIVE_PHASES, STOPPED_PHASES
 from gpugate.core.states import AfterAccept, Stopped, Stopping, Unknown
 from gpugate.core.transition_table import transition
 from gpugate.core.transitions.start import after_accept, first_attempt, when_nothing_runs
 from gpugate.provider_api import Phase
+
+NOTHING_TO_ADOPT = STOPPED_PHASES | {Phase.UNREACHABLE}
 
 
 @transition
@@ -20,7 +22,7 @@ def gateway_started(pod: PodMachine, was: Unknown, event: GatewayStarted, now: f
             pod.order_stop(provider, StopCause.RESTART, now)
         else:
             pod.inspect_schedule.schedule(provider, now)
-    return Stopping() if pod.restored_stops else was
+    return Stopping() if len(pod.restored_stops) == len(pod.policy.providers) else was
 
 
 @transition
@@ -32,27 +34,31 @@ def boot_inspected(
 
 
 @transition
-def demand_at_boot(pod: PodMachine, was: Unknown, event: DemandRaised, now: float) -> Unknown | AfterAccept:
+def demand_at_boot(
+    pod: PodMachine, was: Unknown, event: DemandRaised | AllStopsConfirmed, now: float
+) -> Unknown | AfterAccept:
     """Once every provider was inspected, a start tells as much as another inspection would."""
     return judge_boot(pod, was, now)
 
 
 # What follows an inspection at boot:
 #
-# 1. A provider has not been inspected yet: wait, so that the first in the list is adopted and not the first
-#    that answers.
+# 1. A provider has not been inspected yet, and no stop is pending there: wait, so that the first in the list
+#    is adopted and not the first that answers.
 # 2. A pod was found at a provider: adopt or stop (see `adopt_first_active`).
-# 3. A start is wanted, or every inspection succeeded: nothing runs, as far as is known. `start()` is
-#    idempotent, so a pod behind a failed inspection would be found by it.
-# 4. Otherwise an inspection failed and no start is wanted: keep inspecting.
+# 3. A start is wanted, or every provider was seen: nothing runs, as far as is known. `start()` is idempotent,
+#    so a pod behind a failed inspection would be found by it.
+# 4. Otherwise an inspection failed, or a host is unreachable, and no start is wanted: keep inspecting.
 def judge_boot(pod: PodMachine, was: Unknown, now: float) -> Unknown | AfterAccept:
     """Return the state that follows from the inspections since boot."""
-    if len(was.inspections) < len(pod.policy.providers):  # 1
+    if pod.unasked_providers(was):  # 1
         return was
     found = {p: seen for p, seen in sorted(was.inspections.items()) if isinstance(seen, PodInspected)}
-    if any(seen.report.phase not in STOPPED_PHASES for seen in found.values()):  # 2
+    if any(seen.report.phase not in NOTHING_TO_ADOPT for seen in found.values()):  # 2
         return adopt_first_active(pod, found, now)
-    if pod.has_payable_demand or len(found) == len(was.inspections):  # 3
+    if pod.has_payable_demand or pod.pending_stops.by_provider.keys() | pod.seen_providers >= set(
+        range(len(pod.policy.providers))
+    ):  # 3
         return when_nothing_runs(pod, now)
     return was  # 4
 
@@ -76,7 +82,7 @@ def adopt(pod: PodMachine, event: PodInspected, now: float) -> AfterAccept:
 @transition
 def pod_found(pod: PodMachine, was: Stopped | Stopping, event: PodInspected, now: float) -> AfterAccept:
     """A pod that runs although it was not started here is adopted; during a shutdown it is stopped."""
-    if event.report.phase in STOPPED_PHASES or event.report.phase is Phase.UNREACHABLE:
+    if event.report.phase in NOTHING_TO_ADOPT:
         return was
     if pod.shutting_down:
         if not pod.keep_pod:

@@ -27,13 +27,13 @@ from gpugate.core.states import (
     VerifyingStart,
     Warming,
     provider_of,
-    status_of,
 )
 from gpugate.core.transition_table import transition
 from gpugate.core.transitions.boot import judge_boot
 from gpugate.core.transitions.start import begin_start
 from gpugate.core.transitions.warmup import stop_pod
 from gpugate.errors import BudgetExceeded, GateError, PodBusy, PodStopped
+from gpugate.provider_api import Phase
 
 PodState = TypeVar(
     "PodState",
@@ -214,10 +214,10 @@ def shutdown_while_draining(pod: PodMachine, was: Draining, event: ShutdownReque
 # A shutdown before it is known what runs:
 #
 # 1. The pod is to be kept: leave everything as it is.
-# 2. A provider that was not inspected, or whose inspection failed: one good try at a stop; where the ledger
-#    has an open session of an earlier gateway, a stop that must be confirmed.
+# 2. A provider that was not inspected, or whose inspection told nothing: one good try at a stop; where the
+#    ledger has an open session of an earlier gateway, a stop that must be confirmed.
 # 3. A provider where a pod was found: a stop that must be confirmed.
-# 4. A provider that was seen stopped: nothing.
+# 4. A provider that was seen stopped, by its inspection or by that of an inherited stop: nothing.
 @transition
 def shutdown_at_boot(
     pod: PodMachine, was: Unknown, event: ShutdownRequested, now: float
@@ -228,7 +228,9 @@ def shutdown_at_boot(
         return finish_shutdown(pod, was)
     for provider in range(len(pod.policy.providers)):
         seen = was.inspections.get(provider)
-        if not isinstance(seen, PodInspected):  # 2
+        if seen is None and provider in pod.seen_providers:  # 4
+            continue
+        if not isinstance(seen, PodInspected) or seen.report.phase is Phase.UNREACHABLE:  # 2
             may_run = provider in pod.inherited_sessions
             pod.order_stop(provider, StopCause.SHUTDOWN, now, until_seen_stopped=may_run)
         elif seen.report.phase not in STOPPED_PHASES:  # 3
@@ -250,13 +252,18 @@ def shutdown_at_rest(
 def finish_shutdown(pod: PodMachine, was: State) -> Stopping | ShutDown:
     """Return the last state; or the wait for a stop that is pending, at another provider for example."""
     if pod.keep_pod and not isinstance(was, Stopping | ShutDown):
-        pod.shutdown_state = ShutDown(status_of(was), provider_of(was))
+        pod.shutdown_state = ShutDown(pod.status, provider_of(was))
     return Stopping() if pod.pending_stops.by_provider else pod.shutdown_state
 
 
 def inspect_before_exit(pod: PodMachine, served_by: int | None, now: float) -> None:
-    """Inspect the other providers: after the exit nothing would find a pod that was started elsewhere."""
+    """Inspect the other providers: after the exit nothing would find a pod that was started elsewhere.
+
+    Where an earlier gateway left a session open and nothing was seen since, a stop has to be confirmed.
+    """
     if not pod.keep_pod:
+        for provider in pod.inherited_sessions - pod.seen_providers - {served_by}:
+            pod.order_stop(provider, StopCause.SHUTDOWN, now)
         pod.inspect_idle_providers(StopCause.SHUTDOWN, now, but=served_by)
 
 

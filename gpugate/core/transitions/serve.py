@@ -119,6 +119,7 @@ def health_probed(pod: PodMachine, was: Ready, event: ProbeFinished, now: float)
         probe_op=None,
         probe_at=now + pod.policy.probe_interval_s(was.provider, 0.0),
         served=True,
+        probe_detail=event.detail,
     )
 
 

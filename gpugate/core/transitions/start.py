@@ -373,9 +373,10 @@ def provisioning_deadline(
 
 
 def with_provider_detail(pod: PodMachine, message: str, was: Provisioning | Warming) -> str:
-    """Append the last inspection's error, or what the provider said last, to a message about a timeout."""
+    """Append what the last probe saw, and the last inspection's error or what the provider said last."""
     error = pod.inspect_errors.get(was.provider, "").removeprefix(f"{pod.provider_name(was.provider)}: ")
-    detail = error or was.provider_detail
+    probed = was.probe_detail if isinstance(was, Warming) else ""
+    detail = "; ".join(filter(None, (probed, error or was.provider_detail)))
     return f"{message}: {detail}" if detail else message
 
 
@@ -393,5 +394,5 @@ def session_over_before_ready(pod: PodMachine, was: Starting, now: float) -> Aft
     if pod.open_sessions.began_at(was.provider) < was.attempt.since:
         pod.order_stop(was.provider, StopCause.MAX_SESSION, now)
         return Stopping()
-    error = WarmupTimedOut("pod.max_session was over before the pod was ready")
+    error = WarmupTimedOut("pod failed to become ready: pod.max_session was over")
     return leave_provider(pod, was.attempt, error, now)

@@ -78,7 +78,7 @@ def warmup_probed(
     if event.op != was.probe_op:
         return was
     if not event.healthy:
-        return evolve(was, probe_op=None)
+        return evolve(was, probe_op=None, probe_detail=event.detail)
     wanted = model_to_preload(pod)
     if wanted is None:
         pod.commands.append(CheckDevice(was.run_id, was.endpoints["ollama"]))

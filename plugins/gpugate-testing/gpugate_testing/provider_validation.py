@@ -55,6 +55,7 @@ def capability_complaints(capabilities: object) -> list[str]:
         return ["capabilities are no gpugate.Capabilities"]
     numbers = {
         "min_poll_s": capabilities.min_poll_s,
+        "min_change_s": capabilities.min_change_s,
         "min_probe_s": capabilities.min_probe_s,
         "first_byte_limit_s": capabilities.first_byte_limit_s or 1.0,
     }

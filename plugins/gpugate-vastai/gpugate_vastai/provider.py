@@ -37,6 +37,7 @@ class VastAi(Provider):
         stop_keeps_disk=True,
         queue_on_capacity=True,
         min_poll_s=5.0,  # docs/providers.md#vastai-api
+        min_change_s=1.0,  # between two PUTs
     )
     config: VastConfig
 

@@ -283,16 +283,18 @@ def test_stops_that_have_no_effect(settings: Settings) -> None:
     play(scenario, settings)
 
 
-def test_a_queued_start_without_patience() -> None:
-    """`capacity_wait` 0: the queued start is cancelled, and does not fire an hour later."""
+@pytest.mark.parametrize("queued_s", [1.5, 3600])
+def test_a_queued_start_without_patience(queued_s: float) -> None:
+    """`capacity_wait` 0: the queued start is cancelled as soon as Vast.ai takes it, and does not fire."""
 
     async def scenario(house: House) -> None:
-        house.cloud.fail("start", Capacity(queued_s=3600))
+        house.cloud.fail("start", Capacity(queued_s=queued_s))
         with pytest.raises(GateError, match="no GPU is free") as told:
             await house.ask()
         assert "capacity" == told.value.reason
         await house.off()
         await asyncio.sleep(4000)
+        assert [] == [trouble for trouble in house.troubles if "the stop" in trouble]
         assert 0 == house.cloud.billed_s
         assert 0 == house.cloud.starts
 
