@@ -7,7 +7,7 @@ PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 JOBS   ?= 4
 
-.PHONY: run test fast test-lowest lint types bench simulate mutants states clean
+.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots clean
 
 $(VENV)/.run: setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -63,6 +63,9 @@ intents: $(VENV)/.dev     ## how well the bot's local model understands people; 
 
 states: $(VENV)/.dev      ## docs/states.md from the transition table
 	$(BIN)/python -m gpugate.core.transition_docs > docs/states.md
+
+screenshots: $(VENV)/.dev ## the pictures of docs/dashboard.md, by the tests of the page; needs Debian's chromium-driver
+	GPUGATE_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/e2e/test_dashboard_in_a_browser.py
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

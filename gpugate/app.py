@@ -32,6 +32,7 @@ from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, policy_of
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName
+from gpugate.dashboard.feature import dashboard_routes
 from gpugate.fleet import MAIN, Fleet
 from gpugate.gateway import CallbackFeature, Feature, Gateway, Infrastructure
 from gpugate.generation.fantasy import FantasyService
@@ -205,11 +206,12 @@ async def _features(
     hub = SseBroadcaster(lifecycle.status_now, lifecycle.status)
     return [
         CallbackFeature(on_event=catalog.on_event, aclose=catalog.aclose),
-        CallbackFeature(routes=CostApi(costs, reconciler).routes),
+        CallbackFeature(routes=CostApi(costs, reconciler, settings.cost.monthly_budget).routes),
         budget,
         CallbackFeature(routes=generation.routes),
         CallbackFeature(routes=GpuApi(lifecycle).routes),
         CallbackFeature(routes=hub.routes, on_event=hub.on_event, aclose=hub.aclose),
+        CallbackFeature(routes=dashboard_routes),
         _dead_man_switch(base),
         _telegram(base, generation.fantasies, costs),
     ]

@@ -28,17 +28,23 @@ COLUMNS = (
 )
 """`cost/sessions` of docs/api.md#costs."""
 LEDGER_RETRY_S = 30.0
+_COUNT = re.compile("[0-9]{1,6}")
 _MONTH = re.compile(r"(?!0000|9999)[0-9]{4}-(0[1-9]|1[0-2])")
 _BLANK_FOR_PLUS = re.compile(r"([T ][0-9:.,]+) (?=[0-9]{2}:?[0-9]{2}$)")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CostApi:
-    """`/api/v1/cost/*`. Reads the ledger; never touches a pod."""
+    """`/api/v1/cost/*`. Reads the ledger; never touches a pod.
 
-    def __init__(self, costs: CostQueries, reconcile: BillReconciler) -> None:
+    Args:
+        monthly_budget: told in the summary; 0 for none.
+    """
+
+    def __init__(self, costs: CostQueries, reconcile: BillReconciler, monthly_budget: Decimal) -> None:
         self._costs = costs
         self._reconcile = reconcile
+        self._monthly_budget = monthly_budget or None
 
     def routes(self) -> ApiRoutes:
         """Return the endpoints."""
@@ -58,16 +64,21 @@ class CostApi:
 
     async def summary(self, call: RequestContext) -> web.StreamResponse:
         """Return a month's costs by provider, day and user."""
-        return _answer(call, _summary(await _read(self._costs.summary, _month(call))))
+        summary = _summary(await _read(self._costs.summary, _month(call)))
+        return _answer(
+            call,
+            {**summary, "monthlyBudget": _number(self._monthly_budget), "today": self._costs.today_date()},
+        )
 
     async def sessions(self, call: RequestContext) -> web.StreamResponse:
         """Return the sessions that began in a span, as JSON or CSV."""
-        _only(call, "from", "to", "format")
+        _only(call, "from", "to", "format", "limit")
         since, until = _instant(call, "from"), _instant(call, "to")
         form = _asked(call, "format") or "json"
         if form not in ("json", "csv"):
             raise InvalidRequest("format: must be json or csv")
-        rows = [_row(row) for row in await _read(self._costs.sessions, since, until)]
+        newest = await _read(self._costs.sessions, since, until)
+        rows = [_row(row) for row in newest[-_limit(call) :]]
         if form == "json":
             return _answer(call, {"sessions": rows})
         return web.Response(text=_csv(rows), content_type="text/csv", charset="utf-8")
@@ -128,6 +139,14 @@ def _instant(call: RequestContext, name: str) -> datetime | None:
         raise InvalidRequest(
             f'{name}: must be a date or an instant, such as "2026-11-01" or "2026-11-01T12:00:00Z"'
         ) from None
+
+
+def _limit(call: RequestContext) -> int:
+    """Return how many of the newest sessions are wanted; 0 for all."""
+    said = _asked(call, "limit") or "0"
+    if not _COUNT.fullmatch(said):
+        raise InvalidRequest("limit: must be a number of sessions, such as 100")
+    return int(said)
 
 
 def _answer(call: RequestContext, data: object) -> web.Response:

@@ -42,8 +42,12 @@ from gpugate.proxy.server import SERVER_HEADER
 _SECONDS = ("uptime_seconds", "idle_seconds", "stops_in_seconds", "ready_in_seconds")
 
 
+MAX_LISTED = 200
+"""How many requests `GET /api/v1/gpu/requests` lists at most."""
+
+
 class GpuApi:
-    """`/api/v1/health` and `/api/v1/gpu/*`, without the events."""
+    """`/api/v1/health` and `/api/v1/gpu/*`, without the events (docs/api.md#endpoints)."""
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
@@ -55,6 +59,7 @@ class GpuApi:
         return {
             "/api/v1/health": {"GET": health, "HEAD": health},
             "/api/v1/gpu/status": {"GET": ApiRoute(self.status)},
+            "/api/v1/gpu/requests": {"GET": ApiRoute(self.requests)},
             "/api/v1/gpu/start": {"POST": ApiRoute(self.start, scope="pod")},
             "/api/v1/gpu/stop": {"POST": ApiRoute(self.stop, scope="pod")},
             "/api/v1/gpu": {"DELETE": ApiRoute(self.stop, scope="pod")},
@@ -69,6 +74,21 @@ class GpuApi:
     async def status(self, call: RequestContext) -> web.StreamResponse:
         """Return what is known of the pod; unknown is null."""
         return _answer(call, status_json(await self._lifecycle.status()))
+
+    async def requests(self, call: RequestContext) -> web.StreamResponse:
+        """Return who waits and who is served; other users' requests only with the scope `cost`."""
+        user = call.user
+        seen = [
+            {
+                "request_id": one.request_id,
+                "user": one.user,
+                "state": "waiting" if one.waiting else "in_flight",
+                "seconds": round(one.seconds, 3),
+            }
+            for one in self._lifecycle.open_requests()
+            if user is not None and (user.has_scope("cost") or one.user == user.subject)
+        ]
+        return _answer(call, {"requests": seen[:MAX_LISTED], "count": len(seen)})
 
     async def start(self, call: RequestContext) -> web.StreamResponse:
         """Start the pod; idempotent."""
@@ -184,8 +204,11 @@ class SseBroadcaster:
         async def present() -> object:
             return status_json(await self._status())
 
+        replay = call.request.query.get("replay", "0")
+        if not replay.isascii() or not replay.isdigit() or len(replay) > 4:
+            raise InvalidRequest(f"replay: must be a number of past events, at most {MAX_KEPT}")
         last_id = call.request.headers.get("Last-Event-ID")
-        return await self.serve(call.request, _headers(call), present, last_id)
+        return await self.serve(call.request, _headers(call), present, last_id, int(replay))
 
     async def serve(
         self,
@@ -193,12 +216,20 @@ class SseBroadcaster:
         headers: dict[str, str],
         present: Callable[[], Awaitable[object]],
         last_id: str | None,
+        replay: int = 0,
     ) -> web.StreamResponse:
-        """Stream events until the client leaves, from `present()` on or from the event after `last_id`."""
+        """Stream events until the client leaves.
+
+        They begin after `last_id`; if that is not known any more, with the last `replay` events and the
+        present state.
+        """
         reader: asyncio.Queue[_Event | None] = asyncio.Queue()
         now = await present() if self._after(last_id) is None else None
         # No await from here until the reader is registered: no event may be missed or sent twice.
-        opening = [_Event(self._number, "state", now)] if now is not None else self._after(last_id) or []
+        opening = self._after(last_id)
+        if opening is None:
+            past = [event for event in self._kept if event.number > self._number - replay]
+            opening = [*past, _Event(self._number, "state", now)]
         self._readers.add(reader)
         try:
             async with sse_response(

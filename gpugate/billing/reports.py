@@ -163,6 +163,10 @@ class CostQueries:
         unassigned = (cost_math.WARM_UP, cost_math.IDLE)
         return {group.name: group.amount.cost for group in bill.by_user if group.name not in unassigned}
 
+    def today_date(self) -> str:
+        """Return today as in `CostSummary.by_day`."""
+        return self._wall().astimezone(UTC).date().isoformat()
+
     async def today(self) -> Decimal:
         """Return the cost since midnight UTC."""
         now = self._wall()

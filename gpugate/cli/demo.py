@@ -33,6 +33,8 @@ A token for this demo, good for 30 days:
 Try it:
   {curl}
 
+See what the pod does, with the token: {url}/dashboard
+
 Open WebUI, Admin Panel > Settings > Connections > Ollama API:
   URL  {url}
   Key  the token above

@@ -29,6 +29,22 @@ class ServingPod:
     first_byte_limit_s: float | None = None
 
 
+@frozen(kw_only=True)
+class OpenRequest:
+    """A request that waits for the pod or uses it.
+
+    Attributes:
+        user, request_id: as the lease has them.
+        waiting: it waits; otherwise it is in flight.
+        seconds: since it arrived, or since it was admitted.
+    """
+
+    user: str
+    request_id: str
+    waiting: bool
+    seconds: float
+
+
 class Lease:
     """One request's ticket; use as `with lifecycle.acquire() as lease: pod = await lease.wait_admitted()`.
 
@@ -194,6 +210,18 @@ class LeaseTable:
     def get(self, ticket: int | None) -> Lease | None:
         """Return the lease of a ticket; None if its request has ended."""
         return None if ticket is None else self._leases.get(ticket)
+
+    def open_requests(self, now: float) -> list[OpenRequest]:
+        """Return the requests that wait or are in flight, in order of arrival."""
+        return [
+            OpenRequest(
+                user=lease.user,
+                request_id=lease.request_id,
+                waiting=lease.pod is None,
+                seconds=now - (lease.arrived_at if lease.pod is None else lease.admitted_at or now),
+            )
+            for lease in self._leases.values()
+        ]
 
     def remove(self, lease: Lease, now: float) -> bool:
         """The request has ended; False if it had ended before."""

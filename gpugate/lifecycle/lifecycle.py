@@ -64,7 +64,7 @@ from gpugate.core.transitions import TABLE
 from gpugate.errors import ProviderUnavailable, ShuttingDown
 from gpugate.lifecycle.command_runner import CommandRunner, MachineLink
 from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
-from gpugate.lifecycle.lease import Lease, LeaseTable, ServingPod
+from gpugate.lifecycle.lease import Lease, LeaseTable, OpenRequest, ServingPod
 from gpugate.lifecycle.pod_calls import PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryStore, PendingStopStore
@@ -370,6 +370,10 @@ class Lifecycle:
     def status_now(self) -> PodStatus | None:
         """Return the pod's status without waiting; None while it is not known what runs."""
         return self._status.build(self._machine.snapshot(), self._loop.time(), self._runner.slow_call())
+
+    def open_requests(self) -> list[OpenRequest]:
+        """Return the requests that wait or are in flight, in order of arrival."""
+        return self._leases.open_requests(self._loop.time())
 
     def start_rate(self) -> Decimal | None:
         """Return the price per hour of the pod that would be started; None if it is not known."""

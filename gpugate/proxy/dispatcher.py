@@ -181,6 +181,8 @@ class RequestDispatcher:
             raise PathNotFound  # path tokens are off, or this is none: with any token
         if route.kind is RouteKind.GATEWAY_API or context.method == "OPTIONS":
             return self._answer_gateway_api(context, route)
+        if route.kind is RouteKind.NOT_FOUND and route.upstream_path in self._own:  # such as /dashboard
+            return self._answer_gateway_api(context, route)
         if route.kind is RouteKind.HEALTH or self._cached_user(context):
             return self._answer_if_allowed(context, route)
         return self._authenticate_and_answer(context, route)
