@@ -97,8 +97,7 @@ export function showCost(pod, elapsed, summary) {
 export function showDays(chart, days, currency) {
   const cost = (day) => money(day.cost, currency);
   const total = days.reduce((sum, day) => sum + day.cost, 0);
-  const count = days.reduce((sum, day) => sum + day.sessionCount, 0);
-  setText("days-summary", `The last ${days.length} days: ${plural(count, "session")}, ${money(total, currency)}.`);
+  setText("days-summary", `The last ${days.length} days: ${money(total, currency)}. A session over midnight counts on both days.`);
   chart.draw([days.map((day) => Date.parse(day.date) / 1000), days.map((day) => day.cost), days.map((day) => day.sessionCount)]);
   const columns = [["Day", (day) => day.date], ["Sessions", (day) => `${day.sessionCount}`, "number"], ["Cost", cost, "number"]];
   fill("days-table", days, () => [table("Sessions and cost per day", columns, [...days].reverse())]);
