@@ -9,6 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +37,8 @@ from gpugate.proxy.request_context import RequestContext, read_body
 
 SMALL = 256 * 1024
 """Longest Base64 text that is decoded on the event loop; longer ones would block it for too long."""
+_DECODER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="image")
+"""Decodes one image at a time: each further thread would take turns from the event loop."""
 
 
 @frozen
@@ -86,7 +89,7 @@ class JsonRequest:
         text = self.text(name, needed=True)
         if len(text) <= SMALL:
             return decode_image(text, name)
-        return await asyncio.to_thread(decode_image, text, name)
+        return await asyncio.get_running_loop().run_in_executor(_DECODER, decode_image, text, name)
 
 
 async def read_json(call: RequestContext, max_body: int) -> JsonRequest:

@@ -1,7 +1,8 @@
 """Image files: detects format and size, checks that they are complete, strips metadata. Pure.
 
 Only the structure of PNG, JPEG, WebP and GIF is read; pixels are never decompressed, so an image that would
-decompress to gigabytes costs nothing here. Limits are those of docs/api.md#images-in.
+decompress to gigabytes costs nothing here; the number of sections is limited, because each costs work. Limits
+are those of docs/api.md#images-in.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import binascii
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from typing import TypeVar
 
 from attrs import field, frozen
 
@@ -18,9 +21,15 @@ from gpugate.errors import InvalidRequest
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 40_000_000
+MAX_SECTIONS = 32_768
+"""Chunks, segments or blocks. Encoders write 8 KiB and more into one: 64 MiB have 8,192."""
+MAX_GIF_PIECES = 524_288
+"""Sub-blocks of a GIF, at most 255 bytes each: 64 MiB have 263,172."""
 
+T = TypeVar("T")
 _DATA_URL = re.compile(rb"data:[^,]{0,500};base64,", re.IGNORECASE)
 _BLANKS = b" \t\r\n\v\f"
+_JPEG_FILLER = re.compile(rb"\xff+")
 _PNG = b"\x89PNG\r\n\x1a\n"
 # The chunks that determine how a PNG looks; all others (tEXt, iTXt, zTXt, eXIf, tIME ...) are metadata.
 _PNG_KEPT = frozenset(
@@ -136,9 +145,23 @@ def _part(data: bytes, start: int, length: int) -> bytes:
     return data[start : start + length]
 
 
+def _limited(sections_of: Callable[[bytes], Iterator[T]]) -> Callable[[bytes], Iterator[T]]:
+    """Make a generator of sections raise InvalidImage if there are too many."""
+
+    @wraps(sections_of)
+    def limited(data: bytes) -> Iterator[T]:
+        for number, section in enumerate(sections_of(data)):
+            if number == MAX_SECTIONS:
+                raise InvalidImage("has too many sections")
+            yield section
+
+    return limited
+
+
 # --- PNG ------------------------------------------------------------------------------------------
 
 
+@_limited
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start, end) of each chunk, up to IEND."""
     at = len(_PNG)
@@ -170,16 +193,16 @@ def _png_stripped(data: bytes) -> bytes:
 # --- JPEG -----------------------------------------------------------------------------------------
 
 
+@_limited
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, end) of each segment up to the first scan, which extends to the end."""
     at = 2
     while True:
-        if data[at] != 0xFF:
-            raise InvalidImage("is damaged")
+        filler = _JPEG_FILLER.match(data, at)
+        if filler is None:
+            raise InvalidImage("is damaged" if at < len(data) else "is truncated")
+        at = filler.end() - 1
         marker = data[at + 1]
-        if marker == 0xFF:  # filler
-            at += 1
-            continue
         if marker == 0xDA:
             if data.rfind(b"\xff\xd9", at) < 0:
                 raise InvalidImage("is truncated")
@@ -216,6 +239,7 @@ def _jpeg_stripped(data: bytes) -> bytes:
 # --- WebP -----------------------------------------------------------------------------------------
 
 
+@_limited
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start of the body, end of the body) of each chunk."""
     size = int.from_bytes(_part(data, 4, 4), "little")
@@ -268,9 +292,11 @@ def _webp_stripped(data: bytes) -> bytes:
 # --- GIF ------------------------------------------------------------------------------------------
 
 
+@_limited
 def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (label, start, end) of each block: 0x2C image, 0xFE comment, 0xFF application data."""
     at = 13 + _colours(_part(data, 0, 13)[10])
+    pieces = 0
     while (first := data[at]) != 0x3B:
         start = at
         if first == 0x2C:
@@ -283,6 +309,9 @@ def _gif_blocks(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise InvalidImage("is damaged")
         while length := data[at]:
             at += 1 + length
+            pieces += 1
+            if pieces > MAX_GIF_PIECES:
+                raise InvalidImage("has too many sections")
         at += 1
         yield label, start, at
 

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from gpugate.errors import InvalidRequest
 from gpugate.generation.image_format import (
     MAX_BYTES,
+    MAX_GIF_PIECES,
+    MAX_SECTIONS,
     InvalidImage,
     decode_image,
     read_checked_image,
@@ -145,6 +147,29 @@ class TestLimits:
         large = base64.b64encode(PNG + bytes(MAX_BYTES - len(PNG) + 4)).decode()
         with pytest.raises(InvalidRequest, match="image_base64: is larger than 20 MiB"):
             decode_image(large, "image_base64")
+
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "JPEG without lengths", "WebP", "GIF", "GIF pieces"])
+    @pytest.mark.parametrize("over", [0, 1])
+    def test_sections(self, kind, over):
+        """Each costs work, however small it is."""
+        many, pieces = MAX_SECTIONS - 3 + over, MAX_GIF_PIECES - 1 + over
+        image = {
+            "PNG": lambda: png(4, 3, *[chunk(b"tEXt", b"")] * many),
+            "JPEG": lambda: jpeg(4, 3, *[segment(0xFE, b"")] * many),
+            "JPEG without lengths": lambda: jpeg(4, 3, *[b"\xff\xd0"] * many),
+            "WebP": lambda: webp(*[(b"XXXX", b"")] * (many + 2), (b"VP8 ", LOSSY)),
+            "GIF": lambda: gif(b"\x21\xfe\0" * (many + 2)),
+            "GIF pieces": lambda: gif(b"\x21\xfe" + b"\x01x" * pieces + b"\0"),
+        }[kind]()
+        if over:
+            with pytest.raises(InvalidImage, match="has too many sections"):
+                read_image(image)
+        else:
+            assert read_image(image)
+
+    def test_filler(self):
+        """Any number of fill bytes before a marker is one step."""
+        assert (4, 3) == ((image := read_image(jpeg(4, 3, b"\xff" * 10**6))).width, image.height)
 
 
 class TestBase64:
