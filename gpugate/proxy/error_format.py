@@ -190,7 +190,7 @@ def _shape(
     hints |= _reason(error)
     message = _message(error)
     if dialect is Dialect.OLLAMA:
-        return {"error": message, "status": "error", **code, **hints}
+        return {"error": message, **code, **hints}
     return {
         "status": "error",
         "data": None,

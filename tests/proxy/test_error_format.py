@@ -139,13 +139,18 @@ class TestShapes:
         """Ollama's clients want a string; ours stand beside it."""
         expected = {
             "error": "no",
-            "status": "error",
             "code": "POD_START_FAILED",
             "retryAfter": 60,
             "reason": "funds",
         }
 
         assert expected == body(Dialect.OLLAMA, errors.PodStartFailed("no", reason="funds"))
+
+    def test_ollama_without_a_status(self) -> None:
+        """Go's client would print a field of this name, in any case, in place of the HTTP status."""
+        names = {name.lower() for kind in leaves(GateError) for name in body(Dialect.OLLAMA, kind())}
+
+        assert {"error", "code", "retryafter"} == names
 
     def test_openai(self) -> None:
         """OpenAI's clients want an object."""
