@@ -48,7 +48,7 @@ from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, St
 from gpugate.observability.event_log import log_event
 from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.observability.redact import secrets_of
-from gpugate.ollama.catalog_cache import CatalogRefresher
+from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
@@ -104,7 +104,7 @@ async def build(
             settings.catalog.models,
             base.state / "catalog.json",
             get=base.pod.get,
-            serving=partial(_serving_ollama, base),
+            serving=partial(_serving_ollama, base.fleet.main),
             warn=_warn,
             on_crash=log_crash,
         )
@@ -251,7 +251,7 @@ def _dead_man_switch(base: Infrastructure) -> Feature:
     switch = SwitchRenewer(
         base.settings.pod.lease,
         base.pod.put_renewal,
-        partial(_serving_ollama, base),
+        partial(_serving_ollama, base.fleet.main),
         _warn,
         on_crash=log_crash,
     )
@@ -281,8 +281,8 @@ def _telegram(base: Infrastructure, fantasies: FantasyService, costs: CostQuerie
 # --- small ones -------------------------------------------------------------------------------------
 
 
-def _serving_ollama(base: Infrastructure) -> Endpoint | None:
-    serving = base.fleet.main.serving
+def _serving_ollama(lifecycle: Lifecycle) -> Endpoint | None:
+    serving = lifecycle.serving
     return serving.endpoints["ollama"] if serving is not None else None
 
 

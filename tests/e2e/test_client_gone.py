@@ -7,7 +7,7 @@ import json
 
 from gpugate_demo.faults import Hang, HangAfter
 
-from gpugate.ollama.catalog_cache import CatalogRefresher
+from gpugate.ollama.catalog_refresher import CatalogRefresher
 from tests.e2e.support import GENERATE, House, chat_body, part_of, request, wire_to
 
 

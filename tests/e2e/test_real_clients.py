@@ -14,7 +14,7 @@ from ollama import AsyncClient, ResponseError
 from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
-from gpugate.ollama.catalog_cache import CatalogRefresher
+from gpugate.ollama.catalog_refresher import CatalogRefresher
 from tests.e2e.support import MODEL, House, bearer, part_of, token
 
 HI = [{"role": "user", "content": "hi"}]

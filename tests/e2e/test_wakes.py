@@ -9,7 +9,7 @@ import pytest
 from gpugate_demo.faults import Answer, Hang, HangAfter
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.ollama.catalog_cache import CatalogRefresher
+from gpugate.ollama.catalog_refresher import CatalogRefresher
 from tests.e2e.support import CHAT, GENERATE, MODEL, SOON, House, bearer, chat_body, open_house, part_of
 
 NEVER = [
