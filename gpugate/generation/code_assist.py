@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from gpugate.errors import UpstreamBroken, UpstreamTimeout
+from gpugate.generation.text_model import status_error
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 from gpugate.proxy.error_format import is_edge_error, is_edge_timeout
@@ -30,6 +31,7 @@ SYSTEM = (
 )
 _FENCES = re.compile(r"`{3,}")
 PATH = "/api/chat"
+FAILURE = "the question about the code could not be answered"
 
 
 @frozen
@@ -138,7 +140,7 @@ class CodeStream:
             # relay.
             relayed = await visit.run(work, interrupt=lambda pod: self._pools.pool_for(pod).abort)
         except PodUnreachable as error:
-            raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
+            raise UpstreamBroken(f"{FAILURE}: the model {model!r} did not answer: {error}") from error
         call.bytes_sent = relayed.bytes_sent
         return relayed
 
@@ -147,10 +149,8 @@ def _refused(declined: ResponseIntercepted, model: str) -> Exception:
     status = declined.status
     if is_edge_error(status, declined.content_type, proxied=True):
         return (
-            UpstreamTimeout()
+            UpstreamTimeout(f"{FAILURE}: the model {model!r} did not answer in time; it may still run")
             if is_edge_timeout(status)
             else PodUnreachable("the pod's Ollama cannot be reached")
         )
-    if status == 404:
-        return UpstreamBroken(f"the pod has no coding model {model!r}")
-    return UpstreamBroken(f"the coding model {model!r} answered {status}")
+    return UpstreamBroken(f"{FAILURE}: {status_error(status, model, declined.body)}")

@@ -34,6 +34,12 @@ class StoryRequest:
     prompt: str = ""
     image: DecodedImage | None = None
 
+    @property
+    def failure(self) -> str:
+        """How a message begins that says why there is no story."""
+        about = " about the picture" if self.image is not None else ""
+        return f"the story{about} could not be told"
+
     def body(self) -> dict[str, object]:
         """Return the body for `/api/generate`."""
         body: dict[str, object] = {"model": self.model, "system": SYSTEM, "prompt": self._prompt_text()}
@@ -92,9 +98,9 @@ class StoryService:
         try:
             story = await leased.run(work)
         except (GenerationFailed, PodUnreachable) as error:
-            raise StoryFailed(str(error)) from error
+            raise StoryFailed(f"{request.failure}: {error}") from error
         if not story:
-            raise StoryFailed(f"the model {request.model!r} returned no text")
+            raise StoryFailed(f"{request.failure}: the model {request.model!r} returned no text")
         return story
 
 

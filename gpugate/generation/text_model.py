@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,11 @@ SILENCE_S = 600.0
 """How long a model may send nothing; a large one loads for minutes before its first token."""
 CONNECT_S = 10.0
 MAX_LINE_BYTES = 8 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+MAX_REASON = 300
+"""Characters of a model's own reason that are passed on."""
+_FOLDERS = re.compile(r"(?<![\w/:])(?:/[\w.@+-]+)+/(?=[\w.@+-])")
+"""Of the pod's files, whose names are enough."""
 
 
 class GenerationFailed(Exception):
@@ -61,7 +67,10 @@ class OllamaTextModel:
         answer = await self._ask(endpoint, path, body)
         try:
             if answer.status != 200:
-                raise _error_for_status(answer.status, answer.content_type, model)
+                said = b""
+                with suppress(*CALL_ERRORS):
+                    said = await answer.content.read(MAX_ERROR_BYTES)
+                raise _error_for_status(answer.status, answer.content_type, model, said)
             async with aclosing(_lines(answer.content)) as lines:
                 async for line in lines:
                     parsed = _parse_line(line, model)
@@ -127,8 +136,8 @@ def _parse_line(line: bytes, model: str) -> Mapping[str, Any]:
         parsed = None
     if not isinstance(parsed, dict):
         raise GenerationFailed(f"the model {model!r} answered something that is no JSON")
-    if "error" in parsed:  # its text may name files of the pod: not passed on
-        raise GenerationFailed(f"the model {model!r} failed in the middle of its answer")
+    if "error" in parsed:
+        raise GenerationFailed(failure(model, "in the middle of its answer", line))
     return parsed
 
 
@@ -139,12 +148,14 @@ def _text(parsed: Mapping[str, Any]) -> str:
     return text if isinstance(text, str) else ""
 
 
-def _error_for_status(status: int, content_type: str, model: str) -> GenerationFailed | PodUnreachable:
+def _error_for_status(
+    status: int, content_type: str, model: str, body: bytes
+) -> GenerationFailed | PodUnreachable:
     if is_edge_error(status, content_type, proxied=True):
         if is_edge_timeout(status):
             return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
         return PodUnreachable(f"the pod's Ollama cannot be reached ({status})")
-    return GenerationFailed(status_error(status, model))
+    return GenerationFailed(status_error(status, model, body))
 
 
 def _timed_out(error: BaseException, model: str) -> GenerationFailed | PodUnreachable:
@@ -153,6 +164,20 @@ def _timed_out(error: BaseException, model: str) -> GenerationFailed | PodUnreac
     return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
 
 
-def status_error(status: int, model: str) -> str:
-    """Return one line about a model's error status."""
-    return f"the pod has no model {model!r}" if status == 404 else f"the model {model!r} answered {status}"
+def status_error(status: int, model: str, body: bytes) -> str:
+    """Return one line about a model's error: its status and body."""
+    return f"the pod has no model {model!r}" if status == 404 else failure(model, f"with {status}", body)
+
+
+def failure(model: str, how: str, body: bytes) -> str:
+    """Return one line that says how a model failed, and why in its own words if `body` has any."""
+    try:
+        told = orjson.loads(body).get("error")
+    except (orjson.JSONDecodeError, AttributeError):
+        told = None
+    if isinstance(told, dict):
+        told = told.get("message")
+    words = " ".join(_FOLDERS.sub("", told).split()) if isinstance(told, str) else ""
+    if len(words) > MAX_REASON:
+        words = words[:MAX_REASON].rstrip() + "…"
+    return f"the model {model!r} failed {how}" + (f": {words}" if words else "")

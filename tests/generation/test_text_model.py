@@ -90,25 +90,45 @@ async def test_chat(told):
     [
         ([line("a")], "'m' stopped before its end"),
         ([], "'m' stopped before its end"),
-        ([line("a"), b'{"error": "/root/.ollama"}\n'], "'m' failed in the middle"),
+        (
+            [line("a"), b'{"error": "/root/.ollama/x is\\ngone"}\n'],
+            "'m' failed in the middle of .*: x is gone",
+        ),
         ([b"<html>\n"], "is no JSON"),
         ([b"[1]\n"], "is no JSON"),
     ],
 )
 async def test_no_whole_answer(told, pieces, words):
-    """Named, and without the server's own words."""
+    """The model is named, and its own reason told, without the folders of the pod."""
     with pytest.raises(GenerationFailed, match=words) as caught:
         await told(*pieces)
     assert "/root" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(404, "no model 'm'"), (500, "answered 500"), (307, "answered 307")]
+    ("status", "body", "words"),
+    [
+        (404, b'{"error":"model not found"}', "the pod has no model 'm'"),
+        (
+            500,
+            b'{"error":"CUDA error:\\n out of memory"}',
+            "the model 'm' failed with 500: CUDA error: out of memory",
+        ),
+        (500, b'{"error":{"message":"no room"}}', "the model 'm' failed with 500: no room"),
+        (500, b'{"error":"load /root/models/a-1, see https://x.org/a/b"}', "load a-1, see https://x.org/a/b"),
+        (500, b'{"error":"' + b"x" * 400 + b'"}', "x" * 300 + "…"),
+        (500, b"{}", "the model 'm' failed with 500"),
+        (500, b"<html>", "the model 'm' failed with 500"),
+        (500, b'["x"]', "the model 'm' failed with 500"),
+        (307, b"", "the model 'm' failed with 307"),
+    ],
 )
-async def test_refusal(told, status, words):
-    """By its status."""
-    with pytest.raises(GenerationFailed, match=words):
-        await told(b"{}", status=status)
+async def test_refusal(told, status, body, words):
+    """By its status and the reason that the server gives, in one line."""
+    with pytest.raises(GenerationFailed) as caught:
+        await told(body, status=status)
+    assert str(caught.value).endswith(words)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [520, 522, 527])
