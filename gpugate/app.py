@@ -29,7 +29,7 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
-from gpugate.config.derive import fallback_price_of, policy_of
+from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName
 from gpugate.dashboard.feature import dashboard_routes
@@ -99,15 +99,21 @@ async def build(
         session = await resources.enter_async_context(_session())
         providers = [ConfiguredProvider(name, kind(configs[name], session)) for name, kind in kinds.items()]
         base = await _infrastructure(settings, resources, session, providers, on_failure)
+        lifecycle = base.fleet.main
         catalog = CatalogRefresher(
             settings.catalog.when_stopped,
             settings.catalog.models,
             base.state / "catalog.json",
-            get=base.pod.get,
-            serving=partial(_serving_ollama, base.fleet.main),
+            named=named_models(settings, kinds),
+            pods=pods_of(settings, configs),
+            fetch=base.pod.fetch,
+            serving=lambda: lifecycle.serving,
+            interval_s=settings.pod.reconcile_interval,
             warn=_warn,
             on_crash=log_crash,
         )
+        if hint := catalog.catalog.hint:
+            _log.info(f"catalogue: {hint}")
         features = await _features(base, catalog, workflows, budget_source)
         for listener in (*(feature.on_event for feature in features), _abort_exchanges(base.pools)):
             base.events.subscribe(listener)
@@ -201,7 +207,12 @@ async def _features(
         monitor = await budget_monitor(settings, *sources, lifecycle, base.events, _utc_now)
         budget = CallbackFeature(on_event=monitor.on_event, start=monitor.start, aclose=monitor.aclose)
     generation = generation_api(
-        settings, workflows, lifecycle=lifecycle, session=base.session, pools=base.pools
+        settings,
+        workflows,
+        lifecycle=lifecycle,
+        session=base.session,
+        pools=base.pools,
+        require=catalog.require,
     )
     hub = SseBroadcaster(lifecycle.status_now, lifecycle.status)
     return [
@@ -213,7 +224,7 @@ async def _features(
         CallbackFeature(routes=hub.routes, on_event=hub.on_event, aclose=hub.aclose),
         CallbackFeature(routes=dashboard_routes),
         _dead_man_switch(base),
-        _telegram(base, generation.fantasies, costs),
+        _telegram(base, generation.fantasies, costs, catalog),
     ]
 
 
@@ -229,6 +240,7 @@ def _ollama(base: Infrastructure, catalog: CatalogRefresher) -> OllamaHandlers:
         max_body=base.settings.server.max_body,
         heartbeat_s=base.settings.queue.heartbeat,
         changed=catalog.changed,
+        require=catalog.require,
     )
 
 
@@ -258,7 +270,9 @@ def _dead_man_switch(base: Infrastructure) -> Feature:
     return CallbackFeature(on_event=switch.on_event, start=switch.start, aclose=switch.aclose)
 
 
-def _telegram(base: Infrastructure, fantasies: FantasyService, costs: CostQueries) -> Feature:
+def _telegram(
+    base: Infrastructure, fantasies: FantasyService, costs: CostQueries, catalog: CatalogRefresher
+) -> Feature:
     if not base.settings.bot.enabled:
         return CallbackFeature(routes=TelegramWebhook(None, _refuse_update).routes)
     from gpugate.bot.feature import TelegramFeature  # its imports take time and memory
@@ -274,6 +288,7 @@ def _telegram(base: Infrastructure, fantasies: FantasyService, costs: CostQuerie
         fantasies=fantasies,
         costs=costs,
         user_of=user_of,
+        require=catalog.require,
         state=base.state,
     )
 

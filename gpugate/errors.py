@@ -9,6 +9,7 @@ GateError                       what a client is told: `code`, `retry_after_s`, 
 │   ├── InvalidRequest
 │   ├── PayloadTooLarge
 │   ├── PathNotFound
+│   ├── ModelNotFound           the pod is known not to have the model
 │   └── MethodNotAllowed
 ├── QueueError
 │   ├── QueueFull
@@ -126,6 +127,18 @@ class PathNotFound(RequestError):
 
     code = "NOT_FOUND"
     default_message = "not found"
+
+
+class ModelNotFound(RequestError):
+    """The model is not among those that were learned from the pod; told in Ollama's words."""
+
+    code = "MODEL_NOT_FOUND"
+    default_message = "model not found"
+
+    def __init__(self, model: str = "", failure: str = "") -> None:
+        """Name the model, behind what could not be done for want of it."""
+        message = f"model '{model}' not found" if model else self.default_message
+        super().__init__(f"{failure}: {message}" if failure else message)
 
 
 class MethodNotAllowed(RequestError):

@@ -210,10 +210,12 @@ class Provider(ABC):
     Attributes:
         Config: an attrs class, structured from `[providers.<name>]`; secrets are `field(repr=False)`.
         capabilities: what this provider can do.
+        models: of the pod's Ollama, where they are known before it has ever run.
     """
 
     Config: ClassVar[type[Any]] = NoConfig
     capabilities: ClassVar[Capabilities] = Capabilities()
+    models: ClassVar[Sequence[str]] = ()
 
     def __init__(self, config: Any, session: ClientSession) -> None:
         self.config = config

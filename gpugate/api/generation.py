@@ -20,7 +20,7 @@ from attrs import define, evolve, field, frozen
 from gpugate.api.gpu import SseResponse, wants_only_events
 from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
-from gpugate.generation.code_assist import PATH, CodeAssist, CodeQuestion, CodeStream
+from gpugate.generation.code_assist import FAILURE, PATH, CodeAssist, CodeQuestion, CodeStream
 from gpugate.generation.fantasy import Fantasy, FantasyService
 from gpugate.generation.image_format import DecodedImage, decode_image
 from gpugate.generation.images import MAX_SEED, GeneratedImage, ImageJob, ImageService, random_seed
@@ -113,6 +113,7 @@ class GenerationApi:
 
     Attributes:
         heartbeat_s: seconds between fillers while the pod is waited for (`queue.heartbeat`); 0: none.
+        require: raises ModelNotFound for a model that the pod, which is off, is known not to have.
     """
 
     lifecycle: Lifecycle
@@ -124,6 +125,7 @@ class GenerationApi:
     fantasies: FantasyService
     max_body: int
     heartbeat_s: float = 0.0
+    require: Callable[[str | None, str], None] = lambda model, failure: None
 
     def routes(self) -> ApiRoutes:
         """Return the endpoints."""
@@ -135,8 +137,9 @@ class GenerationApi:
         }
 
     @contextmanager
-    def _lease(self, call: RequestContext, model: str | None) -> Iterator[LeasedCall]:
-        """Hold one lease for all that a request does with the pod."""
+    def _lease(self, call: RequestContext, model: str | None, failure: str = "") -> Iterator[LeasedCall]:
+        """Hold one lease for all that a request does with the pod; `failure` begins a refusal's message."""
+        self.require(model, failure)
         user = subject_of(call.user)
         with self.lifecycle.acquire(model=model, user=user, request_id=call.request_id) as lease:
             yield LoggedCall(self.lifecycle, lease, call=call)
@@ -184,7 +187,7 @@ class GenerationApi:
         question = _question(body)
         streams = body.flag("stream", True)
         model = self.coding.model_for(question)
-        with self._lease(call, model) as leased:
+        with self._lease(call, model, FAILURE) as leased:
             if not streams:
                 return await self._complete_response(call, leased, self._code_json(leased, question, model))
             if wants_only_events(call.request.headers.get("Accept")):
@@ -223,11 +226,11 @@ class GenerationApi:
             return await leased.run(work)
         except GenerationFailed as error:
             if error.timed_out:
-                raise UpstreamTimeout from error
-            raise UpstreamBroken(str(error)) from error
+                raise UpstreamTimeout(f"{FAILURE}: {error}; it may still run") from error
+            raise UpstreamBroken(f"{FAILURE}: {error}") from error
         except PodUnreachable as error:
             model = self.coding.model_for(question)
-            raise UpstreamBroken(f"the coding model {model!r} did not answer: {error}") from error
+            raise UpstreamBroken(f"{FAILURE}: the model {model!r} did not answer: {error}") from error
 
     async def _code_events(
         self, call: RequestContext, leased: LeasedCall, question: CodeQuestion
@@ -246,7 +249,7 @@ class GenerationApi:
     async def story(self, call: RequestContext) -> web.StreamResponse:
         """Stream a story as events."""
         story = await self._read_story(call)
-        with self._lease(call, story.model) as leased:
+        with self._lease(call, story.model, story.failure) as leased:
 
             async def send_events(stream: SseResponse) -> None:
                 await self.stories.generate(leased, story, FantasyStream(stream).story)
@@ -285,7 +288,7 @@ class GenerationApi:
     async def fantasy(self, call: RequestContext) -> web.StreamResponse:
         """Generate a story about an image and an illustration, under one lease."""
         story, illustrated, streams = await self._read_fantasy(call)
-        with self._lease(call, story.model) as leased:
+        with self._lease(call, story.model, story.failure) as leased:
             if not streams:
                 return await self._complete_response(
                     call, leased, self._fantasy_result(leased, story, illustrated)

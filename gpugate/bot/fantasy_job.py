@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from attrs import frozen
@@ -23,11 +23,16 @@ TYPING_INTERVAL_S = 4.5
 
 @frozen
 class FantasyJob:
-    """Generates story and illustration, under the same kind of lease as the API."""
+    """Generates story and illustration, under the same kind of lease as the API.
+
+    Attributes:
+        require: raises ModelNotFound for a model that the pod, which is off, is known not to have.
+    """
 
     lifecycle: Lifecycle
     fantasies: FantasyService
     on_crash: CrashHandler | None = None
+    require: Callable[[str | None, str], None] = lambda model, failure: None
 
     async def run(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
         """Acknowledge, wait for the pod, send story and picture. Raises GateError."""
@@ -42,6 +47,7 @@ class FantasyJob:
             await chat.send_text(messages.unusable(str(error)))
         else:
             story = self.fantasies.story_request(image, prompt)
+            self.require(story.model, story.failure)
             async with self._typing(chat):
                 with self.lifecycle.acquire(model=story.model, user=incoming.user) as lease:
                     fantasy = await self.fantasies.generate(LeasedCall(self.lifecycle, lease), story)

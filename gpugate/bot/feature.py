@@ -48,6 +48,7 @@ class TelegramFeature:
         costs: CostQueries,
         state: Path,
         user_of: Callable[[str], str] = lambda provider: "",
+        require: Callable[[str | None, str], None] = lambda model, failure: None,
     ) -> None:
         try:
             from gpugate.bot.telegram import TelegramBot, WebhookConfig  # importing aiogram takes 3 s
@@ -66,7 +67,7 @@ class TelegramFeature:
             lifecycle=lifecycle,
             waiter=self._waiter,
             costs=costs,
-            fantasy_job=FantasyJob(lifecycle, fantasies, log_crash),
+            fantasy_job=FantasyJob(lifecycle, fantasies, log_crash, require),
             intent_parser=self._intent_parser,
             currency=settings.cost.currency,
             ask_above_rate=bot.ask_above_rate,

@@ -16,7 +16,8 @@ import attrs
 from gpugate.cli.errors import OK, WRONG, CliError
 from gpugate.cli.settings import config_path, settings_for_serving, url_of
 from gpugate.cli.token_commands import describe_end
-from gpugate.config import Settings, commented_config, warnings
+from gpugate.config import Settings, commented_config, provider_config, warnings
+from gpugate.config.derive import named_models, pods_of
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import lease_digest
 
@@ -78,6 +79,8 @@ def check(args: Namespace) -> int:
     print(f"ok: {source}")
     for line in _summary(settings):
         print(f"  {line}")
+    if hint := _catalogue_hint(settings):
+        print(f"  note: {hint}")
     for key, warning in warnings(settings):
         print(f"  note: {key}: {warning}")
     if not args.live:
@@ -101,6 +104,22 @@ def _summary(settings: Settings) -> list[str]:
         *(lease if settings.pod.lease else []),
         *([f"GPUGATE_TOKEN: {describe_end(token, time.time())}"] if token else []),
     ]
+
+
+def _catalogue_hint(settings: Settings) -> str | None:
+    """Say what clients see while nothing was learned of the pod's models; None afterwards."""
+    from gpugate.ollama.catalog_cache import CatalogCache
+    from gpugate.providers import registry
+
+    kinds = {name: registry.find(name) for name in settings.pod.provider}
+    configs = {name: provider_config(settings, name, kind.Config) for name, kind in kinds.items()}
+    return CatalogCache(
+        settings.catalog.when_stopped,
+        settings.catalog.models,
+        Path(settings.state.dir) / "catalog.json",
+        named=named_models(settings, kinds),
+        pods=[*pods_of(settings, configs).values()],
+    ).hint
 
 
 def providers(args: Namespace) -> int:

@@ -12,6 +12,9 @@ from gpugate.core.policy import PodPolicy, Policy, ProviderLimits, QueuePolicy
 from gpugate.lifecycle.provider_worker import BEFORE_STOP_LIMIT_S
 from gpugate.provider_api import Price, Provider
 
+_POD_KEYS = (("pod_id", "instance_id"), ("template_id", "image", "volume_id"))
+"""Fields of a provider's Config that say which pod it is, or what an ephemeral one is made of."""
+
 CLEANUP_LIMIT_S = 5.0
 """How long an orderly exit takes after the pod is stopped: last ledger rows, notifications, connections."""
 
@@ -48,3 +51,25 @@ def longest_end_s(settings: Settings) -> float:
 def fallback_price_of(settings: Settings) -> Price:
     """Return the price that is used where the provider reports none."""
     return Price(settings.cost.hourly_rate or None, None, settings.cost.currency)
+
+
+def pods_of(settings: Settings, configs: Mapping[str, Any]) -> dict[str, str]:
+    """Return of each provider's name, in order, the pod that its configuration names.
+
+    Args:
+        configs: an instance of its Config by provider's name.
+    """
+    return {name: ":".join([name, *_id_of(configs[name])]) for name in settings.pod.provider}
+
+
+def _id_of(config: Any) -> list[str]:
+    given = ([str(value) for key in keys if (value := getattr(config, key, None))] for keys in _POD_KEYS)
+    return next(filter(None, given), [])
+
+
+def named_models(settings: Settings, kinds: Mapping[str, type[Provider]]) -> list[str]:
+    """Return the models that the pod has, as far as the configuration and the providers' classes tell."""
+    models, preload = settings.models, settings.pod.preload
+    known = [model for kind in kinds.values() for model in kind.models]
+    preloaded = [] if preload in ("requested", "none") else [preload]
+    return [*known, *preloaded, models.vision, *filter(None, [models.story]), models.code]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import aiohttp
 
 from gpugate.api.generation import GenerationApi
@@ -25,6 +27,7 @@ def generation_api(
     lifecycle: Lifecycle,
     session: aiohttp.ClientSession,
     pools: UpstreamPools,
+    require: Callable[[str | None, str], None],
 ) -> GenerationApi:
     """Make the services with the models and workflows of the settings, and their endpoints."""
     models, comfyui = settings.models, settings.comfyui
@@ -41,4 +44,5 @@ def generation_api(
         fantasies=FantasyService(stories, pictures),
         max_body=settings.server.max_body,
         heartbeat_s=settings.queue.heartbeat,
+        require=require,
     )

@@ -190,7 +190,7 @@ class OllamaPodClient:
     async def _loaded(self, endpoint: Endpoint) -> list[dict[str, object]]:
         """Return the models of `/api/ps`; none if the call fails."""
         try:
-            models = orjson.loads(await self.get(endpoint, "/api/ps") or b"{}").get("models")
+            models = orjson.loads(await self.fetch(endpoint, "/api/ps") or b"{}").get("models")
         except (orjson.JSONDecodeError, AttributeError):
             return []
         return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
@@ -209,10 +209,11 @@ class OllamaPodClient:
         except CALL_ERRORS as error:
             return _seen(error)
 
-    async def get(self, endpoint: Endpoint, path: str) -> bytes | None:
-        """Return the body of a 200 answer to `GET path`; None for anything else."""
+    async def fetch(self, endpoint: Endpoint, path: str, body: bytes | None = None) -> bytes | None:
+        """Return the body of a 200 answer to `GET path`, or POST with a body; None for anything else."""
         try:
-            async with self._call("GET", endpoint, path, FETCH_LIMIT_S) as answer:
+            method = "GET" if body is None else "POST"
+            async with self._call(method, endpoint, path, FETCH_LIMIT_S, body) as answer:
                 return await _whole(answer.content, LARGEST_ANSWER) if answer.status == 200 else None
         except CALL_ERRORS:
             return None

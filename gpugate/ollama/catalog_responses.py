@@ -18,6 +18,14 @@ here are those of this version (docs/ollama.md#routes)."""
 DEFAULT_STATUS: Final = b'{"cloud":{"disabled":true,"source":"none"}}'
 DEFAULT_RECOMMENDATIONS: Final = b'{"recommendations":[]}'
 _LONG_AGO: Final = "1970-01-01T00:00:00Z"
+_NO_DETAILS: Final = {
+    "parent_model": "",
+    "format": "gguf",
+    "family": "",
+    "families": [],
+    "parameter_size": "",
+    "quantization_level": "",
+}
 
 Document = Mapping[str, object]
 Entry = Mapping[str, object]
@@ -80,26 +88,43 @@ def name_of(kind: str, entry: Entry) -> str:
     return str(entry["name" if kind == "tags" else "id"])
 
 
+def full_name(name: str) -> str:
+    """Return a model's name with its tag, as Ollama lists it."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+
+
 def canonical(name: str) -> str:
     """Return the one spelling of a model's name: Ollama ignores case, and these parts when left out."""
-    name = name.strip().lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    name = name.strip().lower().rpartition("://")[2]
+    return full_name(name.removeprefix("registry.ollama.ai/").removeprefix("library/"))
+
+
+def spellings(name: str) -> set[str]:
+    """Return the canonical names of the models that may be meant; "llava:local" is llava on this Ollama."""
+    return {canonical(name), canonical(name.strip().lower().removesuffix(":local"))}
+
+
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names without those that mean a model that an earlier one means."""
+    known: dict[str, str] = {}
+    for name in names:
+        known.setdefault(canonical(name), name)
+    return tuple(known.values())
+
+
+def is_cloud(name: str) -> bool:
+    """Say whether Ollama passes requests for this model on to its cloud, without having it."""
+    tag = canonical(name).rpartition(":")[2]
+    return tag == "cloud" or tag.endswith("-cloud")
 
 
 def tags(names: Iterable[str]) -> bytes:
     """Return a `/api/tags` body for models of which only the names are known."""
-    return orjson.dumps({"models": [_tag(name) for name in names]})
+    return orjson.dumps({"models": [tag(name) for name in names]})
 
 
-def _tag(name: str) -> dict[str, object]:
-    details = {
-        "parent_model": "",
-        "format": "gguf",
-        "family": "",
-        "families": [],
-        "parameter_size": "",
-        "quantization_level": "",
-    }
+def tag(name: str) -> Entry:
+    """Return the `/api/tags` entry of a model of which only the name is known."""
     # The command line slices digests and crashes on a shorter one (docs/ollama.md#client-defaults).
     digest = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
     return {
@@ -108,8 +133,19 @@ def _tag(name: str) -> dict[str, object]:
         "modified_at": _LONG_AGO,
         "size": 0,
         "digest": digest,
-        "details": details,
+        "details": _NO_DETAILS,
     }
+
+
+def show(entry: Entry) -> bytes:
+    """Return a `/api/show` body made from the model's entry in a list, of either kind."""
+    made = {
+        "details": entry.get("details") or _NO_DETAILS,
+        "model_info": {},
+        "capabilities": ["completion"],
+        "modified_at": entry.get("modified_at") or _LONG_AGO,
+    }
+    return orjson.dumps(made)
 
 
 def v1_models(tag_entries: Iterable[Entry]) -> bytes:

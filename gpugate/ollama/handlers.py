@@ -39,7 +39,7 @@ from gpugate.relay.response_policy import CapturedBody, ResponseIntercepted
 from gpugate.relay.transport import detect_disconnect
 
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
-_CHANGES_MODELS = frozenset({"pull", "create", "copy", "delete"})
+_MAKES_MODELS = frozenset({"pull", "create", "copy"})
 _POD_IS_OFF = "the pod is not running, and this does not wake it"
 
 
@@ -55,6 +55,7 @@ class OllamaHandlers:
         max_body: int,
         heartbeat_s: float,
         changed: Callable[[], None],
+        require: Callable[[str | None, str], None],
     ) -> None:
         self._lifecycle = lifecycle
         self._forwarder = forwarder
@@ -62,6 +63,7 @@ class OllamaHandlers:
         self._max_body = max_body
         self._heartbeat_s = heartbeat_s
         self._changed = changed
+        self._require = require
         self._handlers: dict[RouteKind, Callable[[RequestContext, Route], Awaitable[web.StreamResponse]]] = {
             RouteKind.COMPUTE: self._compute,
             RouteKind.ADMIN: self._admin,
@@ -89,15 +91,18 @@ class OllamaHandlers:
         """Forward a request that computes, holding it until a pod serves.
 
         (1) A request that only unloads a model never wakes the pod.
-        (2) While no pod serves, what Ollama would refuse unseen is refused here.
+        (2) While no pod serves, what Ollama would refuse unseen is refused here, and so is a model that
+        the pod is known not to have.
         (3) Everything else gets a lease. On the hot path (a pod serves) the body is not parsed.
         """
         body = await self._read(context, route)
         model = body.model_to_unload
         if model is not None:
             return await self._unload(context, route, body, model)  # (1)
-        if self._lifecycle.serving is None and (error := body.fields.error):
-            return _respond(context, error)  # (2)
+        if self._lifecycle.serving is None:  # (2)
+            if error := body.fields.error:
+                return _respond(context, error)
+            self._require(body.fields.model, "")
         return await self._forward_leased(context, route, body)  # (3)
 
     async def _unload(
@@ -123,11 +128,16 @@ class OllamaHandlers:
         body = await self._read(context, route)
         if self._lifecycle.serving is None and (error := body.fields.error):
             return _respond(context, error)
+        if route.api == "delete" and self._lifecycle.serving is None:
+            self._require(body.fields.model, "")
+        makes = body.fields.makes if route.api in _MAKES_MODELS else None
+        self._catalog.expect(makes)
         try:
             return await self._forward_leased(context, route, body)
         finally:
-            if route.api in _CHANGES_MODELS:
-                self._catalog.invalidate(body.fields.model)
+            if makes is not None or route.api == "delete":
+                self._catalog.expect(makes)
+                self._catalog.invalidate(makes or body.fields.model)
 
     async def _forward_leased(
         self, context: RequestContext, route: Route, body: OllamaBody | StreamReader
@@ -179,7 +189,7 @@ class OllamaHandlers:
                 pass  # the pod is in trouble: a cached response is better than an error
         if error := body.fields.error:
             return _respond(context, error)
-        cached = self._catalog.answer(context.method, path, body.fields.show_key)
+        cached = self._catalog.answer(context.method, path, body.fields)
         if cached is None:
             raise PodStopped(_POD_IS_OFF)
         return _respond(context, cached)

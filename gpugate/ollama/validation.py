@@ -40,7 +40,7 @@ _PARSED_SIZE = 16 << 20  # bytes; parsing more would keep the event loop from ev
 _COUNTED_SIZE = 1 << 20  # bytes; up to here a body may hold as many values as it likes
 _MAX_VALUES = 250_000  # in a larger body: 16 MiB of `[]` would take 350 MB as Python lists
 _UNLOAD_SIZE = 64 * 1024  # bytes; an unload request has no prompt, so a larger body is none
-_MAX_MODEL_NAME = 1024  # characters of a name that becomes a key of the catalogue
+MAX_MODEL_NAME = 1024  # characters of a name that becomes a key of the catalogue
 _MODEL_SEARCH_SIZE = 4096  # bytes at either end of a body that is not parsed
 
 Document = Mapping[str, object]
@@ -67,6 +67,7 @@ class BodyFields:
         stream_options: OpenAI's field of this name, None if missing.
         show_key: of `/api/show`: the model's canonical name, with " verbose" behind it if that is asked for.
         load: of a request that loads its model: what makes Ollama load it anew where it differs.
+        makes: of a pull, create or copy: the model that there will be.
         is_plain_show: of `/api/show`: nothing but the name and `verbose` is given, so the answer may be kept.
         error: the refusal that Ollama would give without looking at its models.
     """
@@ -77,6 +78,7 @@ class BodyFields:
     stream_options: object = None
     show_key: str | None = None
     load: Document = field(factory=dict)
+    makes: str | None = None
     is_plain_show: bool = False
     error: LocalResponse | None = None
 
@@ -256,6 +258,7 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
         stream_options=fields.get("stream_options"),
         show_key=_show_key(model, fields) if route.api == "show" else None,
         load=_load_fields(fields) if route.api in _TAKES_OPTIONS else {},
+        makes=_text(fields.get("destination")) if route.api == "copy" else model or None,
         is_plain_show=fields.keys() <= {"model", "name", "verbose"},
     )
 
@@ -322,7 +325,7 @@ def _text(value: object) -> str:
 
 
 def _show_key(model: str, fields: Document) -> str | None:
-    if not model or len(model) > _MAX_MODEL_NAME:
+    if not model or len(model) > MAX_MODEL_NAME:
         return None
     return f"{canonical(model)} verbose" if fields.get("verbose") is True else canonical(model)
 

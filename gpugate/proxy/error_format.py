@@ -39,6 +39,7 @@ STATUS: Mapping[type[GateError], int] = {
     errors.RequestError: 400,
     errors.PayloadTooLarge: 413,
     errors.PathNotFound: 404,
+    errors.ModelNotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.QueueError: 503,
     errors.PodError: 503,

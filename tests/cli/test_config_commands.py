@@ -311,3 +311,19 @@ def test_check_of_what_may_surprise(shell: Shell) -> None:
 
     assert (0, "") == (ended.status, ended.err)
     assert "  note: pod.max_session: 2m is no longer than pod.warmup_timeout (3m): a session" in ended.out
+
+
+def test_check_of_a_new_install(shell: Shell) -> None:
+    """It says which models clients see, until those of the pod are known."""
+    path = shell.folder / "gpugate.toml"
+    path.write_text(
+        f'[auth]\nsecret = "{SECRET}"\n[pod]\nprovider = "parked"\n[catalog]\nmodels = ["own:1b"]\n'
+        f'[state]\ndir = "{shell.folder}/state"\n'
+    )
+    words = "until then the listed ones are own:1b, llava:latest, deepseek-coder:latest"
+
+    assert words in shell.run("check").out
+    (shell.folder / "state").mkdir(mode=0o700, exist_ok=True)
+    learned = {"format": 1, "pod": {"id": "parked"}, "answers": {"tags": '{"models":[{"name":"x"}]}'}}
+    (shell.folder / "state" / "catalog.json").write_text(json.dumps(learned))
+    assert "until then" not in shell.run("check").out

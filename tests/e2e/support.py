@@ -21,6 +21,7 @@ from gpugate_testing.fakes import FakeCloud, FakeProvider
 from gpugate.app import build
 from gpugate.config import load_settings
 from gpugate.gateway import Gateway
+from gpugate.ollama.catalog_refresher import CatalogRefresher
 
 T = TypeVar("T")
 
@@ -169,6 +170,11 @@ class House:
         """Start the pod by hand and wait until it serves."""
         assert 202 == (await self.ask("POST", "/api/v1/gpu/start")).status
         await self.until(lambda: self.gateway.lifecycle.serving is not None)
+
+    async def learned(self) -> None:
+        """Wait until the lists of the pod that serves, and each model's `show`, are learned."""
+        catalog = part_of(self.gateway, CatalogRefresher).catalog
+        await self.until(lambda: catalog._shows.keys() >= catalog._names.get("v1/models", {"none yet"}))
 
     async def off(self) -> None:
         """Wait until the pod is off."""

@@ -7,8 +7,7 @@ import json
 
 from gpugate_demo.faults import Hang, HangAfter
 
-from gpugate.ollama.catalog_refresher import CatalogRefresher
-from tests.e2e.support import GENERATE, House, chat_body, part_of, request, wire_to
+from tests.e2e.support import GENERATE, House, chat_body, request, wire_to
 
 
 async def test_before_the_first_byte(house_on_both: House):
@@ -38,7 +37,7 @@ async def test_in_mid_stream(house_on_both: House):
 async def test_in_metadata(house_on_both: House):
     house = house_on_both
     await house.warm()
-    await house.until(lambda: part_of(house.gateway, CatalogRefresher)._fetching.done())
+    await house.learned()
     house.ollama.faults.add("/api/ps", Hang())
     async with wire_to(house.port) as wire:
         wire.send(request("GET", "/api/ps"))

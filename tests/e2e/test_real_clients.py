@@ -14,8 +14,7 @@ from ollama import AsyncClient, ResponseError
 from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
-from gpugate.ollama.catalog_refresher import CatalogRefresher
-from tests.e2e.support import MODEL, House, bearer, part_of, token
+from tests.e2e.support import MODEL, House, bearer, token
 
 HI = [{"role": "user", "content": "hi"}]
 TEXT = " word0 word1 word2 word3 word4"
@@ -78,6 +77,35 @@ class TestOllama:
         assert shown == await client.show(MODEL)
         assert [] == (await client.ps()).models
         assert 1 == house_on_both.cloud.starts
+
+    async def test_first_contact(self, house_on_both, client):
+        """On a new install: what `ollama list` and `ollama run` ask, in this order. The load wakes."""
+        model = (await client.list()).models[0].model
+        shown = await client.show(model)
+        assert (["completion"], {}) == (shown.capabilities, dict(shown.modelinfo))
+        assert "gguf" == shown.details.format
+        assert 0 == house_on_both.cloud.starts
+        assert "load" == (await client.generate(model)).done_reason
+        assert TEXT == (await client.chat(model, HI)).message.content
+        assert model in [each.model for each in (await client.list()).models]
+        assert 1 == house_on_both.cloud.starts
+
+    async def test_first_contact_with_a_model_that_is_not_listed(self, house_on_both, client):
+        """Nobody knows what the pod has: it is asked."""
+        assert MODEL not in [each.model for each in (await client.list()).models]
+        assert ["completion"] == (await client.show(MODEL)).capabilities
+        assert TEXT == (await client.chat(MODEL, HI)).message.content
+
+    async def test_a_model_to_be_pulled(self, house_on_both, client):
+        """Once the pod's models are known, `show` is a 404, after which Ollama's command line pulls it."""
+        await house_on_both.warm()
+        await house_on_both.learned()
+        await house_on_both.stop()
+        with pytest.raises(ResponseError, match="model 'tiny:1b' not found") as caught:
+            await client.show("tiny:1b")
+        assert 404 == caught.value.status_code
+        await client.pull("tiny:1b")
+        assert TEXT == (await client.chat("tiny:1b", HI)).message.content
 
     async def test_unload(self, house_on_both, client):
         """`keep_alive=0` without a prompt is answered by a gateway whose pod is off."""
@@ -165,16 +193,15 @@ class TestOpenAi:
         assert 2 == len(vectors.data)
 
     async def test_models_with_the_pod_off(self, house_on_both, openai_client):
-        """The list is remembered; an unknown model is a 503 that says so, never a 404."""
+        """The list is remembered; a model that is not in it is a 404, as on the pod."""
         await house_on_both.warm()
         live = [model.id async for model in openai_client.models.list()]
-        await house_on_both.until(lambda: part_of(house_on_both.gateway, CatalogRefresher)._fetching.done())
+        await house_on_both.learned()
         await house_on_both.stop()
         assert live == [model.id async for model in openai_client.models.list()]
         assert MODEL == (await openai_client.models.retrieve(MODEL)).id
-        with pytest.raises(openai.InternalServerError) as caught:
+        with pytest.raises(openai.NotFoundError, match="model 'nothing' not found"):
             await openai_client.models.retrieve("nothing")
-        assert 503 == caught.value.status_code
 
     async def test_failed_start_is_asked_for_once(self, house_on_both, openai_client):
         """`x-should-retry: false` keeps the library from renting the pod again and again."""

@@ -283,6 +283,17 @@ class TestCode:
         assert (502, "UPSTREAM_ERROR") == (answer.status, answer.json["error"]["code"])
         assert "deepseek-coder" in answer.json["error"]["message"]
 
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_why_there_is_no_answer(self, house: House, ollama: SimulatedOllama, stream):
+        """The model's own reason, behind what could not be made."""
+        ollama.faults.add("/api/chat", Answer(500, b'{"error":"out of memory"}'), times=None)
+        answer = await post(house, "/api/v1/code/assist", **CODE, stream=stream)
+        expected = (
+            "the question about the code could not be answered: "
+            "the model 'deepseek-coder' failed with 500: out of memory"
+        )
+        assert expected == answer.json["error"]["message"]
+
     async def test_stream_that_breaks(self, house: House, ollama: SimulatedOllama):
         """One last line with an error, and no clean end."""
         ollama.faults.add("/api/chat", BreakAfter(2))
@@ -426,7 +437,19 @@ class TestStory:
         ollama.faults.add("/api/generate", fault, times=None)
         answer = await post(house, "/api/v1/story/generate", prompt="a dragon")
         assert (502, "STORY_FAILED") == (answer.status, answer.json["error"]["code"])
+        assert answer.json["error"]["message"].startswith("the story could not be told: the model 'llava' ")
         assert b"/root" not in answer.body
+
+    async def test_why_there_is_no_story(self, house: House, ollama: SimulatedOllama):
+        """The model's own reason, behind what could not be made."""
+        reason = Answer(500, b'{"error":"llama runner process has terminated: out of memory"}')
+        ollama.faults.add("/api/generate", reason, times=None)
+        answer = await post(house, "/api/v1/story/generate", image_base64=PNG)
+        expected = (
+            "the story about the picture could not be told: the model 'llava' failed with 500: "
+            "llama runner process has terminated: out of memory"
+        )
+        assert expected == answer.json["error"]["message"]
 
     async def test_connection_that_breaks(self, house: House, ollama: SimulatedOllama):
         """Tried once more; then 502, for the pod lives."""

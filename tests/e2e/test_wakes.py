@@ -329,13 +329,7 @@ class TestWhileOff:
         answer = await house.ask("GET", "/api/ps")
         assert (200, {"models": []}) == (answer.status, answer.json)
 
-    async def test_show_of_an_unknown_model(self, house: House):
-        """503, never 404: a client would pull the model."""
-        answer = await house.ask("POST", "/api/show", json={"model": "nothing"})
-        assert (503, str) == (answer.status, type(answer.json["error"]))
-        assert 1 <= int(answer.headers["Retry-After"])
-
-    @pytest.mark.parametrize("path", ["/api/unknown", "/v1/unknown", "/v1/models/nothing", "/api/blobs"])
+    @pytest.mark.parametrize("path", ["/api/unknown", "/v1/unknown", "/api/blobs"])
     async def test_unknown_get(self, house: House, path):
         """503 in the dialect of the path."""
         answer = await house.ask("GET", path)
@@ -413,7 +407,7 @@ class TestRemembered:
         """A new gateway whose pod never ran answers with what the last one saw."""
         async with open_house(tmp_path, ollama, cloud) as house:
             await house.warm()
-            await house.until(lambda: part_of(house.gateway, CatalogRefresher)._fetching.done())
+            await house.learned()
             live = [await house.ask("GET", path) for path in self.LISTS]
             shown = await house.ask("POST", "/api/show", json={"model": MODEL})
         async with open_house(tmp_path, ollama, FakeCloud()) as house:
@@ -435,12 +429,68 @@ class TestRemembered:
             assert MODEL in (tmp_path / "catalog.json").read_text()
 
     async def test_before_the_first_answer(self, opened):
-        """`catalog.models` fills the gap, in a shape that clients digest."""
-        house = await opened(catalog__models=("qwen3:8b",))
+        """`catalog.models` and the models that the configuration names fill the gap, as Ollama lists them."""
+        house = await opened(
+            catalog__models=("qwen3:8b",),
+            models__story="mistral",
+            models__code="qwen3:8b",
+            pod__preload="a:1b",
+        )
         await house.off()
-        (model,) = (await house.ask("GET", "/api/tags")).json["models"]
-        assert ("qwen3:8b", "qwen3:8b", 64) == (model["name"], model["model"], len(model["digest"]))
-        assert ["qwen3:8b"] == [m["id"] for m in (await house.ask("GET", "/v1/models")).json["data"]]
+        models = (await house.ask("GET", "/api/tags")).json["models"]
+        keys = {"name", "model", "modified_at", "size", "digest", "details"}
+        assert all(keys == set(model) and 64 == len(model["digest"]) for model in models)
+        names = ["qwen3:8b", "a:1b", "llava:latest", "mistral:latest"]
+        assert names == [model["name"] for model in models] == [model["model"] for model in models]
+        assert names == [m["id"] for m in (await house.ask("GET", "/v1/models")).json["data"]]
+        assert "llava" == (await house.ask("GET", "/v1/models/llava")).json["id"]
+        assert 0 == house.cloud.starts
+
+    @pytest.mark.parametrize("model", ["llava", "anything:1b"])
+    async def test_show_before_the_first_answer(self, house: House, model):
+        """200 for any name, so that a client goes on to its chat, which wakes the pod."""
+        answer = await house.ask("POST", "/api/show", json={"model": model})
+        assert (200, ["completion"], {}) == (
+            answer.status,
+            answer.json["capabilities"],
+            answer.json["model_info"],
+        )
+        assert 200 == (await house.ask("GET", f"/v1/models/{model}")).status
+        assert 0 == house.cloud.starts
+
+    async def test_shows_that_no_client_asked_for(self, house: House):
+        """Each listed model's own is learned while the pod serves."""
+        await house.warm()
+        await house.learned()
+        names = [model["name"] for model in (await house.ask("GET", "/api/tags")).json["models"]]
+        live = [await house.ask("POST", "/api/show", json={"model": name}) for name in names]
+        await house.stop()
+        again = [await house.ask("POST", "/api/show", json={"model": name}) for name in names]
+        assert [answer.body for answer in live] == [answer.body for answer in again]
+
+    async def test_a_model_that_was_pulled_inside_the_pod(self, opened):
+        """It is learned without the gateway's doing, and does not keep the pod running."""
+        house = await opened(pod__reconcile_interval=0.1, pod__idle_timeout=1.5)
+        await house.warm()
+        await house.learned()
+        pulled = await house.ask("POST", "/api/pull", url=house.ollama.url, json={"model": "inside:1b"})
+        assert 200 == pulled.status
+        catalog = part_of(house.gateway, CatalogRefresher).catalog
+        await house.until(lambda: "inside:1b" in catalog._shows)
+        await house.off()
+        assert "inside:1b" in json.dumps((await house.ask("GET", "/api/tags")).json)
+        assert "llama" in json.dumps((await house.ask("POST", "/api/show", json={"model": "Inside:1B"})).json)
+
+    async def test_another_pod(self, tmp_path, ollama, cloud):
+        """At another provider nothing is known any more."""
+        async with open_house(tmp_path, ollama, cloud) as house:
+            await house.warm()
+            await house.learned()
+        async with open_house(tmp_path, ollama, FakeCloud(), pod__provider=("other",)) as house:
+            tags = await house.ask("GET", "/api/tags")
+            names = [model["name"] for model in tags.json["models"]]
+            assert ["llava:latest", "deepseek-coder:latest"] == names
+            assert 200 == (await house.ask("POST", "/api/show", json={"model": "nothing"})).status
 
     async def test_empty(self, opened):
         """`when_stopped = "empty"`: empty lists, also after the models were seen."""
@@ -479,6 +529,103 @@ class TestRemembered:
         live = (await house.ask("GET", "/api/tags")).body
         await house.ollama.stop()
         assert live == (await house.ask("GET", "/api/tags")).body
+
+
+class TestModelThatThePodLacks:
+    """Refused in the words of Ollama before anything wakes, once the pod's models are known."""
+
+    @pytest.fixture
+    async def known(self, house: House) -> House:
+        await house.warm()
+        await house.learned()
+        await house.stop()
+        return house
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/api/chat", CHAT),
+            ("/api/generate", GENERATE),
+            ("/api/embed", {"input": "x"}),
+            ("/api/embeddings", {"prompt": "x"}),
+            ("/v1/chat/completions", CHAT),
+            ("/v1/completions", GENERATE),
+            ("/v1/embeddings", {"input": "x"}),
+            ("/v1/responses", {"input": "x"}),
+            ("/v1/messages", {**CHAT, "max_tokens": 9}),
+            ("/api/show", {}),
+        ],
+        ids=named,
+    )
+    async def test_refused(self, known: House, path, body):
+        """With the status and the message of the pod's own refusal."""
+        asked = {**body, "model": "nothing"}
+        cold = await known.ask("POST", path, json=asked)
+        direct = await known.ask("POST", path, url=known.ollama.url, json=asked)
+        assert (404, 404) == (cold.status, direct.status)
+        assert ("MODEL_NOT_FOUND", 1) == (cold.headers["X-Gpugate-Code"], known.cloud.starts)
+        told, meant = cold.json["error"], direct.json["error"]
+        if path.startswith("/api"):
+            assert ("model 'nothing' not found", "MODEL_NOT_FOUND") == (told, cold.json["code"])
+        else:
+            assert "model 'nothing' not found" == told["message"]
+            assert ("not_found_error", meant["type"]) == (told["type"], told["type"])
+
+    @pytest.mark.parametrize(
+        ("path", "body", "message"),
+        [
+            (
+                "/api/v1/code/assist",
+                {"code": "x", "question": "why?", "model": "nothing"},
+                "the question about the code could not be answered: model 'nothing' not found",
+            ),
+            ("/api/v1/chat", {**CHAT, "model": "nothing"}, "model 'nothing' not found"),
+        ],
+        ids=named,
+    )
+    async def test_own_services(self, known: House, path, body, message):
+        """In the envelope."""
+        answer = await known.ask("POST", path, json=body)
+        error = answer.json["error"]
+        assert (404, "MODEL_NOT_FOUND", message) == (answer.status, error["code"], error["message"])
+        assert 1 == known.cloud.starts
+
+    async def test_own_services_with_configured_models(self, opened):
+        """`[models]` is refused likewise."""
+        house = await opened(models__vision="nothing")
+        await house.warm()
+        await house.learned()
+        await house.stop()
+        answer = await house.ask("POST", "/api/v1/story/generate", json={"prompt": "a dragon"})
+        assert (404, "MODEL_NOT_FOUND") == (answer.status, answer.json["error"]["code"])
+        assert "the story could not be told: model 'nothing' not found" == answer.json["error"]["message"]
+
+    @pytest.mark.parametrize("model", ["LLAVA", "library/llava:latest", "registry.ollama.ai/library/llava"])
+    async def test_other_spellings(self, known: House, model):
+        """A model in another spelling is the same: the pod is asked."""
+        await known.chat(model=model)
+        assert 2 == known.cloud.starts
+
+    async def test_delete(self, known: House):
+        """Nothing wakes for what is not there."""
+        assert 404 == (await known.ask("DELETE", "/api/delete", json={"model": "nothing"})).status
+        assert 1 == known.cloud.starts
+
+    async def test_pulled(self, known: House):
+        """A model that is pulled is not refused: meanwhile, afterwards, and once the pod is off again."""
+        pull = asyncio.ensure_future(known.ask("POST", "/api/pull", json={"model": "new:1b"}))
+        await known.waiting(1)
+        chat = await known.chat(model="new:1b")
+        assert (200, 200) == ((await pull).status, chat.status)
+        await known.until(lambda: known.in_flight == 0)
+        await known.stop()
+        assert 200 == (await known.chat(model="new:1b")).status
+
+    async def test_from_the_pod_while_it_serves(self, known: House):
+        """A pod that serves answers for itself."""
+        await known.warm()
+        answer = await known.chat(model="nothing")
+        assert (404, "X-Gpugate-Code" in answer.headers) == (answer.status, False)
 
 
 class TestIdle:

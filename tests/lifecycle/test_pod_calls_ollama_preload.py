@@ -47,7 +47,7 @@ class Scene:
 
     async def fetch(self, path: str = TAGS) -> bytes | None:
         """Ask for a body."""
-        return await OllamaPodClient(self.session).get(Endpoint(self.ollama.url + "/"), path)
+        return await OllamaPodClient(self.session).fetch(Endpoint(self.ollama.url + "/"), path)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def test_a_pod_that_is_not_there(session: aiohttp.ClientSession, unused_tc
 
     assert "no connection" == await pod.check(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"))
     assert "the name cannot be resolved" == await pod.check(Endpoint("http://no-such-host.invalid"))
-    assert None is await pod.get(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), TAGS)
+    assert None is await pod.fetch(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), TAGS)
     assert "no connection" == await pod.preload(Endpoint(f"http://127.0.0.1:{unused_tcp_port}"), "m")
 
 
@@ -111,7 +111,7 @@ async def test_the_endpoints_headers(scene: Scene) -> None:
     endpoint = Endpoint(scene.ollama.url, {"X-Pod-Token": "t"})
     pod = OllamaPodClient(scene.session)
     await pod.check(endpoint)
-    await pod.get(endpoint, TAGS)
+    await pod.fetch(endpoint, TAGS)
     await pod.preload(endpoint, "llama3.2:3b")
 
     assert ["t"] * 3 == [seen.headers["X-Pod-Token"] for seen in scene.ollama.seen]
@@ -164,7 +164,7 @@ async def test_a_body_in_many_pieces(session: aiohttp.ClientSession) -> None:
     app.router.add_get(VERSION, version)
     async with TestServer(app) as server:
         pod, endpoint = OllamaPodClient(session), Endpoint(str(server.make_url("")))
-        assert b"".join(pieces) == await pod.get(endpoint, TAGS)
+        assert b"".join(pieces) == await pod.fetch(endpoint, TAGS)
         assert None is await pod.check(endpoint)
 
 

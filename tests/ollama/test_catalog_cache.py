@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpugate.errors import ModelNotFound
 from gpugate.ollama import catalog_cache as catalog_module
-from gpugate.ollama.catalog_cache import MAX_SHOWS, CatalogCache, CatalogMode, cache_key
+from gpugate.ollama.catalog_cache import MAX_COMING, MAX_SHOWS, CatalogCache, CatalogMode, cache_key
 from gpugate.ollama.routes import match_route
 from gpugate.ollama.validation import LocalResponse, OllamaBody
 
@@ -20,6 +21,7 @@ TAGS = b'{"models":[{"name":"llava:latest","modified_at":"1970-01-01T00:01:00Z"}
 V1 = b'{"object":"list","data":[{"id":"llava:latest","object":"model","created":60,"owned_by":"library"}]}\n'
 EMPTY = b'{"models":[]}'
 SHOW = b'{"details":{"family":"llama"}}'
+VERSION = b'{"version":"0.33.1"}'
 
 
 class Told(list[str]):
@@ -56,14 +58,21 @@ def body_of(method: str, path: str, raw: bytes) -> OllamaBody:
     return OllamaBody(match_route(method, path), {}, raw)
 
 
+def is_made(answer: LocalResponse | None) -> bool:
+    """Say whether it is a `show` that was made here, of a model whose own is not known."""
+    assert answer is not None
+    assert (200, NATIVE) == (answer.status, answer.content_type)
+    shown = orjson.loads(answer.body)
+    return (["completion"], {}) == (shown.get("capabilities"), shown.get("model_info"))
+
+
 def show(catalog: CatalogCache, raw: bytes) -> LocalResponse | None:
-    fields = body_of("POST", "/api/show", raw).fields
-    return catalog.answer("POST", "/api/show", fields.show_key)
+    return catalog.answer("POST", "/api/show", body_of("POST", "/api/show", raw).fields)
 
 
 @pytest.mark.parametrize("mode", ["remembered", "empty", "static"])
 def test_nothing_is_known_yet(store: Path, mode: CatalogMode) -> None:
-    """Every list is empty but valid, and what only the pod can know is not answered."""
+    """Every list is empty but valid, and any model may be on the pod."""
     catalog = new(store, mode)
     assert LocalResponse(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/tags")
     assert LocalResponse(200, NATIVE, EMPTY) == catalog.answer("GET", "/api/ps")
@@ -71,9 +80,12 @@ def test_nothing_is_known_yet(store: Path, mode: CatalogMode) -> None:
     answer = catalog.answer("GET", "/v1/models")
     assert answer is not None
     assert ("application/json", expected) == (answer.content_type, orjson.loads(answer.body))
-    assert catalog.answer("GET", "/v1/models/llava") is None
-    assert show(catalog, b'{"model":"llava"}') is None
+    one = catalog.answer("GET", "/v1/models/llava")
+    assert one is not None
+    assert (200, "llava") == (one.status, orjson.loads(one.body)["id"])
+    assert is_made(show(catalog, b'{"model":"llava"}'))
     assert catalog.answer("GET", "/api/unknown") is None
+    assert not catalog.lacks("llava")
 
 
 def test_the_defaults(store: Path) -> None:
@@ -250,9 +262,9 @@ def test_a_change_asks_for_a_refresh(store: Path) -> None:
         catalog.store("show", key, SHOW)
     catalog.invalidate("library/LLaVA")
     assert asked == ["refresh"]
-    assert show(catalog, b'{"model":"llava"}') is None
-    assert show(catalog, b'{"model":"llava","verbose":true}') is None
-    assert show(catalog, b'{"model":"other"}') is not None
+    assert is_made(show(catalog, b'{"model":"llava"}'))
+    assert is_made(show(catalog, b'{"model":"llava","verbose":true}'))
+    assert not is_made(show(catalog, b'{"model":"other"}'))
 
 
 def test_a_model_that_went(store: Path) -> None:
@@ -261,8 +273,9 @@ def test_a_model_that_went(store: Path) -> None:
     catalog.store("show", "llava:latest", SHOW)
     catalog.store("show", "gone:latest", SHOW)
     catalog.store("tags", "", TAGS)
-    assert show(catalog, b'{"model":"llava"}') is not None
-    assert show(catalog, b'{"model":"gone"}') is None
+    assert not is_made(show(catalog, b'{"model":"llava"}'))
+    with pytest.raises(ModelNotFound, match="model 'gone' not found"):
+        show(catalog, b'{"model":"gone"}')
 
 
 def test_only_tags_are_known(store: Path) -> None:
@@ -302,14 +315,14 @@ def test_one_v1_model(store: Path, name: str) -> None:
 
 
 def test_the_mode_empty(store: Path) -> None:
-    """No model is known, whatever was remembered; the version still is."""
+    """No model is listed, whatever was remembered; one by one they are known, and so is the version."""
     catalog = new(store, "empty", "llava")
     for kind, key, body in (("tags", "", TAGS), ("v1/models", "", V1), ("show", "llava:latest", SHOW)):
         catalog.store(kind, key, body)
     catalog.store("version", "", b'{"version":"0.33.1"}')
     assert (names(catalog), v1_names(catalog)) == ([], [])
-    assert show(catalog, b'{"model":"llava"}') is None
-    assert catalog.answer("GET", "/v1/models/llava") is None
+    assert not is_made(show(catalog, b'{"model":"llava"}'))
+    assert catalog.answer("GET", "/v1/models/llava") is not None
     assert LocalResponse(200, NATIVE, b'{"version":"0.33.1"}') == catalog.answer("GET", "/api/version")
 
 
@@ -340,8 +353,8 @@ def test_many_shows(store: Path) -> None:
     catalog = new(store)
     for number in range(MAX_SHOWS + 5):
         catalog.store("show", f"m{number}:latest", SHOW)
-    assert show(catalog, b'{"model":"m4"}') is None
-    assert show(catalog, b'{"model":"m5"}') is not None
+    assert is_made(show(catalog, b'{"model":"m4"}'))
+    assert not is_made(show(catalog, b'{"model":"m5"}'))
 
 
 def test_large_shows(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,8 +364,8 @@ def test_large_shows(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = new(store)
     large = b'{"details":"' + b"x" * 85 + b'"}'
     assert all(catalog.store("show", f"{name}:latest", large) for name in "abc")
-    assert show(catalog, b'{"model":"a"}') is None
-    assert show(catalog, b'{"model":"b"}') is not None
+    assert is_made(show(catalog, b'{"model":"a"}'))
+    assert not is_made(show(catalog, b'{"model":"b"}'))
     assert not catalog.store("show", "d:latest", b'{"details":"' + b"x" * 200 + b'"}')
 
 
@@ -405,8 +418,172 @@ def test_any_life(
             catalog.store(kind, key, body)
     asyncio.run(catalog.flush())
     again = new(store, mode, "configured")
-    for path in ("/api/tags", "/v1/models", "/api/version", "/api/ps", "/v1/models/llava"):
+    for path in ("/api/tags", "/v1/models", "/api/version", "/api/ps"):
         answer = catalog.answer("GET", path)
         assert answer == again.answer("GET", path)
         assert answer is None or isinstance(orjson.loads(answer.body), dict)
-    assert show(catalog, b'{"model":"llava"}') == show(again, b'{"model":"llava"}')
+    assert shown_or_refused(catalog) == shown_or_refused(again)
+
+
+def shown_or_refused(catalog: CatalogCache) -> object:
+    """Return how one model is told, in both dialects."""
+    try:
+        return show(catalog, b'{"model":"llava"}'), catalog.answer("GET", "/v1/models/llava")
+    except ModelNotFound as error:
+        return error.message
+
+
+# --- models that the configuration names --------------------------------------------------------
+
+
+def test_named_models(tmp_path: Path) -> None:
+    """Listed until something is learned: those of `catalog.models` first, and each model once."""
+    named = ["llama3.2:3b", "LLaVA", "qwen/coder"]
+    catalog = CatalogCache("remembered", ("llava", "own:1b"), tmp_path / "catalog.json", named=named)
+    expected = ["llava", "own:1b", "llama3.2:3b", "qwen/coder:latest"]
+    assert expected == names(catalog) == v1_names(catalog)
+    assert catalog.hint is not None
+    assert catalog.hint.endswith("are llava, own:1b, llama3.2:3b, qwen/coder:latest")
+    assert not catalog.lacks("something else")
+    catalog.store("tags", "", TAGS)
+    assert names(catalog) == ["llava:latest", "a:1b"]
+    assert catalog.hint is None
+
+
+def test_named_models_with_an_empty_pod(tmp_path: Path) -> None:
+    """A pod without models, such as one whose volume is not mounted, does not empty the list."""
+    catalog = CatalogCache("remembered", (), tmp_path / "catalog.json", named=["llava"])
+    assert not catalog.store("tags", "", EMPTY)
+    assert names(catalog) == ["llava:latest"]
+
+
+def test_a_static_list_without_models(tmp_path: Path) -> None:
+    """Named models are listed: only `when_stopped = "empty"` gives an empty list."""
+    catalog = CatalogCache("static", (), tmp_path / "catalog.json", named=["llava"])
+    assert names(catalog) == v1_names(catalog) == ["llava:latest"]
+
+
+def test_a_made_show(store: Path) -> None:
+    """It holds what the list knows of the model."""
+    catalog = new(store)
+    details = {"family": "qwen3", "parameter_size": "8.2B"}
+    entry = {"name": "q:8b", "details": details, "modified_at": "2026-01-01T00:00:00Z", "size": 5}
+    catalog.store("tags", "", orjson.dumps({"models": [entry]}))
+    answer = show(catalog, b'{"model":"Q:8b","verbose":true}')
+    assert answer is not None
+    expected = {
+        "details": details,
+        "model_info": {},
+        "capabilities": ["completion"],
+        "modified_at": "2026-01-01T00:00:00Z",
+    }
+    assert (200, NATIVE, expected) == (answer.status, answer.content_type, orjson.loads(answer.body))
+
+
+def test_a_verbose_show_of_which_the_plain_one_is_known(store: Path) -> None:
+    """The plain one is better than one that is made."""
+    catalog = new(store)
+    catalog.store("show", "llava:latest", SHOW)
+    assert LocalResponse(200, NATIVE, SHOW) == show(catalog, b'{"model":"llava","verbose":true}')
+
+
+# --- models that the pod lacks ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "lacked"),
+    [
+        ("llava", False),
+        (" LLaVA:Latest", False),
+        ("library/llava", False),
+        ("registry.ollama.ai/library/llava", False),
+        ("https://registry.ollama.ai/library/llava:latest", False),
+        ("llava:local", False),
+        ("a:1b", False),
+        ("a", True),
+        ("llava:7b", True),
+        ("user/llava", True),
+        ("nothing", True),
+        ("gpt-oss:120b-cloud", False),
+        ("gpt-oss:cloud", False),
+        ("cloud", True),
+    ],
+)
+def test_a_model_that_is_lacked(store: Path, model: str, lacked: bool) -> None:
+    """Names are compared as Ollama does; a model of its cloud needs no pod that has it."""
+    catalog = new(store)
+    catalog.store("version", "", VERSION)
+    catalog.store("tags", "", TAGS)
+    assert (lacked, lacked) == (catalog.lacks(model), catalog.refuses(model))
+
+
+def test_a_model_that_is_lacked_by_another_engine(store: Path) -> None:
+    """Without a version it is no Ollama, and may answer by any name."""
+    catalog = new(store)
+    catalog.store("tags", "", TAGS)
+    assert not catalog.refuses("nothing")
+
+
+def test_a_model_that_is_coming(store: Path) -> None:
+    """It is not lacked until there is a list without it."""
+    catalog = new(store)
+    catalog.store("tags", "", TAGS)
+    catalog.expect("New")
+    assert not catalog.lacks("new:latest")
+    catalog.store("tags", "", TAGS)
+    assert catalog.lacks("new:latest")
+
+
+def test_many_models_that_are_coming(store: Path) -> None:
+    """Only so many names are kept, and no long one."""
+    catalog = new(store)
+    catalog.store("tags", "", TAGS)
+    for number in range(MAX_COMING + 1):
+        catalog.expect(f"m{number}")
+    assert not catalog.lacks(f"m{MAX_COMING - 1}")
+    assert catalog.lacks(f"m{MAX_COMING}")
+    catalog.store("tags", "", TAGS)
+    catalog.expect("x" * 2000)
+    assert catalog.lacks("x" * 2000)
+
+
+# --- one pod ------------------------------------------------------------------------------------
+
+
+async def test_another_pod(store: Path) -> None:
+    """What was learned of one pod is not said of another, neither after a restart nor while it runs."""
+    before = CatalogCache("remembered", (), store, named=["llava"], pods=["runpod:a"])
+    before.learn_from("runpod:a")
+    before.store("tags", "", TAGS)
+    before.store("show", "a:1b", SHOW)
+    await before.flush()
+    assert names(CatalogCache("remembered", (), store, pods=["runpod:a"])) == ["llava:latest", "a:1b"]
+    other = CatalogCache("remembered", (), store, named=["llava"], pods=["runpod:b"])
+    assert (["llava:latest"], False) == (names(other), other.lacks("nothing"))
+    assert is_made(show(other, b'{"model":"a:1b"}'))
+    before.learn_from("runpod:b")
+    assert names(before) == ["llava:latest"]
+
+
+async def test_a_second_provider(store: Path) -> None:
+    """Its models are listed; but the first provider's pod, which the next start tries, may have others."""
+    catalog = CatalogCache("remembered", (), store, pods=["runpod:a", "vastai:1"])
+    catalog.learn_from("vastai:1")
+    catalog.store("tags", "", TAGS)
+    assert (["llava:latest", "a:1b"], False) == (names(catalog), catalog.lacks("nothing"))
+    await catalog.flush()
+    again = CatalogCache("remembered", (), store, pods=["runpod:a", "vastai:1"])
+    assert (["llava:latest", "a:1b"], False) == (names(again), again.lacks("nothing"))
+    again.learn_from("runpod:a")
+    assert names(again) == []
+
+
+def test_a_file_of_an_earlier_version(store: Path) -> None:
+    """It does not say of which pod it was: its lists are used, but no model is lacked by them."""
+    store.write_bytes(orjson.dumps({"format": 1, "answers": {"tags": TAGS.decode()}, "shows": {}}))
+    told = Told()
+    catalog = CatalogCache("remembered", (), store, pods=["runpod:a"], warn=told)
+    assert (["llava:latest", "a:1b"], False, []) == (names(catalog), catalog.lacks("nothing"), told)
+    catalog.learn_from("runpod:a")
+    assert catalog.store("tags", "", TAGS)
+    assert catalog.lacks("nothing")

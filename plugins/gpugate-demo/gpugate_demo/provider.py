@@ -28,6 +28,7 @@ from gpugate.providers.supervised_process import (
     SupervisorTimeouts,
     state_dir,
 )
+from gpugate_demo.store import DEFAULT_MODELS
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -70,6 +71,7 @@ class Demo(Provider):
     capabilities: ClassVar[Capabilities] = Capabilities(
         resume=False, ephemeral=True, stable_urls=False, stop_keeps_disk=False, simulated=True
     )
+    models = tuple(model.name for model in DEFAULT_MODELS)
     timeouts: ClassVar[SupervisorTimeouts] = SupervisorTimeouts()
 
     def __init__(self, config: DemoConfig, session: ClientSession) -> None:
