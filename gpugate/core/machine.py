@@ -225,6 +225,7 @@ class PodMachine:
             idle_since=self.queue.idle_since if isinstance(state, Ready) else None,
             stop_due_at=self.idle_deadline_at,
             next_deadline_at=self.next_deadline_at,
+            stop_cause=self._stop_cause,
             stopping_providers=frozenset(pending),
             confirmed=self.pending_stops.are_inspect_only,
             inspection_is_out=provider is not None and self.inspect_schedule.is_out(provider),
@@ -232,6 +233,15 @@ class PodMachine:
             shutting_down=self.shutting_down,
             last_error=self.last_error,
         )
+
+    @property
+    def _stop_cause(self) -> StopCause | None:
+        """Why the pod is being stopped; None if it is not, or is kept."""
+        if isinstance(self.state, Draining):
+            return None if self.state.kept else self.state.cause
+        if not isinstance(self.state, Stopping):
+            return None
+        return next((stop.cause for stop in self.pending_stops.by_provider.values()), None)
 
     def restore_idle_history(self, history: IdleHistory, now: float) -> None:
         """Go on from what the idle policy learned before the restart; to be called before the first event."""

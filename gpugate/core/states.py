@@ -273,6 +273,7 @@ class MachineSnapshot:
         idle_since: when the serving pod was last used; None while it is used, and in any other state.
         stop_due_at: when the idle stop is due; `inf` while the pod is used, and in any other state.
         next_deadline_at: when `DeadlineReached` has to come; `inf` if only other events can change anything.
+        stop_cause: why the pod is being stopped; None if it is not.
         stopping_providers: the providers with a pending stop.
         confirmed: no pod is known to run that is to be stopped; at most an inspection is missing.
         inspection_is_out: an inspection of `provider` is out, so the latest report of it is being replaced.
@@ -291,6 +292,7 @@ class MachineSnapshot:
     idle_since: float | None
     stop_due_at: float
     next_deadline_at: float
+    stop_cause: StopCause | None
     stopping_providers: frozenset[int]
     confirmed: bool
     inspection_is_out: bool

@@ -510,6 +510,8 @@ class Lifecycle:
                 run_id=now.run_id,
                 provider=self._names[now.shown_provider],
                 at=self._wall(),
+                stop_cause=now.stop_cause,
+                idle_s=None if was.idle_since is None else max(0.0, self._loop.time() - was.idle_since),
             )
         )
 

@@ -189,6 +189,8 @@ class StateChanged:
         was, now: the names of the states.
         was_status, status: the same as users see them; None while it is not known what runs.
         cause: the name of the machine's event.
+        stop_cause: why the pod is being stopped; None if it is not.
+        idle_s: for how long a pod that served had not been used; None if it was in use, or did not serve.
     """
 
     was: StateName
@@ -199,6 +201,8 @@ class StateChanged:
     run_id: int
     provider: str | None
     at: datetime
+    stop_cause: StopCause | None = None
+    idle_s: float | None = None
 
 
 @frozen(kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from gpugate.core.events import Cause
+from gpugate.core.commands import StopCause
 from gpugate.core.states import StateName
 from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
@@ -31,14 +31,20 @@ _MESSAGES: Mapping[StateName, str] = {
     StateName.STOPPING: "stopping the pod",
     StateName.SHUT_DOWN: "shut down",
 }
-_STOP_REASONS: Mapping[Cause, str] = {
-    Cause.DEADLINE_REACHED: "idle or at its session limit",
-    Cause.MANUAL_STOP_REQUESTED: "stop requested",
-    Cause.SHUTDOWN_REQUESTED: "gpugate shuts down",
-    Cause.UPSTREAM_FAILED: "the pod failed",
-    Cause.PROBE_FINISHED: "the pod failed its health check",
+_STOP_REASONS: Mapping[StopCause, str] = {
+    StopCause.IDLE: "idle",
+    StopCause.MANUAL: "stop requested",
+    StopCause.FORCED: "stop requested by force",
+    StopCause.MAX_SESSION: "the session is at its limit",
+    StopCause.STOPPED_ELSEWHERE: "stopped at the provider",
+    StopCause.EXTRA_POD: "not needed",
+    StopCause.RESTART: "the stop of an earlier gateway was not confirmed",
+    StopCause.START_FAILED: "the start failed",
+    StopCause.QUEUED: "the pod waits in its provider's queue",
+    StopCause.LOST: "the pod was lost",
+    StopCause.SHUTDOWN: "gpugate shuts down",
 }
-"""Why a pod that served is stopped."""
+"""Why a pod is stopped."""
 
 
 def log_event(news: LifecycleEvent) -> None:
@@ -70,9 +76,10 @@ def log_event(news: LifecycleEvent) -> None:
 
 def _log_transition(step: StateChanged) -> None:
     message = _MESSAGES[step.now]
-    stops = step.was is StateName.READY and step.now in (StateName.DRAINING, StateName.STOPPING)
-    if stops and step.cause in _STOP_REASONS:
-        message = f"{_STOP_REASONS[step.cause]}: {message}"
+    if step.stop_cause is StopCause.IDLE and step.idle_s is not None:
+        message = f"idle for {_duration(step.idle_s)}, {message}"
+    elif step.stop_cause is not None and step.was is not StateName.DRAINING:
+        message = f"{_STOP_REASONS[step.stop_cause]}, {message}"
     structlog.get_logger().info(
         "pod",
         message=message,
@@ -80,6 +87,14 @@ def _log_transition(step: StateChanged) -> None:
         provider=step.provider,
         was=step.was,
         now=step.now,
-        cause=step.cause,
+        cause=step.stop_cause or step.cause,
         run=step.run_id,
     )
+
+
+def _duration(seconds: float) -> str:
+    """Return "45 s", "15 min" or "2 h 30 min"."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return " ".join(part for part in (f"{hours} h" * (hours > 0), f"{minutes} min" * (minutes > 0)) if part)

@@ -8,8 +8,10 @@ import pytest
 from attrs import define, field
 from gpugate_testing.fakes import FakeCloud
 
+from gpugate.core.commands import StopCause
 from gpugate.core.idle_policy import IdleHistory, LearnedIdlePolicy
 from gpugate.core.states import Status
+from gpugate.lifecycle.status import StateChanged
 from tests.lifecycle.support import Stage, play
 
 HOUR_S = 3600.0
@@ -99,5 +101,19 @@ def test_the_fixed_policy_saves_nothing() -> None:
             await asyncio.sleep(1000.0)
             assert stage.lifecycle.current_status is Status.STOPPED
         assert [] == notebook.saved
+
+    play(story())
+
+
+def test_what_listeners_are_told_of_an_idle_stop() -> None:
+    """Its cause, and for how long the pod had not been used."""
+
+    async def story() -> None:
+        async with Stage([FakeCloud()], {"idle_timeout": 60.0}) as stage:
+            await stage.ask(1)
+            await asyncio.sleep(62)
+            told = [news for news in stage.news if isinstance(news, StateChanged)]
+            stops = [(news.now, news.stop_cause, news.idle_s) for news in told if news.stop_cause]
+            assert [("Stopping", StopCause.IDLE, pytest.approx(60.0))] == stops
 
     play(story())

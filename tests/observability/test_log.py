@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import structlog
+from attrs import evolve
 
+from gpugate.core.commands import StopCause
 from gpugate.core.events import Cause
 from gpugate.core.states import StateName, Status
 from gpugate.lifecycle.status import StateChanged
@@ -272,18 +274,40 @@ class TestTransitions:
     def test_line(self) -> None:
         """One line says what happens, from which state to which, why, and in which run."""
         log = Log()
-        log_event(step())
+        log_event(evolve(step(), stop_cause=StopCause.IDLE, idle_s=900.2))
         log_event(step(StateName.WARMING, StateName.READY, Cause.PROBE_FINISHED))
 
         common = {"level": "info", "event": "pod", "status": "STOPPING", "provider": "demo", "run": 3}
         first = {
-            "message": "idle or at its session limit: stopping the pod",
+            "message": "idle for 15 min, stopping the pod",
             "was": "Ready",
             "now": "Stopping",
-            "cause": "DeadlineReached",
+            "cause": "idle",
         }
         second = {"message": "the pod serves", "was": "Warming", "now": "Ready", "cause": "ProbeFinished"}
         assert [{**common, **first}, {**common, **second}] == log.lines
+
+    @pytest.mark.parametrize(
+        ("cause", "idle_s", "message"),
+        [
+            (StopCause.IDLE, 45.0, "idle for 45 s, stopping the pod"),
+            (StopCause.IDLE, 9000.0, "idle for 2 h 30 min, stopping the pod"),
+            (StopCause.MAX_SESSION, 3.0, "the session is at its limit, stopping the pod"),
+            (StopCause.SHUTDOWN, None, "gpugate shuts down, stopping the pod"),
+        ],
+    )
+    def test_stop(self, cause: StopCause, idle_s: float | None, message: str) -> None:
+        """The line of a stop says why, in words for people."""
+        log = Log()
+        log_event(evolve(step(), stop_cause=cause, idle_s=idle_s))
+        assert message == log.lines[0]["message"]
+
+    def test_each_stop_has_words(self) -> None:
+        """No cause of a stop fails to be logged."""
+        log = Log()
+        for cause in StopCause:
+            log_event(evolve(step(), stop_cause=cause))
+        assert len(StopCause) == len({line["message"] for line in log.lines})
 
     def test_each_state_has_a_message(self) -> None:
         """No state change fails to be logged."""
