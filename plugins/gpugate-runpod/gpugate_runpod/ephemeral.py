@@ -78,7 +78,7 @@ class EphemeralPods:
         """Delete every pod of ours, a second one and what somebody only stopped included."""
         pods = await self._owned()
         await self._delete_all(pods)
-        self._known = None
+        self._new_until = 0.0  # from now on its absence is believed
         phase = Phase.STOPPING if pods else Phase.STOPPED
         return PodReport(phase, pod_id=pods[0].id if pods else None)
 
@@ -129,8 +129,10 @@ class EphemeralPods:
         if shown.status in ("EXITED", "ERROR"):
             # Its disk is billed until it is deleted, so it must not pass for a proved stop.
             words = f"the pod is {shown.status} and has to be deleted"
-            return PodReport(Phase.FAILED, pod_id=shown.id, detail=words, alarm=note)
-        return evolve(self._reader.report(shown, self._now()), alarm=note)
+            billed = shown.status == "ERROR" and shown.cost != 0
+            return PodReport(Phase.FAILED, pod_id=shown.id, detail=words, alarm=note, billed=billed)
+        report = self._reader.report(shown, self._now())
+        return evolve(report, alarm=note, started_at=shown.created_at or report.started_at)
 
     async def _delete_all(self, pods: Iterable[Shown]) -> None:
         """Delete each, whatever happens to the others; then raise the first error there was."""

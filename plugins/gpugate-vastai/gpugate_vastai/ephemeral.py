@@ -11,6 +11,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from math import inf
 
 from attrs import define, evolve, field
@@ -19,7 +20,7 @@ from gpugate import Ambiguous, NoCapacity, Phase, PodReport, ProviderError
 from gpugate_vastai.answers import Object
 from gpugate_vastai.api import LIST, Created, OfferTaken, VastApi
 from gpugate_vastai.offers import create_body, fitting, search_body
-from gpugate_vastai.reading import Reader, Run
+from gpugate_vastai.reading import Reader, Run, gpu_of, price_of
 from gpugate_vastai.settings import VastConfig
 
 VISIBLE_S = 30.0
@@ -47,6 +48,15 @@ class Instance:
 
 
 @define
+class Rented:
+    """What a create has made: since when, what its offer told of it, whether the create failed even so."""
+
+    at: float
+    report: PodReport
+    failed: bool
+
+
+@define
 class Doubt:
     """A create whose answer is not known: under this label an instance may appear until `until`."""
 
@@ -63,7 +73,8 @@ class EphemeralInstance:
         self._reader = reader
         self._ours = re.compile(rf"gpugate-{re.escape(config.instance)}-[0-9a-f]{{8}}")
         self._runs: dict[int, Run] = {}
-        self._unseen: dict[int, float] = {}  # rented and not listed yet: by number, since when
+        self._rented: dict[int, Rented] = {}  # by number, until they are gone
+        self._unseen: set[int] = set()  # rented and not listed yet
         self._destroyed: dict[int, float] = {}  # told to end, and when
         self._doubt: Doubt | None = None
         self._excluded: dict[object, float] = {}  # machines, until when
@@ -140,7 +151,7 @@ class EphemeralInstance:
         """What we know of and the list does not show: asked for one by one before it is taken for gone."""
         found = []
         for number in self._known - {row.get("id") for row in rows}:
-            if self._now() - self._unseen.get(number, -inf) < VISIBLE_S:
+            if number in self._unseen and self._now() - self._rented[number].at < VISIBLE_S:
                 continue
             row = await self._api.show(number)
             if row is None:
@@ -161,11 +172,17 @@ class EphemeralInstance:
             Phase.STOPPED,
             Phase.QUEUED,
         ):  # ours never rest: this one was to run, or to be gone
-            report = PodReport(Phase.FAILED, report.pod_id, detail=f"left over: {report.detail}")
+            left = f"left over: {report.detail}"
+            report = PodReport(Phase.FAILED, report.pod_id, price=report.price, detail=left, billed=False)
+        if report.phase in _ON_ITS_WAY and (made := self._rented.get(number)) is not None and made.failed:
+            report = made.report
         if self._now() - self._destroyed.get(number, -inf) >= ENDING_S:
             self._destroyed.pop(number, None)
         if number in self._destroyed and report.phase is not Phase.GONE:
-            report = PodReport(Phase.STOPPING, report.pod_id, price=report.price, detail="being destroyed")
+            billed = report.billed
+            report = PodReport(
+                Phase.STOPPING, report.pod_id, price=report.price, detail="being destroyed", billed=billed
+            )
         return Instance(number, row, report)
 
     def _note(self, ours: Sequence[Instance]) -> None:
@@ -174,11 +191,12 @@ class EphemeralInstance:
         listed = {instance.number for instance in ours if instance.report.phase is not Phase.GONE}
         self._known |= listed
         labels = {instance.row["label"] for instance in ours}
-        self._unseen = {n: at for n, at in self._unseen.items() if n not in listed and now - at < VISIBLE_S}
+        self._unseen = {n for n in self._unseen - listed if now - self._rented[n].at < VISIBLE_S}
         if self._doubt is not None and (self._doubt.label in labels or now >= self._doubt.until):
             self._doubt = None
         self._destroyed = {n: at for n, at in self._destroyed.items() if n in listed or n in self._unseen}
         self._runs = {n: run for n, run in self._runs.items() if n in listed or n in self._unseen}
+        self._rented = {n: made for n, made in self._rented.items() if n in listed or n in self._unseen}
 
     def _on_its_way(self, ours: Sequence[Instance]) -> PodReport | None:
         """The pod that runs or will: listed, rented and not listed yet, or perhaps rented."""
@@ -186,10 +204,12 @@ class EphemeralInstance:
         self._meant = alive[0].number if alive else None
         if alive:
             return _mentioning(alive[0].report, alive[1:])
-        for number in self._unseen.keys() - self._destroyed.keys():
-            return PodReport(Phase.PROVISIONING, str(number), detail="rented, not listed yet")
+        for number in self._unseen - self._destroyed.keys():
+            if not self._rented[number].failed:
+                return evolve(self._rented[number].report, detail="rented, not listed yet")
         if self._doubt is not None:
-            return PodReport(Phase.PROVISIONING, detail="a create's answer was lost; it may yet appear")
+            words = "a create's answer was lost; it may yet appear"
+            return PodReport(Phase.PROVISIONING, detail=words, billed=False)
         return None
 
     @staticmethod
@@ -199,19 +219,29 @@ class EphemeralInstance:
     # --- renting ------------------------------------------------------------------------------------
 
     async def _rent(self) -> PodReport:
+        """Take the best offer. A create that failed and made an instance all the same is a failed pod: it is
+        destroyed, and billed until then."""
         offer = await self._next_offer()
         made = await self._create(offer)
         self._offers = []  # what was found for this run is of no use to the next
         number = made.instance_id
         assert number is not None
-        self._unseen[number] = self._now()
+        report = PodReport(
+            Phase.PROVISIONING if made.error is None else Phase.FAILED,
+            str(number),
+            price=price_of(offer, keeps_disk=False),
+            gpu=gpu_of(offer),
+            detail="rented" if made.error is None else made.error.message,
+        )
+        self._rented[number] = Rented(self._now(), report, failed=made.error is not None)
+        self._unseen.add(number)
         self._known.add(number)
+        self._runs[number] = Run(asked_at=self._now(), accepted=True, fresh=True)
         if made.error is not None:
             self._exclude(offer)
-            await self._destroy(number)  # should this fail, its label gives it away to the next start or stop
-            raise made.error
-        self._runs[number] = Run(asked_at=self._now(), accepted=True, fresh=True)
-        return PodReport(Phase.PROVISIONING, str(number), detail="rented")
+            with suppress(ProviderError):  # else the next start or stop destroys it
+                await self._destroy(number)
+        return report
 
     async def _next_offer(self) -> Object:
         """The cheapest, of a search that is not old; one that was taken by another is excluded by then."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from math import inf
 
+from attrs import evolve
+
 from gpugate import NoCapacity, NotFound, Phase, PodReport, ProviderError
 from gpugate_vastai.answers import Object
 from gpugate_vastai.api import SHOW, VastApi
@@ -57,14 +59,15 @@ class FixedInstance:
         """Read the instance; what was read less than the endpoint's interval ago is good enough.
 
         Not when it is older than our last command: it must not prove that nothing runs. Only right after
-        an accepted stop it may still say that the instance is on.
+        an accepted stop it may still say that the instance is on, or that its start waits.
         """
         if self._now() - self._read_at < SHOW.interval_s:
             report = self._report()
             if self._read_at > self._told_at:
                 return report
             if self._stopping and report.phase in (*_ON_ITS_WAY, Phase.QUEUED):
-                return PodReport(Phase.STOPPING, report.pod_id, price=report.price, detail="accepted")
+                billed = report.is_billed
+                return evolve(report, phase=Phase.STOPPING, endpoints={}, detail="accepted", billed=billed)
         self._row = await self._api.show(self._id)
         self._read_at = self._now()
         return self._report()

@@ -83,6 +83,7 @@ class Reader:
             gpu_of(row),
             self._started_at(row) if phase is Phase.RUNNING else None,
             detail,
+            billed=_is_billed(row, phase, run),
         )
 
     def endpoints(self, row: Object) -> dict[str, Endpoint]:
@@ -127,6 +128,13 @@ def phase_of(row: Object, run: Run, now: float) -> tuple[Phase, str]:
     if actual == "rebooting":
         return Phase.STARTING, "rebooting"
     return _coming_up(row, run, now, message)
+
+
+def _is_billed(row: Object, phase: Phase, run: Run) -> bool:
+    """A container that has ended costs no GPU, nor does a start of somebody's that waits for its GPU."""
+    if phase is Phase.FAILED:
+        return "frozen" in (row.get("actual_status"), _wanted(row))
+    return phase is not Phase.STARTING or row.get("actual_status") not in _OFF or run.accepted
 
 
 def _wanted(row: Object) -> object:

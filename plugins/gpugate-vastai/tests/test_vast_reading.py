@@ -119,6 +119,24 @@ def test_exited_after_a_start_in_the_console() -> None:
     assert Phase.QUEUED is phase(run, now=130.0, **waits)
 
 
+@pytest.mark.parametrize(
+    ("fields", "run", "expected"),
+    [
+        (states("running", "running"), Run(), True),
+        (states("frozen", "running"), Run(), True),
+        (states("exited", "running"), Run(alive=True), False),
+        (states("offline", "running"), Run(fresh=True), False),
+        (states("exited", "running", "stopped"), Run(asked_at=90.0, accepted=True), True),
+        (states("exited", "running", "stopped"), Run(), False),
+        (states("exited", "running", "stopped"), Run(asked_at=90.0, queued=True), False),
+        (states("exited", "stopped", "stopped"), Run(), False),
+    ],
+)
+def test_what_is_billed(fields: dict[str, Any], run: Run, expected: bool) -> None:
+    """A container that has ended is not, nor a start that waits; one that was just accepted may be."""
+    assert expected is Reader(config(), lambda: NOW).report({**ROW, **fields}, run, 100.0).is_billed
+
+
 @pytest.mark.parametrize(("asked_at", "expected"), [(95.0, Phase.STARTING), (80.0, Phase.STOPPED)])
 def test_stopped_after_a_start(asked_at: float, expected: Phase) -> None:
     """A read may be older than the start; later it means that Vast.ai dropped it."""

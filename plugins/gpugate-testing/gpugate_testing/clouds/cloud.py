@@ -9,6 +9,7 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from decimal import Decimal
 from typing import Any, Self
 
 import orjson
@@ -91,6 +92,10 @@ class Cloud(ABC):
         """Its API."""
 
     @abstractmethod
+    def hourly_rate(self, pod: SimPod) -> Decimal:
+        """What this pod costs per hour while it is billed, in USD."""
+
+    @abstractmethod
     def refusal(self, status: int, words: str) -> web.Response:
         """An error in the cloud's own shape; statuses 401 and 429 are asked for from here."""
 
@@ -141,6 +146,14 @@ class Cloud(ABC):
     def billed_s(self) -> float:
         """Billed seconds of all pods, up to now."""
         return sum(pod.billed_s for pod in self.pods.values())
+
+    def bill(self) -> dict[str, Decimal]:
+        """What each pod has cost up to now, in USD, by its id; pods that cost nothing are left out."""
+        return {
+            pod.id: self.hourly_rate(pod) * Decimal(pod.billed_s) / 3600
+            for pod in self.pods.values()
+            if pod.billed_s
+        }
 
     @property
     def starts(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -29,6 +30,7 @@ from gpugate_testing.clouds.runpod_payloads import (
     STATUS,
     WINDOW_S,
     problem,
+    rate,
     show_bill,
     show_gpu,
     show_pod,
@@ -126,6 +128,10 @@ class RunPodSim(Cloud):
         """The edge, and the one path of all actions, whose operation is in its body."""
         app.router.add_route("POST", "/v2/pods/{id}/action", self._action)
         self.edge.extend(app)
+
+    def hourly_rate(self, pod: SimPod) -> Decimal:
+        """By the catalogue."""
+        return Decimal(str(rate(pod, self.gpus)))
 
     def refusal(self, status: int, words: str) -> web.Response:
         """RFC 9457."""

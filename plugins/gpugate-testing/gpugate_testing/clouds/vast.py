@@ -6,6 +6,7 @@ It knows nothing of the plugin that is tested against it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from math import inf
 from typing import Any
 
@@ -125,6 +126,10 @@ class VastSim(Cloud):
     async def _redirect(self, request: web.Request) -> web.Response:
         self.violations.append(f"no slash at the end of {request.path}")
         return web.Response(status=301, headers={"Location": f"{request.path}/"})
+
+    def hourly_rate(self, pod: SimPod) -> Decimal:
+        """As its offer said."""
+        return Decimal(str(pod.spec["dph_total"]))
 
     def refusal(self, status: int, words: str) -> web.Response:
         """An error of the usual shape."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -94,7 +94,14 @@ class Ports:
             parts = urlsplit(self.upstreams[port])
             back, forth = await asyncio.open_connection(parts.hostname, parts.port)
             try:
-                ways = [spawn(_copy(reader, forth), "vast:up"), spawn(_copy(back, writer), "vast:down")]
+
+                def lasts() -> bool:
+                    return pod.serves and pod.running_since == run
+
+                ways = [
+                    spawn(_copy(reader, forth, lasts), "vast:up"),
+                    spawn(_copy(back, writer, lasts), "vast:down"),
+                ]
                 try:
                     await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
                 finally:
@@ -114,9 +121,10 @@ class Ports:
             server.close()
 
 
-async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter, lasts: Callable[[], bool]) -> None:
+    """Copy until either end closes, or the container has ended, which is noticed at its next bytes."""
     try:
-        while chunk := await source.read(CHUNK):
+        while (chunk := await source.read(CHUNK)) and lasts():
             sink.write(chunk)
             await sink.drain()
     except OSError:
