@@ -59,6 +59,7 @@ class RequestArrived:
     model: str | None = None
     load: LoadOptions = AS_IT_COMES
     user: str = ""
+    body_bytes: int = 0
 
 
 @frozen

@@ -66,7 +66,7 @@ from gpugate.core.events import (
 from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdleHistory, IdlePolicy, IdleTimer
 from gpugate.core.pending_stops import ACTIVE_PHASES, InspectSchedule, OpenSessions, PendingStop, PendingStops
 from gpugate.core.policy import Policy
-from gpugate.core.request_queue import BudgetGate, RequestQueue
+from gpugate.core.request_queue import BodyBudget, BudgetGate, RequestQueue
 from gpugate.core.start_plan import StartPlan
 from gpugate.core.states import (
     BackingOff,
@@ -133,7 +133,9 @@ class PodMachine:
         self.table = table
         self.policy = policy
         self.state: State = Unknown()
-        self.queue = RequestQueue(policy.max_waiting, policy.max_wait, policy.drain_concurrency)
+        self.queue = RequestQueue(
+            policy.max_waiting, policy.max_wait, policy.drain_concurrency, BodyBudget(policy.max_bytes)
+        )
         self.idle_timer = IdleTimer(
             idle or FixedIdlePolicy(policy.idle_timeout), self.queue, policy.idle_timeout
         )
@@ -399,7 +401,9 @@ class PodMachine:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def admit_fast(self, number: int, model: str | None, load: LoadOptions, user: str, now: float) -> bool:
+    def admit_fast(
+        self, number: int, model: str | None, load: LoadOptions, user: str, now: float, body_bytes: int = 0
+    ) -> bool:
         """Admit a new request if the pod serves and no request waits; return whether it was admitted.
 
         The owner calls this and `release_fast` directly instead of feeding `RequestArrived` and
@@ -410,8 +414,15 @@ class PodMachine:
             return False
         if now - queue.last_demand_at > MIN_GAP_S and not queue.leases:
             self.idle_timer.end_gap_if_long(now)
-        queue.admit(number, self.state.run_id, model, load, user)
+        queue.admit(number, self.state.run_id, model, load, user, body_bytes)
         return True
+
+    def check_room(self, body_bytes: int) -> None:
+        """Raise QueueFull where a new request with so large a body would have to wait, and could not."""
+        if type(self.state) is Ready and not self.queue.waiting:
+            return
+        if why_not := self.queue.refusal(body_bytes):
+            raise QueueFull(why_not, retry_after_s=self.policy.retry_after)
 
     def release_fast(self, number: int, now: float) -> bool:
         """Release a lease if the pod serves and no request waits; return whether it was released."""
@@ -424,14 +435,14 @@ class PodMachine:
         """Admit, queue or reject a new request; return True if it was admitted."""
         if self.shutting_down:
             self.reject(event.ticket, ShuttingDown(retry_after_s=SHUTDOWN_RETRY_S))
-        elif self.admit_fast(event.ticket, event.model, event.load, event.user, now):
+        elif self.admit_fast(event.ticket, event.model, event.load, event.user, now, event.body_bytes):
             self.commands.append(Admit(event.ticket, run_id_of(self.state)))
             return True
-        elif self.queue.full:
-            self.reject(event.ticket, QueueFull(retry_after_s=self.policy.retry_after))
+        elif why_not := self.queue.refusal(event.body_bytes):
+            self.reject(event.ticket, QueueFull(why_not, retry_after_s=self.policy.retry_after))
         else:
             self.idle_timer.end_gap(now)
-            self.queue.join(event.ticket, event.model, event.load, event.user, now)
+            self.queue.join(event.ticket, event.model, event.load, event.user, now, event.body_bytes)
             self.apply_transition(DemandRaised(), now)
         return False
 

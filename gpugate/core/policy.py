@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import Attribute, field, frozen
 
-from gpugate.provider_api import Duration
+from gpugate.provider_api import Duration, Size
 
 
 @frozen(kw_only=True)
@@ -45,8 +45,8 @@ def _not_blank(_: object, __: Attribute[str], value: str) -> None:
         raise ValueError("must not be empty")
 
 
-def _setting(default: Any, validator: Any, help: str) -> Any:  # noqa: A002
-    return field(default=default, validator=validator, metadata={"help": help})
+def _setting(default: Any, validator: Any, help: str, **more: Any) -> Any:  # noqa: A002
+    return field(default=default, validator=validator, metadata={"help": help, **more})
 
 
 @frozen(kw_only=True, slots=False)
@@ -99,6 +99,12 @@ class QueuePolicy:
     """The keys of `[queue]` that the state machine uses; see `PodPolicy`."""
 
     max_waiting: int = _setting(100, _at_least_1, "one more waiting request is refused: 503 QUEUE_FULL")
+    max_bytes: Size = _setting(
+        512 * 1024 * 1024,
+        _at_least_1,
+        "of the bodies of all requests that wait or are read in order to wait; one more: 503 QUEUE_FULL",
+        text="512MiB",
+    )
     max_wait: Duration = _setting(600.0, _more_than_0, "a request that waits longer gets 503 QUEUE_TIMEOUT")
     drain_concurrency: int = _setting(
         1, _at_least_1, "held requests forwarded at once when the pod is ready; more for engines that batch"

@@ -24,6 +24,7 @@ class Ticket:
     load: LoadOptions
     deadline: float
     user: str = ""
+    body_bytes: int = 0
     run_id: int = 0  # of the lease it holds; 0 while it waits
     response_started: bool = False  # the first byte of its response was sent
     holds_admit_slot: bool = False  # it was admitted from the queue
@@ -31,6 +32,25 @@ class Ticket:
 
     def __lt__(self, other: Ticket) -> bool:
         return self.number < other.number
+
+
+@define
+class BodyBudget:
+    """How many bytes of bodies may be kept for requests that wait (`queue.max_bytes`), over all queues.
+
+    Attributes:
+        reading: of the bodies that are being read.
+        queues: those whose waiting requests count.
+    """
+
+    max_bytes: int
+    reading: int = 0
+    queues: list[RequestQueue] = field(factory=list, repr=False)
+
+    def has_room(self, size: int) -> bool:
+        """Whether a body of so many bytes more may be kept."""
+        waiting = sum(ticket.body_bytes for queue in self.queues for ticket in queue.waiting)
+        return self.reading + waiting + size <= self.max_bytes
 
 
 @define
@@ -46,16 +66,23 @@ class RequestQueue:
     max_waiting: int
     max_wait_s: float
     drain_concurrency: int
+    bodies: BodyBudget
     waiting: list[Ticket] = field(factory=list)
     leases: dict[int, Ticket] = field(factory=dict)
     idle_since: float | None = None
     last_demand_at: float = inf
     admit_slots_used: int = 0
 
-    @property
-    def full(self) -> bool:
-        """No further request may wait."""
-        return len(self.waiting) >= self.max_waiting
+    def __attrs_post_init__(self) -> None:
+        self.bodies.queues.append(self)
+
+    def refusal(self, body_bytes: int) -> str:
+        """Return why a further request with such a body may not wait; empty if it may."""
+        if len(self.waiting) >= self.max_waiting:
+            return "too many requests are waiting for the pod"
+        if not self.bodies.has_room(body_bytes):
+            return "the bodies of the requests that wait for the pod are too large in sum (queue.max_bytes)"
+        return ""
 
     @property
     def busy(self) -> bool:
@@ -67,13 +94,17 @@ class RequestQueue:
         """When the first waiting request has waited for `max_wait_s`; `inf` if none waits."""
         return min((ticket.deadline for ticket in self.waiting), default=inf)
 
-    def join(self, number: int, model: str | None, load: LoadOptions, user: str, now: float) -> None:
+    def join(
+        self, number: int, model: str | None, load: LoadOptions, user: str, now: float, body_bytes: int
+    ) -> None:
         """Add a new request to the queue."""
-        self.waiting.append(Ticket(number, model, load, now + self.max_wait_s, user))
+        self.waiting.append(Ticket(number, model, load, now + self.max_wait_s, user, body_bytes))
 
-    def admit(self, number: int, run_id: int, model: str | None, load: LoadOptions, user: str) -> None:
+    def admit(
+        self, number: int, run_id: int, model: str | None, load: LoadOptions, user: str, body_bytes: int
+    ) -> None:
         """Give a new request a lease without waiting; the caller has checked that no other one waits."""
-        self.leases[number] = Ticket(number, model, load, 0.0, user, run_id)
+        self.leases[number] = Ticket(number, model, load, 0.0, user, body_bytes, run_id)
         self.idle_since = None
 
     def admit_next(self, run_id: int) -> Ticket | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from gpugate_testing.playbook import RUNNING, STARTING, Scenario, StartOk, policy
 
 from gpugate.core.events import GatewayStarted, RequestArrived, RequestFinished, ResponseStarted
+from gpugate.core.request_queue import BodyBudget, RequestQueue
 from gpugate.core.states import Ready
+from gpugate.errors import QueueFull
 
 
 def held(play: Scenario, *tickets: int) -> Scenario:
@@ -49,6 +52,47 @@ def test_the_queue_is_full() -> None:
     play = held(Scenario(policy(max_waiting=2)), 1, 2).at(1, RequestArrived(3), gives=["refuse 3 QUEUE_FULL"])
     assert play.refusals[3].retry_after_s == 60
     play.at(2, RequestFinished(1)).at(3, RequestArrived(4), gives=[])
+
+
+def held_with(body_bytes: int) -> Scenario:
+    """One ticket waits, with so large a body, where 100 bytes may be kept."""
+    play = Scenario(policy(max_bytes=100)).at(0, GatewayStarted())
+    play.at(0, RequestArrived(1, body_bytes=body_bytes))
+    return play.at(0, StartOk()).set_report(0, STARTING)
+
+
+def test_bodies_that_are_too_large_in_sum() -> None:
+    """503 QUEUE_FULL names the setting; what has left the queue, and what runs, counts no longer."""
+    play = held_with(60)
+    play.at(1, RequestArrived(2, body_bytes=41), gives=["refuse 2 QUEUE_FULL"])
+    assert "queue.max_bytes" in play.refusals[2].message
+    play.at(1, RequestArrived(3, body_bytes=40), gives=[]).at(2, RequestFinished(1))
+    play.at(3, RequestArrived(4, body_bytes=60), gives=[])
+    play.set_report(3, RUNNING).at(10, gives=["admit 3 run 1"])
+    play.at(11, RequestArrived(5, body_bytes=40), gives=[])
+    play.at(12, RequestArrived(6, body_bytes=1), gives=["refuse 6 QUEUE_FULL"])
+
+
+def test_room_for_a_body() -> None:
+    """Bodies that are being read count; where nobody has to wait, there is room for any."""
+    play = held_with(60)
+    machine = play.machine
+    machine.queue.bodies.reading = 30
+    machine.check_room(10)
+    with pytest.raises(QueueFull):
+        machine.check_room(11)
+    machine.queue.bodies.reading = 0
+    play.set_report(0, RUNNING).at(10, gives=["admit 1 run 1"])
+    machine.check_room(10**9)
+
+
+def test_one_bound_for_several_queues() -> None:
+    """`max_bytes` is for all pods."""
+    bodies = BodyBudget(100)
+    one, other = RequestQueue(9, 60, 1, bodies), RequestQueue(9, 60, 1, bodies)
+    one.join(1, None, False, "", 0, 70)
+    assert "" == other.refusal(30)
+    assert "max_bytes" in other.refusal(31)
 
 
 def test_a_request_waits_too_long() -> None:
