@@ -16,7 +16,6 @@ from typing import Any
 
 import aiohttp
 import structlog
-from aiohttp import web
 from attrs import evolve
 
 from gpugate.api.costs import CostApi
@@ -56,6 +55,7 @@ from gpugate.proxy.auth import make_verifier
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.dispatcher import RequestDispatcher
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
+from gpugate.proxy.request_context import BodyLimits
 from gpugate.proxy.server import GatewayServer
 from gpugate.relay.relay import Relay
 
@@ -127,14 +127,12 @@ async def build(
             wake_paths=settings.server.wake_paths,
             on_crash=log_crash,
         )
-        runner = web.ServerRunner(
-            GatewayServer(dispatcher.handle, dispatcher.answer_malformed, log_crash),
-            shutdown_timeout=CLEANUP_S,
+        server = GatewayServer(
+            dispatcher.handle, dispatcher.answer_malformed, log_crash, settings.server.keepalive
         )
-        await runner.setup()
-        resources.push_async_callback(runner.cleanup)
+        resources.push_async_callback(server.aclose, CLEANUP_S)
         kept = resources.pop_all()
-    return Gateway(evolve(base, resources=kept), features, runner)
+    return Gateway(evolve(base, resources=kept), features, server)
 
 
 async def _infrastructure(
@@ -237,7 +235,7 @@ def _ollama(base: Infrastructure, catalog: CatalogRefresher) -> OllamaHandlers:
         lifecycle=lifecycle,
         forwarder=Forwarder(lifecycle, Relay(), base.pools),
         catalog=catalog.catalog,
-        max_body=base.settings.server.max_body,
+        limits=BodyLimits(base.settings.server.max_body, base.settings.server.body_timeout),
         heartbeat_s=base.settings.queue.heartbeat,
         changed=catalog.changed,
         require=catalog.require,

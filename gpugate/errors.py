@@ -8,6 +8,8 @@ GateError                       what a client is told: `code`, `retry_after_s`, 
 ├── RequestError
 │   ├── InvalidRequest
 │   ├── PayloadTooLarge
+│   ├── BodyTooSlow
+│   ├── UnknownTransferCoding
 │   ├── PathNotFound
 │   ├── ModelNotFound           the pod is known not to have the model
 │   └── MethodNotAllowed
@@ -120,6 +122,20 @@ class PayloadTooLarge(RequestError):
 
     code = "PAYLOAD_TOO_LARGE"
     default_message = "request body is too large"
+
+
+class BodyTooSlow(RequestError):
+    """A body came slower than `server.body_timeout` allows, or not at all."""
+
+    code = "REQUEST_TIMEOUT"
+    default_message = "the request body came too slowly (server.body_timeout)"
+
+
+class UnknownTransferCoding(RequestError):
+    """The body has a `Transfer-Encoding` other than chunked."""
+
+    code = "NOT_IMPLEMENTED"
+    default_message = "the only Transfer-Encoding of a request that is understood is chunked"
 
 
 class PathNotFound(RequestError):

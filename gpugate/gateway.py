@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import aiohttp
 import structlog
-from aiohttp import web
 from attrs import frozen
 
 from gpugate.api.routing import ApiRoutes as Routes
@@ -28,7 +27,8 @@ from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, ProviderProblem
 from gpugate.observability.log import log_crash
 from gpugate.proxy.forwarder import UpstreamPools
-from gpugate.proxy.server import check_self, listen
+from gpugate.proxy.listening import check_self, listen
+from gpugate.proxy.server import GatewayServer, Listener
 from gpugate.tasks import spawn
 
 _log = structlog.get_logger()
@@ -106,15 +106,16 @@ class Gateway:
         self,
         infrastructure: Infrastructure,
         features: Sequence[Feature],
-        runner: web.ServerRunner,
+        server: GatewayServer,
     ) -> None:
         self.base = infrastructure
         self.settings = infrastructure.settings
         self.port = self.settings.server.port
         self._features = tuple(features)
         self._started: list[Feature] = []
-        self._runner = runner
+        self._server = server
         self._is_open = False
+        self._listener: Listener | None = None
 
     @property
     def lifecycle(self) -> Lifecycle:
@@ -135,18 +136,20 @@ class Gateway:
         """Listen, inspect the providers, start the features.
 
         Raises:
-            OSError: the address is taken; nothing was started.
+            CannotListen: the address is taken; nothing was started.
             SelfCheckFailed: it listens but does not answer; a pod that was found is treated as on any exit.
         """
         server = self.settings.server
         try:
-            self.port = await listen(self._runner, server.host, server.port)  # 1
+            self._listener = listen(self._server, server.host, server.port, _log.warning)  # 1
+            self.base.resources.callback(self._listener.close)
+            self.port = self._listener.port
             await self.lifecycle.open()  # 2
             self._is_open = True
             for feature in self._features:  # 3
                 self._started.append(feature)
                 await feature.start()
-            await check_self(self._runner, "/api/v1/health")  # 4
+            await check_self(self._listener.addresses[0], "/api/v1/health")  # 4
         except BaseException:
             if self._is_open:
                 await self.close()
@@ -158,7 +161,7 @@ class Gateway:
             "an orderly end may take so long: `docker stop -t`, TimeoutStopSec and the like must allow it",
             seconds=longest_end_s(self.settings),
         )
-        _log.info("listening", host=server.host, port=self.port)
+        _log.info("listening", host=", ".join(server.host), port=self.port)
 
     async def close(self) -> bool:
         """Reject new requests, let running responses have their grace, stop the pod or keep it, end
@@ -167,8 +170,8 @@ class Gateway:
         Returns False when a stop could not be confirmed in time.
         """
         server = self.settings.server
-        for site in list(self._runner.sites):
-            await site.stop()  # closes its socket, waits for nothing
+        if self._listener is not None:
+            self._listener.close()
         drains = [
             spawn(feature.drain(server.shutdown_grace), "feature:drain", on_crash=log_crash)
             for feature in self._started

@@ -33,7 +33,7 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.heartbeat import Heartbeat
-from gpugate.proxy.request_context import RequestContext, read_body
+from gpugate.proxy.request_context import BodyLimits, RequestContext, read_body
 
 SMALL = 256 * 1024
 """Longest Base64 text that is decoded on the event loop; longer ones would block it for too long."""
@@ -92,10 +92,13 @@ class JsonRequest:
         return await asyncio.get_running_loop().run_in_executor(_DECODER, decode_image, text, name)
 
 
-async def read_json(call: RequestContext, max_body: int) -> JsonRequest:
-    """The body's fields. Raises RequestError: too large, not JSON, no object."""
+async def read_json(call: RequestContext, limits: BodyLimits, lifecycle: Lifecycle) -> JsonRequest:
+    """The body's fields. Raises RequestError: too large, not JSON, no object; QueueFull."""
+    with lifecycle.reading_body() as hold:
+        body = await read_body(call.request, limits, hold)
+    call.body_bytes = len(body)
     try:
-        fields = orjson.loads(await read_body(call.request, max_body))
+        fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest("the body is not JSON") from error
     if not isinstance(fields, dict):
@@ -123,7 +126,7 @@ class GenerationApi:
     stories: StoryService
     images: ImageService
     fantasies: FantasyService
-    max_body: int
+    limits: BodyLimits
     heartbeat_s: float = 0.0
     require: Callable[[str | None, str], None] = lambda model, failure: None
 
@@ -141,7 +144,9 @@ class GenerationApi:
         """Hold one lease for all that a request does with the pod; `failure` begins a refusal's message."""
         self.require(model, failure)
         user = subject_of(call.user)
-        with self.lifecycle.acquire(model=model, user=user, request_id=call.request_id) as lease:
+        with self.lifecycle.acquire(
+            model=model, user=user, request_id=call.request_id, body_bytes=call.body_bytes
+        ) as lease:
             yield LoggedCall(self.lifecycle, lease, call=call)
 
     async def _event_response(
@@ -183,7 +188,7 @@ class GenerationApi:
 
     async def code(self, call: RequestContext) -> web.StreamResponse:
         """Answer a question about code: relayed as Ollama streams it, as events, or complete."""
-        body = await read_json(call, self.max_body)
+        body = await read_json(call, self.limits, self.lifecycle)
         question = _question(body)
         streams = body.flag("stream", True)
         model = self.coding.model_for(question)
@@ -259,14 +264,14 @@ class GenerationApi:
 
     async def _read_story(self, call: RequestContext) -> StoryRequest:
         """Read the request. Its body is released: the request may wait for minutes."""
-        body = await read_json(call, self.max_body)
+        body = await read_json(call, self.limits, self.lifecycle)
         return self.stories.request(body.text("prompt"), await body.image())
 
     # --- image and fantasy --------------------------------------------------------------------
 
     async def image(self, call: RequestContext) -> web.StreamResponse:
         """Generate an image; with `stream` its progress is sent as events."""
-        body = await read_json(call, self.max_body)
+        body = await read_json(call, self.limits, self.lifecycle)
         workflow, metadata = body.text("workflow") or None, body.flag("metadata", False)
         job = self.images.job(_image_request(body), workflow, metadata=metadata)
         if body.fields.get("seed") is not None:
@@ -304,7 +309,7 @@ class GenerationApi:
 
     async def _read_fantasy(self, call: RequestContext) -> tuple[StoryRequest, bool, bool]:
         """Return the story request, whether to illustrate, and whether to stream; the body is released."""
-        body = await read_json(call, self.max_body)
+        body = await read_json(call, self.limits, self.lifecycle)
         prompt, illustrated = body.text("prompt"), body.flag("include_image", True)
         streams = body.flag("stream", False)
         image = await body.image(needed=True)

@@ -17,11 +17,11 @@ from attrs import field, frozen
 
 from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import InvalidRequest, InvalidToken, PathNotFound, ShuttingDown
-from gpugate.proxy.request_context import RequestContext, read_body
+from gpugate.proxy.request_context import BodyLimits, RequestContext, read_body
 
 PATH = "/api/v1/bot/telegram"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
-MAX_UPDATE_BYTES = 1024 * 1024  # real updates have a few thousand
+LIMITS = BodyLimits(1024 * 1024, 10.0, key="")  # real updates have a few thousand bytes, and come at once
 
 Submit = Callable[[Mapping[str, Any]], Awaitable[bool]]
 
@@ -49,7 +49,7 @@ class TelegramWebhook:
         given = call.request.headers.get(SECRET_HEADER, "")
         if not hmac.compare_digest(_bytes(given), _bytes(self.secret)):
             raise InvalidToken("Telegram's secret token is missing or wrong")
-        if not await self.submit(_parsed(await read_body(call.request, MAX_UPDATE_BYTES, key=""))):
+        if not await self.submit(_parsed(await read_body(call.request, LIMITS))):
             raise ShuttingDown
         return web.Response()
 

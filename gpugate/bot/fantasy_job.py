@@ -49,7 +49,8 @@ class FantasyJob:
             story = self.fantasies.story_request(image, prompt)
             self.require(story.model, story.failure)
             async with self._typing(chat):
-                with self.lifecycle.acquire(model=story.model, user=incoming.user) as lease:
+                size = len(image.data)
+                with self.lifecycle.acquire(model=story.model, user=incoming.user, body_bytes=size) as lease:
                     fantasy = await self.fantasies.generate(LeasedCall(self.lifecycle, lease), story)
             await _send(fantasy, chat)
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 from argparse import Namespace
 from pathlib import Path
 
 import attrs
 
 from gpugate.cli.errors import CliError
-from gpugate.cli.serve import listening_problem, run
+from gpugate.cli.serve import run
 from gpugate.cli.settings import config_of, url_of
 from gpugate.cli.token_commands import sign_token
 from gpugate.config import Settings, SourcedValue, duration, load_settings, show_duration
 from gpugate.lifecycle import state_dir
 from gpugate.providers import registry
+from gpugate.proxy.addresses import CannotListen, listening_sockets
 
 _TOKEN_LIFE_S = 30 * 86_400.0  # as long as `token issue` says
 _COLD_START_S = 6.0  # as examples/gpugate.toml has it
@@ -89,16 +89,13 @@ def _with_free_port(settings: Settings) -> Settings:
     Port 0 becomes a free port here, because the instructions name it.
     """
     server = settings.server
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((server.host, server.port))
-            # bind alone succeeds, with SO_REUSEADDR, beside another one that is bound and does not listen yet
-            probe.listen(1)
-        except OSError as error:
-            raise CliError(listening_problem(error, settings) or str(error)) from error
-        port: int = probe.getsockname()[1]
+    try:
+        probes = listening_sockets(server.host, server.port)
+    except CannotListen as error:
+        raise CliError(str(error)) from error
+    port: int = probes[0].getsockname()[1]
+    for probe in probes:
+        probe.close()
     return attrs.evolve(settings, server=attrs.evolve(server, port=port))
 
 

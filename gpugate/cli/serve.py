@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import signal
-import socket
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Coroutine
@@ -17,6 +15,7 @@ from gpugate.cli.errors import CliError
 from gpugate.cli.settings import settings_for_serving
 from gpugate.config import Settings, SourcedValue
 from gpugate.lifecycle.state_dir import StateDirLocked, lock
+from gpugate.proxy.addresses import CannotListen
 from gpugate.signals import ENDING, handled
 
 if TYPE_CHECKING:
@@ -62,20 +61,16 @@ def _warn(text: str) -> None:
 
 
 def _run(settings: Settings) -> int:
-    from gpugate.proxy.server import SelfCheckFailed  # it imports aiohttp: only now
+    from gpugate.proxy.listening import SelfCheckFailed  # it imports aiohttp: only now
 
     try:
         return _run_loop(settings)
-    except SelfCheckFailed as error:
+    except (CannotListen, SelfCheckFailed) as error:
         raise CliError(str(error)) from error
-    except OSError as error:
-        if problem := listening_problem(error, settings):
-            raise CliError(problem) from error
-        raise
 
 
 def _run_loop(settings: Settings) -> int:
-    from gpugate.proxy.server import raise_file_limit
+    from gpugate.proxy.listening import raise_file_limit
 
     raise_file_limit()
     return _runner()(_serve(settings))
@@ -122,18 +117,3 @@ async def _serve(settings: Settings) -> int:
     finally:
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the loop's handlers go: one more must not kill
     return 0 if confirmed and gateway.failure is None else 1
-
-
-def listening_problem(error: OSError, settings: Settings) -> str | None:
-    """Return what keeps the gateway from listening, or None for an error of another kind."""
-    host, port = settings.server.host, settings.server.port
-    if isinstance(error, socket.gaierror):
-        return f"server.host: there is no address for {host!r}"
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"port {port} on {host} is already in use: stop what listens there or use another (--port)"
-        case errno.EADDRNOTAVAIL:
-            return f"server.host: {host} is no address of this machine"
-        case errno.EACCES if error.filename is None:
-            return f"port {port} on {host} may not be used: ports below 1024 are for root"
-    return None

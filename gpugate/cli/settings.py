@@ -53,6 +53,6 @@ def config_of(name: str) -> type[Any]:
 
 def url_of(settings: Settings) -> str:
     """Return the base URL at which this machine reaches a gateway with these settings."""
-    host = _WILDCARDS.get(settings.server.host, settings.server.host)
+    host = _WILDCARDS.get(settings.server.host[0], settings.server.host[0])
     host = f"[{host}]" if ":" in host else host
     return f"http://{host}:{settings.server.port or _OLLAMA_PORT}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from enum import Enum
@@ -27,7 +28,7 @@ from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_fa
 from cattrs.gen import make_dict_structure_fn
 
 from gpugate.config import units
-from gpugate.config.schema import FilePath, ProviderNames
+from gpugate.config.schema import FilePath, Hosts, ProviderNames
 from gpugate.config.sources import SourcedValue
 from gpugate.config.validators import NOT_SHOWN, WHOLE_VALUE, InvalidValue
 from gpugate.provider_api import Duration, Size
@@ -35,6 +36,7 @@ from gpugate.provider_api import Duration, Size
 C = TypeVar("C")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 _LIST_TYPES = (list, tuple, set, frozenset)
+_ONE_OR_MORE = (ProviderNames, Hosts)
 
 
 @frozen
@@ -178,7 +180,7 @@ def _field_hook(attribute: attrs.Attribute[Any], converter: Converter) -> Hook:
         try:
             if sourced.is_text and isinstance(raw, str):
                 raw = parse_text(raw, kind)
-            if _is_list(kind) and kind != ProviderNames and not isinstance(raw, list | tuple):
+            if _is_list(kind) and kind not in _ONE_OR_MORE and not isinstance(raw, list | tuple):
                 raise InvalidValue(f"must be a list{_example_of(attribute)}")
             value = converter.structure(raw, kind)
             if kind == FilePath and value:
@@ -263,6 +265,11 @@ def _provider_names(raw: object, _kind: Any) -> tuple[str, ...]:
     return tuple(name.strip().lower() for name in _CONVERTER.structure(names, tuple[str, ...]))
 
 
+def _hosts(raw: object, _kind: Any) -> tuple[str, ...]:
+    hosts = _CONVERTER.structure(raw.split(",") if isinstance(raw, str) else raw, tuple[str, ...])
+    return tuple(re.sub(r"^\[(.*)\]$", r"\1", host.strip()) for host in hosts)
+
+
 def _container(wanted: Any, words: str, make_hook: HookFactory) -> HookFactory:
     """Return a factory of hooks that check the type of the raw value and leave the rest to cattrs' hook."""
 
@@ -338,6 +345,7 @@ def _make_converter() -> Converter:
         (Size, lambda raw, _kind: units.size(raw)),
         (FilePath, _path),
         (ProviderNames, _provider_names),
+        (Hosts, _hosts),
     ):
         converter.register_structure_hook_func(partial(eq, annotated), hook)
     return converter

@@ -204,12 +204,12 @@ class _Complaints:
         return found if isinstance(found, SourcedValue) else None, ()
 
     def _add_unknown(self, path: list[str], known: Sequence[str], given: SourcedValue | None) -> None:
-        """Name the key that was probably meant: a similar one of this section, or the same one of another."""
+        """Name the key that was probably meant: the same one of another section, or a similar one of this."""
         *section, last = path
         names = [*known, "providers"] if not section else known
-        close = difflib.get_close_matches(last.lower(), names, n=1)
-        meant = ".".join([*section, close[0]]) if close else None
-        meant = meant or next((key for key in self.known if key.rpartition(".")[2] == last), None)
+        meant = next((key for key in self.known if key.rpartition(".")[2] == last), None)
+        if meant is None and (close := difflib.get_close_matches(last.lower(), names, n=1)):
+            meant = ".".join([*section, close[0]])
         says = f"{'.'.join(section) or 'the configuration'} has {', '.join(names) or 'no keys'}"
         if meant is not None:
             also = f" ({variable_of(meant)})" if given is not None and given.is_text else ""

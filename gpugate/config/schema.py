@@ -34,6 +34,9 @@ from gpugate.config.validators import (
 from gpugate.core.policy import PodPolicy, QueuePolicy
 from gpugate.provider_api import Duration, Size
 
+Hosts = Annotated[tuple[str, ...], "hosts"]
+"""Addresses without brackets; one may also be given as plain text."""
+
 FilePath = Annotated[str, "path"]
 """A path, relative to the folder of the configuration that names it; empty for none."""
 
@@ -116,8 +119,15 @@ def _is_telegram_token(text: str) -> bool:
 class Server:
     """Where the gateway listens, and how it ends."""
 
-    host: str = _key(
-        "127.0.0.1", "address to listen on; 0.0.0.0 for all addresses of this machine", not_blank
+    host: Hosts = _key(
+        ("127.0.0.1",),
+        'address to listen on, or a list; "0.0.0.0": all of IPv4, "::": all addresses of this machine',
+        predicate(
+            lambda hosts: hosts and all(hosts),
+            'must not be empty; "::" stands for all addresses',
+            show_value=False,
+        ),
+        text="127.0.0.1",
     )
     port: int = _key(11434, "Ollama's own port, so that clients need no change", between(0, 65535))
     wake_paths: tuple[str, ...] = _key(
@@ -128,6 +138,14 @@ class Server:
         each(
             lambda path: not is_own_path(path), "may have no path of gpugate's own (/api/v1, /k, /dashboard)"
         ),
+    )
+    keepalive: Duration = _duration(
+        "620s",
+        "idle client connections; longer than the load balancers and tunnels in front keep theirs",
+        above(0),
+    )
+    body_timeout: Duration = _duration(
+        "30s", "a request body that brings less than 1 KiB/s over this time: 408", above(0)
     )
     max_body: Size = _size(
         "64MiB",

@@ -17,6 +17,7 @@ from gpugate.generation.text_model import OllamaTextModel
 from gpugate.generation.workflows import Workflows
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.forwarder import UpstreamPools
+from gpugate.proxy.request_context import BodyLimits
 from gpugate.relay.relay import Relay
 
 
@@ -42,7 +43,7 @@ def generation_api(
         stories=stories,
         images=pictures,
         fantasies=FantasyService(stories, pictures),
-        max_body=settings.server.max_body,
+        limits=BodyLimits(settings.server.max_body, settings.server.body_timeout),
         heartbeat_s=settings.queue.heartbeat,
         require=require,
     )

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import inf, isfinite
@@ -261,23 +261,45 @@ class Lifecycle:
         load: LoadOptions = AS_IT_COMES,
         user: str = BY_HAND,
         request_id: str = "",
+        body_bytes: int = 0,
     ) -> Lease:
         """Return the lease of a new request, admitted at once if the pod serves and nobody waits.
 
         A request that cannot even wait (queue full, shutdown) has been rejected: the lease's wait raises.
+        `body_bytes` is what is kept of its body while it waits.
         """
         self._last_ticket += 1
         number, now = self._last_ticket, self._loop.time()
         lease = Lease(number, now, user, request_id, self.mark_response_started, self.release)
         self._leases.add(lease)
-        if self.serving is not None and self._machine.admit_fast(number, model, load, user, now):
+        if self.serving is not None and self._machine.admit_fast(number, model, load, user, now, body_bytes):
             self._leases.admit(lease, self.serving, now)
             self._publish_in_flight_soon()
         else:
-            self._process_event(RequestArrived(number, model, load, user))
+            self._process_event(RequestArrived(number, model, load, user, body_bytes))
             if self.failure is not None:
                 lease.reject(ShuttingDown(retry_after_s=5))
         return lease
+
+    @contextmanager
+    def reading_body(self) -> Iterator[Callable[[int], None]]:
+        """Count a body against `queue.max_bytes` while it is read.
+
+        Yields a function that takes up so many bytes more; it raises QueueFull where a request with such a
+        body would have to wait and could not.
+        """
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            self._machine.check_room(size)
+            self._machine.queue.bodies.reading += size
+            held += size
+
+        try:
+            yield hold
+        finally:
+            self._machine.queue.bodies.reading -= held
 
     def mark_response_started(self, lease: Lease) -> None:
         """The first byte of this lease's response is leaving: it cannot be repeated any more."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import orjson
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from gpugate.core.commands import AS_IT_COMES, LoadOptions
 from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
@@ -33,7 +33,8 @@ from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import Dialect
 from gpugate.proxy.forwarder import Forwarder
 from gpugate.proxy.heartbeat import Heartbeat
-from gpugate.proxy.request_context import RequestContext, read_body
+from gpugate.proxy.request_context import BodyLimits, RequestContext, read_body, whole_body
+from gpugate.relay.relay import PacedBody
 from gpugate.relay.response_parser import Head
 from gpugate.relay.response_policy import CapturedBody, ResponseIntercepted
 from gpugate.relay.transport import detect_disconnect
@@ -52,7 +53,7 @@ class OllamaHandlers:
         lifecycle: Lifecycle,
         forwarder: Forwarder,
         catalog: CatalogCache,
-        max_body: int,
+        limits: BodyLimits,
         heartbeat_s: float,
         changed: Callable[[], None],
         require: Callable[[str | None, str], None],
@@ -60,7 +61,7 @@ class OllamaHandlers:
         self._lifecycle = lifecycle
         self._forwarder = forwarder
         self._catalog = catalog
-        self._max_body = max_body
+        self._limits = limits
         self._heartbeat_s = heartbeat_s
         self._changed = changed
         self._require = require
@@ -124,7 +125,8 @@ class OllamaHandlers:
         """Forward what changes the models on the pod's disk; blobs of many GB are streamed through."""
         if route.streamed_body:
             with detect_disconnect(context.request.transport):
-                return await self._forward_leased(context, route, context.request.content)
+                upload = PacedBody(context.request.content, self._limits.timeout_s)
+                return await self._forward_leased(context, route, upload)
         body = await self._read(context, route)
         if self._lifecycle.serving is None and (error := body.fields.error):
             return _respond(context, error)
@@ -140,7 +142,7 @@ class OllamaHandlers:
                 self._catalog.invalidate(makes or body.fields.model)
 
     async def _forward_leased(
-        self, context: RequestContext, route: Route, body: OllamaBody | StreamReader
+        self, context: RequestContext, route: Route, body: OllamaBody | PacedBody
     ) -> web.StreamResponse:
         """Forward under a lease. The body is parsed now only if the request waits or has a heartbeat."""
         fields = None
@@ -153,6 +155,7 @@ class OllamaHandlers:
             load=load,
             user=subject_of(context.user),
             request_id=context.request_id,
+            body_bytes=len(body.raw) if isinstance(body, OllamaBody) else 0,
         ) as lease:
             if fields is None and isinstance(body, OllamaBody):
                 lease.model_hint = lambda: _load_of(route, body.fields)
@@ -171,14 +174,19 @@ class OllamaHandlers:
         return Heartbeat(context, self._heartbeat_s, streams=fields.stream)
 
     async def _read(self, context: RequestContext, route: Route) -> OllamaBody:
+        """Read the body of a request that may have to wait; see `Lifecycle.reading_body`."""
         request = context.request
-        return OllamaBody(route, request.headers, await read_body(request, self._max_body))
+        body = whole_body(request, self._limits)
+        if body is None:
+            with self._lifecycle.reading_body() as hold:
+                body = await read_body(request, self._limits, hold)
+        return OllamaBody(route, request.headers, body)
 
     # --- what never wakes the pod -------------------------------------------------------------
 
     async def _metadata(self, context: RequestContext, route: Route) -> web.StreamResponse:
         """Ask a pod that serves; otherwise, or if that fails, answer from the catalogue."""
-        body = await self._read(context, route)
+        body = OllamaBody(route, context.request.headers, await read_body(context.request, self._limits))
         path, pod = route.upstream_path, self._lifecycle.serving
         if pod is not None:
             key = cache_key(context.method, path, body)
@@ -204,7 +212,7 @@ class OllamaHandlers:
         absent = PathNotFound("the engine counts no tokens") if counts_tokens else PodStopped(_POD_IS_OFF)
         if self._lifecycle.serving is None:
             raise absent
-        body = await read_body(context.request, self._max_body)
+        body = await read_body(context.request, self._limits)
         if (pod := self._lifecycle.serving) is None:  # by now
             raise absent
         intercept = _is_not_found if counts_tokens else None

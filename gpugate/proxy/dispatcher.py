@@ -26,7 +26,6 @@ from gpugate.errors import (
     Forbidden,
     GateError,
     InternalError,
-    InvalidRequest,
     MethodNotAllowed,
     PathNotFound,
 )
@@ -35,7 +34,7 @@ from gpugate.ollama.routes import Route, RouteKind, WakePaths, match_route, spli
 from gpugate.proxy.auth import User, Verifier, tokens_of
 from gpugate.proxy.cors import Cors
 from gpugate.proxy.error_format import error_body, request_id
-from gpugate.proxy.request_context import RequestContext
+from gpugate.proxy.request_context import RequestContext, check_transfer_coding
 from gpugate.relay.relay import RelayedResponse
 from gpugate.relay.response_policy import RelayOutcome
 from gpugate.tasks import CrashHandler
@@ -150,10 +149,10 @@ class RequestDispatcher:
             _add_extra_headers(context, response)
         return response
 
-    def answer_malformed(self, request: web.BaseRequest) -> web.StreamResponse:
+    def answer_malformed(self, request: web.BaseRequest, error: GateError) -> web.Response:
         """Answer what is no HTTP; none of it is sent back or logged, as it may be a prompt or a token."""
         context = RequestContext(request, request_id(None), "", "", "")
-        response = _error_response(context, InvalidRequest("the request is malformed"))
+        response = _error_response(context, error)
         response.headers["X-Request-Id"] = context.request_id
         self._log_request(context, response.status, time.perf_counter())
         return response
@@ -179,6 +178,8 @@ class RequestDispatcher:
     def _route(self, context: RequestContext, route: Route) -> Awaitable[web.StreamResponse]:
         if route.kind is RouteKind.NOT_FOUND and context.path.startswith("/k/"):
             raise PathNotFound  # path tokens are off, or this is none: with any token
+        if "Transfer-Encoding" in context.request.headers:
+            check_transfer_coding(context.request)
         if route.kind is RouteKind.GATEWAY_API or context.method == "OPTIONS":
             return self._answer_gateway_api(context, route)
         if route.kind is RouteKind.NOT_FOUND and route.upstream_path in self._own:  # such as /dashboard

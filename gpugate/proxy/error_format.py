@@ -38,6 +38,8 @@ STATUS: Mapping[type[GateError], int] = {
     errors.Forbidden: 403,
     errors.RequestError: 400,
     errors.PayloadTooLarge: 413,
+    errors.BodyTooSlow: 408,
+    errors.UnknownTransferCoding: 501,
     errors.PathNotFound: 404,
     errors.ModelNotFound: 404,
     errors.MethodNotAllowed: 405,

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
-from gpugate.errors import InvalidRequest, UpstreamBroken, UpstreamTimeout
+from gpugate.errors import BodyTooSlow, InvalidRequest, UpstreamBroken, UpstreamTimeout
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.leased_call import AttemptFailed, LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
@@ -22,7 +22,7 @@ from gpugate.proxy.error_format import EDGE_STATUSES, is_edge_error, is_edge_tim
 from gpugate.proxy.heartbeat import NDJSON, SSE, Heartbeat
 from gpugate.proxy.request_context import RequestContext, send_continue
 from gpugate.relay.pool import ConnectionPool, UpstreamExchangeError
-from gpugate.relay.relay import Relay, RelayedResponse, UpstreamRequest
+from gpugate.relay.relay import PacedBody, Relay, RelayedResponse, UpstreamRequest
 from gpugate.relay.response_parser import Head
 from gpugate.relay.response_policy import (
     CapturedBody,
@@ -75,7 +75,7 @@ class Forwarder:
         self,
         context: RequestContext,
         upstream_path: str,
-        body: OllamaBody | StreamReader,
+        body: OllamaBody | PacedBody,
         lease: Lease,
         heartbeat: Heartbeat | None = None,
     ) -> web.StreamResponse:
@@ -90,13 +90,13 @@ class Forwarder:
 
         async def attempt(pod: ServingPod) -> web.StreamResponse:
             context.note_wait(lease.waited_s, pod.run_id)
-            if isinstance(body, StreamReader):
+            if isinstance(body, PacedBody):
                 send_continue(context.request)  # not earlier: who leaves with all still unsent is noticed
             elif pod.first_byte_limit_s and context.method == "POST":
                 rewrite = stream_rewrite(upstream_path, body)
                 if rewrite is not None:
                     return await self._forward_buffered(context, pod, upstream_path, rewrite, call, heartbeat)
-            content = body if isinstance(body, StreamReader) else body.raw
+            content = body if isinstance(body, PacedBody) else body.raw
             policy = _policy_for(context, pod, heartbeat)
             policy.on_head = lambda status: call.mark_response_started()
             return await self._exchange(context, pod, upstream_path, content, policy)
@@ -183,7 +183,7 @@ class Forwarder:
         context: RequestContext,
         pod: ServingPod,
         upstream_path: str,
-        body: bytes | StreamReader,
+        body: bytes | PacedBody,
         policy: ResponsePolicy,
     ) -> RelayedResponse:
         """Send the request once and relay the response.
@@ -192,7 +192,8 @@ class Forwarder:
             AttemptFailed: there was no response, or it was an error page of the provider's proxy.
             UpstreamTimeout: the provider's proxy gave up waiting. Never sent again: the job may still run.
             ResponseIntercepted: `policy` kept a response of the pod's own from the client.
-            InvalidRequest: the request's head or body is malformed, or the body stopped coming.
+            InvalidRequest: the request's head or body is malformed.
+            BodyTooSlow: a streamed body comes too slowly.
         """
         request = UpstreamRequest(
             context.method, context.upstream_target(upstream_path), context.request.raw_headers, body
@@ -201,7 +202,7 @@ class Forwarder:
             relayed = await self._relay.forward(context.request, self._pools.pool_for(pod), request, policy)
         except UpstreamExchangeError as error:
             # A streamed body has been read in part, unless no connection was made at all.
-            resendable = error.connecting or not isinstance(body, StreamReader)
+            resendable = error.connecting or not isinstance(body, PacedBody)
             sent = 2 if error.sent_twice else 1
             raise AttemptFailed(resendable=resendable, sent=sent, connected=not error.connecting) from error
         except ResponseIntercepted as answer:
@@ -209,11 +210,11 @@ class Forwarder:
                 raise
             if is_edge_timeout(answer.status):
                 raise UpstreamTimeout from answer
-            raise AttemptFailed(resendable=not isinstance(body, StreamReader)) from answer
+            raise AttemptFailed(resendable=not isinstance(body, PacedBody)) from answer
         except (ValueError, web.RequestPayloadError) as error:
             raise InvalidRequest("the request's head or body is malformed") from error
         except TimeoutError as error:
-            raise InvalidRequest("the request body stopped coming") from error
+            raise BodyTooSlow from error
         context.bytes_sent = relayed.bytes_sent
         return relayed
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from attrs import frozen
 
-from gpugate.errors import InvalidRequest, PayloadTooLarge
+from gpugate.errors import BodyTooSlow, InvalidRequest, PayloadTooLarge, UnknownTransferCoding
 from gpugate.proxy.auth import User
 from gpugate.proxy.error_format import Dialect, dialect_of
+from gpugate.relay.relay import PacedBody
 
-BODY_STALL_S = 60.0
-"""Longest pause between two pieces of a body, in seconds; a slower client gets a 400."""
-
-MAX_BODY_KEY = "server.max_body"
-
+_MALFORMED = "the request body is malformed"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -30,6 +28,7 @@ class RequestContext:
         extra_head: header lines that every response to this request carries, each with its CRLF.
         waited_ms: how long it waited for the pod, 0 if it did not.
         run_id: the pod's run that served it, 0 if none.
+        body_bytes: how much of its body is kept while it waits.
         bytes_sent: written to the client by the relay or as filler.
         outcome: how its response ended, if not completely.
         refusal: for the log, why it was refused with 401 or 403.
@@ -40,6 +39,7 @@ class RequestContext:
     extra_head = b""
     waited_ms = 0
     run_id = 0
+    body_bytes = 0
     bytes_sent = 0
     outcome = ""
     refusal = ""
@@ -71,57 +71,95 @@ class RequestContext:
             self.extra_head += b"X-Gpugate-Waited-Ms: %d\r\n" % self.waited_ms
 
 
+def check_transfer_coding(request: web.BaseRequest) -> None:
+    """Refuse a body that was coded before it was cut into chunks (RFC 9112 6.1).
+
+    Raises:
+        UnknownTransferCoding: the `Transfer-Encoding` is not chunked alone.
+    """
+    codings = ",".join(request.headers.getall("Transfer-Encoding"))
+    if codings.strip().lower() != "chunked":
+        raise UnknownTransferCoding
+
+
 def send_continue(request: web.BaseRequest) -> None:
-    """Tell a client that asked first (`Expect: 100-continue`) to send; `web.Server` does not."""
+    """Tell a client that asked first (`Expect: 100-continue`) to send; `web.Server` does not.
+
+    Not a client of HTTP/1.0, which knows no such response (RFC 9110 10.1.1).
+    """
     if "Expect" in request.headers and request.headers["Expect"].lower() == "100-continue":
         transport = request.transport
-        if transport is not None and not request.content.total_bytes:
+        if transport is not None and request.version >= (1, 1) and not request.content.total_bytes:
             transport.write(_CONTINUE)
 
 
-def check_content_length(request: web.BaseRequest, limit: int, key: str = MAX_BODY_KEY) -> None:
-    """Refuse by the announced length, before a byte is read.
+@frozen
+class BodyLimits:
+    """What bounds the bodies that are read whole.
+
+    Attributes:
+        max_body: bytes of one body (`server.max_body`).
+        timeout_s: see `PacedBody`.
+        key: the setting that `max_body` is from; empty if none is.
+    """
+
+    max_body: int
+    timeout_s: float
+    key: str = "server.max_body"
+
+    def too_large(self) -> PayloadTooLarge:
+        """Return the error of a larger body."""
+        named = f" ({self.key})" if self.key else ""
+        return PayloadTooLarge(f"request body is larger than {self.max_body} bytes{named}")
+
+
+def whole_body(request: web.BaseRequest, limits: BodyLimits) -> bytes | None:
+    """Return a body that has come completely, None for one that is still coming.
 
     Raises:
-        PayloadTooLarge: `Content-Length` is over `limit` bytes.
+        PayloadTooLarge: it is over the limit, or says so; nothing was read.
+        InvalidRequest: its framing is broken.
     """
-    length = request.content_length
-    if length is not None and length > limit:
-        raise _too_large(limit, key)
+    content = request.content
+    if max(content.total_bytes, request.content_length or 0) > limits.max_body:
+        raise limits.too_large()
+    if not content.is_eof():
+        return None
+    if content.exception() is not None:
+        raise InvalidRequest(_MALFORMED)
+    return content.read_nowait(-1) if content.total_bytes else b""
 
 
-def _too_large(limit: int, key: str) -> PayloadTooLarge:
-    named = f" ({key})" if key else ""
-    return PayloadTooLarge(f"request body is larger than {limit} bytes{named}")
-
-
-async def read_body(request: web.BaseRequest, limit: int, key: str = MAX_BODY_KEY) -> bytes:
+async def read_body(
+    request: web.BaseRequest, limits: BodyLimits, hold: Callable[[int], None] | None = None
+) -> bytes:
     """Return the whole body.
 
     Args:
-        key: the setting that `limit` is from; empty if none is.
+        hold: called before bytes are kept, with their number; may refuse them by raising.
 
     Raises:
-        PayloadTooLarge: it is over `limit` bytes.
-        InvalidRequest: it stopped coming, or its framing is broken.
+        PayloadTooLarge: it is over the limit.
+        BodyTooSlow: it comes too slowly.
+        InvalidRequest: its framing is broken.
     """
-    content = request.content
-    if content.is_eof() and content.total_bytes <= limit:
-        if not content.total_bytes:
-            return b""
-        return content.read_nowait(-1)
-    check_content_length(request, limit, key)
+    if (whole := whole_body(request, limits)) is not None:
+        return whole
+    told = request.content_length or 0
+    if hold is not None:
+        hold(told)
     send_continue(request)
+    pieces = PacedBody(request.content, limits.timeout_s)
     body = bytearray()  # not a list of pieces: those leave holes between a thousand bodies that are held
     try:
-        while not content.at_eof():
-            async with asyncio.timeout(BODY_STALL_S):
-                piece = await content.readany()
-            if len(body) + len(piece) > limit:
-                raise _too_large(limit, key)
+        while piece := await pieces.readany():
+            if len(body) + len(piece) > limits.max_body:
+                raise limits.too_large()
+            if hold is not None and not told:
+                hold(len(piece))
             body += piece
     except TimeoutError as error:
-        raise InvalidRequest("the request body stopped coming") from error
+        raise BodyTooSlow from error
     except (web.RequestPayloadError, HttpProcessingError, ValueError) as error:
-        raise InvalidRequest("the request body is malformed") from error
+        raise InvalidRequest(_MALFORMED) from error
     return bytes(body)

@@ -31,6 +31,44 @@ _NOTHING: frozenset[bytes] = frozenset()
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 
 
+MIN_RATE = 1024
+"""Bytes per second that a request's body must bring (docs/api.md#limits)."""
+
+
+class PacedBody:
+    """A request's body as it comes, for as long as it comes at `MIN_RATE` or faster.
+
+    Only the time counts in which the body is waited for, so that a slow upstream is not held against it.
+
+    Args:
+        limit_s: over so much time the rate is taken (`server.body_timeout`).
+    """
+
+    def __init__(self, reader: StreamReader, limit_s: float) -> None:
+        self._reader = reader
+        self._limit_s = self._left_s = limit_s
+        self._missing = limit_s * MIN_RATE
+
+    async def readany(self) -> bytes:
+        """Return what has come; empty at the end.
+
+        Raises:
+            TimeoutError: it comes too slowly.
+            aiohttp.web.RequestPayloadError: its framing is broken.
+        """
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.timeout(self._left_s):
+            piece = await self._reader.readany()
+        if not piece and (broken := self._reader.exception()) is not None:
+            raise broken
+        self._missing -= len(piece)
+        self._left_s -= loop.time() - began
+        if self._missing <= 0:
+            self._left_s, self._missing = self._limit_s, self._limit_s * MIN_RATE
+        return piece
+
+
 @define
 class UpstreamRequest:
     """A request to be sent to the upstream.
@@ -39,13 +77,13 @@ class UpstreamRequest:
         method: as the client sent it.
         target: path and query as the client sent them, without the endpoint's own path.
         headers: the client's, raw; the relay leaves out what must not cross.
-        body: what is sent; a reader is streamed, with the client's Content-Length or else in chunks.
+        body: what is sent; a `PacedBody` is streamed, with the client's Content-Length or else in chunks.
     """
 
     method: str
     target: str
     headers: Iterable[tuple[bytes, bytes]] = field(repr=False)
-    body: bytes | StreamReader | None = field(default=None, repr=False)
+    body: bytes | PacedBody | None = field(default=None, repr=False)
 
 
 class RelayedResponse(web.StreamResponse):
@@ -103,7 +141,7 @@ class RelayedResponse(web.StreamResponse):
 def _length(upstream_request: UpstreamRequest) -> int | None:
     """The length of the request's body; None for chunks, below 0 for no body at all."""
     body = upstream_request.body
-    if isinstance(body, StreamReader):
+    if isinstance(body, PacedBody):
         return given_length(upstream_request.headers)
     if not body and upstream_request.method in _BODILESS:
         return -1
@@ -116,12 +154,10 @@ class _Upload:
 
     Args:
         length: `_length` of its request.
-        stall_s: a client that sends nothing of it for so long is given up.
     """
 
-    def __init__(self, body: bytes | StreamReader, length: int | None, stall_s: float) -> None:
+    def __init__(self, body: bytes | PacedBody, length: int | None) -> None:
         self._body = body
-        self._stall_s = stall_s
         self.done = False
         self._left = length
         self._at = 0
@@ -131,7 +167,7 @@ class _Upload:
 
         Raises:
             ValueError: a streamed body is not as long as its Content-Length.
-            TimeoutError: the client has stopped sending.
+            TimeoutError: the client sends too slowly.
             aiohttp.web.RequestPayloadError: the client's framing of it is broken.
         """
         while True:
@@ -155,10 +191,8 @@ class _Upload:
             upstream.transport.write(piece)
 
     async def _next(self) -> bytes:
-        if isinstance(self._body, StreamReader):
-            # Also the only way to notice broken chunks: aiohttp then leaves its reader waiting.
-            async with asyncio.timeout(self._stall_s):
-                return await self._body.readany()
+        if isinstance(self._body, PacedBody):
+            return await self._body.readany()
         start, self._at = self._at, self._at + _PIECE
         return self._body[start : self._at]
 
@@ -168,8 +202,7 @@ class Relay:
     """Forwards requests.
 
     Attributes:
-        stall_s: a client that takes no byte of its policy, or sends none of its streamed body, for so long
-            is given up.
+        stall_s: a client that takes no byte of its response for so long is given up.
     """
 
     stall_s: float = 120.0
@@ -194,7 +227,7 @@ class Relay:
             UpstreamExchangeError: no byte of a response has left for the client; whether to try again is the
                 caller's decision. A streamed body may have been read in part.
             ValueError: a malformed request (see `RequestHeads.write`), or a streamed body of a wrong length.
-            TimeoutError: the client has not sent a byte of a streamed body for `stall_s`.
+            TimeoutError: a streamed body comes too slowly.
             aiohttp.web.RequestPayloadError: the client's framing of a streamed body is broken.
             aiohttp.ClientConnectionResetError: the client is gone already.
             asyncio.CancelledError: the client hung up; the upstream's connection is closed.
@@ -229,7 +262,7 @@ class Relay:
             ValueError: see `forward`.
             aiohttp.ClientConnectionResetError: see `forward`.
         """
-        if isinstance(upstream_request.body, StreamReader):
+        if isinstance(upstream_request.body, PacedBody):
             return None
         head, length = self._head(request, pool, upstream_request, policy)
         upstream = pool.acquire_idle()
@@ -275,8 +308,8 @@ class Relay:
         exchange = Exchange(request, client, upstream_request.method, policy)
         exchange.begin(upstream)
         body, upload = upstream_request.body, None
-        if isinstance(body, StreamReader) or (body and len(body) > _SMALL):
-            upload, exchange.uploading = _Upload(body, length, self.stall_s), True
+        if isinstance(body, PacedBody) or (body and len(body) > _SMALL):
+            upload, exchange.uploading = _Upload(body, length), True
             body = None
         if not exchange.over:
             upstream.transport.write(head + body if body else head)

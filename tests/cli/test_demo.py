@@ -55,7 +55,7 @@ def test_a_demo(run: Callable[..., Any]) -> None:
     status, settings, out, err = run("--port", "0", "--cold-start", "250ms")
 
     assert (0, "") == (status, err)
-    assert ("127.0.0.1", ("demo",)) == (settings.server.host, settings.pod.provider)
+    assert (("127.0.0.1",), ("demo",)) == (settings.server.host, settings.pod.provider)
     assert 0.25 == provider_config(settings, "demo", DemoConfig).cold_start
     assert "SIMULATED" in out
     assert "250ms" in out

@@ -20,6 +20,7 @@ import pytest
 
 from gpugate.cli import main as cli
 from gpugate.errors import PodBusy, SettingsError
+from gpugate.proxy.addresses import CannotListen
 from tests.cli.support import SECRET, Shell
 
 
@@ -212,15 +213,13 @@ def test_the_gateways_own_status(served: Path, monkeypatch: pytest.MonkeyPatch, 
     fake_wiring(monkeypatch, serve)
 
     assert status == cli.main(["serve", "--port", "4711", "--host", "127.0.0.9", "--provider", "a,b"])
-    assert [("127.0.0.9", 4711, ("a", "b"))] == seen
+    assert [(("127.0.0.9",), 4711, ("a", "b"))] == seen
 
 
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
-        (OSError(errno.EADDRINUSE, "in use"), 1, "port 11434 on 127.0.0.1 is already in use"),
-        (OSError(errno.EADDRNOTAVAIL, "x"), 1, "server.host: 127.0.0.1 is no address of this machine"),
-        (PermissionError(errno.EACCES, "x"), 1, "ports below 1024"),
+        (CannotListen("port 11434 on 127.0.0.1 is already in use"), 1, "is already in use"),
         (PermissionError(errno.EACCES, "Permission denied", "/state"), 1, "Permission denied: /state"),
         (OSError("no number"), 1, "gpugate: unforeseen OSError at test_main.py:"),
         (SettingsError(["gpugate.toml: a.b: c"]), 2, "gpugate.toml: a.b: c"),

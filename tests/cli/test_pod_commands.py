@@ -180,7 +180,7 @@ def test_no_token_at_all(bare: Path, fake_gateway: Any, capsys: pytest.CaptureFi
 )
 def test_where_the_configured_gateway_is(host: str, port: int, url: str) -> None:
     """One that listens everywhere is reached on loopback."""
-    assert url == url_of(Settings(server=Server(host=host, port=port)))
+    assert url == url_of(Settings(server=Server(host=(host,), port=port)))
 
 
 def test_events(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,7 @@ def test_a_variable_over_the_file_and_a_flag_over_both(tmp_path: Path) -> None:
 
     settings = load_settings(path, env, overrides={"server.port": 3})
 
-    assert (3, "127.0.0.2", ("local",)) == (
+    assert (3, ("127.0.0.2",), ("local",)) == (
         settings.server.port,
         settings.server.host,
         settings.pod.provider,
@@ -109,7 +109,7 @@ def test_a_slip_in_a_key(tmp_path: Path) -> None:
         ("[server]\nidle_timeout = 5", "server.idle_timeout: unknown key; did you mean pod.idle_timeout?"),
         ("port = 5", "port: unknown key; did you mean server.port?"),
         ("[sever]\nport = 5", "sever: unknown section; did you mean server?"),
-        ("[queue]\nzzz = 5", "queue.zzz: unknown key; queue has max_waiting, max_wait"),
+        ("[queue]\nzzz = 5", "queue.zzz: unknown key; queue has max_waiting, max_bytes, max_wait"),
         ("pod = 3", "pod: must be a table, is 3"),
         ("[[pod]]\nidle_timeout = 5", "pod: must be a table"),
         ("providers = 3", "providers: must be sections, [providers.<name>]"),

@@ -68,7 +68,7 @@ def test_bodies_that_are_too_large_in_sum() -> None:
     assert "queue.max_bytes" in play.refusals[2].message
     play.at(1, RequestArrived(3, body_bytes=40), gives=[]).at(2, RequestFinished(1))
     play.at(3, RequestArrived(4, body_bytes=60), gives=[])
-    play.set_report(3, RUNNING).at(10, gives=["admit 3 run 1"])
+    play.set_report(0, RUNNING).at(10, gives=["admit 3 run 1"])
     play.at(11, RequestArrived(5, body_bytes=40), gives=[])
     play.at(12, RequestArrived(6, body_bytes=1), gives=["refuse 6 QUEUE_FULL"])
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from gpugate.provider_api import Phase
-from gpugate.proxy import request_context, server
+from gpugate.proxy import server
 from tests.e2e.support import MODEL, SOON, House, chat_body, request, wire_to
 
 MIB = 1024 * 1024
@@ -91,14 +91,49 @@ class TestSize:
                 wire.send(body)
                 assert (await wire.head()).startswith(b"HTTP/1.1 200 ")
 
-    async def test_body_that_stops_coming(self, house: House, monkeypatch):
-        """400, and the connection is closed."""
-        monkeypatch.setattr(request_context, "BODY_STALL_S", 0.1)
+    async def test_expect_100_of_http_1_0(self, house: House):
+        """HTTP/1.0 knows no 100 Continue."""
         async with wire_to(house.port) as wire:
-            wire.send(request("POST", "/api/chat", headers={**house.auth, "Content-Length": "100"}) + b"{")
+            head = {**house.auth, "Expect": "100-continue", "Content-Length": str(len(chat_body()))}
+            wire.send(request("POST", "/api/chat", headers=head, version="1.0"))
+            await asyncio.sleep(0.05)
+            wire.send(chat_body())
+            assert b" 200 " in (await wire.head()).split(b"\r\n")[0]
+
+    @pytest.mark.parametrize("path", ["/api/chat", BLOB, "/api/v1/story/generate", "/api/show"])
+    async def test_body_that_stops_coming(self, opened, path):
+        """408, kept or streamed, and the connection is closed."""
+        house = await opened(server__body_timeout=0.1)
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", path, headers={**house.auth, "Content-Length": "100"}) + b"{")
             status, body = await wire.answer()
-            assert (400, "INVALID_REQUEST") == (status, json.loads(body)["code"])
+            assert (408, b"REQUEST_TIMEOUT" in body) == (status, True)
         await assert_alive(house)
+
+    @pytest.mark.parametrize("path", ["/api/chat", BLOB, "/api/v1/story/generate", "/api/show"])
+    async def test_broken_chunks(self, house_on_both: House, path):
+        """400 at once, kept or streamed; the pod is not in use any longer."""
+        house = house_on_both
+        await house.warm()
+        async with wire_to(house.port) as wire:
+            wire.send(request("POST", path, headers={**house.auth, "Transfer-Encoding": "chunked"}))
+            wire.send(b"2\r\n{ \r\n")
+            await asyncio.sleep(0.03)
+            wire.send(b"zz\r\n")
+            async with asyncio.timeout(2):
+                status, body = await wire.answer()
+            assert (400, b"malformed" in body) == (status, True)
+            assert b"" == await wire.rest()
+        await assert_alive(house)
+
+    async def test_coded_before_it_was_cut_into_chunks(self, house: House):
+        """501: what is in the chunks is not understood."""
+        async with wire_to(house.port) as wire:
+            head = {**house.auth, "Transfer-Encoding": "gzip, chunked"}
+            wire.send(request("POST", "/api/chat", headers=head) + chunked(chat_body()))
+            status, body = await wire.answer()
+            assert (501, "NOT_IMPLEMENTED") == (status, json.loads(body)["code"])
+        assert 0 == house.cloud.starts
 
 
 MALFORMED = {

@@ -98,6 +98,53 @@ class TestWaiting:
             assert 1 <= int(answer.headers["Retry-After"])
         assert [200, 200] == [answer.status for answer in await asyncio.gather(*held)]
 
+    async def test_full_before_the_body_is_read(self, opened):
+        """One too many is told so before it sends, one too large has to hear that."""
+        house = await opened(queue__max_waiting=1, server__max_body=1000)
+        house.cloud.boot_s = 30
+        waiting = asyncio.ensure_future(house.chat())
+        await house.waiting(1)
+        for length, expected in ((100, (503, "QUEUE_FULL")), (1001, (413, "PAYLOAD_TOO_LARGE"))):
+            async with wire_to(house.port) as wire:
+                head = {**house.auth, "Content-Length": str(length), "Expect": "100-continue"}
+                wire.send(request("POST", "/api/chat", headers=head))
+                status, body = await wire.answer()
+                assert expected == (status, json.loads(body)["code"])
+        waiting.cancel()
+
+    @pytest.mark.parametrize("path", ["/api/chat", "/api/v1/story/generate"])
+    async def test_bodies_too_large_in_sum(self, opened, path):
+        """Of all that wait or are read in order to wait; running ones do not count."""
+        house = await opened(queue__max_bytes=3000)
+        house.cloud.boot_s = 30
+        large = chat_body(prompt="x" * 1200)
+        first = asyncio.ensure_future(house.ask("POST", "/api/chat", data=large))
+        await house.waiting(1)
+        reading = {**house.auth, "Content-Length": "1500"}
+        async with wire_to(house.port) as other:
+            other.send(request("POST", path, headers=reading) + b"{")
+            await asyncio.sleep(0.05)
+            refused = await house.ask("POST", path, data=large)
+            assert (503, b"QUEUE_FULL" in refused.body) == (refused.status, True)
+            assert int(refused.headers["Retry-After"]) > 0
+        await asyncio.sleep(0.05)
+        second = asyncio.ensure_future(house.ask("POST", path, data=large))
+        await house.waiting(2)
+        for one in (first, second):
+            one.cancel()
+        await house.waiting(0)
+
+    async def test_bodies_of_running_requests(self, opened):
+        """Do not count."""
+        house = await opened(queue__max_bytes=1500)
+        await house.warm()
+        large, go_on = chat_body(prompt="x" * 1200), asyncio.Event()
+        house.ollama.faults.add("/api/chat", HangAfter(1, until=go_on), times=None)
+        running = [asyncio.ensure_future(house.ask("POST", "/api/chat", data=large)) for _ in range(4)]
+        await house.until(lambda: house.in_flight == 4)
+        go_on.set()
+        assert [200] * 4 == [answer.status for answer in await asyncio.gather(*running)]
+
     @pytest.mark.parametrize("path", PATHS)
     async def test_too_long(self, opened, path):
         """Waited `max_wait`: 503 QUEUE_TIMEOUT."""

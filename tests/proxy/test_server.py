@@ -1,9 +1,9 @@
-"""The listening side: silent connections, what is no HTTP, and the port."""
+"""Clients' connections: silent ones, what is no HTTP, bodies that break, and the end."""
 
 from __future__ import annotations
 
 import asyncio
-import resource
+import gc
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,15 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from gpugate.errors import GateError
 from gpugate.proxy import server
-from gpugate.proxy.server import (
-    GatewayServer,
-    RequestHandlerFunction,
-    SelfCheckFailed,
-    check_self,
-    listen,
-    raise_file_limit,
-)
+from gpugate.proxy.listening import listen
+from gpugate.proxy.server import ClientConnection, GatewayServer, Listener, RequestHandlerFunction
 from gpugate.tasks import CrashHandler
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -29,24 +24,40 @@ async def greet(request: web.BaseRequest) -> web.StreamResponse:
     return web.Response(text="hello")
 
 
-def refuse(request: web.BaseRequest) -> web.StreamResponse:
-    return web.Response(status=400, text="no")
+def refuse(request: web.BaseRequest, error: GateError) -> web.Response:
+    return web.Response(status=400, text=error.message)
 
 
 def no_crash(name: str, error: BaseException) -> None:
     raise AssertionError(name) from error
 
 
-def serving(handler: RequestHandlerFunction, on_crash: CrashHandler = no_crash) -> web.ServerRunner:
-    return web.ServerRunner(GatewayServer(handler, refuse, on_crash), shutdown_timeout=0.1)
+class Served(GatewayServer):
+    """A server that listens, if asked where."""
+
+    listener: Listener | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        self.listener = self.listener or listen(self, ("127.0.0.1",), 0, print)
+        return self.listener.port
+
+    async def aclose(self, patience_s: float = 0.1) -> None:
+        if self.listener is not None:
+            self.listener.close()
+        await super().aclose(patience_s)
+
+
+def serving(handler: RequestHandlerFunction, on_crash: CrashHandler = no_crash) -> Served:
+    return Served(handler, refuse, on_crash)
 
 
 @pytest.fixture
-async def runner() -> AsyncIterator[web.ServerRunner]:
-    runner = serving(greet)
-    await runner.setup()
-    yield runner
-    await runner.cleanup()
+async def gateway() -> AsyncIterator[Served]:
+    gateway = serving(greet)
+    yield gateway
+    await gateway.aclose()
 
 
 class Held:
@@ -70,12 +81,11 @@ class Held:
 
 
 @pytest.fixture
-async def held() -> AsyncIterator[tuple[Held, web.ServerRunner, int]]:
+async def held() -> AsyncIterator[tuple[Held, Served, int]]:
     held = Held()
-    runner = serving(held.answer)
-    await runner.setup()
-    yield held, runner, await listen(runner, "127.0.0.1", 0)
-    await runner.cleanup()
+    gateway = serving(held.answer)
+    yield held, gateway, gateway.port
+    await gateway.aclose()
 
 
 async def exchange(port: int, sent: bytes) -> bytes:
@@ -88,71 +98,26 @@ async def exchange(port: int, sent: bytes) -> bytes:
         writer.close()
 
 
-async def test_free_port(runner):
-    """Port 0 becomes a real one."""
-    assert await listen(runner, "127.0.0.1", 0) > 1023
-
-
-async def test_taken_port(runner):
-    """Is told, and not shared."""
-    port = await listen(runner, "127.0.0.1", 0)
-    with pytest.raises(OSError, match="in use"):
-        await listen(runner, "127.0.0.1", port)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::", "::1", "localhost"])
-async def test_it_answers_itself(runner, host):
-    """Also where what it listens on is no address to connect to."""
-    await listen(runner, host, 0)
-    await check_self(runner, "/")
-
-
-async def hang(request: web.BaseRequest) -> web.StreamResponse:
-    await asyncio.sleep(1e9)
-    raise AssertionError
-
-
-async def refused(request: web.BaseRequest) -> web.StreamResponse:
-    return refuse(request)
-
-
-@pytest.mark.parametrize(
-    ("handler", "limit_s", "said"),
-    [(hang, 0.1, "no answer within 0.1 s"), (refused, 20, "400 Bad Request")],
-)
-async def test_it_does_not_answer_itself(handler, limit_s, said, monkeypatch):
-    """Silence and any other status are told, with the place."""
-    monkeypatch.setattr(server, "SELF_CHECK_TIMEOUT_S", limit_s)
-    runner = serving(handler)
-    await runner.setup()
-    try:
-        port = await listen(runner, "127.0.0.1", 0)
-        with pytest.raises(SelfCheckFailed, match=said) as caught:
-            await check_self(runner, "/there")
-        assert f"127.0.0.1 port {port}, and does not answer its own GET /there" in str(caught.value)
-    finally:
-        await runner.cleanup()
-
-
-async def test_what_is_no_http(runner, caplog):
+async def test_what_is_no_http(gateway, caplog):
     """The given answer, the end of the connection, and nothing in the log."""
-    port = await listen(runner, "127.0.0.1", 0)
+    port = gateway.port
     answer = await exchange(port, b"my secret prompt\r\n\r\n")
-    assert answer.endswith(b"\r\n\r\nno")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.endswith(b"\r\n\r\nthe request is malformed")
     assert [] == caplog.messages
 
 
-async def test_silent_connection(runner, monkeypatch):
+async def test_silent_connection(gateway, monkeypatch):
     """Closed after `FIRST_HEAD_TIMEOUT_S`, with or without half a head."""
     monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", 0.05)
-    port = await listen(runner, "127.0.0.1", 0)
+    port = gateway.port
     assert [b"", b""] == [await exchange(port, sent) for sent in (b"", b"GET / HTTP/1.1\r\nX: ")]
 
 
-async def test_connection_with_a_request_stays(runner, monkeypatch):
+async def test_connection_with_a_request_stays(gateway, monkeypatch):
     """The limit is for the first head alone."""
     monkeypatch.setattr(server, "FIRST_HEAD_TIMEOUT_S", 0.5)
-    port = await listen(runner, "127.0.0.1", 0)
+    port = gateway.port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for pause in (0.6, 0.0):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -161,18 +126,18 @@ async def test_connection_with_a_request_stays(runner, monkeypatch):
     writer.close()
 
 
-async def test_who_answers(runner):
+async def test_who_answers(gateway):
     """A name, and no version that a stranger could look up the holes of; of malformed requests as well."""
-    port = await listen(runner, "127.0.0.1", 0)
+    port = gateway.port
     for sent in (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b"nonsense\r\n\r\n"):
         head = (await exchange(port, sent)).partition(b"\r\n\r\n")[0].split(b"\r\n")
         assert [b"Server: gpugate"] == [line for line in head if line.startswith(b"Server:")]
 
 
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
-async def test_upgrade(runner, protocol):
+async def test_upgrade(gateway, protocol):
     """Is not followed: an answer in HTTP/1.1, then the end, as what stands behind it would not be read."""
-    port = await listen(runner, "127.0.0.1", 0)
+    port = gateway.port
     wish = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + protocol + b"\r\n\r\n"
     answer = await exchange(port, wish + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert 1 == answer.count(b"HTTP/1.1 200 OK")
@@ -217,22 +182,19 @@ async def test_connection_whose_task_dies(monkeypatch):
         raise AttributeError("no such name any more")
 
     crashes: list[str] = []
-    runner = serving(greet, lambda name, error: crashes.append(f"{name}: {error}"))
-    await runner.setup()
-    port = await listen(runner, "127.0.0.1", 0)
+    gateway = serving(greet, lambda name, error: crashes.append(f"{name}: {error}"))
+    port = gateway.port
     monkeypatch.setattr(web.RequestHandler, "start", die)
     assert b"" == await exchange(port, b"")
     assert ["client connection: no such name any more"] == crashes
-    await runner.cleanup()
+    await gateway.aclose()
 
 
 async def test_connection_that_dies_at_its_second_request():
     """The first answer stays given; then the client finds a closed socket, not silence."""
     crashes: list[str] = []
-    runner = serving(greet, lambda name, error: crashes.append(f"{name}: {error}"))
-    await runner.setup()
-    assert runner.server is not None
-    make, made = runner.server.request_factory, 0
+    gateway = serving(greet, lambda name, error: crashes.append(f"{name}: {error}"))
+    make, made = gateway.request_factory, 0
 
     def make_one(*parts: Any) -> web.BaseRequest:
         nonlocal made
@@ -241,8 +203,8 @@ async def test_connection_that_dies_at_its_second_request():
             raise TypeError("an argument too many")
         return make(*parts)
 
-    runner.server.request_factory = make_one
-    port = await listen(runner, "127.0.0.1", 0)
+    gateway.request_factory = make_one
+    port = gateway.port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(GET % 1)
     await asyncio.wait_for(reader.readuntil(b"hello"), 5)
@@ -250,7 +212,7 @@ async def test_connection_that_dies_at_its_second_request():
     assert b"" == await asyncio.wait_for(reader.read(), 5)
     assert ["client connection: an argument too many"] == crashes
     writer.close()
-    await runner.cleanup()
+    await gateway.aclose()
 
 
 async def test_body_that_nobody_read(held):
@@ -271,22 +233,22 @@ async def test_body_that_does_not_come(held, monkeypatch):
 
 async def test_shutdown_while_a_request_runs(held):
     """Its handler is given its patience, then cancelled."""
-    house, runner, port = held
+    house, gateway, port = held
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n")
     await asyncio.wait_for(house.begun.wait(), 5)
-    await runner.cleanup()
+    await gateway.aclose()
     assert house.cancelled.is_set()
     writer.close()
 
 
-async def test_clients_that_vanish(runner):
+async def test_clients_that_vanish(gateway):
     """The kernel asks after a silent client, and gives up on one that acknowledges nothing."""
-    port = await listen(runner, "127.0.0.1", 0)
+    port = gateway.port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     await asyncio.wait_for(reader.readuntil(b"hello"), 5)
-    (connection,) = runner.server.connections
+    (connection,) = gateway.connections
     sock = connection.transport.get_extra_info("socket")
     options = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
     assert 1 == sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -296,11 +258,87 @@ async def test_clients_that_vanish(runner):
     writer.close()
 
 
-def test_file_limit():
-    """As many descriptors as the system lets us have."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        raise_file_limit()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+
+@pytest.mark.parametrize("first", [PREFACE + SETTINGS, PREFACE[:16], PREFACE[:1]])
+async def test_http2_with_prior_knowledge(gateway, first):
+    """An answer in HTTP/1.1 that says so, which frames that come behind it do not cut."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(first)
+    await asyncio.sleep(0.01)
+    writer.write((PREFACE + SETTINGS).removeprefix(first))
+    await asyncio.sleep(0.01)
+    writer.write(SETTINGS * 100)
+    await writer.drain()
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nConnection: close\r\n" in answer
+    assert b"use HTTP/1.1" in answer
+    writer.close()
+
+
+POST = b"POST /%d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_body_whose_framing_breaks(reads, caplog):
+    """Its reader is told at once; one answer, then the end, and nothing in the log."""
+
+    async def read(request: web.BaseRequest) -> web.StreamResponse:
+        if not reads:
+            return web.Response(text="unread")
+        try:
+            while await request.content.readany():
+                pass
+        except web.RequestPayloadError:
+            return web.Response(status=400, text="broken")
+        return web.Response(text="read")
+
+    gateway = serving(read)
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(POST % 1)
+    await asyncio.sleep(0.02)
+    writer.write(b"zz\r\n")
+    await asyncio.sleep(0.02)
+    writer.write(b"x" * 1_000_000)
+    answer = await asyncio.wait_for(reader.read(), 2)
+    assert 1 == answer.count(b"HTTP/1.1 ")
+    assert answer.endswith(b"broken" if reads else b"unread")
+    assert [] == caplog.messages
+    writer.close()
+    await gateway.aclose()
+
+
+async def test_garbage_behind_a_whole_body(held):
+    """Breaks the next request, not the one whose body was whole."""
+    _, _, port = held
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(POST % 1 + b"0\r\n\r\n")
+    await asyncio.wait_for(reader.readuntil(b"\r\n\r\n/1"), 5)
+    writer.write(b"garbage\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", GET % 1, b"nonsense\r\n\r\n"])
+async def test_nothing_keeps_what_is_gone(gateway, sent):
+    """No timer holds a connection in memory that is closed."""
+    port = gateway.port
+    for _ in range(3):
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        await asyncio.sleep(0.01)
+        writer.close()
+        await writer.wait_closed()
+    await asyncio.sleep(0.05)
+    gc.collect()
+    assert [] == [thing for thing in gc.get_objects() if isinstance(thing, ClientConnection)]
+
+
+async def test_idle_connections():
+    """Are kept for `server.keepalive`, and closed then."""
+    gateway = Served(greet, refuse, no_crash, keepalive_s=0.05)
+    assert (await exchange(gateway.port, GET % 1)).endswith(b"hello")
+    await gateway.aclose()

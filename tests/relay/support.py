@@ -14,7 +14,7 @@ from attrs import define, field
 
 from gpugate.provider_api import Endpoint
 from gpugate.relay.pool import ConnectionPool
-from gpugate.relay.relay import Relay, RelayedResponse, UpstreamRequest
+from gpugate.relay.relay import PacedBody, Relay, RelayedResponse, UpstreamRequest
 from gpugate.relay.response_policy import ResponsePolicy
 
 BOUND_S = 10.0
@@ -178,13 +178,14 @@ async def gateway(
     linger_s: float = 0.2,
     lengths: Sequence[int] = (),
     send_buffer: int | None = None,
+    body_limit_s: float = 30.0,
 ) -> AsyncIterator[Gateway]:
     """Forward everything; bodies are streamed for /stream..., and read before otherwise."""
     relay = relay or Relay()
     gate = Gateway(pool or ConnectionPool(endpoint))
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        body: bytes | object = request.content
+        body: bytes | PacedBody = PacedBody(request.content, body_limit_s)
         task = asyncio.current_task()
         assert task is not None
         gate.handlers.add(task)

@@ -7,10 +7,12 @@ import gzip
 import random
 
 import pytest
+from aiohttp import StreamReader, web
+from aiohttp.base_protocol import BaseProtocol
 
 from gpugate.provider_api import Endpoint
 from gpugate.relay.pool import UpstreamExchangeError
-from gpugate.relay.relay import Relay
+from gpugate.relay.relay import PacedBody, Relay
 from gpugate.relay.response_policy import CapturedBody, RelayOutcome, ResponsePolicy
 from tests.relay.support import (
     Wire,
@@ -540,3 +542,59 @@ async def test_tap_is_for_good_answers_of_some_size():
 async def test_relay_without_a_stall_limit_of_its_own():
     """A client that reads nothing is borne for two minutes unless said otherwise."""
     assert Relay().stall_s == 120.0
+
+
+class Connected(BaseProtocol):
+    """A protocol that has a connection."""
+
+    @property
+    def connected(self) -> bool:
+        """True."""
+        return True
+
+
+class TestPacedBody:
+    """A body is read for as long as it brings 1 KiB/s."""
+
+    async def drip(self, reader: StreamReader, size: int, every_s: float, times: int) -> None:
+        for _ in range(times):
+            await asyncio.sleep(every_s)
+            reader.feed_data(b"x" * size)
+        reader.feed_eof()
+
+    @pytest.mark.parametrize(("size", "is_fast_enough"), [(300, True), (30, False)])
+    async def test_rate(self, size, is_fast_enough):
+        """10 kB/s for three times the limit is well; 1,000 B/s, which no pause of its own betrays, is not."""
+        reader = StreamReader(Connected(asyncio.get_running_loop()), 2**16)
+        body, got = PacedBody(reader, 0.3), 0
+        source = asyncio.ensure_future(self.drip(reader, size, 0.03, 30))
+        try:
+            while piece := await body.readany():
+                got += len(piece)
+            assert is_fast_enough
+            assert 30 * size == got
+        except TimeoutError:
+            assert not is_fast_enough
+        source.cancel()
+
+    async def test_a_slow_reader(self):
+        """Time in which nobody waits for the body does not count."""
+        reader = StreamReader(Connected(asyncio.get_running_loop()), 2**16)
+        body = PacedBody(reader, 0.05)
+        for _ in range(3):
+            reader.feed_data(b"x")
+            assert b"x" == await body.readany()
+            await asyncio.sleep(0.03)
+        reader.feed_eof()
+        assert b"" == await body.readany()
+
+    async def test_broken_framing_behind_the_last_piece(self):
+        """Is no end of the body."""
+        reader = StreamReader(Connected(asyncio.get_running_loop()), 2**16)
+        reader.feed_data(b"x")
+        body = PacedBody(reader, 1)
+        assert b"x" == await body.readany()
+        reader.feed_eof()
+        reader.set_exception(web.RequestPayloadError("broken"))
+        with pytest.raises(web.RequestPayloadError):
+            await body.readany()

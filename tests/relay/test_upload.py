@@ -9,7 +9,6 @@ import tracemalloc
 import pytest
 
 from gpugate.relay.pool import UpstreamExchangeError
-from gpugate.relay.relay import Relay
 from gpugate.relay.response_policy import RelayOutcome
 from tests.relay.support import Wire, chunked, counted, fake_pod, gateway, get, post
 
@@ -230,15 +229,15 @@ async def test_client_hangs_up_during_an_upload():
         assert b"0\r\n" not in b"".join(seen[1:])
 
 
-@pytest.mark.parametrize("more", [b"zz\r\n", b"5\r\nab"])
+@pytest.mark.parametrize("more", [b"", b"5\r\nab"])
 async def test_upload_that_stops(more):
-    """A body that breaks off, or whose chunks are broken, does not hold its upstream for ever."""
+    """A body that comes no further does not hold its upstream for ever."""
 
     async def script(wire: Wire) -> None:
         await wire.head()
         await wire.gone()
 
-    async with fake_pod(script) as pod, gateway(pod.endpoint, relay=Relay(stall_s=0.1)) as gate:
+    async with fake_pod(script) as pod, gateway(pod.endpoint, body_limit_s=0.1) as gate:
         client = await gate.client()
         await client.send(get("/stream", "Transfer-Encoding: chunked", method="POST") + b"3\r\nabc\r\n")
         await asyncio.sleep(0.02)
