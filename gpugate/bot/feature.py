@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 
 import aiohttp
+import structlog
+from attrs import frozen
 
 from gpugate.api.routing import ApiRoutes
 from gpugate.api.telegram_webhook import TelegramWebhook
@@ -15,6 +17,7 @@ from gpugate.bot.assistant import Assistant, EventWaiter
 from gpugate.bot.fantasy_job import FantasyJob
 from gpugate.bot.intents.keywords import KeywordIntentParser
 from gpugate.bot.intents.ollama_parser import OllamaIntentParser
+from gpugate.bot.moved_chats import MovedChats
 from gpugate.bot.notifier import Notifier
 from gpugate.config import Settings
 from gpugate.errors import SettingsError
@@ -23,8 +26,22 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import LifecycleEvent
 from gpugate.observability.log import log_crash
 
+MOVED_FILE = "telegram-chats.json"
 DEDUP_FILE = "telegram-updates.json"
-"""In the state folder."""
+"""Both in the state folder."""
+
+_log = structlog.get_logger()
+
+
+@frozen
+class NewsChats:
+    """The chats of `bot.news`, by whatever ids they have now."""
+
+    ids: Collection[int]
+    moved: MovedChats
+
+    def __contains__(self, chat: object) -> bool:
+        return isinstance(chat, str) and self.moved.configured_id(int(chat)) in self.ids
 
 
 class TelegramFeature:
@@ -58,6 +75,7 @@ class TelegramFeature:
             ) from error
         bot = settings.bot
         notified = tuple(map(str, bot.news))
+        moved = MovedChats(state / MOVED_FILE, _log.warning)
         has_webhook = bot.mode == "webhook"
         self._waiter = EventWaiter()
         self._intent_parser = OllamaIntentParser(
@@ -71,7 +89,7 @@ class TelegramFeature:
             intent_parser=self._intent_parser,
             currency=settings.cost.currency,
             ask_above_rate=bot.ask_above_rate,
-            notified=notified,
+            notified=NewsChats(bot.news, moved),
             version=version("gpugate"),
             on_crash=log_crash,
         )
@@ -85,6 +103,7 @@ class TelegramFeature:
             on_message=assistant.handle_message,
             on_crash=log_crash,
             seen=state / DEDUP_FILE,
+            moved=moved,
         )
         self._notifier = Notifier(
             chats=notified,

@@ -1,7 +1,7 @@
 """Handles Telegram's updates: each one once, from allowed chats only, answers in the order of their chat.
 
-Each message is answered in a task of its own. A message of a chat waits until the one before it has its
-first answer: "start" and "stop" cannot overtake each other, and a long job does not block its chat.
+Each message is answered in a task of its own, in its chat and topic. A message of a topic waits until the one
+before it has its first answer: "start" and "stop" cannot overtake each other, and a long job blocks nobody.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from attrs import define, field
 from gpugate.bot.dedup import UpdateDeduplicator
 from gpugate.bot.messenger import Chat, IncomingMessage
 from gpugate.bot.sender import MessageSender
-from gpugate.bot.update_parser import UpdateParser
+from gpugate.bot.update_parser import UpdateParser, topic_of
 from gpugate.tasks import CrashHandler, spawn
 
 FIRST_ANSWER_TIMEOUT_S = 20.0
@@ -35,6 +35,9 @@ BROKEN = "Something went wrong here, and it is in gpugate's log. Please try agai
 UNKNOWN_CHAT_REPEAT_S = 3600.0
 MAX_UNKNOWN_CHATS = 20
 """Unknown chats logged within that time: anybody can find a bot, and write from many accounts."""
+
+Place = tuple[int, int | None]
+"""A chat, and its topic if it has topics."""
 
 OnMessage = Callable[[IncomingMessage, Chat], Awaitable[None]]
 """Answers one message; may take minutes."""
@@ -54,8 +57,9 @@ class UpdateHandler:
     """Handlers of aiogram's dispatcher, for updates from the webhook and from polling alike.
 
     Attributes:
-        allowed: ids of the chats that are answered; messages of others are dropped.
+        allowed: ids of the chats that are answered, before they moved; messages of others are dropped.
         on_message: answers a message.
+        on_moved: called with the old and the new id of an allowed group that has become a supergroup.
         last_update_id: of the newest update that came, for the confirmation at shutdown.
     """
 
@@ -65,10 +69,11 @@ class UpdateHandler:
     parser: UpdateParser
     dedup: UpdateDeduplicator
     on_crash: CrashHandler
+    on_moved: Callable[[int, int], None] = lambda old, new: None
     clock: Callable[[], float] = time.monotonic
     last_update_id: int | None = None
-    _answers: dict[asyncio.Task[None], int] = field(factory=dict)
-    _last_of_chat: dict[int, asyncio.Event] = field(factory=dict)
+    _answers: dict[asyncio.Task[None], Place] = field(factory=dict)
+    _last_of_place: dict[Place, asyncio.Event] = field(factory=dict)
     _unknown_chats: dict[int, float] = field(factory=dict)
     _no_grace: asyncio.Event = field(factory=asyncio.Event)
 
@@ -96,8 +101,8 @@ class UpdateHandler:
             answer.cancel()
         await asyncio.wait(cancelled, timeout=CANCEL_TIMEOUT_S)
         farewells = [
-            spawn(self.sender.chat(chat).send_text(CUT_SHORT), "telegram farewell")
-            for chat in sorted(set(cancelled.values()))
+            spawn(self.sender.chat(chat, topic=topic).send_text(CUT_SHORT), "telegram farewell")
+            for chat, topic in dict.fromkeys(cancelled.values())
         ]
         _, late = await asyncio.wait(farewells, timeout=FAREWELL_TIMEOUT_S)
         for farewell in late:
@@ -120,6 +125,7 @@ class UpdateHandler:
         self.last_update_id = update.update_id
         try:
             if self.dedup.is_new(update) and (update.message or update.callback_query):
+                self._note_move(update.message)
                 chat = data.get("event_chat")
                 if chat is not None and self._is_allowed(chat.id):
                     return await handler(update, data)
@@ -129,20 +135,30 @@ class UpdateHandler:
 
     async def _on_message(self, message: Message) -> None:
         if incoming := self.parser.parse_message(message):
-            self._start_answer(message.chat.id, incoming)
+            self._start_answer((message.chat.id, topic_of(message)), incoming)
 
     async def _on_press(self, press: CallbackQuery) -> None:
         incoming = self.parser.parse_press(press)
         acknowledgement = self._acknowledge(press, first=incoming is not None)
         spawn(acknowledgement, "telegram acknowledgement", on_crash=self.on_crash)
         if incoming is not None and press.message is not None:
-            self._start_answer(press.message.chat.id, incoming)
+            self._start_answer((press.message.chat.id, topic_of(press.message)), incoming)
 
     # --------------------------------------------------------------------------------------------
 
+    def _note_move(self, message: Message | None) -> None:
+        """Follow an allowed group that has become a supergroup; both chats get a message about it."""
+        if message is None:
+            return
+        old, new = message.migrate_from_chat_id, message.chat.id
+        if message.migrate_to_chat_id is not None:
+            old, new = message.chat.id, message.migrate_to_chat_id
+        if old is not None and self.sender.moved.configured_id(old) in self.allowed:
+            self.on_moved(old, new)
+
     def _is_allowed(self, chat: int) -> bool:
         """Log an unknown chat, each one once an hour: the owner finds the id for bot.allowed_chats there."""
-        if chat in self.allowed:
+        if self.sender.moved.configured_id(chat) in self.allowed:
             return True
         now = self.clock()
         self._unknown_chats = {
@@ -162,28 +178,29 @@ class UpdateHandler:
             chat, message_id = press.message.chat.id, press.message.message_id
             await self.sender.call(EditMessageReplyMarkup(chat_id=chat, message_id=message_id), quiet=True)
 
-    def _start_answer(self, chat: int, incoming: IncomingMessage) -> None:
-        before, answered = self._last_of_chat.get(chat), asyncio.Event()
-        self._last_of_chat[chat] = answered
-        answer = self._answer(chat, incoming, before, answered)
+    def _start_answer(self, place: Place, incoming: IncomingMessage) -> None:
+        before, answered = self._last_of_place.get(place), asyncio.Event()
+        self._last_of_place[place] = answered
+        answer = self._answer(place, incoming, before, answered)
         task = spawn(answer, "telegram message", on_crash=self.on_crash)
-        self._answers[task] = chat
+        self._answers[task] = place
         task.add_done_callback(lambda task: self._answers.pop(task, None))
 
     async def _answer(
-        self, chat: int, incoming: IncomingMessage, before: asyncio.Event | None, answered: asyncio.Event
+        self, place: Place, incoming: IncomingMessage, before: asyncio.Event | None, answered: asyncio.Event
     ) -> None:
+        chat, topic = place
         try:
             if before is not None:
                 await _wait(before, FIRST_ANSWER_TIMEOUT_S)
-            await self.on_message(incoming, self.sender.chat(chat, answered.set))
+            await self.on_message(incoming, self.sender.chat(chat, answered.set, topic=topic))
         except Exception as error:
             self.on_crash("telegram message", error)
-            await self.sender.chat(chat).send_text(BROKEN)
+            await self.sender.chat(chat, topic=topic).send_text(BROKEN)
         finally:
             answered.set()
-            if self._last_of_chat.get(chat) is answered:
-                del self._last_of_chat[chat]
+            if self._last_of_place.get(place) is answered:
+                del self._last_of_place[place]
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

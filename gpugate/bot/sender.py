@@ -31,6 +31,7 @@ from aiogram.types import BufferedInputFile, InlineKeyboardButton, InlineKeyboar
 from attrs import define, field, frozen
 
 from gpugate.bot.messenger import Button
+from gpugate.bot.moved_chats import MovedChats
 
 TEXT_UNITS = 4096  # of one message, in UTF-16 code units; docs/telegram-comfyui.md#telegram-limits
 CAPTION_UNITS = 1024
@@ -147,10 +148,14 @@ class MessageSender:
 
     Attributes:
         sleep: for tests.
+        moved: chats whose ids have changed; what is for the old id goes to the new one.
+        on_moved: called with the old and the new id when Telegram tells of another one.
     """
 
     bot: Bot
     sleep: Sleep = asyncio.sleep
+    moved: MovedChats = field(factory=MovedChats)
+    on_moved: Callable[[int, int], None] = lambda old, new: None
     _chat_locks: dict[int, asyncio.Lock] = field(factory=dict)
     _is_closed: bool = False
 
@@ -178,7 +183,7 @@ class MessageSender:
             if self._is_closed:  # aiogram would open a new session, and leave it open
                 return None
             try:
-                return await self.bot(method)
+                return await self._call_once(method)
             except TRANSIENT as error:
                 pause_s = FIRST_RETRY_S * 2.0**attempt
                 if isinstance(error, TelegramRetryAfter):
@@ -188,10 +193,26 @@ class MessageSender:
             await self.sleep(pause_s)
         return None
 
-    def chat(self, chat: int, answered: Callable[[], None] = lambda: None) -> TelegramChat:
-        """Return what sends to this chat; `answered` is called after each text and picture."""
+    async def _call_once(self, method: TelegramMethod[T]) -> T:
+        """Call a method once; once more with the new id if the group has become a supergroup."""
+        chat = getattr(method, "chat_id", None)
+        if not isinstance(chat, int):
+            return await self.bot(method)
+        try:
+            return await self.bot(_for_chat(method, self.moved.current_id(chat)))
+        except TelegramMigrateToChat as error:
+            self.on_moved(chat, error.migrate_to_chat_id)
+            return await self.bot(_for_chat(method, error.migrate_to_chat_id))
+
+    def chat(
+        self, chat: int, answered: Callable[[], None] = lambda: None, *, topic: int | None = None
+    ) -> TelegramChat:
+        """Return what sends to this chat, or to a topic of it.
+
+        `answered` is called after each text and picture.
+        """
         lock = self._chat_locks.setdefault(chat, asyncio.Lock())  # only as many chats as are allowed
-        return TelegramChat(self, chat, lock, answered)
+        return TelegramChat(self, chat, topic, lock, answered)
 
     async def aclose(self) -> None:
         """Close the connections; later calls do nothing."""
@@ -205,6 +226,7 @@ class TelegramChat:
 
     _sender: MessageSender
     _chat: int
+    _topic: int | None
     _lock: asyncio.Lock
     _answered: Callable[[], None]
 
@@ -226,29 +248,37 @@ class TelegramChat:
 
     async def show_typing(self) -> None:
         """Show that the bot types, for about 5 s."""
-        await self._sender.call(SendChatAction(chat_id=self._chat, action="typing"), quiet=True)
+        action = SendChatAction(chat_id=self._chat, message_thread_id=self._topic, action="typing")
+        await self._sender.call(action, quiet=True)
 
     async def _send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
         parts = split(text)
         for number, part in enumerate(parts, 1):
             markup = _keyboard(buttons) if buttons and number == len(parts) else None
-            message = SendMessage(chat_id=self._chat, text=part, reply_markup=markup)
+            message = SendMessage(
+                chat_id=self._chat, message_thread_id=self._topic, text=part, reply_markup=markup
+            )
             if await self._sender.call(message) is None:
                 return
 
     async def _send_image(self, png: bytes, caption: str | None) -> None:
         file = BufferedInputFile(png, "picture.png")
-        document = SendDocument(chat_id=self._chat, document=file, caption=caption)
+        chat, topic = self._chat, self._topic
+        document = SendDocument(chat_id=chat, message_thread_id=topic, document=file, caption=caption)
         if len(png) > MAX_PHOTO_BYTES:
             await self._sender.call(document)
             return
-        photo = SendPhoto(chat_id=self._chat, photo=file, caption=caption)
+        photo = SendPhoto(chat_id=chat, message_thread_id=topic, photo=file, caption=caption)
         try:
             await self._sender.call_or_raise(photo)
         except TelegramBadRequest:  # a width or height that Telegram's photos cannot have
             await self._sender.call(document)
         except AiogramError as error:
             _log_failure(photo, error)
+
+
+def _for_chat(method: TelegramMethod[T], chat: int) -> TelegramMethod[T]:
+    return method.model_copy(update={"chat_id": chat})
 
 
 def _log_failure(method: TelegramMethod[Any], error: AiogramError) -> None:

@@ -24,6 +24,7 @@ from gpugate.api.telegram_webhook import PATH
 from gpugate.bot.dedup import UpdateDeduplicator
 from gpugate.bot.handlers import OnMessage, UpdateHandler, parse_update
 from gpugate.bot.intents.commands import COMMANDS
+from gpugate.bot.moved_chats import MovedChats
 from gpugate.bot.sender import MessageSender, OutageLog, Sleep
 from gpugate.bot.update_parser import UpdateParser
 from gpugate.tasks import CrashHandler, Supervised, spawn
@@ -35,6 +36,12 @@ CONFIRM_TIMEOUT_S = 3
 FIRST_RETRY_S = 1.0
 MAX_REGISTER_RETRY_S = 300.0
 MAX_POLL_RETRY_S = 60.0
+
+
+MOVED = (
+    "This group has become a supergroup, and its id is {new} now (it was {old}). I go on answering here, and "
+    "news come here as before. In gpugate's configuration the new id may take the place of the old one."
+)
 
 
 @frozen(kw_only=True)
@@ -105,6 +112,7 @@ class TelegramBot:
         allowed: chats that are answered and may get notifications.
         on_message: answers a message.
         seen: the file of updates that were handled.
+        moved: chats whose ids have changed.
         first_retry_s: first pause between attempts to reach Telegram; doubles.
         sleep: for pauses between attempts to send.
 
@@ -122,6 +130,7 @@ class TelegramBot:
         on_message: OnMessage,
         on_crash: CrashHandler,
         seen: Path | None = None,
+        moved: MovedChats | None = None,
         first_retry_s: float = FIRST_RETRY_S,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
@@ -130,7 +139,8 @@ class TelegramBot:
         self._on_crash = on_crash
         self._first_retry_s = first_retry_s
         self._log = structlog.get_logger()
-        self.sender = MessageSender(self.bot, sleep)
+        self._moved = moved or MovedChats()
+        self.sender = MessageSender(self.bot, sleep, self._moved, self._follow)
         self._parser = UpdateParser(self.sender)
         self.handler = UpdateHandler(
             allowed=frozenset(allowed),
@@ -139,6 +149,7 @@ class TelegramBot:
             parser=self._parser,
             dedup=UpdateDeduplicator(seen, self._log.warning),
             on_crash=on_crash,
+            on_moved=self._follow,
         )
         self._dispatcher = self.handler.dispatcher()
         self._connection: Supervised | None = None
@@ -147,6 +158,7 @@ class TelegramBot:
     def start(self) -> None:
         """Begin in the background; Telegram need not be reachable yet: it is tried until it answers."""
         self.handler.dedup.load()
+        self._moved.load()
         self._is_running = True
         if not self.handler.allowed:
             self._log.warning("bot: bot.allowed_chats is empty, so nobody is heard")
@@ -186,6 +198,13 @@ class TelegramBot:
         await self.sender.aclose()
 
     # --------------------------------------------------------------------------------------------
+
+    def _follow(self, old: int, new: int) -> None:
+        """A group has become a supergroup: it keeps what it had, and is told so once."""
+        if self._moved.note(old, new):
+            self._log.warning("bot: a group has become a supergroup and keeps what it may", chat=old, now=new)
+            told = self.sender.chat(new).send_text(MOVED.format(old=old, new=new))
+            spawn(told, "telegram: a group has moved", on_crash=self._on_crash)
 
     async def _connect(self) -> None:
         """Register with Telegram, then poll if there is no webhook; polls until cancelled."""

@@ -10,7 +10,7 @@ from contextlib import aclosing
 import aiohttp
 from aiogram.exceptions import AiogramError
 from aiogram.methods import GetFile
-from aiogram.types import CallbackQuery, Message
+from aiogram.types import CallbackQuery, MaybeInaccessibleMessageUnion, Message
 from attrs import define, field
 
 from gpugate.bot.messenger import IncomingMessage, PhotoError
@@ -22,6 +22,7 @@ MAX_REMEMBERED = 200
 MAX_PICTURE_BYTES = 20 * 1024 * 1024
 """What Telegram lets a bot download; docs/telegram-comfyui.md#telegram-limits."""
 
+GENERAL_TOPIC = 1
 DOWNLOAD_TIMEOUT_S = 60
 DOWNLOAD_ATTEMPTS = 2
 
@@ -81,6 +82,17 @@ class UpdateParser:
         if found[2].casefold() != self.username.casefold():
             return None
         return found[1] + text[found.end() :]
+
+
+def topic_of(message: MaybeInaccessibleMessageUnion | None) -> int | None:
+    """Return the forum topic that a message stands in.
+
+    None where there is none, and for the general topic, which an answer must not name
+    (docs/telegram-comfyui.md#telegram-limits). In a group without topics the number is a thread of replies.
+    """
+    if not isinstance(message, Message) or not message.is_topic_message:
+        return None
+    return message.message_thread_id if message.message_thread_id != GENERAL_TOPIC else None
 
 
 def _is_first(key: Hashable, seen: OrderedDict[Hashable, None]) -> bool:

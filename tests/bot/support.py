@@ -14,6 +14,7 @@ from gpugate_testing.telegram import SimulatedTelegram
 
 from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.bot.messenger import Chat, IncomingMessage
+from gpugate.bot.moved_chats import MovedChats
 from gpugate.bot.telegram import TelegramBot, WebhookConfig
 from gpugate.proxy.auth import Verifier
 from gpugate.proxy.cors import Cors
@@ -130,6 +131,7 @@ async def line(
     telegram: SimulatedTelegram | None = None,
     answer: Answering = echo,
     seen: Path | None = None,
+    moved: Path | None = None,
     allowed: tuple[int, ...] = (ADA, GROUP),
     wait: bool = True,
 ) -> AsyncIterator[Line]:
@@ -142,6 +144,7 @@ async def line(
                 telegram=fresh,
                 answer=answer,
                 seen=seen,
+                moved=moved,
                 allowed=allowed,
                 wait=wait,
             ) as one,
@@ -159,6 +162,7 @@ async def line(
         on_message=assistant.handle_message,
         on_crash=lambda name, error: crashes.append(error),
         seen=seen,
+        moved=MovedChats(moved),
         first_retry_s=0.01,
         sleep=pauses,
     )

@@ -18,6 +18,7 @@ from gpugate.bot.intents.commands import COMMANDS
 from gpugate.bot.messenger import Button, Chat, IncomingMessage
 from gpugate.tasks import TaskDied
 from tests.bot.support import ADA, GROUP, MODES, PUBLIC, SECRET, STRANGER, Line, line
+from tests.bot.test_sender import png
 
 YES, NO = Button(text="Yes", callback_id="stop:1:yes"), Button(text="No", callback_id="stop:1:no")
 
@@ -148,13 +149,111 @@ async def test_an_update_that_breaks_us(talk: Line) -> None:
     assert [TypeError] == [type(error) for error in talk.crashes]
 
 
-async def test_a_group_that_became_another(talk: Line) -> None:
-    """The owner is told under which number it can be heard again."""
-    talk.telegram.fail("sendMessage", Refusal(400, "Bad Request: group chat was upgraded", moved_to=-100))
-    with structlog.testing.capture_logs() as logs:
-        await talk.bot.notify(GROUP, "hi")
+# --- topics and moves ---------------------------------------------------------------------------
 
-    assert "the group has become chat -100: put that into bot.allowed_chats" == logs[0]["error"]
+
+async def test_an_answer_goes_to_its_topic(talk: Line) -> None:
+    """Text, buttons, typing and pictures; nothing is named where the general topic or none asked."""
+
+    async def answer(incoming: IncomingMessage, chat: Chat) -> None:
+        await chat.show_typing()
+        await chat.send_text(f"heard {incoming.text or incoming.pressed}", (YES,))
+        await chat.send_image(png(), "a picture")
+
+    talk.assistant.answer = answer
+    for topic, thread in ((7, None), (None, None), (None, 12)):
+        talk.telegram.write(GROUP, "hi", topic=topic, thread=thread)
+        await talk.settled()
+    talk.telegram.photo(GROUP, png(), "look", topic=7)
+    await talk.telegram.said(8)
+    question = next(sent for sent in talk.telegram.sent if sent.topic == 7 and sent.keys)
+    talk.telegram.press(question, question.keys[0])
+    await talk.telegram.said(10)
+
+    by_topic = [(sent.topic, sent.text) for sent in talk.telegram.sent if sent.method == "sendMessage"]
+    general = [(None, "heard hi")] * 2
+    assert sorted([(7, "heard hi"), *general, (7, "heard look"), (7, "heard stop:1:yes")], key=str) == sorted(
+        by_topic, key=str
+    )
+    assert [3, 2] == [
+        [sent.topic for sent in talk.telegram.sent if sent.method == "sendPhoto"].count(topic)
+        for topic in (7, None)
+    ]
+    assert [3, 2] == [talk.telegram.methods.action_topics.count(topic) for topic in (7, None)]
+    assert [] == talk.crashes
+
+
+async def test_the_order_of_a_topic(talk: Line) -> None:
+    """A message waits for the one before it in its topic, and for no other topic of the chat."""
+    go = asyncio.Event()
+
+    async def answer(incoming: IncomingMessage, chat: Chat) -> None:
+        if incoming.text == "slow":
+            await go.wait()
+        await chat.send_text(incoming.text)
+
+    talk.assistant.answer = answer
+    for text, topic in (("slow", 7), ("behind it", 7), ("elsewhere", 8), ("in general", None)):
+        talk.telegram.write(GROUP, text, topic=topic)
+    await talk.telegram.said(2)
+    before = sorted(talk.telegram.texts(GROUP))
+    go.set()
+    await talk.telegram.said(4)
+
+    assert ["elsewhere", "in general"] == before
+    assert ["slow", "behind it"] == [sent.text for sent in talk.telegram.sent if sent.topic == 7]
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_group_that_became_another(talk: Line, silent: bool) -> None:
+    """It keeps its news and is heard, and says so once, however the bot learns of it."""
+    new = -100_1234
+    with structlog.testing.capture_logs() as logs:
+        talk.telegram.move(GROUP, new, silent=silent)
+        await talk.settled()
+        for text in ("one", "two"):
+            await talk.bot.notify(GROUP, text)
+        talk.telegram.write(new, "hi")
+        await talk.telegram.said(4)
+
+    *_, last = talk.telegram.texts(new)
+    assert "heard hi" == last
+    assert {"one", "two"} < set(talk.telegram.texts(new))
+    assert 1 == sum(str(new) in text and str(GROUP) in text for text in talk.telegram.texts(new))
+    assert [(GROUP, new)] == [(e["chat"], e["now"]) for e in logs if "supergroup" in e["event"]]
+    assert "chat=" + str(new) not in str([e for e in logs if "not allowed" in e["event"]])
+
+
+async def test_a_move_survives_a_restart(tmp_path: Path) -> None:
+    """The next run knows it, and does not say it again; the file is damaged: the bot works without it."""
+    file, new = tmp_path / "chats.json", -100_1234
+    async with SimulatedTelegram() as telegram:
+        async with line("polling", telegram=telegram, moved=file) as talk:
+            telegram.move(GROUP, new)
+            await telegram.said()
+        for _ in range(2):
+            async with line("polling", telegram=telegram, moved=file) as talk:
+                await talk.bot.notify(GROUP, "news")
+                telegram.write(new, "hi")
+                await telegram.until(lambda: bool(talk.assistant.texts))
+                await talk.settled()
+        assert ["news", "heard hi"] * 2 == telegram.texts(new)[1:]
+        assert 0o600 == file.stat().st_mode & 0o777
+
+        file.write_text("[[1]]")
+        async with line("polling", telegram=telegram, moved=file) as talk:
+            await talk.bot.notify(GROUP, "news")
+        assert "news" in telegram.texts(new)[-2:]
+
+
+async def test_a_stranger_that_moved(talk: Line) -> None:
+    """A group that was never allowed is not let in by becoming another."""
+    talk.telegram.move(-5, -100_5)
+    talk.telegram.write(-100_5, "hi")
+    talk.telegram.write(ADA, "hello")
+    await talk.telegram.said()
+
+    assert ["hello"] == talk.assistant.texts
 
 
 async def test_news(talk: Line) -> None:

@@ -39,9 +39,11 @@ class Methods:
     Attributes:
         me: the bot.
         chats: who wrote to it; it may write to nobody else.
+        topics: by chat, beside the general one.
+        moved: groups that have become supergroups, and these.
         blocked: chats that want nothing of it any more.
         sent: its messages, oldest first.
-        actions: chats that saw it type, in order.
+        actions: chats that saw it type, in order; their topics in `action_topics`.
         answered: ids of presses that were answered.
         commands: its menu.
         files: bytes by `file_id`; sizes may be claimed larger in `sizes`.
@@ -50,9 +52,12 @@ class Methods:
     me: User
     post: UpdateQueue
     chats: dict[int, dict[str, Any]] = field(factory=dict)
+    topics: dict[int, set[int]] = field(factory=dict)
+    moved: dict[int, int] = field(factory=dict)
     blocked: set[int] = field(factory=set)
     sent: list[Sent] = field(factory=list)
     actions: list[int] = field(factory=list)
+    action_topics: list[int | None] = field(factory=list)
     presses: set[str] = field(factory=set)
     answered: list[str] = field(factory=list)
     commands: dict[str, str] = field(factory=dict)
@@ -177,6 +182,7 @@ class Methods:
         chat = self._chat(params)
         if params.get("action") not in ACTIONS:
             raise bad("wrong parameter action in request")
+        self.action_topics.append(self._topic(params, chat))
         self.actions.append(chat)
         return True
 
@@ -187,11 +193,21 @@ class Methods:
             chat = int(params.get("chat_id", ""))
         except ValueError:
             raise bad("chat_id is empty") from None
+        if chat in self.moved:
+            moved_to = self.moved[chat]
+            raise Refusal(400, "Bad Request: group chat was upgraded to a supergroup chat", moved_to=moved_to)
         if chat not in self.chats:
             raise bad("chat not found")
         if chat in self.blocked:
             raise Refusal(403, "Forbidden: bot was blocked by the user")
         return chat
+
+    def _topic(self, params: Params, chat: int) -> int | None:
+        """The topic that a message is for; the general one must not be named."""
+        topic = int(params["message_thread_id"]) if "message_thread_id" in params else None
+        if topic is not None and topic not in self.topics.get(chat, ()):
+            raise bad("message thread not found")
+        return topic
 
     def _caption(self, params: Params) -> str:
         caption = str(params.get("caption", "")).strip()
@@ -200,7 +216,7 @@ class Methods:
         return caption
 
     def _keep(self, method: str, chat: int, text: str, content: bytes, params: Params) -> Any:
-        keys = keyboard(params)
+        keys, topic = keyboard(params), self._topic(params, chat)
         self.message_ids += 1
         self.sent.append(
             Sent(
@@ -210,6 +226,7 @@ class Methods:
                 text=text,
                 content=content,
                 keys=keys,
+                topic=topic,
             )
         )
         return self.message(self.sent[-1])
@@ -222,6 +239,8 @@ class Methods:
             "chat": self.chats[sent.chat],
             "from": plain(self.me),
         }
+        if sent.topic is not None:
+            shown |= in_topic(sent.topic)
         if sent.text:
             shown["text" if sent.method == "sendMessage" else "caption"] = sent.text
         if sent.keys:
@@ -263,6 +282,11 @@ class Methods:
         return plain(
             File(file_id=name, file_unique_id=f"u{name}", file_size=size, file_path=f"photos/{name}.jpg")
         )
+
+
+def in_topic(topic: int) -> dict[str, Any]:
+    """What stands in a message of a topic."""
+    return {"message_thread_id": topic, "is_topic_message": True}
 
 
 def units(text: str) -> int:

@@ -16,7 +16,7 @@ from aiogram.types import Update, User
 from aiohttp import web
 from attrs import define, field
 
-from gpugate_testing.telegram.methods import Methods, plain
+from gpugate_testing.telegram.methods import Methods, in_topic, plain
 from gpugate_testing.telegram.update_queue import UpdateQueue
 from gpugate_testing.telegram.values import Key, Refusal, Sent, sides
 
@@ -104,15 +104,30 @@ class SimulatedTelegram:
 
     # --- people -------------------------------------------------------------------------------
 
-    def write(self, chat: int, text: str) -> int:
-        """Somebody writes; return the update's number."""
+    def write(self, chat: int, text: str, *, topic: int | None = None, thread: int | None = None) -> int:
+        """Somebody writes; return the update's number.
+
+        Args:
+            topic: of a chat that has topics; not given for the general one.
+            thread: of replies, in a chat without topics.
+        """
         entities = []
         if command := re.match(r"/[\w@]+", text):
             entities = [{"type": "bot_command", "offset": 0, "length": command.end()}]
-        return self._message(chat, {"text": text, **({"entities": entities} if entities else {})})
+        content: dict[str, Any] = {"text": text, **({"entities": entities} if entities else {})}
+        if thread is not None:
+            content["message_thread_id"] = thread
+        return self._message(chat, {**content, **self._place(chat, topic)})
 
     def photo(
-        self, chat: int, content: bytes, caption: str = "", *, claimed: int | None = None, album: str = ""
+        self,
+        chat: int,
+        content: bytes,
+        caption: str = "",
+        *,
+        claimed: int | None = None,
+        album: str = "",
+        topic: int | None = None,
     ) -> int:
         """Somebody sends a picture, in two sizes; `claimed` is how large it is said to be."""
         width, height = sides(content) or (640, 480)
@@ -131,7 +146,7 @@ class SimulatedTelegram:
                 "file_size": len(content) if claimed is None else claimed,
             },
         ]
-        more = {"caption": caption} if caption else {}
+        more = self._place(chat, topic) | ({"caption": caption} if caption else {})
         return self._message(chat, {"photo": shown, **more, **({"media_group_id": album} if album else {})})
 
     def press(self, sent: Sent, key: Key) -> int:
@@ -150,6 +165,14 @@ class SimulatedTelegram:
             }
         )
 
+    def move(self, old: int, new: int, *, silent: bool = False) -> None:
+        """A group becomes a supergroup; `silent`: the two messages about it are lost."""
+        self.meet(new)
+        self.methods.moved[old] = new
+        if not silent:
+            self._message(old, {"migrate_to_chat_id": new})
+            self._message(new, {"migrate_from_chat_id": old})
+
     def update(self, **kind: Any) -> int:
         """Anything else happens; return the update's number."""
         return self._update(kind)
@@ -166,6 +189,13 @@ class SimulatedTelegram:
         async with aiohttp.ClientSession() as session:
             await self.post.call(session, update)
         return self.post.attempts[-1]
+
+    def _place(self, chat: int, topic: int | None) -> dict[str, Any]:
+        if topic is None:
+            return {}
+        self.meet(chat)["is_forum"] = True
+        self.methods.topics.setdefault(chat, set()).add(topic)
+        return in_topic(topic)
 
     def _message(self, chat: int, content: Mapping[str, Any]) -> int:
         return self._update({"message": {**self._head(chat), **content}})

@@ -68,6 +68,7 @@ class Sent:
         text: the text, or the caption.
         content: the bytes of a photo or a document.
         keys: of the inline keyboard; empty once it was taken off.
+        topic: of a chat that has topics; None for the general one.
     """
 
     method: str
@@ -76,6 +77,7 @@ class Sent:
     text: str = ""
     content: bytes = field(default=b"", repr=False)
     keys: list[Key] = field(factory=list)
+    topic: int | None = None
 
 
 def sides(content: bytes) -> tuple[int, int] | None:
