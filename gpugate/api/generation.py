@@ -155,6 +155,8 @@ class GenerationApi:
         """Respond with events, with comments while the pod is waited for; an error is the last event."""
         async with SseResponse(call, self.heartbeat_s) as stream:
             leased.wait_for_pod = stream.wait_for_pod
+            if self.heartbeat_s > 0:
+                leased.send_filler, leased.filler_s = stream.send_filler, self.heartbeat_s
             try:
                 await send_events(stream)
             except GateError as error:
@@ -167,6 +169,7 @@ class GenerationApi:
             return None
         heartbeat = Heartbeat(call, self.heartbeat_s, streams=streams)
         leased.wait_for_pod = heartbeat.wait_for_pod
+        leased.send_filler, leased.filler_s = heartbeat.send_filler, self.heartbeat_s
         return heartbeat
 
     async def _complete_response(

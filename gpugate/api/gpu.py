@@ -318,6 +318,7 @@ class SseResponse:
         self._call = call
         self._beat_s = beat_s
         self._response: EventSourceResponse | None = None
+        self._preparing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -348,20 +349,25 @@ class SseResponse:
                 async with asyncio.timeout(self._beat_s or None):
                     return await lease.wait_admitted()
             except TimeoutError:
-                response = await self._prepared()
-                await response.write(b": waiting\n\n")
+                await self.send_filler()
+
+    async def send_filler(self) -> None:
+        """Send a comment, which clients ignore."""
+        response = await self._prepared()
+        await response.write(b": waiting\n\n")
 
     async def _prepared(self) -> EventSourceResponse:
-        if self._response is None:
-            response = EventSourceResponse(
-                headers=_headers(self._call),
-                sep="\n",
-                allow_all_methods=True,
-                ping_interval=PING_S,
-                send_timeout=SEND_S,
-            )
-            await response.prepare(self._call.request)
-            self._response = response
+        async with self._preparing:  # filler may come from another task than the events
+            if self._response is None:
+                response = EventSourceResponse(
+                    headers=_headers(self._call),
+                    sep="\n",
+                    allow_all_methods=True,
+                    ping_interval=PING_S,
+                    send_timeout=SEND_S,
+                )
+                await response.prepare(self._call.request)
+                self._response = response
         return self._response
 
     async def finish_with_error(self, error: GateError) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 from attrs import evolve, field, frozen
 
@@ -13,11 +15,15 @@ from gpugate.generation.comfyui import ComfyUIBackend, Graph, Progress
 from gpugate.generation.workflows import ImageRequest, Workflow, Workflows
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
+from gpugate.tasks import spawn
 
 MAX_SEED = 2**64 - 1
 MAX_RANDOM_SEED = 2**31 - 1
 """Many nodes take no larger seed, and JavaScript changes those above 2**53
 (docs/telegram-comfyui.md#comfyui-hints-for-users)."""
+
+STEADY_FILLER_S = 15.0
+"""Least pause between two fillers once ComfyUI's steps come, as between the pings of an event stream."""
 
 
 @frozen
@@ -69,7 +75,10 @@ class ImageService:
             GateError: the pod is not available.
         """
 
+        begun = asyncio.Event()
+
         async def tell(value: float, most: float) -> None:
+            begun.set()
             if progress is not _no_progress:
                 leased.mark_response_started()
             await progress(value, most)
@@ -79,7 +88,8 @@ class ImageService:
             if endpoint is None:
                 raise ImageFailed("the pod has no ComfyUI")
             # A new graph for each attempt, so that its file has another name.
-            drawn = await self.backend.generate(endpoint, self._graph(image_job), tell)
+            async with _filler(leased, begun):
+                drawn = await self.backend.generate(endpoint, self._graph(image_job), tell)
             image = await asyncio.to_thread(_checked_image, drawn.data, image_job.metadata)
             return GeneratedImage(image, drawn.filename, image_job.request.seed)
 
@@ -90,6 +100,30 @@ class ImageService:
 
     def _graph(self, image_job: ImageJob) -> Graph:
         return image_job.workflow.render(image_job.request, self.workflows.checkpoint, secrets.token_hex(4))
+
+
+@asynccontextmanager
+async def _filler(leased: LeasedCall, begun: asyncio.Event) -> AsyncIterator[None]:
+    """Send filler, if it is configured, while ComfyUI comes up, queues the job, loads and draws."""
+    if leased.send_filler is None:
+        yield
+        return
+    task = spawn(_send_filler(leased.send_filler, leased.filler_s, begun), "images: filler")
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _send_filler(send: Callable[[], Awaitable[None]], pause_s: float, begun: asyncio.Event) -> None:
+    with suppress(ConnectionError):  # the client is gone
+        await asyncio.sleep(pause_s)
+        while not begun.is_set():
+            await send()
+            await asyncio.sleep(pause_s)
+        while True:
+            await asyncio.sleep(max(pause_s, STEADY_FILLER_S))
+            await send()
 
 
 def _checked_image(data: bytes, metadata: bool) -> image_format.DecodedImage:

@@ -80,12 +80,16 @@ class LeasedCall:
         lifecycle: asked for a diagnosis when an attempt fails.
         response_started: something has left for the client, or must not be done twice: no second attempt.
         wait_for_pod: waits for the lease's admission; may send filler to the client meanwhile.
+        send_filler: sends the client filler while a service of the pod is silent; None: nothing is sent.
+        filler_s: seconds between two fillers (`queue.heartbeat`).
     """
 
     lifecycle: Lifecycle
     lease: Lease
     response_started: bool = False
     wait_for_pod: Callable[[Lease], Awaitable[ServingPod]] = _wait_admitted
+    send_filler: Callable[[], Awaitable[None]] | None = None
+    filler_s: float = 0.0
     _run_id: int = 0
     _sent: int = 0
     _tried_again: bool = False  # after a diagnosis, in this run

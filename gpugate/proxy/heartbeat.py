@@ -57,7 +57,7 @@ class Heartbeat:
                 async with asyncio.timeout(self._interval_s):
                     return await lease.wait_admitted()
             except TimeoutError:
-                self._send_filler()
+                await self.send_filler()
 
     def finish_with_error(self, error: GateError) -> RelayedResponse:
         """End a response of which only filler has been sent."""
@@ -92,7 +92,8 @@ class Heartbeat:
             200, ending=outcome, keep_alive=clean and context.request.keep_alive, sent=context.bytes_sent
         )
 
-    def _send_filler(self) -> None:
+    async def send_filler(self) -> None:
+        """Send what clients ignore, the first time with the head of the response."""
         filler = b": waiting\n\n" if self._content_type == SSE else b" "
         opening = b"" if self.headers_sent else self._response_head()
         self.headers_sent = True

@@ -230,6 +230,40 @@ class TestHeartbeat:
         assert b"error" in answer.body
 
 
+class TestFillerWhileComfyUIWorks:
+    @pytest.mark.parametrize("kind", ["image", "image events", "fantasy", "fantasy events"])
+    async def test_job_that_is_silent(self, opened: Opener, comfyui: SimulatedComfyUI, kind):
+        """It waits behind others, or its model is loaded: nothing would be sent for minutes."""
+        path, body, headers, filler = KEPT_ALIVE[kind]
+        house = await opened(queue__heartbeat=0.02, comfyui__timeout=30)
+        await house.warm()
+        comfyui.plan(HangJob(until := asyncio.Event()))
+        other = asyncio.ensure_future(post(house, "/api/v1/image/generate", prompt="another"))
+        await comfyui.until(lambda: comfyui.jobs.running is not None)
+        asked = asyncio.ensure_future(post(house, path, headers, **body))
+        await comfyui.until(lambda: len(comfyui.jobs.pending()) == 1)
+        asyncio.get_running_loop().call_later(0.2, until.set)
+        answer = await asked
+        await other
+        assert (200, True) == (answer.status, answer.whole)
+        assert answer.body.count(filler) > 2
+        if filler == b" ":
+            assert answer.json["data"]["image_base64"]
+        else:
+            assert "result" == events(answer.body)[-1][0]
+
+    @pytest.mark.parametrize("kind", ["image", "image events"])
+    async def test_failure_behind_filler(self, opened: Opener, comfyui: SimulatedComfyUI, kind):
+        """Is told as in mid-stream: here ComfyUI never comes up."""
+        path, body, headers, filler = KEPT_ALIVE[kind]
+        house = await opened(queue__heartbeat=0.02, comfyui__timeout=0.2)
+        await house.warm()
+        comfyui.faults.add("/prompt", Answer(404, b"not up"), times=None)
+        answer = await post(house, path, headers, **body)
+        assert (200, True) == (answer.status, answer.body.startswith(filler))
+        assert b"IMAGE_GEN_FAILED" in answer.body
+
+
 class TestCode:
     async def test_bytes(self, house: House, ollama: SimulatedOllama):
         """The chat's own stream; in front of the question the system prompt, the code between fences."""

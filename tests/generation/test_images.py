@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from gpugate_demo.picture import draw, with_text
 
 from gpugate.errors import ImageFailed, InvalidRequest
-from gpugate.generation.images import ImageService, random_seed
+from gpugate.generation.images import ImageService, _send_filler, random_seed
 from gpugate.generation.workflows import ImageRequest, load
 from gpugate.lifecycle.diagnosis import Diagnosis
 from gpugate.lifecycle.leased_call import PodUnreachable
@@ -84,6 +86,28 @@ async def test_progress_begins_the_answer():
 
     await drawing.generate(visit, drawing.job(WISH), progress)
     assert 1 == lease.begun
+
+
+@pytest.mark.parametrize(("pause_s", "rests"), [(2.0, [2, 2, 2, 15, 15]), (30.0, [30, 30, 30, 30, 30])])
+async def test_pauses_between_fillers(monkeypatch, pause_s, rests):
+    """As configured until the first step; then steps come, and 15 s are enough for any proxy."""
+    rested: list[float] = []
+    begun, sent = asyncio.Event(), 0
+
+    async def sleep(seconds: float) -> None:
+        rested.append(seconds)
+        if len(rested) == 3:
+            begun.set()
+        if len(rested) == 5:
+            raise ConnectionResetError
+
+    async def send() -> None:
+        nonlocal sent
+        sent += 1
+
+    monkeypatch.setattr("gpugate.generation.images.asyncio.sleep", sleep)
+    await _send_filler(send, pause_s, begun)
+    assert (rests, 3) == (rested, sent)
 
 
 def test_unknown_workflow():
