@@ -22,7 +22,7 @@ def keys(env: dict[str, str]) -> list[str]:
 
 def test_an_identity_provider_instead_of_a_secret() -> None:
     """jwks_url alone is enough, also with the default algorithms."""
-    load({"GPUGATE_AUTH__SECRET": "", "GPUGATE_AUTH__JWKS_URL": "https://id.example/keys"})
+    assert [] == keys({"GPUGATE_AUTH__SECRET": "", "GPUGATE_AUTH__JWKS_URL": "https://id.example/keys"})
 
 
 def test_an_identity_providers_algorithm_without_one() -> None:
@@ -59,7 +59,7 @@ def test_a_polling_bot() -> None:
 
 def test_a_bot_that_is_off() -> None:
     """Then nothing of it is needed."""
-    load({"GPUGATE_BOT__ENABLED": "0"})
+    assert [] == keys({"GPUGATE_BOT__ENABLED": "0"})
 
 
 def test_a_bot_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,8 @@ def test_a_variable_over_the_file_and_a_flag_over_both(tmp_path: Path) -> None:
 
 def test_other_variables() -> None:
     """The command line's own variables, and those that have nothing to do with settings, do no harm."""
-    load({"GPUGATE_URL": "x", "GPUGATE_TOKEN": "y", "GPUGATE_PORT_80_TCP": "z", "OTHER__KEY": "w"})
+    others = {"GPUGATE_URL": "x", "GPUGATE_TOKEN": "y", "GPUGATE_PORT_80_TCP": "z", "OTHER__KEY": "w"}
+    assert load() == load(others)
 
 
 def test_the_complaint_of_the_contract(tmp_path: Path) -> None:

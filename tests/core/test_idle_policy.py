@@ -189,6 +189,7 @@ def test_a_short_timeout() -> None:
 def test_it_never_keeps_a_pod_for_longer_than_the_timeout(story: list[float], timeout_s: float) -> None:
     """Whatever it learns: within bounds, and a window lies behind the stop and is short."""
     policy = learned(timeout_s)
+    assert timeout_s == policy.effective_timeout_s
     for pause_s in story:
         policy.on_gap_ended(pause_s)
         assert min(60.0, timeout_s) <= policy.effective_timeout_s <= timeout_s

@@ -104,7 +104,7 @@ def test_a_child(tmp_path: Path) -> None:
         child = subprocess.Popen(["sleep", "9"], close_fds=False)
     try:
         with lock(tmp_path, never):
-            pass
+            assert child.poll() is None
     finally:
         child.kill()
         child.wait()

@@ -40,9 +40,9 @@ def test_every_name_is_that_of_its_class() -> None:
 
 def test_every_row_is_told() -> None:
     """Each has a sentence and leads to states only; the random lives hold it to them."""
-    for row in TABLE.values():
-        assert row.description.endswith("."), row.function.__name__
-        assert set(row.leads_to) <= set(STATES), row.function.__name__
+    assert TABLE
+    assert [] == [row for row in TABLE.values() if not row.description.endswith(".")]
+    assert [] == [row for row in TABLE.values() if not set(row.leads_to) <= set(STATES)]
 
 
 def test_every_state_can_be_reached_and_left() -> None:

@@ -338,9 +338,11 @@ class TestTwoGateways:
 
 
 class TestAclose:
-    async def test_unused(self, keep):
-        """What holds nothing lets go of nothing."""
+    async def test_unused(self, keep, tmp_path):
+        """What holds nothing lets go of nothing, and leaves nothing."""
         await keep().aclose()
+
+        assert [] == list(tmp_path.iterdir())
 
     async def test_used_again(self, keep, sleeper):
         """After it, a look connects anew."""

@@ -73,13 +73,12 @@ class TestWhichDialect:
 
 
 class TestStatus:
-    @pytest.mark.parametrize("kind", leaves(GateError))
+    @pytest.mark.parametrize(
+        "kind", [kind for kind in leaves(GateError) if kind.__module__ == errors.__name__]
+    )
     def test_every_error(self, kind: type[GateError]) -> None:
         """Each error has a row of its own or its family's, and not just the last resort."""
-        if kind.__module__ == errors.__name__:
-            assert any(
-                ancestor in error_format.STATUS for ancestor in kind.__mro__ if ancestor is not GateError
-            )
+        assert error_format.STATUS.keys() & (set(kind.__mro__) - {GateError})
 
     @pytest.mark.parametrize(
         ("code", "status"),
@@ -203,12 +202,9 @@ class TestShapes:
     @given(st.text(st.characters(exclude_categories=()), max_size=30), st.text(max_size=5) | st.none())
     def test_any_message(self, message: str, reason: str | None) -> None:
         """Any text, surrogates included, gives valid JSON in each dialect."""
-        for dialect in Dialect:
-            assert body(dialect, errors.InvalidRequest(message, reason=reason))
-            assert (
-                stream_error(dialect, errors.UpstreamBroken(message), "application/x-ndjson").count(b"\n")
-                == 1
-            )
+        error, kind = errors.UpstreamBroken(message), "application/x-ndjson"
+        assert all(body(dialect, errors.InvalidRequest(message, reason=reason)) for dialect in Dialect)
+        assert {1} == {stream_error(dialect, error, kind).count(b"\n") for dialect in Dialect}
 
 
 class TestHeaders:

@@ -162,7 +162,7 @@ async def test_client_that_hangs_up(held):
     writer.write(b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n")
     await asyncio.wait_for(house.begun.wait(), 5)
     writer.close()
-    await asyncio.wait_for(house.cancelled.wait(), 5)
+    assert await asyncio.wait_for(house.cancelled.wait(), 5)
 
 
 async def test_handler_that_crashes(held, caplog):

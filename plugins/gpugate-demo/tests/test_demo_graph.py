@@ -173,7 +173,7 @@ class TestJudge:
             graph = {"1": EMPTY, "9": SAVE}
             graph["1" if node is EMPTY else "9"] = changed(node, **{key: value})
 
-            check(graph)
+            assert (check(graph).error is None) == (check(graph).outputs == ("9",))
 
 
 class TestReading:

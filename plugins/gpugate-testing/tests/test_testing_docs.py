@@ -90,6 +90,7 @@ def test_the_variables_of_the_pods() -> None:
     for name in ("runpod", "vastai"):
         text = (REPO / "examples" / "pod" / name / "start.sh").read_text()
         read = dict(re.findall(r"\$\{(GPUGATE_\w+):-([^}]*)\}", text))
+        assert read
         for variable, default in read.items():
             (row,) = (line for line in table.splitlines() if line.startswith(f"| `{variable}`"))
             assert default == "" or default.startswith("https:") or f"| `{default}` |" in row
