@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import structlog
@@ -29,6 +29,7 @@ from gpugate.billing.reports import CostQueries
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of
+from gpugate.config.validators import split_address
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName
 from gpugate.dashboard.feature import dashboard_routes
@@ -58,6 +59,9 @@ from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.proxy.request_context import BodyLimits
 from gpugate.proxy.server import GatewayServer
 from gpugate.relay.relay import Relay
+
+if TYPE_CHECKING:
+    from gpugate.metrics.feature import Metrics
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
@@ -114,7 +118,8 @@ async def build(
         )
         if hint := catalog.catalog.hint:
             _log.info(f"catalogue: {hint}")
-        features = await _features(base, catalog, workflows, budget_source)
+        metrics = _metrics(base)
+        features = await _features(base, catalog, workflows, budget_source, metrics)
         for listener in (*(feature.on_event for feature in features), _abort_exchanges(base.pools)):
             base.events.subscribe(listener)
         dispatcher = RequestDispatcher(
@@ -122,7 +127,7 @@ async def build(
             ollama=_ollama(base, catalog),
             own={path: methods for feature in features for path, methods in feature.routes().items()},
             cors=Cors(settings.server.cors_origins),
-            log=AccessLog(log_output),
+            log=AccessLog(log_output) if metrics is None else metrics.observe(AccessLog(log_output)),
             path_tokens=settings.auth.path_tokens,
             wake_paths=settings.server.wake_paths,
             on_crash=log_crash,
@@ -193,7 +198,11 @@ async def _infrastructure(
 
 
 async def _features(
-    base: Infrastructure, catalog: CatalogRefresher, workflows: Workflows, budget_source: Any
+    base: Infrastructure,
+    catalog: CatalogRefresher,
+    workflows: Workflows,
+    budget_source: Any,
+    metrics: Metrics | None,
 ) -> list[Feature]:
     """Make the features, in the order in which they are started."""
     settings, lifecycle = base.settings, base.fleet.main
@@ -204,6 +213,8 @@ async def _features(
         sources = budget_source or costs, budget_source or base.ledger
         monitor = await budget_monitor(settings, *sources, lifecycle, base.events, _utc_now)
         budget = CallbackFeature(on_event=monitor.on_event, start=monitor.start, aclose=monitor.aclose)
+        if metrics is not None:
+            metrics.budget_ratio = lambda: monitor.used_ratio
     generation = generation_api(
         settings,
         workflows,
@@ -221,6 +232,11 @@ async def _features(
         CallbackFeature(routes=GpuApi(lifecycle).routes),
         CallbackFeature(routes=hub.routes, on_event=hub.on_event, aclose=hub.aclose),
         CallbackFeature(routes=dashboard_routes),
+        CallbackFeature()
+        if metrics is None
+        else CallbackFeature(
+            routes=metrics.routes, on_event=metrics.on_event, start=metrics.start, aclose=metrics.aclose
+        ),
         _dead_man_switch(base),
         _telegram(base, generation.fantasies, costs, catalog),
     ]
@@ -266,6 +282,20 @@ def _dead_man_switch(base: Infrastructure) -> Feature:
         on_crash=log_crash,
     )
     return CallbackFeature(on_event=switch.on_event, start=switch.start, aclose=switch.aclose)
+
+
+def _metrics(base: Infrastructure) -> Metrics | None:
+    """Return the metrics if they are enabled; their library is only imported then."""
+    if not base.settings.metrics.enabled:
+        return None
+    from gpugate.metrics.feature import Metrics
+
+    return Metrics(
+        pod=MAIN,
+        lifecycle=base.fleet.main,
+        currency=base.settings.cost.currency,
+        address=split_address(base.settings.metrics.listen),
+    )
 
 
 def _telegram(

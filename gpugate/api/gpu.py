@@ -28,6 +28,7 @@ from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
     LifecycleEvent,
     PodStatus,
+    ProviderCalled,
     ProviderProblem,
     QueueChanged,
     SessionEnded,
@@ -166,7 +167,7 @@ class SseBroadcaster:
         """Take news from the lifecycle; never blocks."""
         if isinstance(news, StateChanged):
             self._on_transition(news)
-        else:
+        elif not isinstance(news, ProviderCalled):
             self._add(*_as_event(news))
 
     def _on_transition(self, news: StateChanged) -> None:

@@ -62,6 +62,10 @@ class BudgetLimits:
 class BudgetMonitor:
     """The month's budget.
 
+    Attributes:
+        verdict: for whom it allows a start.
+        used_ratio: the spent part of this month's budget, 1 for all of it, by the last evaluation.
+
     Args:
         on_verdict: takes the verdict, when it changes.
         publish: takes `BudgetThresholdCrossed`.
@@ -82,6 +86,7 @@ class BudgetMonitor:
         on_crash: CrashHandler | None = None,
     ) -> None:
         self.verdict = BudgetVerdict()
+        self.used_ratio = 0.0
         self._limits = limits
         self._spending = spending
         self._thresholds = thresholds
@@ -153,6 +158,7 @@ class BudgetMonitor:
         if month != self._month:  # last month's verdict does not apply any more
             self._month, self.verdict = month, BudgetVerdict()
         spent = await self._spending.spent_in_month(month)
+        self.used_ratio = float(spent / self._limits.monthly)
         users = await self._spending.spent_by_user(month) if self._limits.user_share else {}
         self.verdict = evaluate(self._limits, now, spent, users)
         return spent

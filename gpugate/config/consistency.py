@@ -37,6 +37,8 @@ def contradictions(settings: Settings) -> Iterator[Finding]:
         yield "bot.news", f"{', '.join(not_allowed)} is not among bot.allowed_chats"
     if settings.cost.user_share and not settings.cost.monthly_budget:
         yield "cost.user_share", "is a share of cost.monthly_budget, which is not set"
+    if settings.metrics.listen and not settings.metrics.enabled:
+        yield "metrics.listen", "needs metrics.enabled = true"
     yield from _missing_files(settings)
 
 
@@ -82,6 +84,8 @@ def missing(settings: Settings) -> Iterator[Finding]:
         yield "state.dir", "is needed: this user has no home folder for a default"
     if settings.bot.enabled:
         yield from _missing_for_bot(settings.bot)
+    if settings.metrics.enabled and find_spec("prometheus_client") is None:
+        yield "metrics.enabled", "needs the package prometheus-client (the extra gpugate[metrics])"
 
 
 def _missing_for_bot(bot: Bot) -> Iterator[Finding]:

@@ -29,6 +29,7 @@ from gpugate.config.validators import (
     is_wake_path,
     not_blank,
     predicate,
+    split_address,
     url,
 )
 from gpugate.core.policy import PodPolicy, QueuePolicy
@@ -375,6 +376,20 @@ class Log:
 
 
 @frozen(kw_only=True)
+class Metrics:
+    """Prometheus metrics (docs/metrics.md)."""
+
+    enabled: bool = _key(False, "GET /metrics, for tokens with the scope metrics; needs gpugate[metrics]")
+    listen: str = _key(
+        "",
+        'also there, without a token and nothing else there: "127.0.0.1:9090"; empty: not',
+        predicate(
+            lambda text: not text or split_address(text) is not None, 'must look like "127.0.0.1:9090"'
+        ),
+    )
+
+
+@frozen(kw_only=True)
 class Settings:
     """The whole configuration, validated.
 
@@ -396,6 +411,7 @@ class Settings:
     bot: Bot = field(factory=Bot)
     state: State = field(factory=State)
     log: Log = field(factory=Log)
+    metrics: Metrics = field(factory=Metrics)
     providers: Mapping[str, Mapping[str, object]] = field(
         factory=dict, repr=False, hash=False, metadata={"is_key": False}
     )

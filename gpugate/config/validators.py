@@ -87,6 +87,15 @@ def is_url(text: str, schemes: Iterable[str]) -> bool:
     return port_is_valid and parts.scheme in schemes and bool(parts.hostname) and not re.search(r"\s", text)
 
 
+def split_address(text: str) -> tuple[str, int] | None:
+    """Return host and port of "host:port" or "[::1]:port"; None if it is no such address."""
+    host, colon, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host.replace(":", " ")
+    if not colon or not re.fullmatch(r"[^\s/\[\]]+", host) or not re.fullmatch("[0-9]{1,5}", port):
+        return None
+    return (host, int(port)) if int(port) <= 65535 else None
+
+
 def is_wake_path(text: str) -> bool:
     """Return whether `text` is a path as it is compared, decoded and without a query; "*" may be its last."""
     path = text.removesuffix("*")

@@ -38,7 +38,14 @@ from gpugate.lifecycle.lease import LeaseTable, ServingPod
 from gpugate.lifecycle.pod_calls import PodCalls, PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker, ReportSanitizer
 from gpugate.lifecycle.state_files import PendingStopStore
-from gpugate.lifecycle.status import EventBus, PodObservations, ProviderProblem, SessionEnded, SessionStarted
+from gpugate.lifecycle.status import (
+    EventBus,
+    PodObservations,
+    ProviderCalled,
+    ProviderProblem,
+    SessionEnded,
+    SessionStarted,
+)
 from gpugate.provider_api import PodReport
 from gpugate.tasks import CrashHandler, report_crash
 
@@ -118,7 +125,8 @@ class CommandRunner:
             start_bound=partial(self._recorder.start_time_bound, name),
         )
         age_s = partial(self._age_s, name)
-        return ProviderWorker(configured, self._machine.on_event, age_s, sanitizer, self._on_crash)
+        on_called = partial(self._publish_call, name)
+        return ProviderWorker(configured, self._machine.on_event, age_s, sanitizer, self._on_crash, on_called)
 
     def slow_call(self) -> str | None:
         """Return which provider has not answered a call for long, for people; None if none."""
@@ -229,6 +237,9 @@ class CommandRunner:
                 billed=command.billed,
             )
         )
+
+    def _publish_call(self, provider: str, call: str, outcome: str, seconds: float) -> None:
+        self._events.publish(ProviderCalled(provider=provider, call=call, outcome=outcome, seconds=seconds))
 
     def _publish_problem(self, provider: str, message: str, reason: str, *, alarm: bool = False) -> None:
         at: datetime = self._observations.wall()

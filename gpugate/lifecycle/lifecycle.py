@@ -138,6 +138,7 @@ class Lifecycle:
         serving: the pod that serves, or None; a plain attribute, as every request reads it.
         failure: the error after which nothing is decided any more, or None; only `close` is left to be
             called.
+        on_first_byte: takes how many seconds after its admission a request's first byte came; None: unwanted.
 
     Args:
         providers: in the order in which a start asks them.
@@ -170,6 +171,7 @@ class Lifecycle:
     ) -> None:
         self.serving: ServingPod | None = None
         self.failure: BaseException | None = None
+        self.on_first_byte: Callable[[float], None] | None = None
         self._providers = tuple(providers)
         self._names = tuple(configured.name for configured in providers)
         self._policy = policy
@@ -303,7 +305,10 @@ class Lifecycle:
 
     def mark_response_started(self, lease: Lease) -> None:
         """The first byte of this lease's response is leaving: it cannot be repeated any more."""
-        self._machine.handle(ResponseStarted(lease.number), self._loop.time())
+        now = self._loop.time()
+        self._machine.handle(ResponseStarted(lease.number), now)
+        if self.on_first_byte is not None and lease.admitted_at is not None:
+            self.on_first_byte(now - lease.admitted_at)
 
     def release(self, lease: Lease) -> None:
         """The request of this lease has ended, well or not; a second call does nothing."""
@@ -396,6 +401,11 @@ class Lifecycle:
     def open_requests(self) -> list[OpenRequest]:
         """Return the requests that wait or are in flight, in order of arrival."""
         return self._leases.open_requests(self._loop.time())
+
+    @property
+    def unconfirmed_stops(self) -> int:
+        """At how many providers a stop was sent that no inspection has confirmed yet."""
+        return len(self._last.stopping_providers)
 
     def start_rate(self) -> Decimal | None:
         """Return the price per hour of the pod that would be started; None if it is not known."""

@@ -190,6 +190,7 @@ class ProviderWorker:
             shows whether that has worked.
         age_s: for how many seconds the pod of a report has been billed already.
         sanitizer: of the provider's reports.
+        on_called: takes each call's name, its outcome ("ok" or the reason of its error) and its seconds.
     """
 
     def __init__(
@@ -199,12 +200,14 @@ class ProviderWorker:
         age_s: Callable[[PodReport], float],
         sanitizer: ReportSanitizer,
         on_crash: CrashHandler,
+        on_called: Callable[[str, str, float], None] = lambda *_: None,
     ) -> None:
         self._configured = configured
         self._on_event = on_event
         self._age_s = age_s
         self._sanitizer = sanitizer
         self._on_crash = on_crash
+        self._on_called = on_called
         self._commands: asyncio.Queue[tuple[ProviderCommand, BeforeCall]] = asyncio.Queue()
         self._current: ProviderCommand | None = None
         self._limit: asyncio.Timeout | None = None  # of the call that is out, unless that is a stop
@@ -363,8 +366,17 @@ class ProviderWorker:
 
         Only a cancellation of the worker itself passes through.
         """
-        limit = limit or asyncio.timeout(CALL_LIMIT_S)
-        self._calling = method.__name__.removeprefix("_"), asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        name = method.__name__.removeprefix("_")
+        began = loop.time()
+        self._calling = name, began
+        seen = await self._try(method, limit or asyncio.timeout(CALL_LIMIT_S))
+        self._on_called(name, seen.reason if isinstance(seen, ProviderError) else "ok", loop.time() - began)
+        return seen
+
+    async def _try(
+        self, method: Callable[[], Awaitable[object]], limit: asyncio.Timeout
+    ) -> PodReport | ProviderError:
         try:
             async with limit:
                 report = await method()

@@ -249,6 +249,21 @@ class ProviderProblem:
 
 
 @frozen(kw_only=True)
+class ProviderCalled:
+    """A call to a provider has returned.
+
+    Attributes:
+        call: "start", "stop", "inspect" or "sweep".
+        outcome: "ok", or the reason of its error, such as "capacity".
+    """
+
+    provider: str
+    call: str
+    outcome: str
+    seconds: float
+
+
+@frozen(kw_only=True)
 class BudgetThresholdCrossed:
     """So many per cent of the month's budget are spent; once for each of 50, 80 and 100 in a month."""
 
@@ -259,7 +274,13 @@ class BudgetThresholdCrossed:
 
 
 LifecycleEvent = (
-    StateChanged | QueueChanged | SessionStarted | SessionEnded | ProviderProblem | BudgetThresholdCrossed
+    StateChanged
+    | QueueChanged
+    | SessionStarted
+    | SessionEnded
+    | ProviderProblem
+    | ProviderCalled
+    | BudgetThresholdCrossed
 )
 EventListener = Callable[[LifecycleEvent], None]
 

@@ -72,6 +72,7 @@ RULES: Mapping[str, May] = {
         {"core", "lifecycle", "proxy", "billing", "generation", *BASE},
         {"attrs", "aiohttp", "aiohttp_sse", "orjson"},
     ),
+    "metrics": May({"api", "core", "lifecycle", "ollama", "proxy", *BASE}, {"aiohttp", "prometheus_client"}),
     "dashboard": May({"api", "proxy"}, {"aiohttp"}),
     "bot": May(
         {"core", "lifecycle", "billing", "generation", "api", "config", "observability", *BASE},
