@@ -61,7 +61,7 @@ from gpugate.proxy.server import GatewayServer
 from gpugate.relay.relay import Relay
 
 if TYPE_CHECKING:
-    from gpugate.metrics.feature import Metrics
+    from gpugate.metrics.feature import MetricsExporter
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
@@ -202,7 +202,7 @@ async def _features(
     catalog: CatalogRefresher,
     workflows: Workflows,
     budget_source: Any,
-    metrics: Metrics | None,
+    metrics: MetricsExporter | None,
 ) -> list[Feature]:
     """Make the features, in the order in which they are started."""
     settings, lifecycle = base.settings, base.fleet.main
@@ -284,13 +284,13 @@ def _dead_man_switch(base: Infrastructure) -> Feature:
     return CallbackFeature(on_event=switch.on_event, start=switch.start, aclose=switch.aclose)
 
 
-def _metrics(base: Infrastructure) -> Metrics | None:
+def _metrics(base: Infrastructure) -> MetricsExporter | None:
     """Return the metrics if they are enabled; their library is only imported then."""
     if not base.settings.metrics.enabled:
         return None
-    from gpugate.metrics.feature import Metrics
+    from gpugate.metrics.feature import MetricsExporter
 
-    return Metrics(
+    return MetricsExporter(
         pod=MAIN,
         lifecycle=base.fleet.main,
         currency=base.settings.cost.currency,

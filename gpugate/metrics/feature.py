@@ -91,7 +91,7 @@ class UseClock:
         return "serving" if self._in_flight else "idle"
 
 
-class Metrics:
+class MetricsExporter:
     """The metrics of one pod, as a feature; `observe` wraps the access log.
 
     Attributes:
