@@ -16,8 +16,8 @@ from gpugate.generation.workflows import title_of
 
 MAX_ERROR_LENGTH = 160
 MAX_NAME_LENGTH = 200
-_STILL = (".png", ".jpg", ".jpeg", ".webp")
-_ANIMATED = (".gif",)
+MAX_TEXT_LENGTH = 2000
+_READ = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 _PATH = re.compile(r"(?:^|[\s'\"(=])(?:[A-Za-z]:)?[\\/][\w.-]+|Traceback|File \"")
 # A name, or a path relative to ComfyUI's own folders.
 _NAME = re.compile(r"(?![/\\]|\w:[/\\]|.*\.\.)[\w.:+()[\] /\\-]{1,120}")
@@ -69,37 +69,35 @@ def image_location(entry: Mapping[str, Any], graph: Mapping[str, Any]) -> Mappin
     outputs = entry.get("outputs")
     outputs = outputs if isinstance(outputs, dict) else {}
     places = {node: place for place, node in enumerate(graph)}
-    listed = [
-        (_rank(image, output, graph.get(node)), places.get(node, len(places)), node, number, image)
-        for node, output in outputs.items()
-        if isinstance(output, dict)
-        for number, image in enumerate(rows_of(output, "images"))
-        if isinstance(image, dict) and isinstance(image.get("filename"), str)
-    ]
-    images = [one for one in listed if one[-1]["filename"].lower().endswith((*_STILL, *_ANIMATED))]
-    if not images:
-        other = ", only with a video or another file" if listed else ""
+    found: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = []
+    files = 0
+    for node, output in outputs.items():
+        images = rows_of(output, "images") if isinstance(output, dict) else []
+        named = [
+            image for image in images if isinstance(image, dict) and isinstance(image.get("filename"), str)
+        ]
+        files += len(named)
+        best = next((image for image in named if image["filename"].lower().endswith(_READ)), None)
+        if best is not None:
+            animated = any(rows_of(output, "animated")) or best["filename"].lower().endswith(".gif")
+            untitled = node not in graph or title_of(graph[node]) != "picture"
+            rank = (untitled, animated, best.get("type") != "output", places.get(node, len(places)), node)
+            found.append((rank, best))
+    if not found:
+        other = ", only with a video or another file" if files else ""
         raise ImageFailed(f"the workflow ended without an image{other}")
-    best = min(images, key=lambda one: one[:-1])[-1]
+    chosen = min(found, key=lambda one: one[0])[1]
     return {
-        "filename": best["filename"],
-        "subfolder": str(best.get("subfolder") or ""),
-        "type": str(best.get("type") or "output"),
+        "filename": chosen["filename"],
+        "subfolder": str(chosen.get("subfolder") or ""),
+        "type": str(chosen.get("type") or "output"),
     }
-
-
-def _rank(
-    image: Mapping[str, Any], output: Mapping[str, Any], node: Mapping[str, Any] | None
-) -> tuple[bool, bool, bool]:
-    """Return how well an image suits, the best first."""
-    animated = any(rows_of(output, "animated")) or image["filename"].lower().endswith(_ANIMATED)
-    return node is None or title_of(node) != "picture", animated, image.get("type") != "output"
 
 
 def bare_name(filename: str) -> str:
     """Return a file's name without its folder and without characters that clients could stumble over."""
-    bare = filename.replace("\\", "/").rpartition("/")[2]
-    return "".join(char if char.isprintable() else "_" for char in bare)[-MAX_NAME_LENGTH:]
+    bare = filename.replace("\\", "/").rpartition("/")[2][-MAX_NAME_LENGTH:]
+    return "".join(char if char.isprintable() else "_" for char in bare)
 
 
 def refusal(status: int, answer: Mapping[str, Any] | None, page: bytes = b"") -> str:
@@ -120,13 +118,13 @@ def refusal(status: int, answer: Mapping[str, Any] | None, page: bytes = b"") ->
             return f"another page answered instead of ComfyUI ({status}); a login page or a wrong address?"
         return f"ComfyUI answered {status} to the workflow"
     nodes = answer.get("node_errors")
-    said = [_node(name, given) for name, given in nodes.items()] if isinstance(nodes, dict) else []
-    if not said:
+    if isinstance(nodes, dict) and nodes:
+        said = _node(*next(iter(nodes.items())))
+        more = f" (and {len(nodes) - 1} more)" if len(nodes) > 1 else ""
+    else:
         error = answer.get("error")
-        text = error.get("message") if isinstance(error, dict) else None
-        said = [_safe(text)]
-    more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
-    return f"ComfyUI refused the workflow: {said[0]}{more}"
+        said, more = _safe(error.get("message") if isinstance(error, dict) else None), ""
+    return f"ComfyUI refused the workflow: {said}{more}"
 
 
 def _node(name: object, given: object) -> str:
@@ -143,7 +141,7 @@ def _node(name: object, given: object) -> str:
     if error.get("type") == "value_not_in_list" and isinstance(value, str) and _NAME.fullmatch(value):
         shown = f": {value}"  # a model that the pod lacks; the name is from the workflow or the settings
     message = error.get("message")
-    missing = _INVALID_FILE.fullmatch(str(error.get("details")))
+    missing = _INVALID_FILE.fullmatch(str(error.get("details"))[:MAX_TEXT_LENGTH])
     if error.get("type") == "custom_validation_failed" and missing is not None:
         message, value = missing.groups()  # of a node that loads a file, which the pod lacks
         shown = f": {value}" if _NAME.fullmatch(value) else ""
@@ -172,7 +170,8 @@ def execution_problem(entry: Mapping[str, Any]) -> str | None:
 
 def _safe(text: object) -> str:
     """Return the text as one short line, or a placeholder if it may hold a path or a traceback."""
-    if not isinstance(text, str | int) or _PATH.search(str(text)):
+    shown = str(text)[:MAX_TEXT_LENGTH]
+    if not isinstance(text, str | int) or _PATH.search(shown):
         return _UNREADABLE
-    line = " ".join("".join(char if char.isprintable() else " " for char in str(text)).split())
+    line = " ".join("".join(char if char.isprintable() else " " for char in shown).split())
     return line if len(line) <= MAX_ERROR_LENGTH else line[: MAX_ERROR_LENGTH - 1] + "…"

@@ -44,6 +44,12 @@ class TestWords:
         """Cut off."""
         assert len(refusal(400, failed("x", "word " * 500))) < 300
 
+    def test_more_than_one_node(self):
+        """The first is told, the others are counted."""
+        errors = failed("x", "bad")["node_errors"]
+        said = refusal(400, {"node_errors": errors | {"5": {}, "6": None}})
+        assert "ComfyUI refused the workflow: node 4 (Node): bad (and 2 more)" == said
+
     @pytest.mark.parametrize("status", [{"status_str": "error"}, {"status_str": "error", "messages": 3}])
     def test_failure_of_an_unknown_shape(self, status):
         """Is a failure."""
@@ -121,6 +127,11 @@ class TestChoice:
         """Said what came instead."""
         with pytest.raises(ImageFailed, match=f"^the workflow ended without an image{words}$"):
             image_location({"outputs": outputs}, {})
+
+    def test_many(self):
+        """The work grows with their number, not with its square."""
+        many = {"images": STILL["images"] * 100_000, "animated": [False] * 100_000}
+        assert "still.png" == image_location({"outputs": {"1": many}}, {})["filename"]
 
 
 @pytest.mark.parametrize(

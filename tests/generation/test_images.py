@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 import pytest
 from gpugate_demo.picture import draw, with_text
@@ -16,6 +17,7 @@ from gpugate.provider_api import Endpoint
 from tests.generation.stay import FakePainter, leased_call_on, pod
 
 PNG = draw("x", 1, 16, 16)
+TEXT = b"\0\0\0\0tEXt" + zlib.crc32(b"tEXt").to_bytes(4, "big")
 WISH = ImageRequest("a castle", 7)
 
 
@@ -39,7 +41,7 @@ async def test_metadata_that_was_asked_for():
     assert data == picture.image.data
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>", PNG[:-9]])
+@pytest.mark.parametrize("data", [b"", b"<html>", PNG[:-9], PNG[:-12] + TEXT * 40_000 + PNG[-12:]])
 async def test_no_whole_picture(data):
     """Is a failure of ComfyUI's."""
     drawing, _ = pictures(data)
