@@ -26,6 +26,7 @@ GateError                       what a client is told: `code`, `retry_after_s`, 
 │   └── ShuttingDown
 ├── UpstreamError
 │   ├── UpstreamBroken
+│   │   └── EdgeOutage          the provider's edge answers for a pod that it cannot reach
 │   ├── UpstreamTimeout
 │   ├── StoryFailed
 │   └── ImageFailed
@@ -248,6 +249,10 @@ class UpstreamBroken(UpstreamError):
 
     code = "UPSTREAM_ERROR"
     default_message = "the pod's service broke the connection"
+
+
+class EdgeOutage(UpstreamBroken):
+    """The provider's edge answers in the pod's place: the pod may be no more, and another may do it."""
 
 
 class UpstreamTimeout(UpstreamError):

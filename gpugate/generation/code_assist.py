@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from gpugate.errors import UpstreamBroken, UpstreamTimeout
+from gpugate.errors import EdgeOutage, UpstreamBroken, UpstreamTimeout
 from gpugate.generation.text_model import status_error
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
-from gpugate.proxy.error_format import is_edge_error, is_edge_timeout
+from gpugate.proxy.error_format import edge_error
 from gpugate.proxy.forwarder import UpstreamPools, stream_error_tail
 from gpugate.proxy.heartbeat import Heartbeat
 from gpugate.proxy.request_context import RequestContext
@@ -147,10 +147,13 @@ class CodeStream:
 
 def _refused(declined: ResponseIntercepted, model: str) -> Exception:
     status = declined.status
-    if is_edge_error(status, declined.content_type, proxied=True):
-        return (
-            UpstreamTimeout(f"{FAILURE}: the model {model!r} did not answer in time; it may still run")
-            if is_edge_timeout(status)
-            else PodUnreachable("the pod's Ollama cannot be reached")
-        )
+    edge = edge_error(status, declined.content_type, declined.body, proxied=True)
+    if isinstance(edge, EdgeOutage):
+        return PodUnreachable(edge.message)
+    if isinstance(edge, UpstreamTimeout):
+        return UpstreamTimeout(f"{FAILURE}: the model {model!r} did not answer in time; it may still run")
+    if edge is not None:
+        return UpstreamBroken(f"{FAILURE}: {edge.message}")
+    if declined.compressed:
+        return UpstreamBroken(f"{FAILURE}: the pod compressed its answer, though asked not to")
     return UpstreamBroken(f"{FAILURE}: {status_error(status, model, declined.body)}")

@@ -54,26 +54,31 @@ class AssembledResponse:
 
 
 class ResponseAssembler(ABC):
-    """Assembles one stream. `feed` never raises; `assembled` returns the response or raises."""
+    """Assembles one stream. `feed` never raises; `assembled` returns the response or raises.
+
+    Attributes:
+        invalid: the stream is no answer, so that more of it is of no use.
+    """
 
     def __init__(self) -> None:
         self._line: list[bytes] = []
         self._left = LIMIT
-        self._invalid = False
+        self.invalid = False
         self._error: Document | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Take the stream's next bytes."""
+    def feed(self, data: bytes) -> bool:
+        """Take the stream's next bytes; return False if it is invalid."""
         self._left -= len(data)
-        if self._invalid or self._left < 0:
-            self._invalid = True
+        if self.invalid or self._left < 0:
+            self.invalid = True
             self._line.clear()
-            return
+            return False
         first, *others = data.split(b"\n")
         self._line.append(first)
         for other in others:
             self._end_line()
             self._line.append(other)
+        return not self.invalid
 
     def assembled(self) -> AssembledResponse:
         """Return the response, now that the stream has ended; an error in the stream is a 500, as in Ollama.
@@ -86,7 +91,7 @@ class ResponseAssembler(ABC):
         if self._error is not None:
             return self._encode(self._error, 500)
         try:
-            answer = None if self._invalid else self._result()
+            answer = None if self.invalid else self._result()
         except _STRANGE as error:
             raise IncompleteStream from error
         if answer is None:
@@ -99,7 +104,7 @@ class ResponseAssembler(ABC):
     def _end_line(self) -> None:
         line = b"".join(self._line).rstrip(b"\r")
         self._line.clear()
-        if not self._invalid:
+        if not self.invalid:
             self._add_line(line)
 
     def _parse_event(self, text: bytes) -> None:
@@ -108,14 +113,14 @@ class ResponseAssembler(ABC):
         except orjson.JSONDecodeError:
             document = None
         if not isinstance(document, dict):
-            self._invalid = True
+            self.invalid = True
         elif document.get("error"):
             self._error = document
         else:
             try:
                 self._add_event(document)
             except _STRANGE:
-                self._invalid = True
+                self.invalid = True
 
     def _end_stream(self) -> None:  # noqa: B027  (optional)
         """Add what no line end came for."""

@@ -13,7 +13,15 @@ import orjson
 from aiohttp import web
 
 from gpugate.core.commands import AS_IT_COMES, LoadOptions
-from gpugate.errors import GateError, InvalidRequest, MethodNotAllowed, PathNotFound, PodStopped, RequestError
+from gpugate.errors import (
+    GateError,
+    InvalidRequest,
+    MethodNotAllowed,
+    PathNotFound,
+    PodStopped,
+    RequestError,
+    UpstreamBroken,
+)
 from gpugate.lifecycle.leased_call import AttemptFailed
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ollama.catalog_cache import CatalogCache, cache_key
@@ -188,18 +196,19 @@ class OllamaHandlers:
         """Ask a pod that serves; otherwise, or if that fails, answer from the catalogue."""
         body = OllamaBody(route, context.request.headers, await read_body(context.request, self._limits))
         path, pod = route.upstream_path, self._lifecycle.serving
+        trouble = ""
         if pod is not None:
             key = cache_key(context.method, path, body)
             capture = partial(self._store, key) if key is not None else None
             try:
                 return await self._forwarder.forward_unleased(context, pod, path, body.raw, capture)
-            except AttemptFailed:
-                pass  # the pod is in trouble: a cached response is better than an error
+            except AttemptFailed as failed:
+                trouble = str(failed)  # a cached response is better than an error
         if error := body.fields.error:
             return _respond(context, error)
         cached = self._catalog.answer(context.method, path, body.fields)
         if cached is None:
-            raise PodStopped(_POD_IS_OFF)
+            raise UpstreamBroken(trouble) if trouble else PodStopped(_POD_IS_OFF)
         return _respond(context, cached)
 
     def _store(self, key: tuple[str, str], captured: CapturedBody) -> None:
@@ -220,8 +229,10 @@ class OllamaHandlers:
             return await self._forwarder.forward_unleased(
                 context, pod, route.upstream_path, body, intercept=intercept
             )
-        except (AttemptFailed, ResponseIntercepted) as error:
-            raise absent from error
+        except ResponseIntercepted as answer:
+            raise absent from answer
+        except AttemptFailed as error:
+            raise (UpstreamBroken(str(error)) if str(error) else absent) from error
 
     async def _running(self, context: RequestContext, route: Route) -> web.StreamResponse:
         return _respond(context, running())

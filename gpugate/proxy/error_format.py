@@ -278,25 +278,61 @@ def _repaired(value: object) -> object:
 
 # --- errors that are not the pod's own ----------------------------------------------------------
 
-EDGE_STATUSES = frozenset(range(520, 528))
+EDGE_STATUSES = frozenset([*range(520, 528), 530])
 """Only said by proxies in front of a server."""
 
 _EDGE_PAGE_STATUSES = frozenset({404, 502, 503, 504})  # Ollama says these, too, but never as an HTML page
+_EDGE_REFUSALS = frozenset({403, 413, 429})
 _EDGE_TIMEOUTS = frozenset({504, 524})
+_EDGE_CODE = re.compile(rb"error code:? ?([0-9]{3,4})\b", re.IGNORECASE)
+_EDGE_CODE_LIMIT = 64  # bytes of a plain text that is nothing but such a code
 
 
 def is_edge_error(status: int, content_type: str, *, proxied: bool) -> bool:
-    """Say whether a response was made by the provider's proxy, not by the pod behind it.
+    """Say whether the provider's edge answered for a pod that is gone, boots or has crashed.
 
-    Such a proxy answers for a pod that is gone, boots or has crashed (docs/providers.md#runpod-proxy).
+    See docs/providers.md#runpod-proxy.
 
     Args:
         content_type: in any case, with or without parameters.
-        proxied: there is a proxy of the provider's between the gateway and the pod.
+        proxied: there is an edge of the provider's between the gateway and the pod.
     """
     if status in EDGE_STATUSES:
         return True
     return proxied and status in _EDGE_PAGE_STATUSES and content_type.lower().startswith("text/html")
+
+
+def may_be_of_edge(status: int, content_type: str, length: int) -> bool:
+    """Say whether a response from behind an edge, of `length` bytes (0: not told), may be the edge's own."""
+    if status in EDGE_STATUSES:
+        return True
+    if content_type[:9].lower() == "text/html":
+        return status in _EDGE_PAGE_STATUSES or status in _EDGE_REFUSALS
+    if status < 400 or status in (404, 405):  # Ollama's in plain text
+        return False
+    return content_type[:10].lower() == "text/plain" and length <= _EDGE_CODE_LIMIT
+
+
+def edge_error(status: int, content_type: str, body: bytes, *, proxied: bool) -> GateError | None:
+    """Return the error that an edge's page or code stands for; None for an answer of the pod's own.
+
+    Returns:
+        `UpstreamTimeout`, `EdgeOutage` (the pod may be no more), or `UpstreamBroken` (the edge refused this
+        request: another attempt would be refused as well). The message names what the edge said.
+    """
+    if not (status in EDGE_STATUSES or (proxied and may_be_of_edge(status, content_type, len(body)))):
+        return None
+    code = _EDGE_CODE.search(body)
+    if code is None and content_type[:10].lower() == "text/plain" and status not in EDGE_STATUSES:
+        return None
+    said = f"error code: {code[1].decode()}" if code else "a page of its own"
+    told = f"the edge in front of the pod answered {status} ({said})"
+    if status in _EDGE_TIMEOUTS:
+        return errors.UpstreamTimeout(
+            f"the pod's service did not answer in time: {told}; the job may still run"
+        )
+    is_outage = status in EDGE_STATUSES or status in _EDGE_PAGE_STATUSES
+    return errors.EdgeOutage(told) if is_outage else errors.UpstreamBroken(told)
 
 
 def is_edge_timeout(status: int) -> bool:

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 
 from aiohttp import web
+from attrs import evolve
 
-from gpugate.errors import BodyTooSlow, InvalidRequest, UpstreamBroken, UpstreamTimeout
+from gpugate.errors import BodyTooSlow, EdgeOutage, InvalidRequest, UpstreamBroken, UpstreamError
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.leased_call import AttemptFailed, LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ollama.assemblers import IncompleteStream, ResponseAssembler
 from gpugate.ollama.stream_buffering import StreamRewrite, stream_rewrite
 from gpugate.ollama.validation import OllamaBody
-from gpugate.proxy.error_format import EDGE_STATUSES, is_edge_error, is_edge_timeout, stream_error
+from gpugate.proxy.error_format import EDGE_STATUSES, edge_error, may_be_of_edge, stream_error
 from gpugate.proxy.heartbeat import NDJSON, SSE, Heartbeat
 from gpugate.proxy.request_context import RequestContext, send_continue
 from gpugate.relay.pool import ConnectionPool, UpstreamExchangeError
-from gpugate.relay.relay import PacedBody, Relay, RelayedResponse, UpstreamRequest
+from gpugate.relay.relay import PacedBody, Relay, UpstreamRequest
 from gpugate.relay.response_parser import Head
 from gpugate.relay.response_policy import (
     CapturedBody,
@@ -47,7 +49,13 @@ class UpstreamPools:
             self._pod = pod
         pool = self._by_service.get(service)
         if pool is None or pool.closed:
-            pool = self._by_service[service] = ConnectionPool(pod.endpoints[service])
+            endpoint = pod.endpoints[service]
+            if _is_proxied(pod) and not any(name.lower() == "user-agent" for name in endpoint.headers):
+                headers = {"User-Agent": f"gpugate/{version('gpugate')}", **endpoint.headers}
+                endpoint = evolve(
+                    endpoint, headers=headers
+                )  # an edge bans some (docs/providers.md#user-agent)
+            pool = self._by_service[service] = ConnectionPool(endpoint)
         return pool
 
     def close(self) -> None:
@@ -104,7 +112,7 @@ class Forwarder:
         try:
             return await call.run(attempt, interrupt=self._interrupt)
         except AttemptFailed as error:
-            raise UpstreamBroken from error
+            raise UpstreamBroken(str(error)) from error
         except ResponseIntercepted as answer:
             if heartbeat is None:  # cannot be: only a response behind filler is intercepted for its status
                 raise UpstreamBroken from answer
@@ -118,7 +126,7 @@ class Forwarder:
         body: bytes,
         capture: Callable[[CapturedBody], None] | None = None,
         intercept: Callable[[Head], bool] | None = None,
-    ) -> RelayedResponse:
+    ) -> web.StreamResponse:
         """Answer a request that needs no lease, since it does not use the pod: metadata.
 
         Args:
@@ -134,8 +142,8 @@ class Forwarder:
             policy.intercept = lambda head: intercept(head) or is_edge(head)
         try:
             return await self._exchange(context, pod, upstream_path, body, policy)
-        except UpstreamTimeout as error:
-            raise AttemptFailed from error
+        except UpstreamError as error:
+            raise AttemptFailed(error.message) from error
 
     def _interrupt(self, pod: ServingPod) -> Callable[[], None]:
         """What ends the exchanges with a pod that is lost: each of them then ends its own response."""
@@ -164,7 +172,7 @@ class Forwarder:
         except ResponseIntercepted as intercepted:
             if intercepted.status != 200:
                 raise
-            if not intercepted.complete:
+            if not intercepted.complete and not assembler.invalid:
                 raise AttemptFailed from intercepted
         try:
             answer = assembler.assembled()
@@ -185,12 +193,13 @@ class Forwarder:
         upstream_path: str,
         body: bytes | PacedBody,
         policy: ResponsePolicy,
-    ) -> RelayedResponse:
+    ) -> web.StreamResponse:
         """Send the request once and relay the response.
 
         Raises:
-            AttemptFailed: there was no response, or it was an error page of the provider's proxy.
-            UpstreamTimeout: the provider's proxy gave up waiting. Never sent again: the job may still run.
+            AttemptFailed: no response, or the provider's edge answered for a pod that it cannot reach.
+            UpstreamTimeout: the edge gave up waiting. Never sent again: the job may still run.
+            UpstreamBroken: the edge refused the request, or the response is compressed and cannot be read.
             ResponseIntercepted: `policy` kept a response of the pod's own from the client.
             InvalidRequest: the request's head or body is malformed.
             BodyTooSlow: a streamed body comes too slowly.
@@ -206,11 +215,18 @@ class Forwarder:
             sent = 2 if error.sent_twice else 1
             raise AttemptFailed(resendable=resendable, sent=sent, connected=not error.connecting) from error
         except ResponseIntercepted as answer:
-            if not is_edge_error(answer.status, answer.content_type, proxied=_is_proxied(pod)):
+            if answer.compressed:
+                raise UpstreamBroken(
+                    "the pod's service compressed its answer, though asked not to"
+                ) from answer
+            edge = edge_error(answer.status, answer.content_type, answer.body, proxied=_is_proxied(pod))
+            if edge is None and (policy.headers_sent or not _looks_like_edge(answer)):
                 raise
-            if is_edge_timeout(answer.status):
-                raise UpstreamTimeout from answer
-            raise AttemptFailed(resendable=not isinstance(body, PacedBody)) from answer
+            if edge is None:
+                return _handed_on(answer)
+            if isinstance(edge, EdgeOutage):
+                raise AttemptFailed(edge.message, resendable=not isinstance(body, PacedBody)) from answer
+            raise edge from answer
         except (ValueError, web.RequestPayloadError) as error:
             raise InvalidRequest("the request's head or body is malformed") from error
         except TimeoutError as error:
@@ -228,7 +244,7 @@ def _policy_for(
     heartbeat: Heartbeat | None,
     assembler: ResponseAssembler | None = None,
 ) -> ResponsePolicy:
-    is_edge = _is_proxy_error if _is_proxied(pod) else _has_edge_status
+    is_edge = _may_be_of_edge if _is_proxied(pod) else _has_edge_status
     policy = ResponsePolicy(
         extra_head=context.extra_head, intercept=is_edge, error_tail=partial(stream_error_tail, context)
     )
@@ -248,9 +264,25 @@ def _has_edge_status(head: Head) -> bool:
     return head.status in EDGE_STATUSES
 
 
-def _is_proxy_error(head: Head) -> bool:
+def _may_be_of_edge(head: Head) -> bool:
     status = head.status
-    return status >= 404 and is_edge_error(status, head.get(b"content-type").decode("latin-1"), proxied=True)
+    return status >= 400 and may_be_of_edge(status, head.get(b"content-type").decode("latin-1"), head.length)
+
+
+def _looks_like_edge(answer: ResponseIntercepted) -> bool:
+    return may_be_of_edge(answer.status, answer.content_type, 0)  # its length may not have been told
+
+
+def _handed_on(answer: ResponseIntercepted) -> web.Response:
+    """Return what was looked at and is the pod's own after all: a short plain text.
+
+    Raises:
+        AttemptFailed: it broke off.
+    """
+    if not answer.complete:
+        raise AttemptFailed from answer
+    headers = {"Content-Type": answer.content_type}
+    return web.Response(status=answer.status, body=answer.body, headers=headers)
 
 
 def _intercepts(policy: ResponsePolicy, is_edge: Callable[[Head], bool], head: Head) -> bool:

@@ -215,7 +215,7 @@ class Exchange:
         head, error_tail = self.head, self._policy.error_tail
         if head is None or error_tail is None:
             return None
-        if head.get(b"content-encoding").lower() not in (b"", b"identity"):  # (1)
+        if head.compressed:  # (1)
             return None
         in_upstream_chunks = self._body_framing is _BodyFraming.AS_IS and not self._ends_by_closing
         if in_upstream_chunks and self._framing.finish_with(b"") is None:  # (2)
@@ -302,7 +302,7 @@ class Exchange:
         if head is None:
             return None
         intercept = self._policy.intercept
-        if intercept is not None and intercept(head):
+        if (intercept is not None and intercept(head)) or (self._policy.headers_sent and head.compressed):
             self._intercepted_body, self._intercepted_head, self._framing.parts = bytearray(), head, []
             self._intercept(head, self._framing.rest)
             return None
@@ -310,23 +310,27 @@ class Exchange:
         return head
 
     def _intercept(self, head: Head, data: bytes) -> None:
-        """Collect a response that the client does not get."""
+        """Collect a response that the client does not get, unless it is a 200 that cannot be read."""
+        if head.status == 200 and head.compressed:
+            self.failure = ResponseIntercepted(head, b"")
+            self._wake()
+            return
         collected, parts = self._intercepted_body, self._framing.parts
         assert collected is not None
         assert parts is not None
-        garbage = ended = False
+        enough = ended = False
         try:
             ended = self._framing.body(data)
         except UpstreamProtocolError:
-            garbage = True
+            enough = True
         payload = b"".join(parts)
         parts.clear()
         if self._policy.sink is not None and head.status == 200:
-            self._policy.sink(payload)
+            enough = not self._policy.sink(payload) or enough
             self.reusable = ended and head.keep and not self._framing.excess
         else:
             collected += payload
-        if ended or garbage or len(collected) >= INTERCEPTED_LIMIT:
+        if ended or enough or len(collected) >= INTERCEPTED_LIMIT:
             self.failure = ResponseIntercepted(head, bytes(collected[:INTERCEPTED_LIMIT]), complete=ended)
             self._wake()
 

@@ -26,6 +26,7 @@ _NOT_FORWARDED = frozenset(
 )
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"content-encoding"})
 _UNFRAMED = frozenset({b"transfer-encoding", b"trailer"})
+_ENCODINGS = frozenset({b"accept-encoding"})
 _ADDED_TO = frozenset({b"vary"})
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _TARGET = re.compile(rb"/[\x21-\x7e\x80-\xff]*")
@@ -102,14 +103,14 @@ class RequestHeads:
         headers: Iterable[tuple[bytes, bytes]],
         *,
         length: int | None,
-        drop: frozenset[bytes] = frozenset(),
+        identity: bool = False,
     ) -> bytes:
         """Write a head, its closing empty line included.
 
         Args:
             headers: the client's, as they came.
             length: of the body; None for chunks, below 0 for no body at all.
-            drop: lower-case names that are dropped as well.
+            identity: ask for a body that is not compressed, whatever the client accepts.
 
         Raises:
             ValueError: method, target or a header could break out of its line.
@@ -118,7 +119,9 @@ class RequestHeads:
         if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(path):
             raise ValueError("the request line is malformed")
         lines = [b"%b %b%b HTTP/1.1\r\n%b" % (method.encode(), self._prefix, path, self._own)]
-        lines += self._crossing(headers, drop | self._taken)
+        lines += self._crossing(headers, self._taken | _ENCODINGS if identity else self._taken)
+        if identity:
+            lines.append(b"Accept-Encoding: identity")
         if length is None:
             lines.append(b"Transfer-Encoding: chunked")
         elif length >= 0:

@@ -26,8 +26,6 @@ from gpugate.relay.response_policy import RelayOutcome, ResponsePolicy
 
 _SMALL = 64 * 1024  # a body up to this size goes out with its head, in one write
 _PIECE = 256 * 1024
-_IDENTITY_ONLY = frozenset({b"accept-encoding"})
-_NOTHING: frozenset[bytes] = frozenset()
 _BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE", "TRACE"})
 
 
@@ -280,14 +278,13 @@ class Relay:
         if request.transport is None:
             raise ClientConnectionResetError("the client is gone")
         length = _length(upstream_request)
-        drop = _IDENTITY_ONLY if policy.headers_sent or policy.sink else _NOTHING
         return (
             pool.heads.write(
                 upstream_request.method,
                 upstream_request.target,
                 upstream_request.headers,
                 length=length,
-                drop=drop,
+                identity=policy.headers_sent or policy.sink is not None,
             ),
             length,
         )

@@ -105,6 +105,11 @@ class Head:
                 return line.partition(b":")[2].strip(b" \t")
         return b""
 
+    @property
+    def compressed(self) -> bool:
+        """Whether the body has a content-encoding."""
+        return self.get(b"content-encoding").lower() not in (b"", b"identity")
+
 
 # Header names and status lines are few and come again and again, so what they mean is cached.
 

@@ -74,6 +74,7 @@ class ResponseIntercepted(Exception):
         body: its payload without chunks, cut off at `INTERCEPTED_LIMIT`; empty if `ResponsePolicy.sink` took
             it.
         complete: it came to its end in order.
+        compressed: the content-encoding of a 200 that was declined for it, else empty. It was not read.
     """
 
     def __init__(self, head: Head, body: bytes, *, complete: bool = False) -> None:
@@ -81,6 +82,9 @@ class ResponseIntercepted(Exception):
         self.content_type = head.get(b"content-type").decode("latin-1")
         self.body = body
         self.complete = complete
+        self.compressed = ""
+        if head.status == 200 and head.compressed:
+            self.compressed = head.get(b"content-encoding").decode("latin-1")
         super().__init__(f"the upstream responded with {head.status}")
 
 
@@ -96,8 +100,10 @@ class ResponsePolicy:
     Attributes:
         extra_head: whole header lines to add, each with its CRLF; upstream headers so named are dropped.
         intercept: asked once with the head, before anything leaves: True keeps this response from the client;
-            `ResponseIntercepted` is raised with it instead.
-        sink: gets the payload of a declined 200, piece by piece as it comes, all of it.
+            `ResponseIntercepted` is raised with it instead. So it is with a compressed 200 where
+            `headers_sent` or a `sink` had it asked for uncompressed.
+        sink: gets the payload of a declined 200, piece by piece as it comes; False: it wants no more, and
+            the response ends here.
         on_head: called once, with the status, when the first byte is about to leave for the client.
         error_tail: asked when the upstream is lost in mid-response: what to append, or None for nothing. Not
             asked where nothing can be appended: a body with a content-encoding or a told length, a break
@@ -111,7 +117,7 @@ class ResponsePolicy:
 
     extra_head: bytes = b""
     intercept: Callable[[Head], bool] | None = None
-    sink: Callable[[bytes], None] | None = None
+    sink: Callable[[bytes], bool] | None = None
     on_head: Callable[[int], None] | None = None
     error_tail: Callable[[Truncation], ErrorTail | None] | None = None
     capture: Callable[[CapturedBody], None] | None = None

@@ -89,8 +89,19 @@ async def test_only_stream_is_changed(limited: House, path: str) -> None:
     (seen,) = limited.ollama.calls(path)
     usage = {"stream_options": {"include_usage": True}} if "completions" in path else {}
     assert {**ASKED[path], "stream": True, **usage} == json.loads(seen.body)
-    assert "Accept-Encoding" not in seen.headers
+    assert "identity" == seen.headers["Accept-Encoding"]
     assert "Authorization" not in seen.headers
+
+
+async def test_compressed_though_asked_not_to(limited: House) -> None:
+    """It cannot be put together: an error that says so, once."""
+    await limited.warm()
+    packed = Answer(200, b"\x1f\x8b...", "application/x-ndjson", {"Content-Encoding": "gzip"})
+    limited.ollama.faults.add("/api/chat", packed, times=None)
+    answer = await limited.ask("POST", "/api/chat", json=ASKED["/api/chat"])
+    assert (502, "UPSTREAM_ERROR") == (answer.status, answer.json["code"])
+    assert "compressed" in answer.json["error"]
+    assert 1 == len(limited.ollama.calls("/api/chat"))
 
 
 @PATHS

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
 import pytest
 from gpugate_demo.faults import Answer as Planned
 from gpugate_testing.fakes import FakeProvider
 
 from gpugate.provider_api import Capabilities
-from tests.e2e.support import House
+from tests.e2e.support import MODEL, House
 from tests.e2e.test_queue import PATHS, code_of
 
 PAGE = b"<html><head><title>Bad gateway</title></head></html>"
@@ -127,6 +128,11 @@ async def test_page_that_says_too_late(proxied: House):
         ),
         (504, b"{}", "application/json"),
         (500, PAGE, "text/html"),
+        (500, b"Internal Server Error", "text/plain; charset=utf-8"),
+        (403, b"", "text/plain"),
+        (405, b"error code: 1010", "text/plain"),
+        (403, b"error code: 1010, " * 9, "text/plain"),
+        (403, b'{"error":"error code: 1010"}', "application/json"),
     ],
 )
 async def test_ollamas_own_errors(proxied: House, status, body, kind, stream):
@@ -167,3 +173,96 @@ async def test_page_in_place_of_code(proxied: House):
     answer = await proxied.ask("POST", "/api/v1/code/assist", json={"code": "x", "question": "why?"})
     assert 200 == answer.status
     assert 2 == len(proxied.ollama.calls("/api/chat"))
+
+
+CODE = Planned(403, b"error code: 1010", "text/plain; charset=UTF-8")
+REFUSALS = [
+    (CODE, "answered 403 (error code: 1010)"),
+    (Planned(403, b"<html>Error code 1020</html>", "text/html"), "answered 403 (error code: 1020)"),
+    (Planned(413, PAGE, "text/html"), "answered 413 (a page of its own)"),
+]
+OUTAGES = [
+    (Planned(502, b"error code: 502\n", "text/plain"), "answered 502 (error code: 502)"),
+    (Planned(530, b"error code: 1033", "text/plain"), "answered 530 (error code: 1033)"),
+    (Planned(521, PAGE, "text/html"), "answered 521 (a page of its own)"),
+]
+
+
+@pytest.mark.parametrize(
+    ("planned", "words", "times"), [(*said, 1) for said in REFUSALS] + [(*said, 2) for said in OUTAGES]
+)
+async def test_what_the_edge_says_is_named(proxied: House, planned, words, times):
+    """What it refuses is not tried again; where it cannot reach the pod, once more."""
+    proxied.ollama.faults.add("/api/chat", planned, times=None)
+    answer = await proxied.chat()
+    assert (502, "UPSTREAM_ERROR") == (answer.status, answer.json["code"])
+    assert words in answer.json["error"]
+    assert times == len(proxied.ollama.calls("/api/chat"))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", PATHS)
+async def test_what_the_edge_says_in_every_dialect(proxied: House, path, stream):
+    """In the shape that the path's clients read."""
+    upstream = "/api/chat" if path == "/api/v1/chat" else path
+    proxied.ollama.faults.add(upstream, CODE, times=None)
+    answer = await proxied.chat(path, max_tokens=9, stream=stream)
+    expected = "api_error" if path == "/v1/messages" else "UPSTREAM_ERROR"
+    assert (502, expected) == (answer.status, code_of(path, answer.json))
+    assert b"error code: 1010" in answer.body
+
+
+@pytest.mark.parametrize("planned", [CODE, Planned(530, PAGE, "text/html"), Planned(429, PAGE, "text/html")])
+async def test_the_edge_refuses_a_question(proxied: House, planned):
+    """Lists come from memory; what has none gets the edge's words."""
+    live = (await proxied.ask("GET", "/api/tags")).body
+    for path in ("/api/tags", "/api/experimental/x"):
+        proxied.ollama.faults.add(path, planned, times=None)
+    answer = await proxied.ask("GET", "/api/tags")
+    assert (200, live) == (answer.status, answer.body)
+    answer = await proxied.ask("GET", "/api/experimental/x")
+    assert (502, "UPSTREAM_ERROR") == (answer.status, answer.json["code"])
+    assert f"answered {planned.status}" in answer.json["error"]
+
+
+async def test_the_edge_refuses_code(proxied: House):
+    """The same where the answer's bytes are passed on."""
+    proxied.ollama.faults.add("/api/chat", CODE, times=None)
+    answer = await proxied.ask("POST", "/api/v1/code/assist", json={"code": "x", "question": "why?"})
+    assert (502, "UPSTREAM_ERROR") == (answer.status, answer.json["error"]["code"])
+    assert "error code: 1010" in answer.json["error"]["message"]
+
+
+async def test_the_edge_refuses_behind_filler(opened, monkeypatch: pytest.MonkeyPatch):
+    """The same where status 200 has left already."""
+    monkeypatch.setattr(FakeProvider, "capabilities", Capabilities(first_byte_limit_s=100))
+    house = await opened(queue__heartbeat=0.02)
+    house.cloud.boot_s = 0.1
+    house.ollama.faults.add("/api/chat", CODE, times=None)
+    answer = await house.chat()
+    assert 200 == answer.status
+    assert "error code: 1010" in json.loads(answer.body)["error"]
+
+
+@pytest.mark.parametrize("agent", ["Python-urllib/3.11", "Java/17.0.1", None])
+@pytest.mark.parametrize("path", ["/api/chat", "/api/tags", "/api/v1/code/assist"])
+async def test_who_asks_the_edge(proxied: House, path, agent):
+    """It bans some User-Agents and those without one, so the gateway tells its own."""
+    headers = {**proxied.auth, **({"User-Agent": agent} if agent else {})}
+    more = (
+        {}
+        if path == "/api/tags"
+        else {"json": {"model": MODEL, "messages": [], "code": "x", "question": "why?"}}
+    )
+    skip = ["User-Agent"] if agent is None else []
+    method = "POST" if more else "GET"
+    await proxied.ask(method, path, headers=headers, skip_auto_headers=skip, **more)
+    seen = proxied.ollama.calls("/api/tags" if path == "/api/tags" else "/api/chat")
+    assert {(f"gpugate/{version('gpugate')}",)} == {tuple(call.headers.getall("User-Agent")) for call in seen}
+
+
+async def test_who_asks_a_pod_without_an_edge(house: House):
+    """There the client's passes."""
+    await house.warm()
+    await house.ask("GET", "/api/tags", headers={**house.auth, "User-Agent": "Java/17"})
+    assert "Java/17" in {call.headers["User-Agent"] for call in house.ollama.calls("/api/tags")}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 
 import openai
 import pytest
-from gpugate_demo.faults import BreakAfter, CloseBeforeHead, HangAfter
+from gpugate_demo.faults import Answer, BreakAfter, CloseBeforeHead, HangAfter
 from ollama import AsyncClient, ResponseError
 from openai import AsyncOpenAI
 
@@ -52,7 +53,21 @@ async def test_filler_then_the_answer(beating: House, kind):
     if not stream:
         assert json.loads(answer.body)
     (seen,) = beating.ollama.calls(upstream)
-    assert "Accept-Encoding" not in seen.headers
+    assert "identity" == seen.headers["Accept-Encoding"]
+
+
+PACKED = Answer(200, gzip.compress(b'{"done":true}\n'), "application/x-ndjson", {"Content-Encoding": "gzip"})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_compressed_though_asked_not_to(beating: House, kind):
+    """Behind filler the content type is told, and no encoding: packed bytes would be taken for the answer."""
+    path, stream, _, _ = KINDS[kind]
+    beating.ollama.faults.add("/api/chat" if path == "/api/v1/chat" else path, PACKED, times=None)
+    answer = await beating.chat(path, stream=stream, max_tokens=9)
+    assert 200 == answer.status
+    assert b"compressed its answer" in answer.body
+    assert PACKED.body not in answer.body
 
 
 async def test_warm_answers_are_untouched(beating: House):

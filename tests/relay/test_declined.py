@@ -64,7 +64,7 @@ async def test_kept(raw, complete, idle):
     pieces: list[bytes] = []
 
     def keeping() -> ResponsePolicy:
-        return ResponsePolicy(intercept=lambda head: True, sink=pieces.append)
+        return ResponsePolicy(intercept=lambda head: True, sink=lambda piece: pieces.append(piece) is None)
 
     heads: list[bytes] = []
 
@@ -83,7 +83,7 @@ async def test_kept(raw, complete, idle):
         assert (declined.status, declined.body, declined.complete) == (200, b"", complete)
         assert b'{"a":1}' == b"".join(pieces)
         assert (gate.pool.idle, gate.pool.in_use) == (idle, 0)
-        assert b"accept-encoding" not in heads[0].lower()
+        assert heads[0].lower().count(b"accept-encoding") == heads[0].count(b"Accept-Encoding: identity") == 1
 
 
 async def test_refusals_are_not_kept():
@@ -92,7 +92,7 @@ async def test_refusals_are_not_kept():
     pieces: list[bytes] = []
 
     def keeping() -> ResponsePolicy:
-        return ResponsePolicy(intercept=lambda head: True, sink=pieces.append)
+        return ResponsePolicy(intercept=lambda head: True, sink=lambda piece: pieces.append(piece) is None)
 
     async with fake_pod(as_script(raw, "close")) as pod, gateway(pod.endpoint, answer=keeping) as gate:
         client = await gate.client()
@@ -101,3 +101,42 @@ async def test_refusals_are_not_kept():
         declined = await gate.outcome()
         assert isinstance(declined, ResponseIntercepted)
         assert (404, b"no", []) == (declined.status, declined.body, pieces)
+
+
+async def test_who_keeps_them_has_enough():
+    """Nothing more is read of a response that is of no use, though the pod goes on with it."""
+    keeping = ResponsePolicy(intercept=lambda head: True, sink=lambda piece: False)
+    raw = streamed_head("text/plain") + chunked(b"nonsense", last=False)
+    async with (
+        fake_pod(as_script(raw, "stay")) as pod,
+        gateway(pod.endpoint, answer=lambda: keeping) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+
+        declined = await gate.outcome()
+        assert isinstance(declined, ResponseIntercepted)
+        assert (declined.status, declined.complete, declined.compressed) == (200, False, "")
+        assert (gate.pool.idle, gate.pool.in_use) == (0, 0)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "BR"])
+@pytest.mark.parametrize("policy", ["sink", "headers_sent"])
+async def test_compressed_though_asked_not_to(policy, encoding):
+    """It can be read neither by who puts it together nor by a client that was told what comes: declined."""
+    pieces: list[bytes] = []
+    wishes = ResponsePolicy(headers_sent=True)
+    if policy == "sink":
+        wishes = ResponsePolicy(intercept=lambda head: True, sink=lambda piece: pieces.append(piece) is None)
+    raw = streamed_head("text/plain", f"Content-Encoding: {encoding}") + chunked(b"\x1f\x8b", last=False)
+    async with (
+        fake_pod(as_script(raw, "stay")) as pod,
+        gateway(pod.endpoint, answer=lambda: wishes) as gate,
+    ):
+        client = await gate.client()
+        await client.send(get())
+
+        declined = await gate.outcome()
+        assert isinstance(declined, ResponseIntercepted)
+        assert (declined.status, declined.compressed, pieces) == (200, encoding, [])
+        assert (gate.pool.idle, gate.pool.in_use) == (0, 0)
