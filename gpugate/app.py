@@ -108,7 +108,7 @@ async def build(
             settings.catalog.when_stopped,
             settings.catalog.models,
             base.state / "catalog.json",
-            named=named_models(settings, kinds),
+            named=named_models(settings, [one.provider for one in base.providers]),
             pods=pods_of(settings, configs),
             fetch=base.pod.fetch,
             serving=lambda: lifecycle.serving,

@@ -117,7 +117,7 @@ def _catalogue_hint(settings: Settings) -> str | None:
         settings.catalog.when_stopped,
         settings.catalog.models,
         Path(settings.state.dir) / "catalog.json",
-        named=named_models(settings, kinds),
+        named=named_models(settings, kinds.values()),
         pods=[*pods_of(settings, configs).values()],
     ).hint
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -67,9 +67,9 @@ def _id_of(config: Any) -> list[str]:
     return next(filter(None, given), [])
 
 
-def named_models(settings: Settings, kinds: Mapping[str, type[Provider]]) -> list[str]:
-    """Return the models that the pod has, as far as the configuration and the providers' classes tell."""
+def named_models(settings: Settings, providers: Iterable[Provider | type[Provider]]) -> list[str]:
+    """Return the models that the pod has, as far as the configuration and the providers tell."""
     models, preload = settings.models, settings.pod.preload
-    known = [model for kind in kinds.values() for model in kind.models]
+    known = [model for provider in providers for model in provider.models]
     preloaded = [] if preload in ("requested", "none") else [preload]
     return [*known, *preloaded, models.vision, *filter(None, [models.story]), models.code]

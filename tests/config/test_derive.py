@@ -34,11 +34,11 @@ def test_ephemeral_pods() -> None:
 def test_models() -> None:
     """The model that is loaded at a start and those of the services, but not the bot's local one."""
     settings = Settings(pod=Pod(preload="a:1b"), models=Models(vision="v", story="s", code="c"))
-    assert ["a:1b", "v", "s", "c"] == named_models(settings, {"fake": FakeProvider})
-    assert ["llava", "deepseek-coder"] == named_models(Settings(), {"fake": FakeProvider})
-    assert ["llava", "deepseek-coder"] == named_models(Settings(pod=Pod(preload="none")), {})
+    assert ["a:1b", "v", "s", "c"] == named_models(settings, [FakeProvider])
+    assert ["llava", "deepseek-coder"] == named_models(Settings(), [FakeProvider])
+    assert ["llava", "deepseek-coder"] == named_models(Settings(pod=Pod(preload="none")), [])
 
 
 def test_models_of_the_demo() -> None:
     """The demo's provider knows its own."""
-    assert "llama3.2:3b" == named_models(Settings(), {"demo": Demo})[0]
+    assert "llama3.2:3b" == named_models(Settings(), [Demo])[0]
