@@ -111,7 +111,7 @@ def test_other_transfer_codings(codings):
 
 def test_chunks():
     """Are understood, in any case."""
-    check_transfer_coding(coded("Chunked"))
+    assert check_transfer_coding(coded("Chunked")) is None
 
 
 class TestHold:
