@@ -90,7 +90,7 @@ async def build(
         on_failure: called when the lifecycle has failed; `Gateway.close` has to follow.
 
     Raises:
-        SettingsError: a provider is not installed, its section or a workflow is wrong, or aiogram is missing.
+        SettingsError: a provider is not installed, or its section or a workflow is wrong.
     """
     kinds = {name: find(name) for name in settings.pod.provider}
     configs = {name: provider_config(settings, name, kind.Config) for name, kind in kinds.items()}

@@ -1,10 +1,16 @@
-"""The Telegram feature: builds bot, assistant and notifier. aiogram is imported only if it is enabled."""
+"""The Telegram feature: assistant, notifier, and the bot, which is made while the gateway listens already.
+
+Importing aiogram takes 3 s of CPU time, so it is done in a thread once the server listens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import structlog
@@ -20,11 +26,14 @@ from gpugate.bot.intents.ollama_parser import OllamaIntentParser
 from gpugate.bot.moved_chats import MovedChats
 from gpugate.bot.notifier import Notifier
 from gpugate.config import Settings
-from gpugate.errors import SettingsError
 from gpugate.generation.fantasy import FantasyService
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import LifecycleEvent
 from gpugate.observability.log import log_crash
+from gpugate.tasks import spawn
+
+if TYPE_CHECKING:
+    from gpugate.bot.telegram import TelegramBot
 
 MOVED_FILE = "telegram-chats.json"
 DEDUP_FILE = "telegram-updates.json"
@@ -51,8 +60,6 @@ class TelegramFeature:
         session: for the local Ollama; the bot has its own for Telegram.
         user_of: the user who caused the session that is open at this provider; "" if unknown.
 
-    Raises:
-        SettingsError: aiogram is not installed.
     """
 
     def __init__(
@@ -67,21 +74,14 @@ class TelegramFeature:
         user_of: Callable[[str], str] = lambda provider: "",
         require: Callable[[str | None, str], None] = lambda model, failure: None,
     ) -> None:
-        try:
-            from gpugate.bot.telegram import TelegramBot, WebhookConfig  # importing aiogram takes 3 s
-        except ImportError as error:
-            raise SettingsError(
-                [f"bot.enabled: {error.name} is missing: pip install 'gpugate[telegram]'"]
-            ) from error
         bot = settings.bot
         notified = tuple(map(str, bot.news))
         moved = MovedChats(state / MOVED_FILE, _log.warning)
-        has_webhook = bot.mode == "webhook"
         self._waiter = EventWaiter()
         self._intent_parser = OllamaIntentParser(
             session, bot.ollama_url, bot.intent_model, bot.intent_timeout, KeywordIntentParser(), log_crash
         )
-        assistant = Assistant(
+        self._assistant = Assistant(
             lifecycle=lifecycle,
             waiter=self._waiter,
             costs=costs,
@@ -93,18 +93,11 @@ class TelegramFeature:
             version=version("gpugate"),
             on_crash=log_crash,
         )
-        self._bot = TelegramBot(
-            token=bot.token,
-            api_base=bot.api_base,
-            webhook=WebhookConfig(public_url=bot.public_url, secret=bot.secret_token)
-            if has_webhook
-            else None,
-            allowed=bot.allowed_chats,
-            on_message=assistant.handle_message,
-            on_crash=log_crash,
-            seen=state / DEDUP_FILE,
-            moved=moved,
-        )
+        self._settings = bot
+        self._moved, self._seen = moved, state / DEDUP_FILE
+        self._bot: TelegramBot | None = None
+        self._loading: asyncio.Task[None] | None = None
+        self._is_loaded = asyncio.Event()
         self._notifier = Notifier(
             chats=notified,
             send=self._send,
@@ -113,7 +106,7 @@ class TelegramFeature:
             user_of=user_of,
             on_crash=log_crash,
         )
-        self._webhook = TelegramWebhook(bot.secret_token if has_webhook else None, self._bot.submit)
+        self._webhook = TelegramWebhook(bot.secret_token if bot.mode == "webhook" else None, self._submit)
 
     def routes(self) -> ApiRoutes:
         """The webhook's endpoint; it answers 404 if the bot polls."""
@@ -127,23 +120,66 @@ class TelegramFeature:
     async def start(self) -> None:
         """Begin in the background; neither Telegram nor the local Ollama need be reachable yet."""
         self._notifier.start()
-        self._bot.start()
+        self._loading = spawn(self._load(), "telegram: loads the bot", on_crash=log_crash)
 
     async def drain(self, grace_s: float) -> None:
         """Take no more messages; let running answers have `grace_s` seconds, then tell their chats.
 
         A second call with 0 ends the grace of the first.
         """
-        if grace_s:
+        if self._bot is None and self._loading is not None and grace_s:
+            await asyncio.wait([self._loading], timeout=grace_s)
+        if self._bot is not None and grace_s:
             await self._bot.drain(grace_s)
-        else:
+        elif self._bot is not None:
             self._bot.abort()
 
     async def aclose(self) -> None:
         """Send the last notifications and close all connections."""
         await self._notifier.aclose()
         await self._intent_parser.aclose()
-        await self._bot.aclose()
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait([self._loading])
+        if self._bot is not None:
+            await self._bot.aclose()
+
+    async def _load(self) -> None:
+        """Import aiogram and start the bot; say so if that fails: the gateway serves without it."""
+        try:
+            module = await asyncio.to_thread(import_module, "gpugate.bot.telegram")
+            bot = self._make_bot(module)
+            bot.start()
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            _log.error("bot: it cannot start, and nobody is answered in Telegram", error=said)
+        else:
+            self._bot = bot
+        finally:
+            self._is_loaded.set()
+
+    def _make_bot(self, module: Any) -> TelegramBot:
+        bot, webhook = self._settings, None
+        if bot.mode == "webhook":
+            webhook = module.WebhookConfig(public_url=bot.public_url, secret=bot.secret_token)
+        made: TelegramBot = module.TelegramBot(
+            token=bot.token,
+            api_base=bot.api_base,
+            webhook=webhook,
+            allowed=bot.allowed_chats,
+            on_message=self._assistant.handle_message,
+            on_crash=log_crash,
+            seen=self._seen,
+            moved=self._moved,
+        )
+        return made
+
+    async def _submit(self, update: Mapping[str, Any]) -> bool:
+        """Hand an update to the bot, once there is one; False: Telegram has to send it again."""
+        await self._is_loaded.wait()
+        return self._bot is not None and await self._bot.submit(update)
 
     async def _send(self, chat: str, text: str) -> None:
-        await self._bot.notify(int(chat), text)
+        await self._is_loaded.wait()
+        if self._bot is not None:
+            await self._bot.notify(int(chat), text)

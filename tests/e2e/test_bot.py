@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +255,56 @@ async def test_a_stop_that_the_gateways_end_does_not_see(opened: Opener, telegra
     house.cloud.ignore_stops = 0
     await opened(bot__news=(ADA,), cloud=house.cloud)
     await telegram.until(lambda: "The pod at fake is seen stopped now." == telegram.texts(ADA)[-1])
+
+
+# --- the start ---------------------------------------------------------------------------------
+
+
+async def test_listens_before_the_bot_is_there(
+    opened: Opener, telegram: SimulatedTelegram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While aiogram is imported the gateway serves; an update that comes meanwhile is handled afterwards."""
+    go = threading.Event()
+
+    def slow_import(name: str) -> Any:
+        go.wait(SOON)
+        return import_module(name)
+
+    monkeypatch.setattr("gpugate.bot.feature.import_module", slow_import)
+    house = await opened()
+    assert 200 == (await house.ask("GET", "/api/v1/health", headers={})).status
+    message = {"message_id": 1, "date": 1, "chat": telegram.meet(ADA), "text": "/help"}
+    update = {"update_id": 5, "message": message}
+    early = asyncio.ensure_future(house.ask("POST", PATH, json=update, headers={HEADER: HOOK_SECRET}))
+    await house.ask("GET", "/api/v1/health", headers={})
+    assert not early.done()
+
+    go.set()
+    answer = await early
+    await telegram.said()
+    assert (200, ADA) == (answer.status, telegram.sent[0].chat)
+
+
+async def test_a_bot_that_cannot_start(
+    opened: Opener, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said; the gateway serves without it, and Telegram keeps the updates."""
+
+    def broken_import(name: str) -> Any:
+        raise ImportError("no module named 'aiogram.oh'")
+
+    monkeypatch.setattr("gpugate.bot.feature.import_module", broken_import)
+    house = await opened()
+    answer = await house.ask("POST", PATH, json={"update_id": 5}, headers={HEADER: HOOK_SECRET})
+
+    assert 503 == answer.status
+    assert 200 == (await house.chat()).status
+    (said,) = [text for text in map(str, (one.msg for one in caplog.records)) if "it cannot start" in text]
+    assert "ImportError: no module named 'aiogram.oh'" in said
+
+
+def test_feature_without_aiogram() -> None:
+    """What is imported before the gateway listens does not import it."""
+    check = "import sys, gpugate.app, gpugate.bot.feature; sys.exit('aiogram' in sys.modules)"
+
+    assert 0 == subprocess.run([sys.executable, "-c", check], check=False).returncode
