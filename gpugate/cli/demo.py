@@ -15,6 +15,7 @@ from gpugate.cli.serve import run
 from gpugate.cli.settings import config_of, url_of
 from gpugate.cli.token_commands import sign_token
 from gpugate.config import Settings, SourcedValue, duration, load_settings, show_duration
+from gpugate.install_hints import install_command
 from gpugate.lifecycle import state_dir
 from gpugate.providers import registry
 from gpugate.proxy.addresses import CannotListen, listening_sockets
@@ -51,7 +52,7 @@ def demo(args: Namespace) -> int:
     Raises: CliError, the distribution gpugate-demo is not installed.
     """
     if all(plugin.name != "demo" for plugin in registry.installed()):
-        command = registry.install_command("gpugate-demo", "gpugate[demo]")
+        command = install_command("gpugate-demo", "gpugate[demo]")
         raise CliError(f"the demo's simulated pod is not installed: {command}")
     settings = _with_free_port(_settings(args))
     token = sign_token(settings, "demo", None, _TOKEN_LIFE_S)

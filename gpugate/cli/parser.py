@@ -88,7 +88,7 @@ def _add_from_plugin(parser: argparse.ArgumentParser, commands: Any, name: str) 
         command.set_defaults(run=point.load()(command))
         return
     if distribution := _DISTRIBUTIONS.get(name):
-        from gpugate.providers.registry import install_command
+        from gpugate.install_hints import install_command
 
         parser.exit(1, f"gpugate: {name} is not installed: {install_command(distribution)}\n")
 

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from gpugate.config.schema import Bot, Settings
 from gpugate.config.units import show_duration
+from gpugate.install_hints import install_command
 
 Finding = tuple[str, str]  # dotted key, problem
 
@@ -90,7 +91,7 @@ def missing(settings: Settings) -> Iterator[Finding]:
 
 def _missing_for_bot(bot: Bot) -> Iterator[Finding]:
     if find_spec("aiogram") is None:  # not imported: that takes 3 s
-        yield "bot.enabled", "needs the extra: pip install 'gpugate[telegram]'"
+        yield "bot.enabled", f"needs the extra: {install_command('gpugate', 'gpugate[telegram]')}"
     if not bot.token:
         yield "bot.token", "is needed while bot.enabled is true: @BotFather gives it"
     if bot.mode == "webhook":

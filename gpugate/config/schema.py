@@ -320,7 +320,7 @@ class Cost:
 class Bot:
     """The Telegram bot."""
 
-    enabled: bool = _key(False, "needs the extra: pip install 'gpugate[telegram]'")
+    enabled: bool = _key(False, "needs gpugate's extra telegram; `gpugate check` says how to install it")
     token: str = _key(
         "",
         "from @BotFather",

@@ -6,16 +6,14 @@ A plugin is an entry point of the group `gpugate.providers`, value `package:Clas
 from __future__ import annotations
 
 import inspect
-import os
-import shlex
 from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 
 import attrs
 from attrs import field, frozen
 
 from gpugate.errors import SettingsError
+from gpugate.install_hints import checkout_folder, install_command
 from gpugate.provider_api import Capabilities, Provider
 
 GROUP = "gpugate.providers"
@@ -91,23 +89,6 @@ def describe_all() -> list[Description]:
     return [_description(plugin, plugins) for plugin in plugins]
 
 
-def install_command(distribution: str, requirement: str = "") -> str:
-    """Return the pip command that installs a distribution of this project.
-
-    In a checkout that is its folder under `plugins`; elsewhere `requirement`, by default the distribution.
-    """
-    return f"pip install {shlex.quote(_checkout_folder(distribution) or requirement or distribution)}"
-
-
-def _checkout_folder(distribution: str) -> str | None:
-    """Return the folder of a distribution, if gpugate or the current directory is a checkout that has it."""
-    for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
-        folder = root / "plugins" / distribution
-        if Path(distribution).name == distribution and (folder / "setup.cfg").is_file():
-            return os.path.join(".", folder.relative_to(root)) if root == Path.cwd() else str(folder)
-    return None
-
-
 def _installed(point: EntryPoint) -> Installed:
     distribution, version = _about(point, "Name"), _about(point, "Version")
     return Installed(point.name.lower(), distribution, version, point.value, point)
@@ -140,12 +121,13 @@ def _the_one(name: str, plugins: list[Installed]) -> Installed:
 
 def _unknown(wanted: str, plugins: list[Installed]) -> str:
     if not plugins:
-        return f"{_KEY}: no provider {wanted!r}, nor any other: is gpugate installed (pip install gpugate)?"
+        command = install_command("gpugate")
+        return f"{_KEY}: no provider {wanted!r}, nor any other: is gpugate installed ({command})?"
     names = ", ".join(f"{plugin.name} ({plugin.source})" for plugin in plugins)
     text = f"{_KEY}: no provider {wanted!r} is installed; there are: {names}"
     distribution = f"gpugate-{wanted}"
     near = get_close_matches(wanted, [plugin.name for plugin in plugins], 1)
-    if near and _checkout_folder(distribution) is None:
+    if near and checkout_folder(distribution) is None:
         return f"{text}; did you mean {near[0]!r}?"
     return f"{text}; try: {install_command(distribution)}"
 

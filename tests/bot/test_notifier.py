@@ -179,12 +179,13 @@ class TestLife:
                 stage.lifecycle.start()
                 await asyncio.sleep(60)
 
-        texts = play(plot).texts
-        assert [bool(ignored), "The pod at alpha is seen stopped now."] == [
-            texts[0].startswith("ALARM"),
-            texts[1 if ignored else 0],
-        ]
-        assert 1 == sum("seen stopped" in text for text in texts)
+        found, *alarms, stopped, _started = play(plot).texts
+        assert found.startswith("Pod found running at alpha")
+        assert bool(ignored) == any(text.startswith("ALARM") for text in alarms)
+        assert stopped.startswith(
+            "Pod stopped at alpha: it was still to be stopped when the gateway went down"
+        )
+        assert 1 >= len(alarms)
 
     def test_trouble_of_another_start(self):
         """Is not given as the reason of this one."""

@@ -67,7 +67,10 @@ def test_a_bot_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consistency, "find_spec", lambda name: None)
 
     (line,) = env_complaints(BOT)
+    assert "bot.enabled: needs the extra: pip install '.[telegram]'" in line
 
+    monkeypatch.setattr("gpugate.install_hints.checkout_folder", lambda distribution: None)
+    (line,) = env_complaints(BOT)
     assert "bot.enabled: needs the extra: pip install 'gpugate[telegram]'" in line
 
 

@@ -34,7 +34,7 @@ class May:
 
 
 VALUES = {"errors", "provider_api"}
-BASE = VALUES | {"tasks", "clock", "json_file"}
+BASE = VALUES | {"tasks", "clock", "json_file", "install_hints"}
 
 RULES: Mapping[str, May] = {
     "__init__": May(VALUES),
@@ -43,6 +43,7 @@ RULES: Mapping[str, May] = {
     "signals": May(),
     "clock": May(),
     "json_file": May(outside={"orjson"}),
+    "install_hints": May(),
     "tasks": May(),
     "provider_api": May({"errors"}, {"attrs", "aiohttp"}),
     "core": May(VALUES, {"attrs"}, IMPURE),
