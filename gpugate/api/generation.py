@@ -165,7 +165,7 @@ class GenerationApi:
 
     def _heartbeat(self, call: RequestContext, leased: LeasedCall, *, streams: bool) -> Heartbeat | None:
         """Return the heartbeat of any other response, None if it is not configured."""
-        if self.heartbeat_s <= 0 or call.request.version < (1, 1):
+        if self.heartbeat_s <= 0:
             return None
         heartbeat = Heartbeat(call, self.heartbeat_s, streams=streams)
         leased.wait_for_pod = heartbeat.wait_for_pod

@@ -17,6 +17,7 @@ from typing import Self, cast
 
 import attrs
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
@@ -238,6 +239,7 @@ class SseBroadcaster:
                 ping_interval=PING_S,
                 sep="\n",
                 headers=headers,
+                response_cls=_EventResponse,
             ) as stream:
                 for event in opening:
                     await self._send(stream, event)
@@ -305,6 +307,17 @@ def _as_event(
             }
 
 
+class _EventResponse(EventSourceResponse):
+    """Events; to HTTP/1.0, which knows no chunks, only the end of the connection is their end."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Send the head."""
+        if request.version < (1, 1):
+            self.force_close()
+            self.headers["Connection"] = "close"
+        return await super().prepare(request)
+
+
 class SseResponse:
     """One response made of events; `async with` ends it.
 
@@ -360,7 +373,7 @@ class SseResponse:
     async def _prepared(self) -> EventSourceResponse:
         async with self._preparing:  # filler may come from another task than the events
             if self._response is None:
-                response = EventSourceResponse(
+                response = _EventResponse(
                     headers=_headers(self._call),
                     sep="\n",
                     allow_all_methods=True,

@@ -177,8 +177,6 @@ class OllamaHandlers:
     def _new_heartbeat(self, context: RequestContext, fields: BodyFields | None) -> Heartbeat | None:
         if self._heartbeat_s <= 0 or fields is None or fields.stream is None:
             return None
-        if context.request.version < (1, 1):
-            return None
         return Heartbeat(context, self._heartbeat_s, streams=fields.stream)
 
     async def _read(self, context: RequestContext, route: Route) -> OllamaBody:

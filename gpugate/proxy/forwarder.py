@@ -21,7 +21,7 @@ from gpugate.ollama.assemblers import IncompleteStream, ResponseAssembler
 from gpugate.ollama.stream_buffering import StreamRewrite, stream_rewrite
 from gpugate.ollama.validation import OllamaBody
 from gpugate.proxy.error_format import EDGE_STATUSES, edge_error, may_be_of_edge, stream_error
-from gpugate.proxy.heartbeat import NDJSON, SSE, Heartbeat
+from gpugate.proxy.heartbeat import JSON, NDJSON, SSE, Heartbeat
 from gpugate.proxy.request_context import RequestContext, send_continue
 from gpugate.relay.pool import ConnectionPool, UpstreamExchangeError
 from gpugate.relay.relay import PacedBody, Relay, UpstreamRequest
@@ -299,7 +299,8 @@ def stream_error_tail(context: RequestContext, truncation: Truncation) -> ErrorT
        last chunk.
     2. Server-Sent Events: an `error` event and an end in good order. An event that was cut off is ended
     first.
-    3. Anything else: nothing. The response is left unfinished, which the client's HTTP library reports.
+    3. JSON of which only filler has left: the error object, and an end in good order.
+    4. Anything else: nothing. The response is left unfinished, which the client's HTTP library reports.
     """
     kind = truncation.content_type.partition(";")[0].strip()
     error = UpstreamBroken("the pod was lost in the middle of the answer")
@@ -308,4 +309,6 @@ def stream_error_tail(context: RequestContext, truncation: Truncation) -> ErrorT
     if kind == SSE:  # (2)
         payload = stream_error(context.dialect, error, kind, inside_event=not truncation.ends_block)
         return ErrorTail(payload, clean_end=True)
-    return None  # (3)
+    if kind == JSON and context.bytes_sent and not truncation.tail:  # (3)
+        return ErrorTail(stream_error(context.dialect, error, kind), clean_end=True)
+    return None  # (4)

@@ -17,20 +17,16 @@ from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.proxy.error_format import Dialect, stream_error
 from gpugate.proxy.request_context import RequestContext
 from gpugate.relay.relay import RelayedResponse
+from gpugate.relay.response_parser import LAST_CHUNK, as_chunk
 from gpugate.relay.response_policy import RelayOutcome
 
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
-
-_LAST_CHUNK = b"0\r\n\r\n"
-
-
-def _chunk(payload: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(payload), payload)
+JSON = "application/json"
 
 
 class Heartbeat:
-    """The filler of one held request.
+    """The filler of one held request; a client of HTTP/1.0 gets it without chunks, and then the end.
 
     Attributes:
         headers_sent: status 200 and the first filler have been sent.
@@ -40,11 +36,12 @@ class Heartbeat:
         self.headers_sent = False
         self._context = context
         self._interval_s = interval_s
+        self._in_chunks = context.request.version >= (1, 1)
         native = context.dialect in (Dialect.OLLAMA, Dialect.ENVELOPE)
         if streams:
             self._content_type = NDJSON if native else SSE
         else:
-            self._content_type = "application/json; charset=utf-8" if native else "application/json"
+            self._content_type = f"{JSON}; charset=utf-8" if native else JSON
 
     async def wait_for_pod(self, lease: Lease) -> ServingPod:
         """Wait for the pod, and send filler meanwhile.
@@ -82,30 +79,37 @@ class Heartbeat:
         return self._finish(answer, clean=True)
 
     def _finish(self, words: bytes, *, clean: bool = False) -> RelayedResponse:
+        """Write the last bytes. An error ends NDJSON out of order; SSE and JSON are whole with it."""
         context = self._context
-        clean = clean or self._content_type == SSE
-        self._write(_chunk(words) + (_LAST_CHUNK if clean else b""))
+        clean = clean or self._content_type != NDJSON
+        self._write(self._framed(words) + (LAST_CHUNK if clean and self._in_chunks else b""))
         if not clean and context.request.transport is not None:
             context.request.transport.close()
         outcome = RelayOutcome.COMPLETE if clean else RelayOutcome.UPSTREAM_LOST
         return RelayedResponse(
-            200, ending=outcome, keep_alive=clean and context.request.keep_alive, sent=context.bytes_sent
+            200, ending=outcome, keep_alive=clean and self._keeps_alive, sent=context.bytes_sent
         )
+
+    @property
+    def _keeps_alive(self) -> bool:
+        return self._in_chunks and self._context.request.keep_alive
+
+    def _framed(self, payload: bytes) -> bytes:
+        return as_chunk(payload) if self._in_chunks else payload
 
     async def send_filler(self) -> None:
         """Send what clients ignore, the first time with the head of the response."""
         filler = b": waiting\n\n" if self._content_type == SSE else b" "
         opening = b"" if self.headers_sent else self._response_head()
         self.headers_sent = True
-        self._write(opening + _chunk(filler))
+        self._write(opening + self._framed(filler))
 
     def _response_head(self) -> bytes:
         kind = self._content_type.encode("ascii")
-        keep = b"" if self._context.request.keep_alive else b"Connection: close\r\n"
-        return (
-            b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nTransfer-Encoding: chunked\r\n"
-            b"Cache-Control: no-cache\r\n" + keep + self._context.extra_head + b"\r\n"
-        )
+        framing = b"Transfer-Encoding: chunked\r\n" if self._in_chunks else b""
+        keep = b"" if self._keeps_alive else b"Connection: close\r\n"
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nCache-Control: no-cache\r\n"
+        return head + framing + keep + self._context.extra_head + b"\r\n"
 
     def _write(self, data: bytes) -> None:
         transport = self._context.request.transport

@@ -336,12 +336,13 @@ class Exchange:
 
     def _choose_body_framing(self, head: Head) -> None:
         policy, counted = self._policy, head.body is BodyEnd.COUNTED
-        if policy.headers_sent:
+        old = self._request.version < (1, 1)
+        if policy.headers_sent and not old:
             self._body_framing = _BodyFraming.AS_IS if head.body is BodyEnd.CHUNKED else _BodyFraming.WRAPPED
-        elif head.body is BodyEnd.CHUNKED and self._request.version < (1, 1):
+        elif head.body is BodyEnd.CHUNKED and old:
             self._body_framing = _BodyFraming.UNFRAMED
             self._ends_by_closing = True
-        elif head.body is BodyEnd.UNTIL_CLOSE:
+        elif policy.headers_sent or head.body is BodyEnd.UNTIL_CLOSE:
             self._ends_by_closing = True
         if self._body_framing is not _BodyFraming.AS_IS:
             self._converts, self._framing.parts = True, []

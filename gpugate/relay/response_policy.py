@@ -110,9 +110,8 @@ class ResponsePolicy:
             inside a chunk's size.
         capture: called once with the body of a 200 that ended in order and is not larger than `capture_limit`
             bytes.
-        headers_sent: a 200 head with `Transfer-Encoding: chunked` has been sent by the caller (to a client
-            that speaks HTTP/1.1): no head is written, and the body goes out in chunks whatever the
-            upstream's.
+        headers_sent: a 200 head has been sent by the caller: no head is written, and the body goes out in
+            chunks whatever the upstream's; to a client that speaks HTTP/1.0, up to the end of the connection.
     """
 
     extra_head: bytes = b""

@@ -86,14 +86,14 @@ async def test_quick_starts_are_untouched(opened):
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_failure_behind_filler(beating: House, kind):
-    """The error follows the filler directly; only SSE ends cleanly."""
+    """The error follows the filler directly; SSE and JSON end in good order, NDJSON does not."""
     path, stream, content_type, filler = KINDS[kind]
     beating.cloud.boot_s = 30
     ask = await beating.begin("POST", path, json={**CHAT, "stream": stream, "max_tokens": 9})
     await beating.ask("POST", "/api/v1/gpu/stop?force=true")
     answer = await asyncio.wait_for(ask, SOON)
     sse = content_type == "text/event-stream"
-    assert (200, sse) == (answer.status, answer.whole)
+    assert (200, content_type != "application/x-ndjson") == (answer.status, answer.whole)
     body = answer.body
     while body.startswith(filler):
         body = body.removeprefix(filler)
@@ -111,9 +111,9 @@ async def test_failure_behind_filler(beating: House, kind):
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_pods_error_behind_filler(beating: House, stream):
-    """The pod's own 404 comes as a body, left unfinished: its status is spent."""
+    """The pod's own 404 comes as a body, as its status is spent."""
     answer = await beating.chat(model="nothing", stream=stream)
-    assert (200, False) == (answer.status, answer.whole)
+    assert (200, not stream) == (answer.status, answer.whole)
     assert "model 'nothing' not found" == json.loads(answer.body)["error"]
 
 
@@ -126,12 +126,24 @@ async def test_pod_lost_behind_filler(beating: House, fault):
     assert isinstance(json.loads(answer.body.splitlines()[-1])["error"], str)
 
 
-async def test_service_broken_behind_filler(beating: House):
-    """No byte of the pod's ever came: the error object follows the filler."""
-    beating.ollama.faults.add("/api/chat", CloseBeforeHead(), times=None)
-    answer = await beating.chat()
-    assert not answer.whole
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("fault", [CloseBeforeHead(), BreakAfter(0)])
+async def test_service_broken_behind_filler(beating: House, fault, stream):
+    """No byte of the pod's body ever came: the error object follows the filler."""
+    beating.ollama.faults.add("/api/chat", fault, times=None)
+    answer = await beating.chat(stream=stream)
+    assert answer.whole is not stream
     assert "error" in json.loads(answer.body)
+
+
+async def test_next_request_behind_a_failure(beating: House):
+    """The connection is good after an error that is whole JSON."""
+    async with wire_to(beating.port) as wire:
+        wire.send(request("POST", "/api/chat", chat_body(model="nothing", stream=False)))
+        await wire.head()
+        await wire.reader.readuntil(b"0\r\n\r\n")
+        wire.send(request("GET", "/api/version"))
+        assert 200 == (await wire.answer())[0]
 
 
 async def test_held_behind_another_answer(beating: House):
@@ -182,13 +194,63 @@ async def test_next_request_on_the_same_connection(beating: House):
         assert 200 == (await wire.answer())[0]
 
 
-async def test_http_1_0(beating: House):
-    """No chunks, so no filler: the plain answer."""
-    async with wire_to(beating.port) as wire:
-        wire.send(request("POST", "/api/chat", chat_body(), version="1.0"))
-        head, _, body = (await wire.rest()).partition(b"\r\n\r\n")
-    assert b" 200 " in head.split(b"\r\n")[0]
-    assert body.startswith(b"{")
+def unfilled(body: bytes, filler: bytes) -> bytes:
+    """What follows the filler, of which there must be some."""
+    assert body.startswith(filler)
+    while body.startswith(filler):
+        body = body.removeprefix(filler)
+    return body
+
+
+class TestHttp10:
+    """nginx as it is by default: no chunks, and the connection is closed behind the answer."""
+
+    async def ask(self, house: House, path: str, body: bytes, **more: str) -> tuple[bytes, bytes]:
+        async with wire_to(house.port) as wire:
+            headers = {**house.auth, "Connection": "keep-alive", **more}
+            wire.send(request("POST", path, body, headers=headers, version="1.0"))
+            head, _, answer = (await wire.rest()).partition(b"\r\n\r\n")
+        assert b" 200 " in head.split(b"\r\n")[0]
+        assert b"transfer-encoding" not in head.lower()
+        assert b"connection: close" in head.lower()
+        return head, answer
+
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_answer(self, beating: House, kind):
+        """Filler, then the pod's own body."""
+        path, stream, content_type, filler = KINDS[kind]
+        head, body = await self.ask(beating, path, chat_body(stream=stream, max_tokens=9))
+        assert f"content-type: {content_type}".encode() in head.lower()
+        answer = unfilled(body, filler)
+        assert b"word0" in answer
+        assert b"\r\n0\r\n" not in answer
+        if not stream:
+            assert json.loads(answer)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_failure(self, beating: House, kind):
+        """Filler, then the error, and an end that is no reset."""
+        path, stream, _, filler = KINDS[kind]
+        body = chat_body(stream=stream, max_tokens=9, model="nothing")
+        _, said = await self.ask(beating, path, body)
+        answer = unfilled(said, filler)
+        assert b"error" in answer
+        if filler == b" ":
+            assert json.loads(answer)["error"]
+
+    @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
+    @pytest.mark.parametrize("stream", [True, False])
+    @pytest.mark.parametrize("path", ["/api/v1/story/generate", "/api/v1/code/assist"])
+    async def test_own_services(self, opened, cloud, path, stream, accept):
+        """The same."""
+        cloud.boot_s = 0.2
+        house = await opened(queue__heartbeat=0.03, models__vision=MODEL, models__code=MODEL)
+        await house.off()
+        body = json.dumps({"prompt": "once", "question": "why", "code": "x", "stream": stream})
+        _, said = await self.ask(house, path, body.encode(), Accept=accept)
+        assert b"word0" in said
+        assert b"error" not in said or b'"error":null' in said
+        assert said.startswith((b" ", b": "))
 
 
 class TestRealClients:
