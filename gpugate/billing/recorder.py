@@ -323,6 +323,8 @@ class SessionRecorder(Recorder):
         up_s = max(0.0, (self._wall() - news.at).total_seconds())
         if row.started_at is None or up_s > self._age_s(row) + 1.0:
             row = evolve(row, started_at=news.at, clock_anchor=self._clock_anchor(up_s))
+        if self._serving == provider:  # it is billed again, or the provider has replaced its pod
+            row = evolve(row, ready_at=row.ready_at or news.at)
         self._update(self._with_report(row, news.report))
 
     def _on_session_ended(self, news: SessionEnded) -> None:

@@ -552,7 +552,7 @@ class PodMachine:
         if scheduled:  # 1
             self._update_inspect_errors(provider, event, now)
         if isinstance(event, PodInspected) and (scheduled or op_of(self.state) == event.op):
-            self._end_unbilled_session(provider, event.report)
+            self._match_session(event, now)
         if scheduled and (stop := self.pending_stops.by_provider.get(provider)) is not None:  # 2
             if isinstance(event, PodInspected):
                 self.open_found_session(event, now)
@@ -573,12 +573,18 @@ class PodMachine:
             return False
         return event.report.phase in ACTIVE_PHASES
 
-    def _end_unbilled_session(self, provider: int, report: PodReport) -> None:
-        """The pod is in the provider's queue (again), or is not billed although nobody has stopped it."""
+    def _match_session(self, event: PodInspected, now: float) -> None:
+        """End the session of a pod that is queued (again), or is not billed although nobody has stopped it.
+
+        A pod that served all the time is in a session again once it is billed again.
+        """
+        provider, report, state = event.provider, event.report, self.state
         if report.phase is Phase.QUEUED:
             self.close_session(provider, StopCause.QUEUED)
         elif not report.billed:
             self.close_session(provider, StopCause.LOST)
+        elif provider == provider_of(state) and isinstance(state, Warming | Preloading | Ready | Draining):
+            self.open_session(provider, state.run_id, StartCause.ADOPTED, report, event.up_s, now)
 
     def _stop_extra_pod(self, event: PodInspected, now: float) -> None:
         used = self.provider_name(provider_of(self.state) or 0)

@@ -188,3 +188,28 @@ def test_another_pod_in_the_middle_of_a_start() -> None:
         assert seconds(good) == pytest.approx(cloud.total_billed_s, abs=3)
 
     play(story)
+
+
+@pytest.mark.parametrize("gap", [Phase.QUEUED, Phase.UNREACHABLE])
+def test_a_pod_that_serves_again_after_a_gap(gap: Phase) -> None:
+    """It was taken away for a while, which the provider says costs nothing: a row before and one after it."""
+
+    async def story() -> None:
+        cloud = FakeCloud(stop_s=2)
+        house = House([cloud], numbers={"warmup_timeout": 300.0})
+        async with house.open() as lifecycle:
+            await ask(lifecycle, 1, user="ann")
+            await asyncio.sleep(30)
+            cloud.fail("inspect", *[PodReport(gap, "fake-1", billed=False)] * 3)
+            await asyncio.sleep(120)
+            await ask(lifecycle, 10, user="ann")
+            await off(lifecycle)
+        first, second = house.rows
+        assert ("queued" if gap is Phase.QUEUED else "lost") == first.end_reason
+        assert ("adopted", "idle") == (second.start_reason, second.end_reason)
+        assert 60 <= cloud.total_billed_s - seconds(first) - seconds(second) <= 95  # three looks
+        assert second.ready_at == second.started_at
+        used = [use for use in house.book.used.values() if use.session_id == second.id]
+        assert ["ann"] == [use.user for use in used]
+
+    play(story)

@@ -19,13 +19,14 @@ from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.text_generator import fixed
 from gpugate_runpod import RunPod
 from gpugate_testing.clouds import Cloud, Delays, LoopClock, RunPodSim, SimPod, VastSim, loopback_time
-from gpugate_vastai import VastAi
+from gpugate_vastai import VastAi, VastConfig
 
 from gpugate import app
 from gpugate.app import build
 from gpugate.config import load_settings
 from gpugate.gateway import Gateway
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.provider_api import Provider
 from gpugate.tasks import spawn
 from tests.e2e.support import CHAT, MODEL, SECRET, Answer, bearer
 
@@ -118,11 +119,16 @@ class Town:
 
     async def open(self) -> None:
         """Start the gateway, and listen to its events; again after `close`."""
-        kinds = {"runpod": RunPod, "vastai": partial(VastAi, wall=self.wall)}
-        kinds["vastai"].Config = VastAi.Config  # type: ignore[attr-defined]
+        wall = self.wall
+
+        class VastAiInCloudTime(VastAi):
+            def __init__(self, config: VastConfig, session: aiohttp.ClientSession) -> None:
+                super().__init__(config, session, wall=wall)
+
+        kinds: dict[str, type[Provider]] = {"runpod": RunPod, "vastai": VastAiInCloudTime}
         self.patch.setattr(app, "Lifecycle", partial(Lifecycle, wall=self.wall))
         self.patch.setitem(os.environ, "GPUGATE_STATE_DIR", str(self.state))  # the gateway sets it
-        self.gateway = await build(self._settings(), find=kinds.__getitem__)  # type: ignore[arg-type]
+        self.gateway = await build(self._settings(), find=kinds.__getitem__)
         await self.gateway.open()
         self._ear = spawn(self._listen(), "test:events")
 
