@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 from attrs import define, frozen
 
+from gpugate.provider_api import Phase
 from gpugate_testing.clouds.clocks import Clock, LoopClock
 from gpugate_testing.clouds.faults import (
     Fault,
@@ -64,6 +65,8 @@ class Cloud(ABC):
         faults: what shall go wrong.
         asked: the API's calls, oldest first.
         violations: what a strict cloud did not like: unknown fields, no User-Agent, too many calls.
+        list_lag_s: a new pod is in no list for so long.
+        terminated_shows: a deleted pod is still shown, as one that is gone.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Cloud(ABC):
         self.faults = Faults()
         self.asked: list[RecordedCall] = []
         self.violations: list[str] = []
+        self.list_lag_s = 0.0
+        self.terminated_shows = False
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -177,6 +182,23 @@ class Cloud(ABC):
         """Let the cloud have this pod."""
         self.pods[pod.id] = pod
         return pod
+
+    def find(self, request: web.Request, *, stale: bool = False) -> SimPod | None:
+        """The pod that a path names; `stale`: also one that is gone by now."""
+        pod = self.pods.get(request.match_info["id"])
+        if pod is None or (stale and pod.was is not None):
+            return pod
+        return None if pod.look() is Phase.GONE and not self.terminated_shows else pod
+
+    def is_hidden(self, pod: SimPod) -> bool:
+        """It is too new for a read that lags behind."""
+        return pod.made and self.clock.now() < pod.created_at + self.list_lag_s
+
+    def is_listed(self, pod: SimPod, *, stale: bool) -> bool:
+        """A stale list does not know the pods made since, and still shows those that are gone."""
+        if stale and (pod.was is not None or pod.made):
+            return pod.was is not None and pod.was.phase is not Phase.GONE
+        return not self.is_hidden(pod) and (pod.look() is not Phase.GONE or self.terminated_shows)
 
     # --- one call -----------------------------------------------------------------------------
 

@@ -50,9 +50,7 @@ class RunPodSim(Cloud):
         volumes: network volumes, id to data centre.
         templates: templates' fields by id.
         balance_zero: no start and no new pod until it is False again.
-        terminated_shows: a deleted pod reads TERMINATED instead of 404.
         error_bills: pods made from now on are billed in ERROR too (not known of the real one).
-        list_lag_s: a new pod is in no list for so long.
         per_minute: requests that the limit lets pass; a strict cloud notes each one beyond it.
     """
 
@@ -71,9 +69,7 @@ class RunPodSim(Cloud):
         self.volumes: dict[str, str] = {}
         self.templates: dict[str, dict[str, Any]] = {}
         self.balance_zero = False
-        self.terminated_shows = False
         self.error_bills = False
-        self.list_lag_s = 0.0
         self.per_minute = 60
         self._draw = random.Random(seed)
         self._window = 0.0
@@ -153,26 +149,18 @@ class RunPodSim(Cloud):
         return self._problem(429, "rate limit exceeded for the minute window", {"Retry-After": left})
 
     async def _get(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request, stale=isinstance(fault, Stale))
+        pod = self.find(request, stale=isinstance(fault, Stale))
         if pod is None:
             return self._problem(404, "pod not found")
         return self._json(self._seen(pod, fault))
 
     async def _list(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pods = [pod for pod in self.pods.values() if self._is_listed(pod, stale=isinstance(fault, Stale))]
+        pods = [pod for pod in self.pods.values() if self.is_listed(pod, stale=isinstance(fault, Stale))]
         begin = int(request.query.get("cursor") or 0)
         page = [self._seen(pod, fault) for pod in pods[begin : begin + PAGE]]
         more = begin + PAGE < len(pods)
         pagination = {"hasNextPage": more, "nextCursor": str(begin + PAGE) if more else None}
         return self._json({"pods": page, "pagination": pagination})
-
-    def _is_listed(self, pod: SimPod, *, stale: bool) -> bool:
-        """A stale list does not know the pods made since, and still shows those that are gone."""
-        if stale and (pod.was is not None or pod.made):
-            return pod.was is not None and pod.was.phase is not Phase.GONE
-        if pod.made and self.clock.now() < pod.created_at + self.list_lag_s:
-            return False
-        return pod.look() is not Phase.GONE or self.terminated_shows
 
     async def _action(self, request: web.Request) -> web.StreamResponse:
         """`{"action": ...}`: strict about its fields, then one operation each."""
@@ -194,7 +182,7 @@ class RunPodSim(Cloud):
         return await self._serve(Operation("POST", "", str(name), handler))(request)
 
     async def _start(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None:
             return self._problem(404, "pod not found")
         if (refused := self._refused_start(pod, fault, HOST_FULL)) is not None:
@@ -212,7 +200,7 @@ class RunPodSim(Cloud):
         return None
 
     async def _stop(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None:
             return self._problem(404, "pod not found")
         if pod.locked or isinstance(fault, Locked):
@@ -223,7 +211,7 @@ class RunPodSim(Cloud):
         return self._json(self._seen(pod, fault))
 
     async def _restart(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None:
             return self._problem(404, "pod not found")
         if pod.look() is not Phase.RUNNING:
@@ -232,7 +220,7 @@ class RunPodSim(Cloud):
         return self._json(self._seen(pod, fault))
 
     async def _delete(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None or pod.look() is Phase.GONE:
             return self._problem(404, "pod not found")
         if pod.locked or isinstance(fault, Locked):
@@ -287,12 +275,6 @@ class RunPodSim(Cloud):
         return self._json(show_bill(pods, self.clock, self.gpus, dict(request.query)))
 
     # --- its words ----------------------------------------------------------------------------
-
-    def _find(self, request: web.Request, *, stale: bool = False) -> SimPod | None:
-        pod = self.pods.get(request.match_info["id"])
-        if pod is None or (stale and pod.was is not None):
-            return pod
-        return None if pod.look() is Phase.GONE and not self.terminated_shows else pod
 
     def _seen(self, pod: SimPod, fault: Fault | None) -> dict[str, Any]:
         stale = pod.was if isinstance(fault, Stale) else None

@@ -50,7 +50,6 @@ class VastSim(Cloud):
         ports_after_polls: so many looks at a running instance show no ports yet.
         balance_zero: nothing starts and nothing is rented until it is False again.
         wrong_key_is_404: as the search documents it for a key that it does not know.
-        list_lag_s: a new instance is neither listed nor shown for so long.
         half_creates: so many creates fail and leave an instance all the same.
         refuses_quietly: so many starts are accepted, and dropped.
         searches_left: of the daily quota.
@@ -70,7 +69,6 @@ class VastSim(Cloud):
         self.ports_after_polls = 0
         self.balance_zero = False
         self.wrong_key_is_404 = False
-        self.list_lag_s = 0.0
         self.half_creates = 0
         self.refuses_quietly = 0
         self.searches_left = 1000
@@ -154,15 +152,15 @@ class VastSim(Cloud):
         return _too_frequent(interval, None)
 
     async def _get(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request, stale=isinstance(fault, Stale))
-        if pod is None or self._is_hidden(pod):
+        pod = self.find(request, stale=isinstance(fault, Stale))
+        if pod is None or self.is_hidden(pod):
             return self._json({"instances": None})  # 200, not 404
         return self._json({"instances": await self._seen(pod, fault)})
 
     async def _list(self, request: web.Request, fault: Fault | None) -> web.Response:
         stale = isinstance(fault, Stale)
         begin, limit = int(request.query.get("after_token") or 0), int(request.query.get("limit") or PAGE)
-        pods = [pod for pod in self.pods.values() if self._is_listed(pod, stale=stale)]
+        pods = [pod for pod in self.pods.values() if self.is_listed(pod, stale=stale)]
         page = [await self._seen(pod, fault) for pod in pods[begin : begin + min(limit, PAGE)]]
         after = begin + len(page)
         token = str(after) if after < len(pods) else None
@@ -183,7 +181,7 @@ class VastSim(Cloud):
         return await self._serve(Operation("PUT", "", name, handler))(request)
 
     async def _start(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None:
             return self.refusal(404, "")
         if self.balance_zero or isinstance(fault, BalanceZero):
@@ -200,7 +198,7 @@ class VastSim(Cloud):
         return self._json({"success": True})
 
     async def _stop(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None:
             return self.refusal(404, "")
         pod.stop()
@@ -209,14 +207,14 @@ class VastSim(Cloud):
         return self._json({"success": True})
 
     async def _label(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None:
             return self.refusal(404, "")
         pod.name = str(orjson.loads(await request.read())["label"])
         return self._json({"success": True})
 
     async def _reboot(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None or pod.look() is not Phase.RUNNING:
             return self.refusal(404, "")
         pod.become(Phase.STARTING)
@@ -224,7 +222,7 @@ class VastSim(Cloud):
         return self._json({"success": True})
 
     async def _delete(self, request: web.Request, fault: Fault | None) -> web.Response:
-        pod = self._find(request)
+        pod = self.find(request)
         if pod is None:
             return self.refusal(404, "")
         pod.delete()
@@ -255,6 +253,7 @@ class VastSim(Cloud):
         made = {"gpu_name": offer.gpu_name, "num_gpus": offer.num_gpus, "dph_total": offer.dph_total}
         pod = self._add(self._next_id, given.get("label", ""), {**spec, **made})
         self._next_id += 1
+        pod.made = True
         pod.start()
         pod.was = None  # there was nothing before it
         if self.half_creates:
@@ -299,21 +298,6 @@ class VastSim(Cloud):
     def _free(self) -> list[Any]:
         taken = {pod.spec["machine_id"] for pod in self.pods.values() if pod.look() is not Phase.GONE}
         return [offer for offer in self.offers if offer.machine_id not in taken]
-
-    def _find(self, request: web.Request, *, stale: bool = False) -> SimPod | None:
-        pod = self.pods.get(request.match_info["id"])
-        if pod is None or (stale and pod.was is not None):
-            return pod
-        return None if pod.look() is Phase.GONE else pod
-
-    def _is_hidden(self, pod: SimPod) -> bool:
-        return bool(pod.spec.get("fresh")) and self.clock.now() < pod.created_at + self.list_lag_s
-
-    def _is_listed(self, pod: SimPod, *, stale: bool) -> bool:
-        """A stale list does not know what was rented since, and still shows what is gone."""
-        if stale and (pod.was is not None or pod.spec.get("fresh")):
-            return pod.was is not None and pod.was.phase is not Phase.GONE
-        return pod.look() is not Phase.GONE and not self._is_hidden(pod)
 
     async def _seen(self, pod: SimPod, fault: Fault | None) -> dict[str, Any]:
         if isinstance(fault, Stale) and pod.was is not None:
