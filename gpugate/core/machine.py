@@ -542,7 +542,7 @@ class PodMachine:
     # 1. It is scheduled and waited for: note errors and alarms. Otherwise it may only concern a state that
     #    asked for it itself (5).
     # 2. A stop is pending there: the result is that stop's; no state sees it.
-    #    A billed pod has a session.
+    #    A billed pod has a session; that of an earlier gateway's stop is open in the ledger.
     # 3. Schedule the next one, no later than one that was asked for while this one was out.
     # 4. It shows a pod although another provider's pod serves or starts: stop it. One pod is enough.
     # 5. Otherwise it is the state's.
@@ -554,7 +554,7 @@ class PodMachine:
         if isinstance(event, PodInspected) and (scheduled or op_of(self.state) == event.op):
             self._match_session(event, now)
         if scheduled and (stop := self.pending_stops.by_provider.get(provider)) is not None:  # 2
-            if isinstance(event, PodInspected):
+            if isinstance(event, PodInspected) and stop.cause is not StopCause.RESTART:
                 self.open_found_session(event, now)
             self._stop_inspected(stop, event, now)
             return
