@@ -13,6 +13,7 @@ from gpugate.bot.messenger import Chat, IncomingMessage, PhotoError
 from gpugate.core.states import Status
 from gpugate.generation import image_format
 from gpugate.generation.fantasy import Fantasy, FantasyService
+from gpugate.generation.stories import PICTURE_FAILURE
 from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import CrashHandler, spawn
@@ -37,6 +38,7 @@ class FantasyJob:
     async def run(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
         """Acknowledge, wait for the pod, send story and picture. Raises GateError."""
         assert incoming.photo is not None
+        self.require(self.fantasies.stories.vision, PICTURE_FAILURE)
         warm = self.lifecycle.current_status is Status.READY
         await chat.send_text(messages.ON_IT if warm else messages.ON_IT_COLD)
         try:
@@ -47,7 +49,6 @@ class FantasyJob:
             await chat.send_text(messages.unusable(str(error)))
         else:
             story = self.fantasies.story_request(image, prompt)
-            self.require(story.model, story.failure)
             async with self._typing(chat):
                 size = len(image.data)
                 with self.lifecycle.acquire(model=story.model, user=incoming.user, body_bytes=size) as lease:

@@ -19,6 +19,9 @@ SYSTEM = (
 MAX_TOKENS = 2048
 """Limits a model that does not end by itself: each second of it is billed."""
 
+FAILURE = "the story could not be told"
+PICTURE_FAILURE = "the story about the picture could not be told"
+
 IMAGE_PROMPT = "Look at the picture and tell a fantasy story that takes place in it."
 
 
@@ -37,8 +40,7 @@ class StoryRequest:
     @property
     def failure(self) -> str:
         """How a message begins that says why there is no story."""
-        about = " about the picture" if self.image is not None else ""
-        return f"the story{about} could not be told"
+        return FAILURE if self.image is None else PICTURE_FAILURE
 
     def body(self) -> dict[str, object]:
         """Return the body for `/api/generate`."""

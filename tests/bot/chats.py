@@ -172,6 +172,7 @@ class Talk:
     numbers: dict[str, Any] = field(factory=dict)
     more: dict[str, Any] = field(factory=dict)
     known: bool = True
+    require: Any = field(default=lambda model, failure: None)
     story: list[Any] = field(factory=lambda: ["A cat", " sat."])
     chat: FakeChat = field(factory=FakeChat)
     intents: FakeIntentParser = field(factory=FakeIntentParser)
@@ -192,7 +193,7 @@ class Talk:
             lifecycle=self.stage.lifecycle,
             waiter=waiter,
             costs=self.costs,  # type: ignore[arg-type]
-            fantasy_job=FantasyJob(self.stage.lifecycle, fantasies),
+            fantasy_job=FantasyJob(self.stage.lifecycle, fantasies, require=self.require),
             intent_parser=self.intents,
             version="1.2.3",
             on_crash=lambda name, error: self.crashes.append(f"{name}: {error!r}"),

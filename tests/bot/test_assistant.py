@@ -14,7 +14,7 @@ from gpugate.bot.confirmations import TTL_S
 from gpugate.bot.intents.model import Intent, ParsedIntent
 from gpugate.bot.messenger import PhotoError
 from gpugate.core.request_queue import BudgetVerdict
-from gpugate.errors import LedgerError, NoFunds, ProviderError
+from gpugate.errors import LedgerError, ModelNotFound, NoFunds, ProviderError
 from tests.bot.chats import PNG, FakeIntentParser, SessionCost, Talk
 from tests.lifecycle.support import play
 
@@ -536,6 +536,19 @@ class TestWithoutModel:
 
 
 class TestFantasy:
+    def test_without_its_model(self):
+        """Told what could not be made and why, before anything is promised or started."""
+
+        def refuse(model, failure):
+            raise ModelNotFound(model, failure)
+
+        async def plot(talk):
+            why = "The story about the picture could not be told: model 'llava' not found."
+            assert [why] == await talk.write(photo=PNG)
+            assert [] == talk.stage.sessions()
+
+        story(Talk(require=refuse), plot)
+
     def test_cold(self):
         """Acknowledged at once, then picture and story, on a lease like everybody's."""
 
