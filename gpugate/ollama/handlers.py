@@ -237,7 +237,9 @@ class OllamaHandlers:
 
     async def _wrong_method(self, context: RequestContext, route: Route) -> web.StreamResponse:
         if route.upstream_path == "/v1/responses" and _asks_for_web_socket(context):
-            return _respond(context, no_web_socket())
+            refusal = _respond(context, no_web_socket())
+            refusal.force_close()  # the parser takes what follows on this connection for another protocol
+            return refusal
         return _respond(context, wrong_method(route))
 
     async def _no_route(self, context: RequestContext, route: Route) -> web.StreamResponse:

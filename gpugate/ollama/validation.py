@@ -419,7 +419,7 @@ def no_route() -> LocalResponse:
 def no_web_socket() -> LocalResponse:
     """Return what makes clients of `/v1/responses` that try a WebSocket first go on with HTTP at once."""
     refusal = _openai_error(426, "no WebSocket here; send a POST")
-    return evolve(refusal, headers=(("Upgrade", "HTTP/1.1"), ("Connection", "close")))
+    return evolve(refusal, headers=(("Upgrade", "HTTP/1.1"),))
 
 
 def redirect(method: str, route: Route, *, prefix: str = "", query: str = "") -> LocalResponse:

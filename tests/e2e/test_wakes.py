@@ -300,6 +300,7 @@ async def test_a_web_socket_for_responses(house: House, *, is_warm):
     }
     answer = await house.ask("GET", "/v1/responses", headers={**house.auth, **offer})
     assert (426, "HTTP/1.1") == (answer.status, answer.headers["Upgrade"])
+    assert "close" == answer.headers["Connection"]
     assert "invalid_request_error" == answer.json["error"]["type"]
     assert 405 == (await house.ask("GET", "/v1/responses")).status
     assert 401 == (await house.ask("GET", "/v1/responses", headers=offer)).status
