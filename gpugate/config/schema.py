@@ -49,7 +49,7 @@ ALGORITHMS = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     *("ES256", "ES384", "ES512", "EdDSA"),
 )
-SCOPES = ("chat", "pod", "cost", "admin")  # docs/api.md#tokens-and-scopes
+SCOPES = ("chat", "pod", "cost", "metrics", "admin")  # docs/api.md#tokens-and-scopes
 MIN_SECRET_BYTES = 32  # docs/api.md#configuration; RFC 7518 3.2, for HS256
 MIN_LEASE_BYTES = 16  # a pod's lease must not be guessed; outside the gateway only its hash is known
 DEFAULT_SOURCE = "gpugate.toml"

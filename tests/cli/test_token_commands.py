@@ -123,8 +123,8 @@ def test_a_token_that_the_gateway_accepts(
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (("--scope", "chat root"), "gpugate: --scope: 'root' is none of chat, pod, cost, admin"),
-        (("--scope", ""), "gpugate: --scope: '' is none of chat, pod, cost, admin"),
+        (("--scope", "chat root"), "gpugate: --scope: 'root' is none of chat, pod, cost, metrics, admin"),
+        (("--scope", ""), "gpugate: --scope: '' is none of chat, pod, cost, metrics, admin"),
         (("--expires", "0s"), "gpugate: --expires: must be more than 0, is 0s"),
         (("--expires=-1d",), "gpugate: --expires: must be more than 0, is -1d"),
         (("--expires", "soon"), "gpugate: --expires: must be a duration"),
