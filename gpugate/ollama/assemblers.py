@@ -19,25 +19,68 @@ from gpugate.ollama.validation import JSON, PLAIN_JSON
 LIMIT = 256 * 1024 * 1024
 """Bytes of one stream; more cannot be a model's answer."""
 
+HELD_LIMIT = 64 * 1024 * 1024
+"""Bytes of memory, as estimated, that one answer may take while it is put together."""
+
+HELD_LIMIT_OF_ALL = 256 * 1024 * 1024
+"""The same for all answers at one time."""
+
+MAX_CHOICES = 128
+"""Of OpenAI's choices in one answer."""
+
+_MAX_NAMES = 64  # different members of an object that is put together
+_LARGE = 16 * 1024  # bytes of an event that is counted as held to the end, whatever is kept of it
+_PART = 1024  # bytes that an empty choice, content block or tool call takes
+_LEAST_LINE = 16  # bytes of a line on the average: shorter ones would cost more work than text
+
 Document = dict[str, Any]
 _STRANGE = (AttributeError, KeyError, TypeError, ValueError)
 """What reading a document of an unexpected shape raises."""
 
 
 _HTML_ESCAPES = {
-    "<": "\\u003c",
-    ">": "\\u003e",
-    "&": "\\u0026",
-    "\u2028": "\\u2028",
-    "\u2029": "\\u2029",
+    b"<": b"\\u003c",
+    b">": b"\\u003e",
+    b"&": b"\\u0026",
+    "\u2028".encode(): b"\\u2028",
+    "\u2029".encode(): b"\\u2029",
 }
-_HTML = re.compile("[<>&\u2028\u2029]")
+_HTML = re.compile(b"[<>&]|\xe2\x80[\xa8\xa9]")
 
 
 def _dump_as_go(value: object) -> bytes:
     """Return JSON as Go writes it: compact, with the characters escaped that HTML would read."""
-    text = orjson.dumps(value).decode()
-    return _HTML.sub(lambda found: _HTML_ESCAPES[found[0]], text).encode()
+    return _HTML.sub(lambda found: _HTML_ESCAPES[found[0]], orjson.dumps(value))
+
+
+def _weight(text: bytes) -> int:
+    """Estimate the memory that parsed JSON takes: an empty object has 64 bytes, one with a member 200."""
+    return len(text) + 256 * text.count(b"{") + 64 * (text.count(b"[") + text.count(b","))
+
+
+class _TooMuch(ValueError):
+    """More would be held than an answer may take."""
+
+
+class _Holdings:
+    """Counts the memory that one answer takes while it is put together, and that of all answers."""
+
+    of_all = 0
+
+    def __init__(self) -> None:
+        self._own = 0
+
+    def add(self, size: int) -> None:
+        """Count `size` bytes, below 0 for what is not held any more. Raises _TooMuch."""
+        self._own += size
+        _Holdings.of_all += size
+        if size > 0 and (self._own > HELD_LIMIT or _Holdings.of_all > HELD_LIMIT_OF_ALL):
+            raise _TooMuch
+
+    def release(self) -> None:
+        """Count nothing any more."""
+        _Holdings.of_all -= self._own
+        self._own = 0
 
 
 class IncompleteStream(Exception):
@@ -61,24 +104,35 @@ class ResponseAssembler(ABC):
     """
 
     def __init__(self) -> None:
-        self._line: list[bytes] = []
-        self._left = LIMIT
         self.invalid = False
+        self._held = _Holdings()
+        self._line = bytearray()
+        self._left = LIMIT
+        self._spare = 1024 * _LEAST_LINE  # bytes that may be missing to lines of `_LEAST_LINE`
         self._error: Document | None = None
 
     def feed(self, data: bytes) -> bool:
         """Take the stream's next bytes; return False if it is invalid."""
+        first, *others = data.split(b"\n") if not self.invalid else [b""]
         self._left -= len(data)
-        if self.invalid or self._left < 0:
+        self._spare += len(data) - len(others) * _LEAST_LINE
+        try:
+            if self._left < 0 or self._spare < 0:
+                raise _TooMuch
+            self._held.add(len(data) - len(others))
+            self._line += first
+            for other in others:
+                self._end_line()
+                self._line += other
+        except _TooMuch:
             self.invalid = True
+        if self.invalid:
             self._line.clear()
-            return False
-        first, *others = data.split(b"\n")
-        self._line.append(first)
-        for other in others:
-            self._end_line()
-            self._line.append(other)
         return not self.invalid
+
+    def close(self) -> None:
+        """Count what is held as free for other answers. To be called when the answer is no longer needed."""
+        self._held.release()
 
     def assembled(self) -> AssembledResponse:
         """Return the response, now that the stream has ended; an error in the stream is a 500, as in Ollama.
@@ -86,11 +140,11 @@ class ResponseAssembler(ABC):
         Raises:
             IncompleteStream: the stream was invalid or incomplete.
         """
-        self._end_line()
-        self._end_stream()
-        if self._error is not None:
-            return self._encode(self._error, 500)
         try:
+            self._end_line()
+            self._end_stream()
+            if self._error is not None:
+                return self._encode(self._error, 500)
             answer = None if self.invalid else self._result()
         except _STRANGE as error:
             raise IncompleteStream from error
@@ -102,12 +156,15 @@ class ResponseAssembler(ABC):
         return AssembledResponse(status, PLAIN_JSON, _dump_as_go(document) + b"\n")
 
     def _end_line(self) -> None:
-        line = b"".join(self._line).rstrip(b"\r")
+        self._held.add(-len(self._line))
+        line = bytes(self._line).rstrip(b"\r")
         self._line.clear()
         if not self.invalid:
             self._add_line(line)
 
     def _parse_event(self, text: bytes) -> None:
+        weight = _weight(text)
+        self._held.add(weight)
         try:
             document = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -121,6 +178,8 @@ class ResponseAssembler(ABC):
                 self._add_event(document)
             except _STRANGE:
                 self.invalid = True
+        if len(text) <= _LARGE:
+            self._held.add(-weight)
 
     def _end_stream(self) -> None:  # noqa: B027  (optional)
         """Add what no line end came for."""
@@ -138,26 +197,42 @@ class ResponseAssembler(ABC):
         """Return the assembled object; None if the end is missing."""
 
 
+def _update(known: Document, new: Document) -> None:
+    """Add members to an object that is kept. Raises _TooMuch."""
+    known |= new
+    if len(known) > _MAX_NAMES:
+        raise _TooMuch
+
+
 @define
 class _Accumulator:
-    """Collects pieces of texts and lists by name; each text is joined once."""
+    """Collects pieces of texts and lists by name: as UTF-8 and JSON, which takes the least memory."""
 
-    _texts: dict[str, list[str]] = field(factory=dict)
-    _lists: dict[str, list[Any]] = field(factory=dict)
+    _held: _Holdings
+    _texts: dict[str, bytearray] = field(factory=dict)
+    _lists: dict[str, bytearray] = field(factory=dict)
 
     def add(self, source: Mapping[str, Any], *names: str) -> None:
-        """Add what `source` has under these names."""
+        """Add what `source` has under these names. Raises _TooMuch."""
         for name in names:
             value = source.get(name)
             if isinstance(value, str):
-                self._texts.setdefault(name, []).append(value)
-            elif isinstance(value, list):
-                self._lists.setdefault(name, []).extend(value)
+                self._append(self._texts, name, value.encode())
+            elif isinstance(value, list) and value:
+                items = orjson.dumps(value)[1:-1]
+                self._append(self._lists, name, b"," + items if name in self._lists else items)
+
+    def _append(self, pieces: dict[str, bytearray], name: str, piece: bytes) -> None:
+        self._held.add(len(piece))
+        pieces.setdefault(name, bytearray()).extend(piece)
+        if len(pieces) > _MAX_NAMES:
+            raise _TooMuch
 
     def joined(self) -> Document:
         """The texts and lists; empty ones that Ollama leaves out are left to the last object."""
-        texts = {name: "".join(pieces) for name, pieces in self._texts.items()}
-        return {name: value for name, value in {**texts, **self._lists}.items() if value}
+        texts = {name: pieces.decode() for name, pieces in self._texts.items() if pieces}
+        lists = {name: orjson.Fragment(b"[" + items + b"]") for name, items in self._lists.items()}
+        return {**texts, **lists}
 
 
 class OllamaAssembler(ResponseAssembler):
@@ -165,8 +240,8 @@ class OllamaAssembler(ResponseAssembler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._message = _Accumulator()
-        self._top_level = _Accumulator()
+        self._message = _Accumulator(self._held)
+        self._top_level = _Accumulator(self._held)
         self._last: Document = {}
         self._only: bytes | None = None
 
@@ -202,17 +277,20 @@ class _SseAssembler(ResponseAssembler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._data: list[bytes] = []
+        self._data = bytearray()
         self._done = False
 
     def _add_line(self, line: bytes) -> None:
         if line.startswith(b"data:"):
-            self._data.append(line[5:].strip())
+            data = (b"\n" if self._data else b"") + line[5:].strip()
+            self._held.add(len(data))
+            self._data += data
         elif not line:
             self._end_event()
 
     def _end_event(self) -> None:
-        data = b"\n".join(self._data)
+        data = bytes(self._data)
+        self._held.add(-len(data))
         self._data.clear()
         if data == b"[DONE]":
             self._done = True
@@ -224,48 +302,75 @@ class _SseAssembler(ResponseAssembler):
 
 
 @define
+class _ToolCall:
+    """One of OpenAI's calls: as it began, and more of its arguments."""
+
+    begun: Document
+    more: bytearray | None = None
+
+    def result(self) -> Document:
+        """Return it as it stands in a whole response."""
+        if self.more is None:
+            return self.begun
+        function = self.begun["function"]
+        arguments = function["arguments"] + self.more.decode()
+        return {**self.begun, "function": {**function, "arguments": arguments}}
+
+
 class _ChoiceAssembler:
     """Assembles one of OpenAI's choices."""
 
-    rest: Document
-    message: _Accumulator = field(factory=_Accumulator)
-    role: str = "assistant"
-    calls: list[Document] = field(factory=list)
-    logprobs: _Accumulator | None = None
+    def __init__(self, index: object, held: _Holdings) -> None:
+        held.add(_PART)
+        self._held = held
+        self._rest: Document = {"index": index}
+        self._message = _Accumulator(held)
+        self._role = "assistant"
+        self._calls: list[_ToolCall] = []
+        self._open_calls: dict[object, _ToolCall] = {}
+        self._logprobs: _Accumulator | None = None
 
     def add_chunk(self, choice: Document) -> None:
         """Add a chunk's."""
-        self.rest |= {key: value for key, value in choice.items() if key in _TAKEN_ONCE and value is not None}
+        self._rest |= {
+            key: value for key, value in choice.items() if key in _TAKEN_ONCE and value is not None
+        }
         delta = choice.get("delta")
         if isinstance(delta, dict):
-            self.role = delta.get("role") or self.role
-            self.message.add(delta, *(delta.keys() - {"role", "tool_calls"}))
+            self._role = delta.get("role") or self._role
+            self._message.add(delta, *(delta.keys() - {"role", "tool_calls"}))
             for call in delta.get("tool_calls") or ():
                 self._add_call(call)
-        self.message.add(choice, "text")
+        self._message.add(choice, "text")
         logprobs = choice.get("logprobs")
         if isinstance(logprobs, dict):
-            self.logprobs = self.logprobs or _Accumulator()
-            self.logprobs.add(logprobs, *logprobs)
+            self._logprobs = self._logprobs or _Accumulator(self._held)
+            self._logprobs.add(logprobs, *logprobs)
 
     def _add_call(self, call: Document) -> None:
         """Add a whole call, as Ollama sends them, or, without an id, more of a call's arguments."""
-        for known in reversed(self.calls):
-            if not call.get("id") and known.get("index") == call.get("index"):
-                known["function"]["arguments"] += call.get("function", {}).get("arguments", "")
-                return
-        self.calls.append(call)
+        known = self._open_calls.get(call.get("index"))
+        if known is not None and not call.get("id"):
+            more = call.get("function", {}).get("arguments", "").encode()
+            self._held.add(len(more))
+            if known.more is None:
+                known.more = bytearray()
+            known.more += more
+            return
+        self._held.add(_PART + _weight(orjson.dumps(call)))
+        self._calls.append(_ToolCall(call))
+        self._open_calls[call.get("index")] = self._calls[-1]
 
     def result(self, *, chat: bool) -> Document:
         """Return it as it stands in a whole response."""
-        said = self.message.joined()
-        answer = {"finish_reason": None, **self.rest}
-        if self.logprobs is not None:
-            answer["logprobs"] = self.logprobs.joined()
+        said = self._message.joined()
+        answer = {"finish_reason": None, **self._rest}
+        if self._logprobs is not None:
+            answer["logprobs"] = self._logprobs.joined()
         if not chat:
             return {"text": said.get("text", ""), **answer}
-        calls = {"tool_calls": self.calls} if self.calls else {}
-        return {**answer, "message": {"role": self.role, "content": "", **said, **calls}}
+        calls = {"tool_calls": [call.result() for call in self._calls]} if self._calls else {}
+        return {**answer, "message": {"role": self._role, "content": "", **said, **calls}}
 
 
 _TAKEN_ONCE = frozenset({"index", "finish_reason"})
@@ -282,10 +387,14 @@ class OpenAiAssembler(_SseAssembler):
         self._choices: dict[int, _ChoiceAssembler] = {}
 
     def _add_event(self, event: Document) -> None:
-        self._head |= {key: value for key, value in event.items() if key != "choices"}
+        _update(self._head, {key: value for key, value in event.items() if key != "choices"})
         for choice in event.get("choices") or ():
             index = choice.get("index", 0)
-            self._choices.setdefault(index, _ChoiceAssembler({"index": index})).add_chunk(choice)
+            if index not in self._choices:
+                if len(self._choices) == MAX_CHOICES:
+                    raise _TooMuch
+                self._choices[index] = _ChoiceAssembler(index, self._held)
+            self._choices[index].add_chunk(choice)
 
     def _result(self) -> Document | None:
         if not self._done or not self._choices:
@@ -310,7 +419,7 @@ class _ContentBlock:
     """One of Anthropic's content blocks."""
 
     begun: Document
-    said: _Accumulator = field(factory=_Accumulator)
+    said: _Accumulator
 
     def result(self) -> Document:
         """Return it as it stands in a whole response."""
@@ -333,12 +442,13 @@ class AnthropicAssembler(_SseAssembler):
             case {"type": "message_start", "message": dict(message)}:
                 self._message = message
             case {"type": "content_block_start", "index": int(index), "content_block": dict(block)}:
-                self._blocks[index] = _ContentBlock(block)
+                self._held.add(_PART + _weight(orjson.dumps(block)))
+                self._blocks[index] = _ContentBlock(block, _Accumulator(self._held))
             case {"type": "content_block_delta", "index": int(index), "delta": dict(delta)}:
                 self._blocks[index].said.add(delta, "text", "thinking", "signature", "partial_json")
             case {"type": "message_delta", "delta": dict(delta)}:
                 usage = {**(self._message.get("usage") or {}), **(event.get("usage") or {})}
-                self._message |= {**delta, "usage": usage}
+                _update(self._message, {**delta, "usage": usage})
             case {"type": "message_stop"}:
                 self._done = True
 

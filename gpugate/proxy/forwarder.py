@@ -17,7 +17,7 @@ from gpugate.errors import BodyTooSlow, EdgeOutage, InvalidRequest, UpstreamBrok
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.leased_call import AttemptFailed, LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.ollama.assemblers import IncompleteStream, ResponseAssembler
+from gpugate.ollama.assemblers import AssembledResponse, IncompleteStream, ResponseAssembler
 from gpugate.ollama.stream_buffering import StreamRewrite, stream_rewrite
 from gpugate.ollama.validation import OllamaBody
 from gpugate.proxy.error_format import EDGE_STATUSES, edge_error, may_be_of_edge, stream_error
@@ -174,10 +174,9 @@ class Forwarder:
                 raise
             if not intercepted.complete and not assembler.invalid:
                 raise AttemptFailed from intercepted
-        try:
-            answer = assembler.assembled()
-        except IncompleteStream as error:
-            raise UpstreamBroken("the pod's answer ended before it was complete") from error
+            answer = _assembled(assembler)
+        finally:
+            assembler.close()
         call.mark_response_started()
         if heartbeat is not None and heartbeat.headers_sent:
             if answer.status >= 400:
@@ -233,6 +232,14 @@ class Forwarder:
             raise BodyTooSlow from error
         context.bytes_sent = relayed.bytes_sent
         return relayed
+
+
+def _assembled(assembler: ResponseAssembler) -> AssembledResponse:
+    try:
+        return assembler.assembled()
+    except IncompleteStream as error:
+        what = "is no valid one, or too large" if assembler.invalid else "ended before it was complete"
+        raise UpstreamBroken(f"the pod's answer {what}") from error
 
 
 # --- what is wanted of a response ---------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +14,7 @@ from gpugate_demo.responses import Responses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpugate.ollama import assemblers
+from gpugate.ollama import assemblers, stream_buffering
 from gpugate.ollama.assemblers import AssembledResponse, IncompleteStream, ResponseAssembler
 
 STATS = {
@@ -154,7 +155,7 @@ class TestNative:
         made = assemblers.OllamaAssembler()
         for _ in range(100):
             made.feed(b"x" * 100)
-        assert [] == made._line
+        assert b"" == made._line
         with pytest.raises(IncompleteStream):
             made.assembled()
 
@@ -381,3 +382,90 @@ def test_every_dialect_in_any_pieces(
         ):
             answer.pop(name, None)
     assert expected == actual
+
+
+OPENAI_END = b"data: [DONE]\n\n"
+CHAT_HEAD = b'{"message":{"tool_calls":['
+ENDLESS = {
+    "empty objects in a list": ("/api/chat", CHAT_HEAD + b"{}," * 6000 + b"{}]}}\n"),
+    "one line": ("/api/chat", b"{" + b" " * 100_000),
+    "members of one line": ("/api/chat", b'{"a":{},' * 9000),
+    "empty lines": ("/api/chat", b"\n" * 9000),
+    "empty events": ("/api/chat", b"{}\n" * 9000),
+    "short texts": ("/api/generate", b'{"response":"abcdefgh"}\n' * 3000),
+    "data without an end": ("/v1/responses", b"data:\n" * 9000),
+    "data of one event": ("/v1/responses", b"data: " + b"x" * 99 + b"\n"),
+    "choices": ("/v1/completions", b'data: {"choices":[{"index":%d}]}\n\n'),
+    "members": ("/v1/completions", b'data: {"k%d":1}\n\n'),
+    "members of a delta": ("/v1/chat/completions", b'data: {"choices":[{"delta":{"k%d":"x"}}]}\n\n'),
+    "calls": (
+        "/v1/chat/completions",
+        b'data: {"choices":[{"delta":{"tool_calls":[{"id":"%d","index":%d}]}}]}\n\n',
+    ),
+    "blocks": (
+        "/v1/messages",
+        b'data: {"type":"content_block_start","index":%d,"content_block":{}}\n\n',
+    ),
+    "members of a message": ("/v1/messages", b'data: {"type":"message_delta","delta":{"k%d":1}}\n\n'),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_what_is_held_is_bounded(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a stream repeats, it is given up before the process has taken much more than the limit."""
+    monkeypatch.setattr(assemblers, "HELD_LIMIT", 1 << 18)
+    path, text = ENDLESS[kind]
+    made = stream_buffering._ASSEMBLERS[path]()
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            if not made.feed(text.replace(b"%d", b"%d" % number)):
+                break
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made.invalid
+    assert peak < 3 << 19
+    with pytest.raises(IncompleteStream):
+        made.assembled()
+    made.close()
+
+
+def test_what_all_answers_hold_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One by one they are small; together they are not. Who is done makes room."""
+    monkeypatch.setattr(assemblers, "HELD_LIMIT_OF_ALL", 500_000)
+    monkeypatch.setattr(assemblers._Holdings, "of_all", 0)
+    text = lines({"message": {"content": "x" * 200_000}})
+    first, second, third = (assemblers.OllamaAssembler() for _ in range(3))
+    assert first.feed(text)
+    assert not second.feed(text)
+    second.close()
+    first.close()
+    assert third.feed(text)
+    third.close()
+    assert 0 == assemblers._Holdings.of_all
+
+
+def test_a_long_answer_is_put_together() -> None:
+    """Ten thousand tokens, with logprobs, are no trouble."""
+    made = assemblers.OpenAiChatAssembler()
+    piece = frames(chunk({"content": "word "}), done=False) * 1000
+    for _ in range(10):
+        made.feed(piece)
+    made.feed(frames(chunk({"content": ""}, logprobs={"content": [{"token": "a", "top": [1] * 20}] * 9})))
+    answer = json.loads(made.assembled().body)
+    assert "word " * 10_000 == answer["choices"][0]["message"]["content"]
+    made.close()
+
+
+def test_arguments_in_many_pieces() -> None:
+    """They are joined once, each with its call."""
+    calls = [
+        {"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}},
+        {"index": 1, "id": "b", "function": {"name": "g", "arguments": "{"}},
+        *({"index": 0, "function": {"arguments": letter}} for letter in '{"ü":1}'),
+        {"index": 1, "function": {"arguments": "}"}},
+    ]
+    stream = frames(*(chunk({"tool_calls": [call]}) for call in calls))
+    told_calls = json.loads(told(assemblers.OpenAiChatAssembler, stream).body)["choices"][0]["message"]
+    assert ['{"ü":1}', "{}"] == [call["function"]["arguments"] for call in told_calls["tool_calls"]]
