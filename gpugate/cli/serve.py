@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from argparse import Namespace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpugate.cli.errors import CliError
+from gpugate.cli.service_manager import ServiceManager
 from gpugate.cli.settings import settings_for_serving
 from gpugate.config import Settings, SourcedValue
 from gpugate.lifecycle.state_dir import StateDirLocked, lock
@@ -107,13 +109,17 @@ async def _serve(settings: Settings) -> int:
     for number in handled():
         loop.add_signal_handler(number, on_signal, number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # blocked since the process began
+    manager = ServiceManager(os.environ)
     try:
         gateway = await build(settings, on_failure=asked_to_end.set)
         await gateway.open()
         try:
+            manager.ready()
             await asked_to_end.wait()
         finally:
+            manager.stopping()
             confirmed = await gateway.close()
     finally:
+        manager.close()
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the loop's handlers go: one more must not kill
     return 0 if confirmed and gateway.failure is None else 1

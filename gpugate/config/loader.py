@@ -18,6 +18,7 @@ from gpugate.config.sources import (
     SourcedValue,
     add_environment,
     complaint,
+    credential_files,
     default_state_dir,
     display,
     put,
@@ -64,6 +65,8 @@ def load_settings(
     complaints = _Complaints(str(path) if path else NO_FILE, raw, known_keys())
     complaints.reject_single_underscores(env)
     providers = _provider_sections(raw.pop("providers", {}), complaints)
+    credentials = credential_files(env)
+    _use_credentials(raw, credentials)
     _read_secret_files(raw, SECTIONS, complaints)
     structured, problems = structure(raw, Settings)
     complaints.add_problems(problems)
@@ -71,6 +74,7 @@ def load_settings(
     for name in settings.pod.provider:  # a variable's name has no "-"
         if "-" in name and (of_variables := providers.pop(name.replace("-", "_"), None)):
             providers[name] = {**providers.get(name, {}), **of_variables}
+    _use_provider_credentials(providers, settings.pod.provider, credentials)
     folder = path.parent if path else Path()
     settings = evolve(settings, providers=providers, source=complaints.source, folder=folder)
     if not settings.state.dir:
@@ -230,6 +234,35 @@ def _provider_sections(providers: Any, complaints: _Complaints) -> dict[str, dic
             how = f"[providers.{name}], with keys (a variable is GPUGATE_PROVIDERS__<NAME>__<KEY>)"
             complaints.add(f"providers.{name}", f"must be a section, {how}", section, hint=False)
     return {name: section for name, section in providers.items() if isinstance(section, dict)}
+
+
+def _use_credentials(raw: Raw, credentials: Mapping[str, SourcedValue]) -> None:
+    """Take each secret that is given nowhere else from the service manager's file of its name."""
+    for section, section_class in SECTIONS.items():
+        for file_key, key in secret_files_of(section_class).items():
+            _use_credential(raw, section, key, file_key, credentials.get(f"{section}_{key}"))
+
+
+def _use_provider_credentials(
+    providers: dict[str, dict[str, SourcedValue]],
+    names: Iterable[str],
+    credentials: Mapping[str, SourcedValue],
+) -> None:
+    """Do the same for the configured providers, whose classes need not be installed."""
+    for name in names:
+        prefix = f"providers_{name.replace('-', '_')}_"
+        for file, value in credentials.items():
+            if file.startswith(prefix):
+                key = file.removeprefix(prefix)
+                _use_credential(providers, name, key, f"{key}_file", value)
+
+
+def _use_credential(raw: Raw, section: str, key: str, file_key: str, credential: SourcedValue | None) -> None:
+    given: Any = raw.get(section, {})
+    if credential is None or not isinstance(given, dict):
+        return
+    if all(one not in given or given[one].value == "" for one in (key, file_key)):
+        raw.setdefault(section, {})[file_key] = credential
 
 
 def _check_provider(name: str, config_of: ConfigOf, section: Raw, complaints: _Complaints) -> None:

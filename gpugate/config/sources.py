@@ -15,6 +15,9 @@ from gpugate.config.schema import DEFAULT_SOURCE
 from gpugate.errors import SettingsError
 
 ENV_PREFIX = "GPUGATE_"
+SYSTEM_FOLDER = Path("/etc/gpugate")
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""The variable in which a service manager names a folder of secrets."""
 _MAX_SHOWN = 60
 
 
@@ -46,17 +49,22 @@ Raw = dict[str, Any]  # {section: {key: SourcedValue}}; under "providers" {name:
 
 
 def find_config(env: Mapping[str, str], folder: Path) -> Path | None:
-    """Return `./gpugate.toml` (of `folder`), else the user's configuration, else None."""
+    """Return `./gpugate.toml` (of `folder`), else the user's configuration, else the system's, else None."""
     local = folder / DEFAULT_SOURCE
     if local.exists():
         return Path(DEFAULT_SOURCE) if folder == Path() else local
     base = _xdg_folder(env, "XDG_CONFIG_HOME", ".config")
-    path = base / "gpugate" / DEFAULT_SOURCE if base else None
-    return path if path and path.exists() else None
+    places = ([base / "gpugate"] if base else []) + [SYSTEM_FOLDER]
+    return next((path for place in places if (path := place / DEFAULT_SOURCE).exists()), None)
 
 
 def default_state_dir(env: Mapping[str, str]) -> Path | None:
-    """Return `$XDG_STATE_HOME/gpugate`, else `~/.local/state/gpugate`, else (no home folder) None."""
+    """Return the folder that a service manager names in STATE_DIRECTORY, the first of its list; else
+    `$XDG_STATE_HOME/gpugate`, else `~/.local/state/gpugate`, else (no home folder) None.
+    """
+    given = Path(env.get("STATE_DIRECTORY", "").partition(":")[0])
+    if given.is_absolute():
+        return given
     base = _xdg_folder(env, "XDG_STATE_HOME", ".local/state")
     return base / "gpugate" if base else None
 
@@ -124,6 +132,19 @@ def add_environment(raw: Raw, env: Mapping[str, str]) -> None:
         names = rest[:1] if section == "providers" and len(rest) > 1 else []
         path = [section, *names, "__".join(rest[len(names) :])]
         put(raw, path, SourcedValue(env[variable], variable, is_text=True))
+
+
+def credential_files(env: Mapping[str, str]) -> dict[str, SourcedValue]:
+    """Return the files in the folder of CREDENTIALS_DIRECTORY, by name; empty without one.
+
+    A file is named after the key that it is for: `auth_secret`, `providers_runpod_api_key`.
+    """
+    folder = Path(env.get(CREDENTIALS, ""))
+    try:
+        names = sorted(file.name for file in folder.iterdir()) if folder.is_absolute() else []
+    except OSError as error:
+        raise SettingsError([f"{CREDENTIALS}: {folder} cannot be read: {error.strerror}"]) from error
+    return {name: SourcedValue(str(folder / name), CREDENTIALS, is_text=True) for name in names}
 
 
 def put(raw: Raw, path: list[str], value: SourcedValue) -> None:

@@ -100,3 +100,27 @@ def test_a_path_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )
 
     assert SECRET == settings.auth.secret
+
+
+def test_secrets_of_a_service_manager(tmp_path: Path) -> None:
+    """A file is named after its key; one that is given otherwise goes before; other files are others' own."""
+    for name in ("auth_secret", "providers_runpod_api_key", "providers_other_api_key", "certificate.pem"):
+        write(tmp_path, f"{SECRET[::-1]}\n", name)
+    env = {
+        "HOME": "/home/nobody",
+        "CREDENTIALS_DIRECTORY": str(tmp_path),
+        "GPUGATE_POD__PROVIDER": "runpod",
+        "GPUGATE_PROVIDERS__RUNPOD__POD_ID": "abc",
+    }
+    settings = load_settings(None, env)
+    assert SECRET[::-1] == settings.auth.secret
+    assert {"pod_id", "api_key_file"} == set(settings.providers["runpod"])
+    assert "other" not in settings.providers
+
+    assert SECRET == load_settings(None, {**env, "GPUGATE_AUTH__SECRET": SECRET}).auth.secret
+    own = write(tmp_path, SECRET, "own")
+    assert SECRET == load_settings(None, {**env, "GPUGATE_AUTH__SECRET_FILE": str(own)}).auth.secret
+    gone = {**env, "CREDENTIALS_DIRECTORY": str(tmp_path / "none")}
+    assert [f"CREDENTIALS_DIRECTORY: {tmp_path / 'none'} cannot be read: No such file or directory"] == (
+        complaints(None, gone)
+    )

@@ -51,14 +51,17 @@ def test_a_file_of_another_editor(tmp_path: Path) -> None:
     assert [] == complaints(path, complete=False)
 
 
-def test_where_a_configuration_is_found(tmp_path: Path) -> None:
-    """The one here comes first, then the user's, then none."""
+def test_where_a_configuration_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one here comes first, then the user's, then the system's, then none."""
+    monkeypatch.setattr("gpugate.config.sources.SYSTEM_FOLDER", tmp_path / "etc")
     here, home = tmp_path / "here", tmp_path / "home"
     (home / "gpugate").mkdir(parents=True)
     here.mkdir()
     env = {"XDG_CONFIG_HOME": str(home)}
 
     assert None is find_config(env, here)
+    (tmp_path / "etc").mkdir()
+    assert write(tmp_path / "etc", "") == find_config(env, here)
     users = write(home / "gpugate", "")
     assert users == find_config(env, here)
     assert write(here, "") == find_config(env, here)
@@ -73,6 +76,8 @@ def test_the_users_folder_without_xdg(tmp_path: Path) -> None:
     assert config == find_config(env, tmp_path)
     assert tmp_path / ".local/state/gpugate" == default_state_dir({"HOME": str(tmp_path)})
     assert Path("/s/gpugate") == default_state_dir({"HOME": "/h", "XDG_STATE_HOME": "/s"})
+    of_service = {"STATE_DIRECTORY": "/var/lib/gpugate:/var/lib/more", "XDG_STATE_HOME": "/s"}
+    assert Path("/var/lib/gpugate") == default_state_dir(of_service)
     assert os.path.expanduser("~") in str(default_state_dir({"XDG_STATE_HOME": "s"}))
 
 

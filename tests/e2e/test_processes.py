@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -131,6 +132,24 @@ async def test_grace_that_ends(ground: Ground, ollama):
         gateway.signal()
         assert 0 == await gateway.ended()
     assert gone(ground)
+
+
+async def test_a_service_manager_is_told(ground: Ground, tmp_path: Path):
+    """READY when it listens, a sign of life in half the time that is asked, STOPPING at its end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        ground.env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"}
+        async with ground.serve() as gateway:
+            assert [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1"] == [manager.recv(99) for _ in range(3)]
+            gateway.signal()
+            assert 0 == await gateway.ended()
+        manager.setblocking(False)
+        told = []
+        with suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(99))
+    assert 1 == told.count(b"STOPPING=1")
 
 
 async def test_keep(ground: Ground, ollama):
