@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
+from weakref import ref
 
 import aiohttp
 from attrs import frozen
@@ -122,7 +123,13 @@ def close_within(transport: asyncio.Transport, flush_s: float) -> None:
         return
     transport.close()
     if transport.get_write_buffer_size():
-        asyncio.get_running_loop().call_later(flush_s, transport.abort)
+        # A timer with the transport itself would keep it in memory when it is gone.
+        asyncio.get_running_loop().call_later(flush_s, _abort_if_there, ref(transport))
+
+
+def _abort_if_there(transport: ref[asyncio.Transport]) -> None:
+    if (there := transport()) is not None:
+        there.abort()
 
 
 def reset(transport: asyncio.Transport) -> None:

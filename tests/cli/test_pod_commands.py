@@ -175,6 +175,7 @@ def test_no_token_at_all(bare: Path, fake_gateway: Any, capsys: pytest.CaptureFi
         ("127.0.0.1", 11434, "http://127.0.0.1:11434"),
         ("0.0.0.0", 80, "http://127.0.0.1:80"),
         ("::", 11434, "http://[::1]:11434"),
+        ("fe80::1", 11434, "http://[fe80::1]:11434"),
         ("gate.example", 0, "http://gate.example:11434"),
     ],
 )

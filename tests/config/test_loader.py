@@ -80,6 +80,24 @@ def test_a_variable_over_the_file_and_a_flag_over_both(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [
+        ("'::'", ("::",)),
+        ("'[::]'", ("::",)),
+        ("['127.0.0.1', '[::1]']", ("127.0.0.1", "::1")),
+        ("'127.0.0.1, [::1]'", ("127.0.0.1", "::1")),
+    ],
+)
+def test_addresses(tmp_path: Path, given: str, hosts: tuple[str, ...]) -> None:
+    """One or a list, brackets or none; a variable and a flag are the same."""
+    path = write(tmp_path, GOOD + f"[server]\nhost = {given}\n")
+    text = given.strip("'").replace("'", '"')
+
+    assert hosts == load_settings(path, {}).server.host
+    assert hosts == load({"GPUGATE_SERVER__HOST": text}).server.host
+
+
 def test_other_variables() -> None:
     """The command line's own variables, and those that have nothing to do with settings, do no harm."""
     others = {"GPUGATE_URL": "x", "GPUGATE_TOKEN": "y", "GPUGATE_PORT_80_TCP": "z", "OTHER__KEY": "w"}
@@ -173,7 +191,11 @@ def test_an_unknown_section_of_a_variable() -> None:
         ("[server]\nport = 65536", "must be from 0 to 65535, is 65536"),
         ("[server]\nport = -1", "must be from 0 to 65535, is -1"),
         ("[server]\nport = 0x1" + "0" * 4000, "must be from 0 to 65535, is a huge number"),
-        ("[server]\nhost = ''", "must not be empty"),
+        ("[server]\nhost = ''", 'must not be empty; "::" stands for all addresses'),
+        ("[server]\nhost = []", "must not be empty"),
+        ("[server]\nhost = ['::1', ' ']", "must not be empty"),
+        ("[server]\nhost = 5", "must be a list"),
+        ("[server]\nhost = [5]", "must be text"),
         ("[server]\nmax_body = '64'\nport = 1979-05-27", "must be a whole number"),
         ("[server]\nmax_body = 0", "must be more than 0, is 0"),
         ("[server]\non_exit = 'Stop'", 'must be "stop" or "keep", is "Stop"'),
