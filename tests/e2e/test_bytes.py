@@ -443,7 +443,7 @@ async def test_a_client_that_reads_slowly(pod: Pod, house: House):
     await house.warm()
     async with house.call("POST", "/api/chat", data=chat_body()) as response:
         await asyncio.sleep(0.2)
-        protocols = house.gateway._runner.server.connections
+        protocols = house.gateway._server.connections
         held = sum(p.transport.get_write_buffer_size() for p in protocols if p.transport)
         assert held < 4 * 1024 * 1024
         async with asyncio.timeout(SOON):
