@@ -9,25 +9,38 @@ JOBS   ?= 4
 
 .PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots clean
 
+# $(call environment,FOLDER): makes a virtual environment, unless a usable one is there, and leaves no half of one behind.
+NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
+define environment
+	@$(1)/bin/python -c 'import pip; $(NEEDS)' 2>/dev/null || { \
+		$(PYTHON) -c '$(NEEDS)' 2>/dev/null || { \
+			echo "gpugate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>/dev/null || echo not there)." \
+				"Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }; \
+		$(PYTHON) -m venv --clear $(1) || { rm -rf $(1); exit 1; }; }
+endef
+
 $(VENV)/.run: setup.cfg pyproject.toml $(wildcard plugins/*/setup.cfg)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[telegram]' $(addprefix -e ,$(PLUGINS))
-	touch $@
+	$(call environment,$(VENV))
+	@echo "Installing gpugate, its plugins and what they need into $(VENV); this takes about a minute, once ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[telegram]' $(addprefix -e ,$(PLUGINS))
+	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
+	@echo "Installing what the tests and checks need into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager \
 		-e '.[dev,telegram]' $(addprefix -e ,$(PLUGINS))
-	touch $@
+	@touch $@
 
 $(LOWEST)/.dev: setup.cfg pyproject.toml .ci/lowest.py $(wildcard plugins/*/setup.cfg)
-	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(call environment,$(LOWEST))
 	$(LOWEST)/bin/python .ci/lowest.py > $(LOWEST)/constraints.txt
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt \
+	@echo "Installing the lowest versions of all dependencies into $(LOWEST) ..."
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/constraints.txt \
 		-e '.[dev,telegram]' $(addprefix -e ,$(PLUGINS))
-	touch $@
+	@touch $@
 
 run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GPU, no Ollama
-	$(BIN)/gpugate demo --port $(PORT)
+	@$(BIN)/gpugate demo --port $(PORT)
 
 test: $(VENV)/.dev        ## all tests, the plugins' included; they wait more than they work, so JOBS of them at once
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests plugins examples/write-a-provider
