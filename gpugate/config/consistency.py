@@ -86,7 +86,7 @@ def missing(settings: Settings) -> Iterator[Finding]:
     if settings.bot.enabled:
         yield from _missing_for_bot(settings.bot)
     if settings.metrics.enabled and find_spec("prometheus_client") is None:
-        yield "metrics.enabled", "needs the package prometheus-client (the extra gpugate[metrics])"
+        yield "metrics.enabled", f"needs the extra: {install_command('gpugate', 'gpugate[metrics]')}"
 
 
 def _missing_for_bot(bot: Bot) -> Iterator[Finding]:

@@ -379,7 +379,9 @@ class Log:
 class Metrics:
     """Prometheus metrics (docs/metrics.md)."""
 
-    enabled: bool = _key(False, "GET /metrics, for tokens with the scope metrics; needs gpugate[metrics]")
+    enabled: bool = _key(
+        False, "GET /metrics, for tokens with the scope metrics; needs gpugate's extra metrics"
+    )
     listen: str = _key(
         "",
         'also there, without a token and nothing else there: "127.0.0.1:9090"; empty: not',

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OLD = '#!/bin/sh\ncase "$1" in -V) echo Python 3.10.12;; -c) exit 1;; *) echo ran "$@" >&2; mkdir -p "$4/bin";; esac\n'
+OLD = """\
+#!/bin/sh
+case "$1" in -V) echo Python 3.10.12;; -c) exit 1;; *) echo ran "$@" >&2; mkdir -p "$4/bin";; esac
+"""
 WITHOUT_VENV = """\
 #!/bin/sh
-case "$1" in -c) exec {python} "$@";; -m) mkdir -p "$4/bin"; echo ensurepip is not available >&2; exit 1;; esac
+[ "$1" = -c ] && exec {python} "$@"
+mkdir -p "$4/bin"; echo ensurepip is not available >&2; exit 1
 """
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

@@ -1,6 +1,6 @@
 """A strict Bot API server on this machine, for tests of bots: what Telegram refuses, it refuses.
 
-Needs aiogram (`pip install 'gpugate[telegram]'`), whose types check every object that it hands out.
+Needs aiogram (gpugate's extra `telegram`), whose types check every object that it hands out.
 """
 
 from gpugate_testing.telegram.server import TOKEN, SimulatedTelegram
