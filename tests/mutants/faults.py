@@ -54,7 +54,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         QUEUE,
-        "                ticket.deadline = now + self.max_wait_s\n",
+        "        ticket.deadline = now + self.max_wait_s\n",
         "",
         "who lost the pod has used up its wait",
     ),
@@ -66,8 +66,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         QUEUE,
-        "        return len(self.waiting) >= self.max_waiting",
-        "        return len(self.waiting) > self.max_waiting",
+        "        if len(self.waiting) >= self.max_waiting:",
+        "        if len(self.waiting) > self.max_waiting:",
         "one more waits than was allowed",
     ),
     Fault(
@@ -114,8 +114,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         STOPS,
-        "        if provider in self.by_provider:\n            return []\n",
-        "",
+        "            if None in (session.pod_id, report.pod_id) or session.pod_id == report.pod_id:\n",
+        "            if session.pod_id is not None and session.pod_id == report.pod_id:\n",
         "one billed stretch becomes two rows",
     ),
     Fault(
