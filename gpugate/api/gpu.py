@@ -36,6 +36,7 @@ from gpugate.lifecycle.status import (
     SessionStarted,
     StateChanged,
 )
+from gpugate.observability.event_log import describe_transition
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import dump, success
 from gpugate.proxy.request_context import RequestContext
@@ -178,7 +179,12 @@ class SseBroadcaster:
         if state == self._last_state or status is None:
             return
         self._last_state = state
-        more = {"was": news.was_status, "run": news.run_id, "at": news.at}
+        more = {
+            "was": news.was_status,
+            "run": news.run_id,
+            "at": news.at,
+            "message": describe_transition(news),
+        }
         self._add("state", {**status_json(status), **more})
 
     def _add(self, kind: str, data: object) -> None:

@@ -74,15 +74,20 @@ def log_event(news: LifecycleEvent) -> None:
             log.warning("budget", percent=news.percent, spent=spent, budget=budget, month=news.month)
 
 
-def _log_transition(step: StateChanged) -> None:
+def describe_transition(step: StateChanged) -> str:
+    """Return what the pod does now, and why it is stopped if it is: "idle for 15 min, stopping the pod"."""
     message = _MESSAGES[step.now]
     if step.stop_cause is StopCause.IDLE and step.idle_s is not None:
         message = f"idle for {_duration(step.idle_s)}, {message}"
     elif step.stop_cause is not None and step.was is not StateName.DRAINING:
         message = f"{_STOP_REASONS[step.stop_cause]}, {message}"
+    return message
+
+
+def _log_transition(step: StateChanged) -> None:
     structlog.get_logger().info(
         "pod",
-        message=message,
+        message=describe_transition(step),
         status=step.status.value if step.status is not None else None,
         provider=step.provider,
         was=step.was,

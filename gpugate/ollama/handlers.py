@@ -49,6 +49,7 @@ from gpugate.relay.transport import detect_disconnect
 
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
 _MAKES_MODELS = frozenset({"pull", "create", "copy"})
+_NO_TOKENS = "the engine counts no tokens"
 _POD_IS_OFF = "the pod is not running, and this does not wake it"
 
 
@@ -216,21 +217,22 @@ class OllamaHandlers:
     async def _pass_through(self, context: RequestContext, route: Route) -> web.StreamResponse:
         """Pass on what neither computes nor is known here, while a pod serves; that is no use of the pod."""
         counts_tokens = route.api == COUNT_TOKENS
-        absent = PathNotFound("the engine counts no tokens") if counts_tokens else PodStopped(_POD_IS_OFF)
+        # Made where it is raised: a variable that holds an error makes a cycle, which keeps a token alive.
+        absent = partial(PathNotFound, _NO_TOKENS) if counts_tokens else partial(PodStopped, _POD_IS_OFF)
         if self._lifecycle.serving is None:
-            raise absent
+            raise absent()
         body = await read_body(context.request, self._limits)
         if (pod := self._lifecycle.serving) is None:  # by now
-            raise absent
+            raise absent()
         intercept = _is_not_found if counts_tokens else None
         try:
             return await self._forwarder.forward_unleased(
                 context, pod, route.upstream_path, body, intercept=intercept
             )
         except ResponseIntercepted as answer:
-            raise absent from answer
+            raise absent() from answer
         except AttemptFailed as error:
-            raise (UpstreamBroken(str(error)) if str(error) else absent) from error
+            raise (UpstreamBroken(str(error)) if str(error) else absent()) from error
 
     async def _running(self, context: RequestContext, route: Route) -> web.StreamResponse:
         return _respond(context, running())

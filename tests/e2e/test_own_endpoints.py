@@ -216,7 +216,7 @@ class TestByHand:
         async with house.call("GET", "/api/v1/gpu/events") as response:
             assert "gpugate" == response.headers["Server"]
 
-    @pytest.mark.parametrize("path", ["/api/v1/nothing", "/dashboard", "/metrics", "/nothing", "/api/v1"])
+    @pytest.mark.parametrize("path", ["/api/v1/nothing", "/dashboards", "/metrics", "/nothing", "/api/v1"])
     async def test_nothing_there(self, house: House, path):
         """404 in the envelope."""
         answer = await house.ask("GET", path)

@@ -70,7 +70,7 @@ RULES: Mapping[str, May] = {
         {"core", "lifecycle", "relay", "proxy", "api", "config", *BASE}, {"attrs", "aiohttp", "orjson"}
     ),
     "api": May(
-        {"core", "lifecycle", "proxy", "billing", "generation", *BASE},
+        {"core", "lifecycle", "proxy", "billing", "generation", "observability", *BASE},
         {"attrs", "aiohttp", "aiohttp_sse", "orjson"},
     ),
     "metrics": May({"api", "core", "lifecycle", "ollama", "proxy", *BASE}, {"aiohttp", "prometheus_client"}),

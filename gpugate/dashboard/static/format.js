@@ -74,7 +74,7 @@ const CAUSES = {
 export function eventLine(kind, data, currency) {
   switch (kind) {
     case "state":
-      return data.was ? [`${headline(data.was)} → ${headline(data.status)}${data.cause_text ? `: ${data.cause_text}` : ""}`, ""] : null;
+      return data.was ? [`${headline(data.was)} → ${headline(data.status)}: ${data.message}`, ""] : null;
     case "session":
       if (data.event === "began") return [`A session began at ${data.provider}, ${CAUSES[data.cause] ?? data.cause}`, ""];
       return [`The session at ${data.provider} ended (${data.cause})${data.cost === null ? "" : `: ${money(data.cost, currency)}`}`, ""];
