@@ -149,7 +149,9 @@ async def _infrastructure(
 ) -> Infrastructure:
     state = Path(settings.state.dir)
     simulated = frozenset(one.name for one in providers if one.provider.capabilities.simulated)
-    ledger = await open_ledger(state, settings.pod.provider, simulated)
+    ledger = await open_ledger(
+        state, settings.pod.provider, simulated, lambda text: _log.warning(f"ledger: {text}")
+    )
     resources.push_async_callback(ledger.aclose)
     recorder = SessionRecorder(
         ledger,

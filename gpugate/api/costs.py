@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
@@ -18,16 +18,19 @@ from gpugate.billing.cost_math import QUANTUM, ReceiptLine, round_to_total
 from gpugate.billing.reconciliation import BillReconciler, ReconciliationReport
 from gpugate.billing.reports import BilledSession, CostLine, CostQueries, CostSummary, SessionCost
 from gpugate.errors import InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
-from gpugate.proxy.error_format import success
+from gpugate.proxy.error_format import dump, success
 from gpugate.proxy.request_context import RequestContext
 
 T = TypeVar("T")
+Render = Callable[[Sequence[Mapping[str, object]]], bytes]
 COLUMNS = (
     *("id", "provider", "pod_id", "gpu", "started_at", "ready_at", "ended_at", "seconds", "hourly_rate"),
     *("rate_source", "cost", "currency", "started_by", "start_reason", "end_reason"),
 )
 """`cost/sessions` of docs/api.md#costs."""
 LEDGER_RETRY_S = 30.0
+PIECE = 65_536
+"""Bytes of an answer that are written at once."""
 _COUNT = re.compile("[0-9]{1,6}")
 _MONTH = re.compile(r"(?!0000|9999)[0-9]{4}-(0[1-9]|1[0-2])")
 _BLANK_FOR_PLUS = re.compile(r"([T ][0-9:.,]+) (?=[0-9]{2}:?[0-9]{2}$)")
@@ -77,11 +80,23 @@ class CostApi:
         form = _asked(call, "format") or "json"
         if form not in ("json", "csv"):
             raise InvalidRequest("format: must be json or csv")
-        newest = await _read(self._costs.sessions, since, until)
-        rows = [_row(row) for row in newest[-_limit(call) :]]
+        render = _json_rows if form == "json" else _csv_rows
+        pages = await _read(self._rendered_pages, since, until, _limit(call), render)
         if form == "json":
-            return _answer(call, {"sessions": rows})
-        return web.Response(text=_csv(rows), content_type="text/csv", charset="utf-8")
+            head, tail = success({"sessions": []}, call.request_id, time.time()).split(b"[]", 1)
+            body = head + b"[" + b",".join(pages) + b"]" + tail
+            return web.Response(body=_in_pieces(body), content_type="application/json")
+        body = _csv([COLUMNS]) + b"".join(pages)
+        return web.Response(body=_in_pieces(body), content_type="text/csv", charset="utf-8")
+
+    async def _rendered_pages(
+        self, since: datetime | None, until: datetime | None, limit: int | None, render: Render
+    ) -> list[bytes]:
+        """Return the sessions, oldest first; other requests are served between the pages."""
+        rendered = []
+        async for page in self._costs.pages(since, until, limit):
+            rendered.append(render([_row(row) for row in page]))
+        return rendered[::-1]
 
     async def receipt(self, call: RequestContext) -> web.StreamResponse:
         """Return who used the seconds of one session."""
@@ -141,12 +156,12 @@ def _instant(call: RequestContext, name: str) -> datetime | None:
         ) from None
 
 
-def _limit(call: RequestContext) -> int:
-    """Return how many of the newest sessions are wanted; 0 for all."""
+def _limit(call: RequestContext) -> int | None:
+    """Return how many of the newest sessions are wanted; None for all."""
     said = _asked(call, "limit") or "0"
     if not _COUNT.fullmatch(said):
         raise InvalidRequest("limit: must be a number of sessions, such as 100")
-    return int(said)
+    return int(said) or None
 
 
 def _answer(call: RequestContext, data: object) -> web.Response:
@@ -254,13 +269,29 @@ def _time(at: datetime | None) -> str | None:
     )
 
 
-def _csv(rows: Sequence[Mapping[str, object]]) -> str:
+def _in_pieces(body: bytes) -> bytes | AsyncIterator[bytes]:
+    """Return a large body in pieces: the next is copied when the client has taken the one before."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(body), PIECE):
+            yield body[start : start + PIECE]
+
+    return body if len(body) <= PIECE else pieces()
+
+
+def _json_rows(rows: Sequence[Mapping[str, object]]) -> bytes:
+    """Return the items of a JSON array, without its brackets."""
+    return dump(rows)[1:-1]
+
+
+def _csv_rows(rows: Sequence[Mapping[str, object]]) -> bytes:
+    return _csv([[_cell(row[name]) for name in COLUMNS] for row in rows])
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text)  # RFC 4180: commas, doubled quotes, CR LF
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_cell(row[name]) for name in COLUMNS])
-    return text.getvalue()
+    csv.writer(text).writerows(rows)  # RFC 4180: commas, doubled quotes, CR LF
+    return text.getvalue().encode()
 
 
 def _cell(value: object) -> object:

@@ -1,14 +1,14 @@
-"""Computes what sessions cost, by provider, user and day, from the ledger's rows. Pure.
+"""The arithmetic of costs: spans of time, days and months, receipts, rounding. Pure; sums over many sessions
+are `billing.ledger_sums`.
 
-Days and months are UTC's. All sums are exact `Decimal`; `round_to_total` rounds at the very end, so that the
-parts that are shown sum to the total that is shown.
+Days and months are those of `cost.timezone`. All sums are exact `Decimal`; `round_to_total` rounds at the
+very end, so that the parts that are shown sum to the total that is shown.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import ROUND_FLOOR, Decimal
 
 from attrs import field, frozen
@@ -40,11 +40,11 @@ class TimeSpan:
         """Return the intersection of both."""
         return TimeSpan(max(self.since, other.since), min(self.until, other.until))
 
-    def days(self) -> Iterator[tuple[date, TimeSpan]]:
-        """Yield each UTC day with the part of the span that lies in it."""
-        day = self.since.astimezone(UTC).date()
-        while (begin := midnight(day)) < self.until:
-            yield day, self.within(TimeSpan(begin, begin + DAY))
+    def days(self, zone: tzinfo = UTC) -> Iterator[tuple[date, TimeSpan]]:
+        """Yield each day of this time zone, 23 to 25 h long, with the part of the span that lies in it."""
+        day = self.since.astimezone(zone).date()
+        while (begin := midnight(day, zone)) < self.until:
+            yield day, self.within(TimeSpan(begin, midnight(day + DAY, zone)))
             day += DAY
 
 
@@ -80,6 +80,8 @@ class CostBreakdown:
         stopped_disk: an estimate of the disks of stopped pods, not in the total; needs the provider's rate.
         unpriced: how many sessions have no known rate; they are counted at 0.
         other_currencies: of sessions that are left out of all sums.
+        simulated: how many sessions of simulated pods are left out.
+        damaged: how many rows of the ledger are left out because they cannot be read.
     """
 
     sessions: int
@@ -91,6 +93,27 @@ class CostBreakdown:
     stopped_disk: TimeAndCost
     unpriced: int = 0
     other_currencies: Sequence[str] = field(factory=tuple)
+    simulated: int = 0
+    damaged: int = 0
+
+
+@frozen(kw_only=True)
+class CostQuery:
+    """What the ledger is asked to add up.
+
+    Attributes:
+        span: sessions and usage are counted with what lies in it.
+        now: until when open sessions are counted.
+        currency: sessions in another one are left out.
+        zone: of the days.
+        simulated: the providers whose sessions are left out.
+    """
+
+    span: TimeSpan
+    now: datetime
+    currency: str
+    zone: tzinfo = UTC
+    simulated: Collection[str] = ()
 
 
 @frozen(kw_only=True)
@@ -108,21 +131,21 @@ def seconds_of(length: timedelta) -> Decimal:
     return Decimal(length.days * 86_400 + length.seconds) + Decimal(length.microseconds).scaleb(-6)
 
 
-def midnight(day: date) -> datetime:
-    """Return the beginning of a day in UTC."""
-    return datetime.combine(day, time(), UTC)
+def midnight(day: date, zone: tzinfo = UTC) -> datetime:
+    """Return the beginning of a day in this time zone, in UTC."""
+    return datetime.combine(day, time(), zone).astimezone(UTC)
 
 
-def month_of(at: datetime) -> str:
-    """Return the UTC month, such as "2026-11"."""
-    return f"{at.astimezone(UTC):%Y-%m}"
+def month_of(at: datetime, zone: tzinfo = UTC) -> str:
+    """Return the month in this time zone, such as "2026-11"."""
+    return f"{at.astimezone(zone):%Y-%m}"
 
 
-def month_span(month: str) -> TimeSpan:
-    """Return the span of a month ("2026-11") in UTC. Raises ValueError for anything else."""
+def month_span(month: str, zone: tzinfo = UTC) -> TimeSpan:
+    """Return the span of a month ("2026-11") of this time zone. Raises ValueError for anything else."""
     first = date.fromisoformat(f"{month}-01")
     following = date(first.year + first.month // 12, first.month % 12 + 1, 1)
-    return TimeSpan(midnight(first), midnight(following))
+    return TimeSpan(midnight(first, zone), midnight(following, zone))
 
 
 def lifetime(session: Session, now: datetime) -> TimeSpan:
@@ -173,93 +196,6 @@ def _seconds_within(use: PodUsage, span: TimeSpan) -> Decimal:
     if not total.seconds:
         return use.seconds if span.since <= use.began_at < span.until else ZERO
     return max(ZERO, use.seconds) * inside / total.seconds
-
-
-def cost_breakdown(
-    sessions: Iterable[Session], usage: Iterable[PodUsage], span: TimeSpan, now: datetime, currency: str
-) -> CostBreakdown:
-    """Compute the costs of a span.
-
-    Args:
-        sessions: all that overlap the span, and older ones for the disks of stopped pods.
-        usage: of the span.
-    """
-    rows = list(sessions)
-    used: dict[str, list[PodUsage]] = defaultdict(list)
-    for use in usage:
-        used[use.session_id].append(use)
-    providers, days, users = GroupedTotals(), GroupedTotals(), GroupedTotals()
-    total, failed, count, unpriced = TimeAndCost(), TimeAndCost(), 0, 0
-    failures = sum(row.started_at is None and span.since <= row.asked_at < span.until for row in rows)
-    for row in rows:
-        stretch = lifetime(row, now).within(span)
-        if row.started_at is None or row.currency != currency or not stretch.seconds:
-            continue
-        part = cost_of(row, stretch)
-        total, count, unpriced = total + part, count + 1, unpriced + (row.hourly_rate is None)
-        if row.ready_at is None and row.ended_at is not None:
-            failed, failures = failed + part, failures + 1
-        providers.add(row.provider, part)
-        for day, piece in stretch.days():
-            days.add(day.isoformat(), cost_of(row, piece))
-        by_user = GroupedTotals()
-        for line in receipt(row, used[row.id], now, span):
-            by_user.add(line.user, line.amount)
-        for group in by_user.groups():
-            users.add(group.name, group.amount)
-    others = {row.currency for row in rows if row.started_at and row.currency != currency}
-    return CostBreakdown(
-        sessions=count,
-        total=total,
-        by_provider=providers.groups(),
-        by_day=days.groups(),
-        by_user=users.groups(),
-        failed_starts=CostGroup(name="", amount=failed, sessions=failures),
-        stopped_disk=_disks([row for row in rows if row.currency == currency], span, now),
-        unpriced=unpriced,
-        other_currencies=sorted(others),
-    )
-
-
-class GroupedTotals:
-    """Adds up time and cost by name."""
-
-    def __init__(self) -> None:
-        self._parts: dict[str, TimeAndCost] = {}
-        self._sessions: dict[str, int] = defaultdict(int)
-
-    def add(self, name: str, part: TimeAndCost) -> None:
-        """Add one session's part to a name."""
-        self._parts[name] = self._parts.get(name, TimeAndCost()) + part
-        self._sessions[name] += 1
-
-    def groups(self) -> list[CostGroup]:
-        """Return the totals, sorted by name."""
-        return [
-            CostGroup(name=name, amount=self._parts[name], sessions=self._sessions[name])
-            for name in sorted(self._parts)
-        ]
-
-
-def _disks(rows: Sequence[Session], span: TimeSpan, now: datetime) -> TimeAndCost:
-    """Return what stopped pods' disks cost: from each session to the same pod's next, at its last rate."""
-    total = TimeAndCost()
-    lasting: dict[tuple[str, str | None], Session] = {}
-    for row in sorted((row for row in rows if row.started_at), key=lambda row: row.began_at):
-        pod = row.provider, row.pod_id
-        if (before := lasting.get(pod)) is not None:
-            total += _disk(before, TimeSpan(before.ended_at or row.began_at, row.began_at).within(span))
-        lasting[pod] = row
-    for row in lasting.values():
-        if row.ended_at is not None:
-            total += _disk(row, TimeSpan(row.ended_at, now).within(span))
-    return total
-
-
-def _disk(row: Session, stretch: TimeSpan) -> TimeAndCost:
-    if not row.stopped_rate:
-        return TimeAndCost()
-    return TimeAndCost(stretch.seconds, row.stopped_rate * stretch.seconds / SECONDS_PER_HOUR)
 
 
 def round_to_total(total: Decimal, parts: Sequence[Decimal], quantum: Decimal = QUANTUM) -> list[Decimal]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 import attrs
 
+from gpugate.billing.cost_math import CostBreakdown, CostQuery
 from gpugate.billing.model import PodUsage, Session
 from gpugate.billing.sqlite_ledger import SqliteLedger, UnavailableLedger
 from gpugate.errors import LedgerError
@@ -34,11 +35,27 @@ class Ledger(Protocol):
     async def last_ends(self) -> Mapping[str, datetime]:
         """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
 
-    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Return the sessions that overlap this time span, oldest first; open ones last until now."""
+    async def sessions(
+        self, since: datetime, until: datetime, *, before: Session | None = None, limit: int = -1
+    ) -> list[Session]:
+        """Return the billed sessions that began in this span, `until` excluded, oldest first.
 
-    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """Return the usage that overlaps this time span."""
+        Args:
+            before: only those that stand before this one.
+            limit: only as many of the newest; negative: all.
+        """
+
+    async def session(self, session_id: str) -> Session | None:
+        """Return the session with this id."""
+
+    async def usage(self, session_id: str) -> list[PodUsage]:
+        """Return the usage of a session, in order."""
+
+    async def pods(self) -> Mapping[str, Set[str]]:
+        """Return the pods of all billed sessions, by provider."""
+
+    async def cost_breakdown(self, query: CostQuery) -> CostBreakdown:
+        """Return the costs of a span."""
 
     async def last_notified_threshold(self, month: str) -> int:
         """Return the highest threshold (50, 80, 100) that was notified in this month ("2026-11"), 0 for
@@ -100,18 +117,38 @@ class SplitLedger:
         """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
         return {**await self._real.last_ends(), **await self._simulated.last_ends()}
 
-    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Return the sessions that overlap this time span, oldest first; open ones last until now."""
+    async def sessions(
+        self, since: datetime, until: datetime, *, before: Session | None = None, limit: int = -1
+    ) -> list[Session]:
+        """Return the billed sessions of both that began in this span; see `Ledger`."""
         rows = [
-            *await self._real.sessions(since, until),
-            *await self._simulated.sessions(since, until),
+            *await self._real.sessions(since, until, before=before, limit=limit),
+            *await self._simulated.sessions(since, until, before=before, limit=limit),
         ]
-        return sorted(rows, key=lambda row: (row.began_at, row.id))
+        rows.sort(key=lambda row: (row.began_at, row.id))
+        return rows if limit < 0 else rows[max(0, len(rows) - limit) :]
 
-    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """Return the usage that overlaps this time span."""
-        uses = [*await self._real.usage(since, until), *await self._simulated.usage(since, until)]
-        return sorted(uses, key=lambda use: (use.began_at, use.id))
+    async def session(self, session_id: str) -> Session | None:
+        """Return the session with this id."""
+        return await self._real.session(session_id) or await self._simulated.session(session_id)
+
+    async def usage(self, session_id: str) -> list[PodUsage]:
+        """Return the usage of a session, in order."""
+        return await self._real.usage(session_id) or await self._simulated.usage(session_id)
+
+    async def pods(self) -> Mapping[str, Set[str]]:
+        """Return the pods of all billed sessions, by provider."""
+        return {**await self._real.pods(), **await self._simulated.pods()}
+
+    async def cost_breakdown(self, query: CostQuery) -> CostBreakdown:
+        """Return the costs of a span; of the simulated sessions only how many there are."""
+        real = await self._real.cost_breakdown(query)
+        simulated = await self._simulated.cost_breakdown(query)
+        return attrs.evolve(
+            real,
+            simulated=real.simulated + simulated.simulated,
+            damaged=real.damaged + simulated.damaged,
+        )
 
     async def last_notified_threshold(self, month: str) -> int:
         """Return the highest threshold that was notified in this month ("2026-11"), 0 for none."""
@@ -127,21 +164,26 @@ class SplitLedger:
         await self._simulated.aclose()
 
 
-async def open_ledger(state: Path, providers: Collection[str], simulated: Collection[str]) -> Ledger:
+async def open_ledger(
+    state: Path, providers: Collection[str], simulated: Collection[str], warn: Callable[[str], None]
+) -> Ledger:
     """Open the ledger in the state folder; simulated providers have one of their own, in a folder below it.
 
     A ledger that cannot be opened is an `UnavailableLedger`: no pod is started, and all are stopped.
+
+    Args:
+        warn: called with one line that names damaged rows.
     """
     if not simulated:
-        return await _open(state / LEDGER)
-    simulated_ledger = await _open(state / "simulated" / LEDGER)
+        return await _open(state / LEDGER, warn)
+    simulated_ledger = await _open(state / "simulated" / LEDGER, warn)
     if set(simulated) == set(providers):
         return simulated_ledger
-    return SplitLedger(await _open(state / LEDGER), simulated_ledger, simulated)
+    return SplitLedger(await _open(state / LEDGER, warn), simulated_ledger, simulated)
 
 
-async def _open(path: Path) -> Ledger:
+async def _open(path: Path, warn: Callable[[str], None]) -> Ledger:
     try:
-        return await SqliteLedger.open(path)
+        return await SqliteLedger.open(path, warn)
     except LedgerError as error:
         return UnavailableLedger(error)

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from attrs import frozen
 
 BY_HAND = "hand"
 """`Session.started_by` if neither a request nor a known user caused the start."""
+
+
+def instant_text(at: datetime) -> str:
+    """Return an instant as the ledger has it, in UTC: text that sorts by time."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 @frozen(kw_only=True)

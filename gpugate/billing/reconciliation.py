@@ -77,24 +77,16 @@ class BillReconciler:
             LedgerError: the ledger cannot be read.
         """
         now = self._wall()
-        summary = await self._costs.summary(month or cost_math.month_of(now))
-        span = cost_math.month_span(summary.month)
+        summary = await self._costs.summary(month)
+        span = cost_math.month_span(summary.month, self._costs.zone)
         span = TimeSpan(span.since, min(span.until, now))
         estimates = {line.name: line.cost for line in summary.by_provider}
-        pods = await self._pods()
+        pods = await self._costs.pods()  # of all times: a disk may be billed a month after its last session
         names = [*self._providers, *sorted(set(estimates) - set(self._providers))]
         compared = await asyncio.gather(
-            *(self._compare(name, estimates.get(name, ZERO), pods[name], span) for name in names)
+            *(self._compare(name, estimates.get(name, ZERO), pods.get(name, ()), span) for name in names)
         )
         return ReconciliationReport(month=summary.month, currency=self._currency, providers=compared)
-
-    async def _pods(self) -> Mapping[str, set[str]]:
-        """Return all pods of the ledger by provider: a disk may be billed a month after its last session."""
-        pods: dict[str, set[str]] = defaultdict(set)
-        for row in await self._costs.sessions(None, None):
-            if row.session.pod_id is not None:
-                pods[row.session.provider].add(row.session.pod_id)
-        return pods
 
     async def _compare(
         self, name: str, estimate: Decimal, pods: Collection[str], span: TimeSpan

@@ -439,7 +439,8 @@ class SessionRecorder(Recorder):
         """Return the session's age: by the monotonic clock unless the machine was booted since."""
         boot, _, at = row.clock_anchor.rpartition(":")
         if boot == self._boot and at:
-            return max(0.0, self._boottime() - float(at))
+            with suppress(ValueError):  # a damaged row
+                return max(0.0, self._boottime() - float(at))
         return max(0.0, (self._wall() - row.began_at).total_seconds())
 
     def _now(self, row: Session) -> datetime:

@@ -1,21 +1,30 @@
-"""Cost queries: reads the ledger and the pod's status, and adds up with `billing.cost_math`."""
+"""Cost queries: what the ledger and the pod's status say about costs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 
 from attrs import evolve, field, frozen
 
 from gpugate.billing import cost_math
-from gpugate.billing.cost_math import CostBreakdown, CostGroup, ReceiptLine, TimeAndCost, TimeSpan
+from gpugate.billing.cost_math import (
+    CostBreakdown,
+    CostGroup,
+    CostQuery,
+    ReceiptLine,
+    TimeAndCost,
+    TimeSpan,
+)
 from gpugate.billing.ledger import Ledger
 from gpugate.billing.model import Session
 from gpugate.lifecycle.status import PodStatus
 
 BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 END = datetime(9000, 1, 1, tzinfo=UTC)
+PAGE = 50
+"""How many sessions are read and rendered at once: a page holds up the event loop for 1 to 2 ms."""
 
 
 @frozen(kw_only=True)
@@ -74,6 +83,7 @@ class CostQueries:
         wall: the wall clock.
         flush: called before the ledger is read, to bring it up to date.
         simulated: the providers whose sessions cost nothing; they are listed and left out of the sums.
+        zone: of days and months.
     """
 
     def __init__(
@@ -84,7 +94,9 @@ class CostQueries:
         wall: Callable[[], datetime],
         flush: Callable[[], Awaitable[None]] | None = None,
         simulated: Collection[str] = (),
+        zone: tzinfo = UTC,
     ) -> None:
+        self.zone = zone
         self._ledger = ledger
         self._status = status
         self._currency = currency
@@ -106,12 +118,9 @@ class CostQueries:
         )
 
     async def summary(self, month: str | None = None) -> CostSummary:
-        """Return the costs of a month ("2026-11", UTC), or of the current one. Raises ValueError: not a
-        month.
-        """
-        month = month or cost_math.month_of(self._wall())
-        span = cost_math.month_span(month)
-        bill, simulated = await self._breakdown(span), await self._count_simulated(span)
+        """Return the costs of a month ("2026-11"), or of the current one. Raises ValueError: not a month."""
+        month = month or self._this_month()
+        bill = await self._breakdown(cost_math.month_span(month, self.zone))
         return CostSummary(
             month=month,
             session_count=bill.sessions,
@@ -123,29 +132,49 @@ class CostQueries:
             by_user=_lines(bill.by_user, bill.total),
             failed_starts=_line(bill.failed_starts),
             stopped_disk=_line(CostGroup(name="", amount=bill.stopped_disk)),
-            warnings=[*_warnings(bill, self._currency), *_simulated_warnings(simulated)],
+            warnings=_warnings(bill, self._currency),
         )
+
+    async def pages(
+        self, since: datetime | None, until: datetime | None, limit: int | None = None
+    ) -> AsyncIterator[list[BilledSession]]:
+        """Yield the billed sessions that began in this span, `until` excluded, in pages.
+
+        The newest page comes first; each is in order, oldest first.
+
+        Args:
+            limit: only so many of the newest.
+        """
+        await self._update_ledger()
+        now, before, left = self._wall(), None, limit
+        while left is None or left > 0:
+            count = PAGE if left is None else min(PAGE, left)
+            rows = await self._ledger.sessions(since or BEGINNING, until or END, before=before, limit=count)
+            if rows:
+                yield [_row(self._costless(row), now) for row in rows]
+            if len(rows) < count:
+                return
+            before, left = rows[0], None if left is None else left - count
 
     async def sessions(self, since: datetime | None, until: datetime | None) -> list[BilledSession]:
         """Return the billed sessions that began in this span, oldest first; `until` is excluded."""
-        first, last = since or BEGINNING, until or END
-        now = self._wall()
-        return [
-            _row(session, now)
-            for session in await self._between(first, last)
-            if session.started_at is not None and first <= session.started_at < last
-        ]
+        pages = [page async for page in self.pages(since, until)]
+        return [row for page in reversed(pages) for row in page]
+
+    async def pods(self) -> Mapping[str, Collection[str]]:
+        """Return the pods of all billed sessions, by provider."""
+        await self._update_ledger()
+        return await self._ledger.pods()
 
     async def receipt(self, session_id: str) -> tuple[BilledSession, list[ReceiptLine]] | None:
         """Return a session and who used its seconds; None: no such session."""
-        now = self._wall()
-        for session in await self._between(BEGINNING, END):
-            if session.id == session_id:
-                life = cost_math.lifetime(session, now)
-                uses = await self._ledger.usage(life.since, life.until)
-                own = [use for use in uses if use.session_id == session_id]
-                return _row(session, now), cost_math.receipt(session, own, now)
-        return None
+        await self._update_ledger()
+        session = await self._ledger.session(session_id)
+        if session is None:
+            return None
+        session, now = self._costless(session), self._wall()
+        usage = await self._ledger.usage(session_id)
+        return _row(session, now), cost_math.receipt(session, usage, now)
 
     async def spent(self, since: datetime, until: datetime) -> Decimal:
         """Return the cost of this span, unrounded; open sessions count until now."""
@@ -153,52 +182,50 @@ class CostQueries:
 
     async def spent_in_month(self, month: str | None = None) -> Decimal:
         """Return the cost of a month ("2026-11"), or of the current one, unrounded."""
-        return (
-            await self._breakdown(cost_math.month_span(month or cost_math.month_of(self._wall())))
-        ).total.cost
+        return (await self._breakdown_of_month(month)).total.cost
 
     async def spent_by_user(self, month: str | None = None) -> Mapping[str, Decimal]:
         """Return the same by user, without warm-up and idle time."""
-        bill = await self._breakdown(cost_math.month_span(month or cost_math.month_of(self._wall())))
+        bill = await self._breakdown_of_month(month)
         unassigned = (cost_math.WARM_UP, cost_math.IDLE)
         return {group.name: group.amount.cost for group in bill.by_user if group.name not in unassigned}
 
     def today_date(self) -> str:
         """Return today as in `CostSummary.by_day`."""
-        return self._wall().astimezone(UTC).date().isoformat()
+        return self._wall().astimezone(self.zone).date().isoformat()
 
     async def today(self) -> Decimal:
-        """Return the cost since midnight UTC."""
+        """Return the cost since midnight."""
         now = self._wall()
-        return await self.spent(cost_math.midnight(now.astimezone(UTC).date()), now)
+        return await self.spent(cost_math.midnight(now.astimezone(self.zone).date(), self.zone), now)
+
+    def _this_month(self) -> str:
+        return cost_math.month_of(self._wall(), self.zone)
+
+    async def _breakdown_of_month(self, month: str | None) -> CostBreakdown:
+        return await self._breakdown(cost_math.month_span(month or self._this_month(), self.zone))
 
     async def _breakdown(self, span: TimeSpan) -> CostBreakdown:
-        rows = await self._between(BEGINNING, span.until)  # older ones, too, for the disks of stopped pods
-        sessions = [row for row in rows if row.provider not in self._simulated]
-        uses = await self._ledger.usage(span.since, span.until)
-        return cost_math.cost_breakdown(sessions, uses, span, self._wall(), self._currency)
+        await self._update_ledger()
+        return await self._ledger.cost_breakdown(
+            CostQuery(
+                span=span,
+                now=self._wall(),
+                currency=self._currency,
+                zone=self.zone,
+                simulated=self._simulated,
+            )
+        )
 
-    async def _count_simulated(self, span: TimeSpan) -> int:
-        rows = await self._between(span.since, span.until)
-        return sum(row.provider in self._simulated and row.started_at is not None for row in rows)
-
-    async def _between(self, since: datetime, until: datetime) -> list[Session]:
+    async def _update_ledger(self) -> None:
         if self._flush is not None:
             await self._flush()
-        rows = await self._ledger.sessions(since, until)
-        return [_costless(row) if row.provider in self._simulated else row for row in rows]
 
-
-def _costless(row: Session) -> Session:
-    """Return the session of a simulated pod without its cost, which was never paid."""
-    return evolve(row, hourly_rate=cost_math.ZERO, stopped_rate=None, cost=row.cost and cost_math.ZERO)
-
-
-def _simulated_warnings(count: int) -> list[str]:
-    if not count:
-        return []
-    some = "1 session of a simulated pod is" if count == 1 else f"{count} sessions of simulated pods are"
-    return [f"{some} left out: no money was spent"]
+    def _costless(self, row: Session) -> Session:
+        """Return the session without its cost if its pod is simulated: it was never paid."""
+        if row.provider not in self._simulated:
+            return row
+        return evolve(row, hourly_rate=cost_math.ZERO, stopped_rate=None, cost=row.cost and cost_math.ZERO)
 
 
 def _lines(groups: Sequence[CostGroup], total: TimeAndCost) -> list[CostLine]:
@@ -234,4 +261,11 @@ def _warnings(bill: CostBreakdown, currency: str) -> list[str]:
     if bill.other_currencies:
         others = ", ".join(bill.other_currencies)
         warnings.append(f"sessions paid in {others} are left out: cost.currency is {currency}")
+    if bill.simulated:
+        some = "1 session of a simulated pod is"
+        some = some if bill.simulated == 1 else f"{bill.simulated} sessions of simulated pods are"
+        warnings.append(f"{some} left out: no money was spent")
+    if bill.damaged:
+        some = "1 row of the ledger is" if bill.damaged == 1 else f"{bill.damaged} rows of the ledger are"
+        warnings.append(f"{some} damaged and left out; the log names the damaged rows")
     return warnings

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,10 @@ from typing import Any, NoReturn, TypeVar
 
 import attrs
 
-from gpugate.billing.model import PodUsage, Session
+from gpugate.billing import cost_math, ledger_sums
+from gpugate.billing.cost_math import CostBreakdown, CostQuery, ReceiptLine
+from gpugate.billing.ledger_damage import DamagedRow, create_views, hide_damaged_rows
+from gpugate.billing.model import PodUsage, Session, instant_text
 from gpugate.errors import LedgerError
 
 T = TypeVar("T")
@@ -79,6 +83,7 @@ MIGRATIONS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
     CREATE TABLE budgets (month TEXT PRIMARY KEY, percent INTEGER NOT NULL) WITHOUT ROWID;
     """,
     _number_uses,
+    "CREATE INDEX sessions_started ON sessions (started_at, id)",
 )
 """Item N brings a file from schema version N to N + 1. Released items never change."""
 _COLUMNS = {"clock_anchor": "anchor"}
@@ -99,25 +104,38 @@ _AMOUNTS = frozenset({"hourly_rate", "stopped_rate", "cost", "seconds"})
 class SqliteLedger:
     """An open ledger file; made by `open`."""
 
-    def __init__(self, path: Path, thread: ThreadPoolExecutor, database: sqlite3.Connection) -> None:
+    def __init__(
+        self,
+        path: Path,
+        thread: ThreadPoolExecutor,
+        database: sqlite3.Connection,
+        warn: Callable[[str], None],
+    ) -> None:
         self._path = path
         self._thread = thread
         self._database = database
+        self._warn = warn
+        self._damaged: Sequence[DamagedRow] = ()
+        self._warned_of: frozenset[DamagedRow] = frozenset()
+        self._inspected = -1  # the version of the file's content that was searched for damaged rows
 
     @classmethod
-    async def open(cls, path: Path) -> SqliteLedger:
+    async def open(cls, path: Path, warn: Callable[[str], None] = lambda _: None) -> SqliteLedger:
         """Create the file or bring it up to date, and check that it can be written.
+
+        Args:
+            warn: called with one line that names the damaged rows, when others are found than before.
 
         Raises:
             LedgerError: the file cannot be used; the message says why, and what to do.
         """
         thread = ThreadPoolExecutor(1, "ledger")  # a connection belongs to one thread
         try:
-            database = await asyncio.get_running_loop().run_in_executor(thread, _connect, path)
+            database = await asyncio.get_running_loop().run_in_executor(thread, connect, path)
         except BaseException:
             thread.shutdown(wait=False)
             raise
-        return cls(path, thread, database)
+        return cls(path, thread, database, warn)
 
     async def aclose(self) -> None:
         """Finish the calls that run, and close the file."""
@@ -127,73 +145,164 @@ class SqliteLedger:
 
     async def put(self, session: Session) -> None:
         """Insert or replace this session's row."""
-        await self._write(_upsert("sessions", _SESSION), [_row(session)])
+        await self._run(put_rows, self._database, [session])
+        self._inspect_if_damaged({(session.id,)})
 
     async def put_usage(self, usage: Sequence[PodUsage]) -> None:
         """Insert or replace these rows; the key is session and id."""
-        await self._write(_upsert("uses", _USAGE), [_row(row) for row in usage])
+        await self._run(put_rows, self._database, usage)
+        self._inspect_if_damaged({(use.session_id, use.id) for use in usage})
 
     async def open_sessions(self) -> list[Session]:
         """Return the sessions without an end, oldest first."""
-        rows = await self._read("SELECT * FROM sessions WHERE ended_at IS NULL ORDER BY asked_at, id")
-        return [Session(**_values(row)) for row in rows]
+        return await self._sessions("WHERE ended_at IS NULL ORDER BY asked_at, id")
 
     async def last_ends(self) -> Mapping[str, datetime]:
         """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
         rows = await self._read(
-            "SELECT provider, max(ended_at) AS ended_at FROM sessions"
+            "SELECT provider, max(ended_at) AS ended_at FROM sound_sessions"
             " WHERE ended_at IS NOT NULL AND started_at IS NOT NULL GROUP BY provider"
         )
         return {row["provider"]: datetime.fromisoformat(row["ended_at"]) for row in rows}
 
-    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Return the sessions that overlap this time span, oldest first; open ones last until now."""
-        rows = await self._read(
-            "SELECT * FROM sessions"
-            " WHERE coalesce(started_at, asked_at) < ? AND (ended_at IS NULL OR ended_at >= ?)"
-            " ORDER BY coalesce(started_at, asked_at), id",
-            _text(until),
-            _text(since),
-        )
-        return [Session(**_values(row)) for row in rows]
+    async def sessions(
+        self,
+        since: datetime,
+        until: datetime,
+        *,
+        before: Session | None = None,
+        limit: int = -1,
+    ) -> list[Session]:
+        """Return the billed sessions that began in this span, `until` excluded, oldest first.
 
-    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """Return the usage that overlaps this time span."""
-        rows = await self._read(
-            "SELECT * FROM uses WHERE began_at < ? AND ended_at >= ? ORDER BY began_at, id",
-            _text(until),
-            _text(since),
+        Args:
+            before: only those that stand before this one.
+            limit: only as many of the newest; negative: all.
+        """
+        end = ("9", "") if before is None else (instant_text(before.began_at), before.id)
+        found = await self._sessions(
+            "WHERE started_at >= ? AND started_at < ? AND (started_at, id) < (?, ?)"
+            " ORDER BY started_at DESC, id DESC LIMIT ?",
+            instant_text(since),
+            instant_text(until),
+            *end,
+            limit,
         )
-        return [PodUsage(**_values(row)) for row in rows]
+        return found[::-1]
+
+    async def session(self, session_id: str) -> Session | None:
+        """Return the session with this id."""
+        return next(iter(await self._sessions("WHERE id = ?", session_id)), None)
+
+    async def usage(self, session_id: str) -> list[PodUsage]:
+        """Return the usage of a session, in order."""
+        return await self._run_read(lambda: _usage(self._database, session_id))
+
+    async def pods(self) -> Mapping[str, Set[str]]:
+        """Return the pods of all billed sessions, by provider."""
+        pods: dict[str, set[str]] = defaultdict(set)
+        for row in await self._read(
+            "SELECT DISTINCT provider, pod_id FROM sound_sessions"
+            " WHERE started_at IS NOT NULL AND pod_id IS NOT NULL"
+        ):
+            pods[row["provider"]].add(row["pod_id"])
+        return pods
+
+    async def cost_breakdown(self, query: CostQuery) -> CostBreakdown:
+        """Return the costs of a span."""
+        return attrs.evolve(
+            await self._run_read(lambda: cost_breakdown(self._database, query)), damaged=len(self._damaged)
+        )
 
     async def last_notified_threshold(self, month: str) -> int:
         """Return the highest threshold that was notified in this month ("2026-11"), 0 for none."""
         rows = await self._read("SELECT percent FROM budgets WHERE month = ?", month)
-        return int(rows[0]["percent"]) if rows else 0
+        return next((row["percent"] for row in rows if isinstance(row["percent"], int)), 0)
 
     async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """Store that this threshold was notified."""
-        await self._write(_upsert("budgets", ("month", "percent")), [(month, percent)])
+        statement = "INSERT OR REPLACE INTO budgets (month, percent) VALUES (?, ?)"
+        await self._run(_write_rows, self._database, statement, [(month, percent)])
 
-    async def _write(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-        await self._run(_write_rows, self._database, statement, rows)
+    async def _sessions(self, which: str, *values: object) -> list[Session]:
+        return await self._run_read(lambda: _sessions(self._database, which, *values))
 
-    async def _read(self, query: str, *values: str) -> list[sqlite3.Row]:
-        return await self._run(lambda: self._database.execute(query, values).fetchall())
+    async def _read(self, query: str, *values: object) -> list[sqlite3.Row]:
+        return await self._run_read(lambda: self._database.execute(query, values).fetchall())
+
+    async def _run_read(self, work: Callable[[], T]) -> T:
+        try:
+            return await self._run(self._read_sound_rows, work)
+        finally:
+            self._warn_of_damage()
+
+    def _read_sound_rows(self, work: Callable[[], T]) -> T:
+        (version,) = self._database.execute("PRAGMA data_version").fetchone()
+        if version != self._inspected:  # another program has written to the file
+            self._damaged, self._inspected = hide_damaged_rows(self._database), version
+        return work()
+
+    def _inspect_if_damaged(self, keys: Set[tuple[str, ...]]) -> None:
+        """Inspect the rows again if one of these was damaged: it has been replaced."""
+        if any(row.key in keys for row in self._damaged):
+            self._inspected = -1
+
+    def _warn_of_damage(self) -> None:
+        damaged = self._damaged
+        if set(damaged) - self._warned_of:
+            some = "1 damaged row is" if len(damaged) == 1 else f"{len(damaged)} damaged rows are"
+            told = ", ".join(str(row) for row in damaged[:10])
+            self._warn(f"{self._path}: {some} left out of all lists and sums: {told}")
+        self._warned_of = frozenset(damaged)
 
     async def _run(self, work: Callable[..., T], *given: object) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *given))
-        except (sqlite3.Error, RuntimeError) as error:  # RuntimeError: the thread has ended
+        except (sqlite3.Error, RuntimeError, ValueError, ArithmeticError) as error:  # RuntimeError: has ended
             raise _ledger_error(self._path, error) from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def put_rows(database: sqlite3.Connection, rows: Sequence[Session] | Sequence[PodUsage]) -> None:
+    """Insert or replace rows of one kind; called in the ledger's thread."""
+    if rows:
+        table, columns = ("sessions", _SESSION) if isinstance(rows[0], Session) else ("uses", _USAGE)
+        names = [_ATTRIBUTES.get(column, column) for column in columns]
+        marks = ", ".join("?" * len(columns))
+        values = [tuple(_stored(getattr(row, name)) for name in names) for row in rows]
+        statement = f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+        _write_rows(database, statement, values)
+
+
+def cost_breakdown(database: sqlite3.Connection, query: CostQuery) -> CostBreakdown:
+    """Return the costs of a span; called in the ledger's thread."""
+
+    def receipt_of(session_id: str) -> list[ReceiptLine]:
+        (session,) = _sessions(database, "WHERE id = ?", session_id)
+        return cost_math.receipt(session, _usage(database, session_id), query.now, query.span)
+
+    return ledger_sums.cost_breakdown(database, query, receipt_of)
+
+
+def _sessions(database: sqlite3.Connection, which: str, *values: object) -> list[Session]:
+    rows = database.execute(f"SELECT * FROM sound_sessions {which}", values)
+    return [Session(**_values(row)) for row in rows]
+
+
+def _usage(database: sqlite3.Connection, session_id: str) -> list[PodUsage]:
+    rows = database.execute(
+        "SELECT * FROM sound_uses WHERE session_id = ? ORDER BY began_at, id", (session_id,)
+    )
+    return [PodUsage(**_values(row)) for row in rows]
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the file, or ":memory:", for the calls of this thread. Raises LedgerError."""
     database: sqlite3.Connection | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path, timeout=LOCK_WAIT_S, isolation_level=None)
         database.row_factory = sqlite3.Row
+        database.text_factory = lambda raw: raw.decode("utf-8", "replace")  # a damaged name is still a name
         _prepare(database, path)
     except (sqlite3.Error, OSError, LedgerError) as error:
         if database is not None:
@@ -217,6 +326,7 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
     _migrate(database, path, version)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")  # a start intent has to survive a power failure
+    create_views(database)
     _write_rows(database, "UPDATE budgets SET percent = ? WHERE month = ?", [(0, "")])  # can it be written?
 
 
@@ -265,23 +375,10 @@ def _ledger_error(path: Path, error: Exception) -> LedgerError:
     return LedgerError(f"{path}: the ledger is damaged ({said}); move the file away, or restore a backup")
 
 
-def _upsert(table: str, columns: Sequence[str]) -> str:
-    return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-
-
-def _row(value: Session | PodUsage) -> tuple[object, ...]:
-    return tuple(_stored(getattr(value, field.name)) for field in attrs.fields(type(value)))
-
-
 def _stored(value: object) -> object:
     if isinstance(value, datetime):
-        return _text(value)
+        return instant_text(value)
     return str(value) if isinstance(value, Decimal) else value
-
-
-def _text(at: datetime) -> str:
-    """Return the time as text that sorts by time."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _values(row: sqlite3.Row) -> dict[str, Any]:
@@ -309,7 +406,8 @@ class UnavailableLedger:
     async def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise LedgerError(self._reason)
 
-    put = put_usage = open_sessions = last_ends = sessions = usage = _refuse
+    put = put_usage = open_sessions = last_ends = sessions = session = usage = pods = _refuse
+    cost_breakdown = _refuse
     last_notified_threshold = mark_threshold_notified = _refuse
 
     async def aclose(self) -> None:

@@ -47,47 +47,6 @@ def use(of: Session, user: str, after_min: float, minutes: float, name: str = "r
     )
 
 
-def bill(
-    *sessions: Session, uses=(), span: TimeSpan = NOVEMBER, now: datetime = LATER
-) -> cost_math.CostBreakdown:
-    return cost_math.cost_breakdown(sessions, uses, span, now, "USD")
-
-
-def test_a_session() -> None:
-    """Rate times time, and whose it was."""
-    row = session()
-    told = bill(row, uses=[use(row, "ann", 10, 30), use(row, "bob", 60, 24)])
-
-    assert (1, Decimal("1.2"), Decimal(7200)) == (told.sessions, told.total.cost, told.total.seconds)
-    assert {
-        "ann": Decimal("0.3"),
-        "bob": Decimal("0.24"),
-        WARM_UP: Decimal("0.06"),
-        IDLE: Decimal("0.6"),
-    } == {group.name: group.amount.cost for group in told.by_user}
-
-
-def test_over_midnight() -> None:
-    """Each day gets its own hours."""
-    told = bill(session(datetime(2026, 11, 20, 23, tzinfo=UTC), 3))
-    assert [("2026-11-20", Decimal(3600)), ("2026-11-21", Decimal(7200))] == [
-        (group.name, group.amount.seconds) for group in told.by_day
-    ]
-
-
-def test_over_the_months_turn() -> None:
-    """Each month gets its own part, the users' too."""
-    row = session(datetime(2026, 11, 30, 23, tzinfo=UTC), 3)
-    long = use(row, "ann", 30, 60)
-    november, december = (
-        bill(row, uses=[long], span=cost_math.month_span(month)) for month in ("2026-11", "2026-12")
-    )
-    assert (Decimal("0.6"), Decimal("1.2")) == (november.total.cost, december.total.cost)
-    assert [Decimal(1800), Decimal(1800)] == [
-        group.amount.seconds for told in (november, december) for group in told.by_user if group.name == "ann"
-    ]
-
-
 @pytest.mark.parametrize(
     ("month", "days"), [("2028-02", 29), ("2026-02", 28), ("2026-12", 31), ("2026-04", 30)]
 )
@@ -96,59 +55,6 @@ def test_a_month(month: str, days: int) -> None:
     span = cost_math.month_span(month)
     assert days == (span.until - span.since).days
     assert days == len(list(span.days()))
-
-
-def test_another_zone() -> None:
-    """Half past eleven in New York is the next day: days are UTC's."""
-    begin = datetime.fromisoformat("2026-11-20T23:30:00-05:00")
-    (day,) = bill(session(begin, 1)).by_day
-    assert "2026-11-21" == day.name
-
-
-def test_an_open_session() -> None:
-    """It costs until now; with a clock that was set back, until its last sign of life, and never less."""
-    row = session(ended_at=None)
-    assert Decimal("0.6") == bill(row, now=NOON + HOUR).total.cost
-    assert Decimal("0.06") == bill(row, now=NOON - HOUR).total.cost
-    assert Decimal("0.3") == bill(evolve(row, seen_at=NOON + HOUR / 2), now=NOON - HOUR).total.cost
-    assert Decimal(0) == bill(evolve(row, ready_at=None), now=NOON - HOUR).total.cost
-
-
-def test_failed_starts() -> None:
-    """Shown apart; one that was billed is in the whole, one that was refused cost nothing."""
-    never_ready = session(ready_at=None, hours=0.5)
-    refused = session(NOON + HOUR, started_at=None, ready_at=None, id="refused")
-    told = bill(never_ready, refused)
-    assert (1, Decimal("0.3")) == (told.sessions, told.total.cost)
-    assert (2, Decimal("0.3")) == (told.failed_starts.sessions, told.failed_starts.amount.cost)
-    assert [WARM_UP] == [group.name for group in told.by_user]
-
-
-def test_the_disk_of_a_stopped_pod() -> None:
-    """Between sessions and after the last, beside the whole; of no pod that was destroyed."""
-    first = session(pod_id="a", stopped_rate=Decimal("0.01"))
-    second = session(NOON + 10 * HOUR, pod_id="a", stopped_rate=Decimal("0.02"))
-    gone = session(NOON - 10 * HOUR, pod_id="b")
-    told = bill(gone, first, second, now=NOON + 22 * HOUR)
-    assert Decimal("0.01") * 8 + Decimal("0.02") * 10 == told.stopped_disk.cost
-    assert Decimal(6 * 3600) == told.total.seconds
-
-
-def test_a_session_without_a_price() -> None:
-    """Counted, at no cost, and said."""
-    told = bill(session(hourly_rate=None))
-    assert (1, 1, Decimal(0), Decimal(7200)) == (
-        told.sessions,
-        told.unpriced,
-        told.total.cost,
-        told.total.seconds,
-    )
-
-
-def test_another_currency() -> None:
-    """Left out of every sum, and named."""
-    told = bill(session(), session(NOON + 5 * HOUR, currency="EUR"))
-    assert (1, ["EUR"]) == (told.sessions, told.other_currencies)
 
 
 def test_a_receipt() -> None:
@@ -192,18 +98,6 @@ def stretches(draw: st.DrawFn) -> tuple[Session, list[PodUsage]]:
         one = use(row, draw(st.sampled_from(["ann", "bob"])), from_s / 60, long_s / 60, f"r-{number}")
         found.append(evolve(one, seconds=one.seconds / draw(st.integers(1, 3))))
     return row, found
-
-
-@given(st.lists(stretches(), max_size=5))
-def test_the_parts_are_the_whole(drawn: list[tuple[Session, list[PodUsage]]]) -> None:
-    """By provider, day and user, in seconds and money, exactly, as they are shown."""
-    told = bill(*(row for row, _ in drawn), uses=[one for _, uses in drawn for one in uses])
-    for groups in (told.by_provider, told.by_day, told.by_user):
-        shares = cost_math.rounded_groups(groups, told.total)
-        assert told.total.cost.quantize(cost_math.QUANTUM) == sum((s.cost for s in shares), Decimal(0))
-        hours = (told.total.seconds / 3600).quantize(cost_math.QUANTUM)
-        assert hours == sum((s.hours for s in shares), Decimal(0))
-        assert all(share.cost >= 0 and share.hours >= 0 for share in shares)
 
 
 @given(stretches())

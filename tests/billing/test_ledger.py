@@ -59,7 +59,10 @@ async def test_each_row_in_its_own(ledger: SplitLedger, real: MemoryLedger, play
     assert ({"2026-11": 50}, {}) == (real.notified_thresholds, play.notified_thresholds)
     assert [REAL, PLAY] == await ledger.sessions(NOON, NOON + 2 * HOUR)
     assert [REAL, PLAY] == await ledger.open_sessions()
-    assert 3 == len(await ledger.usage(NOON, NOON + HOUR))
+    assert [PLAY] == await ledger.sessions(NOON, NOON + 2 * HOUR, limit=1)
+    assert [REAL] == await ledger.sessions(NOON, NOON + 2 * HOUR, limit=1, before=PLAY)
+    assert (REAL, PLAY, None) == tuple([await ledger.session(name) for name in ("r", "p", "x")])
+    assert (1, 2) == (len(await ledger.usage("r")), len(await ledger.usage("p")))
     assert 50 == await ledger.last_notified_threshold("2026-11")
 
 

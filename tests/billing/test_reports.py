@@ -9,7 +9,7 @@ import pytest
 from gpugate_testing.fakes import MemoryLedger
 
 from gpugate.billing.model import PodUsage, Session
-from gpugate.billing.reports import CostQueries
+from gpugate.billing.reports import PAGE, CostQueries
 from gpugate.errors import LedgerError
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -112,6 +112,30 @@ async def test_simulated_sessions() -> None:
     found = await costs.receipt(play.id)
     assert found is not None
     assert 0 == sum(line.amount.cost for line in found[1])
+
+
+async def test_the_newest_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit reaches the ledger, which is never asked for more than a page at once."""
+    asked: list[int] = []
+    every = MemoryLedger.sessions
+
+    async def sessions(ledger: MemoryLedger, *span: datetime, limit: int, **more: object) -> list[Session]:
+        asked.append(limit)
+        return await every(ledger, *span, limit=limit, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MemoryLedger, "sessions", sessions)
+    rows = [session(NOW - number * HOUR, 1, id=f"{number:03}") for number in range(2 * PAGE + 7)]
+    same_time = [session(NOW - HOUR, 1, id=name) for name in ("a", "b")]
+    costs = costs_of(*rows, *same_time)
+
+    newest = [page async for page in costs.pages(None, None, PAGE + 4)]
+    assert [PAGE, 4] == asked == [len(page) for page in newest]
+    listed = [row.session.id for page in reversed(newest) for row in page]
+    ordered = sorted([*rows, *same_time], key=lambda row: (row.began_at, row.id))
+    assert [row.id for row in ordered[-PAGE - 4 :]] == listed
+    assert [row.id for row in ordered] == [row.session.id for row in await costs.sessions(None, None)]
+    assert [PAGE, 4, PAGE, PAGE, PAGE] == asked
+    assert [] == [page async for page in costs.pages(NOW + HOUR, None, 5)]
 
 
 async def test_a_ledger_that_is_brought_up_to_date() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -219,7 +220,9 @@ async def rows_of(path: Path) -> list[Session]:
     """What is in this file."""
     ledger = await SqliteLedger.open(path)
     try:
-        return await ledger.sessions(datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+        with closing(sqlite3.connect(path)) as file:
+            ids = [row_id for (row_id,) in file.execute("SELECT id FROM sessions ORDER BY id")]
+        return [row for row_id in ids if (row := await ledger.session(row_id))]
     finally:
         await ledger.aclose()
 

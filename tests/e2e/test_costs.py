@@ -6,11 +6,14 @@ import csv
 import io
 import math
 import re
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from attrs import evolve
 
+from gpugate.billing import sqlite_ledger
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from tests.e2e.support import House, bearer
@@ -102,6 +105,9 @@ async def test_an_open_session_in_the_list(house: House):
     assert row["cost"] >= 0
 
 
+OLD = Session(id="", provider="runpod", asked_at=datetime(2026, 3, 1, tzinfo=UTC), hourly_rate=Decimal("0.5"))
+
+
 async def old_sessions(path) -> None:
     ledger = await SqliteLedger.open(path / "ledger.sqlite3")
     for day in (1, 2, 3):
@@ -140,6 +146,28 @@ async def test_a_span(tmp_path, opened, query: str, expected: list[int]):
     house = await opened()
     rows = (await data(house, f"sessions?{query}"))["sessions"]
     assert [f"day-{day}" for day in expected] == [row["id"] for row in rows]
+
+
+async def test_many_sessions(tmp_path, opened):
+    """A list of megabytes is whole, in JSON and CSV; `limit` returns the newest, in order."""
+    house = await opened()
+    begin = datetime(2026, 3, 1, tzinfo=UTC)
+    rows = [
+        evolve(OLD, id=f"{n:04}", asked_at=at, started_at=at, ended_at=at + timedelta(seconds=3))
+        for n, at in enumerate(begin + timedelta(seconds=5 * n) for n in range(3000))
+    ]
+    with closing(sqlite_ledger.connect(tmp_path / "ledger.sqlite3")) as database:
+        sqlite_ledger.put_rows(database, rows)
+
+    every = [row["id"] for row in (await data(house, "sessions"))["sessions"]]
+    assert [row.id for row in rows] == every
+    text = (await house.ask("GET", "/api/v1/cost/sessions?format=csv")).body.decode()
+    assert every == [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    assert every[-70:] == [row["id"] for row in (await data(house, "sessions?limit=70"))["sessions"]]
+    head = await house.ask("HEAD", "/api/v1/cost/sessions")
+    assert (200, b"") == (head.status, head.body)
+    told = await data(house, "summary?month=2026-03")
+    assert (3000, 1.25) == (told["sessionCount"], told["estimatedTotal"])
 
 
 async def test_a_name_like_a_formula(tmp_path, opened):

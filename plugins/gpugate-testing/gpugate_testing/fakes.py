@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import closing
+from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, ClassVar
 
 from attrs import define, field, frozen
 
+from gpugate.billing import sqlite_ledger
+from gpugate.billing.cost_math import CostBreakdown, CostQuery
 from gpugate.billing.model import PodUsage, Session
 from gpugate.core.commands import LoadOptions
 from gpugate.errors import LedgerError
@@ -250,20 +254,46 @@ class MemoryLedger:
                 ends[row.provider] = max(row.ended_at, ends.get(row.provider, row.ended_at))
         return ends
 
-    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """Those of which some part lies between, oldest first."""
+    async def sessions(
+        self, since: datetime, until: datetime, *, before: Session | None = None, limit: int = -1
+    ) -> list[Session]:
+        """The billed ones that began between, oldest first."""
         self._try()
-        found = (row for row in self.rows.values() if row.began_at < until)
-        return sorted(
-            (row for row in found if row.ended_at is None or row.ended_at >= since),
-            key=lambda row: (row.began_at, row.id),
-        )
+        end = (until, "") if before is None else (before.began_at, before.id)
+        found = [
+            row
+            for row in self.rows.values()
+            if row.started_at is not None and since <= row.started_at < until and (row.began_at, row.id) < end
+        ]
+        found.sort(key=lambda row: (row.began_at, row.id))
+        return found if limit < 0 else found[max(0, len(found) - limit) :]
 
-    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """The uses of which some part lies between."""
+    async def session(self, session_id: str) -> Session | None:
+        """The one with this id."""
         self._try()
-        found = (use for use in self.used.values() if use.began_at < until and use.ended_at >= since)
+        return self.rows.get(session_id)
+
+    async def usage(self, session_id: str) -> list[PodUsage]:
+        """The uses of a session, in order."""
+        self._try()
+        found = (use for use in self.used.values() if use.session_id == session_id)
         return sorted(found, key=lambda use: (use.began_at, use.id))
+
+    async def pods(self) -> Mapping[str, Set[str]]:
+        """By provider the pods of its billed sessions."""
+        pods: dict[str, set[str]] = {}
+        for row in await self.sessions(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)):
+            if row.pod_id is not None:
+                pods.setdefault(row.provider, set()).add(row.pod_id)
+        return pods
+
+    async def cost_breakdown(self, query: CostQuery) -> CostBreakdown:
+        """The costs of a span, added up by an SQLite ledger in memory."""
+        self._try()
+        with closing(sqlite_ledger.connect(Path(":memory:"))) as database:
+            sqlite_ledger.put_rows(database, list(self.rows.values()))
+            sqlite_ledger.put_rows(database, list(self.used.values()))
+            return sqlite_ledger.cost_breakdown(database, query)
 
     async def last_notified_threshold(self, month: str) -> int:
         """The highest threshold that was told of this month."""
