@@ -57,14 +57,6 @@ class RecordOf:
     async def put_usage(self, uses: Sequence[PodUsage]) -> None:
         """Do nothing: the simulation has no costs by user."""
 
-    async def sessions(self, since: datetime, until: datetime) -> list[Session]:
-        """All."""
-        return list(self.record.rows.values())
-
-    async def usage(self, since: datetime, until: datetime) -> list[PodUsage]:
-        """None are kept."""
-        return []
-
     async def last_notified_threshold(self, month: str) -> int:
         """No budget is set."""
         return 0

@@ -17,10 +17,10 @@ from gpugate.errors import LedgerError
 LEDGER = "ledger.sqlite3"
 
 
-class Ledger(Protocol):
+class SessionStore(Protocol):
     """Stores sessions and usage. A write returns when it is on disk; no call blocks the event loop.
 
-    All calls but `aclose` raise `LedgerError`.
+    All calls raise `LedgerError`.
     """
 
     async def put(self, session: Session) -> None:
@@ -34,6 +34,10 @@ class Ledger(Protocol):
 
     async def last_ends(self) -> Mapping[str, datetime]:
         """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
+
+
+class Ledger(SessionStore, Protocol):
+    """The store with all that is asked about costs and budgets."""
 
     async def sessions(
         self, since: datetime, until: datetime, *, before: Session | None = None, limit: int = -1

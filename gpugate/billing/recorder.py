@@ -28,7 +28,7 @@ from types import MappingProxyType
 from attrs import evolve
 
 from gpugate.billing.cost_math import SECONDS_PER_HOUR, ZERO
-from gpugate.billing.ledger import Ledger
+from gpugate.billing.ledger import SessionStore
 from gpugate.billing.model import BY_HAND, PodUsage, Session, StartOrigin, StartTimeBound
 from gpugate.billing.usage import NoUsage, UsageSlice, UsageTracker
 from gpugate.core.commands import StartCause
@@ -121,7 +121,7 @@ class SessionRecorder(Recorder):
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: SessionStore,
         *,
         fallback: Price,
         wall: Callable[[], datetime],
