@@ -12,13 +12,12 @@ Theory of operation:
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
-
-import orjson
 
 from gpugate.billing.cost_math import (
     IDLE,
@@ -130,7 +129,7 @@ def cost_breakdown(
         "until": instant_text(query.span.until),
         "now": instant_text(query.now),
         "currency": query.currency,
-        "simulated": orjson.dumps(list(query.simulated)).decode(),
+        "simulated": json.dumps(list(query.simulated)),
         "warm_up": WARM_UP,
         "idle": IDLE,
     }
@@ -182,7 +181,7 @@ def _assemble(
         failed_starts=CostGroup(name="", amount=failed.amount, sessions=failed.sessions + counts["refused"]),
         stopped_disk=sums.whole("disk").amount,
         unpriced=counts["unpriced"],
-        other_currencies=sorted(orjson.loads(counts["currencies"])),
+        other_currencies=sorted(json.loads(counts["currencies"])),
         simulated=counts["simulated"],
     )
 
