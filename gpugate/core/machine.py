@@ -117,6 +117,7 @@ class PodMachine:
         shutdown_state: what it ends in.
         restored_stops: the providers with a stop that an earlier gateway could not confirm.
         inherited_sessions: the providers where an earlier gateway left a session open in the ledger.
+        asked_providers: the providers whose first answer to an inspection since boot is there.
         seen_providers: the providers that have shown since boot what they have; an unreachable host has not.
         commands: the commands of the current step.
     """
@@ -151,6 +152,7 @@ class PodMachine:
         self.shutdown_state = ShutDown()
         self.restored_stops = restored_stops
         self.inherited_sessions = inherited_sessions
+        self.asked_providers: set[int] = set()
         self.seen_providers: set[int] = set()
         self.commands: list[Command] = []
         self._persisted_stops = restored_stops
@@ -602,7 +604,14 @@ class PodMachine:
         return min(error.retry_after, self.policy.max_rate_limit_s)
 
     def _update_inspect_errors(self, provider: int, event: PodInspected | InspectFailed, now: float) -> None:
-        """Note whether the pod can be seen there; that it cannot is published once."""
+        """Note whether the pod can be seen there; that it cannot is published once.
+
+        A first inspection that is too early is no problem: `gpugate check --live` was there a moment ago.
+        """
+        is_first = provider not in self.asked_providers
+        self.asked_providers.add(provider)
+        if is_first and self._requested_delay_s(event):
+            return
         known = self.inspect_errors.pop(provider, None)
         if isinstance(event, InspectFailed):
             message = f"{self.provider_name(provider)}: could not look: {event.error.message}"

@@ -26,7 +26,7 @@ from gpugate.core.events import (
     ShutdownRequested,
 )
 from gpugate.core.states import BackingOff, Provisioning, Ready, Stopped, Stopping, Unknown, Warming
-from gpugate.errors import AuthFailed, Transient
+from gpugate.errors import AuthFailed, RateLimited, Transient
 from gpugate.provider_api import Phase, PodReport
 
 
@@ -124,6 +124,22 @@ def test_the_provider_cannot_be_looked_at() -> None:
     assert play.machine.last_error == "alpha: could not look: no route"
     play.set_report(0, STOPPED).at(66, state=Stopped)
     assert play.machine.last_error is None
+
+
+def test_the_first_look_comes_too_soon() -> None:
+    """`gpugate check --live` has looked a moment ago: looked again when the provider wants, without a word."""
+    play = Scenario(policy(), hidden=(InspectPod,)).set_report(0, RateLimited(5))
+    play.at(0, GatewayStarted(), gives=[], state=Unknown)
+    assert play.machine.last_error is None
+    play.set_report(0, STOPPED).at(4.9, gives=[], state=Unknown).at(6.1, gives=[], state=Stopped)
+
+
+def test_the_looks_go_on_coming_too_soon() -> None:
+    """Something else uses up what the provider allows: that is told, once."""
+    play = Scenario(policy(), hidden=(InspectPod,)).set_report(0, RateLimited(5))
+    play.at(0, GatewayStarted(), gives=[])
+    play.at(6.1, gives=["complain 0 transient"]).at(30, gives=[])
+    assert "could not look" in (play.machine.last_error or "")
 
 
 def test_a_request_while_the_provider_cannot_be_looked_at() -> None:
