@@ -10,23 +10,24 @@ from pathlib import Path
 
 import attrs
 
-from gpugate.cli.errors import CliError
+from gpugate.cli.errors import OK, CliError
 from gpugate.cli.serve import run
 from gpugate.cli.settings import config_of, url_of
 from gpugate.cli.token_commands import sign_token
-from gpugate.config import Settings, SourcedValue, duration, load_settings, show_duration
+from gpugate.config import Settings, SourcedValue, load_settings, provider_config, show_duration
 from gpugate.install_hints import install_command
 from gpugate.lifecycle import state_dir
 from gpugate.providers import registry
 from gpugate.proxy.addresses import CannotListen, listening_sockets
 
 _TOKEN_LIFE_S = 30 * 86_400.0  # as long as `token issue` says
-_COLD_START_S = 6.0  # as examples/gpugate.toml has it
+_FLAGS = {"port": "server.port", "cold_start": "providers.demo.cold_start", "idle": "pod.idle_timeout"}
 _MODEL = "llama3.2:3b"
 
 _INSTRUCTIONS = """\
 gpugate demo at {url}, in front of a SIMULATED pod: no GPU, no model and no bill.
 Its answers are canned text. The pod is off now; the first request waits about {cold_start} while it starts.
+{idle} after the last answer it is stopped, and the log below says what that session would have cost at {rate:g} USD an hour.
 
 A token for this demo, good for 30 days:
   {token}
@@ -44,6 +45,7 @@ or as environment: OLLAMA_BASE_URL={url} OLLAMA_API_CONFIGS='{{"0": {{"key": "<t
 
 Ctrl-C ends it, the simulated pod included.
 """
+_ENDED = "gpugate demo has ended, and its simulated pod is off. For a real one: gpugate init, then gpugate serve."
 
 
 def demo(args: Namespace) -> int:
@@ -55,18 +57,21 @@ def demo(args: Namespace) -> int:
         command = install_command("gpugate-demo", "gpugate[demo]")
         raise CliError(f"the demo's simulated pod is not installed: {command}")
     settings = _with_free_port(_settings(args))
-    token = sign_token(settings, "demo", None, _TOKEN_LIFE_S)
-    return run(settings, _instructions(settings, token, _cold_start(settings)))
+    status = run(settings, _instructions(settings, sign_token(settings, "demo", None, _TOKEN_LIFE_S)))
+    if status == OK:
+        print(_ENDED)
+    return status
 
 
 def _settings(args: Namespace) -> Settings:
     """Return the demo's settings: from variables, flags and --config; not from a file that is found."""
     path = Path(args.config) if args.config else None
     overrides: dict[str, object] = {"pod.provider": ("demo",)}
-    if args.port is not None:
-        overrides["server.port"] = SourcedValue(args.port, "--port", is_text=True)
-    if args.cold_start is not None:
-        overrides["providers.demo.cold_start"] = SourcedValue(args.cold_start, "--cold-start", is_text=True)
+    overrides |= {
+        key: SourcedValue(getattr(args, flag), f"--{flag.replace('_', '-')}", is_text=True)
+        for flag, key in _FLAGS.items()
+        if getattr(args, flag) is not None
+    }
     draft = load_settings(
         path, os.environ, overrides=overrides, complete=False, state_problem=state_dir.check
     )
@@ -77,11 +82,6 @@ def _settings(args: Namespace) -> Settings:
     return load_settings(
         path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_dir.check
     )
-
-
-def _cold_start(settings: Settings) -> float:
-    given = settings.providers.get("demo", {}).get("cold_start", _COLD_START_S)
-    return duration(given.value if isinstance(given, SourcedValue) else given)
 
 
 def _with_free_port(settings: Settings) -> Settings:
@@ -136,8 +136,15 @@ def _write_once(path: Path, secret: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _instructions(settings: Settings, token: str, cold_start_s: float) -> str:
-    url = url_of(settings)
+def _instructions(settings: Settings, token: str) -> str:
+    url, pod = url_of(settings), provider_config(settings, "demo", config_of("demo"))
     body = json.dumps({"model": _MODEL, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})
     curl = f"curl -N {url}/api/chat -H 'Authorization: Bearer {token}' -d '{body}'"
-    return _INSTRUCTIONS.format(url=url, token=token, curl=curl, cold_start=show_duration(cold_start_s))
+    return _INSTRUCTIONS.format(
+        url=url,
+        token=token,
+        curl=curl,
+        cold_start=show_duration(pod.cold_start),
+        idle=show_duration(settings.pod.idle_timeout),
+        rate=pod.hourly_rate,
+    )

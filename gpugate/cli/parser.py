@@ -115,6 +115,7 @@ def _add_serving(commands: Any) -> None:
     demo = _add(commands, "demo", "demo:demo", about)
     demo.add_argument("--port", help="default 11434; 0 for any free one")
     demo.add_argument("--cold-start", metavar="TIME", help="how long the pod takes to start, default 6s")
+    demo.add_argument("--idle", metavar="TIME", help="after how long without use it is stopped, default 15m")
 
 
 def _add_configuring(commands: Any) -> None:

@@ -30,6 +30,7 @@ class DemoConfig:
 
     cold_start: Duration = 6.0
     tokens_per_second: float = 25.0
+    hourly_rate: float = 0.44
 
 
 @pytest.fixture
@@ -63,6 +64,16 @@ def test_a_demo(run: Callable[..., Any]) -> None:
     (token,) = set(re.findall(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", out))
     assert "demo" == jwt.decode(token, settings.auth.secret, algorithms=["HS256"])["sub"]
     assert settings.auth.secret not in out
+
+
+def test_an_idle_stop_that_is_seen(run: Callable[..., Any]) -> None:
+    """--idle brings it forward; it is said when it comes, at which price, and at the end that all is off."""
+    status, settings, out, _ = run("--port", "0", "--idle", "30s")
+
+    assert (0, 30.0) == (status, settings.pod.idle_timeout)
+    assert "30s after the last answer it is stopped" in out
+    assert "what that session would have cost at 0.44 USD an hour." in out
+    assert out.splitlines()[-1].startswith("gpugate demo has ended, and its simulated pod is off.")
 
 
 def test_the_line_to_paste(run: Callable[..., Any]) -> None:
@@ -121,6 +132,7 @@ def test_a_taken_port(run: Callable[..., Any]) -> None:
     [
         (("--port", "99999"), "--port: server.port: must be from 0 to 65535, is 99999"),
         (("--cold-start", "soon"), "--cold-start: providers.demo.cold_start: must be a duration"),
+        (("--idle", "0"), "--idle: pod.idle_timeout: must be more than 0"),
     ],
 )
 def test_a_flag_that_is_wrong(run: Callable[..., Any], args: tuple[str, ...], line: str) -> None:

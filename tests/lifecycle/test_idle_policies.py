@@ -105,15 +105,16 @@ def test_the_fixed_policy_saves_nothing() -> None:
     play(story())
 
 
-def test_what_listeners_are_told_of_an_idle_stop() -> None:
-    """Its cause, and for how long the pod had not been used."""
+@pytest.mark.parametrize("idle_timeout", [2.0, 60.0])
+def test_what_listeners_are_told_of_an_idle_stop(idle_timeout: float) -> None:
+    """Its cause, and for how long the pod had not been used, also where nothing else happened meanwhile."""
 
     async def story() -> None:
-        async with Stage([FakeCloud()], {"idle_timeout": 60.0}) as stage:
+        async with Stage([FakeCloud()], {"idle_timeout": idle_timeout}) as stage:
             await stage.ask(1)
-            await asyncio.sleep(62)
+            await asyncio.sleep(idle_timeout + 2)
             told = [news for news in stage.news if isinstance(news, StateChanged)]
             stops = [(news.now, news.stop_cause, news.idle_s) for news in told if news.stop_cause]
-            assert [("Stopping", StopCause.IDLE, pytest.approx(60.0))] == stops
+            assert [("Stopping", StopCause.IDLE, pytest.approx(idle_timeout))] == stops
 
     play(story())
