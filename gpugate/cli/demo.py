@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -27,7 +29,7 @@ _MODEL = "llama3.2:3b"
 _INSTRUCTIONS = """\
 gpugate demo at {url}, in front of a SIMULATED pod: no GPU, no model and no bill.
 Its answers are canned text. The pod is off now; the first request waits about {cold_start} while it starts.
-{idle} after the last answer it is stopped, and the log below says what that session would have cost at {rate:g} USD an hour.
+{idle} after the last answer it is stopped; the log has the cost, as if {rate:g} USD an hour were real.
 
 A token for this demo, good for 30 days:
   {token}
@@ -45,7 +47,7 @@ or as environment: OLLAMA_BASE_URL={url} OLLAMA_API_CONFIGS='{{"0": {{"key": "<t
 
 Ctrl-C ends it, the simulated pod included.
 """
-_ENDED = "gpugate demo has ended, and its simulated pod is off. For a real one: gpugate init, then gpugate serve."
+_ENDED = "gpugate demo has ended, and its simulated pod is off. For a real pod: gpugate init, gpugate serve."
 
 
 def demo(args: Namespace) -> int:
@@ -59,7 +61,8 @@ def demo(args: Namespace) -> int:
     settings = _with_free_port(_settings(args))
     status = run(settings, _instructions(settings, sign_token(settings, "demo", None, _TOKEN_LIFE_S)))
     if status == OK:
-        print(_ENDED)
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            print(_ENDED, file=sys.stderr)
     return status
 
 

@@ -441,7 +441,7 @@ class Lifecycle:
         if isinstance(event, PodInspected):  # 1
             self._recorder.on_report(self._names[event.provider], event.report)
             self._runner.on_inspected(event)
-        # Requests come and go without an event (the short way): before a deadline acts, see what they have left.
+        # Requests that took the short way are not in `_last`, and a deadline is about when they ended.
         was = self._machine.snapshot() if isinstance(event, DeadlineReached) else self._last
         commands = self._machine.handle(event, now)  # 2
         snapshot = self._last = self._machine.snapshot()

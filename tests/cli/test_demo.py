@@ -55,7 +55,7 @@ def test_a_demo(run: Callable[..., Any]) -> None:
     """Without anything: loopback, the simulated pod, and words to try it with."""
     status, settings, out, err = run("--port", "0", "--cold-start", "250ms")
 
-    assert (0, "") == (status, err)
+    assert (0, 1) == (status, len(err.splitlines()))
     assert (("127.0.0.1",), ("demo",)) == (settings.server.host, settings.pod.provider)
     assert 0.25 == provider_config(settings, "demo", DemoConfig).cold_start
     assert "SIMULATED" in out
@@ -68,12 +68,14 @@ def test_a_demo(run: Callable[..., Any]) -> None:
 
 def test_an_idle_stop_that_is_seen(run: Callable[..., Any]) -> None:
     """--idle brings it forward; it is said when it comes, at which price, and at the end that all is off."""
-    status, settings, out, _ = run("--port", "0", "--idle", "30s")
+    status, settings, out, err = run("--port", "0", "--idle", "30s")
 
     assert (0, 30.0) == (status, settings.pod.idle_timeout)
     assert "30s after the last answer it is stopped" in out
-    assert "what that session would have cost at 0.44 USD an hour." in out
-    assert out.splitlines()[-1].startswith("gpugate demo has ended, and its simulated pod is off.")
+    assert "the cost, as if 0.44 USD an hour were real" in out
+    assert [
+        "gpugate demo has ended, and its simulated pod is off. For a real pod: gpugate init, gpugate serve."
+    ] == err.splitlines()
 
 
 def test_the_line_to_paste(run: Callable[..., Any]) -> None:

@@ -127,7 +127,7 @@ def test_the_provider_cannot_be_looked_at() -> None:
 
 
 def test_the_first_look_comes_too_soon() -> None:
-    """`gpugate check --live` has looked a moment ago: looked again when the provider wants, without a word."""
+    """`gpugate check --live` has looked a moment ago: looked again when the provider wants, unsaid."""
     play = Scenario(policy(), hidden=(InspectPod,)).set_report(0, RateLimited(5))
     play.at(0, GatewayStarted(), gives=[], state=Unknown)
     assert play.machine.last_error is None
