@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from gpugate.cli.cost_commands import amount
 from gpugate.cli.errors import OK, WRONG, CliError
-from gpugate.cli.settings import config_path, settings_for_serving, url_of
+from gpugate.cli.settings import config_path, searched, settings_for_serving, url_of
 from gpugate.cli.token_commands import describe_end
-from gpugate.config import Settings, commented_config, provider_config, warnings
+from gpugate.config import Settings, commented_config, provider_config, show_duration, warnings
 from gpugate.config.derive import named_models, pods_of
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import lease_digest
+from gpugate.proxy.addresses import CannotListen, listening_sockets
 
 if TYPE_CHECKING:
     from gpugate.provider_api import Provider
@@ -75,12 +77,13 @@ def _replace(path: Path, text: str) -> None:
 def check(args: Namespace) -> int:
     """Validate the configuration and print a summary; with --live also make requests to what it names."""
     settings = settings_for_serving(args)
-    source = config_path(args) or "the environment"
-    print(f"ok: {source}")
+    print(f"ok: {config_path(args) or f'the environment (no file at {searched()})'}")
     for line in _summary(settings):
         print(f"  {line}")
     if hint := _catalogue_hint(settings):
         print(f"  note: {hint}")
+    if problem := _listening_problem(settings):
+        print(f"  note: {problem}")
     for key, warning in warnings(settings):
         print(f"  note: {key}: {warning}")
     if not args.live:
@@ -99,11 +102,48 @@ def _summary(settings: Settings) -> list[str]:
         f"listens at {url_of(settings)}",
         f"provider: {', then '.join(settings.pod.provider)}",
         f"tokens: signed with {' or '.join(signers)} ({', '.join(auth.algorithms)})",
+        f"idle stop: {_idle_stop(settings)}",
+        f"price: the provider's; where it tells none: {_price(settings)}",
+        f"budget: {_budget(settings)}",
+        f"when gpugate ends: the pod is {'stopped' if settings.server.on_exit == 'stop' else 'left running'}",
         f"state: {settings.state.dir}",
         f"bot: {bot.mode if bot.enabled else 'off'}",
         *(lease if settings.pod.lease else []),
         *([f"GPUGATE_TOKEN: {describe_end(token, time.time())}"] if token else []),
     ]
+
+
+def _idle_stop(settings: Settings) -> str:
+    pod = settings.pod
+    text = f"{show_duration(pod.idle_timeout)} after the last answer has ended"
+    if pod.idle_policy == "learned":
+        text += ", sooner where past use says so"
+    return text + (f"; after {show_duration(pod.max_session)} in any case" if pod.max_session else "")
+
+
+def _price(settings: Settings) -> str:
+    cost = settings.cost
+    rate = f"{amount(cost.hourly_rate)} {cost.currency} an hour" if cost.hourly_rate else "unknown"
+    return f"{rate} (cost.hourly_rate)"
+
+
+def _budget(settings: Settings) -> str:
+    cost = settings.cost
+    if not cost.monthly_budget:
+        return "none"
+    share = f", and {cost.user_share:.0%} of it for each user" if cost.user_share else ""
+    return f"no new start after {amount(cost.monthly_budget)} {cost.currency} in a month{share}"
+
+
+def _listening_problem(settings: Settings) -> str | None:
+    """Say why `serve` could not listen now; a gateway that runs already has its port, too."""
+    try:
+        sockets = listening_sockets(settings.server.host, settings.server.port)
+    except CannotListen as error:
+        return f"{error}, unless it is this gateway"
+    for one in sockets:
+        one.close()
+    return None
 
 
 def _catalogue_hint(settings: Settings) -> str | None:

@@ -60,7 +60,7 @@ def _cost_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     currency, count = plain(summary.get("currency", "")), summary.get("sessionCount", 0)
     yield (
         f"{plain(summary.get('month', ''))}: {plain(count)} session{'' if count == 1 else 's'}, "
-        f"{_amount(summary.get('totalHours'))} hours, {_amount(summary.get('estimatedTotal'))} {currency}"
+        f"{amount(summary.get('totalHours'))} hours, {amount(summary.get('estimatedTotal'))} {currency}"
     )
     for title, key in (("byProvider", "provider"), ("byDay", "date"), ("byUser", "user")):
         for row in summary.get(title) or []:
@@ -80,12 +80,12 @@ def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{plain(session.get('id', ''))}: {plain(session.get('provider', ''))}, "
         f"{plain(session.get('started_at') or '?')} to {plain(session.get('ended_at') or 'now')}, "
-        f"{_rounded(session.get('seconds'))} s, {_amount(session.get('cost'))} {currency}"
+        f"{_rounded(session.get('seconds'))} s, {amount(session.get('cost'))} {currency}"
     )
     for line in receipt.get("lines") or []:
         requests, name = line.get("requests") or 0, line.get("request_id")
         which = f" {requests} requests" if requests > 1 else f" {plain(name)}" if name else ""
-        seconds, cost = _rounded(line.get("seconds")), _amount(line.get("cost"))
+        seconds, cost = _rounded(line.get("seconds")), amount(line.get("cost"))
         yield f"  {plain(line.get('user', ''))}{which}: {seconds} s, {cost} {currency}"
 
 
@@ -93,22 +93,22 @@ def _bill_lines(bills: Mapping[str, Any]) -> Iterator[str]:
     currency = plain(bills.get("currency", ""))
     yield f"{plain(bills.get('month', ''))}, estimated beside billed, {currency}"
     for row in bills.get("providers") or []:
-        line = f"  {plain(row.get('provider', ''))}: {_amount(row.get('estimate'))} estimated"
+        line = f"  {plain(row.get('provider', ''))}: {amount(row.get('estimate'))} estimated"
         if row.get("bill") is not None:
             parts = ", ".join(
-                f"{plain(part)} {_amount(amount)}" for part, amount in (row.get("parts") or {}).items()
+                f"{plain(part)} {amount(paid)}" for part, paid in (row.get("parts") or {}).items()
             )
-            line += f", {_amount(row['bill'])} billed" + (f" ({parts})" if parts else "")
+            line += f", {amount(row['bill'])} billed" + (f" ({parts})" if parts else "")
         if row.get("otherPods"):
-            line += f", {_amount(row['otherPods'])} for other pods"
+            line += f", {amount(row['otherPods'])} for other pods"
         yield line + (f": {plain(row['note'])}" if row.get("note") else "")
 
 
 def _hours_and_cost(row: Mapping[str, Any], currency: str) -> str:
-    return f"{_amount(row.get('hours'))} hours, {_amount(row.get('cost'))} {currency}"
+    return f"{amount(row.get('hours'))} hours, {amount(row.get('cost'))} {currency}"
 
 
-def _amount(number: object) -> str:
+def amount(number: object) -> str:
     """Return an amount with two to six decimal places: small sums stay visible, and parts add up."""
     whole, point, places = _rounded(number, 6).partition(".")
     return f"{whole}{point}{places.rstrip('0').ljust(2, '0')}" if point else whole

@@ -7,12 +7,16 @@ import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
 
 import aiohttp
 
+from gpugate.billing.cost_math import SECONDS_PER_HOUR
+from gpugate.cli.cost_commands import amount
 from gpugate.cli.errors import FAILED, OK
 from gpugate.cli.parser import gpugate_version
-from gpugate.config import Settings, provider_config
+from gpugate.config import Settings, provider_config, show_duration
+from gpugate.config.derive import fallback_price_of
 from gpugate.errors import ProviderError, RateLimited, SettingsError
 from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 from gpugate.providers import registry
@@ -20,6 +24,8 @@ from gpugate.providers.local import Local, command_problem
 
 _TIMEOUT_S = 20.0  # of one request: longer than the providers' own timeout of a call (10 s)
 _MAX_RATE_LIMIT_S = 10.0  # a longer one is reported: the user is waiting
+_KEYWORDS = "until then the bot goes by English keywords"
+HOURS_PER_MONTH = 730  # 365 days in 12 months
 LiveResult = tuple[bool, str]  # whether it works, and a line about it
 
 
@@ -72,8 +78,29 @@ async def _provider_results(
         about = f"pod {report.pod_id or 'unknown'} is {report.phase.value}"
         more = ": ".join(filter(None, (report.detail, report.output)))
         yield report.phase is not Phase.GONE, f"{who}: {about}" + (f" ({more})" if more else "")
+        if not provider.capabilities.simulated:
+            yield True, f"{who}: {_costs(settings, report)}"
         if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
             yield await _pod_health(settings, report.endpoints["ollama"], session)
+
+
+def _costs(settings: Settings, report: PodReport) -> str:
+    """Say what the pod has and costs: while it runs, before each idle stop, and while it is stopped."""
+    price = report.price
+    if price is None or price.running_per_hour is None:
+        price = fallback_price_of(settings)
+    running, stopped, currency = price.running_per_hour, price.stopped_per_hour, price.currency
+    words = [report.gpu or "GPU unknown"]
+    if running is None:
+        words.append("price unknown: set cost.hourly_rate")
+    else:
+        idle_s = settings.pod.idle_timeout
+        idle = amount(running * Decimal(idle_s) / SECONDS_PER_HOUR)
+        words.append(f"{amount(running)} {currency} an hour")
+        words.append(f"{idle} {currency} for the {show_duration(idle_s)} before an idle stop")
+    if stopped:
+        words.append(f"its disk {amount(stopped * HOURS_PER_MONTH)} {currency} a month while it is stopped")
+    return ", ".join(words)
 
 
 async def _inspect(provider: Provider) -> PodReport:
@@ -110,11 +137,14 @@ async def _local_ollama(settings: Settings, session: aiohttp.ClientSession) -> L
     bot = settings.bot
     status, answer = await _get(session, bot.ollama_url.rstrip("/") + "/api/tags", {}, True)
     if status != 200:
-        return False, f"bot.ollama_url: the local Ollama does not answer: {status}"
+        return True, f"note: bot.ollama_url: the local Ollama does not answer: {status}; {_KEYWORDS}"
     models = answer.get("models") if isinstance(answer, dict) else None
     names = {model.get("name") for model in models or [] if isinstance(model, dict)}
     if not names & {bot.intent_model, f"{bot.intent_model}:latest"}:
-        return False, f"bot.intent_model: the local Ollama does not have {bot.intent_model} (ollama pull)"
+        return (
+            True,
+            f"note: bot.intent_model: needs `ollama pull {bot.intent_model}`; {_KEYWORDS}",
+        )
     return True, f"local Ollama: has {bot.intent_model}"
 
 

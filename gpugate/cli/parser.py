@@ -95,7 +95,9 @@ def _add_from_plugin(parser: argparse.ArgumentParser, commands: Any, name: str) 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     # SUPPRESS: a default here would undo a --config that stood before the command
-    help_text = "default: ./gpugate.toml, then $XDG_CONFIG_HOME/gpugate/gpugate.toml"
+    help_text = (
+        "default: ./gpugate.toml, then $XDG_CONFIG_HOME/gpugate/gpugate.toml, then /etc/gpugate/gpugate.toml"
+    )
     parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS, help=help_text)
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpugate.config import Settings, find_config, load_settings
+from gpugate.config import Settings, default_configs, find_config, load_settings
+from gpugate.config.schema import NO_FILE
+from gpugate.errors import SettingsError
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle import state_dir
 
@@ -27,16 +29,24 @@ def settings_for_serving(args: Namespace, overrides: Mapping[str, object] | None
     Raises:
         SettingsError: with every complaint.
     """
-    settings = load_settings(
-        config_path(args),
-        os.environ,
-        overrides=overrides,
-        config_of=config_of,
-        state_problem=state_dir.check,
-    )
+    path = config_path(args)
+    try:
+        settings = load_settings(
+            path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_dir.check
+        )
+    except SettingsError as error:
+        if path is None:
+            hint = f"looked for {searched()}; --config names another, `gpugate init` writes one"
+            raise SettingsError([*error.complaints, f"{NO_FILE}: {hint}"]) from None
+        raise
     comfyui = settings.comfyui
     load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)
     return settings
+
+
+def searched() -> str:
+    """Return the places at which a configuration is looked for, for people."""
+    return ", ".join(str(path) for path in default_configs(os.environ, Path()))
 
 
 def settings_as_given(args: Namespace) -> Settings:

@@ -3,7 +3,7 @@
 from gpugate.config.consistency import warnings
 from gpugate.config.loader import load_settings, provider_config, structure_provider_config
 from gpugate.config.schema import Server, Settings
-from gpugate.config.sources import SourcedValue, default_state_dir, find_config
+from gpugate.config.sources import SourcedValue, default_configs, default_state_dir, find_config
 from gpugate.config.template import commented_config
 from gpugate.config.units import duration, show_duration
 
@@ -12,6 +12,7 @@ __all__ = [
     "Settings",
     "SourcedValue",
     "commented_config",
+    "default_configs",
     "default_state_dir",
     "duration",
     "find_config",

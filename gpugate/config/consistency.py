@@ -14,6 +14,8 @@ Finding = tuple[str, str]  # dotted key, problem
 
 _MIN_SECRET_BYTES = {"HS384": 48, "HS512": 64}  # RFC 7518 3.2: as long as the hash
 
+_SHORT_IDLE_S = 60.0
+
 NO_SECRET = (
     "is empty, and so is auth.jwks_url: anyone could use your GPU. Make one with: "
     "python3 -c 'import secrets; print(secrets.token_hex(32))'"
@@ -60,6 +62,12 @@ def warnings(settings: Settings) -> Iterator[Finding]:
         yield "auth.scope_map", "is for tokens of an identity provider, and auth.jwks_url is not set"
     if auth.jwks_url and not auth.audience:
         yield "auth.audience", "is empty: tokens that the identity provider made for other programs count too"
+    if pod.idle_timeout < _SHORT_IDLE_S:
+        yield (
+            "pod.idle_timeout",
+            f"{show_duration(pod.idle_timeout)} is short: a pause between two messages stops the pod, and "
+            'the next one waits for a start. A number without a unit is seconds; "15m" is minutes',
+        )
     if 0 < pod.max_session <= pod.warmup_timeout:
         yield (
             "pod.max_session",

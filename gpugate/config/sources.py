@@ -48,14 +48,16 @@ class SourcedValue:
 Raw = dict[str, Any]  # {section: {key: SourcedValue}}; under "providers" {name: {key: SourcedValue}}
 
 
-def find_config(env: Mapping[str, str], folder: Path) -> Path | None:
-    """Return `./gpugate.toml` (of `folder`), else the user's configuration, else the system's, else None."""
-    local = folder / DEFAULT_SOURCE
-    if local.exists():
-        return Path(DEFAULT_SOURCE) if folder == Path() else local
+def default_configs(env: Mapping[str, str], folder: Path) -> list[Path]:
+    """Return where a configuration is looked for: in `folder`, the user's folder, the system's."""
     base = _xdg_folder(env, "XDG_CONFIG_HOME", ".config")
-    places = ([base / "gpugate"] if base else []) + [SYSTEM_FOLDER]
-    return next((path for place in places if (path := place / DEFAULT_SOURCE).exists()), None)
+    places = [folder, *([base / "gpugate"] if base else []), SYSTEM_FOLDER]
+    return [place / DEFAULT_SOURCE for place in places]
+
+
+def find_config(env: Mapping[str, str], folder: Path) -> Path | None:
+    """Return the first of `default_configs` that exists, else None."""
+    return next((path for path in default_configs(env, folder) if path.exists()), None)
 
 
 def default_state_dir(env: Mapping[str, str]) -> Path | None:

@@ -17,7 +17,7 @@ CONFIG = f"[auth]\nsecret = '{SECRET}'\n[pod]\nprovider = 'parked'\n"
 
 _PLUGIN = '''
 from attrs import field, frozen
-from gpugate import Capabilities, Endpoint, Phase, PodReport, Provider
+from gpugate import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 
 @frozen
 class Config:
@@ -25,6 +25,9 @@ class Config:
     phase: str = "stopped"
     ollama: str = ""
     raises: str = ""
+    gpu: str = ""
+    rate: float = 0.0
+    disk: float = 0.0
 
 class Parked(Provider):
     """A pod that nobody moves: it is as its section says."""
@@ -44,7 +47,9 @@ class Parked(Provider):
         if self.config.raises:
             raise getattr(gpugate.errors, self.config.raises)("said the provider")
         endpoints = {"ollama": Endpoint(self.config.ollama)} if self.config.ollama else {}
-        return PodReport(Phase(self.config.phase), pod_id="p1", endpoints=endpoints)
+        price = Price(self.config.rate, self.config.disk) if self.config.rate else None
+        phase, gpu = Phase(self.config.phase), self.config.gpu or None
+        return PodReport(phase, pod_id="p1", endpoints=endpoints, price=price, gpu=gpu)
 '''
 
 

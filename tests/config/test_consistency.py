@@ -97,6 +97,8 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     ("env", "keys"),
     [
         ({}, []),
+        ({"GPUGATE_POD__IDLE_TIMEOUT": "15"}, ["pod.idle_timeout"]),
+        ({"GPUGATE_POD__IDLE_TIMEOUT": "1m"}, []),
         ({"GPUGATE_POD__MAX_SESSION": "3m"}, ["pod.max_session"]),
         ({"GPUGATE_POD__MAX_SESSION": "181"}, []),
         ({"GPUGATE_POD__START_TIMEOUT": "11m"}, ["pod.start_timeout"]),
