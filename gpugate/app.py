@@ -13,6 +13,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import aiohttp
 import structlog
@@ -368,7 +369,15 @@ def cost_queries(
     """Make the queries; sessions of simulated providers cost nothing."""
     # Older versions wrote the demo's sessions into the real ledger.
     not_billed = {*simulated, *({DEMO} - set(settings.pod.provider))}
-    return CostQueries(ledger, lifecycle.status_now, settings.cost.currency, wall, recorder.flush, not_billed)
+    return CostQueries(
+        ledger,
+        lifecycle.status_now,
+        settings.cost.currency,
+        wall,
+        recorder.flush,
+        not_billed,
+        ZoneInfo(settings.cost.timezone),
+    )
 
 
 async def budget_monitor(
@@ -382,7 +391,12 @@ async def budget_monitor(
     """Make the monitor of `cost.monthly_budget`, which has evaluated it once, before any request can come."""
     cost = settings.cost
     budget = BudgetMonitor(
-        BudgetLimits(monthly=cost.monthly_budget, user_share=cost.user_share, currency=cost.currency),
+        BudgetLimits(
+            monthly=cost.monthly_budget,
+            user_share=cost.user_share,
+            currency=cost.currency,
+            zone=ZoneInfo(cost.timezone),
+        ),
         spending,
         thresholds,
         on_verdict=lifecycle.set_budget_verdict,

@@ -7,7 +7,7 @@ import io
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import TypeVar
 
@@ -76,7 +76,8 @@ class CostApi:
     async def sessions(self, call: RequestContext) -> web.StreamResponse:
         """Return the sessions that began in a span, as JSON or CSV."""
         _only(call, "from", "to", "format", "limit")
-        since, until = _instant(call, "from"), _instant(call, "to")
+        zone = self._costs.zone
+        since, until = _instant(call, "from", zone), _instant(call, "to", zone)
         form = _asked(call, "format") or "json"
         if form not in ("json", "csv"):
             raise InvalidRequest("format: must be json or csv")
@@ -142,14 +143,14 @@ def _month(call: RequestContext) -> str | None:
     return month
 
 
-def _instant(call: RequestContext, name: str) -> datetime | None:
-    """Return a date (midnight UTC) or a time, UTC if it has no zone. A `+` may have arrived as a blank."""
+def _instant(call: RequestContext, name: str, zone: tzinfo) -> datetime | None:
+    """Return a date (its midnight) or a time, in this zone if it has no offset. A `+` may come as a blank."""
     said = _asked(call, name)
     if not said:
         return None
     try:
         at = datetime.fromisoformat(_BLANK_FOR_PLUS.sub(r"\1+", said))
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        return (at.replace(tzinfo=zone) if at.tzinfo is None else at).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(
             f'{name}: must be a date or an instant, such as "2026-11-01" or "2026-11-01T12:00:00Z"'

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Protocol
 
@@ -52,11 +52,14 @@ class ThresholdStore(Protocol):
 
 @frozen(kw_only=True)
 class BudgetLimits:
-    """The settings `[cost]`: the month's budget, above 0, and each user's share of it, 0: no limit."""
+    """The settings `[cost]`: the month's budget, above 0, each user's share of it, 0: no limit, and whose
+    months these are.
+    """
 
     monthly: Decimal
     user_share: Decimal = Decimal(0)
     currency: str = "USD"
+    zone: tzinfo = UTC
 
 
 class BudgetMonitor:
@@ -70,7 +73,7 @@ class BudgetMonitor:
         on_verdict: takes the verdict, when it changes.
         publish: takes `BudgetThresholdCrossed`.
         warn: takes a line for the log, and whether it is an alarm.
-        wall: the wall clock, aware; months are UTC's.
+        wall: the wall clock, aware.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class BudgetMonitor:
     async def prepare(self) -> BudgetVerdict:
         """Compute the first verdict, before a start can be requested; publishes nothing."""
         try:
-            await self._evaluate(self._wall().astimezone(UTC))
+            await self._evaluate(self._wall())
         except LedgerError as error:
             self._mark_unavailable(error)
         return self.verdict
@@ -133,11 +136,11 @@ class BudgetMonitor:
 
     async def _evaluate_and_publish(self) -> float:
         """Evaluate and publish what has changed; return the pause before the next evaluation in seconds."""
-        now, was = self._wall().astimezone(UTC), self.verdict
+        now, was = self._wall(), self.verdict
         try:
             spent = await self._evaluate(now)
             self._publish_verdict(was)
-            await self._publish_thresholds(month_of(now), spent)
+            await self._publish_thresholds(month_of(now, self._limits.zone), spent)
             pause_s = await self._pause_s(now, spent)
         except LedgerError as error:
             self._publish_verdict(was)
@@ -154,7 +157,7 @@ class BudgetMonitor:
 
     async def _evaluate(self, now: datetime) -> Decimal:
         """Update the verdict; return what was spent this month."""
-        month = month_of(now)
+        month = month_of(now, self._limits.zone)
         if month != self._month:  # last month's verdict does not apply any more
             self._month, self.verdict = month, BudgetVerdict()
         spent = await self._spending.spent_in_month(month)
@@ -176,7 +179,7 @@ class BudgetMonitor:
                 )
 
     async def _pause_s(self, now: datetime, spent: Decimal) -> float:
-        turn_s = (_month_end(now) - now).total_seconds()
+        turn_s = (_month_end(now, self._limits.zone) - now).total_seconds()
         session = await self._spending.session()
         if session is None:
             return max(MIN_RECHECK_S, min(RECHECK_S, turn_s))
@@ -200,9 +203,10 @@ def evaluate(
     limits: BudgetLimits, now: datetime, spent: Decimal, users: Mapping[str, Decimal]
 ) -> BudgetVerdict:
     """Return the verdict on starts after `spent` in total and `users` by user were spent this month."""
-    month, turn = month_of(now), _month_end(now).date()
+    zone = limits.zone
+    month, turn = month_of(now, zone), _month_end(now, zone).astimezone(zone).date()
     budget = f"{limits.monthly.normalize():f} {limits.currency}"
-    after = f"a running pod stays in use, and no pod is started before {turn} (UTC)"
+    after = f"a running pod stays in use, and no pod is started before {turn} ({zone})"
     if spent >= limits.monthly:
         return BudgetVerdict(exhausted_reason=f"the budget of {budget} for {month} is spent: {after}")
     share = limits.monthly * limits.user_share
@@ -212,5 +216,5 @@ def evaluate(
     return BudgetVerdict(users_over_share=dict.fromkeys(sorted(over), told))
 
 
-def _month_end(now: datetime) -> datetime:
-    return month_span(month_of(now)).until
+def _month_end(now: datetime, zone: tzinfo) -> datetime:
+    return month_span(month_of(now, zone), zone).until

@@ -43,7 +43,7 @@ class ProviderComparison:
 
 @frozen(kw_only=True)
 class ReconciliationReport:
-    """A month ("2026-11", UTC) at every provider that is configured or has sessions in it."""
+    """A month ("2026-11") at every provider that is configured or has sessions in it."""
 
     month: str
     currency: str

@@ -264,7 +264,7 @@ def month_cost(cost: CostSummary) -> str:
 
 
 def today_cost(cost: Decimal, currency: str, now: SessionCost | None = None) -> str:
-    """The cost of today (UTC); `now` is the open session, whose price may be unknown."""
+    """The cost since midnight; `now` is the open session, whose price may be unknown."""
     unknown = "What the running session costs is not known: nobody tells the pod's price"
     unknown = unknown if now is not None and now.estimated_cost is None else ""
     if not cost:

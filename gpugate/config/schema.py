@@ -26,6 +26,7 @@ from gpugate.config.validators import (
     between,
     each,
     is_own_path,
+    is_time_zone,
     is_wake_path,
     not_blank,
     predicate,
@@ -308,6 +309,11 @@ class Cost:
         predicate(lambda code: re.fullmatch("[A-Z]{3}", code) is not None, 'must be letters such as "USD"'),
     )
     hourly_rate: Decimal = _money("used where the provider reports no price")
+    timezone: str = _key(
+        "UTC",
+        'of days, months, budgets and the dates that cost queries take, such as "Europe/Berlin"',
+        predicate(is_time_zone, 'must be the name of a time zone, such as "Europe/Berlin"'),
+    )
     monthly_budget: Decimal = _money("0 = none; once spent: no new start, 402 BUDGET_EXCEEDED")
     user_share: Decimal = _key(
         Decimal("0.0"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from attrs import Attribute
 
@@ -108,3 +109,12 @@ def is_own_path(text: str) -> bool:
     path = text.removesuffix("*")
     holds_token = path != text and "/k/".startswith(path)
     return holds_token or f"{path}/".startswith(("/api/v1/", "/k/", "/dashboard/", "/metrics/"))
+
+
+def is_time_zone(name: str) -> bool:
+    """Return whether this names a time zone of the IANA database."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+    return True

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import pytest
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 from gpugate_testing import virtual_time
 
 from gpugate.billing.budget import BudgetLimits, BudgetMonitor, evaluate
@@ -373,10 +374,39 @@ def test_what_is_told_of_a_spent_budget() -> None:
     )
 
 
-def test_months_are_utc() -> None:
-    """Also where the clock tells another zone's time."""
-    east = datetime.fromisoformat("2026-12-01T01:00:00+02:00")
+@pytest.mark.parametrize(
+    ("zone", "month", "turn"),
+    [
+        ("UTC", "2026-11", "2026-12-01T00:00:00+00:00"),
+        ("Europe/Berlin", "2026-11", "2026-11-30T23:00:00+00:00"),
+        ("Europe/Kyiv", "2026-12", "2026-12-31T22:00:00+00:00"),
+        ("America/New_York", "2026-11", "2026-12-01T05:00:00+00:00"),
+        ("Asia/Kathmandu", "2026-12", "2026-12-31T18:15:00+00:00"),
+    ],
+)
+def test_the_months_of_a_zone(zone: str, month: str, turn: str) -> None:
+    """Wherever the clock stands, and in the refusal as well."""
+    now = datetime.fromisoformat("2026-12-01T00:30:00+02:00")
+    limits = evolve(TWENTY, zone=ZoneInfo(zone))
 
-    assert "2026-11" == month_of(east)
-    assert datetime(2026, 12, 1, tzinfo=UTC) == month_span(month_of(east)).until
-    assert datetime(2027, 1, 1, tzinfo=UTC) == month_span("2026-12").until
+    assert month == month_of(now, limits.zone)
+    assert datetime.fromisoformat(turn) == month_span(month, limits.zone).until
+    following = "2026-12-01" if month == "2026-11" else "2027-01-01"
+    reason = evaluate(limits, now, Decimal(20), {}).exhausted_reason
+    assert reason.startswith(f"the budget of 20 USD for {month} is spent")
+    assert reason.endswith(f"before {following} ({zone})")
+
+
+def test_a_budgets_months_in_another_zone() -> None:
+    """What was spent before midnight in Berlin bars no start after it, an hour before UTC's month ends."""
+
+    async def story() -> None:
+        began = datetime(2026, 11, 30, 20, tzinfo=UTC)
+        book = Book(base=datetime(2026, 11, 30, 22, 30, tzinfo=UTC))
+        book.stretches = [Stretch(began, began + timedelta(hours=1), rate=Decimal(20))]
+        async with Stage(book, evolve(TWENTY, zone=ZoneInfo("Europe/Berlin"))) as stage:
+            await asyncio.sleep(3600)
+        assert [(0, True), (1800, False)] == stage.barred
+        assert [(0, 50), (0, 80), (0, 100)] == stage.told
+
+    play(story)

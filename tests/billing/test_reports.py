@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import pytest
 from gpugate_testing.fakes import MemoryLedger
@@ -54,6 +55,19 @@ async def test_the_months_turn() -> None:
     assert Decimal("0.6") == await costs.spent_in_month("2026-11")
     assert Decimal("0.3") == await costs.today()
     assert "2026-12" == (await costs.summary()).month
+
+
+async def test_another_zone() -> None:
+    """The default month, its days and "today" are the zone's."""
+    now = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)  # half past midnight in Berlin
+    ledger = MemoryLedger({row.id: row for row in [session(now - HOUR, None)]})
+    costs = CostQueries(ledger, lambda: None, "USD", lambda: now, zone=ZoneInfo("Europe/Berlin"))
+
+    summary = await costs.summary()
+    assert ("2026-12", ["2026-12-01"]) == (summary.month, [line.name for line in summary.by_day])
+    assert ["2026-11-30"] == [line.name for line in (await costs.summary("2026-11")).by_day]
+    assert "2026-12-01" == costs.today_date()
+    assert Decimal("0.3") == await costs.today() == await costs.spent_in_month() == summary.estimated_total
 
 
 async def test_whose_it_was() -> None:

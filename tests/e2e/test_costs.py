@@ -170,6 +170,27 @@ async def test_many_sessions(tmp_path, opened):
     assert (3000, 1.25) == (told["sessionCount"], told["estimatedTotal"])
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("from=2026-03-02", [2, 3]),  # that day began at 23:00 UTC of the day before
+        ("to=2026-03-02", [1]),
+        ("from=2026-03-02T01:00:00", [2, 3]),
+        ("from=2026-03-02T01:00:01", [3]),
+        ("from=2026-03-02T00:00:01Z", [3]),
+        ("from=2026-03-02T01:00:00%2B01:00&to=2026-03-03T01:00:00", [2]),
+    ],
+)
+async def test_a_span_in_another_zone(tmp_path, opened, query: str, expected: list[int]):
+    """Dates and times without an offset are those of `cost.timezone`."""
+    await old_sessions(tmp_path)
+    house = await opened(cost__timezone="Europe/Berlin")
+    rows = (await data(house, f"sessions?{query}"))["sessions"]
+    assert [f"day-{day}" for day in expected] == [row["id"] for row in rows]
+    days = (await data(house, "summary?month=2026-03"))["byDay"]
+    assert ["2026-03-01", "2026-03-02", "2026-03-03"] == [line["date"] for line in days]
+
+
 async def test_a_name_like_a_formula(tmp_path, opened):
     """A spreadsheet must not run it."""
     await old_sessions(tmp_path)
