@@ -1,4 +1,4 @@
-"""The official `ollama` and `openai` clients through the gateway, cold and warm."""
+"""The Python clients of Ollama, OpenAI and Anthropic through the gateway, cold and warm (docs/clients.md)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ollama import AsyncClient, ResponseError
 from openai import AsyncOpenAI
 
 from gpugate.errors import NoCapacity
+from tests.e2e.conftest import Opener
 from tests.e2e.support import MODEL, House, bearer, token
 
 HI = [{"role": "user", "content": "hi"}]
@@ -255,3 +256,67 @@ class TestOpenAi:
         house_on_both.ollama.faults.add("/v1/chat/completions", busy)
         answer = await openai_client.chat.completions.create(model=MODEL, messages=HI)
         assert TEXT == answer.choices[0].message.content
+
+
+class TestAnthropic:
+    """Two tests, on one loop: the library takes seconds to import, so it is not imported above either."""
+
+    async def test_message(self, house):
+        """A message and a streamed one, cold and warm, with the token as x-api-key and as Bearer."""
+        from anthropic import AsyncAnthropic
+
+        asked = {"model": MODEL, "max_tokens": 99, "messages": HI}
+        async with AsyncAnthropic(base_url=house.url, api_key=token(), timeout=10) as client:
+            assert TEXT == (await client.messages.create(**asked)).content[0].text
+        bearer_client = AsyncAnthropic(base_url=house.url, auth_token=token(), timeout=10)
+        async with bearer_client, bearer_client.messages.stream(**asked) as stream:
+            assert TEXT == "".join([text async for text in stream.text_stream])
+        assert 1 == house.cloud.starts
+
+    async def test_failed_start_is_asked_for_once(self, house):
+        """The library's own error has the reason, and the pod is not rented again and again."""
+        from anthropic import AsyncAnthropic, InternalServerError
+
+        house.cloud.fail("start", *[NoCapacity("none free")] * 9)
+        async with AsyncAnthropic(base_url=house.url, api_key=token(), timeout=10) as client:
+            with pytest.raises(InternalServerError, match="none free"):
+                await client.messages.create(model=MODEL, max_tokens=99, messages=HI)
+        assert 1 == house.cloud.calls.count("start")
+
+
+class TestHowATokenIsSent:
+    """As docs/clients.md says, to a gateway with `auth.path_tokens`."""
+
+    @pytest.fixture
+    async def house(self, opened: Opener) -> House:
+        house = await opened(auth__path_tokens=True)
+        await house.off()
+        return house
+
+    async def test_in_the_path(self, house):
+        """Clients that know a URL only keep its path."""
+        host = f"{house.url}/k/{token()}"
+        async with AsyncOpenAI(base_url=f"{host}/v1", api_key="unused", timeout=10) as client:
+            answer = await client.chat.completions.create(model=MODEL, messages=HI)
+            assert TEXT == answer.choices[0].message.content
+        client = AsyncClient(host=host)
+        assert TEXT == (await client.chat(MODEL, HI)).message.content
+        await client.close()
+
+    async def test_in_the_environment(self, house, monkeypatch):
+        """OLLAMA_API_KEY is sent by the library of Ollama, and by what is built on it."""
+        monkeypatch.setenv("OLLAMA_API_KEY", token())
+        client = AsyncClient(host=house.url)
+        assert TEXT == (await client.chat(MODEL, HI)).message.content
+        await client.close()
+
+    async def test_before_the_at_sign(self, house):
+        """httpx sends it as Basic; the library of Ollama drops it."""
+        url = house.url.replace("http://", f"http://me:{token()}@")
+        async with httpx.AsyncClient(base_url=url, timeout=10) as client:
+            answer = await client.post("/api/chat", json={"model": MODEL, "messages": HI, "stream": False})
+            assert TEXT == answer.json()["message"]["content"]
+        client = AsyncClient(host=url)
+        with pytest.raises(ResponseError, match="token is missing"):
+            await client.list()
+        await client.close()
