@@ -10,8 +10,8 @@ from gpugate.core.events import Cause
 from gpugate.core.states import Status
 from gpugate.errors import GateError
 from gpugate.lifecycle.status import PodStatus
+from gpugate.wording import CENT, count, money
 
-CENT = Decimal("0.01")
 TENTH = Decimal("0.1")
 MAX_ERROR_CHARS = 300
 """Of a provider's error text; the log and the status have the rest."""
@@ -55,23 +55,6 @@ NO_SESSION = "No pod is running, so nothing is being paid for right now."
 
 
 # --- numbers --------------------------------------------------------------------------------------
-
-
-def money(amount: Decimal, currency: str) -> str:
-    """`$0.13` for USD, else `0.13 EUR`; less than a cent is said in words."""
-    if 0 < amount < CENT / 2:
-        return f"less than {_written(CENT, currency)}"
-    return _written(amount, currency)
-
-
-def _written(amount: Decimal, currency: str) -> str:
-    rounded = f"{amount.quantize(CENT, ROUND_HALF_UP):,}"
-    return f"${rounded}" if currency == "USD" else f"{rounded} {currency}"
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """ "1 session", "2 sessions"."""
-    return f"{number} {one if number == 1 else many or one + 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from functools import partial
 
 from gpugate.billing.model import BY_HAND
 from gpugate.billing.reports import CostQueries, CostSummary
-from gpugate.bot.messages import count, duration, money, sentences, shorten, start_failed
+from gpugate.bot.messages import duration, sentences, shorten, start_failed
 from gpugate.core.events import Cause
 from gpugate.core.states import Status
 from gpugate.errors import LedgerError
@@ -29,6 +29,7 @@ from gpugate.lifecycle.status import (
     StateChanged,
 )
 from gpugate.tasks import CrashHandler, Supervised, report_crash
+from gpugate.wording import count, money
 
 SUMMARY_AT = time(9, 0)
 """When the daily summary is sent, by this machine's clock; only if there was a session since the last one."""

@@ -44,25 +44,6 @@ def test_sentences():
 
 
 @pytest.mark.parametrize(
-    ("amount", "currency", "said"),
-    [
-        ("0.13", "USD", "$0.13"),
-        ("0.13", "EUR", "0.13 EUR"),
-        ("0.125", "USD", "$0.13"),
-        ("4.9", "USD", "$4.90"),
-        ("0", "USD", "$0.00"),
-        ("0.004", "USD", "less than $0.01"),
-        ("0.004", "EUR", "less than 0.01 EUR"),
-        ("0.005", "USD", "$0.01"),
-        ("1234.5", "USD", "$1,234.50"),
-    ],
-)
-def test_money(amount, currency, said):
-    """Dollars in front, others behind; never nothing for something."""
-    assert said == messages.money(Decimal(amount), currency)
-
-
-@pytest.mark.parametrize(
     ("seconds", "said"),
     [
         (-3, "0 seconds"),

@@ -34,13 +34,14 @@ class May:
 
 
 VALUES = {"errors", "provider_api"}
-BASE = VALUES | {"tasks", "clock", "json_file", "install_hints"}
+BASE = VALUES | {"tasks", "clock", "json_file", "install_hints", "wording"}
 
 RULES: Mapping[str, May] = {
     "__init__": May(VALUES),
     "__main__": May({"cli", "signals"}),
     "errors": May(),
     "signals": May(),
+    "wording": May(),
     "clock": May(),
     "json_file": May(outside={"orjson"}),
     "install_hints": May(),

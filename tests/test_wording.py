@@ -1,0 +1,56 @@
+"""Numbers and names as people say them, as tables."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from gpugate import wording
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "said"),
+    [
+        ("0.13", "USD", "$0.13"),
+        ("0.13", "EUR", "0.13 EUR"),
+        ("0.125", "USD", "$0.13"),
+        ("4.9", "USD", "$4.90"),
+        ("0", "USD", "$0.00"),
+        ("0.004", "USD", "less than $0.01"),
+        ("0.004", "EUR", "less than 0.01 EUR"),
+        ("0.005", "USD", "$0.01"),
+        ("1234.5", "USD", "$1,234.50"),
+    ],
+)
+def test_money(amount: str, currency: str, said: str) -> None:
+    """Dollars in front, others behind; never nothing for something."""
+    assert said == wording.money(Decimal(amount), currency)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "exact", "coarse"),
+    [
+        (-3, "0 s", "0 s"),
+        (0.4, "0 s", "0 s"),
+        (59.6, "1 min", "1 min"),
+        (45, "45 s", "45 s"),
+        (860, "14 min 20 s", "14 min"),
+        (900, "15 min", "15 min"),
+        (3605, "1 h", "1 h"),
+        (3599, "59 min 59 s", "1 h"),
+        (9000, "2 h 30 min", "2 h 30 min"),
+        (183_600, "2 d 3 h", "2 d 3 h"),
+    ],
+)
+def test_duration(seconds: float, exact: str, coarse: str) -> None:
+    """The two largest units; for what has lasted no seconds behind minutes."""
+    assert (exact, coarse) == (wording.duration(seconds), wording.duration(seconds, coarse=True))
+
+
+def test_names() -> None:
+    """A provider that is not known stands under its own name; a GPU without its maker."""
+    places = [wording.at_provider(name) for name in ("runpod", "vastai", "local", "mine")]
+    gpus = [wording.short_gpu(name) for name in ("NVIDIA GeForce RTX 4090", "2 x NVIDIA A100-SXM4-80GB")]
+    assert ["at RunPod", "at Vast.ai", "on this machine", "at mine"] == places
+    assert ["RTX 4090", "2 x A100-SXM4-80GB"] == gpus
