@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 from urllib.parse import quote
 
+from gpugate.cli.describe import plain
 from gpugate.cli.errors import OK, WRONG, CliError
 from gpugate.cli.http_client import connect
-from gpugate.cli.pod_commands import plain
+from gpugate.wording import count, duration
 
 _COST = "/api/v1/cost"
 
@@ -57,21 +59,42 @@ def _month_query(month: str | None) -> str:
 
 
 def _cost_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    currency, count = plain(summary.get("currency", "")), summary.get("sessionCount", 0)
+    currency = plain(summary.get("currency", ""))
     yield (
-        f"{plain(summary.get('month', ''))}: {plain(count)} session{'' if count == 1 else 's'}, "
-        f"{amount(summary.get('totalHours'))} hours, {amount(summary.get('estimatedTotal'))} {currency}"
+        f"{_month_name(summary.get('month'))}: {count(summary.get('sessionCount') or 0, 'session')}, "
+        f"{_time_and_cost(summary.get('totalHours'), summary.get('estimatedTotal'), currency)}"
+        f"{_of_budget(summary, currency)}"
     )
-    for title, key in (("byProvider", "provider"), ("byDay", "date"), ("byUser", "user")):
-        for row in summary.get(title) or []:
-            yield f"  {plain(row.get(key, ''))}: {_hours_and_cost(row, currency)}"
+    for title, rows, key in (
+        ("provider", "byProvider", "provider"),
+        ("day", "byDay", "date"),
+        ("user", "byUser", "user"),
+    ):
+        if summary.get(rows):
+            yield f"by {title}"
+        for row in summary.get(rows) or []:
+            yield f"  {plain(row.get(key, ''))}: {_row(row, currency)}"
     failed, disk = summary.get("failedStarts") or {}, summary.get("stoppedDisk") or {}
     if failed.get("sessionCount"):
-        yield f"of it failed starts: {failed['sessionCount']}, {_hours_and_cost(failed, currency)}"
+        yield f"of it failed starts: {failed['sessionCount']}, {_row(failed, currency)}"
     if disk.get("cost"):
-        yield f"beside it, estimated, disks of stopped pods: {_hours_and_cost(disk, currency)}"
+        yield f"beside it, estimated, disks of stopped pods: {_row(disk, currency)}"
     for warning in summary.get("warnings") or []:
         yield f"note: {plain(warning)}"
+
+
+def _month_name(month: object) -> str:
+    try:
+        return f"{date.fromisoformat(f'{month}-01'):%B %Y}"
+    except ValueError:
+        return plain(month)
+
+
+def _of_budget(summary: Mapping[str, Any], currency: str) -> str:
+    budget, spent = summary.get("monthlyBudget"), summary.get("estimatedTotal")
+    if not budget or spent is None:
+        return ""
+    return f", {spent / budget * 100:.0f} % of the budget of {_money(budget, currency)}"
 
 
 def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:
@@ -80,18 +103,18 @@ def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{plain(session.get('id', ''))}: {plain(session.get('provider', ''))}, "
         f"{plain(session.get('started_at') or '?')} to {plain(session.get('ended_at') or 'now')}, "
-        f"{_rounded(session.get('seconds'))} s, {amount(session.get('cost'))} {currency}"
+        f"{_time(session.get('seconds'))}, {_money(session.get('cost'), currency)}"
     )
     for line in receipt.get("lines") or []:
         requests, name = line.get("requests") or 0, line.get("request_id")
         which = f" {requests} requests" if requests > 1 else f" {plain(name)}" if name else ""
-        seconds, cost = _rounded(line.get("seconds")), amount(line.get("cost"))
-        yield f"  {plain(line.get('user', ''))}{which}: {seconds} s, {cost} {currency}"
+        used, cost = _time(line.get("seconds")), _money(line.get("cost"), currency)
+        yield f"  {plain(line.get('user', ''))}{which}: {used}, {cost}"
 
 
 def _bill_lines(bills: Mapping[str, Any]) -> Iterator[str]:
     currency = plain(bills.get("currency", ""))
-    yield f"{plain(bills.get('month', ''))}, estimated beside billed, {currency}"
+    yield f"{_month_name(bills.get('month'))}, estimated beside billed, {currency}"
     for row in bills.get("providers") or []:
         line = f"  {plain(row.get('provider', ''))}: {amount(row.get('estimate'))} estimated"
         if row.get("bill") is not None:
@@ -104,8 +127,23 @@ def _bill_lines(bills: Mapping[str, Any]) -> Iterator[str]:
         yield line + (f": {plain(row['note'])}" if row.get("note") else "")
 
 
-def _hours_and_cost(row: Mapping[str, Any], currency: str) -> str:
-    return f"{amount(row.get('hours'))} hours, {amount(row.get('cost'))} {currency}"
+def _row(row: Mapping[str, Any], currency: str) -> str:
+    return _time_and_cost(row.get("hours"), row.get("cost"), currency)
+
+
+def _time_and_cost(hours: object, cost: object, currency: str) -> str:
+    return f"{_time(hours, 3600)}, {_money(cost, currency)}"
+
+
+def _time(number: object, unit_s: float = 1) -> str:
+    try:
+        return duration(float(str(number)) * unit_s)
+    except ValueError:
+        return "?"
+
+
+def _money(sum_: object, currency: str) -> str:
+    return f"${amount(sum_)}" if currency == "USD" else f"{amount(sum_)} {currency}"
 
 
 def amount(number: object) -> str:

@@ -10,6 +10,7 @@ import os
 import re
 from argparse import Namespace
 from collections.abc import Iterator
+from datetime import datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,14 @@ _TOKEN_LIFETIME_S = 300.0
 
 
 @frozen
+class DatedData:
+    """The `data` of a response, and when it was true by the gateway's clock."""
+
+    data: Any
+    at: datetime | None
+
+
+@frozen
 class GatewayClient:
     """Requests to one gateway, with one token. Every failure is a CliError with one line."""
 
@@ -34,11 +43,16 @@ class GatewayClient:
 
     def get(self, path: str) -> Any:
         """Return the `data` of a response."""
-        return self._data("GET", path)
+        return self.ask("GET", path).data
 
-    def post(self, path: str) -> Any:
-        """Send a POST without a body and return the `data` of the response."""
-        return self._data("POST", path)
+    def ask(self, method: str, path: str) -> DatedData:
+        """Send a request without a body and return the `data` of the response with its time."""
+        answer = self._answer(method, path)
+        try:
+            at = datetime.fromisoformat(answer["meta"]["timestamp"])
+        except (KeyError, TypeError, ValueError):
+            at = None
+        return DatedData(answer["data"], at)
 
     def text(self, path: str) -> str:
         """Return a response as text."""
@@ -84,7 +98,7 @@ class GatewayClient:
                 raise self._error_of(response)
         return response
 
-    def _data(self, method: str, path: str) -> Any:
+    def _answer(self, method: str, path: str) -> dict[str, Any]:
         response = self.open(method, path)
         try:
             answer = json.loads(response.read())
@@ -96,7 +110,7 @@ class GatewayClient:
             response.close()
         if not isinstance(answer, dict) or "data" not in answer:
             raise CliError(f"{self.url} does not answer as gpugate does")
-        return answer["data"]
+        return answer
 
     def _error_of(self, response: HTTPResponse) -> CliError:
         try:

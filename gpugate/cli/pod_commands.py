@@ -8,9 +8,12 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
 
+from gpugate.cli.describe import coloured, describe_event, describe_status, plain
 from gpugate.cli.errors import OK, CliError
-from gpugate.cli.http_client import connect
+from gpugate.cli.http_client import DatedData, GatewayClient, connect
 from gpugate.cli.token_commands import describe_end
 
 WEEK_S = 7 * 86_400.0
@@ -22,18 +25,20 @@ def status(args: Namespace) -> int:
     gateway = connect(args)
     if os.environ.get("GPUGATE_TOKEN") and (end := describe_end(gateway.token, time.time(), WEEK_S)):
         print(f"GPUGATE_TOKEN: {end}", file=sys.stderr)
-    return _print_fields(gateway.get(f"{_GPU}/status"), args)
+    return _print_status(gateway, gateway.ask("GET", f"{_GPU}/status"), args)
 
 
 def start(args: Namespace) -> int:
     """Start the pod and print its status."""
-    return _print_fields(connect(args).post(f"{_GPU}/start"), args)
+    gateway = connect(args)
+    return _print_status(gateway, gateway.ask("POST", f"{_GPU}/start"), args)
 
 
 def stop(args: Namespace) -> int:
     """Stop the pod and print its status."""
+    gateway = connect(args)
     try:
-        return _print_fields(connect(args).post(f"{_GPU}/stop" + "?force=true" * args.force), args)
+        return _print_status(gateway, gateway.ask("POST", f"{_GPU}/stop" + "?force=true" * args.force), args)
     except CliError as error:
         if error.message.startswith("POD_BUSY") and not args.force:
             raise CliError(f"{error.message} (gpugate stop --force)", error.status) from None
@@ -42,9 +47,32 @@ def stop(args: Namespace) -> int:
 
 def events(args: Namespace) -> int:
     """Print each event as it arrives, until the gateway or the user ends the stream."""
-    for event in parse_events(connect(args).lines(f"{_GPU}/events")):
-        print(json.dumps(event) if args.json else _event_line(event), flush=True)
+    gateway = connect(args)
+    currency = None if args.json else latest_session(gateway).get("currency")
+    for event in parse_events(gateway.lines(f"{_GPU}/events")):
+        line = json.dumps(event) if args.json else f"{time_of(event)} {describe_event(event, currency)}"
+        print(line, flush=True)
     return OK
+
+
+def time_of(event: Mapping[str, Any]) -> str:
+    """Return this machine's time of day of an event, else of now."""
+    data: Any = event.get("data")
+    try:
+        at = datetime.fromisoformat(data["at"])
+    except (KeyError, TypeError, ValueError):
+        at = datetime.now(UTC)
+    return f"{at.astimezone():%H:%M:%S}"
+
+
+def latest_session(gateway: GatewayClient) -> Mapping[str, Any]:
+    """Return the ledger's newest session; an empty one where there is none, or the token may not see it."""
+    try:
+        rows = gateway.get("/api/v1/cost/sessions?limit=1")["sessions"]
+        row = rows[-1] if rows else {}
+    except (CliError, KeyError, TypeError):
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[dict[str, object]]:
@@ -73,25 +101,30 @@ def _decoded(text: str) -> object:
     return decoded
 
 
-def _event_line(event: Mapping[str, object]) -> str:
-    data = event["data"]
-    if not isinstance(data, dict):
-        return f"{event['event']} {plain(data)}"
-    pairs = (f"{key}={plain(value)}" for key, value in data.items() if value is not None)
-    return " ".join([str(event["event"]), *pairs])
-
-
-def _print_fields(data: object, args: Namespace) -> int:
-    if args.json or not isinstance(data, dict):
-        print(json.dumps(data))
-    else:
-        for key, value in data.items():
-            if value is not None:
-                print(f"{key}: {plain(value)}")
+def _print_status(gateway: GatewayClient, response: DatedData, args: Namespace) -> int:
+    status = response.data
+    if args.json or not isinstance(status, dict):
+        print(json.dumps(status))
+        return OK
+    pods = status.get("pods") or [status]
+    billed = any(pod.get("uptime_seconds") is not None for pod in pods)
+    session = latest_session(gateway) if billed else {}
+    for pod in pods:
+        name = f"{plain(pod['pod'])}: " if len(pods) > 1 else ""
+        for line in status_lines(pod, session, response.at):
+            print(f"{name}{line}")
     return OK
 
 
-def plain(value: object) -> str:
-    """Return a value as one line, without control characters that a terminal would obey."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() else " " for c in text)
+def status_lines(pod: Mapping[str, Any], session: Mapping[str, Any], at: datetime | None) -> Iterator[str]:
+    """Yield a pod's status in words, in colour on a terminal, and its last problem.
+
+    `session` is used if it is this pod's open one.
+    """
+    own = (session.get("provider"), session.get("pod_id")) == (pod.get("provider"), pod.get("pod_id"))
+    gpu = session.get("gpu") if own and session.get("ended_at") is None else None
+    sentence, problem = describe_status(pod, {"gpu": gpu, "currency": session.get("currency")}, at)
+    status, blank, rest = sentence.partition(" ")
+    yield coloured(status, status, sys.stdout) + blank + rest
+    if problem:
+        yield coloured(f"last problem: {problem}", "problem", sys.stdout)

@@ -18,6 +18,7 @@ SUMMARY = {
     "currency": "USD",
     "byProvider": [{"provider": "runpod", "sessionCount": 2, "hours": 1.5, "cost": 0.66}],
     "byDay": [],
+    "monthlyBudget": 20.0,
     "byUser": [{"user": "me", "hours": 1.5, "cost": 0.66}],
 }
 RECEIPT = {
@@ -74,9 +75,11 @@ def test_costs(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
     assert 0 == main(["costs", "--month", "2026-11"])
     assert [
-        "2026-11: 2 sessions, 1.50 hours, 0.66 USD",
-        "  runpod: 1.50 hours, 0.66 USD",
-        "  me: 1.50 hours, 0.66 USD",
+        "November 2026: 2 sessions, 1 h 30 min, $0.66, 3 % of the budget of $20.00",
+        "by provider",
+        "  runpod: 1 h 30 min, $0.66",
+        "by user",
+        "  me: 1 h 30 min, $0.66",
     ] == capsys.readouterr().out.splitlines()
 
     assert 0 == main(["costs", "--json"])
@@ -87,6 +90,7 @@ def test_what_costs_less_than_a_cent(gateway: Any, capsys: pytest.CaptureFixture
     """Is not shown as nothing, and the parts still sum to the whole as they are printed."""
     small = {
         "sessionCount": 1,
+        "monthlyBudget": None,
         "totalHours": 0.002778,
         "estimatedTotal": 0.001917,
         "byProvider": [{"provider": "runpod", "sessionCount": 1, "hours": 0.002778, "cost": 0.001917}],
@@ -99,10 +103,12 @@ def test_what_costs_less_than_a_cent(gateway: Any, capsys: pytest.CaptureFixture
 
     assert 0 == main(["costs"])
     assert [
-        "2026-11: 1 session, 0.002778 hours, 0.001917 USD",
-        "  runpod: 0.002778 hours, 0.001917 USD",
-        "  (idle): 0.002777 hours, 0.001916 USD",
-        "  me: 0.000001 hours, 0.000001 USD",
+        "November 2026: 1 session, 10 s, $0.001917",
+        "by provider",
+        "  runpod: 10 s, $0.001917",
+        "by user",
+        "  (idle): 10 s, $0.001916",
+        "  me: 0 s, $0.000001",
     ] == capsys.readouterr().out.splitlines()
 
 
@@ -112,7 +118,7 @@ def test_a_cost_that_nobody_knows(gateway: Any, capsys: pytest.CaptureFixture[st
     gateway.answer("/api/v1/cost/receipt?id=x", envelope({"session": session, "lines": []}))
 
     assert 0 == main(["costs", "--receipt", "x"])
-    assert "3600.00 s, ? USD" in capsys.readouterr().out
+    assert "1 h, $?" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -142,8 +148,8 @@ def test_what_is_shown_apart(gateway: Any, capsys: pytest.CaptureFixture[str]) -
 
     assert 0 == main(["costs"])
     assert [
-        "of it failed starts: 2, 0.10 hours, 0.05 USD",
-        "beside it, estimated, disks of stopped pods: 700.00 hours, 19.20 USD",
+        "of it failed starts: 2, 6 min, $0.05",
+        "beside it, estimated, disks of stopped pods: 29 d 4 h, $19.20",
         "note: sessions paid in EUR are left out",
     ] == capsys.readouterr().out.splitlines()[-3:]
 
@@ -154,11 +160,11 @@ def test_a_receipt(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
     assert 0 == main(["costs", "--receipt", "2026/&a"])
     assert [
-        "20261121T120000-a1: runpod, 2026-11-21T12:00:00.000Z to now, 3600.00 s, 0.69 USD",
-        "  (warm-up): 100.00 s, 0.0192 USD",
-        "  me r-1: 60.00 s, 0.0115 USD",
-        "  me 7 requests: 1.00 s, 0.0002 USD",
-        "  (idle): 3439.00 s, 0.6591 USD",
+        "20261121T120000-a1: runpod, 2026-11-21T12:00:00.000Z to now, 1 h, $0.69",
+        "  (warm-up): 1 min 40 s, $0.0192",
+        "  me r-1: 1 min, $0.0115",
+        "  me 7 requests: 1 s, $0.0002",
+        "  (idle): 57 min 19 s, $0.6591",
     ] == capsys.readouterr().out.splitlines()
 
     assert 0 == main(["costs", "--receipt", "2026/&a", "--json"])
@@ -171,7 +177,7 @@ def test_bills(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
 
     assert 0 == main(["costs", "--reconcile", "--month", "2026-11"])
     assert [
-        "2026-11, estimated beside billed, USD",
+        "November 2026, estimated beside billed, USD",
         "  runpod: 12.40 estimated, 12.61 billed (disk 0.51, gpu 12.10), 3.00 for other pods: "
         "billed for pods that are not in the ledger too",
         "  vastai: 0.50 estimated, 0.00 billed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -18,7 +19,13 @@ from gpugate.cli.settings import url_of
 from gpugate.config import Server, Settings
 from tests.cli.support import SECRET
 
-STATUS = {"status": "READY", "provider": "demo", "waiting": 0, "last_error": None, "hourly_rate": 0.44}
+STATUS = {
+    "status": "READY",
+    "provider": "runpod",
+    "waiting": 0,
+    "stops_in_seconds": 860.2,
+    "last_error": None,
+}
 
 
 @pytest.fixture
@@ -53,6 +60,63 @@ def test_a_token_that_ends_soon(
     assert is_told == bool(captured.err)
 
 
+SESSION = {
+    "provider": "runpod",
+    "pod_id": "p1",
+    "gpu": "NVIDIA GeForce RTX 4090",
+    "currency": "USD",
+    "ended_at": None,
+}
+BILLED = {
+    **STATUS,
+    "pod_id": "p1",
+    "since": "2026-11-21T12:00:00.000Z",
+    "uptime_seconds": 420.0,
+    "estimated_cost": 0.0512,
+    "last_error": "a\x1bb",
+}
+
+
+@pytest.mark.parametrize(
+    ("session", "gpu", "cost"),
+    [
+        (SESSION, ", RTX 4090", "$0.05"),
+        ({**SESSION, "currency": "EUR"}, ", RTX 4090", "0.05 EUR"),
+        ({**SESSION, "ended_at": "2026-11-21T11:00:00Z"}, "", "$0.05"),
+        ({**SESSION, "pod_id": "p0"}, "", "$0.05"),
+        (None, "", "0.05"),
+    ],
+)
+def test_a_pod_that_is_paid_for(
+    gateway: Any, capsys: pytest.CaptureFixture[str], session: object, gpu: str, cost: str
+) -> None:
+    """For how long, which GPU and what it cost; the GPU is left out where the ledger may not be seen."""
+    answer = json.loads(envelope(BILLED)) | {"meta": {"timestamp": "2026-11-21T12:07:10.000Z"}}
+    gateway.answer("/api/v1/gpu/status", json.dumps(answer))
+    if session is not None:
+        gateway.answer("/api/v1/cost/sessions?limit=1", envelope({"sessions": [session]}))
+
+    assert 0 == main(["status"])
+
+    assert [
+        f"READY at RunPod for 7 min{gpu}, stops in 14 min 20 s, {cost} so far",
+        "last problem: a b",
+    ] == capsys.readouterr().out.splitlines()
+
+
+def test_several_pods(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each, with its name."""
+    pods = [{**STATUS, "pod": "main"}, {"status": "STOPPED", "provider": "vastai", "pod": "code"}]
+    gateway.answer("/api/v1/gpu/status", envelope({**STATUS, "pods": pods}))
+
+    assert 0 == main(["status"])
+
+    assert [
+        "main: READY at RunPod, stops in 14 min 20 s",
+        "code: STOPPED, the next request starts it",
+    ] == capsys.readouterr().out.splitlines()
+
+
 def refusal(code: str, message: str) -> str:
     """Wrap an error as the gateway does."""
     return json.dumps({"status": "error", "data": None, "error": {"code": code, "message": message}})
@@ -70,13 +134,13 @@ def refusal(code: str, message: str) -> str:
 def test_the_pod(
     gateway: Any, capsys: pytest.CaptureFixture[str], args: list[str], method: str, path: str
 ) -> None:
-    """The status comes as lines for people and as JSON for machines; lines leave out what is unknown."""
+    """The status comes as a sentence for people and as JSON for machines."""
     gateway.answer(path, envelope(STATUS), 202)
 
     assert (0, 0) == (main(args), main([*args, "--json"]))
 
     lines, _, machine = capsys.readouterr().out.rpartition("{")
-    assert "status: READY\nprovider: demo\nwaiting: 0\nhourly_rate: 0.44\n" == lines
+    assert "READY at RunPod, stops in 14 min 20 s\n" == lines
     assert STATUS == json.loads("{" + machine)
     assert [(method, path, "Bearer t0ken")] * 2 == gateway.asked
 
@@ -193,7 +257,9 @@ def test_events(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
     gateway.answer("/api/v1/gpu/events", stream, kind="text/event-stream")
 
     assert 0 == main(["events"])
-    assert ["state status=READY a=[1]", "queue plain"] == capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
+    assert ["state status=READY a=[1]", "queue plain"] == [line[len("08:14:05 ") :] for line in lines]
+    assert all(re.match("[0-9]{2}:[0-9]{2}:[0-9]{2} ", line) for line in lines)
 
     assert 0 == main(["events", "--json"])
     assert [
