@@ -48,7 +48,7 @@ def stop(args: Namespace) -> int:
 def events(args: Namespace) -> int:
     """Print each event as it arrives, until the gateway or the user ends the stream."""
     gateway = connect(args)
-    currency = None if args.json else latest_session(gateway).get("currency")
+    currency = None if args.json else currency_of(gateway)
     for event in parse_events(gateway.lines(f"{_GPU}/events")):
         line = json.dumps(event) if args.json else f"{time_of(event)} {describe_event(event, currency)}"
         print(line, flush=True)
@@ -63,6 +63,14 @@ def time_of(event: Mapping[str, Any]) -> str:
     except (KeyError, TypeError, ValueError):
         at = datetime.now(UTC)
     return f"{at.astimezone():%H:%M:%S}"
+
+
+def currency_of(gateway: GatewayClient) -> str | None:
+    """Return the currency of the gateway's costs; None where the token may not see them."""
+    try:
+        return str(gateway.get("/api/v1/cost/summary")["currency"])
+    except (CliError, KeyError, TypeError):
+        return None
 
 
 def latest_session(gateway: GatewayClient) -> Mapping[str, Any]:
