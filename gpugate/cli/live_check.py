@@ -1,4 +1,4 @@
-"""`gpugate check --live`: read-only requests to the providers, the pod, Telegram and the local Ollama."""
+"""Read-only requests to providers, pod, Telegram and local Ollama: for `check --live` and `doctor`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
 
 import aiohttp
+from attrs import frozen
 
 from gpugate.billing.cost_math import SECONDS_PER_HOUR
 from gpugate.cli.cost_commands import amount
@@ -17,7 +18,17 @@ from gpugate.cli.errors import FAILED, OK
 from gpugate.cli.parser import gpugate_version
 from gpugate.config import Settings, provider_config, show_duration
 from gpugate.config.derive import fallback_price_of
-from gpugate.errors import ProviderError, RateLimited, SettingsError
+from gpugate.errors import (
+    AuthFailed,
+    Blocked,
+    Misconfigured,
+    NoFunds,
+    NotFound,
+    ProviderError,
+    RateLimited,
+    SettingsError,
+    Transient,
+)
 from gpugate.provider_api import Endpoint, Phase, PodReport, Provider
 from gpugate.providers import registry
 from gpugate.providers.local import Local, command_problem
@@ -26,27 +37,53 @@ _TIMEOUT_S = 20.0  # of one request: longer than the providers' own timeout of a
 _MAX_RATE_LIMIT_S = 10.0  # a longer one is reported: the user is waiting
 _KEYWORDS = "until then the bot goes by English keywords"
 HOURS_PER_MONTH = 730  # 365 days in 12 months
-LiveResult = tuple[bool, str]  # whether it works, and a line about it
+_REMEDIES: tuple[tuple[type[ProviderError], str], ...] = (
+    (AuthFailed, "make a new API key at the provider and put it into providers.{name}"),
+    (NoFunds, "add credit to the account"),
+    (NotFound, "gpugate setup lists the account's pods"),
+    (Blocked, "ask from another network, or see the plugin's README"),
+    (RateLimited, "wait a minute and ask again"),
+    (Misconfigured, "mend providers.{name} in the configuration"),
+    (Transient, "see whether this machine reaches the provider, and its status page"),
+)
+
+
+@frozen
+class Finding:
+    """What one check found: `state` is "ok", "note" or "wrong"; with what to do, if anything is."""
+
+    state: str
+    text: str
+    remedy: str = ""
 
 
 def check_live(settings: Settings) -> int:
     """Print a line for each request's result; return 1 if one of them failed."""
-    # Providers read the state folder from this variable, as under `serve`: a local pod is found by it.
-    os.environ["GPUGATE_STATE_DIR"] = settings.state.dir
     return asyncio.run(_report(settings))
 
 
 async def _report(settings: Settings) -> int:
     status = OK
-    headers = {"User-Agent": f"gpugate/{gpugate_version()}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        async for ok, line in _results(settings, session):
-            print(f"  {line}" if ok else f"gpugate: {line}", file=sys.stdout if ok else sys.stderr)
-            status = status if ok else FAILED
+    async with client_session() as session:
+        async for one in live_findings(settings, session):
+            if one.state == "wrong":
+                print(f"gpugate: {one.text}", file=sys.stderr)
+                status = FAILED
+            else:
+                print(f"  {'note: ' * (one.state == 'note')}{one.text}")
     return status
 
 
-async def _results(settings: Settings, session: aiohttp.ClientSession) -> AsyncIterator[LiveResult]:
+def client_session(traces: Sequence[aiohttp.TraceConfig] = ()) -> aiohttp.ClientSession:
+    """Return a session for a command's requests to providers."""
+    headers = {"User-Agent": f"gpugate/{gpugate_version()}"}
+    return aiohttp.ClientSession(headers=headers, trace_configs=[*traces])
+
+
+async def live_findings(settings: Settings, session: aiohttp.ClientSession) -> AsyncIterator[Finding]:
+    """Yield what each request finds."""
+    # Providers read the state folder from this variable, as under `serve`: a local pod is found by it.
+    os.environ["GPUGATE_STATE_DIR"] = settings.state.dir
     for name in settings.pod.provider:
         async for result in _provider_results(settings, name, session):
             yield result
@@ -57,7 +94,7 @@ async def _results(settings: Settings, session: aiohttp.ClientSession) -> AsyncI
 
 async def _provider_results(
     settings: Settings, name: str, session: aiohttp.ClientSession
-) -> AsyncIterator[LiveResult]:
+) -> AsyncIterator[Finding]:
     who = f"provider {name}"
     try:
         provider_class = registry.find(name)
@@ -67,21 +104,32 @@ async def _provider_results(
         finally:
             await provider.aclose()
     except (ProviderError, SettingsError) as error:
-        yield False, f"{who}: {error}"
+        yield Finding("wrong", f"{who}: {error}", remedy_for(error, name))
     except TimeoutError:
-        yield False, f"{who}: no answer within {_TIMEOUT_S:g} s"
+        yield Finding("wrong", f"{who}: no answer within {_TIMEOUT_S:g} s", remedy_for(Transient(""), name))
     except Exception as error:  # from a plugin: its message may contain a secret, so only its type is printed
-        yield False, f"{who}: the plugin failed with {type(error).__name__}"
+        yield Finding(
+            "wrong", f"{who}: the plugin failed with {type(error).__name__}", "report it to its author"
+        )
     else:
         if isinstance(provider, Local) and (problem := command_problem(provider.config)):
-            yield False, f"{who}: {problem}"
+            yield Finding("wrong", f"{who}: {problem}", "install it, or set providers.local.command")
         about = f"pod {report.pod_id or 'unknown'} is {report.phase.value}"
         more = ": ".join(filter(None, (report.detail, report.output)))
-        yield report.phase is not Phase.GONE, f"{who}: {about}" + (f" ({more})" if more else "")
-        if not provider.capabilities.simulated:
-            yield True, f"{who}: {_costs(settings, report)}"
+        state = "wrong" if report.phase is Phase.GONE else "ok"
+        remedy = remedy_for(NotFound(""), name) if state == "wrong" else ""
+        yield Finding(state, f"{who}: {about}" + (f" ({more})" if more else ""), remedy)
+        if state == "ok" and not provider.capabilities.simulated:
+            yield Finding("ok", f"{who}: {_costs(settings, report)}")
         if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
             yield await _pod_health(settings, report.endpoints["ollama"], session)
+        if report.phase is Phase.RUNNING and "comfyui" in report.endpoints:
+            yield await _comfyui(report.endpoints["comfyui"], session)
+
+
+def remedy_for(error: Exception, name: str) -> str:
+    """Return what to do about an error of the provider `name`."""
+    return next((words.format(name=name) for kind, words in _REMEDIES if isinstance(error, kind)), "")
 
 
 def _costs(settings: Settings, report: PodReport) -> str:
@@ -114,38 +162,46 @@ async def _inspect(provider: Provider) -> PodReport:
     return await asyncio.wait_for(provider.inspect(), _TIMEOUT_S)
 
 
-async def _pod_health(settings: Settings, endpoint: Endpoint, session: aiohttp.ClientSession) -> LiveResult:
+async def _pod_health(settings: Settings, endpoint: Endpoint, session: aiohttp.ClientSession) -> Finding:
     url = endpoint.url.rstrip("/") + settings.pod.health_path
     status, _ = await _get(session, url, endpoint.headers, _tls(endpoint.tls))
     if status == 200:
-        return True, "pod: its Ollama is healthy"
-    return False, f"pod: its Ollama is not healthy: {status}"
+        return Finding("ok", "pod: its Ollama is healthy")
+    remedy = "see whether it runs in the pod, and whether its port is exposed"
+    return Finding("wrong", f"pod: its Ollama is not healthy: {status}", remedy)
 
 
-async def _telegram(settings: Settings, session: aiohttp.ClientSession) -> LiveResult:
+async def _comfyui(endpoint: Endpoint, session: aiohttp.ClientSession) -> Finding:
+    url = endpoint.url.rstrip("/") + "/system_stats"
+    status, _ = await _get(session, url, endpoint.headers, _tls(endpoint.tls))
+    if status == 200:
+        return Finding("ok", "pod: its ComfyUI answers")
+    return Finding("note", f"pod: its ComfyUI does not answer: {status}; only pictures need it")
+
+
+async def _telegram(settings: Settings, session: aiohttp.ClientSession) -> Finding:
     bot = settings.bot
     status, answer = await _get(session, f"{bot.api_base.rstrip('/')}/bot{bot.token}/getMe", {}, True)
     if status in (401, 404):
-        return False, "bot.token: Telegram does not know this bot"
+        remedy = "take the token from @BotFather"
+        return Finding("wrong", "bot.token: Telegram does not know this bot", remedy)
     me = answer.get("result") if isinstance(answer, dict) else None
     if status != 200 or not isinstance(me, dict):
-        return False, f"bot.api_base: Telegram does not answer: {status}"
-    return True, f"Telegram: knows the bot as @{me.get('username')!s}"
+        remedy = "see whether this machine reaches it"
+        return Finding("wrong", f"bot.api_base: Telegram does not answer: {status}", remedy)
+    return Finding("ok", f"Telegram: knows the bot as @{me.get('username')!s}")
 
 
-async def _local_ollama(settings: Settings, session: aiohttp.ClientSession) -> LiveResult:
+async def _local_ollama(settings: Settings, session: aiohttp.ClientSession) -> Finding:
     bot = settings.bot
     status, answer = await _get(session, bot.ollama_url.rstrip("/") + "/api/tags", {}, True)
     if status != 200:
-        return True, f"note: bot.ollama_url: the local Ollama does not answer: {status}; {_KEYWORDS}"
+        return Finding("note", f"bot.ollama_url: the local Ollama does not answer: {status}; {_KEYWORDS}")
     models = answer.get("models") if isinstance(answer, dict) else None
     names = {model.get("name") for model in models or [] if isinstance(model, dict)}
     if not names & {bot.intent_model, f"{bot.intent_model}:latest"}:
-        return (
-            True,
-            f"note: bot.intent_model: needs `ollama pull {bot.intent_model}`; {_KEYWORDS}",
-        )
-    return True, f"local Ollama: has {bot.intent_model}"
+        return Finding("note", f"bot.intent_model: needs `ollama pull {bot.intent_model}`; {_KEYWORDS}")
+    return Finding("ok", f"local Ollama: has {bot.intent_model}")
 
 
 async def _get(

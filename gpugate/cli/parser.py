@@ -128,6 +128,7 @@ def _add_configuring(commands: Any) -> None:
     check.add_argument(
         "--live", action="store_true", help="also ask provider, pod and local Ollama, read-only"
     )
+    _add(commands, "doctor", "doctor:doctor", "look for all that may be wrong, and say what to do")
     token = commands.add_parser("token", help="tokens for clients", description="Tokens for clients.")
     tokens = token.add_subparsers(
         dest="token_command", required=True, metavar="COMMAND", parser_class=_Parser

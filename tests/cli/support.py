@@ -24,6 +24,7 @@ class Config:
     api_key: str = field(default="", repr=False)
     phase: str = "stopped"
     ollama: str = ""
+    comfyui: str = ""
     raises: str = ""
     gpu: str = ""
     rate: float = 0.0
@@ -46,7 +47,8 @@ class Parked(Provider):
             raise KeyError(self.config.api_key)
         if self.config.raises:
             raise getattr(gpugate.errors, self.config.raises)("said the provider")
-        endpoints = {"ollama": Endpoint(self.config.ollama)} if self.config.ollama else {}
+        urls = {"ollama": self.config.ollama, "comfyui": self.config.comfyui}
+        endpoints = {name: Endpoint(url) for name, url in urls.items() if url}
         price = Price(self.config.rate, self.config.disk) if self.config.rate else None
         phase, gpu = Phase(self.config.phase), self.config.gpu or None
         return PodReport(phase, pod_id="p1", endpoints=endpoints, price=price, gpu=gpu)

@@ -103,7 +103,7 @@ def test_version_and_help(shell: Shell) -> None:
     assert (0, 0) == (version.status, text.status)
     assert version.out.startswith("gpugate ")
     commands = ["serve", "demo", "init", "check", "token", "providers"]
-    commands += ["status", "start", "stop", "costs", "events"]
+    commands += ["doctor", "status", "start", "stop", "costs", "events"]
     assert all(command in text.out for command in commands)
 
 
