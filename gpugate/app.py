@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from gpugate.billing.ledger import Ledger, open_ledger
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.reports import CostQueries
+from gpugate.billing.start_times import StartTimes
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of
@@ -34,6 +35,7 @@ from gpugate.config.validators import split_address
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName
 from gpugate.dashboard.feature import dashboard_routes
+from gpugate.errors import LedgerError
 from gpugate.fleet import MAIN, Fleet
 from gpugate.gateway import CallbackFeature, Feature, Gateway, Infrastructure
 from gpugate.generation.fantasy import FantasyService
@@ -69,6 +71,9 @@ CLEANUP_S = 2.0
 
 POD_LIVES = frozenset({StateName.WARMING, StateName.PRELOADING, StateName.READY, StateName.DRAINING})
 """States in which an exchange with the pod may be under way."""
+
+LEARNED_SESSIONS = 200
+"""From how many sessions of the ledger is learned how long starts take."""
 
 DEMO = "demo"
 
@@ -178,6 +183,7 @@ async def _infrastructure(
         idle_policy=LearnedIdlePolicy(settings.pod.idle_timeout) if learns else None,
         idle_history=IdleHistoryFile(state / "habits.json", _warn) if learns else None,
         recorder=recorder,
+        start_times=await _start_times(ledger),
         boottime=boottime,
         on_crash=log_crash,
         on_failure=on_failure,
@@ -198,6 +204,13 @@ async def _infrastructure(
         pools=pools,
         resources=resources,
     )
+
+
+async def _start_times(ledger: Ledger) -> StartTimes:
+    times = StartTimes()
+    with suppress(LedgerError):  # that is told where a session is written
+        times.add_sessions(reversed(await ledger.starts(LEARNED_SESSIONS)))
+    return times
 
 
 async def _features(

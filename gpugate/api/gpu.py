@@ -42,7 +42,10 @@ from gpugate.proxy.error_format import dump, success
 from gpugate.proxy.request_context import RequestContext
 from gpugate.proxy.server import SERVER_HEADER
 
-_SECONDS = ("uptime_seconds", "idle_seconds", "stops_in_seconds", "ready_in_seconds")
+_SECONDS = (
+    *("uptime_seconds", "idle_seconds", "stops_in_seconds"),
+    *("ready_in_seconds", "ready_in_p90_seconds"),
+)
 
 
 MAX_LISTED = 200

@@ -49,6 +49,13 @@ class Ledger(SessionStore, Protocol):
             limit: only as many of the newest; negative: all.
         """
 
+    async def starts(self, limit: int, *, request_id: str = "") -> list[Session]:
+        """Return so many of the newest sessions, failed starts too, the newest first.
+
+        Args:
+            request_id: only those that this request has caused.
+        """
+
     async def session(self, session_id: str) -> Session | None:
         """Return the session with this id."""
 
@@ -131,6 +138,14 @@ class SplitLedger:
         ]
         rows.sort(key=lambda row: (row.began_at, row.id))
         return rows if limit < 0 else rows[max(0, len(rows) - limit) :]
+
+    async def starts(self, limit: int, *, request_id: str = "") -> list[Session]:
+        """Return so many of the newest sessions of both, the newest first; see `Ledger`."""
+        rows = [
+            *await self._real.starts(limit, request_id=request_id),
+            *await self._simulated.starts(limit, request_id=request_id),
+        ]
+        return sorted(rows, key=lambda row: row.id, reverse=True)[:limit]
 
     async def session(self, session_id: str) -> Session | None:
         """Return the session with this id."""

@@ -190,6 +190,15 @@ class SqliteLedger:
         )
         return found[::-1]
 
+    async def starts(self, limit: int, *, request_id: str = "") -> list[Session]:
+        """Return so many of the newest sessions, failed starts too, the newest first.
+
+        Args:
+            request_id: only those that this request has caused.
+        """
+        only, values = ("WHERE request_id = ? ", (request_id,)) if request_id else ("", ())
+        return await self._sessions(f"{only}ORDER BY id DESC LIMIT ?", *values, limit)
+
     async def session(self, session_id: str) -> Session | None:
         """Return the session with this id."""
         return next(iter(await self._sessions("WHERE id = ?", session_id)), None)
@@ -406,7 +415,7 @@ class UnavailableLedger:
     async def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise LedgerError(self._reason)
 
-    put = put_usage = open_sessions = last_ends = sessions = session = usage = pods = _refuse
+    put = put_usage = open_sessions = last_ends = sessions = starts = session = usage = pods = _refuse
     cost_breakdown = _refuse
     last_notified_threshold = mark_threshold_notified = _refuse
 

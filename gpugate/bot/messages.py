@@ -112,7 +112,7 @@ def status(now: PodStatus, currency: str) -> str:
             run = "Pod is running" if up is None else f"Pod has been running for {duration(up)}"
             return sentences(f"{run}{_so_far(now, currency)}", *_use(now))
         case Status.STARTING | Status.WARMING:
-            soon = f", ready in about {duration(now.ready_in_seconds)}" if now.ready_in_seconds else ""
+            soon = _in_about(now)
             word = "starting" if now.status is Status.STARTING else "warming up"
             return sentences(f"Pod is {word}{soon}{_so_far(now, currency)}", *_use(now), _trouble(now))
         case Status.STOPPING:
@@ -146,13 +146,25 @@ def starting(after: PodStatus | None) -> str:
         return STARTS_WHEN_KNOWN
     if after.status is Status.STOPPING:
         return "The pod is just being stopped. I start it again as soon as that is done."
-    takes = duration(after.ready_in_seconds) if after.ready_in_seconds else "a minute"
+    takes = _ready_in(after) or "a minute"
     return f"Starting the pod, will take about {takes}"
+
+
+def _in_about(now: PodStatus) -> str:
+    return f", ready in about {_ready_in(now)}" if now.ready_in_seconds else ""
+
+
+def _ready_in(now: PodStatus) -> str:
+    """Return "40 seconds", or "40 seconds, at most 2 minutes"; empty if it is not known."""
+    if not now.ready_in_seconds:
+        return ""
+    about, most = duration(now.ready_in_seconds), duration(now.ready_in_p90_seconds or 0.0)
+    return about if about == most or not now.ready_in_p90_seconds else f"{about}, at most {most}"
 
 
 def already_on_its_way(now: PodStatus) -> str:
     """Answer a start while another one is under way."""
-    soon = f", ready in about {duration(now.ready_in_seconds)}" if now.ready_in_seconds else ""
+    soon = _in_about(now)
     return f"The pod is starting already{soon}."
 
 

@@ -190,6 +190,11 @@ class PodMachine:
         return self.idle_timer.policy.effective_timeout_s
 
     @property
+    def started_here(self) -> bool:
+        """Whether the latest run has called `start()`; the pod of any other was found."""
+        return self.plan.last_call is not None and self.plan.last_call.run_id == self.plan.run_id
+
+    @property
     def start_cause(self) -> StartCause:
         """Why a pod is started now."""
         if self.queue.waiting or not self.plan.start_requested:
@@ -224,6 +229,7 @@ class PodMachine:
             shown_provider=next(iter(pending), 0) if provider is None else provider,
             run_id=self.plan.run_id,
             start_began_at=state.attempt.since if isinstance(state, Starting) else None,
+            started_here=self.started_here,
             waiting=len(self.queue.waiting),
             in_flight=len(self.queue.leases),
             idle_since=self.queue.idle_since if isinstance(state, Ready) else None,

@@ -142,11 +142,12 @@ class Warming(Starting):
 
 @frozen(kw_only=True)
 class Preloading(Starting):
-    """Ollama answers and loads a model before the pod is READY, until `give_up_at` at the latest."""
+    """Ollama answers and loads `model` before the pod is READY, until `give_up_at` at the latest."""
 
     endpoints: Mapping[str, Endpoint] = field(hash=False)
     op: int
     give_up_at: float
+    model: str = ""
     served: bool = False
     degraded_reason: str = ""
 
@@ -270,6 +271,7 @@ class MachineSnapshot:
         shown_provider: `provider`, else the first with a pending stop, else the one that is asked first.
         run_id: the latest run.
         start_began_at: when the run asked the provider of a pod that is starting or warming; else None.
+        started_here: the latest run has called `start()`; the pod of any other was found.
         idle_since: when the serving pod was last used; None while it is used, and in any other state.
         stop_due_at: when the idle stop is due; `inf` while the pod is used, and in any other state.
         next_deadline_at: when `DeadlineReached` has to come; `inf` if only other events can change anything.
@@ -287,6 +289,7 @@ class MachineSnapshot:
     shown_provider: int
     run_id: int
     start_began_at: float | None
+    started_here: bool
     waiting: int
     in_flight: int
     idle_since: float | None

@@ -33,7 +33,7 @@ from gpugate.core.commands import (
     StopPod,
 )
 from gpugate.core.events import Event, PodInspected
-from gpugate.errors import GateError
+from gpugate.errors import GateError, QueueFull, QueueTimeout
 from gpugate.lifecycle.lease import LeaseTable, ServingPod
 from gpugate.lifecycle.pod_calls import PodCalls, PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker, ReportSanitizer
@@ -59,12 +59,14 @@ class MachineLink:
         serving: the pod that serves; it does whenever a request is admitted.
         start_origin: who has caused the start that is being executed.
         set_model: the model, and how to load it, of a requeued ticket; not known at its fast admission.
+        ready_in_s: how long the start that is under way will take; None without one, or if it is not known.
     """
 
     on_event: Callable[[Event], None]
     serving: Callable[[], ServingPod | None]
     start_origin: Callable[[], StartOrigin]
     set_model: Callable[[int, str | None, LoadOptions], None]
+    ready_in_s: Callable[[], float | None]
 
 
 class CommandRunner:
@@ -203,6 +205,8 @@ class CommandRunner:
             assert pod is not None
             self._leases.admit(lease, pod, now)
             return
+        if isinstance(command, Reject) and isinstance(command.error, QueueFull | QueueTimeout):
+            command.error.retry_after_s = self._machine.ready_in_s() or command.error.retry_after_s
         self._leases.take_back(lease, command, now)
         if isinstance(command, Requeue) and lease.model_hint is not None:
             self._machine.set_model(lease.number, *lease.asked_model())

@@ -26,6 +26,7 @@ from math import inf, isfinite
 from gpugate import clock
 from gpugate.billing.model import BY_HAND, StartOrigin
 from gpugate.billing.recorder import Recorder
+from gpugate.billing.start_times import NO_MODEL, StartTimes
 from gpugate.core.commands import AS_IT_COMES, LoadOptions, StartCause
 from gpugate.core.events import (
     BudgetUpdated,
@@ -61,7 +62,8 @@ from gpugate.core.states import (
     name_of,
 )
 from gpugate.core.transitions import TABLE
-from gpugate.errors import ProviderUnavailable, ShuttingDown
+from gpugate.core.transitions.warmup import model_to_preload
+from gpugate.errors import ProviderUnavailable, QueueFull, ShuttingDown
 from gpugate.lifecycle.command_runner import CommandRunner, MachineLink
 from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
 from gpugate.lifecycle.lease import Lease, LeaseTable, OpenRequest, ServingPod
@@ -143,6 +145,7 @@ class Lifecycle:
     Args:
         providers: in the order in which a start asks them.
         recorder: keeps the ledger; subscribe its `on_event` to `events` first.
+        start_times: how long earlier starts took.
         fallback_price: where a provider reports none.
         wall: the calendar.
         boottime: the clock that is never set; durations of sessions are measured with it.
@@ -163,6 +166,7 @@ class Lifecycle:
         idle_policy: IdlePolicy | None = None,
         idle_history: IdleHistoryStore | None = None,
         recorder: Recorder | None = None,
+        start_times: StartTimes | None = None,
         wall: Callable[[], datetime] = _utc_now,
         boottime: Callable[[], float] = clock.boottime,
         random_fraction: Callable[[], float] = random.random,
@@ -185,13 +189,14 @@ class Lifecycle:
         self._last_ticket = 0
         self._leases = LeaseTable(self._recorder)
         observations = PodObservations(wall, boottime, fallback_price)
-        self._status = StatusBuilder(self._names, observations)
+        self._status = StatusBuilder(self._names, observations, start_times or StartTimes())
         self._runner = CommandRunner(
             machine=MachineLink(
                 on_event=self._process_event,
                 serving=lambda: self.serving,
                 start_origin=self._start_origin,
                 set_model=lambda *known: self._machine.set_model(*known),
+                ready_in_s=self.ready_in_s,
             ),
             providers=self._providers,
             pod=pod,
@@ -294,7 +299,11 @@ class Lifecycle:
 
         def hold(size: int) -> None:
             nonlocal held
-            self._machine.check_room(size)
+            try:
+                self._machine.check_room(size)
+            except QueueFull as error:
+                error.retry_after_s = self.ready_in_s() or error.retry_after_s
+                raise
             self._machine.queue.bodies.reading += size
             held += size
 
@@ -396,7 +405,18 @@ class Lifecycle:
 
     def status_now(self) -> PodStatus | None:
         """Return the pod's status without waiting; None while it is not known what runs."""
-        return self._status.build(self._machine.snapshot(), self._loop.time(), self._runner.slow_call())
+        now, slow_call = self._loop.time(), self._runner.slow_call()
+        return self._status.build(self._machine.snapshot(), now, self._model_to_load, slow_call)
+
+    def ready_in_s(self) -> float | None:
+        """Return how long the start that is under way will probably take; None: none is, or it is unknown."""
+        ready_in = self._status.ready_in(self._machine.snapshot(), self._loop.time(), self._model_to_load)
+        return None if ready_in is None else ready_in.p50_s
+
+    @property
+    def _model_to_load(self) -> str:
+        wanted = model_to_preload(self._machine)
+        return NO_MODEL if wanted is None else wanted[0]
 
     def open_requests(self) -> list[OpenRequest]:
         """Return the requests that wait or are in flight, in order of arrival."""

@@ -13,9 +13,10 @@ from math import isfinite
 from attrs import define, field, frozen
 
 from gpugate.billing.cost_math import SECONDS_PER_HOUR
+from gpugate.billing.start_times import NO_MODEL, ReadyIn, StartTimes
 from gpugate.core.commands import StartCause, StopCause
 from gpugate.core.events import Cause
-from gpugate.core.states import MachineSnapshot, StateName, Status
+from gpugate.core.states import MachineSnapshot, Preloading, StateName, Status, Warming
 from gpugate.provider_api import PodReport, Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
@@ -36,6 +37,7 @@ class PodStatus:
     hourly_rate: Decimal | None
     estimated_cost: Decimal | None
     ready_in_seconds: float | None
+    ready_in_p90_seconds: float | None = None
     last_error: str | None
 
 
@@ -124,30 +126,39 @@ class PodObservations:
 
 
 class StatusBuilder:
-    """Builds `PodStatus`; remembers since when the status has been the same, and how long a start takes."""
+    """Builds `PodStatus`; remembers since when the status has been the same, and how long starts take."""
 
-    def __init__(self, provider_names: Sequence[str], observations: PodObservations) -> None:
+    def __init__(
+        self, provider_names: Sequence[str], observations: PodObservations, start_times: StartTimes
+    ) -> None:
         self._names = tuple(provider_names)
         self._observations = observations
+        self._start_times = start_times
         self._since = observations.wall()
-        self._last_start_s: float | None = None
 
     def on_state_changed(self, was: MachineSnapshot, now: MachineSnapshot, at: float) -> None:
         """Note a change of state at loop time `at`."""
-        if now.status is Status.READY and was.status is Status.WARMING and was.start_began_at is not None:
-            self._last_start_s = at - was.start_began_at
+        state = was.state
+        started = now.started_here and now.status is Status.READY
+        if started and isinstance(state, Warming | Preloading) and not state.served:
+            model = state.model if isinstance(state, Preloading) else NO_MODEL
+            self._start_times.add(self._names[state.provider], model, at - state.attempt.since)
         if was.status is not now.status:
             self._since = self._observations.wall()
 
-    def build(self, machine: MachineSnapshot, now: float, slow_call: str | None = None) -> PodStatus | None:
+    def build(
+        self, machine: MachineSnapshot, now: float, model: str = NO_MODEL, slow_call: str | None = None
+    ) -> PodStatus | None:
         """Return the status at loop time `now`; None while it is not known what runs.
 
         Args:
+            model: that a start would load.
             slow_call: which call to a provider has not returned for long, if one has not.
         """
         if machine.status is None:
             return None
         observations, session = self._observations, self._session(machine)
+        ready_in = self.ready_in(machine, now, model)
         return PodStatus(
             status=machine.status,
             provider=self._names[machine.shown_provider],
@@ -160,7 +171,8 @@ class StatusBuilder:
             stops_in_seconds=max(0.0, machine.stop_due_at - now) if isfinite(machine.stop_due_at) else None,
             hourly_rate=observations.rate(session) if session else None,
             estimated_cost=observations.cost(session) if session else None,
-            ready_in_seconds=self._ready_in_s(machine, now),
+            ready_in_seconds=None if ready_in is None else ready_in.p50_s,
+            ready_in_p90_seconds=None if ready_in is None else ready_in.p90_s,
             last_error=slow_call or machine.last_error,
         )
 
@@ -175,10 +187,20 @@ class StatusBuilder:
         sessions = self._observations.open_sessions
         return sessions.get(self._names[machine.shown_provider]) or next(iter(sessions.values()), None)
 
-    def _ready_in_s(self, machine: MachineSnapshot, now: float) -> float | None:
-        if machine.start_began_at is None or self._last_start_s is None:
+    def ready_in(self, machine: MachineSnapshot, now: float, model: str) -> ReadyIn | None:
+        """Return how long the start that is under way will still take; None: none is, or nothing is known.
+
+        A pod that was found has been starting for as long as it has been billed. For one that has served and
+        fell ill nothing is known.
+        """
+        state, began_at, provider = machine.state, machine.start_began_at, machine.provider
+        if began_at is None or provider is None or (isinstance(state, Warming | Preloading) and state.served):
             return None
-        return max(0.0, self._last_start_s - (now - machine.start_began_at))
+        elapsed, session = now - began_at, self._observations.open_sessions.get(self._names[provider])
+        if session is not None and not machine.started_here:
+            elapsed = self._observations.uptime(session).total_seconds()
+        loaded = state.model if isinstance(state, Preloading) else model
+        return self._start_times.ready_in(self._names[provider], loaded, elapsed)
 
 
 @frozen(kw_only=True)

@@ -50,7 +50,6 @@ from gpugate.relay.transport import detect_disconnect
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
 _MAKES_MODELS = frozenset({"pull", "create", "copy"})
 _NO_TOKENS = "the engine counts no tokens"
-_POD_IS_OFF = "the pod is not running, and this does not wake it"
 
 
 class OllamaHandlers:
@@ -207,8 +206,12 @@ class OllamaHandlers:
             return _respond(context, error)
         cached = self._catalog.answer(context.method, path, body.fields)
         if cached is None:
-            raise UpstreamBroken(trouble) if trouble else PodStopped(_POD_IS_OFF)
+            raise UpstreamBroken(trouble) if trouble else self._pod_is_off()
         return _respond(context, cached)
+
+    def _pod_is_off(self) -> PodStopped:
+        message = "the pod is not running, and this does not wake it"
+        return PodStopped(message, retry_after_s=self._lifecycle.ready_in_s())
 
     def _store(self, key: tuple[str, str], captured: CapturedBody) -> None:
         if not captured.content_encoding and self._catalog.store(*key, captured.body):
@@ -218,7 +221,7 @@ class OllamaHandlers:
         """Pass on what neither computes nor is known here, while a pod serves; that is no use of the pod."""
         counts_tokens = route.api == COUNT_TOKENS
         # Made where it is raised: a variable that holds an error makes a cycle, which keeps a token alive.
-        absent = partial(PathNotFound, _NO_TOKENS) if counts_tokens else partial(PodStopped, _POD_IS_OFF)
+        absent = partial(PathNotFound, _NO_TOKENS) if counts_tokens else self._pod_is_off
         if self._lifecycle.serving is None:
             raise absent()
         body = await read_body(context.request, self._limits)

@@ -58,6 +58,8 @@ async def test_each_row_in_its_own(ledger: SplitLedger, real: MemoryLedger, play
     assert ([("r", "1")], [("p", "1"), ("p", "2")]) == (list(real.used), list(play.used))
     assert ({"2026-11": 50}, {}) == (real.notified_thresholds, play.notified_thresholds)
     assert [REAL, PLAY] == await ledger.sessions(NOON, NOON + 2 * HOUR)
+    assert [REAL, PLAY] == await ledger.starts(2)
+    assert [REAL] == await ledger.starts(1)
     assert [REAL, PLAY] == await ledger.open_sessions()
     assert [PLAY] == await ledger.sessions(NOON, NOON + 2 * HOUR, limit=1)
     assert [REAL] == await ledger.sessions(NOON, NOON + 2 * HOUR, limit=1, before=PLAY)

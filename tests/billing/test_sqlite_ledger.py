@@ -96,6 +96,17 @@ async def test_what_lies_between(ledger: SqliteLedger, since_s: float, until_s: 
     assert expected == len(found)
 
 
+async def test_the_newest_starts(ledger: SqliteLedger) -> None:
+    """So many; of all, or of those that a request has caused."""
+    rows = [attrs.evolve(WHOLE, id=f"2026112{number}", request_id=f"r-{number % 2}") for number in range(4)]
+    for row in rows:
+        await ledger.put(row)
+
+    assert rows[:1:-1] == await ledger.starts(2)
+    assert [rows[2], rows[0]] == await ledger.starts(9, request_id="r-0")
+    assert [] == await ledger.starts(9, request_id="' OR 1 --")
+
+
 async def test_one_name_for_many_requests(ledger: SqliteLedger) -> None:
     """A client's name for its requests is not what keeps them apart."""
     await ledger.put_usage([attrs.evolve(USE, id="1"), attrs.evolve(USE, id="2")])

@@ -108,6 +108,10 @@ def test_hours(number, said):
             "Pod is starting, ready in about 40 seconds. 1 request waits.",
         ),
         (
+            evolve(STOPPED, status=Status.STARTING, ready_in_seconds=40.0, ready_in_p90_seconds=120.0),
+            "Pod is starting, ready in about 40 seconds, at most 2 minutes.",
+        ),
+        (
             evolve(RUNNING, status=Status.WARMING, last_error="x: down"),
             "Pod is warming up, estimated cost so far is $0.13. The last trouble was: x: down.",
         ),
@@ -128,6 +132,12 @@ def test_status(now, said):
         (messages.starting(None), messages.STARTS_WHEN_KNOWN),
         (
             messages.starting(evolve(STOPPED, status=Status.STARTING, ready_in_seconds=95.0)),
+            "Starting the pod, will take about 2 minutes",
+        ),
+        (
+            messages.starting(
+                evolve(STOPPED, status=Status.STARTING, ready_in_seconds=95.0, ready_in_p90_seconds=100.0)
+            ),
             "Starting the pod, will take about 2 minutes",
         ),
         (messages.ready(52, RUNNING, "EUR"), "Pod is ready, it took 52 seconds. It costs 0.34 EUR per hour."),

@@ -14,10 +14,11 @@ import jwt
 import pytest
 from gpugate_demo.faults import Hang, HangAfter
 from gpugate_testing import fakes
+from gpugate_testing.fakes import FakeCloud
 
 from gpugate.api.gpu import SseBroadcaster
 from gpugate.errors import Transient
-from tests.e2e.conftest import Log
+from tests.e2e.conftest import Log, Opener
 from tests.e2e.support import (
     CHAT,
     SECRET,
@@ -47,6 +48,7 @@ STATUS_FIELDS = {
     "hourly_rate",
     "estimated_cost",
     "ready_in_seconds",
+    "ready_in_p90_seconds",
     "last_error",
 }
 
@@ -104,7 +106,7 @@ class TestStatus:
         assert 890 < data["stops_in_seconds"] <= 900
 
     async def test_starting(self, house: House):
-        """Who waits is counted; the second start knows how long the first one took."""
+        """Who waits is counted; the second start knows how long the first one took, and tells a client."""
         await house.warm()
         await house.stop()
         house.cloud.boot_s = 0.3
@@ -112,8 +114,36 @@ class TestStatus:
         await house.waiting(1)
         data = await house.status()
         assert (1, 0, "STARTING") == (data["waiting"], data["in_flight"], data["status"])
-        assert data["ready_in_seconds"] is not None
+        assert 0 < data["ready_in_seconds"] <= data["ready_in_p90_seconds"] < 5
+        absent = await house.ask("GET", "/api/experimental/none")
+        assert (503, True) == (absent.status, int(absent.headers["Retry-After"]) <= 5)
         await ask
+
+    async def test_a_full_queue(self, opened: Opener):
+        """`Retry-After` is when the pod will probably be ready; without earlier starts as configured."""
+        house = await opened(queue__max_waiting=1, queue__max_wait="0.2s")
+        await house.warm()
+        await house.stop()
+        house.cloud.boot_s = 3.0
+        waits = asyncio.ensure_future(house.chat())
+        await house.waiting(1)
+        refused = await house.chat()
+        assert (503, "QUEUE_FULL") == (refused.status, refused.headers["X-Gpugate-Code"])
+        assert int(refused.headers["Retry-After"]) <= 5
+        late = await waits
+        assert (503, "QUEUE_TIMEOUT") == (late.status, late.headers["X-Gpugate-Code"])
+        assert int(late.headers["Retry-After"]) <= 60
+
+    async def test_after_a_restart(self, tmp_path, ollama):
+        """How long starts take is learned from the ledger."""
+        async with open_house(tmp_path, ollama) as house:
+            await house.warm()
+            await house.stop()
+        async with open_house(tmp_path, ollama, FakeCloud(boot_s=3.0)) as house:
+            await house.off()
+            await house.ask("POST", "/api/v1/gpu/start")
+            data = await house.status()
+            assert 0 <= data["ready_in_seconds"] <= data["ready_in_p90_seconds"] < 5
 
     async def test_trouble(self, house: House):
         """The last error is told, until something goes well."""

@@ -49,7 +49,10 @@ RULES: Mapping[str, May] = {
     "provider_api": May({"errors"}, {"attrs", "aiohttp"}),
     "core": May(VALUES, {"attrs"}, IMPURE),
     "lifecycle": May(
-        {"core", "relay.transport", "billing.recorder", "billing.cost_math", "billing.model", *BASE},
+        {
+            *("core", "relay.transport", "billing.recorder", "billing.cost_math", "billing.model"),
+            *("billing.start_times", *BASE),
+        },
         {"attrs", "aiohttp", "orjson"},
     ),
     "fleet": May({"lifecycle"}),

@@ -90,6 +90,7 @@ def warmup_probed(
         endpoints=was.endpoints,
         op=op,
         give_up_at=now + pod.policy.preload_limit_s,
+        model=wanted[0],
         served=was.served,
         degraded_reason=was.degraded_reason,
     )
@@ -150,8 +151,7 @@ def become_ready(pod: PodMachine, was: Warming | Preloading, now: float) -> Read
     """The pod serves; the idle clock starts if no request holds a lease."""
     pod.plan.start_requested = False
     pod.last_problem = None
-    call = pod.plan.last_call
-    if not was.served and call is not None and call.run_id == was.run_id:  # else it was adopted
+    if not was.served and pod.started_here:
         pod.idle_timer.policy.on_start_finished(now - was.attempt.since)
     if not pod.queue.leases:
         pod.queue.idle_since = now

@@ -52,7 +52,10 @@ export function nextStep(pod, elapsed, since) {
       const where = pod.status === "STARTING" ? `Being started at ${pod.provider}` : `Running at ${pod.provider}, loading`;
       const ready = pod.ready_in_seconds;
       if (ready === null) return `${where} for ${duration(since)}.`;
-      return ready > elapsed ? `${where}; ready in about ${left(ready)}.` : `${where}; it takes longer than last time.`;
+      if (ready <= elapsed) return `${where}; it takes longer than usual.`;
+      const about = left(ready);
+      const most = left(pod.ready_in_p90_seconds ?? ready);
+      return `${where}; ready in about ${about}${most === about ? "" : `, at most ${most}`}.`;
     }
     case "READY": {
       const ready = `At ${pod.provider} for ${duration(since)}`;

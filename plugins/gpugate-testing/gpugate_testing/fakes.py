@@ -268,6 +268,12 @@ class MemoryLedger:
         found.sort(key=lambda row: (row.began_at, row.id))
         return found if limit < 0 else found[max(0, len(found) - limit) :]
 
+    async def starts(self, limit: int, *, request_id: str = "") -> list[Session]:
+        """So many of the newest, the newest first; of all, or of those that a request has caused."""
+        self._try()
+        rows = sorted(self.rows.values(), key=lambda row: row.id, reverse=True)
+        return [row for row in rows if request_id in ("", row.request_id)][:limit]
+
     async def session(self, session_id: str) -> Session | None:
         """The one with this id."""
         self._try()
