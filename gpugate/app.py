@@ -122,8 +122,6 @@ async def build(
             warn=_warn,
             on_crash=log_crash,
         )
-        if hint := catalog.catalog.hint:
-            _log.info(f"catalogue: {hint}")
         metrics = _metrics(base)
         features = await _features(base, catalog, workflows, budget_source, metrics)
         for listener in (*(feature.on_event for feature in features), _abort_exchanges(base.pools)):
@@ -241,7 +239,7 @@ async def _features(
     )
     hub = SseBroadcaster(lifecycle.status_now, lifecycle.status)
     return [
-        CallbackFeature(on_event=catalog.on_event, aclose=catalog.aclose),
+        CallbackFeature(start=partial(_log_hint, catalog), on_event=catalog.on_event, aclose=catalog.aclose),
         CallbackFeature(routes=CostApi(costs, reconciler, settings.cost.monthly_budget).routes),
         budget,
         CallbackFeature(routes=generation.routes),
@@ -259,6 +257,12 @@ async def _features(
 
 
 # --- the parts of the infrastructure ---------------------------------------------------------------
+
+
+async def _log_hint(catalog: CatalogRefresher) -> None:
+    """Say, once the gateway listens, what clients see while nothing was learned of the pod's models."""
+    if hint := catalog.catalog.hint:
+        _log.info(f"catalogue: {hint}")
 
 
 def _ollama(base: Infrastructure, catalog: CatalogRefresher) -> OllamaHandlers:

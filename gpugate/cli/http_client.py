@@ -24,6 +24,7 @@ from gpugate.config.validators import is_url
 
 _TIMEOUT_S = 30.0  # start and stop are accepted at once; no other request takes longer
 _TOKEN_LIFETIME_S = 300.0
+_ADDRESS_HINT = "`gpugate serve` starts one; GPUGATE_URL names another address"
 
 
 @frozen
@@ -118,13 +119,25 @@ class GatewayClient:
             code, message = error["code"], error["message"]
         except (OSError, HTTPException, ValueError, KeyError, TypeError):
             return CliError(f"{self.url} answers with status {response.status}, and not as gpugate does")
-        if response.status == 401 and not self.token:
-            message = f"{message}: set GPUGATE_TOKEN, or use a configuration with auth.secret"
+        if response.status == 401:
+            message += _token_hint(self.token)
+        elif response.status == 404 and message == "not found":
+            message = f"there is nothing at {self.url} (GPUGATE_URL)"
         return CliError(f"{code}: {message}")
 
     def _connection_error(self, error: Exception) -> CliError:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return CliError(f"no gateway at {self.url}: {reason}")
+        return CliError(f"no gateway at {self.url}: {reason} ({_ADDRESS_HINT})")
+
+
+def _token_hint(token: str) -> str:
+    if not token:
+        return ": set GPUGATE_TOKEN, or use a configuration with auth.secret"
+    return (
+        " (GPUGATE_TOKEN)"
+        if os.environ.get("GPUGATE_TOKEN")
+        else " (signed with this configuration's secret)"
+    )
 
 
 def connect(args: Namespace) -> GatewayClient:

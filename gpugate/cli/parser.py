@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 COMMAND_GROUP = "gpugate.commands"
@@ -13,6 +14,8 @@ _DISTRIBUTIONS = {
     "provider-check": "gpugate-testing"
 }  # documented commands that are not in this distribution
 _ABOUT = "A drop-in Ollama endpoint that is always on, in front of a GPU pod that is not."
+_FIRST = "To try it: gpugate demo. To use it: gpugate init, then check, then serve."
+_REMOTE = "Asks the gateway at GPUGATE_URL, with the token GPUGATE_TOKEN; else that of the configuration."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,15 +66,20 @@ def _typed_command(words: Sequence[str]) -> str:
 
 
 def _parser(typed: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog="gpugate", description=_ABOUT)
+    parser = _Parser(prog="gpugate", description=_ABOUT, epilog=_FIRST)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     _add_config(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     _add_serving(commands)
     _add_configuring(commands)
     _add_remote(commands)
-    if typed and typed not in commands.choices:
+    if not typed:
+        return parser
+    if typed not in commands.choices:
         _add_from_plugin(parser, commands, typed)
+    if typed not in commands.choices:
+        near = get_close_matches(typed, commands.choices, 1)
+        parser.error(f"there is no command {typed!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return parser
 
 
@@ -124,7 +132,9 @@ def _add_configuring(commands: Any) -> None:
     init = _add(commands, "init", "config_commands:init", "write a commented configuration")
     init.add_argument("file", metavar="FILE", nargs="?", help="default ./gpugate.toml")
     init.add_argument("--force", action="store_true", help="overwrite it")
-    check = _add(commands, "check", "config_commands:check", "validate the configuration")
+    check = _add(
+        commands, "check", "config_commands:check", "validate the configuration, and say what follows"
+    )
     check.add_argument(
         "--live", action="store_true", help="also ask provider, pod and local Ollama, read-only"
     )
@@ -146,13 +156,14 @@ def _add_configuring(commands: Any) -> None:
 def _add_remote(commands: Any) -> None:
     for name, about in (
         ("status", "what the pod of a running gateway is doing"),
-        ("start", "start the pod"),
-        ("stop", "stop the pod"),
+        ("start", "start the pod of a running gateway"),
+        ("stop", "stop the pod of a running gateway"),
         ("costs", "what was spent"),
-        ("events", "watch what happens, line by line"),
+        ("events", "watch what a running gateway does, line by line"),
     ):
         module = "cost_commands" if name == "costs" else "pod_commands"
-        parser = _add(commands, name, f"{module}:{name}", f"{about} (GPUGATE_URL, GPUGATE_TOKEN)")
+        parser = _add(commands, name, f"{module}:{name}", about)
+        parser.epilog = _REMOTE
         formats = parser.add_mutually_exclusive_group()
         formats.add_argument("--json", action="store_true", help="for machines")
         if name == "stop":

@@ -28,7 +28,8 @@ from tests.cli.support import SECRET, Shell
     ("args", "words"),
     [
         ((), "the following arguments are required: COMMAND"),
-        (("nonsense",), "invalid choice"),
+        (("nonsense",), "there is no command 'nonsense' (see"),
+        (("serv",), "there is no command 'serv'; did you mean 'serve'? (see"),
         (("serve", "--prot", "1"), "unrecognized arguments: --prot"),
         (("token",), "the following arguments are required"),
         (("token", "issue"), "required: --subject"),
@@ -51,7 +52,9 @@ def test_no_configuration(shell: Shell) -> None:
     ended = shell.run("serve")
 
     assert (2, "") == (ended.status, ended.out)
-    assert ["auth.secret", "pod.provider"] == [line.split(": ")[1] for line in ended.complaints]
+    *missing, searched = ended.complaints
+    assert ["auth.secret", "pod.provider"] == [line.split(": ")[1] for line in missing]
+    assert searched.startswith("no configuration file: looked for gpugate.toml, ")
     assert "gpugate demo" in ended.err
     assert "gpugate init" in ended.err
 

@@ -178,7 +178,8 @@ def test_no_gateway(bare: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
 
         assert 1 == main(["status"])
 
-    assert [f"gpugate: no gateway at {url}: Connection refused"] == capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"gpugate: no gateway at {url}: Connection refused (`gpugate serve` starts one;")
 
 
 def test_a_gateway_that_hangs_up(bare: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
@@ -231,6 +232,31 @@ def test_no_token_at_all(bare: Path, fake_gateway: Any, capsys: pytest.CaptureFi
 
     assert 1 == main(["status"])
     assert "set GPUGATE_TOKEN" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("token", "hint"), [("t0ken", "(GPUGATE_TOKEN)"), ("", "(signed with this configuration's secret)")]
+)
+def test_a_token_that_is_not_accepted(
+    bare: Path, fake_gateway: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch, token: str, hint: str
+) -> None:
+    """A 401 says which token it was about."""
+    monkeypatch.setenv("GPUGATE_TOKEN", token)
+    monkeypatch.setenv("GPUGATE_AUTH__SECRET", SECRET)
+    fake_gateway.answer("/api/v1/gpu/status", refusal("INVALID_TOKEN", "token signature is invalid"), 401)
+
+    assert 1 == main(["status"])
+    assert f"gpugate: INVALID_TOKEN: token signature is invalid {hint}\n" == capsys.readouterr().err
+
+
+def test_an_address_with_a_wrong_path(gateway: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway's own "not found" is about GPUGATE_URL."""
+    monkeypatch.setenv("GPUGATE_URL", f"{gateway.url}/foo")
+    gateway.answer("/foo/api/v1/gpu/status", refusal("NOT_FOUND", "not found"), 404)
+
+    assert 1 == main(["status"])
+    line = f"gpugate: NOT_FOUND: there is nothing at {gateway.url}/foo (GPUGATE_URL)\n"
+    assert line == capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
