@@ -7,7 +7,7 @@ PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 JOBS   ?= 4
 
-.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots clean
+.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots dist version clean
 
 # $(call environment,FOLDER): makes a virtual environment, unless a usable one is there, and leaves no half of one behind.
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
@@ -79,6 +79,20 @@ states: $(VENV)/.dev      ## docs/states.md from the transition table
 
 screenshots: $(VENV)/.dev ## the pictures of docs/dashboard.md, by the tests of the page; needs Debian's chromium-driver
 	GPUGATE_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/e2e/test_dashboard_in_a_browser.py
+
+$(VENV)/.packaging: pyproject.toml $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group packaging
+	@touch $@
+
+dist: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
+dist: $(VENV)/.packaging  ## sdist and wheel of every distribution in dist/: the same bytes for the same commit
+	rm -rf dist
+	for folder in . $(PLUGINS); do $(BIN)/python -m build --quiet --outdir dist $$folder || exit 1; done
+	$(BIN)/twine check --strict dist/*
+
+version:                  ## gives all distributions a version: make version TO=0.2.0
+	@$(PYTHON) .ci/version.py $(TO)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info
