@@ -11,9 +11,10 @@ import aiohttp
 import orjson
 from attrs import frozen
 
+from gpugate.errors import EdgeOutage, UpstreamTimeout
 from gpugate.lifecycle.leased_call import PodUnreachable
 from gpugate.provider_api import Endpoint
-from gpugate.proxy.error_format import is_edge_error, is_edge_timeout
+from gpugate.proxy.error_format import edge_error
 from gpugate.relay.transport import CALL_ERRORS, ssl_option, url_of
 
 OnText = Callable[[str], Awaitable[None]]
@@ -151,10 +152,13 @@ def _text(parsed: Mapping[str, Any]) -> str:
 def _error_for_status(
     status: int, content_type: str, model: str, body: bytes
 ) -> GenerationFailed | PodUnreachable:
-    if is_edge_error(status, content_type, proxied=True):
-        if is_edge_timeout(status):
-            return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
-        return PodUnreachable(f"the pod's Ollama cannot be reached ({status})")
+    edge = edge_error(status, content_type, body, proxied=True)
+    if isinstance(edge, EdgeOutage):
+        return PodUnreachable(edge.message)
+    if isinstance(edge, UpstreamTimeout):
+        return GenerationFailed(f"the model {model!r} did not answer in time", timed_out=True)
+    if edge is not None:
+        return GenerationFailed(edge.message)
     return GenerationFailed(status_error(status, model, body))
 
 

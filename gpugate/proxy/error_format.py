@@ -288,20 +288,6 @@ _EDGE_CODE = re.compile(rb"error code:? ?([0-9]{3,4})\b", re.IGNORECASE)
 _EDGE_CODE_LIMIT = 64  # bytes of a plain text that is nothing but such a code
 
 
-def is_edge_error(status: int, content_type: str, *, proxied: bool) -> bool:
-    """Say whether the provider's edge answered for a pod that is gone, boots or has crashed.
-
-    See docs/providers.md#runpod-proxy.
-
-    Args:
-        content_type: in any case, with or without parameters.
-        proxied: there is an edge of the provider's between the gateway and the pod.
-    """
-    if status in EDGE_STATUSES:
-        return True
-    return proxied and status in _EDGE_PAGE_STATUSES and content_type.lower().startswith("text/html")
-
-
 def may_be_of_edge(status: int, content_type: str, length: int) -> bool:
     """Say whether a response from behind an edge, of `length` bytes (0: not told), may be the edge's own."""
     if status in EDGE_STATUSES:
@@ -333,8 +319,3 @@ def edge_error(status: int, content_type: str, body: bytes, *, proxied: bool) ->
         )
     is_outage = status in EDGE_STATUSES or status in _EDGE_PAGE_STATUSES
     return errors.EdgeOutage(told) if is_outage else errors.UpstreamBroken(told)
-
-
-def is_edge_timeout(status: int) -> bool:
-    """Say whether a proxy with this status has waited for the pod in vain: the job may still run."""
-    return status in _EDGE_TIMEOUTS

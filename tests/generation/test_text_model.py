@@ -34,9 +34,13 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 def told(aiohttp_server, session: aiohttp.ClientSession) -> Serve:
     """What is heard of an answer in these pieces."""
 
-    async def ask(*pieces: bytes, status: int = 200, end: str = "clean", silence_s: float = 5.0) -> list[str]:
+    async def ask(
+        *pieces: bytes, status: int = 200, end: str = "clean", silence_s: float = 5.0, kind: str = ""
+    ) -> list[str]:
         async def answer(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse(status=status, headers={"X-Sent": request.headers["X-Token"]})
+            if kind:
+                response.content_type = kind
             await response.prepare(request)
             for piece in pieces:
                 await response.write(piece)
@@ -136,6 +140,27 @@ async def test_edge_speaks_for_a_pod_that_is_gone(told, status):
     """That is no word of a model."""
     with pytest.raises(PodUnreachable):
         await told(b"error code", status=status)
+
+
+@pytest.mark.parametrize(
+    ("kind", "page", "words"),
+    [
+        ("text/plain", b"error code: 1010", "the edge in front of the pod answered 403 (error code: 1010)"),
+        ("text/html", b"<html>", "the edge in front of the pod answered 403 (a page of its own)"),
+        ("text/plain", b"forbidden", "the model 'm' failed with 403"),
+    ],
+)
+async def test_edge_refuses(told, kind, page, words):
+    """What the edge says is not put into the model's mouth."""
+    with pytest.raises(GenerationFailed) as caught:
+        await told(page, status=403, kind=kind)
+    assert str(caught.value) == words
+
+
+async def test_edge_page_for_a_pod_that_is_gone(told):
+    """A page with a status that Ollama has as well."""
+    with pytest.raises(PodUnreachable, match="a page of its own"):
+        await told(b"<html>", status=502, kind="text/html")
 
 
 async def test_edge_gives_up_waiting(told):
