@@ -13,13 +13,13 @@ SHAPE = (
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._*-]+)(?::([0-9]{1,5}|\*))?", re.ASCII)
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # What a star in a host stands for: never a slash, a colon or an @, so that it cannot leave its place.
-_HOST_STAR, _PORT_STAR = "[a-z0-9._-]+", "[0-9]+"
+_HOST_STAR, _PORT_STAR = "[a-z0-9._-]+", "(?::[0-9]+)?"
 
 
 def origin_pattern(text: str) -> str | None:
     """Return an expression for the origins, in lower case, that `text` stands for; None if it is no origin.
 
-    A browser leaves the default port out, so it is left out here, too. A host in other letters than ASCII
+    A browser leaves the default port out, so it is left out here, too; a star stands for it as well. A host in other letters than ASCII
     never comes from a browser: it has to be written as "xn--...".
     """
     text = text.lower() if text.isascii() else ""
@@ -34,7 +34,7 @@ def origin_pattern(text: str) -> str | None:
     host = re.escape(host).replace(r"\*", _HOST_STAR)
     if port is None or port == _DEFAULT_PORTS.get(scheme):
         return f"{re.escape(scheme)}://{host}"
-    return f"{re.escape(scheme)}://{host}:{_PORT_STAR if port == '*' else int(port)}"
+    return f"{re.escape(scheme)}://{host}{_PORT_STAR if port == '*' else f':{int(port)}'}"
 
 
 def is_origin(text: str) -> bool:
