@@ -48,6 +48,7 @@ from gpugate.relay.response_policy import CapturedBody, ResponseIntercepted
 from gpugate.relay.transport import detect_disconnect
 
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
+_NEEDS_MODEL = frozenset({"delete", "copy", "push"})
 _MAKES_MODELS = frozenset({"pull", "create", "copy"})
 _NO_TOKENS = "the engine counts no tokens"
 
@@ -138,7 +139,7 @@ class OllamaHandlers:
         body = await self._read(context, route)
         if self._lifecycle.serving is None and (error := body.fields.error):
             return _respond(context, error)
-        if route.api == "delete" and self._lifecycle.serving is None:
+        if route.api in _NEEDS_MODEL and self._lifecycle.serving is None:
             self._require(body.fields.model, "")
         makes = body.fields.makes if route.api in _MAKES_MODELS else None
         self._catalog.expect(makes)

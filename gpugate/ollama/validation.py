@@ -61,7 +61,7 @@ class BodyFields:
     """The few fields of a body that the gateway needs. Small: it is kept while the request waits.
 
     Attributes:
-        model: the model that the body names; None if it names none or cannot be read.
+        model: the model that the body names, of a copy its source; None if it names none or cannot be read.
         stream: whether the response will be a stream, the endpoint's default included; None: unknown.
         unload: it asks to unload `model`.
         stream_options: OpenAI's field of this name, None if missing.
@@ -242,7 +242,7 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
     if not isinstance(document, dict | None):
         return _refused(endpoint, "the request body is not a JSON object")
     fields = {name.lower(): value for name, value in (document or {}).items() if value is not None}
-    model = _text(fields.get("model"))
+    model = _text(fields.get("source" if route.api == "copy" else "model"))
     if not model and route.api in _NAME_IS_MODEL:
         model = _text(fields.get("name"))
     model = model.strip()

@@ -607,10 +607,26 @@ class TestModelThatThePodLacks:
         await known.chat(model=model)
         assert 2 == known.cloud.starts
 
-    async def test_delete(self, known: House):
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [
+            ("DELETE", "/api/delete", {"model": "nothing"}),
+            ("POST", "/api/copy", {"source": "nothing", "destination": "other"}),
+            ("POST", "/api/push", {"name": "nothing"}),
+        ],
+        ids=named,
+    )
+    async def test_changes(self, known: House, method, path, body):
         """Nothing wakes for what is not there."""
-        assert 404 == (await known.ask("DELETE", "/api/delete", json={"model": "nothing"})).status
+        answer = await known.ask(method, path, json=body)
+        assert (404, "model 'nothing' not found") == (answer.status, answer.json["error"])
         assert 1 == known.cloud.starts
+
+    async def test_copy_of_what_is_there(self, known: House):
+        """Is no matter for its destination, which nobody has yet."""
+        body = {"source": MODEL, "destination": "other"}
+        assert 200 == (await known.ask("POST", "/api/copy", json=body)).status
+        assert 2 == known.cloud.starts
 
     async def test_pulled(self, known: House):
         """A model that is pulled is not refused: meanwhile, afterwards, and once the pod is off again."""

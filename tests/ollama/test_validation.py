@@ -205,6 +205,7 @@ def test_a_body_of_another_type(headers: dict[str, str]) -> None:
         ("/v1/chat/completions", b'{"model":"llava","messages":[{}]}', "llava", False, False),
         ("/v1/responses", b'{"model":"llava","stream":true}', "llava", True, False),
         ("/api/pull", b'{"name":"llava"}', "llava", True, False),
+        ("/api/copy", b'{"source":"llava","destination":"other"}', "llava", False, False),
         ("/v1/systemone", b'{"model":"llava","stream":true}', "llava", None, False),
         ("/v1/systemone", b"[]", None, None, False),
         ("/api/chat", b'{"model":"llava","x":' + b"[" * 2000, "llava", None, False),
