@@ -19,8 +19,8 @@ _HOST_STAR, _PORT_STAR = "[a-z0-9._-]+", "(?::[0-9]+)?"
 def origin_pattern(text: str) -> str | None:
     """Return an expression for the origins, in lower case, that `text` stands for; None if it is no origin.
 
-    A browser leaves the default port out, so it is left out here, too; a star stands for it as well. A host in other letters than ASCII
-    never comes from a browser: it has to be written as "xn--...".
+    A browser leaves the default port out, so it is left out here, too; a star stands for it as well. A
+    host in other letters than ASCII never comes from a browser: it has to be written as "xn--...".
     """
     text = text.lower() if text.isascii() else ""
     if text == ANY:
