@@ -1,10 +1,12 @@
 # gpugate in a container: slim, not root, no compiler left. `make image` builds and tries it.
+# Through an index or a proxy of your own: docker build --secret id=pip,src=pip.conf .
 ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 ARG PLUGINS="plugins/gpugate-runpod plugins/gpugate-vastai plugins/gpugate-demo"
 WORKDIR /src
 COPY . .
-RUN python3 -m venv /opt/gpugate \
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/gpugate \
     && /opt/gpugate/bin/pip install --no-cache-dir --disable-pip-version-check ".[telegram,uvloop,metrics]" ${PLUGINS} \
     && /opt/gpugate/bin/pip uninstall --yes --quiet pip setuptools
 
@@ -26,6 +28,7 @@ EXPOSE 11434
 # An orderly end stops the pod: give it time, `docker stop -t 120` or stop_grace_period.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python3", "-c", \
-    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:11434/api/v1/health', timeout=4)"]
+    "import os, urllib.request as http; \
+    http.urlopen(f'http://127.0.0.1:{os.environ.get(\"GPUGATE_SERVER__PORT\", 11434)}/api/v1/health', timeout=4)"]
 ENTRYPOINT ["gpugate"]
 CMD ["serve"]

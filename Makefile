@@ -7,7 +7,7 @@ PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 JOBS   ?= 4
 
-.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots dist version clean
+.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots dist sbom examples image version clean
 
 # $(call environment,FOLDER): makes a virtual environment, unless a usable one is there, and leaves no half of one behind.
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
@@ -90,6 +90,21 @@ dist: $(VENV)/.packaging  ## sdist and wheel of every distribution in dist/: the
 	rm -rf dist
 	for folder in . $(PLUGINS); do $(BIN)/python -m build --quiet --outdir dist $$folder || exit 1; done
 	$(BIN)/twine check --strict dist/*
+
+sbom: dist                ## sbom.cdx.json: what an installation of gpugate, its plugins and all extras consists of
+	$(PYTHON) -m venv --clear build/sbom
+	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check --find-links dist \
+		"gpugate[telegram,uvloop,metrics]" $(notdir $(PLUGINS))
+	$(BIN)/cyclonedx-py environment --output-file sbom.cdx.json build/sbom/bin/python
+
+examples: $(VENV)/.packaging  ## Dockerfile, manifests and workflows, by the rules of the programs that will read them
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec examples/compose/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/kubernetes-validate --strict examples/kubernetes/*.yaml
+
+image:                    ## the image of Dockerfile, built and tried with buildah, as root; BASE, IMAGE: .ci/image
+	@.ci/image
 
 version:                  ## gives all distributions a version: make version TO=0.2.0
 	@$(PYTHON) .ci/version.py $(TO)
