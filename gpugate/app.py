@@ -153,7 +153,7 @@ async def _infrastructure(
 ) -> Infrastructure:
     state = Path(settings.state.dir)
     simulated = frozenset(one.name for one in providers if one.provider.capabilities.simulated)
-    ledger = await open_ledger(
+    ledger = open_ledger(
         state, settings.pod.provider, simulated, lambda text: _log.warning(f"ledger: {text}")
     )
     resources.push_async_callback(ledger.aclose)

@@ -381,4 +381,12 @@ class SettingsError(Exception):
 
 
 class LedgerError(Exception):
-    """The ledger cannot be read or written; one line that names the file and what to do."""
+    """The ledger cannot be read or written; one line that says what to do, and is shown to clients.
+
+    Attributes:
+        detail: the same with the file's path, for the log.
+    """
+
+    def __init__(self, message: str, path: object = None) -> None:
+        self.detail = message if path is None else f"{path}: {message}"
+        super().__init__(message)

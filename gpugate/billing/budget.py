@@ -194,7 +194,8 @@ class BudgetMonitor:
         if not self._unavailable:
             self._unavailable = True
             self._warn(
-                f"the month's budget cannot be checked, starts stay allowed or refused as they are: {error}",
+                "the month's budget cannot be checked, starts stay allowed or refused as they are: "
+                f"{error.detail}",
                 True,
             )
 

@@ -11,8 +11,7 @@ import attrs
 
 from gpugate.billing.cost_math import CostBreakdown, CostQuery
 from gpugate.billing.model import PodUsage, Session
-from gpugate.billing.sqlite_ledger import SqliteLedger, UnavailableLedger
-from gpugate.errors import LedgerError
+from gpugate.billing.sqlite_ledger import SqliteLedger
 
 LEDGER = "ledger.sqlite3"
 
@@ -183,26 +182,19 @@ class SplitLedger:
         await self._simulated.aclose()
 
 
-async def open_ledger(
+def open_ledger(
     state: Path, providers: Collection[str], simulated: Collection[str], warn: Callable[[str], None]
 ) -> Ledger:
-    """Open the ledger in the state folder; simulated providers have one of their own, in a folder below it.
+    """Return the ledger in the state folder; simulated providers have one of their own, in a folder below it.
 
-    A ledger that cannot be opened is an `UnavailableLedger`: no pod is started, and all are stopped.
+    While it cannot be opened every call raises LedgerError: no pod is started, and all are stopped.
 
     Args:
         warn: called with one line that names damaged rows.
     """
     if not simulated:
-        return await _open(state / LEDGER, warn)
-    simulated_ledger = await _open(state / "simulated" / LEDGER, warn)
+        return SqliteLedger(state / LEDGER, warn)
+    simulated_ledger = SqliteLedger(state / "simulated" / LEDGER, warn)
     if set(simulated) == set(providers):
         return simulated_ledger
-    return SplitLedger(await _open(state / LEDGER, warn), simulated_ledger, simulated)
-
-
-async def _open(path: Path, warn: Callable[[str], None]) -> Ledger:
-    try:
-        return await SqliteLedger.open(path, warn)
-    except LedgerError as error:
-        return UnavailableLedger(error)
+    return SplitLedger(SqliteLedger(state / LEDGER, warn), simulated_ledger, simulated)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -147,6 +147,9 @@ class SessionRecorder(Recorder):
         self._inherited_until: dict[str, datetime | None] = {}
         self._last_ends: dict[str, datetime] = {}  # of billed sessions
         self._failed_starts: dict[str, str] = {}  # why; the pod runs all the same, and is being stopped
+        self._providers: Collection[str] = ()
+        self._has_inherited = False
+        self._inheriting = asyncio.Lock()
         self._stopping: frozenset[str] = frozenset()
         self._reasons: dict[str, str] = {}
         self._origins: dict[str, StartOrigin] = {}  # of the latest start
@@ -167,26 +170,78 @@ class SessionRecorder(Recorder):
         """Inherit the sessions that an earlier gateway left open, and begin to write.
 
         Of several open rows at one provider the newest is inherited; rows of providers that are not
-        configured any more are closed, with an alarm.
+        configured any more are closed, with an alarm. If the ledger cannot be read now, this is done as soon
+        as it can.
         """
-        try:
-            left = await self._ledger.open_sessions()
-            self._last_ends = dict(await self._ledger.last_ends())
-        except LedgerError as error:
-            self._set_problem(str(error))
-            left = []
-        for row in left:
-            if (older := self._open.get(row.provider)) is not None:
-                self._close(older, older.last_known_at, "never seen again")
-            self._open[row.provider] = row
-        for row in [row for row in left if row.provider not in providers and row is self._open[row.provider]]:
-            self._close_unconfigured(row)
-        self._inherited_until = {name: paid_at_least_until(row) for name, row in self._open.items()}
+        self._providers = providers
         self._writer = Supervised(self._write_for_ever, "ledger:writer", on_crash=self._on_crash)
+        try:
+            await self._inherit()
+        except LedgerError as error:
+            self._set_problem(error.detail)
+            self._wake.set()
+
+    async def _inherit(self) -> None:
+        """Take over what an earlier gateway left, once. Raises LedgerError."""
+        async with self._inheriting:
+            if not self._has_inherited:
+                left, ends = await self._ledger.open_sessions(), await self._ledger.last_ends()
+                self._has_inherited = True
+                self._take_over(left, ends)
+
+    def _take_over(self, left: Sequence[Session], ends: Mapping[str, datetime]) -> None:
+        for name, at in ends.items():
+            self._last_ends[name] = max(at, self._last_ends.get(name, at))
+        newest = {row.provider: row for row in left}
+        for row in left:
+            if row is not newest[row.provider]:
+                self._end(row, row.last_known_at, "never seen again")
+            elif row.provider not in self._providers:
+                self._close_unconfigured(row)
+            elif not self._continue_late(row):
+                self._open[row.provider] = row
+                self._inherited_until[row.provider] = paid_at_least_until(row)
+
+    def _continue_late(self, left: Session) -> bool:
+        """Join a row that was left open with that of the pod which was adopted before the ledger could be
+        read; return whether the provider has such a pod.
+        """
+        provider = left.provider
+        since = [row for row in self._unsaved_sessions.values() if row.provider == provider]
+        first = min(since, key=lambda row: row.began_at, default=None)
+        if first is None:
+            return False
+        known_until = left.last_known_at + timedelta(seconds=2 * LAST_SEEN_INTERVAL_S)
+        no_start_time = first.asked_at - first.began_at < _NO_PROVIDER_START
+        same_pod = None in (left.pod_id, first.pod_id) or left.pod_id == first.pod_id
+        if not same_pod or not (no_start_time or first.began_at <= known_until):
+            self._end(left, left.last_known_at, "found stopped" if left.started_at else "failed start")
+            return True
+        row = evolve(
+            first,
+            **{
+                name: getattr(left, name)
+                for name in ("id", "asked_at", "started_by", "start_reason", "request_id")
+            },
+            started_at=left.started_at or first.started_at,
+            running_at=left.running_at or first.running_at,
+            ready_at=left.ready_at or first.ready_at,
+            clock_anchor=left.clock_anchor if left.started_at else first.clock_anchor,
+        )
+        del self._unsaved_sessions[first.id]
+        for key in [key for key in self._unsaved_usage if key[0] == first.id]:
+            use = evolve(self._unsaved_usage.pop(key), session_id=row.id)
+            self._unsaved_usage[use.session_id, use.id] = use
+        if first.ended_at is not None:
+            self._end(row, first.ended_at, first.end_reason)
+        else:
+            self._open[provider] = row
+            self._queue_write(row)
+        return True
 
     def _close_unconfigured(self, row: Session) -> None:
         """Close the session of a pod that can neither be inspected nor stopped any more."""
-        self._close(row, row.last_known_at, "not configured any more")
+        self._end(row, row.last_known_at, "not configured any more")
         pod = f"its pod {row.pod_id}" if row.pod_id else "its pod"
         self._alarm(
             f"the provider {row.provider!r} is not configured any more, and {pod}"
@@ -211,8 +266,13 @@ class SessionRecorder(Recorder):
     async def record_start_intent(self, provider: str, origin: StartOrigin) -> None:
         """See `Recorder`."""
         self._origins[provider] = origin
-        row = self._open.get(provider) or self._new_session(provider, origin)
-        await self._ledger.put(row)
+        try:
+            await self._inherit()
+            row = self._open.get(provider) or self._new_session(provider, origin)
+            await self._ledger.put(row)
+        except LedgerError as error:
+            self._set_problem(error.detail)
+            raise
         self._open.setdefault(provider, row)
 
     # 1. A start that waits in the provider's queue costs nothing: its row is an intent, as of now.
@@ -408,6 +468,10 @@ class SessionRecorder(Recorder):
         self._open.pop(row.provider, None)
         self._inherited_until.pop(row.provider, None)
         self._failed_starts.pop(row.provider, None)
+        self._end(row, at, reason)
+
+    def _end(self, row: Session, at: datetime, reason: str) -> None:
+        """Write down a session's end and cost."""
         if row.started_at is not None:
             self._last_ends[row.provider] = max(at, self._last_ends.get(row.provider, at))
         seconds = Decimal(str(max(0.0, (at - row.began_at).total_seconds())))
@@ -486,9 +550,16 @@ class SessionRecorder(Recorder):
     async def _write(self) -> bool:
         """Write what has changed; return False if that failed, and keep it."""
         async with self._writing:  # of two versions of a row the newer must be written last
-            return not (self._unsaved_sessions or self._unsaved_usage) or await self._write_pending()
+            if self._has_inherited and not (self._unsaved_sessions or self._unsaved_usage):
+                return True
+            return await self._write_pending()
 
     async def _write_pending(self) -> bool:
+        try:
+            await self._inherit()
+        except LedgerError as error:
+            self._set_problem(error.detail)
+            return False
         rows, self._unsaved_sessions = self._unsaved_sessions, {}
         spent, self._unsaved_usage = self._unsaved_usage, {}
         try:
@@ -499,7 +570,7 @@ class SessionRecorder(Recorder):
                 await self._ledger.put_usage(list(spent.values()))
                 spent = {}
         except LedgerError as error:
-            self._set_problem(f"{error}; {len(rows)} sessions wait to be written")
+            self._set_problem(f"{error.detail}; {len(rows)} sessions wait to be written")
             return False
         finally:  # also when cancelled
             self._unsaved_sessions = {**rows, **self._unsaved_sessions}

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
-from functools import partial
+from math import inf
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import attrs
 
@@ -26,6 +27,8 @@ from gpugate.billing.model import PodUsage, Session, instant_text
 from gpugate.errors import LedgerError
 
 T = TypeVar("T")
+REOPEN_S = 3.0
+"""Shortest pause between two tries to open a file that could not be opened."""
 LOCK_WAIT_S = 5.0
 """How long a call waits for another program (a backup, a shell) that has locked the file."""
 _NUMBERED_USES = """
@@ -102,19 +105,20 @@ _AMOUNTS = frozenset({"hourly_rate", "stopped_rate", "cost", "seconds"})
 
 
 class SqliteLedger:
-    """An open ledger file; made by `open`."""
+    """The ledger in one file. The first call opens it; while that fails, later calls try again, so that a
+    disk that has room again is noticed.
 
-    def __init__(
-        self,
-        path: Path,
-        thread: ThreadPoolExecutor,
-        database: sqlite3.Connection,
-        warn: Callable[[str], None],
-    ) -> None:
+    Args:
+        path: the file, which is made if it is missing.
+        warn: called with one line that names the damaged rows, when others are found than before.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self._path = path
-        self._thread = thread
-        self._database = database
         self._warn = warn
+        self._thread = ThreadPoolExecutor(1, "ledger")  # a connection belongs to one thread
+        self._database: sqlite3.Connection | None = None
+        self._failure = -inf, ""  # when it could not be opened, and why
         self._damaged: Sequence[DamagedRow] = ()
         self._warned_of: frozenset[DamagedRow] = frozenset()
         self._inspected = -1  # the version of the file's content that was searched for damaged rows
@@ -123,34 +127,31 @@ class SqliteLedger:
     async def open(cls, path: Path, warn: Callable[[str], None] = lambda _: None) -> SqliteLedger:
         """Create the file or bring it up to date, and check that it can be written.
 
-        Args:
-            warn: called with one line that names the damaged rows, when others are found than before.
-
         Raises:
             LedgerError: the file cannot be used; the message says why, and what to do.
         """
-        thread = ThreadPoolExecutor(1, "ledger")  # a connection belongs to one thread
+        ledger = cls(path, warn)
         try:
-            database = await asyncio.get_running_loop().run_in_executor(thread, connect, path)
+            await ledger._run(lambda _: None)
         except BaseException:
-            thread.shutdown(wait=False)
+            await ledger.aclose()
             raise
-        return cls(path, thread, database, warn)
+        return ledger
 
     async def aclose(self) -> None:
         """Finish the calls that run, and close the file."""
-        with suppress(LedgerError):
-            await self._run(self._database.close)
+        with suppress(sqlite3.Error, RuntimeError):
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
 
     async def put(self, session: Session) -> None:
         """Insert or replace this session's row."""
-        await self._run(put_rows, self._database, [session])
+        await self._run(lambda database: put_rows(database, [session]))
         self._inspect_if_damaged({(session.id,)})
 
     async def put_usage(self, usage: Sequence[PodUsage]) -> None:
         """Insert or replace these rows; the key is session and id."""
-        await self._run(put_rows, self._database, usage)
+        await self._run(lambda database: put_rows(database, usage))
         self._inspect_if_damaged({(use.session_id, use.id) for use in usage})
 
     async def open_sessions(self) -> list[Session]:
@@ -205,7 +206,7 @@ class SqliteLedger:
 
     async def usage(self, session_id: str) -> list[PodUsage]:
         """Return the usage of a session, in order."""
-        return await self._run_read(lambda: _usage(self._database, session_id))
+        return await self._run_read(lambda database: _usage(database, session_id))
 
     async def pods(self) -> Mapping[str, Set[str]]:
         """Return the pods of all billed sessions, by provider."""
@@ -219,9 +220,8 @@ class SqliteLedger:
 
     async def cost_breakdown(self, query: CostQuery) -> CostBreakdown:
         """Return the costs of a span."""
-        return attrs.evolve(
-            await self._run_read(lambda: cost_breakdown(self._database, query)), damaged=len(self._damaged)
-        )
+        told = await self._run_read(lambda database: cost_breakdown(database, query))
+        return attrs.evolve(told, damaged=len(self._damaged))
 
     async def last_notified_threshold(self, month: str) -> int:
         """Return the highest threshold that was notified in this month ("2026-11"), 0 for none."""
@@ -231,25 +231,25 @@ class SqliteLedger:
     async def mark_threshold_notified(self, month: str, percent: int) -> None:
         """Store that this threshold was notified."""
         statement = "INSERT OR REPLACE INTO budgets (month, percent) VALUES (?, ?)"
-        await self._run(_write_rows, self._database, statement, [(month, percent)])
+        await self._run(lambda database: _write_rows(database, statement, [(month, percent)]))
 
     async def _sessions(self, which: str, *values: object) -> list[Session]:
-        return await self._run_read(lambda: _sessions(self._database, which, *values))
+        return await self._run_read(lambda database: _sessions(database, which, *values))
 
     async def _read(self, query: str, *values: object) -> list[sqlite3.Row]:
-        return await self._run_read(lambda: self._database.execute(query, values).fetchall())
+        return await self._run_read(lambda database: database.execute(query, values).fetchall())
 
-    async def _run_read(self, work: Callable[[], T]) -> T:
+    async def _run_read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def read(database: sqlite3.Connection) -> T:
+            (version,) = database.execute("PRAGMA data_version").fetchone()
+            if version != self._inspected:  # another program has written to the file
+                self._damaged, self._inspected = hide_damaged_rows(database), version
+            return work(database)
+
         try:
-            return await self._run(self._read_sound_rows, work)
+            return await self._run(read)
         finally:
             self._warn_of_damage()
-
-    def _read_sound_rows(self, work: Callable[[], T]) -> T:
-        (version,) = self._database.execute("PRAGMA data_version").fetchone()
-        if version != self._inspected:  # another program has written to the file
-            self._damaged, self._inspected = hide_damaged_rows(self._database), version
-        return work()
 
     def _inspect_if_damaged(self, keys: Set[tuple[str, ...]]) -> None:
         """Inspect the rows again if one of these was damaged: it has been replaced."""
@@ -264,11 +264,28 @@ class SqliteLedger:
             self._warn(f"{self._path}: {some} left out of all lists and sums: {told}")
         self._warned_of = frozenset(damaged)
 
-    async def _run(self, work: Callable[..., T], *given: object) -> T:
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, partial(work, *given))
+            return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(self._open()))
         except (sqlite3.Error, RuntimeError, ValueError, ArithmeticError) as error:  # RuntimeError: has ended
             raise _ledger_error(self._path, error) from error
+
+    def _open(self) -> sqlite3.Connection:
+        """Return the connection, in the ledger's thread; opening is tried every `REOPEN_S` at most."""
+        if self._database is None:
+            at, why = self._failure
+            if time.monotonic() - at < REOPEN_S:
+                raise LedgerError(why, self._path)
+            try:
+                self._database = connect(self._path)
+            except LedgerError as error:
+                self._failure = time.monotonic(), str(error)
+                raise
+        return self._database
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
 
 
 def put_rows(database: sqlite3.Connection, rows: Sequence[Session] | Sequence[PodUsage]) -> None:
@@ -326,8 +343,9 @@ def _prepare(database: sqlite3.Connection, path: Path) -> None:
         raise _not_a_ledger(path, "it is an SQLite file of another program")
     if version > len(MIGRATIONS):
         raise LedgerError(
-            f"{path}: written by a newer gpugate (schema {version}, this one knows {len(MIGRATIONS)});"
-            " use that version, or move the file away"
+            f"the ledger was written by a newer gpugate (schema {version}, this one knows {len(MIGRATIONS)});"
+            " use that version, or move the file away",
+            path,
         )
     (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
@@ -374,14 +392,14 @@ def _write_rows(database: sqlite3.Connection, statement: str, rows: Sequence[tup
 
 
 def _not_a_ledger(path: Path, why: str) -> LedgerError:
-    return LedgerError(f"{path}: not a ledger of this gpugate ({why}); move the file away: a new one is made")
+    return LedgerError(f"not a ledger of this gpugate ({why}); move the file away: a new one is made", path)
 
 
 def _ledger_error(path: Path, error: Exception) -> LedgerError:
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, sqlite3.OperationalError | OSError | RuntimeError | sqlite3.ProgrammingError):
-        return LedgerError(f"{path}: the ledger cannot be used ({said}); check the disk and its permissions")
-    return LedgerError(f"{path}: the ledger is damaged ({said}); move the file away, or restore a backup")
+        return LedgerError(f"the ledger cannot be used ({said}); check the disk and its permissions", path)
+    return LedgerError(f"the ledger is damaged ({said}); move the file away, or restore a backup", path)
 
 
 def _stored(value: object) -> object:
@@ -401,23 +419,3 @@ def _loaded(name: str, stored: Any) -> object:
     if name in _INSTANTS:
         return datetime.fromisoformat(stored)
     return Decimal(stored) if name in _AMOUNTS else stored
-
-
-class UnavailableLedger:
-    """Takes the place of a ledger that cannot be opened, so that no pod is started off the record.
-
-    Every call but `aclose` raises `LedgerError` with the reason.
-    """
-
-    def __init__(self, error: LedgerError) -> None:
-        self._reason = str(error)
-
-    async def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise LedgerError(self._reason)
-
-    put = put_usage = open_sessions = last_ends = sessions = starts = session = usage = pods = _refuse
-    cost_breakdown = _refuse
-    last_notified_threshold = mark_threshold_notified = _refuse
-
-    async def aclose(self) -> None:
-        """Do nothing."""

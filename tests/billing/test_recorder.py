@@ -12,10 +12,10 @@ from gpugate_testing.fakes import FakeCloud, FakeProvider, LostAnswer
 
 from gpugate.billing.model import BY_HAND, Session
 from gpugate.core.states import Status
-from gpugate.errors import Ambiguous, AuthFailed, NoCapacity, PodStartFailed
+from gpugate.errors import Ambiguous, AuthFailed, GateError, NoCapacity, PodStartFailed
 from gpugate.lifecycle.provider_worker import BEFORE_STOP_LIMIT_S, ConfiguredProvider
 from gpugate.provider_api import Phase, PodReport, Price
-from tests.billing.ledger_house import BEGINNING, House, ask, off, play, seconds
+from tests.billing.ledger_house import BEGINNING, IDLE_S, House, ask, off, play, seconds
 
 
 def test_a_whole_session() -> None:
@@ -167,6 +167,78 @@ def test_a_crash_in_mid_session(boot: str) -> None:
         assert seconds(row) == pytest.approx(house.clouds[0].total_billed_s, rel=0.02)
         assert ("ann", "request", "idle") == (row.started_by, row.start_reason, row.end_reason)
         assert {"bob"} <= {use.user for use in house.book.used.values()}
+
+    play(story)
+
+
+@pytest.mark.parametrize("full_s", [30.0, 30.0 + 2 * IDLE_S])
+def test_a_crash_and_a_disk_that_is_full_for_a_while(full_s: float) -> None:
+    """A gateway that starts on a full disk adopts the pod; the row goes on once there is room again, whether
+    the pod still runs or was stopped, and with the usage of both gateways.
+    """
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=10, stop_s=5)])
+        async with house.crashes() as lifecycle:
+            await ask(lifecycle)
+        await asyncio.sleep(50)
+        house.book.broken = True
+        async with house.open() as lifecycle:
+            await asyncio.sleep(5)
+            await ask(lifecycle, user="bob", name="r-2")
+            await asyncio.sleep(full_s - 15)
+            house.book.broken = False
+            await off(lifecycle)
+            await asyncio.sleep(10)
+        (row,) = house.rows
+        assert seconds(row) == pytest.approx(house.clouds[0].total_billed_s, rel=0.03)
+        assert ("ann", "request", "idle") == (row.started_by, row.start_reason, row.end_reason)
+        assert row.cost == pytest.approx(Decimal("0.44") * Decimal(seconds(row)) / 3600)
+        assert {(row.id, "ann"), (row.id, "bob")} == {
+            (use.session_id, use.user) for use in house.book.used.values()
+        }
+        assert ["the disk is full", "the ledger can be written again"] == house.told
+
+    play(story)
+
+
+def test_a_full_disk_and_a_pod_that_is_stopped_meanwhile() -> None:
+    """The row that was left open ends once the ledger can be read, at the pod's last sign of life."""
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=10)])
+        async with house.crashes() as lifecycle:
+            await ask(lifecycle)
+            await asyncio.sleep(100)
+        house.clouds[0].turn_off()
+        house.book.broken = True
+        async with house.open() as lifecycle:
+            await asyncio.sleep(60)
+            house.book.broken = False
+            await asyncio.sleep(600)
+        (row,) = house.rows
+        assert "found stopped" == row.end_reason
+        assert 20 <= seconds(row) <= house.clouds[0].total_billed_s
+
+    play(story)
+
+
+def test_a_start_after_a_boot_on_a_full_disk() -> None:
+    """Refused while it is full, accepted when there is room again, without a restart."""
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=10)])
+        house.book.broken = True
+        async with house.open() as lifecycle:
+            with pytest.raises(GateError):
+                await ask(lifecycle)
+            assert 0 == house.clouds[0].starts
+            house.book.broken = False
+            await asyncio.sleep(60)
+            await ask(lifecycle)
+            await off(lifecycle)
+        (row,) = house.rows
+        assert ("ann", "idle") == (row.started_by, row.end_reason)
 
     play(story)
 

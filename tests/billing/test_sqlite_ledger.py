@@ -285,8 +285,9 @@ async def test_a_file_of_another_program(path: Path, script: str) -> None:
     written(path, script)
     with pytest.raises(LedgerError) as told:
         await SqliteLedger.open(path)
-    said = str(told.value)
-    assert said.startswith(f"{path}: not a ledger of this gpugate")
+    said = told.value.detail
+    assert said == f"{path}: {told.value}"
+    assert str(told.value).startswith("not a ledger of this gpugate")
     assert "move the file away" in said
     assert "no such" not in said
     database = sqlite3.connect(path)
@@ -306,8 +307,8 @@ async def test_a_newer_file(path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(LedgerError) as told:
         await SqliteLedger.open(path)
-    assert str(told.value) == (
-        f"{path}: written by a newer gpugate (schema 4, this one knows 3);"
+    assert told.value.detail == (
+        f"{path}: the ledger was written by a newer gpugate (schema 4, this one knows 3);"
         " use that version, or move the file away"
     )
     assert before == path.read_bytes()
@@ -350,8 +351,9 @@ async def test_a_file_that_cannot_be_used(path: Path, spoil, said: str) -> None:
     spoil(path)
     with pytest.raises(LedgerError, match=said) as told:
         await SqliteLedger.open(path)
-    assert str(path) in str(told.value)
-    assert 1 == len(str(told.value).splitlines())
+    assert str(path) in told.value.detail
+    assert str(path.parent) not in str(told.value)
+    assert 1 == len(told.value.detail.splitlines())
     assert path.exists()
 
 
@@ -393,3 +395,26 @@ async def test_after_its_end(path: Path) -> None:
         await ledger.put(WHOLE)
     with pytest.raises(LedgerError):
         await ledger.open_sessions()
+
+
+async def test_a_disk_that_has_room_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger that could not be opened is tried again by later calls, at a measured pace."""
+    tries: list[Path] = []
+    open_file = sqlite_ledger.connect
+    monkeypatch.setattr(sqlite_ledger, "connect", lambda name: (tries.append(name), open_file(name))[1])
+    path.parent.write_text("in the way")
+    ledger = SqliteLedger(path)
+    try:
+        for _ in range(3):
+            with pytest.raises(LedgerError, match="cannot be used"):
+                await ledger.put(WHOLE)
+        path.parent.unlink()
+        with pytest.raises(LedgerError, match="cannot be used"):
+            await ledger.put(WHOLE)
+        assert [path] == tries
+        monkeypatch.setattr(sqlite_ledger, "REOPEN_S", 0.0)
+        await ledger.put(WHOLE)
+        assert WHOLE == await ledger.session(WHOLE.id)
+        assert [path, path] == tries
+    finally:
+        await ledger.aclose()

@@ -263,9 +263,15 @@ async def test_a_provider_without_a_bill(house: House):
 
 
 async def test_without_a_ledger(opened):
-    """503 that names the file; the open session is told all the same."""
+    """503 that does not tell where the file is; the open session is told all the same."""
     house = await opened(state__dir="/proc/nothing-can-be-made-here")
     answer = await house.ask("GET", "/api/v1/cost/summary")
     assert 503 == answer.status
-    assert "ledger.sqlite3" in answer.json["error"]["message"]
+    assert "the ledger cannot be used" in answer.json["error"]["message"]
+    chat = await house.chat()
+    assert 503 == chat.status
+    for body in (answer.body, chat.body):
+        assert b"ledger" in body
+        assert b"sqlite3" not in body
+        assert b"/proc" not in body
     assert await data(house, "session") is None
