@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -23,7 +22,7 @@ from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.errors import NoCapacity
 from gpugate.provider_api import Capabilities, Provider
-from tests.e2e.support import CHAT, MODEL, SOON, House, bearer, open_house, part_of, settings_for
+from tests.e2e.support import CHAT, MODEL, SOON, House, bearer, every_row, open_house, part_of, settings_for
 
 SAID = "the budget of 20 USD for 20"
 MESSAGES = {"model": MODEL, "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]}
@@ -220,9 +219,7 @@ async def rows_of(path: Path) -> list[Session]:
     """What is in this file."""
     ledger = await SqliteLedger.open(path)
     try:
-        with closing(sqlite3.connect(path)) as file:
-            ids = [row_id for (row_id,) in file.execute("SELECT id FROM sessions ORDER BY id")]
-        return [row for row_id in ids if (row := await ledger.session(row_id))]
+        return await every_row(ledger, path.parent)
     finally:
         await ledger.aclose()
 

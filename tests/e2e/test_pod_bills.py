@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from gpugate.billing.model import Session
 from gpugate.provider_api import Phase
 from tests.e2e.clouds import DELAYS, EPHEMERAL, FIXED, SLACK_S, Town, play
 from tests.e2e.kills import Mortal
+from tests.e2e.support import every_row
 
 AT_BOTH = pytest.mark.parametrize("name", ["runpod", "vastai"])
-EVER = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 NOT_BILLED_YET = {"runpod": 0.0, "vastai": DELAYS.provision_s + DELAYS.start_s}
 """Seconds of a start that are in a session and on no bill: Vast.ai takes nothing for loading an image."""
 
@@ -26,7 +25,7 @@ NOT_BILLED_YET = {"runpod": 0.0, "vastai": DELAYS.provision_s + DELAYS.start_s}
 async def rows_of(town: Town) -> list[Session]:
     """The ledger, oldest first."""
     await town.gateway.base.recorder.flush()
-    return list(await town.gateway.base.ledger.sessions(*EVER))
+    return await every_row(town.gateway.base.ledger, town.state)
 
 
 async def balanced(town: Town, *, slack_s: float = SLACK_S, unseen_s: float = 0.0) -> list[Session]:
