@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +19,6 @@ from gpugate_demo.text_generator import fixed
 from gpugate_testing.fakes import FakeCloud, FakeProvider
 
 from gpugate.app import build
-from gpugate.billing.ledger import LEDGER, Ledger
-from gpugate.billing.model import Session
 from gpugate.config import load_settings
 from gpugate.gateway import Gateway
 from gpugate.ollama.catalog_refresher import CatalogRefresher
@@ -322,11 +319,3 @@ def request(
 def chat_body(**more: object) -> bytes:
     """A chat's body."""
     return json.dumps({**CHAT, **more}).encode()
-
-
-async def every_row(ledger: Ledger, folder: Path) -> list[Session]:
-    """The rows of the open ledger in this folder, refused starts included, oldest first."""
-    with closing(sqlite3.connect(folder / LEDGER)) as file:
-        ids = [row_id for (row_id,) in file.execute("SELECT id FROM sessions")]
-    rows = [row for row_id in ids if (row := await ledger.session(row_id)) is not None]
-    return sorted(rows, key=lambda row: (row.began_at, row.id))
