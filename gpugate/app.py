@@ -30,7 +30,7 @@ from gpugate.billing.reports import CostQueries
 from gpugate.billing.start_times import StartTimes
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
-from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of
+from gpugate.config.derive import default_zone, fallback_price_of, named_models, pods_of, policy_of
 from gpugate.config.validators import split_address
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName
@@ -53,6 +53,7 @@ from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.observability.redact import secrets_of
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
+from gpugate.operation.wake_rules import wake_policy
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
 from gpugate.proxy.auth import make_verifier
@@ -186,6 +187,7 @@ async def _infrastructure(
         on_crash=log_crash,
         on_failure=on_failure,
     )
+    lifecycle.wake_policy = wake_policy(settings.wake, default_zone(settings), _utc_now)
     pools = UpstreamPools()
     resources.callback(pools.close)
     return Infrastructure(

@@ -22,6 +22,7 @@ GateError                       what a client is told: `code`, `retry_after_s`, 
 │   ├── PodStopped
 │   ├── PodBusy
 │   ├── BudgetExceeded
+│   ├── WakeDenied              a wake rule forbids the start; the message names it
 │   ├── ProviderUnavailable
 │   └── ShuttingDown
 ├── UpstreamError
@@ -224,6 +225,13 @@ class BudgetExceeded(PodError):
 
     code = "BUDGET_EXCEEDED"
     default_message = "the monthly budget is spent"
+
+
+class WakeDenied(PodError):
+    """A wake rule forbids the start; the message names the rule."""
+
+    code = "WAKE_DENIED"
+    default_message = "a wake rule forbids the start"
 
 
 class ProviderUnavailable(PodError):

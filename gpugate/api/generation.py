@@ -145,7 +145,11 @@ class GenerationApi:
         self.require(model, failure)
         user = subject_of(call.user)
         with self.lifecycle.acquire(
-            model=model, user=user, request_id=call.request_id, body_bytes=call.body_bytes
+            model=model,
+            user=user,
+            request_id=call.request_id,
+            body_bytes=call.body_bytes,
+            asks=lambda: call.wake_request(model),
         ) as lease:
             yield LoggedCall(self.lifecycle, lease, call=call)
 

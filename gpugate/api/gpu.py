@@ -35,6 +35,7 @@ from gpugate.lifecycle.status import (
     SessionEnded,
     SessionStarted,
     StateChanged,
+    WakeRefused,
 )
 from gpugate.observability.event_log import describe_transition
 from gpugate.proxy.auth import subject_of
@@ -98,7 +99,7 @@ class GpuApi:
 
     async def start(self, call: RequestContext) -> web.StreamResponse:
         """Start the pod; idempotent."""
-        self._lifecycle.start(subject_of(call.user))
+        self._lifecycle.start(subject_of(call.user), call.request.headers.get("User-Agent", ""))
         return _answer(call, status_json(await self._lifecycle.status()), 202)
 
     async def stop(self, call: RequestContext) -> web.StreamResponse:
@@ -172,7 +173,7 @@ class SseBroadcaster:
         """Take news from the lifecycle; never blocks."""
         if isinstance(news, StateChanged):
             self._on_transition(news)
-        elif not isinstance(news, ProviderCalled):
+        elif not isinstance(news, ProviderCalled | WakeRefused):
             self._add(*_as_event(news))
 
     def _on_transition(self, news: StateChanged) -> None:

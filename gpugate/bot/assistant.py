@@ -214,7 +214,7 @@ class Assistant:
         began = asyncio.get_running_loop().time()
         outcome = self.waiter.first_match(start_outcome)
         try:
-            self.lifecycle.start(incoming.user)
+            self.lifecycle.start(incoming.user, "telegram")
             if status is not None and status.status in STARTING:
                 await chat.send_text(messages.already_on_its_way(status))
             else:

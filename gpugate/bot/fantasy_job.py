@@ -14,12 +14,16 @@ from gpugate.core.states import Status
 from gpugate.generation import image_format
 from gpugate.generation.fantasy import Fantasy, FantasyService
 from gpugate.generation.stories import PICTURE_FAILURE
+from gpugate.lifecycle.lease import WakeRequest
 from gpugate.lifecycle.leased_call import LeasedCall
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import CrashHandler, spawn
 
 TYPING_INTERVAL_S = 4.5
 """Messengers show "typing" for about five seconds."""
+
+FANTASY_PATH = "/api/v1/fantasy/generate"
+"""The path that wake rules see for a fantasy that a chat asks for."""
 
 
 @frozen
@@ -51,7 +55,10 @@ class FantasyJob:
             story = self.fantasies.story_request(image, prompt)
             async with self._typing(chat):
                 size = len(image.data)
-                with self.lifecycle.acquire(model=story.model, user=incoming.user, body_bytes=size) as lease:
+                asks = WakeRequest(user=incoming.user, model=story.model, path=FANTASY_PATH, agent="telegram")
+                with self.lifecycle.acquire(
+                    model=story.model, user=incoming.user, body_bytes=size, asks=lambda: asks
+                ) as lease:
                     fantasy = await self.fantasies.generate(LeasedCall(self.lifecycle, lease), story)
             await _send(fantasy, chat)
 

@@ -12,7 +12,7 @@ from attrs import define, evolve, field
 
 from gpugate.config import consistency
 from gpugate.config.converter import Problem, fields_of, secret_files_of, structure
-from gpugate.config.schema import DEFAULT_SOURCE, NO_FILE, SECTIONS, Settings, State
+from gpugate.config.schema import DEFAULT_SOURCE, LISTS, NO_FILE, SECTIONS, Settings, State
 from gpugate.config.sources import (
     Raw,
     SourcedValue,
@@ -64,6 +64,7 @@ def load_settings(
 
     complaints = _Complaints(str(path) if path else NO_FILE, raw, known_keys())
     complaints.reject_single_underscores(env)
+    complaints.reject_single_tables(env)
     providers = _provider_sections(raw.pop("providers", {}), complaints)
     credentials = credential_files(env)
     _use_credentials(raw, credentials)
@@ -176,15 +177,17 @@ class _Complaints:
             path = [*prefix, *problem.path]
             given, rest = self._find(path)
             key = ".".join(map(str, path[: len(path) - len(rest)]))
+            is_list = key in LISTS
             at = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
             if problem.known is not None:
-                self._add_unknown([*map(str, path)], problem.known, given)
+                self._add_unknown([*map(str, path)], problem.known, given, at if is_list else "")
             elif problem.text != "is missing" or key not in self.faulty:  # its file may be at fault
                 bare = given is not None and given.is_text and not rest
                 value = (
                     "" if problem.value is NOT_SHOWN else f", is {display(problem.value, quoted=not bare)}"
                 )
-                self.add(key, problem.text + value, given, at=at, hint=len(path) > len(prefix))
+                hint = len(path) > len(prefix) and not is_list  # no variable sets a list of tables
+                self.add(key, problem.text + value, given, at=at, hint=hint)
 
     def reject_single_underscores(self, env: Mapping[str, str]) -> None:
         """Complain about variables with one underscore in place of two, which would be ignored silently."""
@@ -198,6 +201,16 @@ class _Complaints:
                 continue
             self.lines.append(f"{name}: unknown variable; did you mean {meant} (two underscores)?")
 
+    def reject_single_tables(self, env: Mapping[str, str]) -> None:
+        """Complain about a list of tables that is given as one table, or by variables."""
+        for name in LISTS:
+            wrong = [variable for variable in sorted(env) if variable.startswith(variable_of(name) + "__")]
+            if isinstance(self.raw.get(name), dict):
+                del self.raw[name]
+                wrong = wrong or [f"{self.source}: {name}"]
+            problem = f"must be tables in the file, each with the head [[{name}]]"
+            self.lines += [f"{place}: {problem}" for place in wrong]
+
     def _find(self, path: Sequence[str | int]) -> tuple[SourcedValue | None, Sequence[str | int]]:
         """Return what was given along a path, and the part of the path that is within its value."""
         found: Any = self.raw
@@ -207,9 +220,16 @@ class _Complaints:
             found = found.get(part) if isinstance(found, dict) else None
         return found if isinstance(found, SourcedValue) else None, ()
 
-    def _add_unknown(self, path: list[str], known: Sequence[str], given: SourcedValue | None) -> None:
+    def _add_unknown(
+        self, path: list[str], known: Sequence[str], given: SourcedValue | None, at: str
+    ) -> None:
         """Name the key that was probably meant: the same one of another section, or a similar one of this."""
         *section, last = path
+        if at:  # in a list of tables
+            place, close = f"{path[0]}{at.rpartition('.')[0]}", difflib.get_close_matches(last, known, n=1)
+            says = f"did you mean {place}.{close[0]}?" if close else f"{place} has {', '.join(known)}"
+            self.add(path[0], f"unknown key; {says}", given, at=at, hint=False)
+            return
         names = [*known, "providers"] if not section else known
         meant = next((key for key in self.known if key.rpartition(".")[2] == last), None)
         if meant is None and (close := difflib.get_close_matches(last.lower(), names, n=1)):

@@ -13,12 +13,13 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import attrs
 from attrs import field, frozen
 
 from gpugate.config import origins, units
+from gpugate.config.hours import SHAPE, is_hours, is_timezone
 from gpugate.config.validators import (
     Validator,
     above,
@@ -397,6 +398,25 @@ class Metrics:
     )
 
 
+def _zone(help: str) -> Any:  # noqa: A002
+    """Declare the name of a time zone, empty by default."""
+    return _key("", help, predicate(is_timezone, 'must be a time zone such as "Europe/Berlin"'))
+
+
+@frozen(kw_only=True)
+class WakeRule:
+    """Who may start a pod, when and for what; the first rule that matches decides (docs/rules.md)."""
+
+    name: str = _key("", "named in the refusal; empty: the rule's number is")
+    allow: bool = _key(False, "false: what matches may start no pod")
+    users: tuple[str, ...] = _key((), "patterns of the token's subject, with * and ?; empty: any")
+    models: tuple[str, ...] = _key((), "of the model that the request names")
+    paths: tuple[str, ...] = _key((), "of its path; a start by hand has /api/v1/gpu/start")
+    agents: tuple[str, ...] = _key((), "of its User-Agent")
+    hours: str = _key("", '"Mon-Fri 08:00-18:00; Sat,Sun"; empty: always', predicate(is_hours, SHAPE))
+    timezone: str = _zone("of the hours; empty: cost.timezone")
+
+
 @frozen(kw_only=True)
 class Settings:
     """The whole configuration, validated.
@@ -420,6 +440,7 @@ class Settings:
     state: State = field(factory=State)
     log: Log = field(factory=Log)
     metrics: Metrics = field(factory=Metrics)
+    wake: tuple[WakeRule, ...] = field(default=(), metadata={"is_list": True})
     providers: Mapping[str, Mapping[str, object]] = field(
         factory=dict, repr=False, hash=False, metadata={"is_key": False}
     )
@@ -427,6 +448,7 @@ class Settings:
     folder: Path = field(factory=Path, metadata={"is_key": False})
 
 
-SECTIONS: Mapping[str, Any] = {
-    a.name: a.type for a in attrs.fields(attrs.resolve_types(Settings)) if a.metadata.get("is_key", True)
-}
+_KEYS = [a for a in attrs.fields(attrs.resolve_types(Settings)) if a.metadata.get("is_key", True)]
+SECTIONS: Mapping[str, Any] = {a.name: a.type for a in _KEYS if not a.metadata.get("is_list")}
+LISTS: Mapping[str, Any] = {a.name: get_args(a.type)[0] for a in _KEYS if a.metadata.get("is_list")}
+"""Sections that may be there any number of times: `[[wake]]`."""

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from gpugate.config.converter import default_of, fields_of, secret_files_of
-from gpugate.config.schema import SECTIONS
+from gpugate.config.schema import LISTS, SECTIONS
 from gpugate.config.units import show_duration
 from gpugate.provider_api import Duration, Provider
 
@@ -34,14 +34,25 @@ def commented_config(providers: Mapping[str, type[Provider]]) -> str:
         providers: the installed providers, by name: each one's section has the keys of its Config.
     """
     sections = [_section(name, section_class) for name, section_class in SECTIONS.items()]
+    lists = [
+        (
+            line if line.startswith("#") else f"# {line}"
+            for line in _section(f"[{name}]", table, _about(table))
+        )
+        for name, table in LISTS.items()
+    ]
     of_providers = [
         _section(f"providers.{name}", provider.Config, provider.Config.__doc__ or "")
         for name, provider in sorted(providers.items())
     ]
     return "\n".join(
-        [_HEAD, *("\n".join(lines) + "\n" for lines in sections), _PROVIDERS]
+        [_HEAD, *("\n".join(lines) + "\n" for lines in (*sections, *lists)), _PROVIDERS]
         + ["\n".join(lines) + "\n" for lines in of_providers]
     )
+
+
+def _about(table: type[Any]) -> str:
+    return f"{table.__doc__} Any number of them."
 
 
 def _section(name: str, config_class: type[Any], about: str = "") -> Iterator[str]:

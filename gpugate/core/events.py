@@ -181,9 +181,10 @@ class UpstreamFailed:
 
 @frozen
 class ManualStartRequested:
-    """This user asked for the pod without a request."""
+    """This user asked for the pod without a request; `denied` is why a wake rule forbids it to start one."""
 
     user: str = ""
+    denied: str = ""
 
 
 @frozen

@@ -66,7 +66,7 @@ from gpugate.core.events import (
 from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdleHistory, IdlePolicy, IdleTimer
 from gpugate.core.pending_stops import ACTIVE_PHASES, InspectSchedule, OpenSessions, PendingStop, PendingStops
 from gpugate.core.policy import Policy
-from gpugate.core.request_queue import BodyBudget, BudgetGate, RequestQueue
+from gpugate.core.request_queue import BodyBudget, BudgetGate, RequestQueue, Ticket
 from gpugate.core.start_plan import StartPlan
 from gpugate.core.states import (
     BackingOff,
@@ -98,6 +98,7 @@ from gpugate.errors import (
     QueueTimeout,
     RateLimited,
     ShuttingDown,
+    WakeDenied,
 )
 from gpugate.provider_api import Phase, PodReport
 
@@ -119,6 +120,8 @@ class PodMachine:
         inherited_sessions: the providers where an earlier gateway left a session open in the ledger.
         asked_providers: the providers whose first answer to an inspection since boot is there.
         seen_providers: the providers that have shown since boot what they have; an unreachable host has not.
+        wake_refusal: returns why a wake rule forbids a start for this ticket, or for a prewarm (None); empty
+            if none does. Asked only where a start is needed; the owner sets it.
         commands: the commands of the current step.
     """
 
@@ -155,6 +158,7 @@ class PodMachine:
         self.asked_providers: set[int] = set()
         self.seen_providers: set[int] = set()
         self.commands: list[Command] = []
+        self.wake_refusal: Callable[[int | None], str] = lambda _: ""
         self._persisted_stops = restored_stops
         self._alarms: dict[int, str] = {}
         self._last_op = 0
@@ -204,9 +208,8 @@ class PodMachine:
 
     @property
     def starting_ticket(self) -> int | None:
-        """The first waiting ticket for whose user the budget allows a start."""
-        tickets = self.queue.waiting
-        return next((ticket.number for ticket in tickets if self.budget_gate.allows_any([ticket])), None)
+        """The first waiting ticket that may start a pod."""
+        return next((ticket.number for ticket in self.queue.waiting if self._may_start(ticket)), None)
 
     @property
     def next_deadline_at(self) -> float:
@@ -327,8 +330,8 @@ class PodMachine:
     # 2. The state's deadline; the state that follows may have a deadline that has come, too.
     # 3. Stops are sent, those included that 2 has just decided.
     # 4. Inspections are sent, except where 3 has cancelled them.
-    # 5. The queue: admitted if the pod is ready; rejected if it can be served by a new start only and the
-    #    budget allows one for no waiting user. In any other state the requests keep waiting: the pod that is
+    # 5. The queue: admitted if the pod is ready; rejected if it can be served by a new start only and budget
+    #    and wake rules allow one for none of them. In any other state they keep waiting: the pod that is
     #    on its way will serve them, whoever pays for it.
     # 6. The set of unconfirmed stops is persisted if it has changed.
     def run_due_work(self, now: float) -> None:
@@ -471,10 +474,17 @@ class PodMachine:
         self.commands += self.queue.reject_waiting(lambda _: error())
 
     def _reject_unpayable(self) -> None:
-        """Reject all waiting requests with BudgetExceeded, and forget a manual start."""
+        """Reject all waiting requests, each by its rule or the budget, and forget a manual start."""
         self.plan.start_requested = False
-        reason = self.budget_gate.refusal_reason
-        self.commands += self.queue.reject_waiting(lambda ticket: BudgetExceeded(reason(ticket.user)))
+        self.commands += self.queue.reject_waiting(self._start_refusal)
+
+    def _start_refusal(self, ticket: Ticket) -> GateError:
+        if denied := self.wake_refusal(ticket.number):
+            return WakeDenied(denied)
+        return BudgetExceeded(self.budget_gate.refusal_reason(ticket.user))
+
+    def _may_start(self, ticket: Ticket) -> bool:
+        return self.budget_gate.allows_any([ticket]) and not self.wake_refusal(ticket.number)
 
     def abort_leases(self, error: Callable[[], GateError], now: float) -> None:
         """End all admitted requests: a response that has started is broken off, another gets the error."""
@@ -487,10 +497,10 @@ class PodMachine:
 
     @property
     def has_payable_demand(self) -> bool:
-        """Whether a start is wanted, by hand or by a waiting request, that the budget allows."""
+        """Whether a start is wanted, by hand or by a waiting request, that budget and wake rules allow."""
         if self.budget_gate.is_exhausted:
             return False
-        return self.plan.start_requested or self.budget_gate.allows_any(self.queue.waiting)
+        return self.plan.start_requested or self.starting_ticket is not None
 
     # --- stops --------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from gpugate.core.commands import (
     StopPod,
 )
 from gpugate.core.events import Event, PodInspected
-from gpugate.errors import GateError, QueueFull, QueueTimeout
+from gpugate.errors import GateError, QueueFull, QueueTimeout, WakeDenied
 from gpugate.lifecycle.lease import LeaseTable, ServingPod
 from gpugate.lifecycle.pod_calls import PodCalls, PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker, ReportSanitizer
@@ -45,6 +45,7 @@ from gpugate.lifecycle.status import (
     ProviderProblem,
     SessionEnded,
     SessionStarted,
+    WakeRefused,
 )
 from gpugate.provider_api import PodReport
 from gpugate.tasks import CrashHandler, report_crash
@@ -208,6 +209,8 @@ class CommandRunner:
         if isinstance(command, Reject) and isinstance(command.error, QueueFull | QueueTimeout):
             command.error.retry_after_s = self._machine.ready_in_s() or command.error.retry_after_s
         self._leases.take_back(lease, command, now)
+        if isinstance(command, Reject) and isinstance(command.error, WakeDenied):
+            self._events.publish(WakeRefused(user=lease.user, message=command.error.message))
         if isinstance(command, Requeue) and lease.model_hint is not None:
             self._machine.set_model(lease.number, *lease.asked_model())
 

@@ -30,6 +30,27 @@ class ServingPod:
 
 
 @frozen(kw_only=True)
+class WakeRequest:
+    """Who would start a pod, and for what: the facts that wake rules match (docs/rules.md).
+
+    Attributes:
+        user: the token's subject; "prewarm" or "schedule" where nobody asks.
+        model: as the request names it; empty without one.
+        path: that was requested, without a path token.
+        agent: its User-Agent.
+    """
+
+    user: str
+    model: str = ""
+    path: str = ""
+    agent: str = ""
+
+
+WakePolicy = Callable[[WakeRequest], str]
+"""Returns why a pod must not be started; empty if it may."""
+
+
+@frozen(kw_only=True)
 class OpenRequest:
     """A request that waits for the pod or uses it.
 
@@ -50,6 +71,7 @@ class Lease:
 
     Args:
         on_response_started, on_release: the lifecycle's; see the methods that call them.
+        asks: returns what the wake rules are asked; called only if a pod must be started.
 
     Attributes:
         number: the ticket, in order of arrival.
@@ -67,8 +89,10 @@ class Lease:
         "_on_response_started",
         "_pod",
         "_waiter",
+        "_wake_refusal",
         "admitted_at",
         "arrived_at",
+        "asks",
         "model_hint",
         "number",
         "on_lost",
@@ -85,12 +109,15 @@ class Lease:
         request_id: str,
         on_response_started: Callable[[Lease], None],
         on_release: Callable[[Lease], None],
+        asks: Callable[[], WakeRequest] | None = None,
     ) -> None:
         self._on_response_started = on_response_started
         self._on_release = on_release
         self._pod: ServingPod | None = None
         self._error: GateError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._wake_refusal: str | None = None
+        self.asks = asks
         self.number = number
         self.user = user
         self.request_id = request_id
@@ -153,6 +180,13 @@ class Lease:
             return None, AS_IT_COMES
 
     # --- called by the lifecycle ---------------------------------------------------------------
+
+    def wake_refusal(self, policy: WakePolicy) -> str:
+        """Return why this request may start no pod; asked once, so that it may wait on when hours end."""
+        if self._wake_refusal is None:
+            asks = self.asks() if self.asks is not None else WakeRequest(user=self.user)
+            self._wake_refusal = policy(asks)
+        return self._wake_refusal
 
     def admit(self, pod: ServingPod, now: float) -> None:
         """Admit the request to the pod."""

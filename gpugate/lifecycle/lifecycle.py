@@ -63,10 +63,10 @@ from gpugate.core.states import (
 )
 from gpugate.core.transitions import TABLE
 from gpugate.core.transitions.warmup import model_to_preload
-from gpugate.errors import ProviderUnavailable, QueueFull, ShuttingDown
+from gpugate.errors import ProviderUnavailable, QueueFull, ShuttingDown, WakeDenied
 from gpugate.lifecycle.command_runner import CommandRunner, MachineLink
 from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
-from gpugate.lifecycle.lease import Lease, LeaseTable, OpenRequest, ServingPod
+from gpugate.lifecycle.lease import Lease, LeaseTable, OpenRequest, ServingPod, WakePolicy, WakeRequest
 from gpugate.lifecycle.pod_calls import PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryStore, PendingStopStore
@@ -77,12 +77,16 @@ from gpugate.lifecycle.status import (
     QueueChanged,
     StateChanged,
     StatusBuilder,
+    WakeRefused,
 )
 from gpugate.provider_api import Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
 IN_FLIGHT_INTERVAL_S = 0.25
 """How often a changed number of admitted requests is published at most."""
+
+START_PATH = "/api/v1/gpu/start"
+"""The path that wake rules see for a manual start."""
 
 DIAGNOSIS_MARGIN_S = 1.0
 """A health check alone may take `pod.health_interval`, and its result has to be heard."""
@@ -140,6 +144,7 @@ class Lifecycle:
         serving: the pod that serves, or None; a plain attribute, as every request reads it.
         failure: the error after which nothing is decided any more, or None; only `close` is left to be
             called.
+        wake_policy: the wake rules, asked where a start is needed; None without rules.
         on_first_byte: takes how many seconds after its admission a request's first byte came; None: unwanted.
 
     Args:
@@ -175,6 +180,7 @@ class Lifecycle:
     ) -> None:
         self.serving: ServingPod | None = None
         self.failure: BaseException | None = None
+        self.wake_policy: WakePolicy | None = None
         self.on_first_byte: Callable[[float], None] | None = None
         self._providers = tuple(providers)
         self._names = tuple(configured.name for configured in providers)
@@ -216,6 +222,7 @@ class Lifecycle:
             idle_policy,
             self._runner.inherited_sessions,
         )
+        self._machine.wake_refusal = self._wake_refusal
         self._last = self._machine.snapshot()
         self._timer = DeadlineTimer(self._on_timer)
         self._diagnoses: set[PendingDiagnosis] = set()
@@ -269,15 +276,16 @@ class Lifecycle:
         user: str = BY_HAND,
         request_id: str = "",
         body_bytes: int = 0,
+        asks: Callable[[], WakeRequest] | None = None,
     ) -> Lease:
         """Return the lease of a new request, admitted at once if the pod serves and nobody waits.
 
         A request that cannot even wait (queue full, shutdown) has been rejected: the lease's wait raises.
-        `body_bytes` is what is kept of its body while it waits.
+        `body_bytes` is what is kept of its body while it waits, `asks` what the wake rules are asked.
         """
         self._last_ticket += 1
         number, now = self._last_ticket, self._loop.time()
-        lease = Lease(number, now, user, request_id, self.mark_response_started, self.release)
+        lease = Lease(number, now, user, request_id, self.mark_response_started, self.release, asks)
         self._leases.add(lease)
         if self.serving is not None and self._machine.admit_fast(number, model, load, user, now, body_bytes):
             self._leases.admit(lease, self.serving, now)
@@ -350,15 +358,22 @@ class Lifecycle:
 
     # --- by a person, and by the budget -------------------------------------------------------
 
-    def start(self, user: str = BY_HAND) -> None:
+    def start(self, user: str = BY_HAND, agent: str = "") -> None:
         """Start the pod; does nothing if it runs or is on its way.
 
         Raises:
             ShuttingDown: the gateway ends.
             BudgetExceeded: the month's budget, or this user's share of it, is spent.
+            WakeDenied: a wake rule forbids it.
         """
         self._manual_start_user = user
-        self._request_manually(ManualStartRequested(user))
+        asks = WakeRequest(user=user, path=START_PATH, agent=agent)
+        denied = self.wake_policy(asks) if self.wake_policy is not None else ""
+        try:
+            self._request_manually(ManualStartRequested(user, denied))
+        except WakeDenied as error:
+            self._events.publish(WakeRefused(user=user, message=error.message))
+            raise
 
     def stop(self, *, force: bool = False) -> None:
         """Stop the pod; the stop goes on in the background until an inspection has confirmed it.
@@ -376,6 +391,15 @@ class Lifecycle:
             raise ShuttingDown(retry_after_s=5)
         if self._runner.manual_error is not None:
             raise self._runner.manual_error
+
+    def _wake_refusal(self, ticket: int | None) -> str:
+        policy = self.wake_policy
+        if policy is None:
+            return ""
+        if ticket is None:
+            return policy(WakeRequest(user="prewarm"))
+        lease = self._leases.get(ticket)
+        return "" if lease is None else lease.wake_refusal(policy)
 
     def set_budget_verdict(self, verdict: BudgetVerdict) -> None:
         """Set for whom the budget allows a start from now on."""

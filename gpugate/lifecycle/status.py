@@ -295,6 +295,14 @@ class BudgetThresholdCrossed:
     month: str
 
 
+@frozen(kw_only=True)
+class WakeRefused:
+    """A wake rule forbade a start that this user needed; `message` is what was answered."""
+
+    user: str
+    message: str
+
+
 LifecycleEvent = (
     StateChanged
     | QueueChanged
@@ -303,6 +311,7 @@ LifecycleEvent = (
     | ProviderProblem
     | ProviderCalled
     | BudgetThresholdCrossed
+    | WakeRefused
 )
 EventListener = Callable[[LifecycleEvent], None]
 

@@ -35,6 +35,7 @@ from gpugate.lifecycle.status import (
     SessionEnded,
     SessionStarted,
     StateChanged,
+    WakeRefused,
 )
 from gpugate.ollama.routes import RouteKind, match_route
 from gpugate.proxy.addresses import CannotListen
@@ -172,6 +173,8 @@ class MetricsExporter:
                     ).inc()
                 if event.was is StateName.STOPPED and event.now is StateName.CALLING_START:
                     self._wakes.labels(self._pod, "allowed").inc()
+            case WakeRefused():
+                self._wakes.labels(self._pod, "denied").inc()
             case SessionEnded():
                 self._ended_cost += event.cost or 0
             case ProviderCalled():

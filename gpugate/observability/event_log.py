@@ -15,6 +15,7 @@ from gpugate.lifecycle.status import (
     SessionEnded,
     SessionStarted,
     StateChanged,
+    WakeRefused,
 )
 
 _MESSAGES: Mapping[StateName, str] = {
@@ -69,6 +70,8 @@ def log_event(news: LifecycleEvent) -> None:
         case ProviderProblem():
             write = log.error if news.alarm else log.warning
             write("provider trouble", provider=news.provider, message=news.message, reason=news.reason)
+        case WakeRefused():
+            log.info("start refused", user=news.user, reason=news.message)
         case BudgetThresholdCrossed():
             spent, budget = f"{news.spent:.4f}", f"{news.budget:f}"
             log.warning("budget", percent=news.percent, spent=spent, budget=budget, month=news.month)

@@ -165,6 +165,7 @@ class OllamaHandlers:
             user=subject_of(context.user),
             request_id=context.request_id,
             body_bytes=len(body.raw) if isinstance(body, OllamaBody) else 0,
+            asks=lambda: context.wake_request(_named_model(body)),
         ) as lease:
             if fields is None and isinstance(body, OllamaBody):
                 lease.model_hint = lambda: _load_of(route, body.fields)
@@ -273,6 +274,10 @@ def _load_of(route: Route, fields: BodyFields | None) -> tuple[str | None, LoadO
     if fields is None or route.kind is not RouteKind.COMPUTE:
         return None, AS_IT_COMES
     return fields.model, LoadOptions(route.api in _EMBEDS, fields.load)
+
+
+def _named_model(body: OllamaBody | PacedBody) -> str | None:
+    return body.fields.model or body.fields.makes if isinstance(body, OllamaBody) else None
 
 
 def _in_envelope(answer: LocalResponse) -> RequestError:

@@ -47,6 +47,7 @@ STATUS: Mapping[type[GateError], int] = {
     errors.PodError: 503,
     errors.PodBusy: 409,
     errors.BudgetExceeded: 402,
+    errors.WakeDenied: 403,
     errors.UpstreamError: 502,
     errors.UpstreamTimeout: 504,
     errors.InternalError: 500,

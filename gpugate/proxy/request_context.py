@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import unquote
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from attrs import frozen
 
 from gpugate.errors import BodyTooSlow, InvalidRequest, PayloadTooLarge, UnknownTransferCoding
-from gpugate.proxy.auth import User
+from gpugate.lifecycle.lease import WakeRequest
+from gpugate.proxy.auth import User, subject_of
 from gpugate.proxy.error_format import Dialect, dialect_of
 from gpugate.relay.relay import PacedBody
 
@@ -62,6 +64,15 @@ class RequestContext:
     def upstream_target(self, upstream_path: str) -> str:
         """Return path and query to ask the pod for."""
         return f"{upstream_path}?{self.query}" if self.query else upstream_path
+
+    def wake_request(self, model: str | None) -> WakeRequest:
+        """Return what the wake rules are asked for this request; its path decoded, as routes are matched."""
+        return WakeRequest(
+            user=subject_of(self.user),
+            model=model or "",
+            path=unquote(self.path),
+            agent=self.request.headers.get("User-Agent", ""),
+        )
 
     def note_wait(self, waited_s: float, run_id: int) -> None:
         """Take note of the pod's run and, if the request waited, of how long: in the log and a header."""

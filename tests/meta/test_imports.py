@@ -78,6 +78,10 @@ RULES: Mapping[str, May] = {
         {"attrs", "aiohttp", "aiohttp_sse", "orjson"},
     ),
     "metrics": May({"api", "core", "lifecycle", "ollama", "proxy", *BASE}, {"aiohttp", "prometheus_client"}),
+    "operation": May(
+        {"api", "config", "core", "lifecycle", "proxy", "observability", *BASE},
+        {"attrs", "aiohttp", "structlog", "croniter", "apprise"},
+    ),
     "dashboard": May({"api", "proxy"}, {"aiohttp"}),
     "bot": May(
         {"core", "lifecycle", "billing", "generation", "api", "config", "observability", *BASE},

@@ -32,7 +32,7 @@ from gpugate.core.transition_table import transition
 from gpugate.core.transitions.boot import judge_boot
 from gpugate.core.transitions.start import begin_start
 from gpugate.core.transitions.warmup import stop_pod
-from gpugate.errors import BudgetExceeded, GateError, PodBusy, PodStopped
+from gpugate.errors import BudgetExceeded, GateError, PodBusy, PodStopped, WakeDenied
 from gpugate.provider_api import Phase
 
 PodState = TypeVar(
@@ -88,6 +88,8 @@ def start_refusal(pod: PodMachine, event: ManualStartRequested) -> GateError | N
     """Return why this user may not start a pod; None if the user may."""
     if pod.shutting_down:
         return pod.shutting_down_error()
+    if event.denied:
+        return WakeDenied(event.denied)
     reason = pod.budget_gate.refusal_reason(event.user)
     return BudgetExceeded(reason) if reason else None
 

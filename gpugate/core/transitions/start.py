@@ -56,8 +56,8 @@ def demand_raised(pod: PodMachine, was: Stopped, event: DemandRaised, now: float
 
 @transition
 def prewarm_due(pod: PodMachine, was: Stopped, event: DeadlineReached, now: float) -> AfterStop:
-    """A request is expected: start before it comes, unless its window or the budget is over."""
-    if not pod.idle_timer.consume_window(now) or pod.budget_gate.is_exhausted:
+    """A request is expected: start before it comes, if its window, the budget and the wake rules allow."""
+    if not pod.idle_timer.consume_window(now) or pod.budget_gate.is_exhausted or pod.wake_refusal(None):
         return was
     pod.plan.resume_at_provider = None
     pod.plan.start_requested = True
