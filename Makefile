@@ -7,7 +7,7 @@ PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 JOBS   ?= 4
 
-.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots dist sbom examples image version clean
+.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots openwebui dist sbom examples image version clean
 
 # $(call environment,FOLDER): makes a virtual environment, unless a usable one is there, and leaves no half of one behind.
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
@@ -108,6 +108,8 @@ image:                    ## the image of Dockerfile, built and tried with build
 
 version:                  ## gives all distributions a version: make version TO=0.2.0
 	@$(PYTHON) .ci/version.py $(TO)
+openwebui: $(VENV)/.run   ## the real Open WebUI in front of a demo, from list to picture; installs it (several GB)
+	$(BIN)/python examples/openwebui/check.py
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info
