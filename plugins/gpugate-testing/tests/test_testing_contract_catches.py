@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from attrs import define, field, frozen
+from attrs import field, frozen
 from gpugate_testing import ProviderContract
 from gpugate_testing.fakes import FakeCloud, FakeProvider
 from gpugate_testing.fault_sessions import WRONGS, cut_session, good_session, wrong_session
@@ -150,25 +150,12 @@ class NeverSaysWhere(Offline):
         return PodReport(report.phase, report.pod_id)
 
 
-@define
-class QueueingCloud(FakeCloud):
-    """Runs a queued start a little later, unless it is stopped before."""
-
-    def queue(self) -> None:
-        self.phase = Phase.QUEUED
-        asyncio.get_running_loop().call_later(0.1, self.fire)
-
-    def fire(self) -> None:
-        if self.phase is Phase.QUEUED:
-            self.phase = Phase.STOPPED
-            self.turn_on()
-
-
 class Queues(Offline):
     """A start that waits at the cloud."""
 
     async def start(self) -> PodReport:
-        self.cloud.queue()
+        self.cloud.queue_s = 0.1
+        self.cloud.turn_on()
         return self.cloud.report()
 
 
@@ -206,7 +193,7 @@ class _Contract(ProviderContract):
 async def judge(kind: type[FakeProvider], claim: str) -> None:
     """Run one claim of the contract as pytest would."""
     contract = _Contract()
-    cloud = QueueingCloud(boot_s=0.01, stop_s=0.01)
+    cloud = FakeCloud(boot_s=0.01, stop_s=0.01)
     async with good_session() as session, cut_session() as cut, wrong_session(WRONGS["502 page"]) as wrong:
         given: dict[str, Any] = {
             "provider": kind(cloud, session),
