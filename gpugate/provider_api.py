@@ -160,6 +160,30 @@ class Charge:
     what: str = ""
 
 
+def _as_settings(settings: Mapping[str, object]) -> Mapping[str, object]:
+    return MappingProxyType(dict(settings))
+
+
+@frozen(kw_only=True)
+class PodChoice:
+    """Something that `gpugate setup` may choose: a pod of the account, or a GPU to make one with.
+
+    Attributes:
+        id: how it is named on the command line.
+        title: one line for people: name, GPU, what it does now.
+        settings: the keys of `[providers.<name>]` that mean it; with the API key they are enough.
+        per_hour: its price while it runs; None where it is not known.
+        problems: what is missing for gpugate, such as a port or a volume; a line each.
+    """
+
+    id: str
+    title: str
+    settings: Mapping[str, object] = field(converter=_as_settings, hash=False)
+    per_hour: Decimal | None = field(default=None, converter=_as_money)
+    currency: str = "USD"
+    problems: Sequence[str] = ()
+
+
 @frozen
 class Capabilities:
     """What a provider can and cannot do (docs/providers.md#what-gpugate-models).
@@ -220,6 +244,22 @@ class Provider(ABC):
     def __init__(self, config: Any, session: ClientSession) -> None:
         self.config = config
         self.session = session
+
+    @classmethod
+    async def list_choices(
+        cls, settings: Mapping[str, object], session: ClientSession
+    ) -> Sequence[PodChoice]:
+        """Return what `gpugate setup` may choose from; changes nothing. Empty: this provider cannot list.
+
+        Args:
+            settings: what is known of `[providers.<name>]`: `api_key`, and perhaps others such as `api_base`.
+
+        Raises:
+            AuthFailed: the key is wrong.
+            ProviderError: it cannot be asked now.
+            ValueError: a setting is impossible.
+        """
+        return ()
 
     @abstractmethod
     async def start(self) -> PodReport:

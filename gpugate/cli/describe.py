@@ -82,7 +82,7 @@ def _next_step(name: str, status: Mapping[str, Any]) -> Iterator[str]:
     if name == "STOPPED":
         yield "the next request starts it"
     elif name in ("STARTING", "WARMING") and status.get("ready_in_seconds") is not None:
-        late = status["ready_in_seconds"] <= 0
+        late = status["ready_in_seconds"] < 0.5
         yield "longer than last time" if late else f"ready in about {duration(status['ready_in_seconds'])}"
     elif name == "STOPPING":
         yield "until the provider shows it stopped"

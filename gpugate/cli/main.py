@@ -23,7 +23,7 @@ from gpugate.signals import ENDING, handled
 __all__ = ["main"]
 
 # Commands that run until a signal ends them: the exit status is then 0 (docs/api.md#exit-status).
-_LASTING = {"serve", "demo", "events"}
+_LASTING = {"serve", "demo", "events", "top"}
 
 # Commands that run the gateway, which unblocks signals itself once its handlers are installed (serve.py).
 _GATEWAYS = {"serve", "demo"}

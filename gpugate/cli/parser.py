@@ -49,7 +49,7 @@ class _Version(argparse.Action):
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the parsed arguments; on wrong usage exit with status 2 and one line."""
     words = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(_typed_command(words)).parse_args(words)
+    args = build_parser(_typed_command(words)).parse_args(words)
     args.config = getattr(args, "config", None)
     return args
 
@@ -65,7 +65,8 @@ def _typed_command(words: Sequence[str]) -> str:
     return ""
 
 
-def _parser(typed: str) -> argparse.ArgumentParser:
+def build_parser(typed: str = "") -> argparse.ArgumentParser:
+    """Return the parser of this distribution's commands, and of another one's if it is what was typed."""
     parser = _Parser(prog="gpugate", description=_ABOUT, epilog=_FIRST)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
     _add_config(parser)
@@ -138,6 +139,18 @@ def _add_configuring(commands: Any) -> None:
     check.add_argument(
         "--live", action="store_true", help="also ask provider, pod and local Ollama, read-only"
     )
+    setup = _add(commands, "setup", "setup:setup", "ask for a first configuration and write it")
+    setup.add_argument("--provider", metavar="NAME", help="pod.provider")
+    setup.add_argument(
+        "--api-key", metavar="KEY", help="of the provider; others of this machine can see a flag"
+    )
+    setup.add_argument("--pod", metavar="ID", help="a pod of the account, or a GPU to make one with")
+    setup.add_argument("--output", metavar="FILE", help="default ./gpugate.toml")
+    setup.add_argument("--service", choices=("none", "systemd", "compose"), help="write its file, too")
+    setup.add_argument("--yes", action="store_true", help="take what is offered first, and ask nothing")
+    setup.add_argument("--force", action="store_true", help="overwrite the files")
+    completion = _add(commands, "completion", "completion:completion", "print the completion of a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     _add(commands, "doctor", "doctor:doctor", "look for all that may be wrong, and say what to do")
     token = commands.add_parser("token", help="tokens for clients", description="Tokens for clients.")
     tokens = token.add_subparsers(
@@ -154,6 +167,7 @@ def _add_configuring(commands: Any) -> None:
 
 
 def _add_remote(commands: Any) -> None:
+    _add(commands, "top", "top:top", "a live view of a running gateway").epilog = _REMOTE
     for name, about in (
         ("status", "what the pod of a running gateway is doing"),
         ("start", "start the pod of a running gateway"),

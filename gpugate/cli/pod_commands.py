@@ -124,14 +124,18 @@ def _print_status(gateway: GatewayClient, response: DatedData, args: Namespace) 
     return OK
 
 
+def session_of(pod: Mapping[str, Any], session: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the session, without its GPU if it is not the open one of this pod."""
+    own = (session.get("provider"), session.get("pod_id")) == (pod.get("provider"), pod.get("pod_id"))
+    return session if own and session.get("ended_at") is None else {**session, "gpu": None}
+
+
 def status_lines(pod: Mapping[str, Any], session: Mapping[str, Any], at: datetime | None) -> Iterator[str]:
     """Yield a pod's status in words, in colour on a terminal, and its last problem.
 
     `session` is used if it is this pod's open one.
     """
-    own = (session.get("provider"), session.get("pod_id")) == (pod.get("provider"), pod.get("pod_id"))
-    gpu = session.get("gpu") if own and session.get("ended_at") is None else None
-    sentence, problem = describe_status(pod, {"gpu": gpu, "currency": session.get("currency")}, at)
+    sentence, problem = describe_status(pod, session_of(pod, session), at)
     status, blank, rest = sentence.partition(" ")
     yield coloured(status, status, sys.stdout) + blank + rest
     if problem:

@@ -61,7 +61,7 @@ def _section(name: str, config_class: type[Any], about: str = "") -> Iterator[st
     for key, attribute in fields_of(config_class).items():
         help_text = attribute.metadata.get("help", "") + (f" (or {key}_file)" if key in secrets else "")
         default = written_default(attribute)
-        line = f"# {key} =" if default is None else f"{key} = {_toml(default)}"
+        line = f"# {key} =" if default is None else f"{key} = {toml_value(default)}"
         yield f"{line:<26}  # {help_text}" if help_text else line
 
 
@@ -75,11 +75,14 @@ def written_default(attribute: attrs.Attribute[Any]) -> object:
     return show_duration(default) if attribute.type == Duration else default
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
+    """Return a value as TOML writes it in one line."""
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{json.dumps(key)} = {toml_value(inner)}" for key, inner in value.items()) + "}"
+        )
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False, default=str)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import evolve
 
-from gpugate import Capabilities, Charge, PodReport, Provider
+from gpugate import Capabilities, Charge, PodChoice, PodReport, Provider
 from gpugate_runpod.api import Api
+from gpugate_runpod.choices import pod_choices
 from gpugate_runpod.ephemeral import EphemeralPods
 from gpugate_runpod.fixed import FixedPod
 from gpugate_runpod.settings import RunPodConfig
@@ -51,6 +52,12 @@ class RunPod(Provider):
             )
         else:
             self._pods = FixedPod(config, api)
+
+    @classmethod
+    async def list_choices(cls, settings: Mapping[str, Any], session: ClientSession) -> Sequence[PodChoice]:
+        """The account's pods, and GPUs to make one with."""
+        config = RunPodConfig(**{"pod_id": "unknown", **settings})
+        return await pod_choices(config, Api(config, session))
 
     async def start(self) -> PodReport:
         """Start the pod, or create one; see the port for what is promised and raised."""

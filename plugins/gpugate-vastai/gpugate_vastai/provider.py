@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gpugate import Capabilities, Charge, PodReport, Provider
+from gpugate import Capabilities, Charge, PodChoice, PodReport, Provider
 from gpugate_vastai.api import VastApi
 from gpugate_vastai.billing import charges_of, filters_of
+from gpugate_vastai.choices import instance_choices
 from gpugate_vastai.ephemeral import EphemeralInstance
 from gpugate_vastai.fixed import FixedInstance
 from gpugate_vastai.reading import Reader
@@ -52,6 +53,12 @@ class VastAi(Provider):
             if config.mode == "ephemeral"
             else FixedInstance(config.instance_id, api, reader)
         )
+
+    @classmethod
+    async def list_choices(cls, settings: Mapping[str, Any], session: ClientSession) -> Sequence[PodChoice]:
+        """The account's instances, and GPUs on offer."""
+        config = VastConfig(**{"instance_id": 1, **settings})
+        return await instance_choices(config, VastApi(config, session), Reader(config, _now))
 
     async def start(self) -> PodReport:
         """Ask for the instance to run, or rent one; `NoCapacity(queued=True)` if the start waits there."""
