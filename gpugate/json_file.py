@@ -59,7 +59,9 @@ class JsonFile:
         Raises:
             OSError: the disk is full, or the folder is not writable; the old file is untouched.
         """
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.path.parent.is_dir():
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync_folder(self.path.parent.parent)  # a power cut must not take the new folder away
         draft = self.path.with_suffix(".new")
         draft.unlink(missing_ok=True)
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)  # 1

@@ -58,9 +58,14 @@ def _installed_providers() -> dict[str, type[Provider]]:
 
 
 def _create(path: Path, text: str) -> None:
+    """Write a new file; a full disk leaves no part of it. Raises FileExistsError."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _replace(path: Path, text: str) -> None:

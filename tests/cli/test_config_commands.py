@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -62,6 +63,21 @@ def test_init_where_it_cannot(
     assert 1 == main(["init", name, *force])
     assert 1 == len(capsys.readouterr().err.splitlines())
     assert ["folder"] == os.listdir(bare)
+
+
+def test_init_on_a_full_disk(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No half a file is left that the next `init` would refuse to replace."""
+    fdopen = os.fdopen
+
+    def full(descriptor: int, *given: object, **more: object) -> object:
+        fdopen(descriptor, *given, **more).close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.chdir(bare)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fdopen", full)
+        assert 0 != main(["init", "new.toml"])
+    assert not (bare / "new.toml").exists()
 
 
 def test_init_of_two(bare: Path) -> None:

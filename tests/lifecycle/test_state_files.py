@@ -172,3 +172,20 @@ def test_the_file_stays_small(tmp_path: Path) -> None:
     content = (tmp_path / "habits.json").read_text()
     assert len(content) < IdleHistoryFile.MAX_BYTES / 4
     assert {"version", "pauses", "starts", "credit", "wanted_at"} == set(json.loads(content))
+
+
+def test_pending_stops_survive_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When `save` returns, the file, its name and a new state folder are synced: no pod is forgotten."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = PendingStopFile(tmp_path / "state" / "unproved-stops.json", print)
+    store.save(["runpod"])
+    assert [tmp_path.name, "unproved-stops.new", "state"] == synced
+    store.save([])
+    assert ["unproved-stops.new", "state"] == synced[3:]
