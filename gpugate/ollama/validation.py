@@ -233,6 +233,8 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
     if route.streamed_body or not _is_plain(headers):
         return BodyFields()
     endpoint = _ENDPOINTS.get(route.api) if route.api is not None else None
+    if route.api == "v1/audio/transcriptions" and not raw:
+        return BodyFields(error=_openai_error(400, "file is required"))
     try:
         document = _parse(raw)
     except _NotJudged:  # (1)

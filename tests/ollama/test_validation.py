@@ -89,6 +89,13 @@ def test_no_model_on_a_native_path(path: str, raw: bytes, status: int) -> None:
     assert orjson.loads(answer.body)["error"].endswith("required")
 
 
+def test_nothing_to_transcribe() -> None:
+    """Without a body there is no file."""
+    answer = refused("/v1/audio/transcriptions", b"")
+    assert answer is not None
+    assert (400, "file is required") == (answer.status, orjson.loads(answer.body)["error"]["message"])
+
+
 def test_a_delete_without_a_model() -> None:
     """The one DELETE with a body is judged, too."""
     assert native_error(400, "model is required") == refused("/api/delete", b"{}", "DELETE")
