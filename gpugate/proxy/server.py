@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -40,6 +41,7 @@ unread bytes, the kernel would send a reset, and the client might lose the respo
 SERVER_HEADER = "gpugate"
 """The `Server` header: without versions, whose known holes could be looked up."""
 
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked", re.IGNORECASE)
 _READ_BUFFER = 256 * 1024  # aiohttp's own
 _PARSER_OPTIONS: dict[str, Any] = {
     "auto_decompress": False,
@@ -89,7 +91,23 @@ class RequestParser:
         return getattr(self._parser, name)
 
     def feed_data(self, data: bytes) -> Any:
-        """Parse; behind broken framing everything is dropped."""
+        """Parse; behind broken framing everything is dropped.
+
+        A head with a chunked body behind it is parsed first: what is broken there is the body's matter, and
+        aiohttp would forget the request.
+        """
+        end = 0
+        if self._body is None or self._body.is_eof():
+            end = data.find(b"\r\n\r\n") + 4
+        if 4 <= end < len(data) and _CHUNKED.search(data, 0, end):
+            messages, upgraded, rest = self._feed(data[:end])
+            if not upgraded and not self._is_broken:
+                more, upgraded, rest = self._feed(data[end:])
+                messages = (*messages, *more)
+            return messages, upgraded, rest
+        return self._feed(data)
+
+    def _feed(self, data: bytes) -> Any:
         if self._is_broken:
             return (), False, b""
         try:

@@ -189,14 +189,33 @@ class TestMalformed:
         await assert_alive(house)
         assert "marker" not in log.text
 
-    async def test_broken_chunk(self, house: House):
-        """A body whose framing breaks: an answer or an end, and nothing wakes."""
+    @pytest.mark.parametrize("begins", [b"", b"5\r\nabcde\r\n"])
+    async def test_broken_chunk(self, house: House, begins):
+        """A body that came with its head and breaks: refused in the path's shape, and nothing wakes."""
         async with wire_to(house.port) as wire:
             head = {**house.auth, "Transfer-Encoding": "chunked"}
-            wire.send(request("POST", "/api/chat", headers=head) + b"5\r\nabcde\r\nZZ\r\n")
-            data = await wire.rest()
-        assert data == b"" or b" 400 " in data
+            wire.send(request("POST", "/api/chat", headers=head) + begins + b"ZZ\r\n")
+            status, body = await wire.answer()
+            assert b"" == await wire.rest()
+        error = {"error": "the request body is malformed", "code": "INVALID_REQUEST"}
+        assert (400, error) == (status, json.loads(body))
         assert 0 == house.cloud.starts
+
+    async def test_broken_chunk_without_a_token(self, house: House):
+        """401, as for a whole one."""
+        async with wire_to(house.port) as wire:
+            head = request("POST", "/api/chat", headers={"Transfer-Encoding": "chunked"})
+            wire.send(head + b"ZZ\r\n")
+            assert 401 == (await wire.answer())[0]
+            assert b"" == await wire.rest()
+
+    async def test_chunked_bodies_in_one_piece(self, house: House):
+        """Each is a request of its own, though head and body of all came together."""
+        head = request("POST", "/api/show", headers={**house.auth, "Transfer-Encoding": "chunked"})
+        async with wire_to(house.port) as wire:
+            wire.send((head + chunked(b'{"model":', b'"llava"}')) * 3)
+            for _ in range(3):
+                assert 200 == (await wire.answer())[0]
         await assert_alive(house)
 
     async def test_broken_chunk_of_a_blob(self, house: House):
