@@ -105,7 +105,7 @@ def _gateway(args: Namespace) -> Iterator[Finding]:
         answer = connect(args).ask("GET", "/api/v1/gpu/status")
     except CliError as error:
         if error.message.startswith("no gateway"):
-            yield Finding("note", f"gateway: {error.message}", "gpugate serve")
+            yield Finding("note", f"gateway: {error.message}")
         else:
             yield Finding("wrong", f"gateway: {error.message}")
         return

@@ -10,6 +10,7 @@ from pathlib import Path
 from gpugate.cli.errors import CliError
 
 SERVICES = ("none", "systemd", "compose")
+_NAMES = {"systemd": "gpugate.service", "compose": "compose.yaml"}
 
 _UNIT = """\
 # Written by gpugate setup. A unit for the whole machine, with hardening: examples/systemd in the checkout.
@@ -52,6 +53,12 @@ services:
 """
 
 
+def refuse_existing(kind: str, config: Path) -> None:
+    """Raise CliError if the service's file is there already."""
+    if kind in _NAMES and (file := config.parent / _NAMES[kind]).exists():
+        raise CliError(f"{file} exists already; --force overwrites it")
+
+
 def write_service(kind: str, config: Path, *, replace: bool) -> list[str]:
     """Write the file of a service beside the configuration; return what to do with it, as lines.
 
@@ -61,8 +68,12 @@ def write_service(kind: str, config: Path, *, replace: bool) -> list[str]:
     folder = config.parent
     if kind == "systemd":
         argv = [sys.executable, "-m", "gpugate", "serve", "--config", str(config.resolve())]
-        unit = folder / "gpugate.service"
-        _put(unit, _UNIT.format(command=shlex.join(argv).replace("%", "%%")), replace=replace)
+        unit = folder / _NAMES[kind]
+        _put(
+            unit,
+            _UNIT.format(command=shlex.join(argv).replace("%", "%%").replace("$", "$$")),
+            replace=replace,
+        )
         enable = "systemctl --user daemon-reload && systemctl --user enable --now gpugate"
         into = "~/.config/systemd/user"
         return [
@@ -71,7 +82,7 @@ def write_service(kind: str, config: Path, *, replace: bool) -> list[str]:
         ]
     if kind == "compose":
         user = f"{os.getuid()}:{os.getgid()}"
-        file = folder / "compose.yaml"
+        file = folder / _NAMES[kind]
         _put(file, _COMPOSE.format(user=user, config=config.name), replace=replace)
         (folder / "gpugate-state").mkdir(mode=0o700, exist_ok=True)
         return [f"wrote {file}: docker compose up -d"]

@@ -19,7 +19,7 @@ from attrs import frozen
 from gpugate.cli.describe import plain, price
 from gpugate.cli.errors import OK, WRONG, CliError
 from gpugate.cli.live_check import client_session, remedy_for
-from gpugate.cli.service_files import SERVICES, write_service
+from gpugate.cli.service_files import SERVICES, refuse_existing, write_service
 from gpugate.cli.settings import url_of
 from gpugate.cli.token_commands import sign_token
 from gpugate.config import Settings, load_settings
@@ -55,6 +55,8 @@ class Answers:
             return default
         if not self.interactive:
             raise CliError(f"{flag}: needed where there is no terminal: {', '.join(options)}", WRONG)
+        *lines, question = question.splitlines()
+        print("\n".join(lines))
         hint = "" if default is None else f" [{default + 1}]"
         while True:
             try:
@@ -86,10 +88,12 @@ def setup(args: Namespace) -> int:
         raise CliError(f"{path} exists already; --force overwrites it")
     answers = Answers(args.yes, is_terminal())
     name, kind = _provider(args, answers)
-    section = asyncio.run(_section(args, answers, name, kind))
+    section = _section(args, answers, name, kind)
+    service = args.service or SERVICES[_service(answers)]
+    if not args.force:
+        refuse_existing(service, path)
     settings = _write(path, _text(name, section), replace=args.force)
     print(f"wrote {path}, which you alone can read")
-    service = args.service or SERVICES[_service(answers)]
     for line in write_service(service, path, replace=args.force):
         print(line)
     _print_next(path, settings)
@@ -119,7 +123,7 @@ def _numbered(question: str, options: Sequence[str]) -> str:
     return "\n".join([*(f"  {number}  {one}" for number, one in enumerate(options, 1)), question])
 
 
-async def _section(args: Namespace, answers: Answers, name: str, kind: type[Provider]) -> dict[str, object]:
+def _section(args: Namespace, answers: Answers, name: str, kind: type[Provider]) -> dict[str, object]:
     """Return the keys of `[providers.<name>]`."""
     keys = fields_of(kind.Config)
     if "api_key" not in keys:
@@ -130,7 +134,7 @@ async def _section(args: Namespace, answers: Answers, name: str, kind: type[Prov
     for key, attribute in keys.items():  # such as api_base
         if attribute.type is str and (value := os.environ.get(f"GPUGATE_PROVIDERS__{name}__{key}".upper())):
             section[key] = value
-    section["api_key"], choices = await _key_and_choices(args, answers, name, kind, section)
+    section["api_key"], choices = _key_and_choices(args, answers, name, kind, section)
     if not choices and args.pod:
         raise CliError(f"--pod: {name} shows no pod and no GPU to choose from")
     if not choices:
@@ -139,19 +143,19 @@ async def _section(args: Namespace, answers: Answers, name: str, kind: type[Prov
     return {**section, **_chosen(args, answers, choices).settings}
 
 
-async def _key_and_choices(
+def _key_and_choices(
     args: Namespace, answers: Answers, name: str, kind: type[Provider], section: Mapping[str, object]
 ) -> tuple[str, Sequence[PodChoice]]:
     given = args.api_key or section.get("api_key")
     for attempt in range(1, _TRIES + 1):
         key = str(given) if given else _ask_key(answers, name)
         try:
-            async with client_session() as session, asyncio.timeout(_TIMEOUT_S):
-                return key, await kind.list_choices({**section, "api_key": key}, session)
+            # No question is asked under asyncio.run: Ctrl-C would not reach it.
+            return key, asyncio.run(_list_choices(kind, {**section, "api_key": key}))
         except AuthFailed as error:
             if given or not answers.interactive or attempt == _TRIES:
                 raise CliError(f"--api-key: {error.message}; {remedy_for(error, name)}") from None
-            print(f"  {error.message}")
+            print(f"  {error.message}; try again, or end with Ctrl-C")
         except ValueError as error:  # of the plugin's Config
             raise CliError(f"--api-key: {error}", WRONG) from None
         except ProviderError as error:
@@ -159,6 +163,11 @@ async def _key_and_choices(
         except TimeoutError:
             raise CliError(f"{name} does not answer within {_TIMEOUT_S:g} s") from None
     raise AssertionError("the last attempt returns or raises")
+
+
+async def _list_choices(kind: type[Provider], settings: Mapping[str, object]) -> Sequence[PodChoice]:
+    async with client_session() as session, asyncio.timeout(_TIMEOUT_S):
+        return await kind.list_choices(settings, session)
 
 
 def _ask_key(answers: Answers, name: str) -> str:

@@ -95,9 +95,10 @@ async def test_questions(
     assert 0 == await run("setup")
 
     out = capsys.readouterr().out
-    assert "runpod" in asked[0]
+    assert "Which provider? [1] " == asked[0]
     assert "API key of runpod (not shown): " == asked[1]
-    assert "mine (k3x9v2m7q1)" in asked[3]
+    assert "Which one? [1] " == asked[3]
+    assert 1 == out.count("   1  mine (k3x9v2m7q1)")
     assert 2 == out.count("a number from 1 to ")
     assert "does not accept" in out
     assert "k3x9v2m7q1" in (bare / "gpugate.toml").read_text()
@@ -148,6 +149,19 @@ async def test_what_cannot_be(
     assert line in said
     assert cloud.api_key not in said
     assert [] == os.listdir(bare)
+
+
+def test_a_service_file_that_is_there(bare: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is written beside it, until --force."""
+    (bare / "compose.yaml").write_text("mine")
+    flags = ["setup", "--provider", "local", "--service", "compose"]
+
+    assert 1 == main(flags)
+    assert "gpugate: compose.yaml exists already; --force overwrites it\n" == capsys.readouterr().err
+    assert ["compose.yaml"] == os.listdir(bare)
+
+    assert 0 == main([*flags, "--force"])
+    assert "gpugate" in (bare / "compose.yaml").read_text()
 
 
 async def test_a_cloud_that_is_away(
