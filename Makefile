@@ -77,6 +77,19 @@ intents: $(VENV)/.dev     ## how well the bot's local model understands people; 
 states: $(VENV)/.dev      ## docs/states.md from the transition table
 	$(BIN)/python -m gpugate.core.transition_docs > docs/states.md
 
+.PHONY: reference docs
+reference: $(VENV)/.dev   ## docs/reference/settings.md and commands.md, from the classes and commands
+	$(BIN)/python -m docs.generate
+
+$(VENV)/.docs: $(VENV)/.run pyproject.toml
+	@echo "Installing what builds the documentation into $(VENV) ..."
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["docs"], sep="\n")' \
+		| $(BIN)/python -m pip install --quiet --disable-pip-version-check -r /dev/stdin
+	@touch $@
+
+docs: $(VENV)/.docs       ## the documentation as a site, in build/site; a link that leads nowhere is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 screenshots: $(VENV)/.dev ## the pictures of docs/dashboard.md, by the tests of the page; needs Debian's chromium-driver
 	GPUGATE_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/e2e/test_dashboard_in_a_browser.py
 
