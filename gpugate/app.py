@@ -49,6 +49,7 @@ from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
 from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, StateChanged
 from gpugate.observability.event_log import log_event
+from gpugate.observability.history import History
 from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.observability.redact import secrets_of
 from gpugate.ollama.catalog_refresher import CatalogRefresher
@@ -63,6 +64,7 @@ from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.proxy.request_context import BodyLimits
 from gpugate.proxy.server import GatewayServer
 from gpugate.relay.relay import Relay
+from gpugate.why.feature import WhyApi
 
 if TYPE_CHECKING:
     from gpugate.metrics.feature import MetricsExporter
@@ -248,6 +250,7 @@ async def _features(
         CallbackFeature(routes=GpuApi(lifecycle).routes),
         CallbackFeature(routes=hub.routes, on_event=hub.on_event, aclose=hub.aclose),
         CallbackFeature(routes=dashboard_routes),
+        _why(base),
         CallbackFeature()
         if metrics is None
         else CallbackFeature(
@@ -304,6 +307,18 @@ def _dead_man_switch(base: Infrastructure) -> Feature:
         on_crash=log_crash,
     )
     return CallbackFeature(on_event=switch.on_event, start=switch.start, aclose=switch.aclose)
+
+
+def _why(base: Infrastructure) -> Feature:
+    def session_of(provider: str) -> str | None:
+        row = base.recorder.open_rows.get(provider)
+        return row.id if row is not None else None
+
+    lifecycle = base.fleet.main
+    history = History(session_of, lifecycle.last_use)
+    zone = ZoneInfo(base.settings.cost.timezone)
+    api = WhyApi(history, lifecycle, base.ledger, base.recorder.flush, zone)
+    return CallbackFeature(routes=api.routes, on_event=history.on_event)
 
 
 def _metrics(base: Infrastructure) -> MetricsExporter | None:

@@ -143,11 +143,11 @@ class GenerationApi:
     def _lease(self, call: RequestContext, model: str | None, failure: str = "") -> Iterator[LeasedCall]:
         """Hold one lease for all that a request does with the pod; `failure` begins a refusal's message."""
         self.require(model, failure)
-        user = subject_of(call.user)
         with self.lifecycle.acquire(
             model=model,
-            user=user,
+            user=subject_of(call.user),
             request_id=call.request_id,
+            purpose=call.path.removeprefix("/api/v1/").partition("/")[0],
             body_bytes=call.body_bytes,
             asks=lambda: call.wake_request(model),
         ) as lease:

@@ -32,6 +32,7 @@ from gpugate.lifecycle.status import (
     ProviderCalled,
     ProviderProblem,
     QueueChanged,
+    RequestWaited,
     SessionEnded,
     SessionStarted,
     StateChanged,
@@ -173,7 +174,7 @@ class SseBroadcaster:
         """Take news from the lifecycle; never blocks."""
         if isinstance(news, StateChanged):
             self._on_transition(news)
-        elif not isinstance(news, ProviderCalled | WakeRefused):
+        elif not isinstance(news, ProviderCalled | RequestWaited | WakeRefused):
             self._add(*_as_event(news))
 
     def _on_transition(self, news: StateChanged) -> None:

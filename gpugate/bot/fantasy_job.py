@@ -57,7 +57,11 @@ class FantasyJob:
                 size = len(image.data)
                 asks = WakeRequest(user=incoming.user, model=story.model, path=FANTASY_PATH, agent="telegram")
                 with self.lifecycle.acquire(
-                    model=story.model, user=incoming.user, body_bytes=size, asks=lambda: asks
+                    model=story.model,
+                    user=incoming.user,
+                    purpose="fantasy",
+                    body_bytes=size,
+                    asks=lambda: asks,
                 ) as lease:
                     fantasy = await self.fantasies.generate(LeasedCall(self.lifecycle, lease), story)
             await _send(fantasy, chat)

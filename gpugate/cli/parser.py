@@ -174,12 +174,17 @@ def _add_remote(commands: Any) -> None:
         ("stop", "stop the pod of a running gateway"),
         ("costs", "what was spent"),
         ("events", "watch what a running gateway does, line by line"),
+        ("why", "why the pod started and stopped, or why a request waited"),
     ):
         module = "cost_commands" if name == "costs" else "pod_commands"
         parser = _add(commands, name, f"{module}:{name}", about)
         parser.epilog = _REMOTE
         formats = parser.add_mutually_exclusive_group()
         formats.add_argument("--json", action="store_true", help="for machines")
+        if name == "why":
+            parser.add_argument(
+                "id", metavar="ID", nargs="?", help="of a request or a session; default: the last session"
+            )
         if name == "stop":
             parser.add_argument(
                 "--force", action="store_true", help="even with requests in flight or waiting"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import quote
 
 from gpugate.cli.describe import coloured, describe_event, describe_status, plain
 from gpugate.cli.errors import OK, CliError
@@ -18,6 +20,8 @@ from gpugate.cli.token_commands import describe_end
 
 WEEK_S = 7 * 86_400.0
 _GPU = "/api/v1/gpu"
+_SESSION_ID = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]+)?-[0-9a-f]+")
+"""What the ids of sessions look like; clients choose those of their requests."""
 
 
 def status(args: Namespace) -> int:
@@ -81,6 +85,18 @@ def latest_session(gateway: GatewayClient) -> Mapping[str, Any]:
     except (CliError, KeyError, TypeError):
         return {}
     return row if isinstance(row, dict) else {}
+
+
+def why(args: Namespace) -> int:
+    """Print why a request waited, or why a session began and ended."""
+    query = ""
+    if args.id:
+        kind = "session" if _SESSION_ID.fullmatch(args.id) else "request"
+        query = f"?{kind}={quote(args.id, safe='')}"
+    data = connect(args).get(f"/api/v1/why{query}")
+    lines = data.get("lines") if isinstance(data, dict) else None
+    print(json.dumps(data) if args.json else "\n".join(plain(line) for line in lines or []))
+    return OK
 
 
 def parse_events(lines: Iterable[str]) -> Iterator[dict[str, object]]:

@@ -34,7 +34,7 @@ from gpugate.core.commands import (
 )
 from gpugate.core.events import Event, PodInspected
 from gpugate.errors import GateError, QueueFull, QueueTimeout, WakeDenied
-from gpugate.lifecycle.lease import LeaseTable, ServingPod
+from gpugate.lifecycle.lease import Lease, LeaseTable, ServingPod
 from gpugate.lifecycle.pod_calls import PodCalls, PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker, ReportSanitizer
 from gpugate.lifecycle.state_files import PendingStopStore
@@ -43,6 +43,7 @@ from gpugate.lifecycle.status import (
     PodObservations,
     ProviderCalled,
     ProviderProblem,
+    RequestWaited,
     SessionEnded,
     SessionStarted,
     WakeRefused,
@@ -205,9 +206,12 @@ class CommandRunner:
             pod = self._machine.serving()
             assert pod is not None
             self._leases.admit(lease, pod, now)
+            self._events.publish(lease_waited(lease, now))
             return
         if isinstance(command, Reject) and isinstance(command.error, QueueFull | QueueTimeout):
             command.error.retry_after_s = self._machine.ready_in_s() or command.error.retry_after_s
+        if isinstance(command, Reject) and lease.admitted_at is None:
+            self._events.publish(lease_waited(lease, now, command.error))
         self._leases.take_back(lease, command, now)
         if isinstance(command, Reject) and isinstance(command.error, WakeDenied):
             self._events.publish(WakeRefused(user=lease.user, message=command.error.message))
@@ -258,3 +262,17 @@ class CommandRunner:
         """Return how long a pod has been billed: by the ledger or the provider, whichever says longer."""
         recorded = self._recorder.age_s(provider, report)
         return max(self._observations.age_s(report), recorded or 0.0)
+
+
+def lease_waited(
+    lease: Lease, now: float, error: GateError | None = None, *, left: bool = False
+) -> RequestWaited:
+    """Return the event of a lease that waits no longer."""
+    return RequestWaited(
+        request_id=lease.request_id,
+        user=lease.user,
+        purpose=lease.purpose,
+        waited_s=now - lease.arrived_at,
+        error=error,
+        left=left,
+    )

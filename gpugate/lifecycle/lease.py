@@ -55,7 +55,7 @@ class OpenRequest:
     """A request that waits for the pod or uses it.
 
     Attributes:
-        user, request_id: as the lease has them.
+        user, request_id, purpose: as the lease has them.
         waiting: it waits; otherwise it is in flight.
         seconds: since it arrived, or since it was admitted.
     """
@@ -64,6 +64,7 @@ class OpenRequest:
     request_id: str
     waiting: bool
     seconds: float
+    purpose: str = ""
 
 
 class Lease:
@@ -77,6 +78,7 @@ class Lease:
         number: the ticket, in order of arrival.
         arrived_at, admitted_at: loop time, in seconds; `admitted_at` is None while it waits.
         user, request_id: for the ledger: who uses the pod, and for what.
+        purpose: the endpoint, such as "chat"; to explain what the pod was used for.
         model_hint: returns the model that the request names, and how to load it; called if it must wait after
             an admission.
         on_lost: called when the lease loses its pod, to end the work on it; set while there is such work.
@@ -97,6 +99,7 @@ class Lease:
         "number",
         "on_lost",
         "on_moved",
+        "purpose",
         "request_id",
         "user",
     )
@@ -110,6 +113,7 @@ class Lease:
         on_response_started: Callable[[Lease], None],
         on_release: Callable[[Lease], None],
         asks: Callable[[], WakeRequest] | None = None,
+        purpose: str = "",
     ) -> None:
         self._on_response_started = on_response_started
         self._on_release = on_release
@@ -121,6 +125,7 @@ class Lease:
         self.number = number
         self.user = user
         self.request_id = request_id
+        self.purpose = purpose
         self.arrived_at = now
         self.admitted_at: float | None = None
         self.model_hint: Callable[[], tuple[str | None, LoadOptions]] | None = None
@@ -231,9 +236,14 @@ class Lease:
 
 
 class LeaseTable:
-    """The leases of all requests that wait or are admitted, and who uses the pod, for the ledger."""
+    """The leases of all requests that wait or are admitted, and who uses the pod, for the ledger.
+
+    Attributes:
+        last_use: run, user and purpose of the request that ended last; None before the first.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
+        self.last_use: tuple[int, str, str] | None = None
         self._usage = recorder.usage
         self._leases: dict[int, Lease] = {}
 
@@ -253,6 +263,7 @@ class LeaseTable:
                 request_id=lease.request_id,
                 waiting=lease.pod is None,
                 seconds=now - (lease.arrived_at if lease.pod is None else lease.admitted_at or now),
+                purpose=lease.purpose,
             )
             for lease in self._leases.values()
         ]
@@ -260,6 +271,8 @@ class LeaseTable:
     def remove(self, lease: Lease, now: float) -> bool:
         """The request has ended; False if it had ended before."""
         self._usage.finish(lease.number, now)
+        if (pod := lease.pod) is not None:
+            self.last_use = pod.run_id, lease.user, lease.purpose
         return self._leases.pop(lease.number, None) is not None
 
     def admit(self, lease: Lease, pod: ServingPod, now: float) -> None:

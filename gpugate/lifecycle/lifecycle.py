@@ -64,7 +64,7 @@ from gpugate.core.states import (
 from gpugate.core.transitions import TABLE
 from gpugate.core.transitions.warmup import model_to_preload
 from gpugate.errors import ProviderUnavailable, QueueFull, ShuttingDown, WakeDenied
-from gpugate.lifecycle.command_runner import CommandRunner, MachineLink
+from gpugate.lifecycle.command_runner import CommandRunner, MachineLink, lease_waited
 from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
 from gpugate.lifecycle.lease import Lease, LeaseTable, OpenRequest, ServingPod, WakePolicy, WakeRequest
 from gpugate.lifecycle.pod_calls import PodClient
@@ -275,6 +275,7 @@ class Lifecycle:
         load: LoadOptions = AS_IT_COMES,
         user: str = BY_HAND,
         request_id: str = "",
+        purpose: str = "",
         body_bytes: int = 0,
         asks: Callable[[], WakeRequest] | None = None,
     ) -> Lease:
@@ -285,7 +286,7 @@ class Lifecycle:
         """
         self._last_ticket += 1
         number, now = self._last_ticket, self._loop.time()
-        lease = Lease(number, now, user, request_id, self.mark_response_started, self.release, asks)
+        lease = Lease(number, now, user, request_id, self.mark_response_started, self.release, asks, purpose)
         self._leases.add(lease)
         if self.serving is not None and self._machine.admit_fast(number, model, load, user, now, body_bytes):
             self._leases.admit(lease, self.serving, now)
@@ -333,6 +334,8 @@ class Lifecycle:
         if not self._leases.remove(lease, now):
             return
         if not self._machine.release_fast(lease.number, now):
+            if lease.admitted_at is None and lease.error is None:
+                self._events.publish(lease_waited(lease, now, left=True))
             self._process_event(RequestFinished(lease.number))
             return
         if self._timer.at > now + self._machine.idle_timeout_s:
@@ -441,6 +444,10 @@ class Lifecycle:
     def _model_to_load(self) -> str:
         wanted = model_to_preload(self._machine)
         return NO_MODEL if wanted is None else wanted[0]
+
+    def last_use(self) -> tuple[int, str, str] | None:
+        """Return run, user and purpose of the request that ended last."""
+        return self._leases.last_use
 
     def open_requests(self) -> list[OpenRequest]:
         """Return the requests that wait or are in flight, in order of arrival."""

@@ -17,6 +17,7 @@ from gpugate.billing.start_times import NO_MODEL, ReadyIn, StartTimes
 from gpugate.core.commands import StartCause, StopCause
 from gpugate.core.events import Cause
 from gpugate.core.states import MachineSnapshot, Preloading, StateName, Status, Warming
+from gpugate.errors import GateError
 from gpugate.provider_api import PodReport, Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
@@ -286,6 +287,23 @@ class ProviderCalled:
 
 
 @frozen(kw_only=True)
+class RequestWaited:
+    """A request waits no longer: it was admitted, refused, or its client has left.
+
+    Attributes:
+        purpose: the endpoint, such as "chat".
+        error: why it was refused.
+    """
+
+    request_id: str
+    user: str
+    purpose: str
+    waited_s: float
+    error: GateError | None = None
+    left: bool = False
+
+
+@frozen(kw_only=True)
 class BudgetThresholdCrossed:
     """So many per cent of the month's budget are spent; once for each of 50, 80 and 100 in a month."""
 
@@ -310,6 +328,7 @@ LifecycleEvent = (
     | SessionEnded
     | ProviderProblem
     | ProviderCalled
+    | RequestWaited
     | BudgetThresholdCrossed
     | WakeRefused
 )

@@ -32,7 +32,7 @@ _MESSAGES: Mapping[StateName, str] = {
     StateName.STOPPING: "stopping the pod",
     StateName.SHUT_DOWN: "shut down",
 }
-_STOP_REASONS: Mapping[StopCause, str] = {
+STOP_REASONS: Mapping[StopCause, str] = {
     StopCause.IDLE: "idle",
     StopCause.MANUAL: "stop requested",
     StopCause.FORCED: "stop requested by force",
@@ -83,7 +83,7 @@ def describe_transition(step: StateChanged) -> str:
     if step.stop_cause is StopCause.IDLE and step.idle_s is not None:
         message = f"idle for {_duration(step.idle_s)}, {message}"
     elif step.stop_cause is not None and step.was is not StateName.DRAINING:
-        message = f"{_STOP_REASONS[step.stop_cause]}, {message}"
+        message = f"{STOP_REASONS[step.stop_cause]}, {message}"
     return message
 
 

@@ -164,6 +164,7 @@ class OllamaHandlers:
             load=load,
             user=subject_of(context.user),
             request_id=context.request_id,
+            purpose=route.api or "",
             body_bytes=len(body.raw) if isinstance(body, OllamaBody) else 0,
             asks=lambda: context.wake_request(_named_model(body)),
         ) as lease:

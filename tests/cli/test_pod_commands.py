@@ -1,4 +1,4 @@
-"""`gpugate status`, `start`, `stop` and `events` against a gateway on a real socket."""
+"""`gpugate status`, `start`, `stop`, `why` and `events` against a gateway on a real socket."""
 
 from __future__ import annotations
 
@@ -299,3 +299,22 @@ def test_an_event_of_several_lines() -> None:
     events = list(parse_events(["data: a", "data:b", "retry: 5", ":x", "", "event: e", ""]))
 
     assert [{"event": "message", "id": None, "data": "a\nb"}] == events
+
+
+@pytest.mark.parametrize(
+    ("words", "query"),
+    [
+        ([], ""),
+        (["r-1 &"], "?request=r-1%20%26"),
+        (["20261121T120000.123456-a1b2c3"], "?session=20261121T120000.123456-a1b2c3"),
+    ],
+)
+def test_why(gateway: Any, capsys: pytest.CaptureFixture[str], words: list[str], query: str) -> None:
+    """One line each for people, without what a terminal would obey; the data for machines."""
+    data = {"lines": ["started at 08:14 for alice's chat", "request \x1b[31m waited 97 s"]}
+    gateway.answer(f"/api/v1/why{query}", envelope(data))
+
+    assert 0 == main(["why", *words])
+    assert "started at 08:14 for alice's chat\nrequest  [31m waited 97 s\n" == capsys.readouterr().out
+    assert 0 == main(["why", *words, "--json"])
+    assert data == json.loads(capsys.readouterr().out)

@@ -83,6 +83,9 @@ RULES: Mapping[str, May] = {
         {"attrs", "aiohttp", "structlog", "croniter", "apprise"},
     ),
     "dashboard": May({"api", "proxy"}, {"aiohttp"}),
+    "why": May(
+        {"api", "billing", "core", "lifecycle", "observability", "proxy", *BASE}, {"attrs", "aiohttp"}
+    ),
     "bot": May(
         {"core", "lifecycle", "billing", "generation", "api", "config", "observability", *BASE},
         {"attrs", "aiohttp", "aiogram", "orjson", "structlog"},
