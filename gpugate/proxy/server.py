@@ -375,9 +375,9 @@ class Listener:
             self._on_connection_lost()
 
     def _on_connection_lost(self) -> None:
-        was_full = self._open >= self._most
+        is_waiting = self._open >= self._most or self._retry is not None
         self._open -= 1
-        if was_full:
+        if is_waiting:
             self._resume()
 
     def _pause(self, why: str = "") -> None:
@@ -388,6 +388,9 @@ class Listener:
             self._warn(f"{why}; new ones wait")
 
     def _resume(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         for one in self._sockets:
             self._loop.add_reader(one, self._accept, one)
 

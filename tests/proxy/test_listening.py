@@ -140,6 +140,23 @@ async def test_no_descriptor_left(gateway, monkeypatch):
     here.close()
 
 
+async def test_descriptor_that_becomes_free(gateway, monkeypatch):
+    """A connection that ends makes room at once, not at the next retry."""
+    monkeypatch.setattr(server, "ACCEPT_RETRY_S", 60)
+    place = open_socket(ShortOfDescriptors)
+    place.is_short = False
+    here = Listener(gateway, [place], 100, print)
+    _, first = await hello(here.port)
+    place.is_short = True
+    later = asyncio.ensure_future(hello(here.port))
+    await asyncio.sleep(0.03)
+    place.is_short = False
+    first.close()
+    _, writer = await asyncio.wait_for(later, 5)
+    writer.close()
+    here.close()
+
+
 async def test_as_many_as_there_is_room_for(gateway):
     """One more waits until another is closed; those that are open are answered."""
     said: list[str] = []
