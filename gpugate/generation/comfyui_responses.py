@@ -13,6 +13,7 @@ import orjson
 
 from gpugate.errors import ImageFailed
 from gpugate.generation.workflows import title_of
+from gpugate.proxy.error_format import edge_error
 
 MAX_ERROR_LENGTH = 160
 MAX_NAME_LENGTH = 200
@@ -107,6 +108,9 @@ def refusal(status: int, answer: Mapping[str, Any] | None, page: bytes = b"") ->
         answer: the body, if it is a JSON object.
         page: the body.
     """
+    edge = edge_error(status, "text/plain", page, proxied=True) if status < 500 else None
+    if edge is not None:
+        return edge.message
     if status in (401, 403):
         return f"ComfyUI, or a proxy in front of it, wants a password or token ({status})"
     if answer is None or not (answer.get("node_errors") or answer.get("error")):

@@ -44,6 +44,18 @@ class TestWords:
         """Cut off."""
         assert len(refusal(400, failed("x", "word " * 500))) < 300
 
+    @pytest.mark.parametrize(
+        ("page", "words"),
+        [
+            (b"error code: 1010", "the edge in front of the pod answered 403 (error code: 1010)"),
+            (b"", "ComfyUI, or a proxy in front of it, wants a password or token (403)"),
+            (b"forbidden", "ComfyUI, or a proxy in front of it, wants a password or token (403)"),
+        ],
+    )
+    def test_edge_of_a_provider(self, page, words):
+        """Its code is told, as no password would help."""
+        assert words == refusal(403, None, page)
+
     def test_more_than_one_node(self):
         """The first is told, the others are counted."""
         errors = failed("x", "bad")["node_errors"]
