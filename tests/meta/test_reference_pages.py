@@ -1,4 +1,4 @@
-"""The pages of docs/reference that are written from the code are current, and no error is without advice."""
+"""docs/reference is as the code is: pages written from it are current, and no error is without advice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from docs import generate
 from gpugate import errors
 from gpugate.providers import registry
 
-REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
+ROOT = Path(__file__).resolve().parents[2]
+REFERENCE = ROOT / "docs" / "reference"
 
 
 @pytest.mark.parametrize("page", generate.PAGES)
@@ -42,4 +43,12 @@ def test_every_error_has_advice() -> None:
     codes = {kind.code for kind in classes if issubclass(kind, errors.GateError)}
     rows = re.findall(r"^\| `([A-Z_]+)` \|", (REFERENCE / "errors.md").read_text(encoding="utf-8"), re.M)
 
-    assert sorted(codes) == sorted(rows)
+    assert sorted(codes) == sorted(rows), "docs/reference/errors.md"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """A page of docs/ that mkdocs.yml does not name is found by nobody."""
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+
+    assert [] == [page for page in pages if f" {page}\n" not in navigation]
