@@ -30,7 +30,7 @@ from gpugate.billing.reports import CostQueries
 from gpugate.billing.start_times import StartTimes
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
-from gpugate.config.derive import default_zone, fallback_price_of, named_models, pods_of, policy_of
+from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of
 from gpugate.config.validators import split_address
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.states import StateName
@@ -54,6 +54,7 @@ from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.observability.redact import secrets_of
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
+from gpugate.operation.reload import Reloader
 from gpugate.operation.wake_rules import wake_policy
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
@@ -89,6 +90,7 @@ async def build(
     find: Callable[[str], type[Provider]] = registry.find,
     budget_source: Any = None,
     on_failure: Callable[[], None] = lambda: None,
+    reread: Callable[[], Settings] | None = None,
 ) -> Gateway:
     """Make a gateway; its ledger is open, and nothing else runs before `Gateway.open`.
 
@@ -97,6 +99,7 @@ async def build(
         find: returns the class of a provider's name; tests have their own.
         budget_source: what was spent and told of this month, for tests; else the ledger.
         on_failure: called when the lifecycle has failed; `Gateway.close` has to follow.
+        reread: reads the configuration again, for `POST /api/v1/reload`; None where there is none.
 
     Raises:
         SettingsError: a provider is not installed, or its section or a workflow is wrong.
@@ -126,7 +129,8 @@ async def build(
             on_crash=log_crash,
         )
         metrics = _metrics(base)
-        features = await _features(base, catalog, workflows, budget_source, metrics)
+        reloader = Reloader(settings, reread)
+        features = await _features(base, catalog, workflows, budget_source, metrics, reloader)
         for listener in (*(feature.on_event for feature in features), _abort_exchanges(base.pools)):
             base.events.subscribe(listener)
         dispatcher = RequestDispatcher(
@@ -138,6 +142,9 @@ async def build(
             path_tokens=settings.auth.path_tokens,
             wake_paths=settings.server.wake_paths,
             on_crash=log_crash,
+        )
+        reloader.appliers.append(
+            lambda new: dispatcher.set_lists(new.server.cors_origins, new.server.wake_paths)
         )
         server = GatewayServer(
             dispatcher.handle, dispatcher.answer_malformed, log_crash, settings.server.keepalive
@@ -189,7 +196,7 @@ async def _infrastructure(
         on_crash=log_crash,
         on_failure=on_failure,
     )
-    lifecycle.wake_policy = wake_policy(settings.wake, default_zone(settings), _utc_now)
+    lifecycle.wake_policy = wake_policy(settings.wake, settings.cost.timezone, _utc_now)
     pools = UpstreamPools()
     resources.callback(pools.close)
     return Infrastructure(
@@ -221,18 +228,28 @@ async def _features(
     workflows: Workflows,
     budget_source: Any,
     metrics: MetricsExporter | None,
+    reloader: Reloader,
 ) -> list[Feature]:
     """Make the features, in the order in which they are started."""
     settings, lifecycle = base.settings, base.fleet.main
     costs = cost_queries(settings, base.ledger, base.recorder, lifecycle, base.simulated, _utc_now)
     reconciler = BillReconciler(costs, base.providers, settings.cost.currency, _utc_now)
     budget = CallbackFeature()
-    if settings.cost.monthly_budget and set(settings.pod.provider) - base.simulated:
+    if set(settings.pod.provider) - base.simulated:
         sources = budget_source or costs, budget_source or base.ledger
         monitor = await budget_monitor(settings, *sources, lifecycle, base.events, _utc_now)
         budget = CallbackFeature(on_event=monitor.on_event, start=monitor.start, aclose=monitor.aclose)
         if metrics is not None:
             metrics.budget_ratio = lambda: monitor.used_ratio
+        reloader.appliers.append(lambda new: monitor.set_limits(budget_limits(new)))
+    cost_api = CostApi(costs, reconciler, settings.cost.monthly_budget)
+
+    def apply(new: Settings) -> None:
+        cost_api.monthly_budget = new.cost.monthly_budget
+        lifecycle.wake_policy = wake_policy(new.wake, new.cost.timezone, _utc_now)
+        lifecycle.set_policy(policy_of(new, [one.provider for one in base.providers]))
+
+    reloader.appliers.append(apply)
     generation = generation_api(
         settings,
         workflows,
@@ -244,7 +261,8 @@ async def _features(
     hub = SseBroadcaster(lifecycle.status_now, lifecycle.status)
     return [
         CallbackFeature(start=partial(_log_hint, catalog), on_event=catalog.on_event, aclose=catalog.aclose),
-        CallbackFeature(routes=CostApi(costs, reconciler, settings.cost.monthly_budget).routes),
+        CallbackFeature(routes=cost_api.routes),
+        CallbackFeature(routes=reloader.routes),
         budget,
         CallbackFeature(routes=generation.routes),
         CallbackFeature(routes=GpuApi(lifecycle).routes),
@@ -414,6 +432,17 @@ def cost_queries(
     )
 
 
+def budget_limits(settings: Settings) -> BudgetLimits:
+    """Return the limits of `[cost]`."""
+    cost = settings.cost
+    return BudgetLimits(
+        monthly=cost.monthly_budget,
+        user_share=cost.user_share,
+        currency=cost.currency,
+        zone=ZoneInfo(cost.timezone),
+    )
+
+
 async def budget_monitor(
     settings: Settings,
     spending: Any,
@@ -423,14 +452,8 @@ async def budget_monitor(
     wall: Callable[[], datetime],
 ) -> BudgetMonitor:
     """Make the monitor of `cost.monthly_budget`, which has evaluated it once, before any request can come."""
-    cost = settings.cost
     budget = BudgetMonitor(
-        BudgetLimits(
-            monthly=cost.monthly_budget,
-            user_share=cost.user_share,
-            currency=cost.currency,
-            zone=ZoneInfo(cost.timezone),
-        ),
+        budget_limits(settings),
         spending,
         thresholds,
         on_verdict=lifecycle.set_budget_verdict,

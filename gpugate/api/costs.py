@@ -47,7 +47,7 @@ class CostApi:
     def __init__(self, costs: CostQueries, reconcile: BillReconciler, monthly_budget: Decimal) -> None:
         self._costs = costs
         self._reconcile = reconcile
-        self._monthly_budget = monthly_budget or None
+        self.monthly_budget = monthly_budget
 
     def routes(self) -> ApiRoutes:
         """Return the endpoints."""
@@ -70,7 +70,11 @@ class CostApi:
         summary = _summary(await _read(self._costs.summary, _month(call)))
         return _answer(
             call,
-            {**summary, "monthlyBudget": _number(self._monthly_budget), "today": self._costs.today_date()},
+            {
+                **summary,
+                "monthlyBudget": _number(self.monthly_budget or None),
+                "today": self._costs.today_date(),
+            },
         )
 
     async def sessions(self, call: RequestContext) -> web.StreamResponse:

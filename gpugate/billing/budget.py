@@ -52,7 +52,7 @@ class ThresholdStore(Protocol):
 
 @frozen(kw_only=True)
 class BudgetLimits:
-    """The settings `[cost]`: the month's budget, above 0, each user's share of it, 0: no limit, and whose
+    """The settings `[cost]`: the month's budget, 0: none, each user's share of it, 0: no limit, and whose
     months these are.
     """
 
@@ -121,6 +121,12 @@ class BudgetMonitor:
         if self._task is not None:
             await self._task.aclose()
 
+    def set_limits(self, limits: BudgetLimits) -> None:
+        """Use other limits from now on."""
+        if limits != self._limits:
+            self._limits = limits
+            self._soon.set()
+
     def on_event(self, news: LifecycleEvent) -> None:
         """Evaluate soon when a session begins or ends."""
         if isinstance(news, SessionStarted | SessionEnded):
@@ -157,17 +163,23 @@ class BudgetMonitor:
 
     async def _evaluate(self, now: datetime) -> Decimal:
         """Update the verdict; return what was spent this month."""
-        month = month_of(now, self._limits.zone)
+        limits = self._limits
+        month = month_of(now, limits.zone)
+        if not limits.monthly:
+            self.verdict, self.used_ratio = BudgetVerdict(), 0.0
+            return Decimal(0)
         if month != self._month:  # last month's verdict does not apply any more
             self._month, self.verdict = month, BudgetVerdict()
         spent = await self._spending.spent_in_month(month)
-        self.used_ratio = float(spent / self._limits.monthly)
-        users = await self._spending.spent_by_user(month) if self._limits.user_share else {}
-        self.verdict = evaluate(self._limits, now, spent, users)
+        self.used_ratio = float(spent / limits.monthly)
+        users = await self._spending.spent_by_user(month) if limits.user_share else {}
+        self.verdict = evaluate(limits, now, spent, users)
         return spent
 
     async def _publish_thresholds(self, month: str, spent: Decimal) -> None:
         """Publish each threshold once, in order, also those that were passed in one step."""
+        if not self._limits.monthly:
+            return
         told = await self._thresholds.last_notified_threshold(month)
         for percent in THRESHOLDS:
             if percent > told and spent * 100 >= self._limits.monthly * percent:
@@ -179,6 +191,8 @@ class BudgetMonitor:
                 )
 
     async def _pause_s(self, now: datetime, spent: Decimal) -> float:
+        if not self._limits.monthly:
+            return RECHECK_S
         turn_s = (_month_end(now, self._limits.zone) - now).total_seconds()
         session = await self._spending.session()
         if session is None:

@@ -18,7 +18,7 @@ from gpugate.cli.errors import OK, WRONG, CliError
 from gpugate.cli.settings import config_path, searched, settings_for_serving, url_of
 from gpugate.cli.token_commands import describe_end
 from gpugate.config import Settings, commented_config, provider_config, show_duration, warnings
-from gpugate.config.derive import default_zone, named_models, pods_of
+from gpugate.config.derive import named_models, pods_of
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import lease_digest
 from gpugate.operation.wake_rules import in_words
@@ -115,7 +115,7 @@ def _summary(settings: Settings) -> list[str]:
         f"state: {settings.state.dir}",
         f"bot: {bot.mode if bot.enabled else 'off'}",
         *(lease if settings.pod.lease else []),
-        *(in_words(number, rule, default_zone(settings)) for number, rule in enumerate(settings.wake, 1)),
+        *(in_words(number, rule, settings.cost.timezone) for number, rule in enumerate(settings.wake, 1)),
         *([f"GPUGATE_TOKEN: {describe_end(token, time.time())}"] if token else []),
     ]
 

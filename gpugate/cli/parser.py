@@ -173,6 +173,7 @@ def _add_remote(commands: Any) -> None:
         ("start", "start the pod of a running gateway"),
         ("stop", "stop the pod of a running gateway"),
         ("costs", "what was spent"),
+        ("reload", "have a running gateway read its configuration again"),
         ("events", "watch what a running gateway does, line by line"),
         ("why", "why the pod started and stopped, or why a request waited"),
     ):

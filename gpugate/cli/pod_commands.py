@@ -49,6 +49,18 @@ def stop(args: Namespace) -> int:
         raise
 
 
+def reload(args: Namespace) -> int:
+    """Have the gateway read its configuration again; print what was applied and what needs a restart."""
+    answer = connect(args).ask("POST", "/api/v1/reload").data
+    if args.json:
+        print(json.dumps(answer))
+    else:
+        print(f"applied: {', '.join(answer['applied']) or 'nothing'}")
+        if answer["restart"]:
+            print(f"after a restart: {', '.join(answer['restart'])}")
+    return OK
+
+
 def events(args: Namespace) -> int:
     """Print each event as it arrives, until the gateway or the user ends the stream."""
     gateway = connect(args)

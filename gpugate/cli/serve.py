@@ -36,14 +36,14 @@ def serve(args: Namespace) -> int:
         for flag, key in _FLAGS.items()
         if getattr(args, flag) is not None
     }
-    return run(settings_for_serving(args, overrides))
+    return run(settings_for_serving(args, overrides), reread=lambda: settings_for_serving(args, overrides))
 
 
-def run(settings: Settings, greeting: str = "") -> int:
+def run(settings: Settings, greeting: str = "", reread: Callable[[], Settings] | None = None) -> int:
     """Run a gateway until a signal or a failure of its lifecycle ends it.
 
     Returns 0 after a signal, 1 after a failure or when a stop could not be confirmed. `greeting` is printed
-    as soon as the state folder is locked.
+    as soon as the state folder is locked; `reread` reads the configuration again, for a reload.
 
     Raises:
         CliError: it cannot listen, does not answer its own request, or another gateway has the state folder.
@@ -53,7 +53,7 @@ def run(settings: Settings, greeting: str = "") -> int:
         with lock(Path(settings.state.dir), _warn):
             if greeting:
                 print(greeting, flush=True)
-            return _run(settings)
+            return _run(settings, reread)
     except StateDirLocked as error:
         raise CliError(error.message) from error
 
@@ -62,20 +62,20 @@ def _warn(text: str) -> None:
     print(f"gpugate: {text}", file=sys.stderr, flush=True)
 
 
-def _run(settings: Settings) -> int:
+def _run(settings: Settings, reread: Callable[[], Settings] | None) -> int:
     from gpugate.proxy.listening import SelfCheckFailed  # it imports aiohttp: only now
 
     try:
-        return _run_loop(settings)
+        return _run_loop(settings, reread)
     except (CannotListen, SelfCheckFailed) as error:
         raise CliError(str(error)) from error
 
 
-def _run_loop(settings: Settings) -> int:
+def _run_loop(settings: Settings, reread: Callable[[], Settings] | None) -> int:
     from gpugate.proxy.listening import raise_file_limit
 
     raise_file_limit()
-    return _runner()(_serve(settings))
+    return _runner()(_serve(settings, reread))
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
@@ -87,7 +87,7 @@ def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
     return uvloop.run
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, reread: Callable[[], Settings] | None) -> int:
     from gpugate.app import build
 
     asked_to_end = asyncio.Event()
@@ -111,7 +111,7 @@ async def _serve(settings: Settings) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # blocked since the process began
     manager = ServiceManager(os.environ)
     try:
-        gateway = await build(settings, on_failure=asked_to_end.set)
+        gateway = await build(settings, on_failure=asked_to_end.set, reread=reread)
         await gateway.open()
         try:
             manager.ready()

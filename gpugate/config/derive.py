@@ -41,11 +41,6 @@ def _values(policy_class: type[attrs.AttrsInstance], section: attrs.AttrsInstanc
     return {a.name: getattr(section, a.name) for a in attrs.fields(policy_class)}
 
 
-def default_zone(settings: Settings) -> str:
-    """Return the time zone of rules and schedules that name none."""
-    return getattr(settings.cost, "timezone", "") or "UTC"
-
-
 def longest_end_s(settings: Settings) -> float:
     """Return how many seconds an orderly exit may take, unless a provider or the disk hangs."""
     server = settings.server

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY_MIN = 24 * 60
@@ -49,14 +48,6 @@ def is_hours(text: str) -> bool:
     try:
         return not text or bool(parse_hours(text))
     except ValueError:
-        return False
-
-
-def is_timezone(name: str) -> bool:
-    """Return whether a time zone of this name is known, such as "Europe/Berlin"; so is an empty one."""
-    try:
-        return not name or bool(ZoneInfo(name))
-    except (ZoneInfoNotFoundError, ValueError, OSError):
         return False
 
 

@@ -19,7 +19,7 @@ import attrs
 from attrs import field, frozen
 
 from gpugate.config import origins, units
-from gpugate.config.hours import SHAPE, is_hours, is_timezone
+from gpugate.config.hours import SHAPE, is_hours
 from gpugate.config.validators import (
     Validator,
     above,
@@ -400,7 +400,14 @@ class Metrics:
 
 def _zone(help: str) -> Any:  # noqa: A002
     """Declare the name of a time zone, empty by default."""
-    return _key("", help, predicate(is_timezone, 'must be a time zone such as "Europe/Berlin"'))
+    return _key(
+        "",
+        help,
+        predicate(
+            lambda name: not name or is_time_zone(name),
+            'must be the name of a time zone, such as "Europe/Berlin"',
+        ),
+    )
 
 
 @frozen(kw_only=True)

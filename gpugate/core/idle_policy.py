@@ -103,6 +103,9 @@ class IdlePolicy(Protocol):
     def history(self) -> IdleHistory | None:
         """What is worth keeping across a restart; None for nothing."""
 
+    def with_timeout(self, idle_timeout_s: float) -> IdlePolicy:
+        """Return this policy for another `pod.idle_timeout`, with what it has learned."""
+
 
 @frozen
 class FixedIdlePolicy:
@@ -120,6 +123,10 @@ class FixedIdlePolicy:
 
     def restore(self, history: IdleHistory) -> None:
         """Does nothing."""
+
+    def with_timeout(self, idle_timeout_s: float) -> FixedIdlePolicy:
+        """Return one for another timeout."""
+        return evolve(self, effective_timeout_s=idle_timeout_s)
 
 
 @frozen
@@ -282,6 +289,12 @@ class LearnedIdlePolicy:
             tuple(self._gaps_s), tuple(self._starts_s), self._regret_budget_s / self.idle_timeout_s
         )
 
+    def with_timeout(self, idle_timeout_s: float) -> LearnedIdlePolicy:
+        """Return one for another timeout that goes on from this one's history."""
+        other = LearnedIdlePolicy(idle_timeout_s)
+        other.restore(self.history)
+        return other
+
     def _account_gap(self, gap_s: float) -> None:
         fixed, planned = IdlePlan(self.idle_timeout_s), IdlePlan(self.effective_timeout_s, self.window)
         fixed_cost = fixed.cost_of(gap_s, self.idle_timeout_s, self.start_s)
@@ -315,6 +328,12 @@ class IdleTimer:
     idle_timeout_s: float
     prewarmed_run_id: int = 0
     _window_used_for: float = field(init=False, default=-inf)  # the gap, by its beginning
+
+    def set_timeout(self, idle_timeout_s: float) -> None:
+        """Use another `pod.idle_timeout`; what was learned is kept."""
+        if idle_timeout_s != self.idle_timeout_s:
+            self.idle_timeout_s = idle_timeout_s
+            self.policy = self.policy.with_timeout(idle_timeout_s)
 
     def end_gap(self, now: float) -> None:
         """A request needs a pod that does not serve. If it is the only one, a gap ends with it."""

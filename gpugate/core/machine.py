@@ -256,6 +256,14 @@ class PodMachine:
             return None
         return next((stop.cause for stop in self.pending_stops.by_provider.values()), None)
 
+    def set_policy(self, policy: Policy) -> None:
+        """Decide by other numbers from now on; the providers are the same."""
+        self.policy = self.plan.policy = self.pending_stops.policy = policy
+        self.queue.max_waiting, self.queue.max_wait_s = policy.max_waiting, policy.max_wait
+        self.queue.drain_concurrency = policy.drain_concurrency
+        self.queue.bodies.max_bytes = policy.max_bytes
+        self.idle_timer.set_timeout(policy.idle_timeout)
+
     def restore_idle_history(self, history: IdleHistory, now: float) -> None:
         """Go on from what the idle policy learned before the restart; to be called before the first event."""
         self.idle_timer.restore(history, now)

@@ -395,6 +395,12 @@ class Lifecycle:
         if self._runner.manual_error is not None:
             raise self._runner.manual_error
 
+    def set_policy(self, policy: Policy) -> None:
+        """Decide by other numbers from now on; the providers and `health_interval` must be the same."""
+        self._policy = policy
+        self._machine.set_policy(policy)
+        self._process_event(DeadlineReached())
+
     def _wake_refusal(self, ticket: int | None) -> str:
         policy = self.wake_policy
         if policy is None:

@@ -118,6 +118,10 @@ class RequestDispatcher:
         self._on_crash = on_crash
         self._wake_paths = WakePaths.of(wake_paths)
 
+    def set_lists(self, cors_origins: Iterable[str], wake_paths: Iterable[str]) -> None:
+        """Use other `server.cors_origins` and `server.wake_paths` from now on."""
+        self._cors, self._wake_paths = Cors(tuple(cors_origins)), WakePaths.of(wake_paths)
+
     def handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         """Answer one request; every error becomes a response in the shape of its path."""
         began = time.perf_counter()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gpugate.config.hours import is_hours, is_timezone, is_within, parse_hours
+from gpugate.config.hours import is_hours, is_within, parse_hours
 
 MONDAY = datetime(2026, 11, 30, tzinfo=UTC)
 
@@ -58,9 +58,3 @@ def test_what_hours_mean(text: str, inside: list[tuple[int, str]], outside: list
 def test_what_are_no_hours(text: str) -> None:
     """Refused, not guessed."""
     assert not is_hours(text)
-
-
-def test_time_zones() -> None:
-    """By their names in the time zone database; a path is none."""
-    assert [True, True, True] == [is_timezone(name) for name in ("Europe/Berlin", "UTC", "")]
-    assert [False, False, False] == [is_timezone(name) for name in ("Berlin", "../etc/passwd", "Europe")]

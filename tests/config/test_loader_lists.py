@@ -30,7 +30,8 @@ def test_rules_in_their_order(tmp_path: Path) -> None:
         ),
         (
             '[[wake]]\ntimezone = "Berlin"',
-            'gpugate.toml: wake[0].timezone: must be a time zone such as "Europe/Berlin", is "Berlin"',
+            'gpugate.toml: wake[0].timezone: must be the name of a time zone, such as "Europe/Berlin", '
+            'is "Berlin"',
         ),
         ('[[wake]]\nusers = "bob"', 'gpugate.toml: wake[0].users: must be a list, is "bob"'),
         ("[[wake]]\nusers = [7]", "gpugate.toml: wake[0].users[0]: must be text, is 7"),

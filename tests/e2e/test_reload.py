@@ -1,0 +1,82 @@
+"""`POST /api/v1/reload` at a whole gateway: applied, or refused as a whole; no request is lost by it."""
+
+from __future__ import annotations
+
+import asyncio
+from decimal import Decimal
+
+from gpugate.errors import SettingsError
+from gpugate.operation.reload import Reloader
+from tests.e2e.support import CHAT, bearer, open_house, part_of, settings_for
+from tests.e2e.test_budget import Book
+
+
+async def reload(house):
+    """The answer to a reload."""
+    return await house.ask("POST", "/api/v1/reload")
+
+
+def reads(house, **overrides):
+    """Have the next reload read these settings."""
+    part_of(house.gateway, Reloader).read = lambda: settings_for(house.state, **overrides)
+
+
+async def test_what_is_applied_at_once(tmp_path, ollama):
+    """Rules, budget, lists and idle times; the rest is named, and named again the next time."""
+    book = Book(Decimal(5))
+    async with open_house(tmp_path, ollama, money=book) as house:
+        reads(house, wake=[{"name": "closed"}], pod__idle_timeout=77.0, server__keepalive=9)
+        answer = await reload(house)
+        assert 200 == answer.status
+        applied = {"applied": ["pod.idle_timeout", "wake"], "restart": ["server.keepalive"]}
+        assert applied == answer.json["data"]
+        refused = await house.chat()
+        assert (403, True) == (refused.status, '"closed"' in refused.json["error"])
+
+        reads(house, cost__monthly_budget=5.0, pod__idle_timeout=77.0)
+        assert ["cost.monthly_budget", "wake"] == (await reload(house)).json["data"]["applied"]
+        await house.until(lambda: house.gateway.lifecycle._machine.budget_gate.is_exhausted)
+        assert 402 == (await house.chat()).status
+
+        reads(house, pod__idle_timeout=77.0)
+        assert ["cost.monthly_budget"] == (await reload(house)).json["data"]["applied"]
+        await house.until(lambda: not house.gateway.lifecycle._machine.budget_gate.is_exhausted)
+        assert 200 == (await house.chat()).status
+        assert 70 < (await house.status())["stops_in_seconds"] <= 77
+
+        reads(house, pod__idle_timeout=0.05)
+        await reload(house)
+        await house.off()
+
+
+async def test_a_mistake_takes_nothing(tmp_path, ollama):
+    """400 that names the key; all is as before."""
+    async with open_house(tmp_path, ollama) as house:
+
+        def wrong():
+            raise SettingsError(["gpugate.toml: wake[0].hours: must be hours"])
+
+        part_of(house.gateway, Reloader).read = wrong
+        answer = await reload(house)
+        assert (400, "INVALID_REQUEST") == (answer.status, answer.json["error"]["code"])
+        assert "wake[0].hours" in answer.json["error"]["message"]
+        assert 200 == (await house.chat()).status
+
+
+async def test_who_may(tmp_path, ollama):
+    """The scope admin alone; a gateway without a file says so."""
+    async with open_house(tmp_path, ollama) as house:
+        answer = await house.ask("POST", "/api/v1/reload", headers=bearer(scope="chat pod"))
+        assert 403 == answer.status
+        assert 400 == (await reload(house)).status
+
+
+async def test_who_waits_goes_on_waiting(tmp_path, ollama):
+    """A rule that comes while the pod starts forbids only later starts."""
+    async with open_house(tmp_path, ollama) as house:
+        house.cloud.boot_s = 0.3
+        asking = asyncio.ensure_future(house.ask("POST", "/api/chat", json=CHAT))
+        await house.waiting(1)
+        reads(house, wake=[{}])
+        assert ["wake"] == (await reload(house)).json["data"]["applied"]
+        assert 200 == (await asking).status
