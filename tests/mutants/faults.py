@@ -346,8 +346,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         MACHINE,
-        "        self.plan.start_requested = False\n        reason",
-        "        reason",
+        "        self.plan.start_requested = False\n        self.commands += self.queue.reject_waiting(self",
+        "        self.commands += self.queue.reject_waiting(self",
         "a start that was wished for begins by itself when the month turns",
     ),
     Fault(
@@ -358,8 +358,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         START,
-        "    if not pod.idle_timer.consume_window(now) or pod.budget_gate.is_exhausted:",
-        "    if not pod.idle_timer.consume_window(now):",
+        "consume_window(now) or pod.budget_gate.is_exhausted or pod.wake",
+        "consume_window(now) or pod.wake",
         "a pod is warmed ahead although the budget is spent",
     ),
     Fault(
