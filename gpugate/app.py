@@ -55,6 +55,7 @@ from gpugate.observability.redact import secrets_of
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
 from gpugate.operation.reload import Reloader
+from gpugate.operation.schedules import ScheduleRunner
 from gpugate.operation.wake_rules import wake_policy
 from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
@@ -250,6 +251,9 @@ async def _features(
         lifecycle.set_policy(policy_of(new, [one.provider for one in base.providers]))
 
     reloader.appliers.append(apply)
+    schedules = ScheduleRunner(lifecycle, base.events, _utc_now, log_crash)
+    schedules.replace(settings.schedule, settings.cost.timezone)
+    reloader.appliers.append(lambda new: schedules.replace(new.schedule, new.cost.timezone))
     generation = generation_api(
         settings,
         workflows,
@@ -263,6 +267,7 @@ async def _features(
         CallbackFeature(start=partial(_log_hint, catalog), on_event=catalog.on_event, aclose=catalog.aclose),
         CallbackFeature(routes=cost_api.routes),
         CallbackFeature(routes=reloader.routes),
+        CallbackFeature(start=schedules.start, aclose=schedules.aclose),
         budget,
         CallbackFeature(routes=generation.routes),
         CallbackFeature(routes=GpuApi(lifecycle).routes),

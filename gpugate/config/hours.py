@@ -1,4 +1,4 @@
-"""The hours of a week, as wake rules have them: "Mon-Fri 08:00-18:00; Sat,Sun"."""
+"""Times as rules have them: the hours of a week ("Mon-Fri 08:00-18:00; Sat,Sun"), and cron expressions."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ def is_hours(text: str) -> bool:
     try:
         return not text or bool(parse_hours(text))
     except ValueError:
+        return False
+
+
+def is_cron(text: str) -> bool:
+    """Return whether a text is a cron expression of five fields that names some time."""
+    from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not needed without schedules
+
+    try:
+        return len(text.split()) == 5 and bool(croniter(text, datetime(2000, 1, 1)).get_next(datetime))  # noqa: DTZ001
+    except (ValueError, KeyError):
         return False
 
 

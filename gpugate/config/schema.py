@@ -19,7 +19,7 @@ import attrs
 from attrs import field, frozen
 
 from gpugate.config import origins, units
-from gpugate.config.hours import SHAPE, is_hours
+from gpugate.config.hours import SHAPE, is_cron, is_hours
 from gpugate.config.validators import (
     Validator,
     above,
@@ -425,6 +425,23 @@ class WakeRule:
 
 
 @frozen(kw_only=True)
+class Schedule:
+    """When the pod is started without a request, and for how long it is kept (docs/rules.md)."""
+
+    cron: str = _key(
+        attrs.NOTHING,
+        'required: minute hour day month weekday, such as "0 8 * * 1-5"',
+        predicate(is_cron, 'must be five fields such as "0 8 * * 1-5"'),
+    )
+    timezone: str = _zone("of cron; empty: cost.timezone")
+    pod: str = _key(
+        "", "its name; empty: the first", predicate(lambda name: name in ("", "main"), "must be a pod's name")
+    )
+    keep: Duration = _duration("30m", "from READY on, or from then if it serves already", above(0))
+    model: str = _key("", "loaded before the pod serves; empty: as pod.preload says")
+
+
+@frozen(kw_only=True)
 class Settings:
     """The whole configuration, validated.
 
@@ -448,6 +465,7 @@ class Settings:
     log: Log = field(factory=Log)
     metrics: Metrics = field(factory=Metrics)
     wake: tuple[WakeRule, ...] = field(default=(), metadata={"is_list": True})
+    schedule: tuple[Schedule, ...] = field(default=(), metadata={"is_list": True})
     providers: Mapping[str, Mapping[str, object]] = field(
         factory=dict, repr=False, hash=False, metadata={"is_key": False}
     )

@@ -17,6 +17,7 @@ class StartCause(StrEnum):
     REQUEST = "request"
     MANUAL = "hand"
     PREWARM = "prewarm"
+    SCHEDULE = "schedule"
     ADOPTED = "adopted"
 
 

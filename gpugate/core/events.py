@@ -181,10 +181,15 @@ class UpstreamFailed:
 
 @frozen
 class ManualStartRequested:
-    """This user asked for the pod without a request; `denied` is why a wake rule forbids it to start one."""
+    """This user asked for the pod without a request; `denied` is why a wake rule forbids it to start one.
+
+    A schedule also asks to keep it, used or not, for `keep_s` from READY on, and to load `model` first.
+    """
 
     user: str = ""
     denied: str = ""
+    keep_s: float = 0.0
+    model: str | None = None
 
 
 @frozen

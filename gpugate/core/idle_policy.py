@@ -321,13 +321,38 @@ class IdleTimer:
 
     Attributes:
         prewarmed_run_id: the run that was started without a demand; 0 for none.
+        keep_s: how long a schedule wants the pod kept that is on its way, from READY on.
+        kept_until: until when a schedule keeps a pod that serves, used or not.
+        scheduled_model: the model that the schedule wants loaded first.
     """
 
     policy: IdlePolicy
     queue: RequestQueue
     idle_timeout_s: float
     prewarmed_run_id: int = 0
+    keep_s: float = 0.0
+    kept_until: float = -inf
+    scheduled_model: str | None = None
     _window_used_for: float = field(init=False, default=-inf)  # the gap, by its beginning
+
+    def keep_when_ready(self, keep_s: float, model: str | None) -> None:
+        """A schedule has fired while the pod is off or on its way."""
+        if keep_s:
+            self.keep_s, self.scheduled_model = max(self.keep_s, keep_s), model
+
+    def begin_keep(self, now: float) -> None:
+        """The pod serves: what a schedule wants begins."""
+        self.kept_until = max(self.kept_until, now + self.keep_s)
+        self.forget_schedule()
+
+    def forget_schedule(self) -> None:
+        """The start that a schedule wanted has ended, well or not."""
+        self.keep_s, self.scheduled_model = 0.0, None
+
+    def cancel_keep(self) -> None:
+        """Keep the pod no longer: it was stopped by hand."""
+        self.kept_until = -inf
+        self.forget_schedule()
 
     def set_timeout(self, idle_timeout_s: float) -> None:
         """Use another `pod.idle_timeout`; what was learned is kept."""

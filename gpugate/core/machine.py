@@ -203,6 +203,8 @@ class PodMachine:
         """Why a pod is started now."""
         if self.queue.waiting or not self.plan.start_requested:
             return StartCause.REQUEST
+        if self.idle_timer.keep_s:
+            return StartCause.SCHEDULE
         prewarmed = self.plan.run_id == self.idle_timer.prewarmed_run_id
         return StartCause.PREWARM if prewarmed else StartCause.MANUAL
 
@@ -375,7 +377,7 @@ class PodMachine:
         idle_since = self.queue.idle_since
         if idle_since is None or self.queue.busy or not isinstance(self.state, Ready):
             return inf
-        return self.idle_timer.stop_deadline(idle_since, self.state.run_id)
+        return max(self.idle_timer.stop_deadline(idle_since, self.state.run_id), self.idle_timer.kept_until)
 
     @property
     def session_deadline_at(self) -> float:
@@ -484,6 +486,7 @@ class PodMachine:
     def _reject_unpayable(self) -> None:
         """Reject all waiting requests, each by its rule or the budget, and forget a manual start."""
         self.plan.start_requested = False
+        self.idle_timer.forget_schedule()
         self.commands += self.queue.reject_waiting(self._start_refusal)
 
     def _start_refusal(self, ticket: Ticket) -> GateError:

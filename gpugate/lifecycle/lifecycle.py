@@ -88,6 +88,9 @@ IN_FLIGHT_INTERVAL_S = 0.25
 START_PATH = "/api/v1/gpu/start"
 """The path that wake rules see for a manual start."""
 
+BY_SCHEDULE = "schedule"
+"""The user of a start that a schedule makes, in wake rules and the ledger."""
+
 DIAGNOSIS_MARGIN_S = 1.0
 """A health check alone may take `pod.health_interval`, and its result has to be heard."""
 
@@ -378,6 +381,16 @@ class Lifecycle:
             self._events.publish(WakeRefused(user=user, message=error.message))
             raise
 
+    def start_by_schedule(self, keep_s: float, model: str | None) -> None:
+        """Start the pod and keep it for so long, from READY on; raises what `start` raises."""
+        asks = WakeRequest(user=BY_SCHEDULE, model=model or "")
+        denied = self.wake_policy(asks) if self.wake_policy is not None else ""
+        try:
+            self._request_manually(ManualStartRequested(BY_SCHEDULE, denied, keep_s, model))
+        except WakeDenied as error:
+            self._events.publish(WakeRefused(user=BY_SCHEDULE, message=error.message))
+            raise
+
     def stop(self, *, force: bool = False) -> None:
         """Stop the pod; the stop goes on in the background until an inspection has confirmed it.
 
@@ -582,6 +595,8 @@ class Lifecycle:
         reason = self._machine.start_cause
         if reason is StartCause.MANUAL:
             return StartOrigin(user=self._manual_start_user, reason=reason)
+        if reason is StartCause.SCHEDULE:
+            return StartOrigin(user=BY_SCHEDULE, reason=reason)
         lease = self._leases.get(self._machine.starting_ticket)
         if lease is None or reason is not StartCause.REQUEST:
             return StartOrigin(reason=reason)

@@ -62,7 +62,7 @@ RULES: Mapping[str, May] = {
     ),
     "relay": May(BASE, {"attrs", "aiohttp", "multidict", "yarl"}),
     "providers": May(BASE, {"attrs", "aiohttp", "cattrs", "psutil"}),
-    "config": May({"core", "lifecycle", *BASE}, {"attrs", "cattrs"}),
+    "config": May({"core", "lifecycle", *BASE}, {"attrs", "cattrs", "croniter"}),
     "observability": May({"core", "lifecycle", *BASE}, {"structlog", "orjson", "attrs"}),
     "billing": May({"core", "lifecycle", "config", "observability", *BASE}, {"attrs", "structlog"}),
     "ollama": May({"core", "lifecycle", "proxy", "relay", *BASE}, {"attrs", "aiohttp", "orjson"}),

@@ -81,6 +81,8 @@ def accept_manual_start(pod: PodMachine, event: ManualStartRequested) -> bool:
     refusal = start_refusal(pod, event)
     pod.commands.append(ResolveManualRequest(None if pod.has_payable_demand else refusal))
     pod.plan.start_requested = pod.plan.start_requested or refusal is None
+    if refusal is None:
+        pod.idle_timer.keep_when_ready(event.keep_s, event.model)
     return refusal is None
 
 
@@ -102,8 +104,14 @@ def manual_start_repeated(
     if isinstance(was, NEEDS_NEW_START):
         accept_manual_start(pod, event)
         return was
-    pod.commands.append(ResolveManualRequest(pod.shutting_down_error() if pod.shutting_down else None))
-    wanted = pod.plan.start_requested or start_refusal(pod, event) is None
+    refusal = start_refusal(pod, event)
+    refused = pod.shutting_down or event.keep_s  # who only wants it to run has what it wants
+    pod.commands.append(ResolveManualRequest(refusal if refused else None))
+    wanted = pod.plan.start_requested or refusal is None
+    if refusal is None and event.keep_s:
+        pod.idle_timer.keep_when_ready(event.keep_s, event.model)
+        if isinstance(was, Ready):
+            pod.idle_timer.begin_keep(now)
     pod.plan.start_requested = wanted and not isinstance(was, Ready) and not pod.shutting_down
     pod.idle_timer.prewarmed_run_id = 0  # a prewarmed pod becomes one that was asked for
     return was
@@ -158,6 +166,7 @@ def accept_manual_stop(pod: PodMachine, event: ManualStopRequested, now: float) 
     pod.reject_waiting(stopped_by_hand)
     pod.abort_leases(stopped_by_hand, now)
     pod.idle_timer.suppress_prewarm()
+    pod.idle_timer.cancel_keep()
     return True
 
 

@@ -80,7 +80,8 @@ def when_nothing_runs(pod: PodMachine, now: float) -> AfterStop:
         return Stopping() if pod.pending_stops.by_provider else pod.shutdown_state
     if pod.has_payable_demand:  # 3
         return begin_start(pod, now)
-    pod.reconcile_all(now)  # 4
+    pod.idle_timer.forget_schedule()  # 4
+    pod.reconcile_all(now)
     return Stopped()
 
 

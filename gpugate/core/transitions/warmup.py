@@ -117,7 +117,8 @@ def model_to_preload(pod: PodMachine) -> tuple[str, LoadOptions] | None:
     first = next((ticket for ticket in pod.queue.waiting if ticket.model), None)
     if first is not None and first.model and wanted in ("requested", first.model, f"{first.model}:latest"):
         return first.model, first.load
-    return None if wanted == "requested" else (wanted, AS_IT_COMES)
+    model = pod.idle_timer.scheduled_model or (None if wanted == "requested" else wanted)
+    return None if model is None else (model, AS_IT_COMES)
 
 
 # --- preloading ----------------------------------------------------------------------------------
@@ -151,6 +152,7 @@ def become_ready(pod: PodMachine, was: Warming | Preloading, now: float) -> Read
     """The pod serves; the idle clock starts if no request holds a lease."""
     pod.plan.start_requested = False
     pod.last_problem = None
+    pod.idle_timer.begin_keep(now)
     if not was.served and pod.started_here:
         pod.idle_timer.policy.on_start_finished(now - was.attempt.since)
     if not pod.queue.leases:
