@@ -54,6 +54,7 @@ from gpugate.observability.log import AccessLog, configure, log_crash
 from gpugate.observability.redact import secrets_of
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
+from gpugate.operation.notices import Notices
 from gpugate.operation.reload import Reloader
 from gpugate.operation.schedules import ScheduleRunner
 from gpugate.operation.wake_rules import wake_policy
@@ -109,7 +110,7 @@ async def build(
     configs = {name: provider_config(settings, name, kind.Config) for name, kind in kinds.items()}
     comfyui = settings.comfyui
     workflows = load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)
-    secrets = secrets_of(settings.auth, settings.bot, settings.pod, *configs.values())
+    secrets = secrets_of(settings.auth, settings.bot, settings.pod, settings.notify, *configs.values())
     log_output = configure(settings.log.format, settings.log.level, secrets=secrets)
     os.environ["GPUGATE_STATE_DIR"] = settings.state.dir  # providers keep their own state there
     async with AsyncExitStack() as resources:
@@ -251,6 +252,8 @@ async def _features(
         lifecycle.set_policy(policy_of(new, [one.provider for one in base.providers]))
 
     reloader.appliers.append(apply)
+    notices = Notices(base.events, costs, settings.cost.currency, partial(_user_of, base), log_crash)
+    reloader.appliers.append(lambda new: notices.replace(new.notify))
     schedules = ScheduleRunner(lifecycle, base.events, _utc_now, log_crash)
     schedules.replace(settings.schedule, settings.cost.timezone)
     reloader.appliers.append(lambda new: schedules.replace(new.schedule, new.cost.timezone))
@@ -267,6 +270,7 @@ async def _features(
         CallbackFeature(start=partial(_log_hint, catalog), on_event=catalog.on_event, aclose=catalog.aclose),
         CallbackFeature(routes=cost_api.routes),
         CallbackFeature(routes=reloader.routes),
+        CallbackFeature(start=partial(_start_notices, notices, settings), aclose=notices.aclose),
         CallbackFeature(start=schedules.start, aclose=schedules.aclose),
         budget,
         CallbackFeature(routes=generation.routes),
@@ -365,23 +369,29 @@ def _telegram(
         return CallbackFeature(routes=TelegramWebhook(None, _refuse_update).routes)
     from gpugate.bot.feature import TelegramFeature  # its imports take time and memory
 
-    def user_of(provider: str) -> str:
-        row = base.recorder.open_rows.get(provider)
-        return row.started_by if row is not None else ""
-
     return TelegramFeature(
         base.settings,
         lifecycle=base.fleet.main,
         session=base.session,
         fantasies=fantasies,
         costs=costs,
-        user_of=user_of,
+        user_of=partial(_user_of, base),
         require=catalog.require,
         state=base.state,
     )
 
 
 # --- small ones -------------------------------------------------------------------------------------
+
+
+def _user_of(base: Infrastructure, provider: str) -> str:
+    """Return who has caused the session that is open at this provider; "" if unknown."""
+    row = base.recorder.open_rows.get(provider)
+    return row.started_by if row is not None else ""
+
+
+async def _start_notices(notices: Notices, settings: Settings) -> None:
+    notices.replace(settings.notify)
 
 
 def _serving_ollama(lifecycle: Lifecycle) -> Endpoint | None:

@@ -1,4 +1,4 @@
-"""Notifies the chats of `bot.news` of sessions, failed starts, alarms, the budget and each day's costs.
+"""Notifies the chats of `bot.news`, or what `notify.urls` names, of what happens to the pod and its cost.
 
 Sending takes as long as the messenger takes, so it happens in a task of its own and never delays the pod.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -70,6 +70,13 @@ STOP_REASONS = {
 }
 """Why a session ended, by the causes that the lifecycle names."""
 
+_KINDS: Mapping[type, str] = {
+    SessionStarted: "started",
+    SessionEnded: "stopped",
+    BudgetThresholdCrossed: "budget",
+    ProviderProblem: "alarm",
+}
+
 Send = Callable[[str, str], Awaitable[None]]
 """Sends a text to a chat."""
 
@@ -78,8 +85,9 @@ class Notifier:
     """Sends each notification once to each chat.
 
     Args:
-        chats: `bot.news`.
+        chats: `bot.news`, or names of other recipients.
         send: of the messenger.
+        kinds: which notifications are sent: those of `notify.events`; None for all.
         costs: for the daily summary.
         user_of: the user who caused the session that is open at this provider; "" if unknown.
         wall: the calendar's time.
@@ -93,6 +101,7 @@ class Notifier:
         costs: CostQueries,
         currency: str = "USD",
         user_of: Callable[[str], str] = lambda provider: "",
+        kinds: Collection[str] | None = None,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         on_crash: CrashHandler | None = None,
     ) -> None:
@@ -101,6 +110,7 @@ class Notifier:
         self._costs = costs
         self._currency = currency
         self._user_of = user_of
+        self._kinds = kinds
         self._wall = wall
         self._on_crash = on_crash
         self._pending: deque[Callable[[], str]] = deque(maxlen=MAX_PENDING)
@@ -131,8 +141,15 @@ class Notifier:
 
     def on_event(self, event: LifecycleEvent) -> None:
         """Listener of the lifecycle and the budget."""
-        if self._chats and (text := self._notification(event)) is not None:
+        if not self._chats:
+            return
+        text = self._notification(event)
+        kind = _KINDS.get(type(event))
+        if text is not None and (kind is None or self._wants(kind)):
             self._put(text)
+
+    def _wants(self, kind: str) -> bool:
+        return self._kinds is None or kind in self._kinds
 
     def _put(self, text: Callable[[], str]) -> None:
         self._pending.append(text)
@@ -154,7 +171,10 @@ class Notifier:
                 self._last_problem = f"{event.provider}: {event.message}"
                 return partial(alarm, event) if event.alarm and self._is_new_alarm(event) else None
             case StateChanged():
-                return self._all_clear(event) or self._failed_start(event)
+                clear, failed = self._all_clear(event), self._failed_start(event)
+                return (clear if self._wants("alarm") else None) or (
+                    failed if self._wants("start_failed") else None
+                )
             case _:
                 return None
 
@@ -228,7 +248,7 @@ class Notifier:
         try:
             sessions = await self._costs.sessions(since, until)
             spent = await self._costs.spent(since, until)
-            if sessions or spent:
+            if self._wants("summary") and (sessions or spent):
                 month = await self._costs.summary()
                 self._put(partial(daily, len(sessions), spent, month, self._currency))
         except LedgerError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os.path
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -43,6 +44,7 @@ def contradictions(settings: Settings) -> Iterator[Finding]:
     if settings.metrics.listen and not settings.metrics.enabled:
         yield "metrics.listen", "needs metrics.enabled = true"
     yield from _missing_files(settings)
+    yield from _notify(settings.notify.urls)
 
 
 def _missing_files(settings: Settings) -> Iterator[Finding]:
@@ -95,6 +97,18 @@ def missing(settings: Settings) -> Iterator[Finding]:
         yield from _missing_for_bot(settings.bot)
     if settings.metrics.enabled and find_spec("prometheus_client") is None:
         yield "metrics.enabled", f"needs the extra: {install_command('gpugate', 'gpugate[metrics]')}"
+
+
+def _notify(urls: tuple[str, ...]) -> Iterator[Finding]:
+    if urls and find_spec("apprise") is None:
+        yield "notify.urls", f"needs the extra: {install_command('gpugate', 'gpugate[notify]')}"
+        return
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)  # its lines may show a URL
+    for number, url in enumerate(urls):
+        import apprise  # only where there are notices: it takes 0.3 s
+
+        if not apprise.Apprise().add(url):
+            yield "notify.urls", f"apprise does not know what number {number + 1} is (it is not shown)"
 
 
 def _missing_for_bot(bot: Bot) -> Iterator[Finding]:

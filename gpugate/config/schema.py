@@ -46,6 +46,9 @@ FilePath = Annotated[str, "path"]
 ProviderNames = Annotated[tuple[str, ...], "provider names"]
 """Names in lower case; one name may also be given as plain text."""
 
+Notice = Literal["alarm", "start_failed", "budget", "stopped", "started", "summary"]
+NOTICES: tuple[Notice, ...] = get_args(Notice)
+
 ALGORITHMS = (
     *("HS256", "HS384", "HS512"),
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -398,6 +401,19 @@ class Metrics:
     )
 
 
+@frozen(kw_only=True)
+class Notify:
+    """Notices of what happens, through apprise (docs/rules.md#notices)."""
+
+    urls: tuple[str, ...] = _key(
+        (),
+        'recipients, such as "ntfy://topic" or "mailto://..."; needs gpugate\'s extra notify; empty: none',
+        each(bool, "must not be empty"),
+        secret=True,
+    )
+    events: tuple[Notice, ...] = _key(NOTICES, "which of them are sent")
+
+
 def _zone(help: str) -> Any:  # noqa: A002
     """Declare the name of a time zone, empty by default."""
     return _key(
@@ -464,6 +480,7 @@ class Settings:
     state: State = field(factory=State)
     log: Log = field(factory=Log)
     metrics: Metrics = field(factory=Metrics)
+    notify: Notify = field(factory=Notify)
     wake: tuple[WakeRule, ...] = field(default=(), metadata={"is_list": True})
     schedule: tuple[Schedule, ...] = field(default=(), metadata={"is_list": True})
     providers: Mapping[str, Mapping[str, object]] = field(

@@ -28,7 +28,14 @@ RELOADABLE = frozenset(
         *LISTS,
         *(f"pod.{a.name}" for a in attrs.fields(PodPolicy) if a.name != "health_interval"),
         *(f"queue.{a.name}" for a in attrs.fields(QueuePolicy)),
-        *("cost.monthly_budget", "cost.user_share", "server.cors_origins", "server.wake_paths"),
+        *(
+            "cost.monthly_budget",
+            "cost.user_share",
+            "notify.urls",
+            "notify.events",
+            "server.cors_origins",
+            "server.wake_paths",
+        ),
     }
 )
 """The keys whose new value is taken without a restart."""

@@ -62,7 +62,7 @@ RULES: Mapping[str, May] = {
     ),
     "relay": May(BASE, {"attrs", "aiohttp", "multidict", "yarl"}),
     "providers": May(BASE, {"attrs", "aiohttp", "cattrs", "psutil"}),
-    "config": May({"core", "lifecycle", *BASE}, {"attrs", "cattrs", "croniter"}),
+    "config": May({"core", "lifecycle", *BASE}, {"attrs", "cattrs", "croniter", "apprise"}),
     "observability": May({"core", "lifecycle", *BASE}, {"structlog", "orjson", "attrs"}),
     "billing": May({"core", "lifecycle", "config", "observability", *BASE}, {"attrs", "structlog"}),
     "ollama": May({"core", "lifecycle", "proxy", "relay", *BASE}, {"attrs", "aiohttp", "orjson"}),
@@ -79,7 +79,7 @@ RULES: Mapping[str, May] = {
     ),
     "metrics": May({"api", "core", "lifecycle", "ollama", "proxy", *BASE}, {"aiohttp", "prometheus_client"}),
     "operation": May(
-        {"api", "config", "core", "lifecycle", "proxy", "observability", *BASE},
+        {"api", "billing.reports", "bot.notifier", "config", "core", "lifecycle", "proxy", *BASE},
         {"attrs", "aiohttp", "structlog", "croniter", "apprise"},
     ),
     "dashboard": May({"api", "proxy"}, {"aiohttp"}),
