@@ -349,7 +349,8 @@ class TestBadLuck:
             answer.json["code"],
             answer.json["reason"],
         )
-        assert "ledger.sqlite3" in answer.json["error"]
+        assert "the ledger cannot be used" in answer.json["error"]
+        assert "ledger.sqlite3" not in answer.json["error"]  # clients are told no path
         assert 0 == house.cloud.starts
         assert 200 == (await house.ask("GET", "/api/v1/health")).status
 

@@ -218,6 +218,7 @@ async def test_a_kill_and_a_start_time_of_last_week(account: Account) -> None:
         assert -9 == await gateway.ended()
     assert account.pod.running_since is not None
     account.pod.running_since -= WEEK_S
+    account.pod.created_at -= WEEK_S  # a pod that is made for a session is billed from there
     async with account.ground.serve() as gateway:
         await gateway.until_status("READY")
         gateway.signal()
