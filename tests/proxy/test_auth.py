@@ -607,6 +607,7 @@ class TestSeveralTokens:
         (raw_token(b"{}", secret="x" * 32), "signed with another key"),
         (raw_token(b"{}", {"alg": "HS384"}), "its algorithm is not accepted"),
     ],
+    ids=["none", "no exp", "exp no date", "ended", "audience", "key", "algorithm"],  # tokens hold the time
 )
 async def test_detail_for_the_log(text: str, detail: str) -> None:
     """The log says more than the client is told."""
