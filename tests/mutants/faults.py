@@ -346,8 +346,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         MACHINE,
-        "        self.plan.start_requested = False\n        self.commands += self.queue.reject_waiting(self",
-        "        self.commands += self.queue.reject_waiting(self",
+        "        self.plan.start_requested = False\n        self.idle_timer.forget_schedule()",
+        "        self.idle_timer.forget_schedule()",
         "a start that was wished for begins by itself when the month turns",
     ),
     Fault(
