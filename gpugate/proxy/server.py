@@ -86,12 +86,16 @@ class RequestParser:
         self._parser = parser
         self._body: StreamReader | None = None
         self._is_broken = False
+        self._is_no_request = False  # not the error itself, whose traceback would keep what was received
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._parser, name)
 
     def feed_data(self, data: bytes) -> Any:
-        """Parse; behind broken framing everything is dropped.
+        """Parse; behind the broken framing of a body everything is dropped.
+
+        Behind what is no request every piece is an error: aiohttp queues a few of these, and then reads no more
+        until the connection is closed.
 
         A head with a chunked body behind it is parsed first: what is broken there is the body's matter, and
         aiohttp would forget the request.
@@ -108,6 +112,8 @@ class RequestParser:
         return self._feed(data)
 
     def _feed(self, data: bytes) -> Any:
+        if self._is_no_request:
+            raise HttpProcessingError(code=400, message="no request can follow what was no request")
         if self._is_broken:
             return (), False, b""
         try:
@@ -118,6 +124,7 @@ class RequestParser:
                 self._body.set_exception(web.RequestPayloadError("the body's framing is broken"))
                 self._body.feed_eof()  # nobody need wait for the rest of it
                 return (), False, b""
+            self._is_no_request = True
             if "PRI" in error.message.partition("\n")[0]:
                 raise Http2Preface from error
             raise
