@@ -94,8 +94,8 @@ class RequestParser:
     def feed_data(self, data: bytes) -> Any:
         """Parse; behind the broken framing of a body everything is dropped.
 
-        Behind what is no request every piece is an error: aiohttp queues a few of these, and then reads no more
-        until the connection is closed.
+        Behind what is no request every piece is an error: aiohttp queues a few of these, and then reads no
+        more until the connection is closed.
 
         A head with a chunked body behind it is parsed first: what is broken there is the body's matter, and
         aiohttp would forget the request.
