@@ -27,6 +27,9 @@ Duration = Annotated[float, "duration"]
 Size = Annotated[int, "size"]
 """Type of a Config's field in bytes: a configuration may say 1024, "64MiB" or "20MB"."""
 
+MAIN_POD = "main"
+"""The name of the one pod of a configuration without `[pods]`."""
+
 
 class Phase(StrEnum):
     """Where a pod is, in every provider's words translated (docs/providers.md#vastai-states)."""
@@ -120,6 +123,7 @@ class PodReport:
         output: the last that a program of the pod wrote before it ended; for the log and the status alone.
         billed: False: the provider takes nothing for its GPU now, whatever the phase, as for a container
             that ended by itself, or a create that may have made nothing.
+        replicas: how many copies of the engine run behind the endpoints; `price` is that of all of them.
     """
 
     phase: Phase = field(converter=Phase)
@@ -133,6 +137,7 @@ class PodReport:
     cpu_only: bool = False
     output: str = ""
     billed: bool = True
+    replicas: int = 1
 
     @property
     def is_billed(self) -> bool:
@@ -202,6 +207,7 @@ class Capabilities:
         min_change_s: shortest pause between two `start` or `stop` calls.
         min_probe_s: shortest pause between two health checks of the pod.
         first_byte_limit_s: the provider's proxy gives up on a request silent for so long.
+        max_replicas: up to how many copies of the engine one pod may have; more than 1: there is a `scale`.
     """
 
     resume: bool = True
@@ -216,6 +222,7 @@ class Capabilities:
     first_byte_limit_s: float | None = None
     simulated: bool = False
     min_change_s: float = 0.0
+    max_replicas: int = 1
 
 
 @frozen
@@ -235,11 +242,13 @@ class Provider(ABC):
         Config: an attrs class, structured from `[providers.<name>]`; secrets are `field(repr=False)`.
         capabilities: what this provider can do.
         models: of the pod's Ollama, where they are known before it has ever run.
+        pod_name: the name that the configuration gives to this pod; set before the first call.
     """
 
     Config: ClassVar[type[Any]] = NoConfig
     capabilities: ClassVar[Capabilities] = Capabilities()
     models: ClassVar[Sequence[str]] = ()
+    pod_name: str = MAIN_POD
 
     def __init__(self, config: Any, session: ClientSession) -> None:
         self.config = config
@@ -272,6 +281,15 @@ class Provider(ABC):
     @abstractmethod
     async def inspect(self) -> PodReport:
         """Say what the pod is doing, changing nothing."""
+
+    async def scale(self, replicas: int) -> PodReport:
+        """Ask for so many copies of the engine, 1 to `capabilities.max_replicas`; only while the pod runs.
+
+        One try, idempotent and safe to cancel, as `start`; returns once it is accepted. The provider balances
+        requests over the copies, and `PodReport.replicas` says how many there are. A `stop` never waits for
+        it.
+        """
+        raise Misconfigured("this provider has no replicas")
 
     async def bill(self, since: datetime, until: datetime) -> Sequence[Charge]:
         """What the provider billed in this span; only with `capabilities.billing_api`.

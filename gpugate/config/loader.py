@@ -12,7 +12,15 @@ from attrs import define, evolve, field
 
 from gpugate.config import consistency
 from gpugate.config.converter import Problem, fields_of, secret_files_of, structure
-from gpugate.config.schema import DEFAULT_SOURCE, LISTS, NO_FILE, SECTIONS, Settings, State
+from gpugate.config.schema import (
+    DEFAULT_SOURCE,
+    LISTS,
+    NO_FILE,
+    SECTIONS,
+    PodSettings,
+    Settings,
+    State,
+)
 from gpugate.config.sources import (
     Raw,
     SourcedValue,
@@ -94,9 +102,18 @@ def load_settings(
     return settings
 
 
-def provider_config(settings: Settings, name: str, config_class: type[C]) -> C:
-    """Return a provider's Config of `[providers.<name>]`; raise SettingsError with every complaint."""
-    raw = settings.providers.get(name, {})
+def provider_config(
+    settings: Settings, name: str, config_class: type[C], pod: PodSettings | None = None
+) -> C:
+    """Return a provider's Config, as `[providers.<name>]` and the pod's own section say.
+
+    Args:
+        pod: whose provider it is; None: the first pod's.
+
+    Raises:
+        SettingsError: with every complaint.
+    """
+    raw = (pod or settings.pods[0]).providers.get(name, {})
     return structure_provider_config(name, config_class, raw, source=settings.source, folder=settings.folder)
 
 

@@ -35,7 +35,7 @@ from gpugate.config.validators import (
     url,
 )
 from gpugate.core.policy import PodPolicy, QueuePolicy
-from gpugate.provider_api import Duration, Size
+from gpugate.provider_api import MAIN_POD, Duration, Size
 
 Hosts = Annotated[tuple[str, ...], "hosts"]
 """Addresses without brackets; one may also be given as plain text."""
@@ -458,10 +458,27 @@ class Schedule:
 
 
 @frozen(kw_only=True)
+class PodSettings:
+    """One pod of the fleet: `[pods.<name>]`, or `[pod]` where there is no `[pods]`.
+
+    Attributes:
+        pod: its keys; those that `[pods.<name>]` leaves out are as in `[pod]`.
+        models: patterns of the models whose requests it serves, with `*` and `?`.
+        providers: as `Settings.providers`, with the keys of `[pods.<name>.<provider>]` over them.
+    """
+
+    name: str = MAIN_POD
+    pod: Pod = field(factory=Pod)
+    models: tuple[str, ...] = ()
+    providers: Mapping[str, Mapping[str, object]] = field(factory=dict, repr=False, hash=False)
+
+
+@frozen(kw_only=True)
 class Settings:
     """The whole configuration, validated.
 
     Attributes:
+        named_pods: `[pods.<name>]`, in the file's order.
         providers: `[providers.<name>]` as SourcedValues, variables included and not yet validated;
             `provider_config` makes a provider's Config of its part.
         source: the configuration's name in complaints.
@@ -486,8 +503,14 @@ class Settings:
     providers: Mapping[str, Mapping[str, object]] = field(
         factory=dict, repr=False, hash=False, metadata={"is_key": False}
     )
+    named_pods: tuple[PodSettings, ...] = field(default=(), metadata={"is_key": False})
     source: str = field(default=DEFAULT_SOURCE, metadata={"is_key": False})
     folder: Path = field(factory=Path, metadata={"is_key": False})
+
+    @property
+    def pods(self) -> tuple[PodSettings, ...]:
+        """The pods, in the file's order; at least one."""
+        return self.named_pods or (PodSettings(pod=self.pod, providers=self.providers),)
 
 
 _KEYS = [a for a in attrs.fields(attrs.resolve_types(Settings)) if a.metadata.get("is_key", True)]

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from math import isfinite
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from gpugate.billing.cost_math import SECONDS_PER_HOUR
 from gpugate.billing.start_times import NO_MODEL, ReadyIn, StartTimes
@@ -18,7 +18,7 @@ from gpugate.core.commands import StartCause, StopCause
 from gpugate.core.events import Cause
 from gpugate.core.states import MachineSnapshot, Preloading, StateName, Status, Warming
 from gpugate.errors import GateError
-from gpugate.provider_api import PodReport, Price
+from gpugate.provider_api import MAIN_POD, PodReport, Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
 
@@ -26,6 +26,7 @@ from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 class PodStatus:
     """`GET /api/v1/gpu/status` (docs/api.md#pod-status); None is unknown."""
 
+    pod: str = MAIN_POD
     status: Status
     provider: str | None
     pod_id: str | None
@@ -216,6 +217,7 @@ class StateChanged:
         idle_s: for how long a pod that served had not been used; None if it was in use, or did not serve.
     """
 
+    pod: str = MAIN_POD
     was: StateName
     now: StateName
     was_status: Status | None
@@ -232,6 +234,7 @@ class StateChanged:
 class QueueChanged:
     """The number of waiting or admitted requests has changed; four times a second at most for the latter."""
 
+    pod: str = MAIN_POD
     waiting: int
     in_flight: int
 
@@ -240,6 +243,7 @@ class QueueChanged:
 class SessionStarted:
     """A billed session began at `at`, which is in the past for a pod that was found running."""
 
+    pod: str = MAIN_POD
     run_id: int
     provider: str
     cause: StartCause
@@ -251,6 +255,7 @@ class SessionStarted:
 class SessionEnded:
     """A billed session ended: an inspection has confirmed the stop. `cost` is None without a known price."""
 
+    pod: str = MAIN_POD
     run_id: int
     provider: str
     cause: StopCause
@@ -264,6 +269,7 @@ class SessionEnded:
 class ProviderProblem:
     """A call to a provider failed, or it reports what cannot be; `alarm`: a pod may be billed unnoticed."""
 
+    pod: str = MAIN_POD
     provider: str
     message: str
     reason: str
@@ -280,6 +286,7 @@ class ProviderCalled:
         outcome: "ok", or the reason of its error, such as "capacity".
     """
 
+    pod: str = MAIN_POD
     provider: str
     call: str
     outcome: str
@@ -295,6 +302,7 @@ class RequestWaited:
         error: why it was refused.
     """
 
+    pod: str = MAIN_POD
     request_id: str
     user: str
     purpose: str
@@ -317,11 +325,12 @@ class BudgetThresholdCrossed:
 class WakeRefused:
     """A wake rule forbade a start that this user needed; `message` is what was answered."""
 
+    pod: str = MAIN_POD
     user: str
     message: str
 
 
-LifecycleEvent = (
+PodEvent = (
     StateChanged
     | QueueChanged
     | SessionStarted
@@ -329,9 +338,11 @@ LifecycleEvent = (
     | ProviderProblem
     | ProviderCalled
     | RequestWaited
-    | BudgetThresholdCrossed
     | WakeRefused
 )
+"""An event of one pod, named by its `pod`."""
+
+LifecycleEvent = PodEvent | BudgetThresholdCrossed
 EventListener = Callable[[LifecycleEvent], None]
 
 
@@ -358,3 +369,28 @@ class EventBus:
                 listener(event)
             except Exception as error:
                 report_crash("an event listener", error, self._on_crash)
+
+
+class PodEventBus(EventBus):
+    """The events of one pod, for its own listeners and then for those of `all_pods`, which hear every pod.
+
+    Each event gets the pod's name here, so that the lifecycle need not know it.
+    """
+
+    def __init__(
+        self,
+        pod: str,
+        all_pods: EventBus,
+        listeners: Iterable[EventListener] = (),
+        on_crash: CrashHandler = report_to_loop,
+    ) -> None:
+        super().__init__(listeners, on_crash)
+        self._pod = pod
+        self._all_pods = all_pods
+
+    def publish(self, event: LifecycleEvent) -> None:
+        """Hand an event of this pod to all listeners. Never raises."""
+        if not isinstance(event, BudgetThresholdCrossed):
+            event = evolve(event, pod=self._pod)
+        super().publish(event)
+        self._all_pods.publish(event)
