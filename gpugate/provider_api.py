@@ -208,6 +208,7 @@ class Capabilities:
         min_probe_s: shortest pause between two health checks of the pod.
         first_byte_limit_s: the provider's proxy gives up on a request silent for so long.
         max_replicas: up to how many copies of the engine one pod may have; more than 1: there is a `scale`.
+        can_overlap: a second pod can run beside the first while that one ends: see `Provider.slot`.
     """
 
     resume: bool = True
@@ -223,6 +224,7 @@ class Capabilities:
     simulated: bool = False
     min_change_s: float = 0.0
     max_replicas: int = 1
+    can_overlap: bool = False
 
 
 @frozen
@@ -243,12 +245,18 @@ class Provider(ABC):
         capabilities: what this provider can do.
         models: of the pod's Ollama, where they are known before it has ever run.
         pod_name: the name that the configuration gives to this pod; set before the first call.
+        slot: 0 or 1, set before the first call; 1 only with `capabilities.can_overlap`. Then two objects of
+            the class, with the same Config, stand for two pods that replace each other before a time limit.
+            Each sees, starts and stops the pod of its slot alone, and knows it by a mark on that pod.
+        max_session_s: `pod.max_session`, set before the first call; 0: none.
     """
 
     Config: ClassVar[type[Any]] = NoConfig
     capabilities: ClassVar[Capabilities] = Capabilities()
     models: ClassVar[Sequence[str]] = ()
     pod_name: str = MAIN_POD
+    slot: int = 0
+    max_session_s: float = 0.0
 
     def __init__(self, config: Any, session: ClientSession) -> None:
         self.config = config
@@ -269,6 +277,14 @@ class Provider(ABC):
             ValueError: a setting is impossible.
         """
         return ()
+
+    @property
+    def time_limit_s(self) -> float:
+        """After how long from its start the provider itself ends a pod; 0: never.
+
+        The gateway reads it after it has set the attributes above. It stops the pod, or replaces it, in time.
+        """
+        return 0.0
 
     @abstractmethod
     async def start(self) -> PodReport:
