@@ -305,6 +305,7 @@ def _ollama(base: Infrastructure, catalog: CatalogRefresher) -> OllamaHandlers:
         catalog=catalog.catalog,
         limits=BodyLimits(base.settings.server.max_body, base.settings.server.body_timeout),
         heartbeat_s=base.settings.queue.heartbeat,
+        shows_progress=base.settings.queue.progress == "thinking",
         changed=catalog.changed,
         require=catalog.require,
     )

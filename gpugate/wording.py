@@ -42,6 +42,12 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
+def ordinal(number: int) -> str:
+    """ "1st", "2nd", "11th"."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
 def at_provider(name: str) -> str:
     """Return where a pod is, such as "at RunPod" or "on this machine"."""
     return _PLACES.get(name, f"at {name}")

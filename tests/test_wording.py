@@ -48,6 +48,12 @@ def test_duration(seconds: float, exact: str, coarse: str) -> None:
     assert (exact, coarse) == (wording.duration(seconds), wording.duration(seconds, coarse=True))
 
 
+def test_ordinal() -> None:
+    """As they are spoken."""
+    said = [wording.ordinal(number) for number in (1, 2, 3, 4, 11, 12, 13, 21, 102, 111)]
+    assert ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "102nd", "111th"] == said
+
+
 def test_names() -> None:
     """A provider that is not known stands under its own name; a GPU without its maker."""
     places = [wording.at_provider(name) for name in ("runpod", "vastai", "local", "mine")]

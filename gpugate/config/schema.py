@@ -262,6 +262,9 @@ class Queue(QueuePolicy):
     heartbeat: Duration = _duration(
         "0s", "> 0: send a waiting client filler that it ignores, this often", at_least(0)
     )
+    progress: Literal["off", "thinking"] = _key(
+        "off", '"thinking": a streamed chat that is held shows what is being waited for, as thinking'
+    )
 
 
 @frozen(kw_only=True)

@@ -5,7 +5,7 @@ At any time a ticket waits, or holds a lease, or is gone: exactly one of these i
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import inf
 
@@ -122,6 +122,12 @@ class RequestQueue:
         """Note that the first byte of this ticket's response was sent."""
         if (ticket := self.leases.get(number)) is not None:
             ticket.response_started = True
+
+    def place_of(self, number: int) -> int:
+        """Return a ticket's place among the waiting ones, from 1; 0 if it does not wait."""
+        place = bisect_left(self.waiting, number, key=lambda ticket: ticket.number)
+        waits = place < len(self.waiting) and self.waiting[place].number == number
+        return place + 1 if waits else 0
 
     def remove(self, number: int, now: float) -> bool:
         """Remove a ticket, waiting or leased; return True if it held the last lease."""

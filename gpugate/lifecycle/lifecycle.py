@@ -77,6 +77,7 @@ from gpugate.lifecycle.status import (
     QueueChanged,
     StateChanged,
     StatusBuilder,
+    WaitProgress,
     WakeRefused,
 )
 from gpugate.provider_api import Price
@@ -463,6 +464,17 @@ class Lifecycle:
     def _model_to_load(self) -> str:
         wanted = model_to_preload(self._machine)
         return NO_MODEL if wanted is None else wanted[0]
+
+    def progress_of(self, lease: Lease) -> WaitProgress:
+        """Return what a request that is held waits for."""
+        machine = self._machine.snapshot()
+        ready_in = self._status.ready_in(machine, self._loop.time(), self._model_to_load)
+        return WaitProgress(
+            state=machine.state,
+            provider=self._names[machine.shown_provider],
+            place=self._machine.queue.place_of(lease.number),
+            ready_in_s=None if ready_in is None else ready_in.p50_s,
+        )
 
     def last_use(self) -> tuple[int, str, str] | None:
         """Return run, user and purpose of the request that ended last."""

@@ -16,7 +16,7 @@ from gpugate.billing.cost_math import SECONDS_PER_HOUR
 from gpugate.billing.start_times import NO_MODEL, ReadyIn, StartTimes
 from gpugate.core.commands import StartCause, StopCause
 from gpugate.core.events import Cause
-from gpugate.core.states import MachineSnapshot, Preloading, StateName, Status, Warming
+from gpugate.core.states import MachineSnapshot, Preloading, State, StateName, Status, Warming
 from gpugate.errors import GateError
 from gpugate.provider_api import MAIN_POD, PodReport, Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
@@ -41,6 +41,23 @@ class PodStatus:
     ready_in_seconds: float | None
     ready_in_p90_seconds: float | None = None
     last_error: str | None
+
+
+@frozen(kw_only=True)
+class WaitProgress:
+    """What a request that is held waits for.
+
+    Attributes:
+        state: of the pod.
+        provider: of the pod; the one that is asked first if there is none.
+        place: in the queue, from 1; 0 if it waits no longer.
+        ready_in_s: how long the start will probably still take; None: none is under way, or it is unknown.
+    """
+
+    state: State
+    provider: str
+    place: int
+    ready_in_s: float | None
 
 
 @define

@@ -25,6 +25,7 @@ from gpugate.errors import (
 from gpugate.lifecycle.leased_call import AttemptFailed
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.ollama.catalog_cache import CatalogCache, cache_key
+from gpugate.ollama.progress_lines import THINKING, ProgressLines
 from gpugate.ollama.routes import COUNT_TOKENS, Route, RouteKind
 from gpugate.ollama.validation import (
     BodyFields,
@@ -64,6 +65,7 @@ class OllamaHandlers:
         catalog: CatalogCache,
         limits: BodyLimits,
         heartbeat_s: float,
+        shows_progress: bool,
         changed: Callable[[], None],
         require: Callable[[str | None, str], None],
     ) -> None:
@@ -72,6 +74,7 @@ class OllamaHandlers:
         self._catalog = catalog
         self._limits = limits
         self._heartbeat_s = heartbeat_s
+        self._shows_progress = shows_progress
         self._changed = changed
         self._require = require
         self._handlers: dict[RouteKind, Callable[[RequestContext, Route], Awaitable[web.StreamResponse]]] = {
@@ -155,9 +158,11 @@ class OllamaHandlers:
     ) -> web.StreamResponse:
         """Forward under a lease. The body is parsed now only if the request waits or has a heartbeat."""
         fields = None
-        if isinstance(body, OllamaBody) and (self._lifecycle.serving is None or self._heartbeat_s):
+        shows_progress = self._shows_progress and route.api in THINKING
+        needs_fields = self._lifecycle.serving is None or self._heartbeat_s or shows_progress
+        if needs_fields and isinstance(body, OllamaBody):
             fields = body.fields
-        heartbeat = self._new_heartbeat(context, fields)
+        heartbeat = self._new_heartbeat(context, route, fields)
         model, load = _load_of(route, fields)
         with self._lifecycle.acquire(
             model=model,
@@ -177,10 +182,18 @@ class OllamaHandlers:
                     raise
                 return heartbeat.finish_with_error(error)
 
-    def _new_heartbeat(self, context: RequestContext, fields: BodyFields | None) -> Heartbeat | None:
-        if self._heartbeat_s <= 0 or fields is None or fields.stream is None:
+    def _new_heartbeat(
+        self, context: RequestContext, route: Route, fields: BodyFields | None
+    ) -> Heartbeat | None:
+        if fields is None or fields.stream is None:
             return None
-        return Heartbeat(context, self._heartbeat_s, streams=fields.stream)
+        lines = None
+        if self._shows_progress and route.api in THINKING and fields.stream and not fields.no_thinking:
+            write = THINKING[route.api](fields.model or "", context.request_id)
+            lines = ProgressLines(self._lifecycle.progress_of, write)
+        if self._heartbeat_s <= 0 and lines is None:
+            return None
+        return Heartbeat(context, self._heartbeat_s, streams=fields.stream, lines=lines)
 
     async def _read(self, context: RequestContext, route: Route) -> OllamaBody:
         """Read the body of a request that may have to wait; see `Lifecycle.reading_body`."""

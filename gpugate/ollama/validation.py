@@ -64,6 +64,7 @@ class BodyFields:
         model: the model that the body names, of a copy its source; None if it names none or cannot be read.
         stream: whether the response will be a stream, the endpoint's default included; None: unknown.
         unload: it asks to unload `model`.
+        no_thinking: it asks for an answer without thinking.
         stream_options: OpenAI's field of this name, None if missing.
         show_key: of `/api/show`: the model's canonical name, with " verbose" behind it if that is asked for.
         load: of a request that loads its model: what makes Ollama load it anew where it differs.
@@ -75,6 +76,7 @@ class BodyFields:
     model: str | None = None
     stream: bool | None = None
     unload: bool = False
+    no_thinking: bool = False
     stream_options: object = None
     show_key: str | None = None
     load: Document = field(factory=dict)
@@ -257,6 +259,7 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
         model or None,
         stream=stream if isinstance(stream, bool) else None,
         unload=_is_unload(route.api, fields),
+        no_thinking=fields.get("think") is False or fields.get("reasoning_effort") == "none",
         stream_options=fields.get("stream_options"),
         show_key=_show_key(model, fields) if route.api == "show" else None,
         load=_load_fields(fields) if route.api in _TAKES_OPTIONS else {},
@@ -383,7 +386,7 @@ def unload_response(api: str, model: str, now: datetime) -> LocalResponse:
         model: as the request named it.
         now: an aware instant.
     """
-    answer: dict[str, object] = {"model": model, "created_at": _go_time(now)}
+    answer: dict[str, object] = {"model": model, "created_at": go_time(now)}
     if api == "generate":
         answer["response"] = ""
     else:
@@ -391,7 +394,7 @@ def unload_response(api: str, model: str, now: datetime) -> LocalResponse:
     return LocalResponse(200, JSON, orjson.dumps({**answer, "done": True, "done_reason": "unload"}))
 
 
-def _go_time(now: datetime) -> str:
+def go_time(now: datetime) -> str:
     """Write RFC 3339 as Go does: UTC, a `Z`, no zeros at the end of the fraction."""
     at = now.astimezone(UTC)
     fraction = f".{at.microsecond:06d}".rstrip("0").rstrip(".")

@@ -1,19 +1,21 @@
 """Sends filler while a request waits (`queue.heartbeat`), so that no proxy in between cuts a silent
-connection.
+connection, and lines of progress (`queue.progress`).
 
-The price is the status code: 200 is sent with the first filler, and a later failure comes as in mid-stream
+The price is the status code: 200 is sent with the first of them, and a later failure comes as in mid-stream
 (docs/api.md#heartbeat).
 """
 
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 import orjson
 from aiohttp import ClientConnectionResetError
 
 from gpugate.errors import GateError, UpstreamBroken
 from gpugate.lifecycle.lease import Lease, ServingPod
+from gpugate.ollama.progress_lines import LOOK_EVERY_S, ProgressLines
 from gpugate.proxy.error_format import Dialect, stream_error
 from gpugate.proxy.request_context import RequestContext
 from gpugate.relay.relay import RelayedResponse
@@ -26,16 +28,28 @@ JSON = "application/json"
 
 
 class Heartbeat:
-    """The filler of one held request; a client of HTTP/1.0 gets it without chunks, and then the end.
+    """What one held request is sent; a client of HTTP/1.0 gets it without chunks, and then the end.
+
+    Args:
+        interval_s: after so long without a byte filler is sent; 0: never.
+        lines: tells the client what is waited for; None: nothing does.
 
     Attributes:
-        headers_sent: status 200 and the first filler have been sent.
+        headers_sent: status 200 and the first filler or line have been sent.
     """
 
-    def __init__(self, context: RequestContext, interval_s: float, *, streams: bool) -> None:
+    def __init__(
+        self,
+        context: RequestContext,
+        interval_s: float,
+        *,
+        streams: bool,
+        lines: ProgressLines | None = None,
+    ) -> None:
         self.headers_sent = False
         self._context = context
-        self._interval_s = interval_s
+        self._interval_s = interval_s or inf
+        self._lines = lines
         self._in_chunks = context.request.version >= (1, 1)
         native = context.dialect in (Dialect.OLLAMA, Dialect.ENVELOPE)
         if streams:
@@ -44,17 +58,30 @@ class Heartbeat:
             self._content_type = f"{JSON}; charset=utf-8" if native else JSON
 
     async def wait_for_pod(self, lease: Lease) -> ServingPod:
-        """Wait for the pod, and send filler meanwhile.
+        """Wait for the pod; send filler and lines meanwhile.
 
         Raises:
             GateError: the request was rejected.
         """
+        loop, lines = asyncio.get_running_loop(), self._lines
+        filler_at = loop.time() + self._interval_s
+        look_at = inf if lines is None else loop.time() + LOOK_EVERY_S
         while True:
             try:
-                async with asyncio.timeout(self._interval_s):
+                async with asyncio.timeout_at(min(filler_at, look_at)):
                     return await lease.wait_admitted()
             except TimeoutError:
+                now = loop.time()
+            line = b""
+            if lines is not None and now >= look_at:
+                line, look_at = lines.next_line(lease, now), now + LOOK_EVERY_S
+            if line:
+                self._send(line)
+            elif now >= filler_at:
                 await self.send_filler()
+            else:
+                continue
+            filler_at = now + self._interval_s
 
     def finish_with_error(self, error: GateError) -> RelayedResponse:
         """End a response of which only filler has been sent."""
@@ -98,11 +125,14 @@ class Heartbeat:
         return as_chunk(payload) if self._in_chunks else payload
 
     async def send_filler(self) -> None:
-        """Send what clients ignore, the first time with the head of the response."""
-        filler = b": waiting\n\n" if self._content_type == SSE else b" "
+        """Send what clients ignore."""
+        self._send(b": waiting\n\n" if self._content_type == SSE else b" ")
+
+    def _send(self, payload: bytes) -> None:
+        """Send a part of the body, the first time with the head of the response."""
         opening = b"" if self.headers_sent else self._response_head()
         self.headers_sent = True
-        self._write(opening + self._framed(filler))
+        self._write(opening + self._framed(payload))
 
     def _response_head(self) -> bytes:
         kind = self._content_type.encode("ascii")

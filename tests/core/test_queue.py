@@ -136,3 +136,14 @@ def test_a_lease_is_given_back_twice() -> None:
     play.at(11, RequestFinished(1), gives=["admit 2 run 1"]).at(
         11, RequestFinished(1), RequestFinished(77), gives=[]
     )
+
+
+def test_places() -> None:
+    """In order of arrival; one who goes back to the queue stands before those who came later."""
+    play = held(Scenario(policy()), 1, 2, 3).at(5, RequestFinished(2))
+    queue = play.machine.queue
+    assert [1, 0, 2, 0] == [queue.place_of(number) for number in (1, 2, 3, 4)]
+    play.set_report(0, RUNNING).at(10, gives=["admit 1 run 1"])
+    assert [0, 1] == [queue.place_of(number) for number in (1, 3)]
+    queue.requeue_lease(1, 11)
+    assert [1, 2] == [queue.place_of(number) for number in (1, 3)]

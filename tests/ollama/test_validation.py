@@ -226,6 +226,22 @@ def test_fields(path: str, raw: bytes, model: str | None, stream: bool | None, u
 
 
 @pytest.mark.parametrize(
+    ("more", "no_thinking"),
+    [
+        (b"", False),
+        (b',"think":false', True),
+        (b',"think":true,"reasoning_effort":"low"', False),
+        (b',"think":"low"', False),
+        (b',"reasoning_effort":"none"', True),
+    ],
+)
+def test_thinking(more: bytes, no_thinking: bool) -> None:
+    """Whether an answer without thinking is asked for."""
+    raw = b'{"model":"llava","messages":[{}]%b}' % more
+    assert no_thinking == scanned("/v1/chat/completions", raw).no_thinking
+
+
+@pytest.mark.parametrize(
     ("raw", "key", "is_plain"),
     [
         (b'{"model":"Llava"}', "llava:latest", True),
