@@ -439,7 +439,7 @@ def cost_queries(
     not_billed = {*simulated, *({DEMO} - set(settings.pod.provider))}
     return CostQueries(
         ledger,
-        lifecycle.status_now,
+        lambda: [lifecycle.status_now()],
         settings.cost.currency,
         wall,
         recorder.flush,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from attrs import define, field
+from gpugate_testing.fakes import last_ended
 
 from gpugate.billing.model import PodUsage, Session
 
@@ -45,14 +45,9 @@ class RecordOf:
         """Those without an end, oldest first."""
         return sorted(self.record.still_open.values(), key=lambda row: (row.asked_at, row.id))
 
-    async def last_ends(self) -> Mapping[str, datetime]:
-        """By provider the latest end of its billed sessions."""
-        ended = sorted(
-            (row.ended_at, row.provider)
-            for row in self.record.rows.values()
-            if row.ended_at is not None and row.started_at is not None
-        )
-        return {provider: at for at, provider in ended}
+    async def last_ended(self) -> list[Session]:
+        """The billed session that ended last, of each pod and provider."""
+        return last_ended(self.record.rows.values())
 
     async def put_usage(self, uses: Sequence[PodUsage]) -> None:
         """Do nothing: the simulation has no costs by user."""

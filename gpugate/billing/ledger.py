@@ -31,8 +31,8 @@ class SessionStore(Protocol):
     async def open_sessions(self) -> list[Session]:
         """Return the sessions without an end, oldest first."""
 
-    async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
+    async def last_ended(self) -> list[Session]:
+        """Return the billed session that ended last, of each pod and provider."""
 
 
 class Ledger(SessionStore, Protocol):
@@ -48,11 +48,12 @@ class Ledger(SessionStore, Protocol):
             limit: only as many of the newest; negative: all.
         """
 
-    async def starts(self, limit: int, *, request_id: str = "") -> list[Session]:
+    async def starts(self, limit: int, *, request_id: str = "", pod: str = "") -> list[Session]:
         """Return so many of the newest sessions, failed starts too, the newest first.
 
         Args:
             request_id: only those that this request has caused.
+            pod: only those of the pod with this name.
         """
 
     async def session(self, session_id: str) -> Session | None:
@@ -123,9 +124,10 @@ class SplitLedger:
         self._simulated_ids.update(row.id for row in simulated)
         return sorted([*rows, *simulated], key=lambda row: (row.asked_at, row.id))
 
-    async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
-        return {**await self._real.last_ends(), **await self._simulated.last_ends()}
+    async def last_ended(self) -> list[Session]:
+        """Return the billed session that ended last, of each pod and provider."""
+        real = [row for row in await self._real.last_ended() if row.provider not in self._names]
+        return [*real, *await self._simulated.last_ended()]
 
     async def sessions(
         self, since: datetime, until: datetime, *, before: Session | None = None, limit: int = -1
@@ -138,11 +140,11 @@ class SplitLedger:
         rows.sort(key=lambda row: (row.began_at, row.id))
         return rows if limit < 0 else rows[max(0, len(rows) - limit) :]
 
-    async def starts(self, limit: int, *, request_id: str = "") -> list[Session]:
+    async def starts(self, limit: int, *, request_id: str = "", pod: str = "") -> list[Session]:
         """Return so many of the newest sessions of both, the newest first; see `Ledger`."""
         rows = [
-            *await self._real.starts(limit, request_id=request_id),
-            *await self._simulated.starts(limit, request_id=request_id),
+            *await self._real.starts(limit, request_id=request_id, pod=pod),
+            *await self._simulated.starts(limit, request_id=request_id, pod=pod),
         ]
         return sorted(rows, key=lambda row: row.id, reverse=True)[:limit]
 

@@ -22,7 +22,7 @@ _KEYS = {"sessions": ("id",), "uses": ("session_id", "id")}
 _TEXTS = {
     "sessions": (
         *("id", "provider", "rate_source", "currency", "started_by", "start_reason", "request_id"),
-        *("end_reason", "anchor"),
+        *("end_reason", "anchor", "pod"),
     ),
     "uses": ("session_id", "id", "request_id", "user"),
 }

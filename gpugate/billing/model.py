@@ -9,6 +9,8 @@ from decimal import Decimal
 
 from attrs import frozen
 
+from gpugate.provider_api import MAIN_POD
+
 BY_HAND = "hand"
 """`Session.started_by` if neither a request nor a known user caused the start."""
 
@@ -24,6 +26,7 @@ class Session:
 
     Attributes:
         id: unique; sorts by `asked_at`.
+        pod: the gateway's name for the pod; "main" in rows that an older gpugate has written.
         provider: its name in the configuration.
         pod_id: the provider's name for the pod, once known.
         gpu: the model of its GPU, once known.
@@ -71,6 +74,7 @@ class Session:
     cost: Decimal | None = None
     seen_at: datetime | None = None
     clock_anchor: str = ""
+    pod: str = MAIN_POD
 
     @property
     def began_at(self) -> datetime:

@@ -41,7 +41,7 @@ from gpugate.lifecycle.status import (
     SessionStarted,
     StateChanged,
 )
-from gpugate.provider_api import Phase, PodReport, Price
+from gpugate.provider_api import MAIN_POD, Phase, PodReport, Price
 from gpugate.tasks import CrashHandler, Supervised
 
 FLUSH_S = 2.0
@@ -108,9 +108,14 @@ class Recorder:
 
 
 class SessionRecorder(Recorder):
-    """Keeps the open sessions of one gateway and writes them to the ledger.
+    """Keeps the open sessions of one pod and writes them to the ledger, which all pods share.
+
+    Its `on_event` hears the events of this pod alone.
 
     Args:
+        pod: the pod's name.
+        pods: the names of all configured pods. The recorder of the first one closes, with an alarm, the
+            sessions of pods that are not configured any more.
         fallback: the price where a provider reports none, and the currency.
         wall: the wall clock.
         boottime: a monotonic clock in seconds that counts the machine's sleep.
@@ -123,6 +128,8 @@ class SessionRecorder(Recorder):
         self,
         ledger: SessionStore,
         *,
+        pod: str = MAIN_POD,
+        pods: Sequence[str] = (MAIN_POD,),
         fallback: Price,
         wall: Callable[[], datetime],
         boottime: Callable[[], float],
@@ -134,6 +141,8 @@ class SessionRecorder(Recorder):
         super().__init__()
         self.usage = UsageTracker()
         self._ledger = ledger
+        self._pod = pod
+        self._pods = pods
         self._fallback = fallback
         self._wall = wall
         self._boottime = boottime
@@ -145,7 +154,8 @@ class SessionRecorder(Recorder):
         # By provider, for rows that are inherited and not confirmed yet: until when the pod was surely
         # billed; None once this gateway has seen the pod alive.
         self._inherited_until: dict[str, datetime | None] = {}
-        self._last_ends: dict[str, datetime] = {}  # of billed sessions
+        # When billed sessions last ended: at each provider, and of removed pods by their provider and pod id.
+        self._last_ends: dict[str | tuple[str, str], datetime] = {}
         self._failed_starts: dict[str, str] = {}  # why; the pod runs all the same, and is being stopped
         self._providers: Collection[str] = ()
         self._has_inherited = False
@@ -185,13 +195,19 @@ class SessionRecorder(Recorder):
         """Take over what an earlier gateway left, once. Raises LedgerError."""
         async with self._inheriting:
             if not self._has_inherited:
-                left, ends = await self._ledger.open_sessions(), await self._ledger.last_ends()
+                left, ended = await self._ledger.open_sessions(), await self._ledger.last_ended()
                 self._has_inherited = True
-                self._take_over(left, ends)
+                removed = [row for row in left if row.pod not in self._pods]
+                others = set(self._pods) - {self._pod}
+                for row in (*ended, *removed):
+                    if row.pod not in others:
+                        self._note_end(row, row.ended_at or row.last_known_at)
+                if self._pod == self._pods[0]:
+                    for row in removed:
+                        self._close_unconfigured(row)
+                self._take_over([row for row in left if row.pod == self._pod])
 
-    def _take_over(self, left: Sequence[Session], ends: Mapping[str, datetime]) -> None:
-        for name, at in ends.items():
-            self._last_ends[name] = max(at, self._last_ends.get(name, at))
+    def _take_over(self, left: Sequence[Session]) -> None:
         newest = {row.provider: row for row in left}
         for row in left:
             if row is not newest[row.provider]:
@@ -243,9 +259,13 @@ class SessionRecorder(Recorder):
         """Close the session of a pod that can neither be inspected nor stopped any more."""
         self._end(row, row.last_known_at, "not configured any more")
         pod = f"its pod {row.pod_id}" if row.pod_id else "its pod"
+        missing = f"the provider {row.provider!r} is not configured any more, and {pod}"
+        if row.pod != self._pod:
+            place = " ".join(filter(None, (row.provider, row.pod_id)))
+            missing = f"the pod {row.pod!r} is not configured any more, and what ran for it at {place}"
         self._alarm(
-            f"the provider {row.provider!r} is not configured any more, and {pod}"
-            f" was not seen to stop: check it there; its session counts until {row.last_known_at:%F %T} UTC"
+            f"{missing} was not seen to stop: check it there;"
+            f" its session counts until {row.last_known_at:%F %T} UTC"
         )
 
     async def aclose(self) -> None:
@@ -326,7 +346,8 @@ class SessionRecorder(Recorder):
 
     def start_time_bound(self, provider: str, report: PodReport) -> StartTimeBound:
         """Return the end of the provider's last session, or when its open session began if that is later."""
-        end = self._last_ends.get(provider)
+        mine, elsewhere = self._last_ends.get(provider), self._last_ends.get((provider, report.pod_id or ""))
+        end = max((at for at in (mine, elsewhere) if at is not None), default=None)
         ended = "" if end is None else f"its last session in the ledger ended at {end:%F %T} UTC"
         bound = StartTimeBound(earliest=end, source=ended)
         row = self._open.get(provider)
@@ -423,6 +444,7 @@ class SessionRecorder(Recorder):
         now = self._wall()
         return Session(
             id=f"{now.astimezone(UTC):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(3)}",
+            pod=self._pod,
             provider=provider,
             asked_at=now,
             currency=self._fallback.currency,
@@ -472,11 +494,16 @@ class SessionRecorder(Recorder):
 
     def _end(self, row: Session, at: datetime, reason: str) -> None:
         """Write down a session's end and cost."""
-        if row.started_at is not None:
-            self._last_ends[row.provider] = max(at, self._last_ends.get(row.provider, at))
+        self._note_end(row, at)
         seconds = Decimal(str(max(0.0, (at - row.began_at).total_seconds())))
         cost = None if row.hourly_rate is None else row.hourly_rate * seconds / SECONDS_PER_HOUR
         self._queue_write(evolve(row, ended_at=at, end_reason=reason, cost=cost if row.started_at else ZERO))
+
+    def _note_end(self, row: Session, at: datetime) -> None:
+        """Remember when a billed session ended. A removed pod's counts for its pod id: it may be renamed."""
+        key = row.provider if row.pod == self._pod else (row.provider, row.pod_id or "")
+        if row.started_at is not None:
+            self._last_ends[key] = max(at, self._last_ends.get(key, at))
 
     def _queue_write(self, row: Session) -> None:
         self._unsaved_sessions[row.id] = row

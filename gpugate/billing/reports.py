@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 
@@ -20,6 +20,7 @@ from gpugate.billing.cost_math import (
 from gpugate.billing.ledger import Ledger
 from gpugate.billing.model import Session
 from gpugate.lifecycle.status import PodStatus
+from gpugate.provider_api import MAIN_POD
 
 BEGINNING = datetime(1970, 1, 2, tzinfo=UTC)
 END = datetime(9000, 1, 1, tzinfo=UTC)
@@ -29,13 +30,22 @@ PAGE = 50
 
 @frozen(kw_only=True)
 class SessionCost:
-    """The open session (`cost/session` of docs/api.md#costs); None: unknown."""
+    """A pod's open session, or the sum of those of several (`cost/session` of docs/api.md#costs).
+
+    Attributes:
+        estimated_cost: None: unknown.
+        duration_s: of several sessions, for how long the longest has been open.
+        provider: of several sessions, that of the first pod.
+        hourly_rate: None: unknown.
+        pod: of several sessions, the first pod.
+    """
 
     estimated_cost: Decimal | None
     currency: str
     duration_s: float
     provider: str
     hourly_rate: Decimal | None
+    pod: str = MAIN_POD
 
 
 @frozen(kw_only=True)
@@ -75,10 +85,11 @@ class BilledSession:
 
 
 class CostQueries:
-    """Answers queries about costs. Every call but `session` reads the ledger and may raise `LedgerError`.
+    """Answers queries about costs. Every call but `session` and `open_sessions` reads the ledger and may
+    raise `LedgerError`.
 
     Args:
-        status: returns the pod's current status.
+        statuses: returns the current status of every pod, in the file's order; None: not known yet.
         currency: of all sums; sessions in another currency are listed and left out of the sums.
         wall: the wall clock.
         flush: called before the ledger is read, to bring it up to date.
@@ -89,7 +100,7 @@ class CostQueries:
     def __init__(
         self,
         ledger: Ledger,
-        status: Callable[[], PodStatus | None],
+        statuses: Callable[[], Sequence[PodStatus | None]],
         currency: str,
         wall: Callable[[], datetime],
         flush: Callable[[], Awaitable[None]] | None = None,
@@ -98,24 +109,38 @@ class CostQueries:
     ) -> None:
         self.zone = zone
         self._ledger = ledger
-        self._status = status
+        self._statuses = statuses
         self._currency = currency
         self._wall = wall
         self._flush = flush
         self._simulated = frozenset(simulated)
 
     async def session(self) -> SessionCost | None:
-        """Return the open session, None if there is none."""
-        status = self._status()
-        if status is None or status.uptime_seconds is None:
+        """Return the sum of the open sessions, None if there is none."""
+        costs = self.open_sessions()
+        if not costs:
             return None
-        return SessionCost(
-            estimated_cost=status.estimated_cost,
-            currency=self._currency,
-            duration_s=status.uptime_seconds,
-            provider=status.provider or "",
-            hourly_rate=status.hourly_rate,
+        return evolve(
+            costs[0],
+            estimated_cost=_sum(cost.estimated_cost for cost in costs),
+            duration_s=max(cost.duration_s for cost in costs),
+            hourly_rate=_sum(cost.hourly_rate for cost in costs),
         )
+
+    def open_sessions(self) -> list[SessionCost]:
+        """Return the open session of each pod that has one, in the file's order."""
+        return [
+            SessionCost(
+                estimated_cost=status.estimated_cost,
+                currency=self._currency,
+                duration_s=status.uptime_seconds,
+                provider=status.provider or "",
+                hourly_rate=status.hourly_rate,
+                pod=status.pod,
+            )
+            for status in self._statuses()
+            if status is not None and status.uptime_seconds is not None
+        ]
 
     async def summary(self, month: str | None = None) -> CostSummary:
         """Return the costs of a month ("2026-11"), or of the current one. Raises ValueError: not a month."""
@@ -226,6 +251,12 @@ class CostQueries:
         if row.provider not in self._simulated:
             return row
         return evolve(row, hourly_rate=cost_math.ZERO, stopped_rate=None, cost=row.cost and cost_math.ZERO)
+
+
+def _sum(amounts: Iterable[Decimal | None]) -> Decimal | None:
+    """Return the sum of the known amounts; None if none is known."""
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known, cost_math.ZERO) if known else None
 
 
 def _lines(groups: Sequence[CostGroup], total: TimeAndCost) -> list[CostLine]:

@@ -87,6 +87,7 @@ MIGRATIONS: tuple[str | Callable[[sqlite3.Connection], None], ...] = (
     """,
     _number_uses,
     "CREATE INDEX sessions_started ON sessions (started_at, id)",
+    "ALTER TABLE sessions ADD COLUMN pod TEXT NOT NULL DEFAULT 'main'",
 )
 """Item N brings a file from schema version N to N + 1. Released items never change."""
 _COLUMNS = {"clock_anchor": "anchor"}
@@ -158,13 +159,12 @@ class SqliteLedger:
         """Return the sessions without an end, oldest first."""
         return await self._sessions("WHERE ended_at IS NULL ORDER BY asked_at, id")
 
-    async def last_ends(self) -> Mapping[str, datetime]:
-        """Return the latest `ended_at` of the billed sessions, by provider; providers may be missing."""
-        rows = await self._read(
-            "SELECT provider, max(ended_at) AS ended_at FROM sound_sessions"
-            " WHERE ended_at IS NOT NULL AND started_at IS NOT NULL GROUP BY provider"
+    async def last_ended(self) -> list[Session]:
+        """Return the billed session that ended last, of each pod and provider."""
+        return await self._sessions(
+            "WHERE id IN (SELECT id FROM (SELECT id, max(ended_at) FROM sound_sessions"
+            " WHERE ended_at IS NOT NULL AND started_at IS NOT NULL GROUP BY pod, provider))"
         )
-        return {row["provider"]: datetime.fromisoformat(row["ended_at"]) for row in rows}
 
     async def sessions(
         self,
@@ -191,14 +191,16 @@ class SqliteLedger:
         )
         return found[::-1]
 
-    async def starts(self, limit: int, *, request_id: str = "") -> list[Session]:
+    async def starts(self, limit: int, *, request_id: str = "", pod: str = "") -> list[Session]:
         """Return so many of the newest sessions, failed starts too, the newest first.
 
         Args:
             request_id: only those that this request has caused.
+            pod: only those of the pod with this name.
         """
-        only, values = ("WHERE request_id = ? ", (request_id,)) if request_id else ("", ())
-        return await self._sessions(f"{only}ORDER BY id DESC LIMIT ?", *values, limit)
+        return await self._sessions(
+            "WHERE ? IN ('', request_id) AND ? IN ('', pod) ORDER BY id DESC LIMIT ?", request_id, pod, limit
+        )
 
     async def session(self, session_id: str) -> Session | None:
         """Return the session with this id."""

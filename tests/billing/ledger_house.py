@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from attrs import define, field
-from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider
+from gpugate_testing.fakes import FakeCloud, FakeDebts, FakePod, FakeProvider, last_ended
 from gpugate_testing.virtual_time import run
 
 from gpugate.billing.model import PodUsage, Session
@@ -58,13 +58,8 @@ class Book:
             raise LedgerError("the disk is full")
         return [row for row in self.rows.values() if row.ended_at is None]
 
-    async def last_ends(self) -> dict[str, datetime]:
-        ended = sorted(
-            (row.ended_at, row.provider)
-            for row in self.rows.values()
-            if row.ended_at is not None and row.started_at is not None
-        )
-        return {provider: at for at, provider in ended}
+    async def last_ended(self) -> list[Session]:
+        return last_ended(self.rows.values())
 
     async def aclose(self) -> None:
         """Nothing to let go."""
@@ -82,6 +77,8 @@ class House:
     boot: str = "boot-1"
     told: list[str] = field(factory=list)
     heard: list[str] = field(factory=list)
+    pod: str = "main"
+    pods: tuple[str, ...] = ()
 
     def hear(self, news: LifecycleEvent) -> None:
         """Keep what is told of providers."""
@@ -95,6 +92,8 @@ class House:
         """A new gateway over the same state."""
         books = SessionRecorder(
             self.book,  # type: ignore[arg-type]
+            pod=self.pod,
+            pods=self.pods or (self.pod,),
             fallback=Price(Decimal("0.5")),
             wall=self.wall,
             boottime=asyncio.get_running_loop().time,

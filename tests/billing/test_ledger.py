@@ -95,7 +95,8 @@ async def test_the_last_ends(ledger: SplitLedger, real: MemoryLedger) -> None:
     await ledger.put(attrs.evolve(PLAY, ended_at=NOON + 2 * HOUR))
     await ledger.put(attrs.evolve(REAL, ended_at=NOON + HOUR))
 
-    assert {"demo": NOON + 2 * HOUR, "runpod": NOON + HOUR} == await ledger.last_ends()
+    found = {row.provider: row.ended_at for row in await ledger.last_ended()}
+    assert {"demo": NOON + 2 * HOUR, "runpod": NOON + HOUR} == found
 
 
 async def test_one_that_cannot_be_used(ledger: SplitLedger, real: MemoryLedger, play: MemoryLedger) -> None:

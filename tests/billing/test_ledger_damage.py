@@ -49,6 +49,7 @@ KINDS = [
     ("sessions", "provider", b"\xff\xfe"),
     ("sessions", "pod_id", b"\x00"),
     ("sessions", "id", b"\xff"),
+    ("sessions", "pod", b"\xff"),
     ("uses", "seconds", "many"),
     ("uses", "seconds", "nan"),
     ("uses", "began_at", "2026-11-31T12:00:00.000000+00:00"),
@@ -84,6 +85,8 @@ async def test_a_damaged_cell(tmp_path: Path, table: str, column: str, value: ob
     alarms: list[str] = []
     recorder = SessionRecorder(
         ledger,
+        pod=WHOLE.pod,
+        pods=(WHOLE.pod, SOUND.pod),
         fallback=Price(),
         wall=lambda: NOW,
         boottime=lambda: 0.0,
@@ -92,7 +95,7 @@ async def test_a_damaged_cell(tmp_path: Path, table: str, column: str, value: ob
     )
     try:
         await recorder.open(["runpod"])
-        costs = CostQueries(ledger, lambda: None, "USD", lambda: NOW)
+        costs = CostQueries(ledger, lambda: (), "USD", lambda: NOW)
         summary = await costs.summary()
         rows = await costs.sessions(None, None)
         assert (1, Decimal(5)) == (summary.session_count, summary.estimated_total)
@@ -106,7 +109,7 @@ async def test_a_damaged_cell(tmp_path: Path, table: str, column: str, value: ob
         assert (table == "uses") == (len(rows) == 2)
         assert await costs.receipt("sound") is not None
         await costs.pods()
-        await ledger.last_ends()
+        await ledger.last_ended()
         await costs.summary()
     finally:
         await recorder.aclose()

@@ -71,7 +71,7 @@ def reconciled(
 ) -> ReconciliationReport:
     """In virtual time."""
     ledger = MemoryLedger({row.id: row for row in sessions})
-    costs = CostQueries(ledger, lambda: None, "USD", lambda: NOW)
+    costs = CostQueries(ledger, lambda: (), "USD", lambda: NOW)
     named = [ConfiguredProvider(name, provider) for name, provider in providers.items()]
     return virtual_time.run(BillReconciler(costs, named, "USD", lambda: NOW).month(month))
 

@@ -33,7 +33,7 @@ def session(began_at: datetime, hours: float | None = 1, **more: object) -> Sess
 
 def costs_of(*rows: Session, used: tuple[PodUsage, ...] = (), now: datetime = NOW) -> CostQueries:
     ledger = MemoryLedger({row.id: row for row in rows}, {(use.session_id, use.id): use for use in used})
-    return CostQueries(ledger, lambda: None, "USD", lambda: now)
+    return CostQueries(ledger, lambda: (), "USD", lambda: now)
 
 
 async def test_what_was_spent() -> None:
@@ -61,7 +61,7 @@ async def test_another_zone() -> None:
     """The default month, its days and "today" are the zone's."""
     now = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)  # half past midnight in Berlin
     ledger = MemoryLedger({row.id: row for row in [session(now - HOUR, None)]})
-    costs = CostQueries(ledger, lambda: None, "USD", lambda: now, zone=ZoneInfo("Europe/Berlin"))
+    costs = CostQueries(ledger, lambda: (), "USD", lambda: now, zone=ZoneInfo("Europe/Berlin"))
 
     summary = await costs.summary()
     assert ("2026-12", ["2026-12-01"]) == (summary.month, [line.name for line in summary.by_day])
@@ -110,7 +110,7 @@ async def test_simulated_sessions() -> None:
     play = session(NOW - 3 * HOUR, provider="demo", stopped_rate=Decimal(1), cost=Decimal("0.6"))
     rows = (play, session(NOW - 5 * HOUR, 0.5, provider="demo"), session(NOW - 2 * HOUR))
     ledger = MemoryLedger({row.id: row for row in rows})
-    costs = CostQueries(ledger, lambda: None, "USD", lambda: NOW, simulated={"demo"})
+    costs = CostQueries(ledger, lambda: (), "USD", lambda: NOW, simulated={"demo"})
 
     summary = await costs.summary()
     assert (1, Decimal("0.6"), Decimal(1)) == (
@@ -159,12 +159,12 @@ async def test_a_ledger_that_is_brought_up_to_date() -> None:
     async def settle() -> None:
         await ledger.put(session(NOW - HOUR))
 
-    assert Decimal("0.6") == await CostQueries(ledger, lambda: None, "USD", lambda: NOW, settle).today()
+    assert Decimal("0.6") == await CostQueries(ledger, lambda: (), "USD", lambda: NOW, settle).today()
 
 
 async def test_a_ledger_that_cannot_be_read() -> None:
     """Is an error, never a sum of nothing."""
-    costs = CostQueries(MemoryLedger(broken=True), lambda: None, "USD", lambda: NOW)
+    costs = CostQueries(MemoryLedger(broken=True), lambda: (), "USD", lambda: NOW)
 
     for ask in (costs.today, costs.summary, costs.spent_in_month, costs.spent_by_user):
         with pytest.raises(LedgerError):

@@ -40,6 +40,7 @@ WHOLE = Session(
     cost=Decimal("0.00061111111111111111"),
     seen_at=NOON,
     clock_anchor="boot:1.5",
+    pod="code",
 )
 USE = PodUsage(
     session_id=WHOLE.id,
@@ -97,14 +98,20 @@ async def test_what_lies_between(ledger: SqliteLedger, since_s: float, until_s: 
 
 
 async def test_the_newest_starts(ledger: SqliteLedger) -> None:
-    """So many; of all, or of those that a request has caused."""
-    rows = [attrs.evolve(WHOLE, id=f"2026112{number}", request_id=f"r-{number % 2}") for number in range(4)]
+    """So many; of all, of those that a request has caused, or of a pod's."""
+    pods = ("main", "main", "main", "code")
+    rows = [
+        attrs.evolve(WHOLE, id=f"2026112{number}", request_id=f"r-{number % 2}", pod=pod)
+        for number, pod in enumerate(pods)
+    ]
     for row in rows:
         await ledger.put(row)
 
     assert rows[:1:-1] == await ledger.starts(2)
     assert [rows[2], rows[0]] == await ledger.starts(9, request_id="r-0")
     assert [] == await ledger.starts(9, request_id="' OR 1 --")
+    assert rows[2:0:-1] == await ledger.starts(2, pod="main")
+    assert [rows[3]] == await ledger.starts(9, pod="code")
 
 
 async def test_one_name_for_many_requests(ledger: SqliteLedger) -> None:
@@ -116,7 +123,7 @@ async def test_one_name_for_many_requests(ledger: SqliteLedger) -> None:
 
 async def test_the_last_end_at_each_provider(ledger: SqliteLedger) -> None:
     """Of billed sessions alone: neither of one that is open, nor of a start that was refused."""
-    assert {} == await ledger.last_ends()
+    assert [] == await ledger.last_ended()
     later = NOON + timedelta(hours=1)
     for number, more in enumerate(
         (
@@ -126,11 +133,17 @@ async def test_the_last_end_at_each_provider(ledger: SqliteLedger) -> None:
             {"started_at": None, "ended_at": later},
             {"provider": "vastai", "ended_at": later.astimezone(timezone(timedelta(hours=-5)))},
             {"provider": "local", "ended_at": None},
+            {"pod": "main", "ended_at": NOON},
         )
     ):
         await ledger.put(attrs.evolve(WHOLE, id=str(number), **more))  # type: ignore[arg-type]
 
-    assert {"runpod": WHOLE.ended_at, "vastai": later} == await ledger.last_ends()
+    found = {(row.pod, row.provider): row.ended_at for row in await ledger.last_ended()}
+    assert {
+        ("code", "runpod"): WHOLE.ended_at,
+        ("code", "vastai"): later,
+        ("main", "runpod"): NOON,
+    } == found
 
 
 async def test_another_time_zone(ledger: SqliteLedger) -> None:
@@ -231,6 +244,12 @@ SECOND = f"""
     {_SESSIONS_1}
 """
 """The next one, which was of version 1 as well: a use has an id."""
+THIRD = f"""
+    {SECOND}
+    CREATE INDEX sessions_started ON sessions (started_at, id);
+    PRAGMA user_version = 3;
+"""
+"""The last one that knew of one pod only."""
 
 
 def written(path: Path, script: str) -> None:
@@ -245,8 +264,9 @@ def written(path: Path, script: str) -> None:
     [
         (FIRST, {("s", "v1-1", "r-1", "60.5"), ("s", "v1-2", "r-2", "600"), ("t", "v1-1", "r-1", "1")}),
         (SECOND, {("s", "a-1", "r-1", "60.5")}),
+        (THIRD, {("s", "a-1", "r-1", "60.5")}),
     ],
-    ids=["the first", "the second"],
+    ids=["the first", "the second", "the third"],
 )
 async def test_a_file_of_every_schema_so_far(path: Path, script: str, ids: set[tuple[str, ...]]) -> None:
     """It is brought up to date with all its rows, and once: a second opening changes nothing."""
@@ -260,7 +280,7 @@ async def test_a_file_of_every_schema_so_far(path: Path, script: str, ids: set[t
             await ledger.put_usage([attrs.evolve(USE, id="9", began_at=NOON + timedelta(days=2))])
         finally:
             await ledger.aclose()
-        assert ("s", Decimal("0.4"), 50) == (row.id, row.cost, told)
+        assert ("s", Decimal("0.4"), 50, "main") == (row.id, row.cost, told, row.pod)
         assert ids == {(use.session_id, use.id, use.request_id, str(use.seconds)) for use in uses}
     database = sqlite3.connect(path)
     (found,) = database.execute("SELECT count(*) FROM sqlite_master WHERE name LIKE 'old%'").fetchone()
@@ -303,12 +323,12 @@ async def test_a_file_of_another_program(path: Path, script: str) -> None:
 
 async def test_a_newer_file(path: Path) -> None:
     """One plain line, and nothing in it is changed."""
-    written(path, SECOND + "PRAGMA user_version = 4;")
+    written(path, SECOND + "PRAGMA user_version = 5;")
     before = path.read_bytes()
     with pytest.raises(LedgerError) as told:
         await SqliteLedger.open(path)
     assert told.value.detail == (
-        f"{path}: the ledger was written by a newer gpugate (schema 4, this one knows 3);"
+        f"{path}: the ledger was written by a newer gpugate (schema 5, this one knows 4);"
         " use that version, or move the file away"
     )
     assert before == path.read_bytes()

@@ -214,6 +214,12 @@ class FakePod:
         return self.cloud._changes_at + self.warm_s
 
 
+def last_ended(rows: Iterable[Session]) -> list[Session]:
+    """Return the billed session that ended last, of each pod and provider."""
+    ended = [(row.ended_at, row.id, row) for row in rows if row.started_at and row.ended_at]
+    return list({(row.pod, row.provider): row for _, _, row in sorted(ended)}.values())
+
+
 @define
 class MemoryLedger:
     """A ledger in memory, as `billing.model.Ledger` has it.
@@ -245,14 +251,10 @@ class MemoryLedger:
             key=lambda row: (row.asked_at, row.id),
         )
 
-    async def last_ends(self) -> Mapping[str, datetime]:
-        """By provider the latest end of its billed sessions."""
+    async def last_ended(self) -> list[Session]:
+        """The billed session that ended last, of each pod and provider."""
         self._try()
-        ends: dict[str, datetime] = {}
-        for row in self.rows.values():
-            if row.started_at is not None and row.ended_at is not None:
-                ends[row.provider] = max(row.ended_at, ends.get(row.provider, row.ended_at))
-        return ends
+        return last_ended(self.rows.values())
 
     async def sessions(
         self, since: datetime, until: datetime, *, before: Session | None = None, limit: int = -1
@@ -268,11 +270,11 @@ class MemoryLedger:
         found.sort(key=lambda row: (row.began_at, row.id))
         return found if limit < 0 else found[max(0, len(found) - limit) :]
 
-    async def starts(self, limit: int, *, request_id: str = "") -> list[Session]:
-        """So many of the newest, the newest first; of all, or of those that a request has caused."""
+    async def starts(self, limit: int, *, request_id: str = "", pod: str = "") -> list[Session]:
+        """So many of the newest, the newest first; of all, of a request's or of a pod's."""
         self._try()
         rows = sorted(self.rows.values(), key=lambda row: row.id, reverse=True)
-        return [row for row in rows if request_id in ("", row.request_id)][:limit]
+        return [row for row in rows if request_id in ("", row.request_id) and pod in ("", row.pod)][:limit]
 
     async def session(self, session_id: str) -> Session | None:
         """The one with this id."""
