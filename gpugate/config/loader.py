@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import attrs
-from attrs import define, evolve, field
+from attrs import evolve
 
 from gpugate.config import consistency
-from gpugate.config.converter import Problem, fields_of, secret_files_of, structure
+from gpugate.config.complaints import Complaints
+from gpugate.config.converter import fields_of, secret_files_of, structure
 from gpugate.config.schema import (
     DEFAULT_SOURCE,
-    LISTS,
     NO_FILE,
     SECTIONS,
     PodSettings,
@@ -25,15 +24,12 @@ from gpugate.config.sources import (
     Raw,
     SourcedValue,
     add_environment,
-    complaint,
     credential_files,
     default_state_dir,
-    display,
     put,
     read_file,
-    variable_of,
 )
-from gpugate.config.validators import NOT_SHOWN, InvalidValue
+from gpugate.config.validators import InvalidValue
 from gpugate.errors import SettingsError
 
 C = TypeVar("C")
@@ -70,7 +66,7 @@ def load_settings(
     for key, value in (overrides or {}).items():
         put(raw, key.split("."), _with_source(value, "command line"))
 
-    complaints = _Complaints(str(path) if path else NO_FILE, raw, known_keys())
+    complaints = Complaints(str(path) if path else NO_FILE, raw, known_keys())
     complaints.reject_single_underscores(env)
     complaints.reject_single_tables(env)
     providers = _provider_sections(raw.pop("providers", {}), complaints)
@@ -136,7 +132,7 @@ def structure_provider_config(
         SettingsError: with every complaint.
     """
     section = {key: _with_source(value, source, folder or Path()) for key, value in raw.items()}
-    complaints = _Complaints(source, {"providers": {name: section}})
+    complaints = Complaints(source, {"providers": {name: section}})
     config = _structure_provider(name, config_class, section, complaints)
     if complaints.lines or config is None:
         raise SettingsError(complaints.lines)
@@ -152,116 +148,7 @@ def known_keys() -> list[str]:
     ]
 
 
-@define
-class _Complaints:
-    """Collects what is wrong with one configuration.
-
-    Attributes:
-        source: the configuration's name in complaints about keys that were not given.
-        raw: what was given.
-        known: every dotted key, for "did you mean".
-        lines: the complaints, one line each.
-        faulty: dotted keys and sections that were complained about.
-    """
-
-    source: str
-    raw: Raw
-    known: Sequence[str] = ()
-    lines: list[str] = field(factory=list)
-    faulty: set[str] = field(factory=set)
-
-    def add(
-        self, key: str, problem: str, given: SourcedValue | None = None, *, at: str = "", hint: bool = True
-    ) -> None:
-        """Add a complaint about a dotted key; `at` is the part of its value that is meant, such as "[1]"."""
-        given = given or self._find(key.split("."))[0] or SourcedValue(None, self.source)
-        self.lines.append(complaint(given, key, problem, at=at, hint=hint))
-        self.faulty.add(key)
-
-    def is_faulty(self, key: str) -> bool:
-        """Return whether there is a complaint about a key, or about its section as a whole."""
-        return not self.faulty.isdisjoint({key, key.partition(".")[0]})
-
-    def add_all(self, findings: Iterable[tuple[str, str]]) -> None:
-        """Add complaints, except about keys that have their default because their own value was at fault."""
-        for key, problem in findings:
-            if not self.is_faulty(key):
-                self.add(key, problem)
-
-    def add_problems(self, problems: Iterable[Problem], *prefix: str) -> None:
-        """Add the problems of a class that was structured from the table at `prefix`."""
-        for problem in problems:
-            path = [*prefix, *problem.path]
-            given, rest = self._find(path)
-            key = ".".join(map(str, path[: len(path) - len(rest)]))
-            is_list = key in LISTS
-            at = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest)
-            if problem.known is not None:
-                self._add_unknown([*map(str, path)], problem.known, given, at if is_list else "")
-            elif problem.text != "is missing" or key not in self.faulty:  # its file may be at fault
-                bare = given is not None and given.is_text and not rest
-                value = (
-                    "" if problem.value is NOT_SHOWN else f", is {display(problem.value, quoted=not bare)}"
-                )
-                hint = len(path) > len(prefix) and not is_list  # no variable sets a list of tables
-                self.add(key, problem.text + value, given, at=at, hint=hint)
-
-    def reject_single_underscores(self, env: Mapping[str, str]) -> None:
-        """Complain about variables with one underscore in place of two, which would be ignored silently."""
-        meant_by = {variable_of(key).replace("__", "_"): variable_of(key) for key in self.known}
-        for name in sorted(env):
-            meant = meant_by.get(name)
-            if name.startswith(variable_of("providers") + "_") and "__" not in name:
-                meant = variable_of("providers.<name>.<key>")
-            # GPUGATE_STATE_DIR passes the state folder to providers; Docker and Kubernetes set <SERVICE>_PORT
-            if meant is None or name == "GPUGATE_STATE_DIR" or env[name].startswith(("tcp://", "udp://")):
-                continue
-            self.lines.append(f"{name}: unknown variable; did you mean {meant} (two underscores)?")
-
-    def reject_single_tables(self, env: Mapping[str, str]) -> None:
-        """Complain about a list of tables that is given as one table, or by variables."""
-        for name in LISTS:
-            wrong = [variable for variable in sorted(env) if variable.startswith(variable_of(name) + "__")]
-            if isinstance(self.raw.get(name), dict):
-                del self.raw[name]
-                wrong = wrong or [f"{self.source}: {name}"]
-            problem = f"must be tables in the file, each with the head [[{name}]]"
-            self.lines += [f"{place}: {problem}" for place in wrong]
-
-    def _find(self, path: Sequence[str | int]) -> tuple[SourcedValue | None, Sequence[str | int]]:
-        """Return what was given along a path, and the part of the path that is within its value."""
-        found: Any = self.raw
-        for depth, part in enumerate(path):
-            if isinstance(found, SourcedValue):
-                return found, path[depth:]
-            found = found.get(part) if isinstance(found, dict) else None
-        return found if isinstance(found, SourcedValue) else None, ()
-
-    def _add_unknown(
-        self, path: list[str], known: Sequence[str], given: SourcedValue | None, at: str
-    ) -> None:
-        """Name the key that was probably meant: the same one of another section, or a similar one of this."""
-        *section, last = path
-        if at:  # in a list of tables
-            place, close = f"{path[0]}{at.rpartition('.')[0]}", difflib.get_close_matches(last, known, n=1)
-            says = f"did you mean {place}.{close[0]}?" if close else f"{place} has {', '.join(known)}"
-            self.add(path[0], f"unknown key; {says}", given, at=at, hint=False)
-            return
-        names = [*known, "providers"] if not section else known
-        meant = next((key for key in self.known if key.rpartition(".")[2] == last), None)
-        if meant is None and (close := difflib.get_close_matches(last.lower(), names, n=1)):
-            meant = ".".join([*section, close[0]])
-        says = f"{'.'.join(section) or 'the configuration'} has {', '.join(names) or 'no keys'}"
-        if meant is not None:
-            also = f" ({variable_of(meant)})" if given is not None and given.is_text else ""
-            says = f"did you mean {meant}{also}?"
-        # of an unknown section: one complaint for the file, and one for each variable
-        values = [given] if given else [*self.raw[last].values()]
-        for value in {value.source: value for value in values}.values() or [None]:
-            self.add(".".join(path), f"unknown {'key' if given else 'section'}; {says}", value, hint=False)
-
-
-def _provider_sections(providers: Any, complaints: _Complaints) -> dict[str, dict[str, SourcedValue]]:
+def _provider_sections(providers: Any, complaints: Complaints) -> dict[str, dict[str, SourcedValue]]:
     """Return `[providers.<name>]` by name, not yet structured: their classes may not be installed."""
     if isinstance(providers, SourcedValue):
         complaints.add("providers", "must be sections, [providers.<name>]", providers, hint=False)
@@ -302,7 +189,7 @@ def _use_credential(raw: Raw, section: str, key: str, file_key: str, credential:
         raw.setdefault(section, {})[file_key] = credential
 
 
-def _check_provider(name: str, config_of: ConfigOf, section: Raw, complaints: _Complaints) -> None:
+def _check_provider(name: str, config_of: ConfigOf, section: Raw, complaints: Complaints) -> None:
     try:
         config_class = config_of(name)
     except SettingsError as error:
@@ -313,7 +200,7 @@ def _check_provider(name: str, config_of: ConfigOf, section: Raw, complaints: _C
         _structure_provider(name, config_class, section, complaints)
 
 
-def _structure_provider(name: str, config_class: type[C], section: Raw, complaints: _Complaints) -> C | None:
+def _structure_provider(name: str, config_class: type[C], section: Raw, complaints: Complaints) -> C | None:
     path = f"providers.{name}"
     try:
         if not attrs.has(cast("type[Any]", config_class)):
@@ -327,7 +214,7 @@ def _structure_provider(name: str, config_class: type[C], section: Raw, complain
     return config
 
 
-def _read_secret_files(raw: Raw, classes: Mapping[str, type[Any]], complaints: _Complaints) -> None:
+def _read_secret_files(raw: Raw, classes: Mapping[str, type[Any]], complaints: Complaints) -> None:
     """Replace each `<key>_file` of a section by `<key>` with the file's content."""
     for path, config_class in classes.items():
         section: Any = raw.get(path)
