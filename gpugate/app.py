@@ -122,8 +122,8 @@ async def build(
             settings.catalog.when_stopped,
             settings.catalog.models,
             base.state / "catalog.json",
-            named=named_models(settings, [one.provider for one in base.providers]),
-            pods=pods_of(settings, configs),
+            named=named_models(settings, settings.pods[0], [one.provider for one in base.providers]),
+            pods=pods_of(settings.pods[0], configs),
             fetch=base.pod.fetch,
             serving=lambda: lifecycle.serving,
             interval_s=settings.pod.reconcile_interval,
@@ -186,7 +186,7 @@ async def _infrastructure(
     lifecycle = Lifecycle(
         providers=providers,
         pod=pod,
-        policy=policy_of(settings, [one.provider for one in providers]),
+        policy=policy_of(settings, settings.pods[0], [one.provider for one in providers]),
         fallback_price=fallback_price_of(settings),
         events=events,
         pending_stops=PendingStopFile(state / "unproved-stops.json", _warn),
@@ -249,7 +249,7 @@ async def _features(
     def apply(new: Settings) -> None:
         cost_api.monthly_budget = new.cost.monthly_budget
         lifecycle.wake_policy = wake_policy(new.wake, new.cost.timezone, _utc_now)
-        lifecycle.set_policy(policy_of(new, [one.provider for one in base.providers]))
+        lifecycle.set_policy(policy_of(new, new.pods[0], [one.provider for one in base.providers]))
 
     reloader.appliers.append(apply)
     notices = Notices(base.events, costs, settings.cost.currency, partial(_user_of, base), log_crash)

@@ -158,14 +158,15 @@ def _catalogue_hint(settings: Settings) -> str | None:
     from gpugate.ollama.catalog_cache import CatalogCache
     from gpugate.providers import registry
 
-    kinds = {name: registry.find(name) for name in settings.pod.provider}
+    pod = settings.pods[0]
+    kinds = {name: registry.find(name) for name in pod.pod.provider}
     configs = {name: provider_config(settings, name, kind.Config) for name, kind in kinds.items()}
     return CatalogCache(
         settings.catalog.when_stopped,
         settings.catalog.models,
         Path(settings.state.dir) / "catalog.json",
-        named=named_models(settings, kinds.values()),
-        pods=[*pods_of(settings, configs).values()],
+        named=named_models(settings, pod, kinds.values()),
+        pods=[*pods_of(pod, configs).values()],
     ).hint
 
 

@@ -13,6 +13,9 @@ from gpugate.config.schema import LISTS
 from gpugate.config.sources import Raw, SourcedValue, complaint, display, variable_of
 from gpugate.config.validators import NOT_SHOWN
 
+NAMED = ("providers", "pods")
+"""Sections of sections that have names."""
+
 
 @define
 class Complaints:
@@ -48,7 +51,7 @@ class Complaints:
         """Add complaints, except about keys that have their default because their own value was at fault."""
         for key, problem in findings:
             if not self.is_faulty(key):
-                self.add(key, problem)
+                self.add(key, problem, hint="[" not in key)  # no variable sets a list of tables
 
     def add_problems(self, problems: Iterable[Problem], *prefix: str) -> None:
         """Add the problems of a class that was structured from the table at `prefix`."""
@@ -73,8 +76,9 @@ class Complaints:
         meant_by = {variable_of(key).replace("__", "_"): variable_of(key) for key in self.known}
         for name in sorted(env):
             meant = meant_by.get(name)
-            if name.startswith(variable_of("providers") + "_") and "__" not in name:
-                meant = variable_of("providers.<name>.<key>")
+            for section in NAMED:
+                if name.startswith(variable_of(section) + "_") and "__" not in name:
+                    meant = variable_of(f"{section}.<name>.<key>")
             # GPUGATE_STATE_DIR passes the state folder to providers; Docker and Kubernetes set <SERVICE>_PORT
             if meant is None or name == "GPUGATE_STATE_DIR" or env[name].startswith(("tcp://", "udp://")):
                 continue
@@ -109,7 +113,7 @@ class Complaints:
             says = f"did you mean {place}.{close[0]}?" if close else f"{place} has {', '.join(known)}"
             self.add(path[0], f"unknown key; {says}", given, at=at, hint=False)
             return
-        names = [*known, "providers"] if not section else known
+        names = [*known, *NAMED] if not section else known
         meant = next((key for key in self.known if key.rpartition(".")[2] == last), None)
         if meant is None and (close := difflib.get_close_matches(last.lower(), names, n=1)):
             meant = ".".join([*section, close[0]])

@@ -7,7 +7,8 @@ import os.path
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from gpugate.config.schema import Bot, Settings
+from gpugate.config.schema import Bot, PodSettings, Queue, Settings
+from gpugate.config.sources import display
 from gpugate.config.units import show_duration
 from gpugate.install_hints import install_command
 
@@ -24,6 +25,9 @@ NO_SECRET = (
 NO_PROVIDER = (
     "is missing: name a provider (see `gpugate providers`), try `gpugate demo`, which needs none, "
     "or let `gpugate init` write a configuration"
+)
+NO_PROVIDER_OF_POD = (
+    "is missing: name a provider (see `gpugate providers`) here, or in pod.provider for all pods"
 )
 
 
@@ -44,7 +48,16 @@ def contradictions(settings: Settings) -> Iterator[Finding]:
     if settings.metrics.listen and not settings.metrics.enabled:
         yield "metrics.listen", "needs metrics.enabled = true"
     yield from _missing_files(settings)
+    yield from _unknown_pods(settings)
     yield from _notify(settings.notify.urls)
+
+
+def _unknown_pods(settings: Settings) -> Iterator[Finding]:
+    pods = [pod.name for pod in settings.pods]
+    given = [(f"schedule[{number}].pod", one.pod) for number, one in enumerate(settings.schedule)]
+    for key, name in [("comfyui.pod", settings.comfyui.pod), *given]:
+        if name and name not in pods:
+            yield key, f"must be the name of a pod ({', '.join(pods)}), is {display(name)}"
 
 
 def _missing_files(settings: Settings) -> Iterator[Finding]:
@@ -59,27 +72,32 @@ def _missing_files(settings: Settings) -> Iterator[Finding]:
 
 def warnings(settings: Settings) -> Iterator[Finding]:
     """Yield keys whose value is allowed but probably not meant (`gpugate check` prints them)."""
-    auth, pod, max_wait = settings.auth, settings.pod, settings.queue.max_wait
+    auth = settings.auth
     if auth.scope_map and not auth.jwks_url:
         yield "auth.scope_map", "is for tokens of an identity provider, and auth.jwks_url is not set"
     if auth.jwks_url and not auth.audience:
         yield "auth.audience", "is empty: tokens that the identity provider made for other programs count too"
+    yield from dict.fromkeys(found for pod in settings.pods for found in _pod_warnings(pod, settings.queue))
+
+
+def _pod_warnings(settings: PodSettings, queue: Queue) -> Iterator[Finding]:
+    pod, max_wait, path_of = settings.pod, queue.max_wait, settings.path_of
     if pod.idle_timeout < _SHORT_IDLE_S:
         yield (
-            "pod.idle_timeout",
+            path_of("idle_timeout"),
             f"{show_duration(pod.idle_timeout)} is short: a pause between two messages stops the pod, and "
             'the next one waits for a start. A number without a unit is seconds; "15m" is minutes',
         )
     if 0 < pod.max_session <= pod.warmup_timeout:
         yield (
-            "pod.max_session",
-            f"{show_duration(pod.max_session)} is no longer than pod.warmup_timeout "
+            path_of("max_session", "warmup_timeout"),
+            f"{show_duration(pod.max_session)} is no longer than {path_of('warmup_timeout')} "
             f"({show_duration(pod.warmup_timeout)}): a session may be over before its pod is ready",
         )
     # At the same time with a single provider both end in a 503 that differs only in its message.
     if pod.start_timeout > max_wait or (len(pod.provider) > 1 and pod.start_timeout == max_wait):
         yield (
-            "pod.start_timeout",
+            path_of("start_timeout"),
             f"{show_duration(pod.start_timeout)} is no shorter than queue.max_wait "
             f"({show_duration(max_wait)}): requests give up before a start that hangs is given up",
         )
@@ -89,8 +107,11 @@ def missing(settings: Settings) -> Iterator[Finding]:
     """Yield keys that must be set before the gateway can run."""
     if not settings.auth.secret and not settings.auth.jwks_url:
         yield "auth.secret", NO_SECRET
-    if not settings.pod.provider:
+    if not settings.named_pods and not settings.pod.provider:
         yield "pod.provider", NO_PROVIDER
+    for pod in settings.named_pods:
+        if not pod.pod.provider:
+            yield f"pods.{pod.name}.provider", NO_PROVIDER_OF_POD
     if not settings.state.dir:
         yield "state.dir", "is needed: this user has no home folder for a default"
     if settings.bot.enabled:

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from gpugate.config.schema import Settings
+from gpugate.config.schema import PodSettings, Settings
 from gpugate.core.policy import PodPolicy, Policy, ProviderLimits, QueuePolicy
 from gpugate.lifecycle.provider_worker import BEFORE_STOP_LIMIT_S
 from gpugate.provider_api import Price, Provider
@@ -19,20 +19,20 @@ CLEANUP_LIMIT_S = 5.0
 """How long an orderly exit takes after the pod is stopped: last ledger rows, notifications, connections."""
 
 
-def policy_of(settings: Settings, providers: list[Provider]) -> Policy:
-    """Return the state machine's policy: the settings it uses, and each provider's polling limits."""
+def policy_of(settings: Settings, pod: PodSettings, providers: list[Provider]) -> Policy:
+    """Return a pod's policy: the settings its state machine uses, and the polling limits of its providers."""
     limits = tuple(
         ProviderLimits(
             name=name,
             min_poll_s=provider.capabilities.min_poll_s,
             min_probe_s=provider.capabilities.min_probe_s,
         )
-        for name, provider in zip(settings.pod.provider, providers, strict=True)
+        for name, provider in zip(pod.pod.provider, providers, strict=True)
     )
     return Policy(
         providers=limits,
         shutdown_grace=settings.server.shutdown_grace,
-        **_values(PodPolicy, settings.pod),
+        **_values(PodPolicy, pod.pod),
         **_values(QueuePolicy, settings.queue),
     )
 
@@ -53,13 +53,13 @@ def fallback_price_of(settings: Settings) -> Price:
     return Price(settings.cost.hourly_rate or None, None, settings.cost.currency)
 
 
-def pods_of(settings: Settings, configs: Mapping[str, Any]) -> dict[str, str]:
-    """Return of each provider's name, in order, the pod that its configuration names.
+def pods_of(pod: PodSettings, configs: Mapping[str, Any]) -> dict[str, str]:
+    """Return of each of a pod's providers, in order, what its configuration names there: "runpod:k3x9".
 
     Args:
         configs: an instance of its Config by provider's name.
     """
-    return {name: ":".join([name, *_id_of(configs[name])]) for name in settings.pod.provider}
+    return {name: ":".join([name, *_id_of(configs[name])]) for name in pod.pod.provider}
 
 
 def _id_of(config: Any) -> list[str]:
@@ -67,9 +67,15 @@ def _id_of(config: Any) -> list[str]:
     return next(filter(None, given), [])
 
 
-def named_models(settings: Settings, providers: Iterable[Provider | type[Provider]]) -> list[str]:
-    """Return the models that the pod has, as far as the configuration and the providers tell."""
-    models, preload = settings.models, settings.pod.preload
+def named_models(
+    settings: Settings, pod: PodSettings, providers: Iterable[Provider | type[Provider]]
+) -> list[str]:
+    """Return the models that a pod has, as far as the configuration and its providers tell.
+
+    The models of the services count as the first pod's: a pod whose patterns match them gets them anyway.
+    """
+    models, preload = settings.models, pod.pod.preload
     known = [model for provider in providers for model in provider.models]
     preloaded = [] if preload in ("requested", "none") else [preload]
-    return [*known, *preloaded, models.vision, *filter(None, [models.story]), models.code]
+    services = [models.vision, *filter(None, [models.story]), models.code]
+    return [*known, *preloaded, *(services if pod.name == settings.pods[0].name else [])]

@@ -255,6 +255,20 @@ class Pod(PodPolicy):
     )
 
 
+@frozen(kw_only=True, field_transformer=_own_keys_first)
+class NamedPod(Pod):
+    """One of several pods. It has every key of [pod], with the value there as the default, and these.
+
+    The keys of [pods.NAME.<provider>] go before those of [providers.<provider>].
+    """
+
+    models: tuple[str, ...] = _key(
+        (),
+        'patterns of the models that it serves, such as "llava*" (* and ?, case-sensitive)',
+        each(lambda pattern: bool(pattern.strip()), "must be patterns of names of models"),
+    )
+
+
 @frozen(kw_only=True)
 class Queue(QueuePolicy):
     """Requests that wait for the pod. The inherited keys are those that the state machine uses."""
@@ -295,6 +309,7 @@ class Models:
 class ComfyUI:
     """Image generation."""
 
+    pod: str = _key("", "the name of the pod that makes the pictures; empty: the first")
     workflow: FilePath = _key("", "a ComfyUI API-format workflow file; empty: the built-in text-to-image one")
     workflows_dir: FilePath = _key("", "folder of further workflow files, chosen per request by name")
     checkpoint: str = _key(
@@ -453,9 +468,7 @@ class Schedule:
         predicate(is_cron, 'must be five fields such as "0 8 * * 1-5"'),
     )
     timezone: str = _zone("of cron; empty: cost.timezone")
-    pod: str = _key(
-        "", "its name; empty: the first", predicate(lambda name: name in ("", "main"), "must be a pod's name")
-    )
+    pod: str = _key("", "its name; empty: the first")
     keep: Duration = _duration("30m", "from READY on, or from then if it serves already", above(0))
     model: str = _key("", "loaded before the pod serves; empty: as pod.preload says")
 
@@ -468,12 +481,18 @@ class PodSettings:
         pod: its keys; those that `[pods.<name>]` leaves out are as in `[pod]`.
         models: patterns of the models whose requests it serves, with `*` and `?`.
         providers: as `Settings.providers`, with the keys of `[pods.<name>.<provider>]` over them.
+        own: the keys that `[pods.<name>]` itself has, as `idle_timeout` and `runpod.api_key`.
     """
 
     name: str = MAIN_POD
     pod: Pod = field(factory=Pod)
     models: tuple[str, ...] = ()
     providers: Mapping[str, Mapping[str, object]] = field(factory=dict, repr=False, hash=False)
+    own: frozenset[str] = frozenset()
+
+    def path_of(self, key: str, *others: str) -> str:
+        """Return the dotted path at which a key of `[pod]` is given for this pod, or one of `others` is."""
+        return f"pods.{self.name}.{key}" if self.own.intersection((key, *others)) else f"pod.{key}"
 
 
 @frozen(kw_only=True)

@@ -45,7 +45,10 @@ class SourcedValue:
             raise OSError(str(error)) from None
 
 
-Raw = dict[str, Any]  # {section: {key: SourcedValue}}; under "providers" {name: {key: SourcedValue}}
+Raw = dict[str, Any]
+"""{section: {key: SourcedValue}}; under "providers" and "pods" {name: {key: SourcedValue}}, and under a pod's
+name also {provider: {key: SourcedValue}}."""
+_DEPTHS = {"providers": 2, "pods": 3}
 
 
 def default_configs(env: Mapping[str, str], folder: Path) -> list[Path]:
@@ -109,7 +112,7 @@ def read_file(path: Path) -> Raw:
         problem = "holds a value that is not valid TOML"
     else:
         return {
-            name: _sourced(value, str(path), path.parent, depth=2 if name == "providers" else 1)
+            name: _sourced(value, str(path), path.parent, depth=_DEPTHS.get(name, 1))
             for name, value in content.items()
         }
     raise SettingsError([f"{path}: {problem}"])
@@ -118,21 +121,28 @@ def read_file(path: Path) -> Raw:
 def _sourced(value: Any, source: str, folder: Path, *, depth: int) -> Any:
     if depth == 0 or not isinstance(value, dict):
         return SourcedValue(value, source, folder=folder)
-    lower = depth == 2  # names of providers
     return {
-        key.lower() if lower else key: _sourced(inner, source, folder, depth=depth - 1)
+        key.lower() if depth == 2 and isinstance(inner, dict) else key:  # a provider's name
+        _sourced(inner, source, folder, depth=depth - 1)
         for key, inner in value.items()
     }
 
 
 def add_environment(raw: Raw, env: Mapping[str, str]) -> None:
-    """Put `GPUGATE_<SECTION>__<KEY>` and `GPUGATE_PROVIDERS__<NAME>__<KEY>` variables over `raw`."""
+    """Put the variables over `raw`: `GPUGATE_<SECTION>__<KEY>`, `GPUGATE_PROVIDERS__<NAME>__<KEY>`,
+    `GPUGATE_PODS__<NAME>__<KEY>` and `GPUGATE_PODS__<NAME>__<PROVIDER>__<KEY>`.
+    """
+    in_file = raw.get("pods")
+    pods = {name.replace("-", "_"): name for name in in_file} if isinstance(in_file, dict) else {}
     for variable in sorted(env):
         if not variable.startswith(ENV_PREFIX) or "__" not in variable:
             continue
         section, *rest = variable.removeprefix(ENV_PREFIX).lower().split("__")
-        names = rest[:1] if section == "providers" and len(rest) > 1 else []
-        path = [section, *names, "__".join(rest[len(names) :])]
+        names = rest[: min(len(rest), _DEPTHS.get(section, 1)) - 1]
+        key = "__".join(rest[len(names) :])
+        path = [section, *names, key]
+        if section == "pods":
+            path[1] = pods.get(path[1], path[1].replace("_", "-"))
         put(raw, path, SourcedValue(env[variable], variable, is_text=True))
 
 

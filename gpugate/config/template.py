@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
 import attrs
 
 from gpugate.config.converter import default_of, fields_of, secret_files_of
-from gpugate.config.schema import LISTS, SECTIONS
+from gpugate.config.schema import LISTS, SECTIONS, NamedPod, Pod
 from gpugate.config.units import show_duration
 from gpugate.provider_api import Duration, Provider
 
@@ -34,13 +34,8 @@ def commented_config(providers: Mapping[str, type[Provider]]) -> str:
         providers: the installed providers, by name: each one's section has the keys of its Config.
     """
     sections = [_section(name, section_class) for name, section_class in SECTIONS.items()]
-    lists = [
-        (
-            line if line.startswith("#") else f"# {line}"
-            for line in _section(f"[{name}]", table, _about(table))
-        )
-        for name, table in LISTS.items()
-    ]
+    lists = [_commented(_section(f"[{name}]", table, _about(table))) for name, table in LISTS.items()]
+    lists.append(_commented(_named_pod()))
     of_providers = [
         _section(f"providers.{name}", provider.Config, provider.Config.__doc__ or "")
         for name, provider in sorted(providers.items())
@@ -51,14 +46,29 @@ def commented_config(providers: Mapping[str, type[Provider]]) -> str:
     )
 
 
+def _commented(lines: Iterator[str]) -> Iterator[str]:
+    return (line if line.startswith("#") else f"# {line}" for line in lines)
+
+
+def _named_pod() -> Iterator[str]:
+    """Yield the section of one of several pods, with the keys that `[pod]` has not."""
+    about = (NamedPod.__doc__ or "").partition("\n")[0]
+    yield from _section("pods.NAME", NamedPod, about, leaving_out=fields_of(Pod).keys())
+    yield "[pods.NAME.runpod]  # goes before [providers.runpod], key by key"
+
+
 def _about(table: type[Any]) -> str:
     return f"{table.__doc__} Any number of them."
 
 
-def _section(name: str, config_class: type[Any], about: str = "") -> Iterator[str]:
+def _section(
+    name: str, config_class: type[Any], about: str = "", leaving_out: Collection[str] = ()
+) -> Iterator[str]:
     yield f"[{name}]" + (f"  # {about.splitlines()[0]}" if about else "")
     secrets = secret_files_of(config_class).values()
     for key, attribute in fields_of(config_class).items():
+        if key in leaving_out:
+            continue
         help_text = attribute.metadata.get("help", "") + (f" (or {key}_file)" if key in secrets else "")
         default = written_default(attribute)
         line = f"# {key} =" if default is None else f"{key} = {toml_value(default)}"
