@@ -244,7 +244,8 @@ async def _features(
         if metrics is not None:
             metrics.budget_ratio = lambda: monitor.used_ratio
         reloader.appliers.append(lambda new: monitor.set_limits(budget_limits(new)))
-    cost_api = CostApi(costs, reconciler, settings.cost.monthly_budget)
+    pods = [pod.name for pod in settings.named_pods]
+    cost_api = CostApi(costs, reconciler, settings.cost.monthly_budget, pods)
 
     def apply(new: Settings) -> None:
         cost_api.monthly_budget = new.cost.monthly_budget

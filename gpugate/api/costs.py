@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import TypeVar
@@ -16,8 +16,9 @@ from aiohttp import web
 from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.billing.cost_math import QUANTUM, ReceiptLine, round_to_total
 from gpugate.billing.reconciliation import BillReconciler, ReconciliationReport
-from gpugate.billing.reports import BilledSession, CostLine, CostQueries, CostSummary, SessionCost
+from gpugate.billing.reports import BilledSession, CostLine, CostQueries, CostSummary, SessionCost, total_of
 from gpugate.errors import InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
+from gpugate.provider_api import MAIN_POD
 from gpugate.proxy.error_format import dump, success
 from gpugate.proxy.request_context import RequestContext
 
@@ -27,7 +28,7 @@ COLUMNS = (
     *("id", "provider", "pod_id", "gpu", "started_at", "ready_at", "ended_at", "seconds", "hourly_rate"),
     *("rate_source", "cost", "currency", "started_by", "start_reason", "end_reason"),
 )
-"""`cost/sessions` of docs/api.md#costs."""
+"""`cost/sessions` of docs/api.md#costs; with `[pods.<name>]` also `pod`."""
 LEDGER_RETRY_S = 30.0
 PIECE = 65_536
 """Bytes of an answer that are written at once."""
@@ -42,12 +43,21 @@ class CostApi:
 
     Args:
         monthly_budget: told in the summary; 0 for none.
+        pods: the names of `[pods.<name>]`; sessions are told with their pod if there are any.
     """
 
-    def __init__(self, costs: CostQueries, reconcile: BillReconciler, monthly_budget: Decimal) -> None:
+    def __init__(
+        self,
+        costs: CostQueries,
+        reconcile: BillReconciler,
+        monthly_budget: Decimal,
+        pods: Collection[str] = (),
+    ) -> None:
         self._costs = costs
         self._reconcile = reconcile
         self.monthly_budget = monthly_budget
+        self._pods = pods
+        self._columns = (*COLUMNS, "pod") if pods else COLUMNS
 
     def routes(self) -> ApiRoutes:
         """Return the endpoints."""
@@ -60,13 +70,22 @@ class CostApi:
         }
 
     async def session(self, call: RequestContext) -> web.StreamResponse:
-        """Return the open session, or null."""
-        _only(call)
-        cost = await self._costs.session()
-        return _answer(call, None if cost is None else _session_cost(cost))
+        """Return the open session of a pod, or the sum of those of all pods; null without one."""
+        _only(call, "pod")
+        pod = _asked(call, "pod")
+        if pod and pod not in (self._pods or (MAIN_POD,)):
+            raise PathNotFound(f"pod: there is no pod {pod!r}")
+        costs = [cost for cost in self._costs.open_sessions() if pod in ("", cost.pod)]
+        if not costs:
+            return _answer(call, None)
+        if not self._pods:
+            return _answer(call, _session_cost(costs[0]))
+        sessions = [{"pod": cost.pod, **_session_cost(cost)} for cost in costs]
+        whole = _session_cost(total_of(costs))
+        return _answer(call, sessions[0] if pod else {**whole, "sessions": sessions})
 
     async def summary(self, call: RequestContext) -> web.StreamResponse:
-        """Return a month's costs by provider, day and user."""
+        """Return a month's costs by provider, pod, day and user."""
         summary = _summary(await _read(self._costs.summary, _month(call)))
         return _answer(
             call,
@@ -85,13 +104,13 @@ class CostApi:
         form = _asked(call, "format") or "json"
         if form not in ("json", "csv"):
             raise InvalidRequest("format: must be json or csv")
-        render = _json_rows if form == "json" else _csv_rows
+        render = _json_rows if form == "json" else self._csv_rows
         pages = await _read(self._rendered_pages, since, until, _limit(call), render)
         if form == "json":
             head, tail = success({"sessions": []}, call.request_id, time.time()).split(b"[]", 1)
             body = head + b"[" + b",".join(pages) + b"]" + tail
             return web.Response(body=_in_pieces(body), content_type="application/json")
-        body = _csv([COLUMNS]) + b"".join(pages)
+        body = _csv([self._columns]) + b"".join(pages)
         return web.Response(body=_in_pieces(body), content_type="text/csv", charset="utf-8")
 
     async def _rendered_pages(
@@ -100,8 +119,14 @@ class CostApi:
         """Return the sessions, oldest first; other requests are served between the pages."""
         rendered = []
         async for page in self._costs.pages(since, until, limit):
-            rendered.append(render([_row(row) for row in page]))
+            rendered.append(render([self._row(row) for row in page]))
         return rendered[::-1]
+
+    def _row(self, row: BilledSession) -> Mapping[str, object]:
+        return {**_row(row), "pod": row.session.pod} if self._pods else _row(row)
+
+    def _csv_rows(self, rows: Sequence[Mapping[str, object]]) -> bytes:
+        return _csv([[_cell(row[name]) for name in self._columns] for row in rows])
 
     async def receipt(self, call: RequestContext) -> web.StreamResponse:
         """Return who used the seconds of one session."""
@@ -113,7 +138,7 @@ class CostApi:
         if found is None:
             raise PathNotFound("id: there is no such session")
         row, lines = found
-        return _answer(call, {"session": _row(row), "lines": _receipt_lines(row, lines)})
+        return _answer(call, {"session": self._row(row), "lines": _receipt_lines(row, lines)})
 
     async def reconcile(self, call: RequestContext) -> web.StreamResponse:
         """Return a month's estimate and the providers' bills."""
@@ -192,6 +217,7 @@ def _summary(summary: CostSummary) -> Mapping[str, object]:
         "estimatedTotal": _number(summary.estimated_total),
         "currency": summary.currency,
         "byProvider": [{"provider": line.name, **_line(line)} for line in summary.by_provider],
+        "byPod": [{"pod": line.name, **_line(line)} for line in summary.by_pod],
         "byDay": [{"date": line.name, **_line(line)} for line in summary.by_day],
         "byUser": [
             {"user": line.name, "hours": _number(line.hours), "cost": _number(line.cost)}
@@ -287,10 +313,6 @@ def _in_pieces(body: bytes) -> bytes | AsyncIterator[bytes]:
 def _json_rows(rows: Sequence[Mapping[str, object]]) -> bytes:
     """Return the items of a JSON array, without its brackets."""
     return dump(rows)[1:-1]
-
-
-def _csv_rows(rows: Sequence[Mapping[str, object]]) -> bytes:
-    return _csv([[_cell(row[name]) for name in COLUMNS] for row in rows])
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> bytes:

@@ -75,7 +75,7 @@ class CostBreakdown:
     Attributes:
         sessions: billed sessions that overlap the span, failed starts included.
         total: all that was billed while pods were on.
-        by_provider, by_day, by_user: the total, split; each sums to it.
+        by_provider, by_pod, by_day, by_user: the total, split; each sums to it.
         failed_starts: sessions that never became READY, a part of the total; refused starts are counted, too.
         stopped_disk: an estimate of the disks of stopped pods, not in the total; needs the provider's rate.
         unpriced: how many sessions have no known rate; they are counted at 0.
@@ -87,6 +87,7 @@ class CostBreakdown:
     sessions: int
     total: TimeAndCost
     by_provider: Sequence[CostGroup]
+    by_pod: Sequence[CostGroup]
     by_day: Sequence[CostGroup]
     by_user: Sequence[CostGroup]
     failed_starts: CostGroup

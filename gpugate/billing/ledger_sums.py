@@ -1,4 +1,4 @@
-"""Adds up what the sessions of an SQLite ledger cost, by provider, user and day.
+"""Adds up what the sessions of an SQLite ledger cost, by provider, pod, user and day.
 
 Theory of operation:
 
@@ -46,8 +46,8 @@ def _us(instant: str) -> str:
 _TABLES = """
     CREATE TEMP TABLE IF NOT EXISTS days (name TEXT, since TEXT, until TEXT);
     CREATE TEMP TABLE IF NOT EXISTS parts (
-        id TEXT PRIMARY KEY, provider TEXT, rate TEXT, since TEXT, until TEXT, us INTEGER, warm INTEGER,
-        failed INTEGER, used INTEGER, divided INTEGER
+        id TEXT PRIMARY KEY, provider TEXT, pod TEXT, rate TEXT, since TEXT, until TEXT, us INTEGER,
+        warm INTEGER, failed INTEGER, used INTEGER, divided INTEGER
     );
 """
 _SIMULATED = "provider IN (SELECT value FROM json_each(:simulated))"
@@ -60,7 +60,7 @@ _PARTS = f"""
         FROM sound_sessions
         WHERE {_OVERLAPS} AND currency = :currency AND NOT {_SIMULATED}
     ), inside AS (SELECT *, max(started_at, :since) AS begun, min(over, :until) AS done FROM life)
-    SELECT id, provider, hourly_rate, begun, done, {_us("done")} - {_us("begun")},
+    SELECT id, provider, pod, hourly_rate, begun, done, {_us("done")} - {_us("begun")},
         max(0, {_us("min(coalesce(ready_at, over), done)")} - {_us("begun")}),
         ready_at IS NULL AND ended_at IS NOT NULL, 0, 0
     FROM inside WHERE begun < done
@@ -80,6 +80,7 @@ _DIVIDED = "UPDATE parts SET divided = 1 WHERE used > us - warm"
 _SUMS = f"""
     SELECT 'provider' AS kind, provider AS name, rate, sum(us) AS us, count(*) AS sessions
         FROM parts GROUP BY provider, rate
+    UNION ALL SELECT 'pod', pod, rate, sum(us), count(*) FROM parts GROUP BY pod, rate
     UNION ALL SELECT 'day', d.name, rate,
         sum({_us("min(p.until, d.until)")} - {_us("max(p.since, d.since)")}), count(*)
         FROM days AS d JOIN parts AS p ON p.since < d.until AND p.until > d.since GROUP BY d.name, rate
@@ -176,6 +177,7 @@ def _assemble(
         sessions=sum(group.sessions for group in providers),
         total=sum((group.amount for group in providers), TimeAndCost()),
         by_provider=providers,
+        by_pod=sums.groups("pod"),
         by_day=sums.groups("day"),
         by_user=sums.groups("user"),
         failed_starts=CostGroup(name="", amount=failed.amount, sessions=failed.sessions + counts["refused"]),

@@ -54,6 +54,7 @@ class BillReconciler:
     """Fetches the bills of all providers at once; one that fails gets a note, the others are compared.
 
     Args:
+        providers: those of all pods; several of one name are one provider, with one account or several.
         wall: the wall clock.
     """
 
@@ -65,7 +66,9 @@ class BillReconciler:
         wall: Callable[[], datetime],
     ) -> None:
         self._costs = spent
-        self._providers = {named.name: named.provider for named in providers}
+        self._providers: dict[str, list[Provider]] = defaultdict(list)
+        for named in providers:
+            self._providers[named.name].append(named.provider)
         self._currency = currency
         self._wall = wall
 
@@ -91,20 +94,20 @@ class BillReconciler:
     async def _compare(
         self, name: str, estimate: Decimal, pods: Collection[str], span: TimeSpan
     ) -> ProviderComparison:
-        provider = self._providers.get(name)
-        if provider is None:
+        providers = self._providers.get(name)
+        if not providers:
             return ProviderComparison(provider=name, estimate=estimate, note="not configured any more")
-        if not provider.capabilities.billing_api:
+        if not providers[0].capabilities.billing_api:
             return ProviderComparison(
                 provider=name, estimate=estimate, note="this provider has no billing API"
             )
         if not span.seconds:
             return ProviderComparison(provider=name, estimate=estimate, note="this month has not begun")
         try:
-            charges = await _bill(provider, span)
+            bills = await asyncio.gather(*(_bill(provider, span) for provider in providers))
         except ProviderError as error:
             return ProviderComparison(provider=name, estimate=estimate, note=" ".join(str(error).split()))
-        return self._compare_charges(name, estimate, pods, charges)
+        return self._compare_charges(name, estimate, pods, _each_once(bills))
 
     def _compare_charges(
         self, name: str, estimate: Decimal, pods: Collection[str], charges: Sequence[Charge]
@@ -129,6 +132,15 @@ class BillReconciler:
             other_pods=others,
             note=note,
         )
+
+
+def _each_once(bills: Sequence[Sequence[Charge]]) -> list[Charge]:
+    """Return the charges of several pods' bills, which are one bill if they are of the same account."""
+    charges: list[Charge] = []
+    for bill in bills:
+        billed = {charge.pod_id for charge in charges} - {None}
+        charges += [charge for charge in bill if charge.pod_id not in billed and charge not in charges]
+    return charges
 
 
 async def _bill(provider: Provider, span: TimeSpan) -> Sequence[Charge]:

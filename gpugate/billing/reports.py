@@ -50,7 +50,7 @@ class SessionCost:
 
 @frozen(kw_only=True)
 class CostLine:
-    """A provider's, day's or user's part of a month, rounded so that all lines sum to the total."""
+    """A provider's, pod's, day's or user's part of a month, rounded so that all lines sum to the total."""
 
     name: str
     session_count: int
@@ -68,6 +68,7 @@ class CostSummary:
     estimated_total: Decimal
     currency: str
     by_provider: Sequence[CostLine]
+    by_pod: Sequence[CostLine]
     by_day: Sequence[CostLine]
     by_user: Sequence[CostLine]
     failed_starts: CostLine
@@ -118,14 +119,7 @@ class CostQueries:
     async def session(self) -> SessionCost | None:
         """Return the sum of the open sessions, None if there is none."""
         costs = self.open_sessions()
-        if not costs:
-            return None
-        return evolve(
-            costs[0],
-            estimated_cost=_sum(cost.estimated_cost for cost in costs),
-            duration_s=max(cost.duration_s for cost in costs),
-            hourly_rate=_sum(cost.hourly_rate for cost in costs),
-        )
+        return total_of(costs) if costs else None
 
     def open_sessions(self) -> list[SessionCost]:
         """Return the open session of each pod that has one, in the file's order."""
@@ -153,6 +147,7 @@ class CostQueries:
             estimated_total=bill.total.cost.quantize(cost_math.QUANTUM),
             currency=self._currency,
             by_provider=_lines(bill.by_provider, bill.total),
+            by_pod=_lines(bill.by_pod, bill.total),
             by_day=_lines(bill.by_day, bill.total),
             by_user=_lines(bill.by_user, bill.total),
             failed_starts=_line(bill.failed_starts),
@@ -251,6 +246,16 @@ class CostQueries:
         if row.provider not in self._simulated:
             return row
         return evolve(row, hourly_rate=cost_math.ZERO, stopped_rate=None, cost=row.cost and cost_math.ZERO)
+
+
+def total_of(costs: Sequence[SessionCost]) -> SessionCost:
+    """Return the sum of at least one open session; see `SessionCost`."""
+    return evolve(
+        costs[0],
+        estimated_cost=_sum(cost.estimated_cost for cost in costs),
+        duration_s=max(cost.duration_s for cost in costs),
+        hourly_rate=_sum(cost.hourly_rate for cost in costs),
+    )
 
 
 def _sum(amounts: Iterable[Decimal | None]) -> Decimal | None:

@@ -67,12 +67,15 @@ def _cost_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     )
     for title, rows, key in (
         ("provider", "byProvider", "provider"),
+        ("pod", "byPod", "pod"),
         ("day", "byDay", "date"),
         ("user", "byUser", "user"),
     ):
-        if summary.get(rows):
-            yield f"by {title}"
-        for row in summary.get(rows) or []:
+        lines = summary.get(rows) or []
+        if not lines or (key == "pod" and len(lines) == 1):
+            continue
+        yield f"by {title}"
+        for row in lines:
             yield f"  {plain(row.get(key, ''))}: {_row(row, currency)}"
     failed, disk = summary.get("failedStarts") or {}, summary.get("stoppedDisk") or {}
     if failed.get("sessionCount"):
@@ -100,8 +103,9 @@ def _of_budget(summary: Mapping[str, Any], currency: str) -> str:
 def _receipt_lines(receipt: Mapping[str, Any]) -> Iterator[str]:
     session = receipt.get("session") or {}
     currency = plain(session.get("currency", ""))
+    pod = f"{plain(session['pod'])} at " if session.get("pod") else ""
     yield (
-        f"{plain(session.get('id', ''))}: {plain(session.get('provider', ''))}, "
+        f"{plain(session.get('id', ''))}: {pod}{plain(session.get('provider', ''))}, "
         f"{plain(session.get('started_at') or '?')} to {plain(session.get('ended_at') or 'now')}, "
         f"{_time(session.get('seconds'))}, {_money(session.get('cost'), currency)}"
     )

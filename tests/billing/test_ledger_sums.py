@@ -156,6 +156,7 @@ def modelled(rows: Sequence[Session], uses: Sequence[PodUsage], query: CostQuery
             continue
         amount = cost_math.cost_of(row, part)
         sums["provider"][row.provider] += amount
+        sums["pod"][row.pod] += amount
         if row.ready_at is None and row.ended_at is not None:
             sums["failed"][""] += amount
             failed += 1
@@ -202,6 +203,7 @@ def summed(told: CostBreakdown) -> dict[str, object]:
 
     whole = {
         "provider": of(told.by_provider),
+        "pod": of(told.by_pod),
         "day": of(told.by_day),
         "user": of(told.by_user),
         "failed": of([told.failed_starts]),
@@ -223,7 +225,11 @@ def test_the_sums_are_those_of_the_model(
     """For any sessions and uses, also damaged clocks' ones, in two time zones, to fifteen digits."""
     rows = [
         evolve(
-            row, pod_id=str(index % 2), stopped_rate=disk, started_at=row.started_at if index != 3 else None
+            row,
+            pod=("main", "code")[index % 3 // 2],
+            pod_id=str(index % 2),
+            stopped_rate=disk,
+            started_at=row.started_at if index != 3 else None,
         )
         for index, (row, _) in enumerate(drawn)
     ]
@@ -231,7 +237,7 @@ def test_the_sums_are_those_of_the_model(
     query = CostQuery(span=cost_math.month_span("2026-11", zone), now=now, currency="USD", zone=zone)
     told = bill(*rows, uses=uses, span=query.span, now=now, zone=zone)
 
-    empty = {kind: {} for kind in ("provider", "day", "user", "failed", "disk")}
+    empty = {kind: {} for kind in ("provider", "pod", "day", "user", "failed", "disk")}
     assert {**empty, **modelled(rows, uses, query)} == summed(told)
     assert shown({"": told.total}) == shown({"": sum((g.amount for g in told.by_provider), TimeAndCost())})
 

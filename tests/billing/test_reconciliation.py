@@ -67,12 +67,16 @@ def session(provider: str, began_at: datetime = NOW - timedelta(hours=2), pod_id
 
 
 def reconciled(
-    providers: dict[str, FakeProvider], *sessions: Session, month: str | None = None
+    providers: dict[str, FakeProvider],
+    *sessions: Session,
+    month: str | None = None,
+    again: Sequence[FakeProvider] = (),
 ) -> ReconciliationReport:
-    """In virtual time."""
+    """In virtual time; `again` are a second pod's, under the same names."""
     ledger = MemoryLedger({row.id: row for row in sessions})
     costs = CostQueries(ledger, lambda: (), "USD", lambda: NOW)
-    named = [ConfiguredProvider(name, provider) for name, provider in providers.items()]
+    given = (*providers.items(), *zip(providers, again, strict=False))
+    named = [ConfiguredProvider(name, provider) for name, provider in given]
     return virtual_time.run(BillReconciler(costs, named, "USD", lambda: NOW).month(month))
 
 
@@ -114,6 +118,24 @@ def test_pods_of_others() -> None:
 
     assert (Decimal("0.61"), Decimal(10)) == (one.bill, one.other_pods)
     assert "not in the ledger" in one.note
+
+
+def test_two_pods_at_one_provider() -> None:
+    """They are compared as one; an account that both use is counted once, two accounts are added up."""
+    one = Billing(charge("0.61"), charge("0.61"), charge("9", pod_id="b"), charge("1", pod_id=None))
+    rows = session("runpod"), session("runpod", NOW - timedelta(hours=5), "c")
+    for second, bill, others in (
+        (Billing(*one.given), "1.22", "10"),
+        (Billing(charge("0.30", pod_id="c"), charge("2", pod_id=None)), "1.52", "12"),
+    ):
+        both = only(reconciled({"runpod": one}, *rows, again=[second]))
+        assert (Decimal("1.20"), Decimal(bill), Decimal(others)) == (
+            both.estimate,
+            both.bill,
+            both.other_pods,
+        )
+    failed = only(reconciled({"runpod": one}, *rows, again=[Billing(NoFunds("no money"))]))
+    assert (None, "no money") == (failed.bill, failed.note)
 
 
 @pytest.mark.parametrize(

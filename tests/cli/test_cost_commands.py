@@ -68,6 +68,23 @@ def envelope(data: object) -> str:
     return json.dumps({"status": "success", "data": data, "error": None, "meta": {}})
 
 
+def test_costs_of_several_pods(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each pod has a line, and a receipt names its pod; of one alone nothing is said."""
+    lines = [{"pod": pod, "sessionCount": 1, "hours": 0.75, "cost": 0.33} for pod in ("chat", "code")]
+    gateway.answer("/api/v1/cost/summary", envelope({**SUMMARY, "byPod": lines}))
+    assert 0 == main(["costs"])
+    assert "by pod\n  chat: 45 min, $0.33\n  code: 45 min, $0.33\n" in capsys.readouterr().out
+
+    gateway.answer("/api/v1/cost/summary", envelope({**SUMMARY, "byPod": lines[:1]}))
+    assert 0 == main(["costs"])
+    assert "pod" not in capsys.readouterr().out.replace("runpod", "")
+
+    receipt = {**RECEIPT, "session": {**RECEIPT["session"], "pod": "code"}}
+    gateway.answer("/api/v1/cost/receipt?id=7", envelope(receipt))
+    assert 0 == main(["costs", "--receipt", "7"])
+    assert "20261121T120000-a1: code at runpod, " in capsys.readouterr().out
+
+
 def test_costs(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A month's sums for people, the same data for machines."""
     gateway.answer("/api/v1/cost/summary?month=2026-11", envelope(SUMMARY))
