@@ -1,9 +1,9 @@
 """Tries the real Open WebUI in front of `gpugate demo`, as a new user would: `make openwebui`.
 
 Installs Open WebUI into a virtual environment (several GB, once), starts both on an empty home, and shows
-line by line: the models that are listed before the first start, a cold chat with its title, a warm chat, the
-stop button, the list while the pod is stopped, and a picture. Ends with status 1 at the first thing that is
-not as it should be.
+line by line: the models that are listed before the first start, a cold chat with its title, a warm chat, a
+cold one that shows what it waits for as a thinking block (`queue.progress`), the stop button, the list while
+the pod is stopped, and a picture. Ends with status 1 at the first thing that is not as it should be.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -105,7 +106,12 @@ def demo(home: Path) -> Iterator[Server]:
     """Run `gpugate demo` on an empty home."""
     gateway = Server(free_port())
     command = [sys.executable, "-m", "gpugate", "demo", "--port", str(gateway.port), "--cold-start", "4s"]
-    env = {**os.environ, "HOME": str(home), "XDG_STATE_HOME": str(home / "state")}
+    env = {
+        **os.environ,
+        "HOME": str(home),
+        "XDG_STATE_HOME": str(home / "state"),
+        "GPUGATE_QUEUE__PROGRESS": "thinking",
+    }
     process = subprocess.Popen(
         command, env=env, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -205,6 +211,8 @@ def check(gateway: Server, page: Server) -> None:
     stop(gateway, status)
     expect(MODEL in listed(), "while it is stopped the models are still listed", listed())
 
+    with_thinking_block(page)
+    stop(gateway, status)
     with_stop_button(page, status)
     seeing = next((model for model in listed() if model.startswith("llava")), MODEL)
     expect(bool(chat(page, seeing, "What is this?", picture=PIXEL)), f"a picture is looked at by {seeing}")
@@ -232,6 +240,27 @@ def chat(page: Server, model: str, text: str, picture: str = "") -> str:
     except urllib.error.HTTPError as error:
         raise Failed(f"the chat was answered with {error.code}: {error.read()[:300]!r}") from error
     return answer
+
+
+def with_thinking_block(page: Server) -> None:
+    """Ask in a chat that is saved, as the page does; the wait is a block of its own, then closed."""
+    asked, answered = str(uuid.uuid4()), str(uuid.uuid4())
+    user_message = {"id": asked, "parentId": None, "role": "user", "content": QUESTION, "models": [MODEL]}
+    more = {"parent_id": None, "id": answered, "session_id": "check", "user_message": user_message}
+    chat_id = page.ask("POST", "/api/chat/completions", {**question(MODEL, QUESTION), **more})["chat_id"]
+
+    def message() -> dict[str, Any]:
+        saved = page.ask("GET", f"/api/v1/chats/{chat_id}")["chat"]["history"]["messages"]
+        return dict(saved[answered])
+
+    wait_for(lambda: message().get("output"), "a thinking block", 20)
+    first = message()["output"][0]
+    expect(first["type"] == "reasoning", "a chat that is held shows a thinking block", first)
+    expect("Starting a pod" in first["content"][0]["text"], "it tells what is waited for", first)
+    wait_for(lambda: message().get("done"), "the answer", 60)
+    last = message()
+    expect(last["output"][0]["status"] == "completed", "the block closes when the answer begins", last)
+    expect(bool(last["content"]) and "Starting" not in last["content"], "the answer has nothing of it", last)
 
 
 def with_stop_button(page: Server, status: Callable[[], dict[str, Any]]) -> None:
