@@ -7,7 +7,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m venv /opt/gpugate \
-    && /opt/gpugate/bin/pip install --no-cache-dir --disable-pip-version-check ".[telegram,uvloop,metrics]" ${PLUGINS} \
+    && /opt/gpugate/bin/pip install --no-cache-dir --disable-pip-version-check ".[telegram,uvloop,metrics,notify,otel]" ${PLUGINS} \
     && /opt/gpugate/bin/pip uninstall --yes --quiet pip setuptools
 
 FROM ${BASE}

@@ -107,7 +107,7 @@ dist: $(VENV)/.packaging  ## sdist and wheel of every distribution in dist/: the
 sbom: dist                ## sbom.cdx.json: what an installation of gpugate, its plugins and all extras consists of
 	$(PYTHON) -m venv --clear build/sbom
 	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check --find-links dist \
-		"gpugate[telegram,uvloop,metrics]" $(notdir $(PLUGINS))
+		"gpugate[telegram,uvloop,metrics,notify,otel,top]" $(notdir $(PLUGINS))
 	$(BIN)/cyclonedx-py environment --output-file sbom.cdx.json build/sbom/bin/python
 
 examples: $(VENV)/.packaging  ## Dockerfile, manifests and workflows, by the rules of the programs that will read them

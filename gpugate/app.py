@@ -62,7 +62,7 @@ from gpugate.provider_api import Endpoint, Provider
 from gpugate.providers import registry
 from gpugate.proxy.auth import make_verifier
 from gpugate.proxy.cors import Cors
-from gpugate.proxy.dispatcher import RequestDispatcher
+from gpugate.proxy.dispatcher import RequestDispatcher, RequestLog
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.proxy.request_context import BodyLimits
 from gpugate.proxy.server import GatewayServer
@@ -71,6 +71,7 @@ from gpugate.why.feature import WhyApi
 
 if TYPE_CHECKING:
     from gpugate.metrics.feature import MetricsExporter
+    from gpugate.tracing.feature import Tracing
 
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
@@ -130,9 +131,14 @@ async def build(
             warn=_warn,
             on_crash=log_crash,
         )
-        metrics = _metrics(base)
+        metrics, tracing = _metrics(base), _tracing(base)
         reloader = Reloader(settings, reread)
         features = await _features(base, catalog, workflows, budget_source, metrics, reloader)
+        log: RequestLog = AccessLog(log_output)
+        for observer in (metrics, tracing):
+            log = log if observer is None else observer.observe(log)
+        if tracing is not None:
+            features.append(CallbackFeature(on_event=tracing.on_event, aclose=tracing.aclose))
         for listener in (*(feature.on_event for feature in features), _abort_exchanges(base.pools)):
             base.events.subscribe(listener)
         dispatcher = RequestDispatcher(
@@ -140,7 +146,7 @@ async def build(
             ollama=_ollama(base, catalog),
             own={path: methods for feature in features for path, methods in feature.routes().items()},
             cors=Cors(settings.server.cors_origins),
-            log=AccessLog(log_output) if metrics is None else metrics.observe(AccessLog(log_output)),
+            log=log,
             path_tokens=settings.auth.path_tokens,
             wake_paths=settings.server.wake_paths,
             on_crash=log_crash,
@@ -149,7 +155,10 @@ async def build(
             lambda new: dispatcher.set_lists(new.server.cors_origins, new.server.wake_paths)
         )
         server = GatewayServer(
-            dispatcher.handle, dispatcher.answer_malformed, log_crash, settings.server.keepalive
+            dispatcher.handle if tracing is None else tracing.traced(dispatcher.handle),
+            dispatcher.answer_malformed,
+            log_crash,
+            settings.server.keepalive,
         )
         resources.push_async_callback(server.aclose, CLEANUP_S)
         kept = resources.pop_all()
@@ -362,6 +371,18 @@ def _metrics(base: Infrastructure) -> MetricsExporter | None:
         currency=base.settings.cost.currency,
         address=split_address(base.settings.metrics.listen),
     )
+
+
+def _tracing(base: Infrastructure) -> Tracing | None:
+    """Return what makes the traces, if they are enabled; their library is only imported then."""
+    if not base.settings.tracing.enabled:
+        return None
+    from gpugate.tracing.feature import Tracing
+
+    tracing = Tracing()
+    for name, lifecycle in base.fleet.pods.items():
+        lifecycle.on_wait = partial(tracing.on_wait, name)
+    return tracing
 
 
 def _telegram(

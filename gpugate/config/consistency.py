@@ -118,6 +118,15 @@ def missing(settings: Settings) -> Iterator[Finding]:
         yield from _missing_for_bot(settings.bot)
     if settings.metrics.enabled and find_spec("prometheus_client") is None:
         yield "metrics.enabled", f"needs the extra: {install_command('gpugate', 'gpugate[metrics]')}"
+    if settings.tracing.enabled and not _has_otlp_exporter():
+        yield "tracing.enabled", f"needs the extra: {install_command('gpugate', 'gpugate[otel]')}"
+
+
+def _has_otlp_exporter() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # of a package above it
+        return False
 
 
 def _notify(urls: tuple[str, ...]) -> Iterator[Finding]:

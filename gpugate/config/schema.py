@@ -420,6 +420,15 @@ class Metrics:
 
 
 @frozen(kw_only=True)
+class Traces:
+    """OpenTelemetry traces (docs/tracing.md)."""
+
+    enabled: bool = _key(
+        False, "where to is said by the variables OTEL_EXPORTER_OTLP_*; needs gpugate's extra otel"
+    )
+
+
+@frozen(kw_only=True)
 class Notify:
     """Notices of what happens, through apprise (docs/rules.md#notices)."""
 
@@ -519,6 +528,7 @@ class Settings:
     state: State = field(factory=State)
     log: Log = field(factory=Log)
     metrics: Metrics = field(factory=Metrics)
+    tracing: Traces = field(factory=Traces)
     notify: Notify = field(factory=Notify)
     wake: tuple[WakeRule, ...] = field(default=(), metadata={"is_list": True})
     schedule: tuple[Schedule, ...] = field(default=(), metadata={"is_list": True})

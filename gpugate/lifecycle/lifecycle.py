@@ -150,6 +150,7 @@ class Lifecycle:
             called.
         wake_policy: the wake rules, asked where a start is needed; None without rules.
         on_first_byte: takes how many seconds after its admission a request's first byte came; None: unwanted.
+        on_wait: takes the lease of a request that begins to wait, in the request's task; None: unwanted.
 
     Args:
         providers: in the order in which a start asks them.
@@ -186,6 +187,7 @@ class Lifecycle:
         self.failure: BaseException | None = None
         self.wake_policy: WakePolicy | None = None
         self.on_first_byte: Callable[[float], None] | None = None
+        self.on_wait: Callable[[Lease], None] | None = None
         self._providers = tuple(providers)
         self._names = tuple(configured.name for configured in providers)
         self._policy = policy
@@ -296,6 +298,8 @@ class Lifecycle:
             self._leases.admit(lease, self.serving, now)
             self._publish_in_flight_soon()
         else:
+            if self.on_wait is not None:
+                self.on_wait(lease)
             self._process_event(RequestArrived(number, model, load, user, body_bytes))
             if self.failure is not None:
                 lease.reject(ShuttingDown(retry_after_s=5))

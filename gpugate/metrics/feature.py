@@ -37,9 +37,9 @@ from gpugate.lifecycle.status import (
     StateChanged,
     WakeRefused,
 )
-from gpugate.ollama.routes import RouteKind, match_route
+from gpugate.ollama.routes import route_name
 from gpugate.proxy.addresses import CannotListen
-from gpugate.proxy.dispatcher import CLIENT_CLOSED_STATUS, RequestLog
+from gpugate.proxy.dispatcher import CLIENT_CLOSED_STATUS, ObservedLog, RequestLog
 from gpugate.proxy.request_context import RequestContext
 
 WAIT_BUCKETS = (0.1, 1, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600)
@@ -212,11 +212,11 @@ class MetricsExporter:
 
     def observe(self, log: RequestLog) -> RequestLog:
         """Return a log that counts each request and hands it on."""
-        return _CountingLog(log, self._count_request)
+        return ObservedLog(log, self._count_request)
 
     def _count_request(self, line: Mapping[str, Any]) -> None:
         method, path, status, ending = line["method"], line["path"], line["status"], line["ending"]
-        self._requests.labels(self._pod, _route_name(method, path), str(status)).inc()
+        self._requests.labels(self._pod, route_name(method, path), str(status)).inc()
         if status == _BUDGET_STATUS:
             self._wakes.labels(self._pod, "budget").inc()
         if status == CLIENT_CLOSED_STATUS or ending == "client_lost":
@@ -260,24 +260,3 @@ class MetricsExporter:
         gauge = GaugeMetricFamily(name, text, labels=("pod",))
         gauge.add_metric((self._pod,), value)
         return gauge
-
-
-class _CountingLog:
-    """A `RequestLog` that also counts."""
-
-    def __init__(self, log: RequestLog, count: Callable[[Mapping[str, Any]], None]) -> None:
-        self._log = log
-        self._count = count
-
-    def request(self, **line: Any) -> None:
-        """Write the line, and count it."""
-        self._log.request(**line)
-        self._count(line)
-
-
-def _route_name(method: str, path: str) -> str:
-    """Return the route's name: an endpoint of Ollama, "gpugate" for our own, or what kind of path it is."""
-    route = match_route(method, path)
-    if route.kind is RouteKind.GATEWAY_API:
-        return "gpugate"
-    return route.api or route.kind.value

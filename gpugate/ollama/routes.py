@@ -160,6 +160,17 @@ def match_route(method: str, path: str, wake_paths: WakePaths = _NONE) -> Route:
     return _ROUTES.get((method, path)) or _match_rare_route(method, path.partition("?")[0], wake_paths)
 
 
+def route_name(method: str, path: str) -> str:
+    """Return the name of a request's route for metrics and traces, out of a fixed list.
+
+    An endpoint of Ollama, "gpugate" for our own ones, or what kind of path it is.
+    """
+    route = match_route(method, path)
+    if route.kind is RouteKind.GATEWAY_API:
+        return "gpugate"
+    return route.api or route.kind.value
+
+
 def _match_rare_route(method: str, raw: str, wake_paths: WakePaths) -> Route:
     path = _decoded(raw)
     if path is None:

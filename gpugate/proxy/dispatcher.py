@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 from yarl import URL
@@ -68,6 +68,19 @@ class RequestLog(Protocol):
         reason: str | None,
     ) -> None:
         """Write the line."""
+
+
+class ObservedLog:
+    """A `RequestLog` that writes each line, and hands it to a function."""
+
+    def __init__(self, log: RequestLog, observe: Callable[[Mapping[str, Any]], None]) -> None:
+        self._log = log
+        self._observe = observe
+
+    def request(self, **line: Any) -> None:
+        """Write the line, and hand it on."""
+        self._log.request(**line)
+        self._observe(line)
 
 
 class UrlCacheFlusher:

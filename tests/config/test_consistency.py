@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from gpugate.config import consistency, load_settings, warnings
@@ -72,6 +74,22 @@ def test_a_bot_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gpugate.install_hints.checkout_folder", lambda distribution: None)
     (line,) = env_complaints(BOT)
     assert "bot.enabled: needs the extra: pip install 'gpugate[telegram]'" in line
+
+
+def no_package(name: str) -> None:
+    """`find_spec`, where a package above the module is missing."""
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("missing", [lambda name: None, no_package])
+def test_traces_without_their_library(
+    monkeypatch: pytest.MonkeyPatch, missing: Callable[[str], None]
+) -> None:
+    """The extra that is missing is named, also where only a part of OpenTelemetry is installed."""
+    monkeypatch.setattr(consistency, "find_spec", missing)
+
+    (line,) = env_complaints({"GPUGATE_TRACING__ENABLED": "1"})
+    assert "tracing.enabled: needs the extra: pip install '.[otel]'" in line
 
 
 def test_a_share_of_nothing() -> None:

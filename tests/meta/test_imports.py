@@ -78,6 +78,9 @@ RULES: Mapping[str, May] = {
         {"attrs", "aiohttp", "aiohttp_sse", "orjson"},
     ),
     "metrics": May({"api", "core", "lifecycle", "ollama", "proxy", *BASE}, {"aiohttp", "prometheus_client"}),
+    "tracing": May(
+        {"core", "lifecycle", "ollama", "proxy", *BASE}, {"attrs", "aiohttp", "opentelemetry", "structlog"}
+    ),
     "operation": May(
         {"api", "billing.reports", "bot.notifier", "config", "core", "lifecycle", "proxy", *BASE},
         {"attrs", "aiohttp", "structlog", "croniter", "apprise"},
