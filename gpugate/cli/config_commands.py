@@ -8,6 +8,8 @@ import os
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +20,11 @@ from gpugate.cli.errors import OK, WRONG, CliError
 from gpugate.cli.settings import config_path, searched, settings_for_serving, url_of
 from gpugate.cli.token_commands import describe_end
 from gpugate.config import Settings, commented_config, provider_config, show_duration, warnings
-from gpugate.config.derive import named_models, pods_of
+from gpugate.config.derive import named_models, pods_of, state_folder
+from gpugate.config.schema import PodSettings
 from gpugate.errors import SettingsError
 from gpugate.lifecycle.dead_man_switch import lease_digest
+from gpugate.operation.schedules import in_words as schedule_in_words
 from gpugate.operation.wake_rules import in_words
 from gpugate.proxy.addresses import CannotListen, listening_sockets
 
@@ -86,8 +90,9 @@ def check(args: Namespace) -> int:
     print(f"ok: {config_path(args) or f'the environment (no file at {searched()})'}")
     for line in _summary(settings):
         print(f"  {line}")
-    if hint := _catalogue_hint(settings):
-        print(f"  note: {hint}")
+    for pod in settings.pods:
+        if hint := _catalogue_hint(settings, pod):
+            print(f"  note: {_of(pod, settings)}{hint}")
     if problem := _listening_problem(settings):
         print(f"  note: {problem}")
     for key, warning in warnings(settings):
@@ -100,32 +105,54 @@ def check(args: Namespace) -> int:
 
 
 def _summary(settings: Settings) -> list[str]:
-    auth, bot = settings.auth, settings.bot
+    auth, bot, zone = settings.auth, settings.bot, settings.cost.timezone
     signers = ["a secret"] * bool(auth.secret) + ["an identity provider's keys"] * bool(auth.jwks_url)
     token = os.environ.get("GPUGATE_TOKEN", "").strip()
-    lease = [f"lease: set GPUGATE_LEASE={lease_digest(settings.pod.lease)} in the pod"]
+    what = "the pod is" if len(settings.pods) == 1 else "the pods are"
+    now = datetime.now(UTC)
     return [
         f"listens at {url_of(settings)}",
-        f"provider: {', then '.join(settings.pod.provider)}",
+        *_of_each(settings, _providers),
         f"tokens: signed with {' or '.join(signers)} ({', '.join(auth.algorithms)})",
-        f"idle stop: {_idle_stop(settings)}",
+        *_of_each(settings, _idle_stop),
         f"price: the provider's; where it tells none: {_price(settings)}",
         f"budget: {_budget(settings)}",
-        f"when gpugate ends: the pod is {'stopped' if settings.server.on_exit == 'stop' else 'left running'}",
+        f"when gpugate ends: {what} {'stopped' if settings.server.on_exit == 'stop' else 'left running'}",
         f"state: {settings.state.dir}",
         f"bot: {bot.mode if bot.enabled else 'off'}",
-        *(lease if settings.pod.lease else []),
-        *(in_words(number, rule, settings.cost.timezone) for number, rule in enumerate(settings.wake, 1)),
+        *_of_each(settings, _lease),
+        *(in_words(number, rule, zone) for number, rule in enumerate(settings.wake, 1)),
+        *(schedule_in_words(number, one, zone, now) for number, one in enumerate(settings.schedule, 1)),
         *([f"GPUGATE_TOKEN: {describe_end(token, time.time())}"] if token else []),
     ]
 
 
-def _idle_stop(settings: Settings) -> str:
+def _of(pod: PodSettings, settings: Settings) -> str:
+    """Return what begins a line about a pod; empty where it is the only one."""
+    return "" if len(settings.pods) == 1 else f"pod {pod.name}: "
+
+
+def _of_each(settings: Settings, lines: Callable[[PodSettings], Iterator[str]]) -> Iterator[str]:
+    return (f"{_of(pod, settings)}{line}" for pod in settings.pods for line in lines(pod))
+
+
+def _providers(pod: PodSettings) -> Iterator[str]:
+    yield f"provider: {', then '.join(pod.pod.provider)}"
+    if pod.models:
+        yield f"models: {', '.join(pod.models)}"
+
+
+def _idle_stop(settings: PodSettings) -> Iterator[str]:
     pod = settings.pod
-    text = f"{show_duration(pod.idle_timeout)} after the last answer has ended"
+    text = f"idle stop: {show_duration(pod.idle_timeout)} after the last answer has ended"
     if pod.idle_policy == "learned":
         text += ", sooner where past use says so"
-    return text + (f"; after {show_duration(pod.max_session)} in any case" if pod.max_session else "")
+    yield text + (f"; after {show_duration(pod.max_session)} in any case" if pod.max_session else "")
+
+
+def _lease(pod: PodSettings) -> Iterator[str]:
+    if pod.pod.lease:
+        yield f"lease: set GPUGATE_LEASE={lease_digest(pod.pod.lease)} in the pod"
 
 
 def _price(settings: Settings) -> str:
@@ -153,18 +180,17 @@ def _listening_problem(settings: Settings) -> str | None:
     return None
 
 
-def _catalogue_hint(settings: Settings) -> str | None:
-    """Say what clients see while nothing was learned of the pod's models; None afterwards."""
+def _catalogue_hint(settings: Settings, pod: PodSettings) -> str | None:
+    """Say what clients see while nothing was learned of a pod's models; None afterwards."""
     from gpugate.ollama.catalog_cache import CatalogCache
     from gpugate.providers import registry
 
-    pod = settings.pods[0]
     kinds = {name: registry.find(name) for name in pod.pod.provider}
-    configs = {name: provider_config(settings, name, kind.Config) for name, kind in kinds.items()}
+    configs = {name: provider_config(settings, name, kind.Config, pod) for name, kind in kinds.items()}
     return CatalogCache(
         settings.catalog.when_stopped,
         settings.catalog.models,
-        Path(settings.state.dir) / "catalog.json",
+        state_folder(Path(settings.state.dir), pod) / "catalog.json",
         named=named_models(settings, pod, kinds.values()),
         pods=[*pods_of(pod, configs).values()],
     ).hint

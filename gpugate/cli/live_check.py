@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from decimal import Decimal
 
 import aiohttp
-from attrs import frozen
+from attrs import evolve, frozen
 
 from gpugate.billing.cost_math import SECONDS_PER_HOUR
 from gpugate.cli.cost_commands import amount
@@ -18,6 +18,7 @@ from gpugate.cli.errors import FAILED, OK
 from gpugate.cli.parser import gpugate_version
 from gpugate.config import Settings, provider_config, show_duration
 from gpugate.config.derive import fallback_price_of
+from gpugate.config.schema import PodSettings
 from gpugate.errors import (
     AuthFailed,
     Blocked,
@@ -84,21 +85,24 @@ async def live_findings(settings: Settings, session: aiohttp.ClientSession) -> A
     """Yield what each request finds."""
     # Providers read the state folder from this variable, as under `serve`: a local pod is found by it.
     os.environ["GPUGATE_STATE_DIR"] = settings.state.dir
-    for name in settings.pod.provider:
-        async for result in _provider_results(settings, name, session):
-            yield result
+    for pod in settings.pods:
+        of = f"pod {pod.name}: " if len(settings.pods) > 1 else ""
+        for name in pod.pod.provider:
+            async for result in _provider_results(settings, pod, name, session):
+                yield evolve(result, text=of + result.text)
     if settings.bot.enabled:
         yield await _telegram(settings, session)
         yield await _local_ollama(settings, session)
 
 
 async def _provider_results(
-    settings: Settings, name: str, session: aiohttp.ClientSession
+    settings: Settings, pod: PodSettings, name: str, session: aiohttp.ClientSession
 ) -> AsyncIterator[Finding]:
     who = f"provider {name}"
     try:
         provider_class = registry.find(name)
-        provider = provider_class(provider_config(settings, name, provider_class.Config), session)
+        provider = provider_class(provider_config(settings, name, provider_class.Config, pod), session)
+        provider.pod_name = pod.name
         try:
             report = await _inspect(provider)
         finally:
@@ -120,9 +124,9 @@ async def _provider_results(
         remedy = remedy_for(NotFound(""), name) if state == "wrong" else ""
         yield Finding(state, f"{who}: {about}" + (f" ({more})" if more else ""), remedy)
         if state == "ok" and not provider.capabilities.simulated:
-            yield Finding("ok", f"{who}: {_costs(settings, report)}")
+            yield Finding("ok", f"{who}: {_costs(settings, pod, report)}")
         if report.phase is Phase.RUNNING and "ollama" in report.endpoints:
-            yield await _pod_health(settings, report.endpoints["ollama"], session)
+            yield await _pod_health(pod, report.endpoints["ollama"], session)
         if report.phase is Phase.RUNNING and "comfyui" in report.endpoints:
             yield await _comfyui(report.endpoints["comfyui"], session)
 
@@ -132,7 +136,7 @@ def remedy_for(error: Exception, name: str) -> str:
     return next((words.format(name=name) for kind, words in _REMEDIES if isinstance(error, kind)), "")
 
 
-def _costs(settings: Settings, report: PodReport) -> str:
+def _costs(settings: Settings, pod: PodSettings, report: PodReport) -> str:
     """Say what the pod has and costs: while it runs, before each idle stop, and while it is stopped."""
     price = report.price
     if price is None or price.running_per_hour is None:
@@ -142,7 +146,7 @@ def _costs(settings: Settings, report: PodReport) -> str:
     if running is None:
         words.append("price unknown: set cost.hourly_rate")
     else:
-        idle_s = settings.pod.idle_timeout
+        idle_s = pod.pod.idle_timeout
         idle = amount(running * Decimal(idle_s) / SECONDS_PER_HOUR)
         words.append(f"{amount(running)} {currency} an hour")
         words.append(f"{idle} {currency} for the {show_duration(idle_s)} before an idle stop")
@@ -162,8 +166,8 @@ async def _inspect(provider: Provider) -> PodReport:
     return await asyncio.wait_for(provider.inspect(), _TIMEOUT_S)
 
 
-async def _pod_health(settings: Settings, endpoint: Endpoint, session: aiohttp.ClientSession) -> Finding:
-    url = endpoint.url.rstrip("/") + settings.pod.health_path
+async def _pod_health(pod: PodSettings, endpoint: Endpoint, session: aiohttp.ClientSession) -> Finding:
+    url = endpoint.url.rstrip("/") + pod.pod.health_path
     status, _ = await _get(session, url, endpoint.headers, _tls(endpoint.tls))
     if status == 200:
         return Finding("ok", "pod: its Ollama is healthy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -10,7 +11,7 @@ import attrs
 from gpugate.config.schema import PodSettings, Settings
 from gpugate.core.policy import PodPolicy, Policy, ProviderLimits, QueuePolicy
 from gpugate.lifecycle.provider_worker import BEFORE_STOP_LIMIT_S
-from gpugate.provider_api import Price, Provider
+from gpugate.provider_api import MAIN_POD, Price, Provider
 
 _POD_KEYS = (("pod_id", "instance_id"), ("template_id", "image", "volume_id"))
 """Fields of a provider's Config that say which pod it is, or what an ephemeral one is made of."""
@@ -46,6 +47,11 @@ def longest_end_s(settings: Settings) -> float:
     server = settings.server
     stop_s = server.stop_wait + BEFORE_STOP_LIMIT_S if server.on_exit == "stop" else 0.0
     return server.shutdown_grace + stop_s + CLEANUP_LIMIT_S
+
+
+def state_folder(state: Path, pod: PodSettings) -> Path:
+    """Return the folder of what is kept for a pod; the pod without a name keeps it in `state.dir` itself."""
+    return state if pod.name == MAIN_POD else state / "pods" / pod.name
 
 
 def fallback_price_of(settings: Settings) -> Price:

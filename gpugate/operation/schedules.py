@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from gpugate.config.schema import Schedule
+from gpugate.config.units import show_duration
 from gpugate.core.commands import StopCause
 from gpugate.core.states import StateName, Status
 from gpugate.errors import GateError
@@ -34,6 +35,16 @@ def next_firing(cron: str, zone: ZoneInfo, after: datetime) -> datetime:
     while (instant := _instant(walls.get_next(datetime), zone)) <= after:
         pass
     return instant
+
+
+def in_words(number: int, schedule: Schedule, default_zone: str, now: datetime) -> str:
+    """Return what a schedule does and when next, for `gpugate check`."""
+    zone = schedule.timezone or default_zone
+    next_one = next_firing(schedule.cron, ZoneInfo(zone), now).astimezone(ZoneInfo(zone))
+    pod = f"the pod {schedule.pod}" if schedule.pod else "the pod"
+    model = f" with {schedule.model}" if schedule.model else ""
+    does = f"starts {pod}{model} and keeps it for {show_duration(schedule.keep)}"
+    return f"schedule {number} ({schedule.cron}): {does}; next {next_one:%a %d %b %Y %H:%M} ({zone})"
 
 
 def _instant(wall: datetime, zone: ZoneInfo) -> datetime:

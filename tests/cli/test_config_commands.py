@@ -136,6 +136,42 @@ def test_check_says_what_follows(shell: Shell) -> None:
     assert "  when gpugate ends: the pod is left running" in other
 
 
+SEVERAL = """
+[pods.small]
+models = ["phi3*", "llama3.2"]
+[pods.large]
+idle_timeout = "5m"
+lease = "0123456789abcdef"
+[pods.large.parked]
+phase = "gone"
+[[schedule]]
+cron = "0 8 * * *"
+pod = "large"
+"""
+
+
+def test_check_of_several_pods(shell: Shell) -> None:
+    """Each pod's lines begin with its name; with --live each pod's provider is asked."""
+    shell.configure(SEVERAL)
+
+    ended = shell.run("check", "--live")
+
+    lines = ended.out.splitlines()
+    assert (1, ["gpugate: pod large: provider parked: pod p1 is gone"]) == (ended.status, ended.complaints)
+    assert [
+        "  pod small: provider: parked",
+        "  pod small: models: phi3*, llama3.2",
+        "  pod large: provider: parked",
+    ] == lines[2:5]
+    assert "  pod small: idle stop: 15m after the last answer has ended" in lines
+    assert "  pod large: idle stop: 5m after the last answer has ended" in lines
+    assert any(line.startswith("  pod large: lease: set GPUGATE_LEASE=") for line in lines)
+    assert "  when gpugate ends: the pods are stopped" in lines
+    assert any(line.startswith("  schedule 1 (0 8 * * *): starts the pod large and") for line in lines)
+    assert any(line.startswith("  note: pod small: ") for line in lines)
+    assert "  pod small: provider parked: pod p1 is stopped" in lines
+
+
 def test_check_of_a_short_idle_time(shell: Shell) -> None:
     """Fifteen seconds, where minutes may have been meant, are asked about."""
     shell.configure()

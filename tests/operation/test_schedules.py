@@ -13,7 +13,7 @@ from gpugate.core.events import Cause
 from gpugate.core.states import StateName, Status
 from gpugate.errors import BudgetExceeded
 from gpugate.lifecycle.status import EventBus, LifecycleEvent, ProviderProblem, StateChanged
-from gpugate.operation.schedules import ScheduleRunner, next_firing
+from gpugate.operation.schedules import ScheduleRunner, in_words, next_firing
 
 
 def firings(cron: str, after: str, count: int = 2, zone: str = "Europe/Berlin") -> list[str]:
@@ -44,6 +44,22 @@ def firings(cron: str, after: str, count: int = 2, zone: str = "Europe/Berlin") 
 def test_when_it_fires(cron: str, after: str, fires: list[str]) -> None:
     """By the local clock; a time that is skipped once, right after; one that comes twice once; leap days."""
     assert fires == firings(cron, after, len(fires))
+
+
+def test_a_schedule_in_words() -> None:
+    """What it does, and when next by the clock of its zone."""
+    now = datetime(2026, 12, 4, 12, tzinfo=UTC)
+    plain = Schedule(cron="0 8 * * 1-5")
+    own = Schedule(cron="0 8 * * *", timezone="Asia/Tokyo", pod="code", model="llava", keep=7200)
+
+    assert (
+        "schedule 1 (0 8 * * 1-5): starts the pod and keeps it for 30m; next Mon 07 Dec 2026 08:00 (UTC)"
+        == in_words(1, plain, "UTC", now)
+    )
+    assert (
+        "schedule 2 (0 8 * * *): starts the pod code with llava and keeps it for 2h; "
+        "next Sat 05 Dec 2026 08:00 (Asia/Tokyo)" == in_words(2, own, "UTC", now)
+    )
 
 
 @define
