@@ -9,13 +9,16 @@ _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 _PLACES = {"runpod": "at RunPod", "vastai": "at Vast.ai", "local": "on this machine", "demo": "in the demo"}
 
 
-def duration(seconds: float, *, coarse: bool = False) -> str:
+def duration(seconds: float, *, coarse: bool = False, fine: bool = False) -> str:
     """Return the two largest units, such as "45 s", "14 min 20 s" or "2 d 3 h".
 
-    `coarse`, for how long something has lasted: from a minute on without seconds ("14 min").
+    `coarse`, for how long something has lasted: from a minute on without seconds ("14 min"). `fine`, for
+    what is compared: "0.4 s", seconds up to two minutes ("97 s"), none from ten minutes on.
     """
     whole = max(0, round(seconds))
-    if coarse and whole >= 60:
+    if fine and whole < 120:
+        return f"{max(0.0, seconds):.1f} s".replace(".0 s", " s") if seconds < 9.95 else f"{whole} s"
+    if (coarse and whole >= 60) or (fine and whole >= 600):
         whole = round(seconds / 60) * 60
     parts, rest = list[str](), whole
     for unit, size in _UNITS:

@@ -48,6 +48,27 @@ def test_duration(seconds: float, exact: str, coarse: str) -> None:
     assert (exact, coarse) == (wording.duration(seconds), wording.duration(seconds, coarse=True))
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-1, "0 s"),
+        (0.04, "0 s"),
+        (0.44, "0.4 s"),
+        (9.96, "10 s"),
+        (97.3, "97 s"),
+        (119.6, "2 min"),
+        (250, "4 min 10 s"),
+        (300, "5 min"),
+        (910, "15 min"),
+        (9000, "2 h 30 min"),
+        (7200, "2 h"),
+    ],
+)
+def test_fine_duration(seconds: float, said: str) -> None:
+    """Parts of a wait: tenths of few seconds, and seconds where minutes would hide them."""
+    assert said == wording.duration(seconds, fine=True)
+
+
 def test_ordinal() -> None:
     """As they are spoken."""
     said = [wording.ordinal(number) for number in (1, 2, 3, 4, 11, 12, 13, 21, 102, 111)]

@@ -17,6 +17,7 @@ from gpugate.lifecycle.status import (
     StateChanged,
     WakeRefused,
 )
+from gpugate.wording import duration
 
 _MESSAGES: Mapping[StateName, str] = {
     StateName.UNKNOWN: "inspecting the providers",
@@ -81,7 +82,7 @@ def describe_transition(step: StateChanged) -> str:
     """Return what the pod does now, and why it is stopped if it is: "idle for 15 min, stopping the pod"."""
     message = _MESSAGES[step.now]
     if step.stop_cause is StopCause.IDLE and step.idle_s is not None:
-        message = f"idle for {_duration(step.idle_s)}, {message}"
+        message = f"idle for {duration(step.idle_s, coarse=True)}, {message}"
     elif step.stop_cause is not None and step.was is not StateName.DRAINING:
         message = f"{STOP_REASONS[step.stop_cause]}, {message}"
     return message
@@ -98,11 +99,3 @@ def _log_transition(step: StateChanged) -> None:
         cause=step.stop_cause or step.cause,
         run=step.run_id,
     )
-
-
-def _duration(seconds: float) -> str:
-    """Return "45 s", "15 min" or "2 h 30 min"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return " ".join(part for part in (f"{hours} h" * (hours > 0), f"{minutes} min" * (minutes > 0)) if part)

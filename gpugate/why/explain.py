@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, tzinfo
+from functools import partial
 
 from attrs import frozen
 
@@ -13,6 +14,7 @@ from gpugate.lifecycle.lease import OpenRequest
 from gpugate.lifecycle.status import PodStatus
 from gpugate.observability.event_log import STOP_REASONS
 from gpugate.observability.history import Doing, Part, Wait
+from gpugate.wording import duration
 
 PURPOSES: Mapping[str, str] = {
     "v1/chat/completions": "chat",
@@ -34,6 +36,7 @@ _STARTS: Mapping[str, str] = {
 }
 _SHORT_S = 0.05
 """Parts that are shorter are not said."""
+_fine = partial(duration, fine=True)
 
 
 @frozen
@@ -52,20 +55,6 @@ class Viewer:
     def request(self, user: str, purpose: str) -> str:
         """Return "alice's chat"."""
         return f"{self.names(user)}'s {PURPOSES.get(purpose, purpose) or 'request'}"
-
-
-def duration(seconds: float) -> str:
-    """Return "0.4 s", "97 s", "4 min 10 s", "15 min" or "2 h 30 min"."""
-    if seconds < 9.95:
-        return f"{max(0.0, seconds):.1f} s".replace(".0 s", " s")
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 10:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(round(whole / 60), 60)
-    return " ".join(text for text in (f"{hours} h" * bool(hours), f"{minutes} min" * bool(minutes)) if text)
 
 
 # --- a wait -----------------------------------------------------------------------------------------
@@ -87,8 +76,8 @@ def waiting_line(request: OpenRequest, parts: Sequence[Part], status: PodStatus 
 
 
 def _with_parts(seconds: float, parts: Sequence[Part]) -> str:
-    said = ", ".join(f"{_part(part)} {duration(part.seconds)}" for part in parts if part.seconds >= _SHORT_S)
-    return f"{duration(seconds)}: {said}" if said else duration(seconds)
+    said = ", ".join(f"{_part(part)} {_fine(part.seconds)}" for part in parts if part.seconds >= _SHORT_S)
+    return f"{_fine(seconds)}: {said}" if said else _fine(seconds)
 
 
 def _part(part: Part) -> str:
@@ -114,7 +103,7 @@ def _part(part: Part) -> str:
 def _ready_in(status: PodStatus | None) -> str:
     if status is None or not status.ready_in_seconds:
         return ""
-    about, most = duration(status.ready_in_seconds), duration(status.ready_in_p90_seconds or 0.0)
+    about, most = _fine(status.ready_in_seconds), _fine(status.ready_in_p90_seconds or 0.0)
     return f"ready in about {about}" + (f", at most {most}" if most != about else "")
 
 
@@ -150,7 +139,7 @@ def session_lines(
         yield from _open_lines(row, viewer, parts, status)
     else:
         yield _end(row, viewer, last_use)
-        lasted = duration((row.ended_at - row.began_at).total_seconds())
+        lasted = _fine((row.ended_at - row.began_at).total_seconds())
         yield f"ended at {viewer.clock(row.ended_at)}, after {lasted}" + _confirmation(row)
     yield f"this is session {row.id}; times are {viewer.zone}"
 
@@ -189,7 +178,7 @@ def _open_lines(
         soon = _ready_in(status)
         yield f"not ready yet, after {_with_parts(seconds, parts)}" + (f"; {soon}" if soon else "")
     elif status.status is Status.READY and status.stops_in_seconds is not None:
-        yield f"idle; stops in {duration(status.stops_in_seconds)} if nothing comes"
+        yield f"idle; stops in {_fine(status.stops_in_seconds)} if nothing comes"
     elif status.status is Status.READY:
         yield f"in use: {status.in_flight} in flight"
 
@@ -197,7 +186,7 @@ def _open_lines(
 def _end(row: Session, viewer: Viewer, last_use: tuple[str, str] | None) -> str:
     if row.end_reason == "idle":
         used_at = max((at for at in (row.last_used_at, row.ready_at) if at is not None), default=row.began_at)
-        idle = duration(((row.stop_asked_at or row.last_known_at) - used_at).total_seconds())
+        idle = _fine(((row.stop_asked_at or row.last_known_at) - used_at).total_seconds())
         if last_use is not None:
             return f"stopped: idle for {idle} after {viewer.request(*last_use)}"
         return f"stopped: idle for {idle}" + ("" if row.last_used_at else ", and never used")
@@ -208,4 +197,4 @@ def _end(row: Session, viewer: Viewer, last_use: tuple[str, str] | None) -> str:
 def _confirmation(row: Session) -> str:
     if row.stop_asked_at is None or row.ended_at is None:
         return ""
-    return f"; the stop was confirmed within {duration((row.ended_at - row.stop_asked_at).total_seconds())}"
+    return f"; the stop was confirmed within {_fine((row.ended_at - row.stop_asked_at).total_seconds())}"

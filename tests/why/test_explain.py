@@ -14,7 +14,7 @@ from gpugate.errors import QueueTimeout
 from gpugate.lifecycle.lease import OpenRequest
 from gpugate.lifecycle.status import PodStatus, RequestWaited
 from gpugate.observability.history import Doing, Part, Wait
-from gpugate.why.explain import Viewer, duration, request_line, session_lines, waiting_line
+from gpugate.why.explain import Viewer, request_line, session_lines, waiting_line
 from tests.billing.ledger_house import BEGINNING
 
 PARTS = [
@@ -64,24 +64,6 @@ def lines(
     """What is said of a session."""
     told = {"purpose": "chat", "parts": PARTS, "last_use": ("alice", "v1/chat/completions"), **more}
     return list(session_lines(row, viewer, status=status, **told))  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    [
-        (0.04, "0 s"),
-        (0.44, "0.4 s"),
-        (97.3, "97 s"),
-        (250, "4 min 10 s"),
-        (300, "5 min"),
-        (900, "15 min"),
-        (9000, "2 h 30 min"),
-        (7200, "2 h"),
-    ],
-)
-def test_duration(seconds: float, said: str) -> None:
-    """As people say it."""
-    assert said == duration(seconds)
 
 
 def test_a_request() -> None:
