@@ -67,7 +67,7 @@ from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.proxy.request_context import BodyLimits
 from gpugate.proxy.server import GatewayServer
 from gpugate.relay.relay import Relay
-from gpugate.why.feature import WhyApi
+from gpugate.why.feature import ExplainedPod, WhyApi
 
 if TYPE_CHECKING:
     from gpugate.metrics.feature import MetricsExporter
@@ -355,8 +355,8 @@ def _why(base: Infrastructure) -> Feature:
     lifecycle = base.fleet.main
     history = History(session_of, lifecycle.last_use)
     zone = ZoneInfo(base.settings.cost.timezone)
-    api = WhyApi(history, lifecycle, base.ledger, base.recorder.flush, zone)
-    return CallbackFeature(routes=api.routes, on_event=history.on_event)
+    api = WhyApi({MAIN: ExplainedPod(history, lifecycle)}, base.ledger, base.recorder.flush, zone)
+    return CallbackFeature(routes=api.routes, on_event=api.on_event)
 
 
 def _metrics(base: Infrastructure) -> MetricsExporter | None:

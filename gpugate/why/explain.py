@@ -60,19 +60,26 @@ class Viewer:
 # --- a wait -----------------------------------------------------------------------------------------
 
 
-def request_line(wait: Wait) -> str:
-    """Return why a request waited, and how that ended if it was not admitted."""
+def request_line(wait: Wait, pod: str = "") -> str:
+    """Return why a request waited, and how that ended if it was not admitted.
+
+    `pod`: its name, if there are several.
+    """
     request = wait.request
-    line = f"request {request.request_id} waited {_with_parts(request.waited_s, wait.parts)}"
+    line = f"request {request.request_id}{_for(pod)} waited {_with_parts(request.waited_s, wait.parts)}"
     if request.error is not None:
         return f"{line}; then it was refused ({request.error.code}: {request.error.message})"
     return f"{line}; then its client left" if request.left else line
 
 
-def waiting_line(request: OpenRequest, parts: Sequence[Part], status: PodStatus | None) -> str:
-    """Return for what a request waits."""
-    line = f"request {request.request_id} has waited {_with_parts(request.seconds, parts)}"
+def waiting_line(request: OpenRequest, parts: Sequence[Part], status: PodStatus | None, pod: str = "") -> str:
+    """Return for what a request waits; `pod` as in `request_line`."""
+    line = f"request {request.request_id}{_for(pod)} has waited {_with_parts(request.seconds, parts)}"
     return f"{line}; {_ready_in(status)}" if _ready_in(status) else line
+
+
+def _for(pod: str) -> str:
+    return f" for the pod {pod}" if pod else ""
 
 
 def _with_parts(seconds: float, parts: Sequence[Part]) -> str:
@@ -118,6 +125,7 @@ def session_lines(
     parts: Sequence[Part],
     last_use: tuple[str, str] | None,
     status: PodStatus | None,
+    pod: str = "",
 ) -> Iterator[str]:
     """Yield why a session began, how it became ready, and why it ended or what becomes of it.
 
@@ -126,9 +134,10 @@ def session_lines(
         parts: of the time until it was READY.
         last_use: the user of the last request, and what it was; None for no or an unknown one.
         status: of the pod, if the session is open.
+        pod: its name, if there are several.
     """
     where = row.provider + (f" ({row.gpu})" if row.gpu else "")
-    yield f"{_start(row, viewer, purpose)}, at {where}"
+    yield f"pod {pod}: " * bool(pod) + f"{_start(row, viewer, purpose)}, at {where}"
     if row.ready_at is not None:
         seconds = (row.ready_at - row.asked_at).total_seconds()
         if row.start_reason != "adopted":
