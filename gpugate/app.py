@@ -202,7 +202,7 @@ async def _infrastructure(
         idle_policy=LearnedIdlePolicy(settings.pod.idle_timeout) if learns else None,
         idle_history=IdleHistoryFile(state / "habits.json", _warn) if learns else None,
         recorder=recorder,
-        start_times=await _start_times(ledger),
+        start_times=await _start_times(ledger, MAIN),
         boottime=boottime,
         on_crash=log_crash,
         on_failure=on_failure,
@@ -226,10 +226,11 @@ async def _infrastructure(
     )
 
 
-async def _start_times(ledger: Ledger) -> StartTimes:
+async def _start_times(ledger: Ledger, pod: str) -> StartTimes:
+    """Return what the ledger tells of the starts of this pod."""
     times = StartTimes()
     with suppress(LedgerError):  # that is told where a session is written
-        times.add_sessions(reversed(await ledger.starts(LEARNED_SESSIONS)))
+        times.add_sessions(reversed(await ledger.starts(LEARNED_SESSIONS, pod=pod)))
     return times
 
 

@@ -31,7 +31,7 @@ class ReadyIn:
 
 @define
 class StartTimes:
-    """The durations of the latest starts by provider and model; the model is None where it is not known."""
+    """The durations of a pod's latest starts by provider and model; the model is None if it is not known."""
 
     _seconds: dict[tuple[str, str | None], deque[float]] = field(factory=dict)
 

@@ -114,9 +114,8 @@ async def test_a_wait_is_explained_by_its_own_pod(house: House) -> None:
 
 async def test_a_request_that_waits_still(house: House) -> None:
     """It is found in its pod's queue, and told when that pod will be ready."""
-    house.pods["code"].requests.append(
-        OpenRequest(user="alice", request_id="r-3", waiting=True, seconds=12.0)
-    )
+    waiting = OpenRequest(user="alice", request_id="r-3", waiting=True, seconds=12.0)
+    house.pods["code"].requests.append(waiting)
     assert ["request r-3 for the pod code has waited 12 s; ready in about 70 s"] == await house.why(
         "request=r-3"
     )
@@ -147,6 +146,5 @@ async def test_the_only_pod_is_not_named() -> None:
     house.ledger.rows = {"s-main": row("main")}
     house.waited("main", "r-1", 1.0)
     lines = await house.why("request=r-1")
-    assert "request r-1 waited 1 s: looking for what runs 1 s" not in lines
     assert lines[0].startswith("request r-1 waited 1 s")
     assert lines[2].startswith("started at ")
