@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import cached_property
 from shutil import which
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import SplitResult, urlsplit
@@ -18,6 +19,7 @@ from gpugate.providers.supervised_process import (
     ProcessStatus,
     SupervisedProcess,
     SupervisorTimeouts,
+    process_name,
     state_dir,
 )
 
@@ -106,7 +108,12 @@ class Local(Provider):
 
     def __init__(self, config: Any, session: ClientSession) -> None:
         super().__init__(config, session)
-        self._process = SupervisedProcess("local", state_dir=state_dir(), timeouts=self.timeouts)
+        self._state_dir = state_dir()
+
+    @cached_property
+    def _process(self) -> SupervisedProcess:
+        name = process_name("local", self.pod_name)
+        return SupervisedProcess(name, state_dir=self._state_dir, timeouts=self.timeouts)
 
     async def start(self) -> PodReport:
         """Run the command, unless it runs.
@@ -145,10 +152,10 @@ class Local(Provider):
 
     def _report(self, process: ProcessStatus | None) -> PodReport:
         if process is None:
-            return PodReport(Phase.STOPPED, pod_id="local")
+            return PodReport(Phase.STOPPED, pod_id=self._process.name)
         return PodReport(
             phase=_PHASES[process.state],
-            pod_id="local",
+            pod_id=self._process.name,
             endpoints=_endpoints(process) if process.state is ProcessState.RUNNING else {},
             started_at=process.started_at,
             detail=self._detail(process),

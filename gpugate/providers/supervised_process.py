@@ -20,6 +20,7 @@ from uuid import uuid4
 from attrs import asdict, field, frozen
 
 from gpugate.errors import Conflict, Misconfigured, Transient
+from gpugate.provider_api import MAIN_POD
 from gpugate.providers import supervisor
 from gpugate.providers.supervisor import State, find_family, read_state, recorded_processes
 from gpugate.tasks import spawn
@@ -33,6 +34,11 @@ _SWEEP_INTERVAL_S = 5.0
 
 class CommandNotFound(Misconfigured):
     """The command does not exist or cannot be executed."""
+
+
+def process_name(provider: str, pod: str) -> str:
+    """Return the name of the process of a provider's pod: "local", and "local-code" for the pod `code`."""
+    return provider if pod == MAIN_POD else f"{provider}-{pod}"
 
 
 def state_dir() -> Path:

@@ -265,3 +265,15 @@ async def _first_status(session: aiohttp.ClientSession, url: str) -> int:
                     return response.status
             except aiohttp.ClientConnectorError:
                 await asyncio.sleep(0.02)
+
+
+async def test_a_process_for_each_pod(make):
+    """Pods of other names have processes of their own; the pod without a name has the one of before."""
+    main, code = make(), make(ollama_url="http://127.0.0.1:11437")
+    code.pod_name = "code"
+    await code.start()
+
+    assert (Phase.STOPPED, "local") == ((found := await main.inspect()).phase, found.pod_id)
+    assert "local-code" == (await code.inspect()).pod_id
+    await code.stop()
+    await stopped(code)

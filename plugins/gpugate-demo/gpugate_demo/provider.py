@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +27,7 @@ from gpugate.providers.supervised_process import (
     ProcessStatus,
     SupervisedProcess,
     SupervisorTimeouts,
+    process_name,
     state_dir,
 )
 from gpugate_demo.store import DEFAULT_MODELS
@@ -76,7 +78,12 @@ class Demo(Provider):
 
     def __init__(self, config: DemoConfig, session: ClientSession) -> None:
         super().__init__(config, session)
-        self._process = SupervisedProcess("demo", state_dir=state_dir(), timeouts=self.timeouts)
+        self._state_dir = state_dir()
+
+    @cached_property
+    def _process(self) -> SupervisedProcess:
+        name = process_name("demo", self.pod_name)
+        return SupervisedProcess(name, state_dir=self._state_dir, timeouts=self.timeouts)
 
     async def start(self) -> PodReport:
         """Start the pod's process unless it runs; raises what `SupervisedProcess.start` raises."""
