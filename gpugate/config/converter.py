@@ -71,9 +71,9 @@ def fields_of(config_class: type[Any]) -> dict[str, attrs.Attribute[Any]]:
 
 
 def secret_files_of(config_class: type[Any]) -> dict[str, str]:
-    """Return {"<key>_file": "<key>"} for each secret of a class: text with `repr=False`."""
+    """Return {"<key>_file": "<key>"} for each secret of a class: text with `repr=False`, or a list of it."""
     fields = fields_of(config_class)
-    secrets = (key for key, a in fields.items() if a.repr is False and _plain_type(a.type) is str)
+    secrets = (key for key, a in fields.items() if a.repr is False and _plain_type(a.type) in _TEXTS)
     return {f"{key}_file": key for key in secrets if f"{key}_file" not in fields}
 
 
@@ -105,7 +105,7 @@ def parse_text(text: str, kind: Any) -> object:
         return text
     if kind is bool and plain.lower() in _TRUE + _FALSE:
         return plain.lower() in _TRUE
-    if _is_list(kind) and not plain.startswith("["):
+    if is_list(kind) and not plain.startswith("["):
         element = (get_args(kind) or (str,))[0]
         return [parse_text(part.strip(), element) for part in plain.split(",") if part.strip()]
     try:
@@ -180,7 +180,7 @@ def _field_hook(attribute: attrs.Attribute[Any], converter: Converter) -> Hook:
         try:
             if sourced.is_text and isinstance(raw, str):
                 raw = parse_text(raw, kind)
-            if _is_list(kind) and kind not in _ONE_OR_MORE and not isinstance(raw, list | tuple):
+            if is_list(kind) and kind not in _ONE_OR_MORE and not isinstance(raw, list | tuple):
                 raise InvalidValue(f"must be a list{_example_of(attribute)}")
             value = converter.structure(raw, kind)
             if kind == FilePath and value:
@@ -301,6 +301,9 @@ def _class_hook(config_class: Any, converter: Converter) -> Hook:
     return make_dict_structure_fn(config_class, converter, _cattrs_use_alias=True, **overrides)  # type: ignore[arg-type]
 
 
+_TEXTS = (str, tuple[str, ...])
+
+
 def _plain_type(kind: Any) -> Any:
     """Return T for Annotated[T, ...] and for T | None."""
     if get_origin(kind) is Annotated:
@@ -316,7 +319,8 @@ def _is_choice(kind: Any) -> bool:
     return origin is Literal or (isinstance(kind, type) and issubclass(kind, Enum))
 
 
-def _is_list(kind: Any) -> bool:
+def is_list(kind: Any) -> bool:
+    """Say whether a field of this type takes a list."""
     kind = _plain_type(kind)
     origin, inner = get_origin(kind) or kind, get_args(kind)
     return origin in _LIST_TYPES and (origin is not tuple or not inner or inner[1:] == (...,))
@@ -335,7 +339,7 @@ def _make_converter() -> Converter:
         converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_func(_is_choice, _choice)
     for predicate, factory in (
-        (_is_list, _container((list, tuple), "a list", _list_hook)),
+        (is_list, _container((list, tuple), "a list", _list_hook)),
         (is_mapping, _container(Mapping, "a table", mapping_structure_factory)),
         (attrs.has, _container(Mapping, "a table", _class_hook)),
     ):

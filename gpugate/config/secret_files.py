@@ -8,11 +8,12 @@ from typing import Any
 from attrs import evolve
 
 from gpugate.config.complaints import Complaints
-from gpugate.config.converter import secret_files_of
+from gpugate.config.converter import fields_of, is_list, secret_files_of
 from gpugate.config.sources import Raw, SourcedValue
 from gpugate.config.validators import InvalidValue
 
 _MAX_SECRET_BYTES = 64 * 1024
+_EMPTY: tuple[object, ...] = ("", [])
 
 
 def use_credentials(
@@ -46,31 +47,37 @@ def _use_credential(raw: Raw, section: str, key: str, file_key: str, credential:
     given: Any = raw.get(section, {})
     if credential is None or not isinstance(given, dict):
         return
-    if all(one not in given or given[one].value == "" for one in (key, file_key)):
+    if all(one not in given or given[one].value in _EMPTY for one in (key, file_key)):
         raw.setdefault(section, {})[file_key] = credential
 
 
 def read_secret_files(
     section: Any, config_class: type[Any], path_of: Callable[[str], str], complaints: Complaints
 ) -> None:
-    """Replace each `<key>_file` of a section by `<key>` with the file's content.
+    """Replace each `<key>_file` of a section by `<key>` with the file's content; a list has one text a line.
 
     Args:
         section: its keys; anything but a table is left alone.
         path_of: returns the dotted path of one of its keys.
     """
+    fields = fields_of(config_class)
     for file_key, key in secret_files_of(config_class).items() if isinstance(section, dict) else ():
         file, given = section.pop(file_key, None), section.get(key)
         if file is None or file.value == "":
             continue
-        if given is not None and given.value != "":
+        if given is not None and given.value not in _EMPTY:
             del section[key]
             problem = f"is given twice, also as {path_of(file_key)}"
             complaints.add(path_of(key), problem, file, hint=False)
             continue
         section.pop(key, None)
         try:
-            section[key] = evolve(file, value=_read_secret(file))
+            text = _read_secret(file)
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            takes_list = is_list(fields[key].type)
+            section[key] = (
+                evolve(file, value=lines, is_text=False) if takes_list else evolve(file, value=text)
+            )
         except InvalidValue as error:
             complaints.add(path_of(file_key), error.problem, file)
             complaints.faulty.add(path_of(key))

@@ -23,6 +23,25 @@ def test_a_secret_in_a_file(tmp_path: Path, end: str) -> None:
     assert SECRET[::-1] == load(env).auth.secret
 
 
+def test_a_list_of_secrets_in_a_file(tmp_path: Path) -> None:
+    """One a line, also from a service manager; both ways are a mistake, an empty list is none."""
+    write(tmp_path, "ntfy://my-topic\n\n  json://localhost/a,b \n", "notify_urls")
+    both = ("ntfy://my-topic", "json://localhost/a,b")
+    config = write(tmp_path, "[notify]\nurls = []\nurls_file = 'notify_urls'")
+    assert both == load_settings(config, ENOUGH).notify.urls
+    assert both == load({"GPUGATE_NOTIFY__URLS_FILE": str(tmp_path / "notify_urls")}).notify.urls
+    assert both == load({"CREDENTIALS_DIRECTORY": str(tmp_path)}).notify.urls
+
+    twice = write(tmp_path, "[notify]\nurls = ['ntfy://x']\nurls_file = 'notify_urls'")
+    assert ["gpugate.toml: notify.urls: is given twice, also as notify.urls_file"] == complaints(
+        twice, ENOUGH
+    )
+    write(tmp_path, "ntfy://my-topic\nno-such-thing://secret-part", "notify_urls")
+    (line,) = env_complaints({"GPUGATE_NOTIFY__URLS_FILE": str(tmp_path / "notify_urls")})
+    assert "notify.urls: apprise does not know what number 2 is" in line
+    assert "secret-part" not in line
+
+
 def test_a_secret_given_both_ways(tmp_path: Path) -> None:
     """Two secrets are a mistake, wherever the two stand; an empty one is none."""
     write(tmp_path, SECRET, "key")
