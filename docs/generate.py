@@ -6,7 +6,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import attrs
 
 from gpugate.cli.parser import parse
 from gpugate.config.converter import fields_of, secret_files_of
-from gpugate.config.schema import SECTIONS
+from gpugate.config.schema import LISTS, SECTIONS, NamedPod, Pod
 from gpugate.config.template import toml_value, written_default
 from gpugate.providers import registry
 
@@ -36,6 +36,11 @@ are `"15m"`, sizes `"64MiB"`. Each key is also a variable, such as `GPUGATE_POD_
 `secret_file` in place of `secret`.
 """
 
+_PODS = """\
+Every key of `[pod]` is one of each pod, too: what it leaves out is as in `[pod]`, and `[pods.NAME.runpod]`
+goes before `[providers.runpod]`, key by key. [How to have several pods](../howto/several-pods.md).
+"""
+
 _COMMANDS = """\
 # Command line
 
@@ -54,6 +59,16 @@ def settings_page() -> str:
     lines = [_SETTINGS]
     for name, section in SECTIONS.items():
         lines += [f"## [{name}]", "", *_about(section), *_keys(section), ""]
+    for name, table in LISTS.items():
+        lines += [f"## [[{name}]]", "", *_about(table), *_keys(table), ""]
+    lines += [
+        "## [pods.NAME]",
+        "",
+        *_about(NamedPod),
+        _PODS,
+        *_keys(NamedPod, leaving_out=fields_of(Pod)),
+        "",
+    ]
     for name in PROVIDERS:
         config = installed[name].load().Config
         lines += [f"## [providers.{name}]", "", *_about(config), *_keys(config), ""]
@@ -65,10 +80,12 @@ def _about(section: type[Any]) -> Iterator[str]:
         yield from (words.split("\n")[0].split(". ")[0].rstrip(".") + ".", "")
 
 
-def _keys(section: type[Any]) -> Iterator[str]:
+def _keys(section: type[Any], leaving_out: Collection[str] = ()) -> Iterator[str]:
     yield from ("| key | default | |", "|---|---|---|")
     secrets = set(secret_files_of(section).values())
     for key, attribute in fields_of(section).items():
+        if key in leaving_out:
+            continue
         mark = " *secret*" if key in secrets else ""
         yield f"| `{key}`{mark} | {_default(attribute)} | {_text(attribute.metadata.get('help', ''))} |"
 

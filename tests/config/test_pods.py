@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +352,18 @@ def test_named_pods_have_no_secret_in_their_repr() -> None:
 
     assert not any(word in repr(pod) for word in ("ssss", "hidden-key"))
     assert attrs.evolve(pod) == pod
+
+
+def test_the_how_to(tmp_path: Path) -> None:
+    """What docs/howto/several-pods.md says works as it is there."""
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "several-pods.md").read_text(encoding="utf-8")
+    for key in ("runpod.key", "vastai.key"):
+        write(tmp_path, "secret", key)
+    whole, two = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    env = {"HOME": "/home/nobody", "GPUGATE_AUTH__SECRET": SECRET}
+
+    settings = load_settings(write(tmp_path, whole), env, config_of=config_of)
+    assert ["home", "large", "pictures"] == [pod.name for pod in settings.pods]
+    settings = load_settings(write(tmp_path, two), env, config_of=config_of)
+    ids = [provider_config(settings, "runpod", RunPodConfig, pod).pod_id for pod in settings.pods]
+    assert ["k3x9v2m7q1", "p8d2w6z4h5"] == ids
