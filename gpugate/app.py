@@ -76,7 +76,15 @@ if TYPE_CHECKING:
 CLEANUP_S = 2.0
 """How long the server waits for its last handlers once the lifecycle has closed."""
 
-POD_LIVES = frozenset({StateName.WARMING, StateName.PRELOADING, StateName.READY, StateName.DRAINING})
+POD_LIVES = frozenset(
+    {
+        StateName.WARMING,
+        StateName.PULLING,
+        StateName.PRELOADING,
+        StateName.READY,
+        StateName.DRAINING,
+    }
+)
 """States in which an exchange with the pod may be under way."""
 
 LEARNED_SESSIONS = 200
@@ -123,6 +131,7 @@ async def build(
             settings.catalog.when_stopped,
             settings.catalog.models,
             base.state / "catalog.json",
+            pulled=settings.pods[0].pod.pull,
             named=named_models(settings, settings.pods[0], [one.provider for one in base.providers]),
             pods=pods_of(settings.pods[0], configs),
             fetch=base.pod.fetch,

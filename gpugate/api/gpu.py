@@ -28,6 +28,7 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
     LifecycleEvent,
+    ModelPulling,
     PodStatus,
     ProviderCalled,
     ProviderProblem,
@@ -126,6 +127,8 @@ def _flag(call: RequestContext, name: str) -> bool:
 def status_json(status: PodStatus) -> Mapping[str, object]:
     """Return the `data` of `GET /api/v1/gpu/status`, seconds and money rounded."""
     data = attrs.asdict(status)
+    if status.pulling is None:
+        del data["pulling"]
     for name in _SECONDS:
         if data[name] is not None:
             data[name] = round(data[name], 3)
@@ -277,7 +280,12 @@ class SseBroadcaster:
 
 
 def _as_event(
-    news: QueueChanged | SessionStarted | SessionEnded | ProviderProblem | BudgetThresholdCrossed,
+    news: QueueChanged
+    | SessionStarted
+    | SessionEnded
+    | ProviderProblem
+    | ModelPulling
+    | BudgetThresholdCrossed,
 ) -> tuple[str, object]:
     match news:
         case QueueChanged():
@@ -301,6 +309,9 @@ def _as_event(
                 "cost": None if news.cost is None else round(news.cost, 6),
                 "at": news.at,
             }
+        case ModelPulling():
+            progress = attrs.asdict(news.progress)
+            return "pull", {"pod": news.pod, "provider": news.provider, **progress, "goes_on": news.goes_on}
         case BudgetThresholdCrossed():
             return "budget", {
                 "percent": news.percent,

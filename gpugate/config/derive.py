@@ -84,4 +84,5 @@ def named_models(
     known = [model for provider in providers for model in provider.models]
     preloaded = [] if preload in ("requested", "none") else [preload]
     services = [models.vision, *filter(None, [models.story]), models.code]
-    return [*known, *preloaded, *(services if pod.name == settings.pods[0].name else [])]
+    first = pod.name == settings.pods[0].name
+    return [*pod.pod.pull, *known, *preloaded, *(services if first else [])]

@@ -95,6 +95,24 @@ AS_IT_COMES = LoadOptions()
 
 
 @frozen
+class ListModels:
+    """Ask the pod's Ollama which models it has; the result is ModelsListed."""
+
+    op: int
+    endpoint: Endpoint
+
+
+@frozen
+class PullModel:
+    """Have the pod's Ollama pull this model; the result is ModelPulled."""
+
+    op: int
+    endpoint: Endpoint
+    provider: int
+    model: str
+
+
+@frozen
 class PreloadModel:
     """Have the pod load this model; the result is PreloadFinished."""
 
@@ -196,6 +214,8 @@ Command = (
     | InspectPod
     | CleanUpOrphans
     | Probe
+    | ListModels
+    | PullModel
     | PreloadModel
     | CheckDevice
     | Admit

@@ -35,6 +35,8 @@ class Cause(StrEnum):
     POD_INSPECTED = "PodInspected"
     INSPECT_FAILED = "InspectFailed"
     PROBE_FINISHED = "ProbeFinished"
+    MODELS_LISTED = "ModelsListed"
+    MODEL_PULLED = "ModelPulled"
     PRELOAD_FINISHED = "PreloadFinished"
     DEVICE_CHECKED = "DeviceChecked"
     UPSTREAM_FAILED = "UpstreamFailed"
@@ -152,6 +154,28 @@ class ProbeFinished:
 
 
 @frozen
+class ModelsListed:
+    """The full names of the models that the pod has; none if it does not tell."""
+
+    op: int
+    models: frozenset[str] = frozenset()
+
+
+@frozen
+class ModelPulled:
+    """The pull of a model ended.
+
+    Attributes:
+        error: why it failed; empty if the model is there.
+        anywhere: another pod could not pull it either, such as a model that does not exist.
+    """
+
+    op: int
+    error: str = ""
+    anywhere: bool = False
+
+
+@frozen
 class PreloadFinished:
     """The preload ended, well or not; `on_cpu` if the model was seen to run on the CPU only."""
 
@@ -238,6 +262,8 @@ Event = (
     | PodInspected
     | InspectFailed
     | ProbeFinished
+    | ModelsListed
+    | ModelPulled
     | PreloadFinished
     | DeviceChecked
     | UpstreamFailed

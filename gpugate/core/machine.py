@@ -74,6 +74,7 @@ from gpugate.core.states import (
     MachineSnapshot,
     Preloading,
     Provisioning,
+    Pulling,
     Ready,
     ShutDown,
     Starting,
@@ -83,6 +84,7 @@ from gpugate.core.states import (
     Stopping,
     Unknown,
     Warming,
+    WarmingUp,
     op_of,
     provider_of,
     run_id_of,
@@ -397,7 +399,7 @@ class PodMachine:
                 return self.idle_timer.prewarm_at
             case BackingOff(retry_at=at) | Draining(until=at):
                 return at
-            case Preloading(give_up_at=at):
+            case Pulling(give_up_at=at) | Preloading(give_up_at=at):
                 return min(at, self.session_deadline_at)
             case Provisioning(accepted_at=at):
                 return min(at + self.policy.start_timeout, self.session_deadline_at)
@@ -416,7 +418,7 @@ class PodMachine:
         state = self.state
         if isinstance(state, Provisioning | Warming) and state.provider == provider:
             return self.policy.inspect_interval_s(provider, now - state.attempt.since)
-        if isinstance(state, Preloading | Unknown) or provider not in self.seen_providers:
+        if isinstance(state, Pulling | Preloading | Unknown) or provider not in self.seen_providers:
             return self.policy.boot_interval_s(provider)
         return self.policy.reconcile_interval_s(provider)
 
@@ -612,7 +614,7 @@ class PodMachine:
             self.close_session(provider, StopCause.QUEUED)
         elif not report.billed:
             self.close_session(provider, StopCause.LOST)
-        elif provider == provider_of(state) and isinstance(state, Warming | Preloading | Ready | Draining):
+        elif provider == provider_of(state) and isinstance(state, WarmingUp | Ready | Draining):
             self.open_session(provider, state.run_id, StartCause.ADOPTED, report, event.up_s, now)
 
     def _stop_extra_pod(self, event: PodInspected, now: float) -> None:

@@ -45,6 +45,11 @@ def _not_blank(_: object, __: Attribute[str], value: str) -> None:
         raise ValueError("must not be empty")
 
 
+def _model_names(_: object, __: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    if not all(name.strip() for name in value):
+        raise ValueError("must be names of models")
+
+
 def _setting(default: Any, validator: Any, help: str, **more: Any) -> Any:  # noqa: A002
     return field(default=default, validator=validator, metadata={"help": help, **more})
 
@@ -86,6 +91,12 @@ class PodPolicy:
         "requested",
         _not_blank,
         'load the model of the first waiting request before the pod is ready; or "none", or a model\'s name',
+    )
+    pull: tuple[str, ...] = _setting(
+        (), _model_names, "models that the pod must have before it is ready; it pulls those that are missing"
+    )
+    pull_timeout: Duration = _setting(
+        1800.0, _more_than_0, "of all pulls of one start together; beside warmup_timeout"
     )
     max_session: Duration = _setting(0.0, _not_negative, "hard limit of one paid session; 0 = none")
     drain_grace: Duration = _setting(

@@ -15,6 +15,12 @@ from gpugate.core.commands import AbortResponse, Command, LoadOptions, Reject, R
 from gpugate.errors import GateError, PodStopped
 
 
+def full_name(model: str) -> str:
+    """Return a model's name with its tag and in lower case, as Ollama compares names."""
+    folded = model.strip().casefold()
+    return folded if ":" in folded.rpartition("/")[2] else f"{folded}:latest"
+
+
 @define(eq=False)
 class Ticket:
     """One request, from its arrival to its end."""

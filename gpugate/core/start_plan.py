@@ -22,6 +22,12 @@ class WarmupTimedOut(ProviderError):
     reason = "timeout"
 
 
+class PullFailed(ProviderError):
+    """The pod could not pull the model that the first waiting request wants."""
+
+    reason = "model"
+
+
 @frozen
 class StartCall:
     """The latest call of `start()`, and why it was made."""

@@ -33,6 +33,7 @@ class StateName(StrEnum):
     VERIFYING_START = "VerifyingStart"
     PROVISIONING = "Provisioning"
     WARMING = "Warming"
+    PULLING = "Pulling"
     PRELOADING = "Preloading"
     READY = "Ready"
     DRAINING = "Draining"
@@ -141,6 +142,25 @@ class Warming(Starting):
 
 
 @frozen(kw_only=True)
+class Pulling(Starting):
+    """Ollama answers; what it lacks of `pod.pull` is pulled before the preload, until `give_up_at`.
+
+    Attributes:
+        op: of the list of its models that is out, else of the pull of the first of `models`.
+        models: those that are still to be pulled; until the list is there, all of `pod.pull`.
+        problem: which models could not be pulled, for people.
+    """
+
+    endpoints: Mapping[str, Endpoint] = field(hash=False)
+    op: int
+    give_up_at: float
+    models: tuple[str, ...]
+    served: bool = False
+    degraded_reason: str = ""
+    problem: str = ""
+
+
+@frozen(kw_only=True)
 class Preloading(Starting):
     """Ollama answers and loads `model` before the pod is READY, until `give_up_at` at the latest."""
 
@@ -150,6 +170,7 @@ class Preloading(Starting):
     model: str = ""
     served: bool = False
     degraded_reason: str = ""
+    problem: str = ""
 
 
 @frozen(kw_only=True)
@@ -200,6 +221,7 @@ State = (
     | VerifyingStart
     | Provisioning
     | Warming
+    | Pulling
     | Preloading
     | Ready
     | Draining
@@ -207,6 +229,8 @@ State = (
     | ShutDown
 )
 
+WarmingUp = Warming | Pulling | Preloading
+"""A pod that runs and does not serve, or not any more."""
 AfterStop = Stopped | CallingStart | Stopping | ShutDown
 """What follows when nothing runs any more: rest, the next start, a stop to confirm, or the end."""
 AfterFailure = BackingOff | AfterStop
@@ -230,6 +254,7 @@ STATUS: Mapping[StateName, Status | None] = {
     StateName.VERIFYING_START: Status.STARTING,
     StateName.PROVISIONING: Status.STARTING,
     StateName.WARMING: Status.WARMING,
+    StateName.PULLING: Status.WARMING,
     StateName.PRELOADING: Status.WARMING,
     StateName.READY: Status.READY,
     StateName.DRAINING: Status.STOPPING,
@@ -259,7 +284,7 @@ def run_id_of(state: State) -> int:
 
 def op_of(state: State) -> int | None:
     """Return the number of the command whose result a state waits for; None if it waits for none."""
-    return state.op if isinstance(state, CallingStart | VerifyingStart | Preloading) else None
+    return state.op if isinstance(state, CallingStart | VerifyingStart | Pulling | Preloading) else None
 
 
 @frozen(kw_only=True)

@@ -19,11 +19,13 @@ from gpugate.core.commands import (
     CleanUpOrphans,
     Command,
     InspectPod,
+    ListModels,
     LoadOptions,
     PersistPendingStops,
     PreloadModel,
     Probe,
     PublishProviderProblem,
+    PullModel,
     RecordSessionEnd,
     RecordSessionStart,
     Reject,
@@ -35,11 +37,12 @@ from gpugate.core.commands import (
 from gpugate.core.events import Event, PodInspected
 from gpugate.errors import GateError, QueueFull, QueueTimeout, WakeDenied
 from gpugate.lifecycle.lease import Lease, LeaseTable, ServingPod
-from gpugate.lifecycle.pod_calls import PodCalls, PodClient
+from gpugate.lifecycle.pod_calls import PodCalls, PodClient, PullProgress
 from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker, ReportSanitizer
 from gpugate.lifecycle.state_files import PendingStopStore
 from gpugate.lifecycle.status import (
     EventBus,
+    ModelPulling,
     PodObservations,
     ProviderCalled,
     ProviderProblem,
@@ -93,7 +96,7 @@ class CommandRunner:
         on_crash: CrashHandler,
     ) -> None:
         self.manual_error: GateError | None = None
-        self.pod_calls = PodCalls(pod, machine.on_event, health_interval_s, on_crash)
+        self.pod_calls = PodCalls(pod, machine.on_event, health_interval_s, on_crash, self._publish_pull)
         self._machine = machine
         self._providers = tuple(providers)
         self._names = tuple(configured.name for configured in providers)
@@ -179,6 +182,10 @@ class CommandRunner:
                 self._workers[command.provider].send(command)
             case Probe():
                 self.pod_calls.probe(command)
+            case ListModels():
+                self.pod_calls.list_models(command)
+            case PullModel():
+                self.pod_calls.pull(command)
             case PreloadModel():
                 self.pod_calls.preload(command)
             case CheckDevice():
@@ -251,6 +258,10 @@ class CommandRunner:
 
     def _publish_call(self, provider: str, call: str, outcome: str, seconds: float) -> None:
         self._events.publish(ProviderCalled(provider=provider, call=call, outcome=outcome, seconds=seconds))
+
+    def _publish_pull(self, command: PullModel, progress: PullProgress, goes_on: bool) -> None:
+        name = self._names[command.provider]
+        self._events.publish(ModelPulling(provider=name, progress=progress, goes_on=goes_on))
 
     def _publish_problem(self, provider: str, message: str, reason: str, *, alarm: bool = False) -> None:
         at: datetime = self._observations.wall()

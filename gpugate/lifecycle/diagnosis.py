@@ -11,7 +11,7 @@ from enum import Enum
 
 from attrs import define, field
 
-from gpugate.core.states import Draining, Preloading, Ready, State, Warming
+from gpugate.core.states import Draining, Ready, State, WarmingUp
 from gpugate.lifecycle.lease import Lease
 
 
@@ -50,13 +50,9 @@ class PendingDiagnosis:
         if self.done.done():
             return False
         has_no_pod = self.lease is not None and self.lease.pod is None
-        if (
-            has_no_pod
-            or not isinstance(state, Ready | Warming | Preloading | Draining)
-            or state.run_id != self.run_id
-        ):
+        if has_no_pod or not isinstance(state, Ready | WarmingUp | Draining) or state.run_id != self.run_id:
             self.done.set_result(Diagnosis.LOST)
-        elif isinstance(state, Warming | Preloading):
+        elif isinstance(state, WarmingUp):
             return self.lease is not None
         elif self._inspected and (isinstance(state, Draining) or state.probe_op is None):
             self.done.set_result(Diagnosis.ALIVE)

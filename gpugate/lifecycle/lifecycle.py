@@ -54,6 +54,7 @@ from gpugate.core.states import (
     CallingStart,
     Draining,
     MachineSnapshot,
+    Preloading,
     Ready,
     ShutDown,
     Status,
@@ -95,7 +96,7 @@ BY_SCHEDULE = "schedule"
 DIAGNOSIS_MARGIN_S = 1.0
 """A health check alone may take `pod.health_interval`, and its result has to be heard."""
 
-_PROBES_END = (Ready, Stopping, Stopped, CallingStart, BackingOff, ShutDown)
+_PROBES_END = (Preloading, Ready, Stopping, Stopped, CallingStart, BackingOff, ShutDown)
 """The calls to a pod that is warming are of no use once one of these states is entered."""
 
 
@@ -457,7 +458,8 @@ class Lifecycle:
     def status_now(self) -> PodStatus | None:
         """Return the pod's status without waiting; None while it is not known what runs."""
         now, slow_call = self._loop.time(), self._runner.slow_call()
-        return self._status.build(self._machine.snapshot(), now, self._model_to_load, slow_call)
+        pulling = self._runner.pod_calls.pulling
+        return self._status.build(self._machine.snapshot(), now, self._model_to_load, slow_call, pulling)
 
     def ready_in_s(self) -> float | None:
         """Return how long the start that is under way will probably take; None: none is, or it is unknown."""

@@ -8,14 +8,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 import aiohttp
 import orjson
 from attrs import frozen
 
-from gpugate.core.commands import AS_IT_COMES, CheckDevice, LoadOptions, PreloadModel, Probe
-from gpugate.core.events import DeviceChecked, Event, PreloadFinished, ProbeFinished
+from gpugate.core.commands import (
+    AS_IT_COMES,
+    CheckDevice,
+    ListModels,
+    LoadOptions,
+    PreloadModel,
+    Probe,
+    PullModel,
+)
+from gpugate.core.events import (
+    DeviceChecked,
+    Event,
+    ModelPulled,
+    ModelsListed,
+    PreloadFinished,
+    ProbeFinished,
+)
+from gpugate.core.request_queue import full_name
+from gpugate.lifecycle.model_pull import ModelPull, PullFailure, Report
 from gpugate.provider_api import Endpoint
 from gpugate.relay.transport import CALL_ERRORS, ssl_option, url_of
 from gpugate.tasks import CrashHandler, spawn
@@ -29,6 +47,7 @@ LARGEST_VERSION = 64 * 1024
 PROXY_GAVE_UP = 524
 """A provider's proxy waited long enough; the model may be loading on (docs/providers.md#silent-requests)."""
 LISTED_PAUSE_S = 1.0
+LIST_TRIES = 3
 ASK_AGAIN_S = 15.0
 """A load that shows nowhere for so long was dropped with its request, and is asked for again."""
 
@@ -50,19 +69,50 @@ class PodClient(Protocol):
     async def on_cpu(self, endpoint: Endpoint) -> bool:
         """Return whether all loaded models run on the CPU; False if none is loaded or it cannot be told."""
 
+    async def installed(self, endpoint: Endpoint) -> frozenset[str]:
+        """Return the full names of the models that the pod has; none if it does not tell."""
+
+    async def pull(self, endpoint: Endpoint, model: str, report: Report) -> PullFailure | None:
+        """Have the pod pull a model, and wait for it; None once it is there."""
+
+
+@frozen(kw_only=True)
+class PullProgress:
+    """How far the pull of a model is; the bytes are those of the parts that are known so far.
+
+    Attributes:
+        percent: None as long as nothing is known of its size.
+    """
+
+    model: str
+    percent: int | None = None
+    completed_bytes: int = 0
+    total_bytes: int = 0
+
 
 class PodCalls:
-    """Executes `Probe`, `PreloadModel` and `CheckDevice`; the results come back as events.
+    """Executes the commands to the pod; the results come back as events.
+
+    Attributes:
+        pulling: how far the pull is that is out; None without one.
 
     Args:
         on_event: called with each result, in the task of the call.
-        limit_s: of a probe and a device check; the machine limits a preload.
+        limit_s: of a probe and a device check; the machine limits preloads and pulls.
+        on_pull: called when a pull begins, has a per cent more, or ends (False).
     """
 
     def __init__(
-        self, pod: PodClient, on_event: Callable[[Event], None], limit_s: float, on_crash: CrashHandler
+        self,
+        pod: PodClient,
+        on_event: Callable[[Event], None],
+        limit_s: float,
+        on_crash: CrashHandler,
+        on_pull: Callable[[PullModel, PullProgress, bool], None] = lambda *_: None,
     ) -> None:
+        self.pulling: PullProgress | None = None
         self._pod = pod
+        self._on_pull = on_pull
         self._on_event = on_event
         self._limit_s = limit_s
         self._on_crash = on_crash
@@ -75,6 +125,14 @@ class PodCalls:
     def preload(self, command: PreloadModel) -> None:
         """Load a model, then check on what device it runs. A preload that fails never fails the start."""
         self._spawn(self._preload(command), "pod:preload")
+
+    def list_models(self, command: ListModels) -> None:
+        """Find out which models the pod has."""
+        self._spawn(self._list_models(command), "pod:list-models")
+
+    def pull(self, command: PullModel) -> None:
+        """Have the pod pull a model."""
+        self._spawn(self._pull(command), "pod:pull")
 
     def check_device(self, command: CheckDevice) -> None:
         """Find out whether the loaded models run on the CPU."""
@@ -117,6 +175,33 @@ class PodCalls:
         if loaded:
             on_cpu = await self._on_cpu(command.endpoint)
         self._on_event(PreloadFinished(command.op, on_cpu))
+
+    async def _list_models(self, command: ListModels) -> None:
+        models: frozenset[str] = frozenset()
+        with suppress(Exception):
+            models = await self._pod.installed(command.endpoint)
+        self._on_event(ModelsListed(command.op, models))
+
+    async def _pull(self, command: PullModel) -> None:
+        progress = self.pulling = PullProgress(model=command.model)
+        self._on_pull(command, progress, True)
+        try:
+            failure = await self._pod.pull(command.endpoint, command.model, partial(self._note_pull, command))
+        except Exception as error:
+            failure = PullFailure(f"the pull failed with {type(error).__name__}")
+        finally:
+            progress, self.pulling = self.pulling, None
+            self._on_pull(command, progress, False)
+        self._on_event(ModelPulled(command.op, *((failure.message, failure.anywhere) if failure else ())))
+
+    def _note_pull(self, command: PullModel, completed: int, total: int) -> None:
+        percent = min(100, 100 * completed // total) if total else None
+        known = self.pulling
+        self.pulling = PullProgress(
+            model=command.model, percent=percent, completed_bytes=completed, total_bytes=total
+        )
+        if known is None or percent != known.percent:
+            self._on_pull(command, self.pulling, True)
 
     async def _check_device(self, command: CheckDevice) -> None:
         self._on_event(DeviceChecked(command.run_id, await self._on_cpu(command.endpoint)))
@@ -178,22 +263,31 @@ class OllamaPodClient:
         models = await self._loaded(endpoint)
         return bool(models) and all(model.get("size_vram") == 0 for model in models)
 
+    async def installed(self, endpoint: Endpoint) -> frozenset[str]:
+        """Return the full names of the models of `/api/tags`; none if it cannot be read, several times."""
+        for _ in range(LIST_TRIES):
+            if (answer := await self.fetch(endpoint, "/api/tags")) is not None:
+                return frozenset(full_name(str(model.get("name"))) for model in _models_of(answer))
+            await asyncio.sleep(LISTED_PAUSE_S)
+        return frozenset()
+
+    async def pull(self, endpoint: Endpoint, model: str, report: Report) -> PullFailure | None:
+        """Have Ollama pull a model, and wait for it; None once it is there."""
+        asked = orjson.dumps({"model": model, "stream": True})
+        return await ModelPull(partial(self._call, "POST", endpoint, "/api/pull", None, asked), report).run()
+
     async def _listed(self, endpoint: Endpoint, model: str, end: float) -> bool:
         """Wait until the model is among the loaded ones; False if it is not before loop time `end`."""
-        name, now = _full_name(model), asyncio.get_running_loop().time
+        name, now = full_name(model), asyncio.get_running_loop().time
         while now() < end:
-            if any(_full_name(str(loaded.get("name"))) == name for loaded in await self._loaded(endpoint)):
+            if any(full_name(str(loaded.get("name"))) == name for loaded in await self._loaded(endpoint)):
                 return True
             await asyncio.sleep(LISTED_PAUSE_S)
         return False
 
     async def _loaded(self, endpoint: Endpoint) -> list[dict[str, object]]:
         """Return the models of `/api/ps`; none if the call fails."""
-        try:
-            models = orjson.loads(await self.fetch(endpoint, "/api/ps") or b"{}").get("models")
-        except (orjson.JSONDecodeError, AttributeError):
-            return []
-        return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
+        return _models_of(await self.fetch(endpoint, "/api/ps") or b"")
 
     async def _ask_to_load(self, endpoint: Endpoint, model: str, options: LoadOptions) -> int | str:
         """Return the status of the answer, or what was seen instead."""
@@ -229,7 +323,7 @@ class OllamaPodClient:
             return _seen(error)
 
     def _call(
-        self, method: str, endpoint: Endpoint, path: str, limit_s: float, body: bytes | None = None
+        self, method: str, endpoint: Endpoint, path: str, limit_s: float | None, body: bytes | None = None
     ) -> Any:
         headers: Mapping[str, str] = endpoint.headers
         if body is not None:
@@ -265,10 +359,13 @@ def _no_version(body: bytes) -> str | None:
     return f"{VERSION_PATH} answered without a version"
 
 
-def _full_name(model: str) -> str:
-    """Return the name with its tag and in lower case, as Ollama compares names."""
-    folded = model.strip().casefold()
-    return folded if ":" in folded.rpartition("/")[2] else f"{folded}:latest"
+def _models_of(answer: bytes) -> list[dict[str, object]]:
+    """Return the models of a list of Ollama's; none if it is none."""
+    try:
+        models = orjson.loads(answer).get("models")
+    except (orjson.JSONDecodeError, AttributeError):
+        return []
+    return [model for model in models if isinstance(model, dict)] if isinstance(models, list) else []
 
 
 def _seen(error: BaseException) -> str:

@@ -16,8 +16,9 @@ from gpugate.billing.cost_math import SECONDS_PER_HOUR
 from gpugate.billing.start_times import NO_MODEL, ReadyIn, StartTimes
 from gpugate.core.commands import StartCause, StopCause
 from gpugate.core.events import Cause
-from gpugate.core.states import MachineSnapshot, Preloading, State, StateName, Status, Warming
+from gpugate.core.states import MachineSnapshot, Preloading, State, StateName, Status, WarmingUp
 from gpugate.errors import GateError
+from gpugate.lifecycle.pod_calls import PullProgress
 from gpugate.provider_api import MAIN_POD, PodReport, Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
@@ -41,6 +42,7 @@ class PodStatus:
     ready_in_seconds: float | None
     ready_in_p90_seconds: float | None = None
     last_error: str | None
+    pulling: PullProgress | None = None
 
 
 @frozen(kw_only=True)
@@ -159,20 +161,26 @@ class StatusBuilder:
         """Note a change of state at loop time `at`."""
         state = was.state
         started = now.started_here and now.status is Status.READY
-        if started and isinstance(state, Warming | Preloading) and not state.served:
+        if started and isinstance(state, WarmingUp) and not state.served:
             model = state.model if isinstance(state, Preloading) else NO_MODEL
             self._start_times.add(self._names[state.provider], model, at - state.attempt.since)
         if was.status is not now.status:
             self._since = self._observations.wall()
 
     def build(
-        self, machine: MachineSnapshot, now: float, model: str = NO_MODEL, slow_call: str | None = None
+        self,
+        machine: MachineSnapshot,
+        now: float,
+        model: str = NO_MODEL,
+        slow_call: str | None = None,
+        pulling: PullProgress | None = None,
     ) -> PodStatus | None:
         """Return the status at loop time `now`; None while it is not known what runs.
 
         Args:
             model: that a start would load.
             slow_call: which call to a provider has not returned for long, if one has not.
+            pulling: which model is being pulled, if one is.
         """
         if machine.status is None:
             return None
@@ -193,6 +201,7 @@ class StatusBuilder:
             ready_in_seconds=None if ready_in is None else ready_in.p50_s,
             ready_in_p90_seconds=None if ready_in is None else ready_in.p90_s,
             last_error=slow_call or machine.last_error,
+            pulling=pulling,
         )
 
     def start_rate(self) -> Decimal | None:
@@ -213,7 +222,7 @@ class StatusBuilder:
         fell ill nothing is known.
         """
         state, began_at, provider = machine.state, machine.start_began_at, machine.provider
-        if began_at is None or provider is None or (isinstance(state, Warming | Preloading) and state.served):
+        if began_at is None or provider is None or (isinstance(state, WarmingUp) and state.served):
             return None
         elapsed, session = now - began_at, self._observations.open_sessions.get(self._names[provider])
         if session is not None and not machine.started_here:
@@ -295,6 +304,16 @@ class ProviderProblem:
 
 
 @frozen(kw_only=True)
+class ModelPulling:
+    """The pod pulls a model: told at the begin, at each per cent, and at the end, well or not."""
+
+    pod: str = MAIN_POD
+    provider: str
+    progress: PullProgress
+    goes_on: bool
+
+
+@frozen(kw_only=True)
 class ProviderCalled:
     """A call to a provider has returned.
 
@@ -353,6 +372,7 @@ PodEvent = (
     | SessionStarted
     | SessionEnded
     | ProviderProblem
+    | ModelPulling
     | ProviderCalled
     | RequestWaited
     | WakeRefused

@@ -11,6 +11,7 @@ from gpugate.core.states import StateName
 from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
     LifecycleEvent,
+    ModelPulling,
     ProviderProblem,
     SessionEnded,
     SessionStarted,
@@ -27,6 +28,7 @@ _MESSAGES: Mapping[StateName, str] = {
     StateName.VERIFYING_START: "unknown whether the start succeeded, inspecting",
     StateName.PROVISIONING: "the provider has accepted the start",
     StateName.WARMING: "the pod runs, waiting until its Ollama answers",
+    StateName.PULLING: "looking for the models of pod.pull",
     StateName.PRELOADING: "loading the model",
     StateName.READY: "the pod serves",
     StateName.DRAINING: "stopping after the running responses",
@@ -71,11 +73,28 @@ def log_event(news: LifecycleEvent) -> None:
         case ProviderProblem():
             write = log.error if news.alarm else log.warning
             write("provider trouble", provider=news.provider, message=news.message, reason=news.reason)
+        case ModelPulling():
+            _log_pull(news)
         case WakeRefused():
             log.info("start refused", user=news.user, reason=news.message)
         case BudgetThresholdCrossed():
             spent, budget = f"{news.spent:.4f}", f"{news.budget:f}"
             log.warning("budget", percent=news.percent, spent=spent, budget=budget, month=news.month)
+
+
+def _log_pull(news: ModelPulling) -> None:
+    """Write a line when it begins, at each tenth of it, and when it ends; how that was, a failure tells."""
+    progress = news.progress
+    if news.goes_on and progress.percent not in (None, *range(10, 100, 10)):
+        return
+    message = "pulling a model" if news.goes_on else "the pull has ended"
+    structlog.get_logger().info(
+        message,
+        model=progress.model,
+        percent=progress.percent,
+        bytes=progress.total_bytes or None,
+        provider=news.provider,
+    )
 
 
 def describe_transition(step: StateChanged) -> str:

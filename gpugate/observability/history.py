@@ -40,6 +40,7 @@ class Doing(StrEnum):
     NO_GPU = "no gpu"
     FAILING = "failing"
     BOOTING = "booting"
+    PULLING = "pulling"
     LOADING = "loading"
     SERVING = "serving"
 
@@ -97,13 +98,14 @@ _DOING: Mapping[StateName, Doing] = {
     StateName.VERIFYING_START: Doing.FAILING,
     StateName.PROVISIONING: Doing.BOOTING,
     StateName.WARMING: Doing.BOOTING,
+    StateName.PULLING: Doing.PULLING,
     StateName.PRELOADING: Doing.LOADING,
     StateName.READY: Doing.SERVING,
     StateName.DRAINING: Doing.STOPPING,
     StateName.STOPPING: Doing.STOPPING,
     StateName.SHUT_DOWN: Doing.OFF,
 }
-_COMING_UP = frozenset({StateName.PROVISIONING, StateName.WARMING, StateName.PRELOADING})
+_COMING_UP = frozenset({StateName.PROVISIONING, StateName.WARMING, StateName.PULLING, StateName.PRELOADING})
 _REST = frozenset({Doing.LOOKING, Doing.OFF, Doing.STOPPING, Doing.SERVING})
 
 
@@ -198,7 +200,7 @@ class History:
     def _fail(self, provider: str, reason: str) -> None:
         """Count the time of this provider's start, up to now, as failing."""
         since = self._clock()
-        while self._segments and self._segments[-1].doing in (Doing.BOOTING, Doing.LOADING):
+        while self._segments and self._segments[-1].doing in (Doing.BOOTING, Doing.PULLING, Doing.LOADING):
             since = self._segments.pop().since
         out = Segment(since, Doing.NO_GPU, provider) if reason == "capacity" else None
         self._segments.append(out or Segment(since, Doing.FAILING, provider, reason))

@@ -74,6 +74,7 @@ class CatalogCache:
         store: Path,
         *,
         named: Iterable[str] = (),
+        pulled: Iterable[str] = (),
         pods: Sequence[str] = ("",),
         warn: Callable[[str], None] | None = None,
         refresh: Callable[[], None] | None = None,
@@ -85,12 +86,14 @@ class CatalogCache:
             models: `catalog.models`.
             store: the file.
             named: further models that the configuration names for the pod.
+            pulled: models that the pod pulls where they are missing (`pod.pull`): it never lacks them.
             pods: the configured pods, each by its provider and id; a start tries the first one first.
             warn: called with a warning: a damaged file, a full disk (once until a write succeeds again).
             refresh: called when the models on the pod changed, to fetch the lists again.
         """
         self._mode = mode
         self._configured = bodies.distinct([*models, *map(bodies.full_name, named)])
+        self._pulled = frozenset(map(bodies.canonical, pulled))
         self._static = models or self._configured
         self._pods = tuple(pods)
         self._store = CatalogStore(store)
@@ -222,7 +225,7 @@ class CatalogCache:
         """Say whether the pod that a start tries first is known not to have this model."""
         if self._pod != self._pods[0] or bodies.is_cloud(model):
             return False
-        return self._coming.union(*self._names.values()).isdisjoint(bodies.spellings(model))
+        return self._pulled.union(self._coming, *self._names.values()).isdisjoint(bodies.spellings(model))
 
     def refuses(self, model: str) -> bool:
         """Say whether the pod would answer that it has no such model, so that it need not be started for it.

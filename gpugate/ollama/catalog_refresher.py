@@ -53,6 +53,7 @@ class CatalogRefresher:
         path: Path,
         *,
         named: Iterable[str],
+        pulled: Iterable[str] = (),
         pods: Mapping[str, str],
         fetch: Callable[[Endpoint, str, bytes | None], Awaitable[bytes | None]],
         serving: Callable[[], ServingPod | None],
@@ -62,7 +63,14 @@ class CatalogRefresher:
     ) -> None:
         self._due = asyncio.Event()
         self.catalog = CatalogCache(
-            mode, models, path, named=named, pods=[*pods.values()], warn=warn, refresh=self._due.set
+            mode,
+            models,
+            path,
+            named=named,
+            pulled=pulled,
+            pods=[*pods.values()],
+            warn=warn,
+            refresh=self._due.set,
         )
         self._pods = pods
         self._fetch = fetch

@@ -29,7 +29,7 @@ Providers = Mapping[str, Mapping[str, object]]
 RELOADABLE = frozenset(
     {
         *LISTS,
-        *(f"pod.{a.name}" for a in attrs.fields(PodPolicy) if a.name != "health_interval"),
+        *(f"pod.{a.name}" for a in attrs.fields(PodPolicy) if a.name not in ("health_interval", "pull")),
         *(f"queue.{a.name}" for a in attrs.fields(QueuePolicy)),
         *(
             "cost.monthly_budget",

@@ -99,6 +99,8 @@ def _part(part: Part) -> str:
             return "looking for what runs"
         case Doing.BOOTING:
             return "boot"
+        case Doing.PULLING:
+            return "pull"
         case Doing.LOADING:
             return "model"
         case Doing.SERVING:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from gpugate_testing.playbook import (
     RUNNING,
     STOPPED,
+    Listed,
     PreloadOk,
+    PullEnd,
     Scenario,
     StartError,
     StartOk,
@@ -14,16 +18,28 @@ from gpugate_testing.playbook import (
     policy,
 )
 
-from gpugate.core.commands import LoadOptions, PreloadModel, Probe
+from gpugate.core.commands import LoadOptions, PreloadModel, Probe, PublishProviderProblem, PullModel
 from gpugate.core.events import (
     GatewayStarted,
     ManualStartRequested,
+    ModelPulled,
+    ModelsListed,
     PreloadFinished,
     ProbeFinished,
     RequestArrived,
     RequestFinished,
 )
-from gpugate.core.states import BackingOff, Preloading, Ready, Stopped, Stopping, Warming
+from gpugate.core.states import (
+    BackingOff,
+    CallingStart,
+    Preloading,
+    Pulling,
+    Ready,
+    Status,
+    Stopped,
+    Stopping,
+    Warming,
+)
 from gpugate.errors import NoCapacity, Transient, WarmupTimeout
 from gpugate.provider_api import Endpoint, Phase, PodReport
 
@@ -235,3 +251,117 @@ def test_running_without_an_address() -> None:
     play.at(0, StartOk(report=PodReport(Phase.RUNNING))).at(50).set_report(0, RUNNING).at(
         51, gives=["admit 1 run 1"]
     )
+
+
+# --- pod.pull ------------------------------------------------------------------------------------
+
+
+def pulling(
+    *arrivals: RequestArrived, pull: tuple[str, ...] = ("llava", "qwen3:8b"), **numbers: Any
+) -> Scenario:
+    """A pod whose Ollama answers and is asked for its models; by default ticket 1 waits for llava."""
+    count = numbers.pop("count", 1)
+    play = warming(
+        Scenario(policy(count, pull=pull, **numbers)), *(arrivals or (RequestArrived(1, "llava"),))
+    )
+    return play.set_health(True).at(1, gives=["list models"], state=Pulling)
+
+
+def test_what_is_missing_is_pulled_before_the_preload() -> None:
+    """One model after the other; the pod is WARMING meanwhile."""
+    play = pulling().at(2, Listed(("llama3:latest",)), gives=["pull llava"], state=Pulling)
+    assert Status.WARMING is play.machine.status
+    play.at(200, PullEnd(), gives=["pull qwen3:8b"])
+    play.at(500, PullEnd(), gives=["preload llava"], state=Preloading)
+    play.at(510, PreloadOk(), gives=["admit 1 run 1"], state=Ready)
+
+
+def test_what_is_there_is_not_pulled() -> None:
+    """Whatever way its name is written, as Ollama takes it."""
+    play = pulling(pull=("llava", "Qwen3:8b"))
+    play.at(1, Listed(("llava:latest", "qwen3:8b")), gives=["preload llava"], state=Preloading)
+
+
+def test_nothing_is_pulled_that_is_not_configured() -> None:
+    """A request for another model pulls nothing."""
+    warming(Scenario(policy()), RequestArrived(1, "other")).set_health(True).at(1, gives=["preload other"])
+    pulling(RequestArrived(1, "other"), pull=("llava",)).at(
+        1, Listed(("llava:latest",)), gives=["preload other"]
+    )
+
+
+def test_the_requested_model_is_pulled_first() -> None:
+    """Whoever waits is served by it; a request that comes first later on goes before what is left."""
+    play = pulling(RequestArrived(1, "c"), RequestArrived(2, "b"), pull=("a", "b", "c"))
+    play.at(1, Listed(), gives=["pull c"]).at(2, RequestFinished(1)).at(3, PullEnd(), gives=["pull b"])
+
+
+def test_the_requested_model_cannot_be_pulled() -> None:
+    """The start has failed at this provider; the next one may have more room."""
+    play = pulling(count=2).at(1, Listed(), gives=["pull llava"])
+    play.at(2, PullEnd("the pod's disk is full"), gives=["start 1", "stop 0"])
+    play.at(2, StartError(NoCapacity("no GPU"), 1)).at(3, StopOk(0))
+    assert "capacity" == play.refusals[1].reason
+    assert "alpha: llava could not be pulled: the pod's disk is full" in play.refusals[1].message
+
+
+def test_the_requested_model_cannot_be_pulled_anywhere() -> None:
+    """No further provider is paid for finding that out once more."""
+    play = pulling(count=2).at(1, Listed(), gives=["pull llava"])
+    play.at(
+        2, PullEnd("there is no such model", anywhere=True), gives=["refuse 1 POD_START_FAILED", "stop 0"]
+    )
+    assert "model" == play.refusals[1].reason
+    play.set_report(0, STOPPED).at(3, StopOk(), gives=["session 0 closes: start_failed"], state=Stopped)
+
+
+def test_another_model_cannot_be_pulled() -> None:
+    """It is told, also once the pod serves, and the start goes on."""
+    play = pulling().at(1, Listed(("llava:latest",)), gives=["pull qwen3:8b"])
+    play.hidden -= {PublishProviderProblem}
+    play.at(2, PullEnd("no such model", anywhere=True), gives=["complain 0 model", "preload llava"])
+    told = "alpha: qwen3:8b could not be pulled: no such model"
+    assert told == play.machine.last_error
+    play.at(3, PreloadOk(), state=Ready)
+    assert told == play.machine.last_error
+
+
+def test_pulls_take_too_long() -> None:
+    """After `pull_timeout` the start goes on without what is missing, unless it is waited for."""
+    play = pulling(RequestArrived(1, "llava"), pull=("llava", "b", "c"), pull_timeout=100)
+    play.at(1, Listed(("llava:latest", "b:latest"))).at(100, gives=[], state=Pulling)
+    play.at(101, gives=["preload llava"], state=Preloading)
+    assert "alpha: c could not be pulled within 100 s" == play.machine.last_error
+    waits = pulling(pull_timeout=100).at(1, Listed()).at(101, gives=["refuse 1 POD_START_FAILED", "stop 0"])
+    assert "model" == waits.refusals[1].reason
+
+
+def test_the_list_of_models_never_comes() -> None:
+    """The limit of the pulls holds although the answer is out."""
+    pulling(pull_timeout=100).at(101, gives=["refuse 1 POD_START_FAILED", "stop 0"])
+
+
+def test_nobody_waits_for_the_pull() -> None:
+    """The pull is the gateway's own: it goes on, and its failure fails nothing."""
+    play = pulling().at(1, Listed()).at(2, RequestFinished(1), gives=[])
+    play.at(3, PullEnd("no such model"), gives=["pull qwen3:8b"]).at(4, PullEnd(), gives=[], state=Ready)
+
+
+def test_a_pod_that_is_lost_while_it_pulls() -> None:
+    """The next attempt asks again what is missing."""
+    play = pulling().at(1, Listed()).set_report(0, STOPPED).at(10, state=CallingStart)
+    play.at(10, StartOk(report=RUNNING)).set_report(0, RUNNING).at(20, state=Pulling).at(
+        20, Listed(("llava:latest",))
+    )
+    assert ["qwen3:8b"] == [command.model for command in play.out(PullModel)][1:]
+
+
+def test_stale_results_of_pulls() -> None:
+    """Answers to older commands change nothing."""
+    play = pulling().at(1, ModelsListed(10_000), ModelPulled(10_000, "no"), gives=[], state=Pulling)
+    play.at(1, Listed(), gives=["pull llava"]).at(2, ModelsListed(10_000), ModelPulled(10_000), gives=[])
+
+
+def test_the_session_ends_while_models_are_pulled() -> None:
+    """`pod.max_session` holds for a pull, too."""
+    pulling(max_session=50).at(1, Listed()).at(51, gives=["refuse 1 WARMUP_TIMEOUT", "stop 0"])

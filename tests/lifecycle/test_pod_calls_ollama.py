@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestServer
 from attrs import define, field
 
 from gpugate.core.commands import LoadOptions
+from gpugate.core.request_queue import full_name
 from gpugate.lifecycle import pod_calls as adapter
 from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.provider_api import Endpoint
@@ -156,7 +157,7 @@ async def test_a_load_that_fails(scene: Scene) -> None:
 )
 def test_names(asked: str, listed: str, same: bool) -> None:
     """As Ollama compares them: without a tag the latest, in any case."""
-    assert same is (adapter._full_name(asked) == adapter._full_name(listed))
+    assert same is (full_name(asked) == full_name(listed))
 
 
 ON_CPU: list[tuple[Callable[[], object], bool]] = [

@@ -31,6 +31,8 @@ STALE_RESULTS = frozenset(
         events.StartAccepted,
         events.StartCallFailed,
         events.ProbeFinished,
+        events.ModelsListed,
+        events.ModelPulled,
         events.PreloadFinished,
         events.DeviceChecked,
         events.UpstreamFailed,
@@ -66,6 +68,14 @@ IGNORED: Mapping[type[Any], frozenset[type[Any]]] = {
     states.Provisioning: IGNORED_BY_DEFAULT - {events.PodInspected, events.DeadlineReached},
     states.Warming: IGNORED_BY_DEFAULT
     - {events.PodInspected, events.DeadlineReached, events.ProbeFinished, events.UpstreamFailed},
+    states.Pulling: IGNORED_BY_DEFAULT
+    - {
+        events.PodInspected,
+        events.DeadlineReached,
+        events.ModelsListed,
+        events.ModelPulled,
+        events.UpstreamFailed,
+    },
     states.Preloading: IGNORED_BY_DEFAULT
     - {events.PodInspected, events.DeadlineReached, events.PreloadFinished, events.UpstreamFailed},
     states.Ready: IGNORED_BY_DEFAULT

@@ -18,6 +18,7 @@ from gpugate.core.states import (
     Draining,
     Preloading,
     Provisioning,
+    Pulling,
     Ready,
     ShutDown,
     State,
@@ -26,6 +27,7 @@ from gpugate.core.states import (
     Unknown,
     VerifyingStart,
     Warming,
+    WarmingUp,
     provider_of,
 )
 from gpugate.core.transition_table import transition
@@ -42,6 +44,7 @@ PodState = TypeVar(
     VerifyingStart,
     Provisioning,
     Warming,
+    Pulling,
     Preloading,
     Ready,
     Draining,
@@ -197,7 +200,7 @@ def shutdown_while_starting(
 
 @transition
 def shutdown_while_serving(
-    pod: PodMachine, was: Warming | Preloading | Ready, event: ShutdownRequested, now: float
+    pod: PodMachine, was: WarmingUp | Ready, event: ShutdownRequested, now: float
 ) -> Draining | Stopping | ShutDown:
     """Reject waiting requests, give running responses their grace, then stop the pod or leave it."""
     stop_admitting(pod, event)

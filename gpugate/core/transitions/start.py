@@ -34,6 +34,7 @@ from gpugate.core.states import (
     Stopping,
     VerifyingStart,
     Warming,
+    WarmingUp,
 )
 from gpugate.core.transition_table import transition
 from gpugate.errors import Ambiguous, Conflict, NoCapacity, NotFound, ProviderError, RateLimited, Transient
@@ -250,8 +251,12 @@ def attempt_failed(
     )
 
 
-def leave_provider(pod: PodMachine, attempt: StartAttempt, error: ProviderError, now: float) -> AfterStop:
+def leave_provider(
+    pod: PodMachine, attempt: StartAttempt, error: ProviderError, now: float, *, anywhere: bool = False
+) -> AfterStop:
     """Stop what may run at this provider, and go on to the next one if a start is still wanted.
+
+    `anywhere`: the next one would fail in the same way, so the run ends.
 
     The stop is "one good try" if no pod can be there: nothing was left before and the provider refused the
     start outright. A start that is queued there is not refused: left alone it would run some day, and be
@@ -267,7 +272,8 @@ def leave_provider(pod: PodMachine, attempt: StartAttempt, error: ProviderError,
     pod.order_stop(attempt.provider, StopCause.START_FAILED, now, until_seen_stopped=must_be_seen)
     if not pod.has_payable_demand:
         return when_nothing_runs(pod, now)
-    return start_from(pod, attempt.provider + 1, now)
+    following = len(pod.policy.providers) if anywhere else attempt.provider + 1
+    return start_from(pod, following, now)
 
 
 def is_outcome_unknown(error: ProviderError) -> bool:
@@ -346,7 +352,7 @@ def _waits_for(report: PodReport) -> str:
 
 
 def fail_if_not_active(
-    pod: PodMachine, was: Provisioning | Warming | Preloading, report: PodReport, now: float
+    pod: PodMachine, was: Provisioning | WarmingUp, report: PodReport, now: float
 ) -> AfterFailure | None:
     """Return the state that follows if the report shows that this attempt has failed, else None.
 

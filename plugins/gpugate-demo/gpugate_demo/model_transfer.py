@@ -18,6 +18,8 @@ CREATE_TYPES: Types = {"model": "string", "name": "string", "from": "string", "s
 COPY_TYPES: Types = {"source": "string", "destination": "string"}
 DELETE_TYPES: Types = {"model": "string", "name": "string"}
 STEPS = 4
+LICENCE_BYTES = 12_403
+"""Of the small layer behind the weights."""
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}")
 
 Progress = dict[str, Any]
@@ -63,16 +65,22 @@ def check_create(store: Store, request: Body) -> str:
 
 
 async def pull(store: Store, name: str, unpullable: frozenset[str]) -> AsyncIterator[Progress]:
-    """The progress of a pull. Raises TransferFailed for a name in `unpullable`."""
+    """The progress of a pull, layer by layer; one that broke off goes on where it was.
+
+    Raises TransferFailed for a name in `unpullable`.
+    """
     yield {"status": "pulling manifest"}
     if name in unpullable:
         raise TransferFailed("pull model manifest: file does not exist")
     model = store.find(name) or guessed(name)
-    short, digest = model.digest[:12], f"sha256:{model.digest}"
-    for step in range(STEPS + 1):
-        done = model.size * step // STEPS
-        progress: Progress = {"status": f"pulling {short}", "digest": digest, "total": model.size}
-        yield progress | ({"completed": done} if done else {})
+    small = min(LICENCE_BYTES, model.size // 2)
+    for digest, size in ((model.digest, model.size - small), (model.licence_digest, small)):
+        progress: Progress = {"status": f"pulling {digest[:12]}", "digest": f"sha256:{digest}", "total": size}
+        steps = range(STEPS + 1) if digest == model.digest else (STEPS,)
+        for step in steps:
+            if (done := size * step // STEPS) >= store.pulled.get(digest, 0):
+                store.pulled[digest] = done
+                yield progress | ({"completed": done} if done else {})
     store.put(evolve(model, modified_at=datetime.now(UTC)))
     for status in ("verifying sha256 digest", "writing manifest", "success"):
         yield {"status": status}

@@ -36,6 +36,11 @@ class Model:
         """64 hexadecimal characters, derived from the name."""
         return hashlib.sha256(f"simulated {self.name}".encode()).hexdigest()
 
+    @property
+    def licence_digest(self) -> str:
+        """Of the small layer beside the weights."""
+        return hashlib.sha256(f"licence of {self.name}".encode()).hexdigest()
+
     def details(self) -> dict[str, object]:
         """As in /api/tags, /api/ps and /api/show."""
         return {
@@ -162,12 +167,14 @@ class Store:
 
     Attributes:
         blobs: digest ("sha256:...") to size; the bytes themselves are not kept.
+        pulled: digest of a layer to how many bytes of it are there, also after a pull that broke off.
         loads: the name and the options of each model that was loaded, in order.
     """
 
     _models: dict[str, Model] = field(factory=dict)
     _loaded: dict[str, Loaded] = field(factory=dict)
     blobs: dict[str, int] = field(factory=dict)
+    pulled: dict[str, int] = field(factory=dict)
     loads: list[tuple[str, tuple[object, ...]]] = field(factory=list)
 
     @classmethod

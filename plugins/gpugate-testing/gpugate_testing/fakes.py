@@ -20,7 +20,9 @@ from gpugate.billing import sqlite_ledger
 from gpugate.billing.cost_math import CostBreakdown, CostQuery
 from gpugate.billing.model import PodUsage, Session
 from gpugate.core.commands import LoadOptions
+from gpugate.core.request_queue import full_name
 from gpugate.errors import LedgerError
+from gpugate.lifecycle.model_pull import PullFailure, Report
 from gpugate.lifecycle.state_files import PendingStopStore
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
 
@@ -39,6 +41,8 @@ class LostAnswer:
     error: Exception
 
 
+MODEL_BYTES = 4_000_000_000
+"""The size of any model that a `FakePod` pulls."""
 PRICE = Price(Decimal("0.44"))
 Fault = Exception | Hang | LostAnswer | PodReport
 
@@ -180,6 +184,10 @@ class FakePod:
         sick: answers no health check while True.
         answers_at: the only URL at which it answers a health check; empty for any.
         on_cpu_at: the URLs of endpoints whose models run on the CPU only.
+        models: that it has, by their full names.
+        pull_s: how long a pull takes, which tells each tenth of it.
+        unpullable: why a pull of these models fails, after half of its time.
+        pulls: the models whose pull was asked for.
     """
 
     cloud: FakeCloud
@@ -188,6 +196,10 @@ class FakePod:
     sick: bool = False
     answers_at: str = ""
     on_cpu_at: frozenset[str] = frozenset()
+    models: set[str] = field(factory=set)
+    pull_s: float = 0.0
+    unpullable: dict[str, PullFailure] = field(factory=dict)
+    pulls: list[str] = field(factory=list)
     checks: int = 0
     preloads: list[str] = field(factory=list)
 
@@ -207,6 +219,21 @@ class FakePod:
     async def on_cpu(self, endpoint: Endpoint) -> bool:
         """What the models there run on."""
         return endpoint.url in self.on_cpu_at
+
+    async def installed(self, endpoint: Endpoint) -> frozenset[str]:
+        """The models it has."""
+        return frozenset(self.models)
+
+    async def pull(self, endpoint: Endpoint, model: str, report: Report) -> PullFailure | None:
+        """Take `pull_s` to pull the model, unless it is `unpullable`."""
+        self.pulls.append(model)
+        for tenth in range(1, 11):
+            await asyncio.sleep(self.pull_s / 10)
+            if tenth == 5 and model in self.unpullable:
+                return self.unpullable[model]
+            report(tenth * MODEL_BYTES // 10, MODEL_BYTES)
+        self.models.add(full_name(model))
+        return None
 
     @property
     def healthy_at(self) -> float:

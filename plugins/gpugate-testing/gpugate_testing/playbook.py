@@ -21,10 +21,12 @@ from gpugate.core.commands import (
     CleanUpOrphans,
     Command,
     InspectPod,
+    ListModels,
     PersistPendingStops,
     PreloadModel,
     Probe,
     PublishProviderProblem,
+    PullModel,
     RecordSessionEnd,
     RecordSessionStart,
     Reject,
@@ -38,6 +40,8 @@ from gpugate.core.events import (
     DeviceChecked,
     Event,
     InspectFailed,
+    ModelPulled,
+    ModelsListed,
     PodInspected,
     PreloadFinished,
     ProbeFinished,
@@ -103,7 +107,22 @@ class PreloadOk:
     on_cpu: bool = False
 
 
-Answer = StartOk | StartError | StopOk | StopError | PreloadOk
+@frozen
+class Listed:
+    """The pod tells which models it has."""
+
+    models: tuple[str, ...] = ()
+
+
+@frozen
+class PullEnd:
+    """The pull that is out ends, as `ModelPulled` says."""
+
+    error: str = ""
+    anywhere: bool = False
+
+
+Answer = StartOk | StartError | StopOk | StopError | PreloadOk | Listed | PullEnd
 
 
 def describe_command(effect: Command) -> str:
@@ -119,6 +138,10 @@ def describe_command(effect: Command) -> str:
             return f"sweep {provider}"
         case Probe():
             return "probe"
+        case ListModels():
+            return "list models"
+        case PullModel(model=model):
+            return f"pull {model}"
         case PreloadModel(model=model, options=options):
             return f"preload {model}{' (embeds)' if options.embeds else ''}"
         case CheckDevice():
@@ -262,7 +285,10 @@ class Scenario:
         self._out += [
             e
             for e in effects
-            if isinstance(e, StartPod | StopPod | InspectPod | Probe | PreloadModel | CheckDevice)
+            if isinstance(
+                e,
+                StartPod | StopPod | InspectPod | Probe | ListModels | PullModel | PreloadModel | CheckDevice,
+            )
         ]
         self.refusals |= {e.ticket: e.error for e in effects if isinstance(e, Reject)}
         self._answer_scenery()
@@ -298,6 +324,10 @@ class Scenario:
                 return StopAccepted(self._take(StopPod, provider))
             case StopError(error, provider):
                 return StopCallFailed(self._take(StopPod, provider), error)
+            case Listed(models):
+                return ModelsListed(self._take(ListModels, None), frozenset(models))
+            case PullEnd(error, anywhere):
+                return ModelPulled(self._take(PullModel, None), error, anywhere)
             case PreloadOk(on_cpu):
                 return PreloadFinished(self._take(PreloadModel, None), on_cpu)
         return event
