@@ -480,6 +480,7 @@ class Lifecycle:
             provider=self._names[machine.shown_provider],
             place=self._machine.queue.place_of(lease.number),
             ready_in_s=None if ready_in is None else ready_in.p50_s,
+            pulling=self._runner.pod_calls.pulling,
         )
 
     def last_use(self) -> tuple[int, str, str] | None:

@@ -54,12 +54,14 @@ class WaitProgress:
         provider: of the pod; the one that is asked first if there is none.
         place: in the queue, from 1; 0 if it waits no longer.
         ready_in_s: how long the start will probably still take; None: none is under way, or it is unknown.
+        pulling: which model is being pulled, if one is.
     """
 
     state: State
     provider: str
     place: int
     ready_in_s: float | None
+    pulling: PullProgress | None = None
 
 
 @define

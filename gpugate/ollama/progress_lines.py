@@ -17,6 +17,7 @@ from gpugate.core.states import (
     Draining,
     Preloading,
     Provisioning,
+    Pulling,
     Ready,
     State,
     Stopping,
@@ -25,6 +26,7 @@ from gpugate.core.states import (
     Warming,
 )
 from gpugate.lifecycle.lease import Lease
+from gpugate.lifecycle.pod_calls import PullProgress
 from gpugate.lifecycle.status import WaitProgress
 from gpugate.ollama.validation import go_time
 from gpugate.wording import at_provider, duration, ordinal
@@ -54,7 +56,11 @@ class ProgressLines:
     def next_line(self, lease: Lease, now: float) -> bytes:
         """Return the line that is due at loop time `now`; empty if there is nothing new to tell yet."""
         seen = self._look(lease)
-        news = activity(seen.state, at_provider(seen.provider)), seen.place, _eta(seen.ready_in_s)
+        news = (
+            activity(seen.state, at_provider(seen.provider), seen.pulling),
+            seen.place,
+            _eta(seen.ready_in_s),
+        )
         pause_s = ETA_EVERY_S if news[:2] == self._told[:2] else CHANGE_EVERY_S
         if news == self._told or now - self._told_at < pause_s:
             return b""
@@ -63,8 +69,11 @@ class ProgressLines:
         return self._write(f"{news[0]}{news[2]}{place}\n")
 
 
-def activity(state: State, place: str) -> str:
-    """Return what is being waited for in this state; `place` is where the pod is, such as "at RunPod"."""
+def activity(state: State, place: str, pulling: PullProgress | None = None) -> str:
+    """Return what is being waited for in this state; `place` is where the pod is, such as "at RunPod".
+
+    How far a pull is, is said in tenths: a line for each per cent would be too many.
+    """
     match state:
         case Unknown():
             return f"Asking whether a pod runs {place}"
@@ -72,9 +81,12 @@ def activity(state: State, place: str) -> str:
             return f"Starting a pod {place}"
         case BackingOff():
             return f"Waiting to ask again for a pod {place}"
-        case Warming(served=True) | Preloading(served=True):
+        case Warming(served=True) | Pulling(served=True) | Preloading(served=True):
             return f"Waiting for the pod {place} to recover"
-        case Warming():
+        case Pulling() if pulling is not None:
+            done = f" ({pulling.percent // 10 * 10} %)" if pulling.percent is not None else ""
+            return f"Pulling {pulling.model}{done} {place}"
+        case Warming() | Pulling():
             return f"Waiting for the engine of the pod {place}"
         case Preloading():
             return f"Loading the model {place}"

@@ -11,6 +11,7 @@ from gpugate.core.states import (
     BackingOff,
     Preloading,
     Provisioning,
+    Pulling,
     Ready,
     StartAttempt,
     State,
@@ -19,6 +20,7 @@ from gpugate.core.states import (
     Unknown,
     Warming,
 )
+from gpugate.lifecycle.pod_calls import PullProgress
 from gpugate.lifecycle.status import WaitProgress
 from gpugate.ollama.progress_lines import THINKING, ProgressLines, activity
 
@@ -50,6 +52,15 @@ def test_activity(state: State, said: str) -> None:
     """One line for each thing that can be waited for; no names of models, which another user may have asked
     for."""
     assert said == activity(state, "at RunPod")
+
+
+def test_a_pull() -> None:
+    """Its model is the configuration's; how far it is comes in tenths, and not before something is known."""
+    pulls = Pulling(attempt=TRY, endpoints={}, op=1, give_up_at=9.0, models=("llava",))
+    assert "Waiting for the engine of the pod at RunPod" == activity(pulls, "at RunPod")
+    assert "Pulling llava at RunPod" == activity(pulls, "at RunPod", PullProgress(model="llava"))
+    part = PullProgress(model="llava", percent=39)
+    assert "Pulling llava (30 %) at RunPod" == activity(pulls, "at RunPod", part)
 
 
 class Told:
