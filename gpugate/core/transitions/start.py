@@ -272,8 +272,9 @@ def leave_provider(
     pod.order_stop(attempt.provider, StopCause.START_FAILED, now, until_seen_stopped=must_be_seen)
     if not pod.has_payable_demand:
         return when_nothing_runs(pod, now)
-    following = len(pod.policy.providers) if anywhere else attempt.provider + 1
-    return start_from(pod, following, now)
+    if anywhere:
+        return start_from(pod, len(pod.policy.providers), now)
+    return start_from(pod, attempt.provider + 1, now)
 
 
 def is_outcome_unknown(error: ProviderError) -> bool:
