@@ -1,10 +1,10 @@
-"""The gateway in the simulation: the real lifecycle, killed and restarted at random."""
+"""A pod's part of the gateway in the simulation: the real lifecycle, killed and restarted at random."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from random import Random
 
@@ -19,7 +19,7 @@ from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryStore, PendingStopStore
 from gpugate.lifecycle.status import EventBus, LifecycleEvent, SessionEnded, SessionStarted, StateChanged
-from gpugate.provider_api import Price
+from gpugate.provider_api import MAIN_POD, Price
 from gpugate.tasks import spawn
 
 from .cloud import Rented, StormyCloud, wall
@@ -135,12 +135,19 @@ class DebtsOf(PendingStopStore):
 
 @define
 class Gateway:
-    """Whatever gateway there is; None while it is down."""
+    """Whatever gateway there is, as far as one pod sees it; several pods share the ledger alone.
+
+    Attributes:
+        pods: the names of all pods.
+        lifecycle: None while the gateway is down.
+    """
 
     cloud: StormyCloud
     idle_timeout_s: float
     make_idle: Callable[[float], IdlePolicy]
     dice: Random
+    pod: str = MAIN_POD
+    pods: Sequence[str] = (MAIN_POD,)
     books: Books = field(factory=Books)
     disk: Disk = field(factory=Disk)
     lifecycle: Lifecycle | None = None
@@ -155,6 +162,8 @@ class Gateway:
         access, steady = self._access, asyncio.get_running_loop().time
         self._ledger = SessionRecorder(
             RecordOf(self.disk.record, lambda: access.dead),
+            pod=self.pod,
+            pods=self.pods,
             fallback=Price(),
             wall=wall,
             boottime=steady,

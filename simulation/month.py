@@ -1,10 +1,10 @@
-"""One month under one idle policy: traffic in, money and waiting times out."""
+"""One month under one idle policy, of one pod or several: traffic in, money and waiting times out."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from random import Random
 
@@ -16,10 +16,12 @@ from gpugate.errors import GateError
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
 from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.provider_api import MAIN_POD
 from gpugate.tasks import spawn
 
 from .cloud import StormyCloud, Weather, serves
-from .gateway import RECONCILE_S, Gateway
+from .gateway import RECONCILE_S, Disk, Gateway
+from .record import Record
 from .spans import Span, between, length, union, within
 from .traffic import DAY_S, Request, Traffic
 
@@ -160,31 +162,60 @@ def simulate(
         make_idle: makes the policy, from `idle_timeout_s`.
         weather: what goes wrong, and how often; the usual if not given.
     """
-    return virtual_time.run(_live(traffic, idle_timeout_s, make_idle, seed, days, weather or Weather()))
+    traffics = {MAIN_POD: traffic}
+    reports = simulate_pods(traffics, idle_timeout_s, make_idle, seed=seed, days=days, weather=weather)
+    return reports[MAIN_POD]
+
+
+def simulate_pods(
+    traffics: Mapping[str, Traffic],
+    idle_timeout_s: float,
+    make_idle: Callable[[float], IdlePolicy],
+    *,
+    seed: int = 0,
+    days: int = 30,
+    weather: Weather | None = None,
+) -> dict[str, Report]:
+    """Live through it with a pod for each traffic: their clouds are apart, ledger and crashes are one."""
+    return virtual_time.run(_live(traffics, idle_timeout_s, make_idle, seed, days, weather or Weather()))
 
 
 async def _live(
-    traffic: Traffic,
+    traffics: Mapping[str, Traffic],
     idle_timeout_s: float,
     make_idle: Callable[[float], IdlePolicy],
     seed: int,
     days: int,
     weather: Weather,
-) -> Report:
-    cloud = StormyCloud(dice=Random(f"cloud {seed}"), weather=weather)
-    gateway = Gateway(cloud, idle_timeout_s, make_idle, Random(f"gateway {seed}"))
-    clients = Clients(gateway)
-    await gateway.open()
-    fate = spawn(_crash(gateway, traffic, Random(f"crashes {seed}"), weather.crashes), "simulation:fate")
-    await clients.ask_all(traffic)
+) -> dict[str, Report]:
+    record, clients = Record(), list[Clients]()
+    for pod in traffics:
+        luck = seed if pod == MAIN_POD else f"{seed} {pod}"
+        cloud = StormyCloud(dice=Random(f"cloud {luck}"), weather=weather)
+        dice = Random(f"gateway {luck}")
+        disk = Disk(record=record)
+        clients.append(
+            Clients(Gateway(cloud, idle_timeout_s, make_idle, dice, pod, tuple(traffics), disk=disk))
+        )
+    for each in clients:
+        await each.gateway.open()
+    everything = tuple(sorted(request for traffic in traffics.values() for request in traffic))
+    crashes = _crash(
+        [each.gateway for each in clients], everything, Random(f"crashes {seed}"), weather.crashes
+    )
+    fate = spawn(crashes, "simulation:fate")
+    await asyncio.gather(
+        *(each.ask_all(traffic) for each, traffic in zip(clients, traffics.values(), strict=True))
+    )
     await fate
     end = days * DAY_S + AFTER_S
     await asyncio.sleep(end - asyncio.get_running_loop().time())
-    await gateway.close()
-    return _report(cloud, gateway, clients, end)
+    for each in clients:
+        await each.gateway.close()
+    return {each.gateway.pod: _report(each, end) for each in clients}
 
 
-async def _crash(gateway: Gateway, traffic: Traffic, dice: Random, crashes: int) -> None:
+async def _crash(gateways: Sequence[Gateway], traffic: Traffic, dice: Random, crashes: int) -> None:
     """Kill the gateway at random moments, most of them soon after a request, when there is much to forget."""
     moments = sorted(
         dice.choice(traffic).at + dice.choice([dice.uniform(0, 90), dice.uniform(0, 5000)])
@@ -192,10 +223,13 @@ async def _crash(gateway: Gateway, traffic: Traffic, dice: Random, crashes: int)
     )
     for moment in moments:
         await asyncio.sleep(moment - asyncio.get_running_loop().time())
-        await gateway.crash(dice.uniform(10, 60))
+        down_s = dice.uniform(10, 60)
+        await asyncio.gather(*(gateway.crash(down_s) for gateway in gateways))
 
 
-def _report(cloud: StormyCloud, gateway: Gateway, clients: Clients, end: float) -> Report:
+def _report(clients: Clients, end: float) -> Report:
+    gateway = clients.gateway
+    cloud, record = gateway.cloud, gateway.disk.record
     bill, books = union(cloud.bill()), gateway.books
     paid_s = length(bill)
     rate = cloud.price.running_per_hour
@@ -209,8 +243,8 @@ def _report(cloud: StormyCloud, gateway: Gateway, clients: Clients, end: float) 
         leaked_s=_leaked(bill, gateway, clients, end),
         billing_at_end=bool(bill) and bill[-1][1] >= end,
         told=float(books.told),
-        on_record=float(gateway.disk.record.cost),
-        open_rows=len(gateway.disk.record.still_open),
+        on_record=float(record.cost(gateway.pod)),
+        open_rows=sum(row.pod == gateway.pod for row in record.still_open.values()),
         cost=paid_s / 3600 * float(rate or 0),
         crashes=len(gateway.crashes),
     )

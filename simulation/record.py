@@ -18,10 +18,9 @@ class Record:
     rows: dict[str, Session] = field(factory=dict)
     still_open: dict[str, Session] = field(factory=dict)
 
-    @property
-    def cost(self) -> Decimal:
-        """What the sessions cost that have come to an end."""
-        return sum((row.cost or Decimal(0) for row in self.rows.values()), Decimal(0))
+    def cost(self, pod: str) -> Decimal:
+        """What the sessions of this pod cost that have come to an end."""
+        return sum((row.cost or Decimal(0) for row in self.rows.values() if row.pod == pod), Decimal(0))
 
 
 @define

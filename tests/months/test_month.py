@@ -12,7 +12,7 @@ from gpugate.core.idle_policy import FixedIdlePolicy, IdlePolicy, LearnedIdlePol
 from simulation.__main__ import HEAD, WAYS, main
 from simulation.cloud import FAIR, Weather
 from simulation.hindsight import hindsight
-from simulation.month import Report, simulate
+from simulation.month import Report, simulate, simulate_pods
 from simulation.spans import union
 from simulation.traffic import HOUR_S, KINDS, Request, bot, home
 
@@ -55,6 +55,24 @@ def test_the_books_after_usual_days(make_idle: MakeIdle) -> None:
     assert report.told == pytest.approx(report.cost, rel=0.02)
     assert report.on_record == pytest.approx(report.cost, rel=0.02)
     assert 0 == report.open_rows
+
+
+@POLICIES
+def test_three_pods(make_idle: MakeIdle) -> None:
+    """Over one ledger, killed together, each with faults of its own: nothing leaks, each bill is right."""
+    kinds = {"main": "home", "code": "bot", "draw": "scattered"}
+    traffics = {pod: KINDS[kind](5, 2) for pod, kind in kinds.items()}
+    reports = simulate_pods(traffics, 900.0, make_idle, seed=5, days=2, weather=Weather(crashes=5))
+    for pod, report in reports.items():
+        assert (5, 0.0, False, 0) == (
+            report.crashes,
+            report.leaked_s,
+            report.billing_at_end,
+            report.open_rows,
+        ), pod
+        assert report.on_record == pytest.approx(report.cost, rel=0.02), pod
+        assert report.answered + report.failed.total() == len(traffics[pod])
+        assert report.answered > 0.9 * len(traffics[pod]), pod
 
 
 @POLICIES
