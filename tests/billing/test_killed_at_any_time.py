@@ -7,6 +7,7 @@ ignored, a calendar that goes back an hour and a machine that boots anew.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 import pytest
@@ -16,7 +17,7 @@ from gpugate_testing.fakes import FakeCloud, LostAnswer
 from gpugate.errors import Ambiguous, Transient
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.tasks import spawn
-from tests.billing.ledger_house import IDLE_S, House, ask, off, play
+from tests.billing.ledger_house import IDLE_S, Book, House, ask, off, play
 
 BOOT_S, STOP_S = 20.0, 5.0
 ASKED_AT = (1.0, 100.0)
@@ -61,9 +62,9 @@ def cloud_for(luck: Luck) -> FakeCloud:
     return cloud
 
 
-async def use(lifecycle: Lifecycle) -> None:
-    """Two requests, some time apart."""
-    begin = asyncio.get_running_loop().time()
+async def use(lifecycle: Lifecycle, after_s: float = 0.0) -> None:
+    """Two requests, some time apart, the first one so much later."""
+    begin = asyncio.get_running_loop().time() + after_s
     for number, at in enumerate(ASKED_AT):
         await asyncio.sleep(max(0.0, begin + at - asyncio.get_running_loop().time()))
         await ask(lifecycle, ANSWER_S, name=f"r-{number}")
@@ -102,5 +103,49 @@ def test_killed_at(at: float, luck: Luck, away_s: float) -> None:
         assert cloud.starts == len(paid)
         billed = float(cloud.price.running_per_hour or 0) * cloud.total_billed_s / 3600
         assert float(sum(row.cost or 0 for row in paid)) == pytest.approx(billed, rel=0.02, abs=1e-9)
+
+    play(story)
+
+
+THREE = (Luck(start_answer_lost=True), Luck(stop_answers_lost=2), Luck(stops_ignored=2))
+
+
+async def all_killed(houses: list[House], at: float, apart_s: float) -> None:
+    """Pods of one gateway that are used, and gone together after so many seconds."""
+    users = []
+    async with AsyncExitStack() as gateways:
+        for number, house in enumerate(houses):
+            using = use(await gateways.enter_async_context(house.crashes()), number * apart_s)
+            users.append(spawn(using, "test:use", on_crash=lambda *_: None))
+        await asyncio.sleep(at)
+        for user in users:
+            user.cancel()
+        houses[0].book.broken = True  # until the last one is gone, too
+    houses[0].book.broken = False
+    await asyncio.gather(*users, return_exceptions=True)
+
+
+@pytest.mark.parametrize("apart_s", [0.0, 30.0])
+@pytest.mark.parametrize("at", INSTANTS[2::5])
+def test_three_pods_killed_at(at: float, apart_s: float) -> None:
+    """Over one ledger, at providers of one name, each with another misfortune: a pod's rows are its bill."""
+
+    async def story() -> None:
+        book, pods = Book(), ("chat", "code", "draw")
+        houses = [
+            House([cloud_for(luck)], book, pod=pod, pods=pods) for pod, luck in zip(pods, THREE, strict=True)
+        ]
+        await all_killed(houses, at, apart_s)
+        await asyncio.sleep(60)
+        async with AsyncExitStack() as gateways:
+            for lifecycle in [await gateways.enter_async_context(house.open()) for house in houses]:
+                await off(lifecycle)
+        for house in houses:
+            cloud, rows = house.clouds[0], [row for row in house.rows if row.pod == house.pod]
+            assert cloud._billed_since is None
+            assert all(row.ended_at for row in rows)
+            assert cloud.starts == len([row for row in rows if row.started_at is not None])
+            billed = float(cloud.price.running_per_hour or 0) * cloud.total_billed_s / 3600
+            assert float(sum(row.cost or 0 for row in rows)) == pytest.approx(billed, rel=0.02, abs=1e-9)
 
     play(story)
