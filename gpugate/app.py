@@ -50,7 +50,7 @@ from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
 from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, StateChanged
 from gpugate.observability.event_log import log_event
 from gpugate.observability.history import History
-from gpugate.observability.log import AccessLog, configure, log_crash
+from gpugate.observability.log import AccessLog, Output, configure, log_crash
 from gpugate.observability.redact import secrets_of
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.handlers import OllamaHandlers
@@ -119,8 +119,12 @@ async def build(
     configs = {name: provider_config(settings, name, kind.Config) for name, kind in kinds.items()}
     comfyui = settings.comfyui
     workflows = load_workflows(comfyui.workflow, comfyui.workflows_dir, comfyui.checkpoint)
-    secrets = secrets_of(settings.auth, settings.bot, settings.pod, settings.notify, *configs.values())
-    log_output = configure(settings.log.format, settings.log.level, secrets=secrets)
+
+    def log_output(new: Settings) -> Output:
+        secrets = secrets_of(new.auth, new.bot, new.pod, new.notify, *configs.values())
+        return configure(new.log.format, new.log.level, secrets=secrets)
+
+    access_log = AccessLog(log_output(settings))
     os.environ["GPUGATE_STATE_DIR"] = settings.state.dir  # providers keep their own state there
     async with AsyncExitStack() as resources:
         session = await resources.enter_async_context(_session())
@@ -143,7 +147,8 @@ async def build(
         metrics, tracing = _metrics(base), _tracing(base)
         reloader = Reloader(settings, reread)
         features = await _features(base, catalog, workflows, budget_source, metrics, reloader)
-        log: RequestLog = AccessLog(log_output)
+        reloader.appliers.append(lambda new: access_log.use(log_output(new)))
+        log: RequestLog = access_log
         for observer in (metrics, tracing):
             log = log if observer is None else observer.observe(log)
         if tracing is not None:
@@ -162,6 +167,13 @@ async def build(
         )
         reloader.appliers.append(
             lambda new: dispatcher.set_lists(new.server.cors_origins, new.server.wake_paths)
+        )
+        reloader.appliers.append(
+            lambda new: catalog.catalog.configure(
+                new.catalog.when_stopped,
+                new.catalog.models,
+                named_models(new, new.pods[0], [one.provider for one in base.providers]),
+            )
         )
         server = GatewayServer(
             dispatcher.handle if tracing is None else tracing.traced(dispatcher.handle),
@@ -304,7 +316,7 @@ async def _features(
             routes=metrics.routes, on_event=metrics.on_event, start=metrics.start, aclose=metrics.aclose
         ),
         _dead_man_switch(base),
-        _telegram(base, generation.fantasies, costs, catalog),
+        _telegram(base, generation.fantasies, costs, catalog, reloader),
     ]
 
 
@@ -396,13 +408,17 @@ def _tracing(base: Infrastructure) -> Tracing | None:
 
 
 def _telegram(
-    base: Infrastructure, fantasies: FantasyService, costs: CostQueries, catalog: CatalogRefresher
+    base: Infrastructure,
+    fantasies: FantasyService,
+    costs: CostQueries,
+    catalog: CatalogRefresher,
+    reloader: Reloader,
 ) -> Feature:
     if not base.settings.bot.enabled:
         return CallbackFeature(routes=TelegramWebhook(None, _refuse_update).routes)
     from gpugate.bot.feature import TelegramFeature  # its imports take time and memory
 
-    return TelegramFeature(
+    feature = TelegramFeature(
         base.settings,
         lifecycle=base.fleet.main,
         session=base.session,
@@ -412,6 +428,8 @@ def _telegram(
         require=catalog.require,
         state=base.state,
     )
+    reloader.appliers.append(lambda new: feature.replace(new.bot))
+    return feature
 
 
 # --- small ones -------------------------------------------------------------------------------------

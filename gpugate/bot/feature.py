@@ -26,6 +26,7 @@ from gpugate.bot.intents.ollama_parser import OllamaIntentParser
 from gpugate.bot.moved_chats import MovedChats
 from gpugate.bot.notifier import Notifier
 from gpugate.config import Settings
+from gpugate.config.schema import Bot
 from gpugate.generation.fantasy import FantasyService
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import LifecycleEvent
@@ -107,6 +108,15 @@ class TelegramFeature:
             on_crash=log_crash,
         )
         self._webhook = TelegramWebhook(bot.secret_token if bot.mode == "webhook" else None, self._submit)
+
+    def replace(self, bot: Bot) -> None:
+        """Put other chats, news and another `ask_above_rate` in force, after a reload."""
+        self._settings = bot
+        self._assistant.ask_above_rate = bot.ask_above_rate
+        self._assistant.notified = NewsChats(bot.news, self._moved)
+        self._notifier.set_chats([*map(str, bot.news)])
+        if self._bot is not None:
+            self._bot.handler.allowed = frozenset(bot.allowed_chats)
 
     def routes(self) -> ApiRoutes:
         """The webhook's endpoint; it answers 404 if the bot polls."""

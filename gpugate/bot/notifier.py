@@ -129,6 +129,12 @@ class Notifier:
                 Supervised(self._summarize_daily, "sends the daily summary", on_crash=self._on_crash),
             )
 
+    def set_chats(self, chats: Sequence[str]) -> None:
+        """Send to these chats from now on, also what is pending."""
+        self._chats = tuple(chats)
+        if not self._tasks:
+            self.start()
+
     async def aclose(self, timeout_s: float = 5.0) -> None:
         """Send what is pending, within `timeout_s`, and end."""
         if self._tasks:

@@ -230,6 +230,10 @@ class AccessLog:
     """
 
     def __init__(self, output: Output) -> None:
+        self.use(output)
+
+    def use(self, output: Output) -> None:
+        """Write to this output from now on."""
         self._write = output.sink.write
         self._json = output.json
         self._redacted = output.redacted

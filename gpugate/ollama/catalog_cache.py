@@ -91,10 +91,8 @@ class CatalogCache:
             warn: called with a warning: a damaged file, a full disk (once until a write succeeds again).
             refresh: called when the models on the pod changed, to fetch the lists again.
         """
-        self._mode = mode
-        self._configured = bodies.distinct([*models, *map(bodies.full_name, named)])
+        self.configure(mode, models, named)
         self._pulled = frozenset(map(bodies.canonical, pulled))
-        self._static = models or self._configured
         self._pods = tuple(pods)
         self._store = CatalogStore(store)
         self._warn = warn if warn is not None else lambda _: None
@@ -109,6 +107,12 @@ class CatalogCache:
         self._may_be_empty = False
         self._has_warned = False
         self._load()
+
+    def configure(self, mode: CatalogMode, models: tuple[str, ...], named: Iterable[str]) -> None:
+        """Answer by these settings from now on; see the class."""
+        self._mode = mode
+        self._configured = bodies.distinct([*models, *map(bodies.full_name, named)])
+        self._static = models or self._configured
 
     def _load(self) -> None:
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.picture import draw
 from gpugate_testing.fakes import FakeCloud
@@ -25,7 +26,8 @@ from gpugate_testing.telegram import TOKEN, SimulatedTelegram
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.bot.notifier import Notifier
-from tests.e2e.support import SECRET, SOON, House, open_house, words
+from gpugate.operation.reload import Reloader
+from tests.e2e.support import SECRET, SOON, House, open_house, part_of, words
 
 PATH = "/api/v1/bot/telegram"
 PUBLIC = "https://gate.example.org"
@@ -114,6 +116,22 @@ async def test_news(opened: Opener, telegram: SimulatedTelegram) -> None:
         await house.gateway.close()
 
     assert 2 == len(telegram.texts(ADA)), telegram.texts(ADA)
+
+
+async def test_other_chats_after_a_reload(opened: Opener, telegram: SimulatedTelegram) -> None:
+    """Who was let in is answered and gets the news; who was put out is not heard any more."""
+    house = await opened()
+    bot = evolve(house.gateway.settings.bot, allowed_chats=(STRANGER,), news=(STRANGER,))
+    changed = evolve(house.gateway.settings, bot=bot)
+    part_of(house.gateway, Reloader).read = lambda: changed
+    answer = await house.ask("POST", "/api/v1/reload")
+    assert {"applied": ["bot.allowed_chats", "bot.news"], "restart": []} == answer.json["data"]
+
+    telegram.write(ADA, "/status")
+    telegram.write(STRANGER, "/start_pod")
+    await telegram.until(lambda: house.gateway.lifecycle.serving is not None)
+    await telegram.until(lambda: len(telegram.texts(STRANGER)) >= 3)
+    assert [] == telegram.texts(ADA)
 
 
 async def test_a_gateway_without_telegram(opened: Opener, telegram: SimulatedTelegram) -> None:

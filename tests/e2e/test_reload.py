@@ -80,3 +80,39 @@ async def test_who_waits_goes_on_waiting(tmp_path, ollama):
         reads(house, wake=[{}])
         assert ["wake"] == (await reload(house)).json["data"]["applied"]
         assert 200 == (await asking).status
+
+
+async def test_lists_while_the_pod_is_off(tmp_path, ollama):
+    """`catalog.models` and `catalog.when_stopped` count for the next list."""
+    async with open_house(tmp_path, ollama, catalog__models=("one:1b",)) as house:
+
+        async def names():
+            return [model["name"] for model in (await house.ask("GET", "/api/tags")).json["models"]]
+
+        assert "one:1b" in await names()
+        reads(house, catalog__models=("two:1b",))
+        assert ["catalog.models"] == (await reload(house)).json["data"]["applied"]
+        assert "two:1b" in await names()
+        assert "one:1b" not in await names()
+        reads(house, catalog__when_stopped="empty", catalog__models=("two:1b",))
+        assert ["catalog.when_stopped"] == (await reload(house)).json["data"]["applied"]
+        assert [] == await names()
+
+
+async def test_the_log(tmp_path, ollama, capsys):
+    """Its level changes for the access log and all else; a recipient that is new is a secret at once."""
+    recipient = "ntfy://a-topic-that-nobody-may-know"
+    async with open_house(tmp_path, ollama) as house:
+        await house.ask("GET", "/api/version")
+        assert '"event":"request"' not in capsys.readouterr().err
+        reads(house, log__level="info", notify__urls=(recipient,), notify__events=())
+        assert "log.level" in (await reload(house)).json["data"]["applied"]
+        await house.ask("GET", f"/{recipient}")
+        told = capsys.readouterr().err
+        assert '"event":"configuration read again"' in told
+        assert '"event":"request"' in told
+        assert "nobody-may-know" not in told
+        reads(house, log__level="error")
+        await reload(house)
+        await house.ask("GET", "/api/version")
+        assert '"event":"request"' not in capsys.readouterr().err
