@@ -9,6 +9,7 @@ from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import IO, Any
 
+from gpugate.provider_api import MAIN_POD
 from gpugate.wording import at_provider, count, duration, money, short_gpu
 
 _COLOURS = {"READY": 32, "STARTING": 33, "WARMING": 33, "STOPPING": 33, "problem": 31, "ok": 32}
@@ -47,7 +48,10 @@ def describe_status(
         session: the open session's row of `GET /api/v1/cost/sessions`, as far as it is known; for the GPU.
         now: by the gateway's clock; None: it is not said for how long.
     """
-    name = plain(status.get("status"))
+    problem = status.get("last_error")
+    if status.get("status") is None:
+        return "not known yet what it does", plain(problem) if problem else None
+    name = plain(status["status"])
     parts = [_headline(name, status, now)]
     if gpu := session.get("gpu"):
         parts.append(short_gpu(plain(gpu)))
@@ -55,7 +59,6 @@ def describe_status(
     parts += _next_step(name, status)
     if status.get("estimated_cost") is not None:
         parts.append(f"{price(status['estimated_cost'], session.get('currency'))} so far")
-    problem = status.get("last_error")
     return ", ".join(parts), plain(problem) if problem else None
 
 
@@ -97,7 +100,7 @@ def describe_event(event: Mapping[str, Any], currency: str | None = None) -> str
         return f"{kind} {plain(data)}"
     try:
         if (sentence := _sentence(kind, data, currency)) is not None:
-            return sentence
+            return sentence if data.get("pod") in (None, MAIN_POD) else f"{plain(data['pod'])}: {sentence}"
     except (KeyError, TypeError, ValueError):
         pass  # of another version: it is shown as it is
     pairs = (f"{key}={plain(value)}" for key, value in data.items() if value is not None)

@@ -18,6 +18,7 @@ from gpugate.cli.describe import coloured, describe_status, plain
 from gpugate.cli.errors import FAILED, OK, CliError
 from gpugate.cli.http_client import connect
 from gpugate.cli.live_check import Finding, client_session, live_findings
+from gpugate.cli.pod_commands import pods_of
 from gpugate.cli.settings import config_path, settings_for_serving
 from gpugate.config import warnings
 from gpugate.errors import SettingsError
@@ -109,7 +110,10 @@ def _gateway(args: Namespace) -> Iterator[Finding]:
         else:
             yield Finding("wrong", f"gateway: {error.message}")
         return
-    sentence, problem = describe_status(answer.data, {}, answer.at)
-    yield Finding("ok", f"gateway: {sentence}")
-    if problem:
-        yield Finding("note", f"gateway: last problem: {problem}")
+    pods = pods_of(answer.data)
+    for pod in pods:
+        who = f"gateway: pod {pod['pod']}" if len(pods) > 1 else "gateway"
+        sentence, problem = describe_status(pod, {}, answer.at)
+        yield Finding("ok", f"{who}: {sentence}")
+        if problem:
+            yield Finding("note", f"{who}: last problem: {problem}")

@@ -86,10 +86,11 @@ async def live_findings(settings: Settings, session: aiohttp.ClientSession) -> A
     # Providers read the state folder from this variable, as under `serve`: a local pod is found by it.
     os.environ["GPUGATE_STATE_DIR"] = settings.state.dir
     for pod in settings.pods:
-        of = f"pod {pod.name}: " if len(settings.pods) > 1 else ""
         for name in pod.pod.provider:
             async for result in _provider_results(settings, pod, name, session):
-                yield evolve(result, text=of + result.text)
+                if len(settings.pods) > 1:
+                    result = evolve(result, text=f"pod {pod.name}: {result.text.removeprefix('pod: ')}")
+                yield result
     if settings.bot.enabled:
         yield await _telegram(settings, session)
         yield await _local_ollama(settings, session)

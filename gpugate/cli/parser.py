@@ -169,9 +169,9 @@ def _add_configuring(commands: Any) -> None:
 def _add_remote(commands: Any) -> None:
     _add(commands, "top", "top:top", "a live view of a running gateway").epilog = _REMOTE
     for name, about in (
-        ("status", "what the pod of a running gateway is doing"),
-        ("start", "start the pod of a running gateway"),
-        ("stop", "stop the pod of a running gateway"),
+        ("status", "what the pods of a running gateway are doing"),
+        ("start", "start a pod of a running gateway"),
+        ("stop", "stop a pod of a running gateway"),
         ("costs", "what was spent"),
         ("reload", "have a running gateway read its configuration again"),
         ("events", "watch what a running gateway does, line by line"),
@@ -186,6 +186,8 @@ def _add_remote(commands: Any) -> None:
             parser.add_argument(
                 "id", metavar="ID", nargs="?", help="of a request or a session; default: the last session"
             )
+        if name in ("start", "stop"):
+            parser.add_argument("pod", metavar="POD", nargs="?", help="its name; default: the first")
         if name == "stop":
             parser.add_argument(
                 "--force", action="store_true", help="even with requests in flight or waiting"

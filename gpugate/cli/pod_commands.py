@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from gpugate.cli.token_commands import describe_end
 
 WEEK_S = 7 * 86_400.0
 _GPU = "/api/v1/gpu"
+_SESSIONS_OF_PODS = 50
 _SESSION_ID = re.compile(r"[0-9]{8}T[0-9]{6}(\.[0-9]+)?-[0-9a-f]+")
 """What the ids of sessions look like; clients choose those of their requests."""
 
@@ -33,20 +34,28 @@ def status(args: Namespace) -> int:
 
 
 def start(args: Namespace) -> int:
-    """Start the pod and print its status."""
+    """Start a pod and print its status."""
     gateway = connect(args)
-    return _print_status(gateway, gateway.ask("POST", f"{_GPU}/start"), args)
+    return _print_status(gateway, gateway.ask("POST", f"{_GPU}/start{_query_of(args)}"), args)
 
 
 def stop(args: Namespace) -> int:
-    """Stop the pod and print its status."""
+    """Stop a pod and print its status."""
     gateway = connect(args)
+    query = _query_of(args, *(["force=true"] if args.force else []))
     try:
-        return _print_status(gateway, gateway.ask("POST", f"{_GPU}/stop" + "?force=true" * args.force), args)
+        return _print_status(gateway, gateway.ask("POST", f"{_GPU}/stop{query}"), args)
     except CliError as error:
         if error.message.startswith("POD_BUSY") and not args.force:
-            raise CliError(f"{error.message} (gpugate stop --force)", error.status) from None
+            pod = f" {args.pod}" if args.pod else ""
+            raise CliError(f"{error.message} (gpugate stop --force{pod})", error.status) from None
         raise
+
+
+def _query_of(args: Namespace, *more: str) -> str:
+    """Return the query that names a command's pod; without one the gateway takes the first."""
+    parts = [*([f"pod={quote(args.pod, safe='')}"] if args.pod else []), *more]
+    return f"?{'&'.join(parts)}" if parts else ""
 
 
 def reload(args: Namespace) -> int:
@@ -89,14 +98,17 @@ def currency_of(gateway: GatewayClient) -> str | None:
         return None
 
 
-def latest_session(gateway: GatewayClient) -> Mapping[str, Any]:
-    """Return the ledger's newest session; an empty one where there is none, or the token may not see it."""
+def latest_sessions(gateway: GatewayClient, pods: int) -> list[Mapping[str, Any]]:
+    """Return the ledger's newest sessions, the last first; none where the token may not see them.
+
+    Args:
+        pods: how many there are: only of one the newest session must be the open one.
+    """
     try:
-        rows = gateway.get("/api/v1/cost/sessions?limit=1")["sessions"]
-        row = rows[-1] if rows else {}
+        rows = gateway.get(f"/api/v1/cost/sessions?limit={1 if pods == 1 else _SESSIONS_OF_PODS}")["sessions"]
+        return [row for row in reversed(rows) if isinstance(row, dict)]
     except (CliError, KeyError, TypeError):
-        return {}
-    return row if isinstance(row, dict) else {}
+        return []
 
 
 def why(args: Namespace) -> int:
@@ -142,28 +154,38 @@ def _print_status(gateway: GatewayClient, response: DatedData, args: Namespace) 
     if args.json or not isinstance(status, dict):
         print(json.dumps(status))
         return OK
-    pods = status.get("pods") or [status]
+    pods, asked = pods_of(status), getattr(args, "pod", None)
     billed = any(pod.get("uptime_seconds") is not None for pod in pods)
-    session = latest_session(gateway) if billed else {}
+    sessions = latest_sessions(gateway, len(pods)) if billed else []
     for pod in pods:
-        name = f"{plain(pod['pod'])}: " if len(pods) > 1 else ""
-        for line in status_lines(pod, session, response.at):
+        name = f"{plain(pod['pod'])}: " if len(pods) > 1 else f"{asked}: " if asked else ""
+        for line in status_lines(pod, sessions, response.at):
             print(f"{name}{line}")
     return OK
 
 
-def session_of(pod: Mapping[str, Any], session: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the session, without its GPU if it is not the open one of this pod."""
-    own = (session.get("provider"), session.get("pod_id")) == (pod.get("provider"), pod.get("pod_id"))
-    return session if own and session.get("ended_at") is None else {**session, "gpu": None}
+def pods_of(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the status of each pod, in the data of `GET /api/v1/gpu/status`; that of one has no name."""
+    return status.get("pods") or [status]
 
 
-def status_lines(pod: Mapping[str, Any], session: Mapping[str, Any], at: datetime | None) -> Iterator[str]:
+def session_of(pod: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the open session of a pod among the newest; else only the currency of the last."""
+    this = (pod.get("provider"), pod.get("pod_id"))
+    for session in sessions:
+        if (session.get("provider"), session.get("pod_id")) == this and session.get("ended_at") is None:
+            return session
+    return {"currency": sessions[0].get("currency")} if sessions else {}
+
+
+def status_lines(
+    pod: Mapping[str, Any], sessions: Sequence[Mapping[str, Any]], at: datetime | None
+) -> Iterator[str]:
     """Yield a pod's status in words, in colour on a terminal, and its last problem.
 
-    `session` is used if it is this pod's open one.
+    `sessions` are the newest; the pod's open one is looked for among them.
     """
-    sentence, problem = describe_status(pod, session_of(pod, session), at)
+    sentence, problem = describe_status(pod, session_of(pod, sessions), at)
     status, blank, rest = sentence.partition(" ")
     yield coloured(status, status, sys.stdout) + blank + rest
     if problem:

@@ -7,7 +7,7 @@ import threading
 import time
 from argparse import Namespace
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,7 +16,7 @@ from attrs import define, field
 from gpugate.cli.describe import describe_event, describe_status, plain, price
 from gpugate.cli.errors import CliError
 from gpugate.cli.http_client import GatewayClient, connect
-from gpugate.cli.pod_commands import latest_session, parse_events, session_of, time_of
+from gpugate.cli.pod_commands import latest_sessions, parse_events, pods_of, session_of, time_of
 from gpugate.install_hints import install_command
 from gpugate.wording import count, duration
 
@@ -36,7 +36,7 @@ _STYLES = {
 
 
 def top(args: Namespace) -> NoReturn:
-    """Show the pod, its requests, costs and events until Ctrl-C.
+    """Show the pods, their requests, costs and events until Ctrl-C.
 
     Raises:
         CliError: there is no terminal, rich is not installed, or no gateway answers at the beginning.
@@ -77,7 +77,7 @@ class Screen:
     status: Mapping[str, Any] = field(factory=dict)
     at: datetime | None = None
     looked_at: float = 0.0
-    session: Mapping[str, Any] = field(factory=dict)
+    sessions: Sequence[Mapping[str, Any]] = ()
     requests: Mapping[str, Any] = field(factory=dict)
     costs: Mapping[str, Any] = field(factory=dict)
     events: deque[str] = field(factory=lambda: deque(maxlen=_KEPT))
@@ -86,14 +86,15 @@ class Screen:
     def look(self) -> None:
         """Ask for the status and the requests. Raises: CliError."""
         answer = self.gateway.ask("GET", "/api/v1/gpu/status")
-        if answer.data.get("status") != self.status.get("status"):
+        before, self.status = self.status, answer.data
+        if _states(before) != _states(self.status):
             self.look_at_costs()
-        self.status, self.at, self.looked_at = answer.data, answer.at, time.monotonic()
+        self.at, self.looked_at = answer.at, time.monotonic()
         self.requests = self.gateway.get("/api/v1/gpu/requests")
 
     def look_at_costs(self) -> None:
-        """Ask for the month's costs and the newest session, unless the token may not see them."""
-        self.session = latest_session(self.gateway)
+        """Ask for the month's costs and the newest sessions, unless the token may not see them."""
+        self.sessions = latest_sessions(self.gateway, len(pods_of(self.status)))
         try:
             self.costs = self.gateway.get("/api/v1/cost/summary")
         except CliError:
@@ -119,26 +120,29 @@ class Screen:
         from rich.text import Text
 
         rows = self.requests.get("requests") or []
-        room = max(_LEAST_SHOWN, (options.max_height or 24) - 12 - min(len(rows), 8))
-        yield Panel(self._pod(), title=f"gpugate at {self.gateway.url}", subtitle="Ctrl-C ends")
+        taken = 11 + len(pods_of(self.status)) + min(len(rows), 8)
+        room = max(_LEAST_SHOWN, (options.max_height or 24) - taken)
+        yield Panel(self._pods(), title=f"gpugate at {self.gateway.url}", subtitle="Ctrl-C ends")
         yield Panel(self._requests(rows), title=self._heading())
         yield Panel(Text("\n".join([*self.events][-room:])), title="events")
 
-    def _pod(self) -> RenderableType:
+    def _pods(self) -> RenderableType:
         from rich.text import Text
 
-        session = {**session_of(self.status, self.session), "currency": self.costs.get("currency")}
+        pods, lines, problems = pods_of(self.status), list[Text](), list[str]()
         gone_s = time.monotonic() - self.looked_at
-        sentence, problem = describe_status(
-            _counted_down(self.status, gone_s), session, self.at and self.at + timedelta(seconds=gone_s)
-        )
-        word, blank, rest = sentence.partition(" ")
-        text = Text.assemble((word, _STYLES.get(word, "bold")), blank + rest)
-        if self.costs:
-            text.append(f"\n{self._month()}")
-        for told in filter(None, (problem and f"last problem: {problem}", self.trouble)):
-            text.append(f"\n{told}", "red")
-        return text
+        for pod in pods:
+            session = {**session_of(pod, self.sessions), "currency": self.costs.get("currency")}
+            sentence, problem = describe_status(
+                _counted_down(pod, gone_s), session, self.at and self.at + timedelta(seconds=gone_s)
+            )
+            name = f"{plain(pod['pod'])}: " if len(pods) > 1 else ""
+            word, blank, rest = sentence.partition(" ")
+            lines.append(Text.assemble(name, (word, _STYLES.get(word, "bold")), blank + rest))
+            problems += [f"{name}last problem: {problem}"] if problem else []
+        lines += [Text(self._month())] if self.costs else []
+        lines += [Text(told, "red") for told in filter(None, (*problems, self.trouble))]
+        return Text("\n").join(lines)
 
     def _month(self) -> str:
         costs, currency = self.costs, self.costs.get("currency")
@@ -154,13 +158,19 @@ class Screen:
         from rich.table import Table
 
         table = Table(box=None, expand=True, show_header=bool(rows))
-        for title in ("user", "state", "for", "id"):
+        several = len(pods_of(self.status)) > 1
+        for title in (*(["pod"] if several else []), "user", "state", "for", "id"):
             table.add_column(title, no_wrap=True)
         for row in rows[:8]:
             state = "waiting" if row.get("state") == "waiting" else "being answered"
             lasted = duration(float(row.get("seconds") or 0))
-            table.add_row(plain(row.get("user")), state, lasted, plain(row.get("request_id")))
+            pod = [plain(row.get("pod", ""))] if several else []
+            table.add_row(*pod, plain(row.get("user")), state, lasted, plain(row.get("request_id")))
         return table
+
+
+def _states(status: Mapping[str, Any]) -> list[object]:
+    return [pod.get("status") for pod in pods_of(status)]
 
 
 def _counted_down(status: Mapping[str, Any], seconds: float) -> dict[str, Any]:

@@ -72,6 +72,12 @@ def test_a_status(status: dict[str, Any], sentence: str) -> None:
             {"provider": "runpod", "message": "a\nb", "alarm": True},
             "ALARM: runpod: a b",
         ),
+        (
+            "provider_error",
+            {"pod": "code", "provider": "runpod", "message": "no GPU", "alarm": False},
+            "code: runpod: no GPU",
+        ),
+        ("queue", {"pod": "main", "waiting": 1, "in_flight": 0}, "1 request waiting"),
         ("session", {"event": "began", "more": None}, "session event=began"),
         ("new", {"a": [1]}, "new a=[1]"),
         ("new", "text", "new text"),

@@ -98,6 +98,25 @@ def test_the_services_of_a_pod(shell: Shell, fake_gateway: Any) -> None:
     assert "note  gateway: last problem: it hung" in ended.out
 
 
+def test_several_pods(shell: Shell, fake_gateway: Any) -> None:
+    """Each pod's provider is asked, and each is told of by the gateway."""
+    url = fake_gateway.url
+    fake_gateway.answer("/api/version", "{}")
+    pods = '[{"pod": "a", "status": "STOPPED"}, {"pod": "b", "status": "READY", "last_error": "it hung"}]'
+    answer = f'{{"data": {{"status": "STOPPED", "pods": {pods}}}, "meta": {{}}}}'
+    fake_gateway.answer("/api/v1/gpu/status", answer)
+    shell.configure(f"[pods.a]\n[pods.b]\n[pods.b.parked]\nphase = 'running'\nollama = '{url}'\n")
+
+    ended = shell.run("doctor", GPUGATE_URL=url)
+
+    assert 0 == ended.status
+    assert "ok    pod a: provider parked: pod p1 is stopped" in ended.out
+    assert "ok    pod b: provider parked: pod p1 is running" in ended.out
+    assert "ok    pod b: its Ollama is healthy" in ended.out
+    assert "ok    gateway: pod a: STOPPED, the next request starts it" in ended.out
+    assert "note  gateway: pod b: last problem: it hung" in ended.out
+
+
 @pytest.mark.parametrize(
     ("skews", "state", "text"),
     [

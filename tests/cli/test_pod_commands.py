@@ -117,6 +117,45 @@ def test_several_pods(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
     ] == capsys.readouterr().out.splitlines()
 
 
+def test_several_pods_that_are_paid_for(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with the GPU of its own open session, among the newest; one that was not seen yet is said."""
+    other = {**SESSION, "pod_id": "p2", "gpu": "A40", "currency": "EUR"}
+    older = {**SESSION, "ended_at": "2026-11-21T11:00:00Z"}
+    pods = [
+        {**BILLED, "pod": "large", "last_error": None},
+        {**BILLED, "pod": "code", "pod_id": "p2", "last_error": "oh"},
+        {"status": None, "pod": "new", "last_error": None},
+    ]
+    gateway.answer("/api/v1/gpu/status", envelope({**pods[0], "pods": pods}))
+    rows = envelope({"sessions": [SESSION, other, older]})
+    gateway.answer("/api/v1/cost/sessions?limit=50", rows)
+
+    assert 0 == main(["status"])
+
+    assert [
+        "large: READY at RunPod, RTX 4090, stops in 14 min 20 s, $0.05 so far",
+        "code: READY at RunPod, A40, stops in 14 min 20 s, 0.05 EUR so far",
+        "code: last problem: oh",
+        "new: not known yet what it does",
+    ] == capsys.readouterr().out.splitlines()
+
+
+def test_one_of_several_pods(gateway: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`start` and `stop` name it; a name that no pod has is the gateway's to refuse."""
+    gateway.answer("/api/v1/gpu/start?pod=code-large", envelope({**STATUS, "status": "STARTING"}), 202)
+    gateway.answer("/api/v1/gpu/stop?pod=code-large", refusal("POD_BUSY", "2 requests"), 409)
+    gateway.answer("/api/v1/gpu/stop?pod=code-large&force=true", envelope({**STATUS}), 202)
+    gateway.answer("/api/v1/gpu/stop?pod=a%2Fb", refusal("NOT_FOUND", "there is no such pod"), 404)
+
+    assert 0 == main(["start", "code-large"])
+    assert capsys.readouterr().out.startswith("code-large: STARTING at RunPod")
+    assert 1 == main(["stop", "code-large"])
+    assert capsys.readouterr().err.endswith("POD_BUSY: 2 requests (gpugate stop --force code-large)\n")
+    assert 0 == main(["stop", "--force", "code-large"])
+    assert 1 == main(["stop", "a/b"])
+    assert "NOT_FOUND: there is no such pod" in capsys.readouterr().err
+
+
 def refusal(code: str, message: str) -> str:
     """Wrap an error as the gateway does."""
     return json.dumps({"status": "error", "data": None, "error": {"code": code, "message": message}})

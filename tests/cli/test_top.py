@@ -79,6 +79,27 @@ def test_all_that_is_known(gateway: Any) -> None:
     assert "\x1b" not in shown
 
 
+def test_several_pods(gateway: Any) -> None:
+    """A line for each, with its name; requests have theirs."""
+    pods = [{**STATUS, "pod": "large"}, {"status": "STOPPED", "pod": "code", "last_error": None}]
+    body = {"data": {**STATUS, "pods": pods}, "meta": {"timestamp": "2026-11-21T12:07:00Z"}}
+    gateway.answer("/api/v1/gpu/status", json.dumps(body))
+    rows = [{**ROWS[0], "pod": "large"}, {**ROWS[1], "pod": "code"}]
+    gateway.answer("/api/v1/gpu/requests", json.dumps({"data": {"requests": rows, "count": 2}}))
+    gateway.answer("/api/v1/cost/sessions?limit=50", json.dumps({"data": {"sessions": [SESSION]}}))
+    screen = Screen(connect(parse(["top"])))
+    screen.look()
+
+    shown = drawn(screen)
+
+    assert "large: READY at RunPod for 7 min, RTX 4090, stops in 14 min 20 s, $0.05 so far" in shown
+    assert "code: STOPPED, the next request starts it" in shown
+    assert "large: last problem: no way" in shown
+    assert ["code", "you", "waiting"] == next(
+        line.split()[1:4] for line in shown.splitlines() if "r2" in line
+    )
+
+
 def test_a_token_that_may_see_no_costs(gateway: Any) -> None:
     """The rest is shown; an outage of the gateway is a line."""
     gateway.answers.pop("/api/v1/cost/summary")
