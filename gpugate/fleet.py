@@ -1,30 +1,160 @@
-"""The pods by name, and which of them serves a request."""
+"""The pods by name, and which of them serves a request.
+
+Theory of operation. Each pod has a lifecycle, a queue, an idle timer and a catalogue of its own, and nothing
+here waits for any of them: a pod whose provider hangs delays no other one. Which pod serves a request is
+decided once, from the request alone (docs/api.md#which-pod):
+
+1. The header `X-Gpugate-Pod`, where there is one. A name that no pod has is 404.
+2. With one pod: that one. The request's body is not looked at.
+3. The first pod in the file whose patterns match the model that the request names.
+4. The first pod whose remembered catalogue has the model.
+5. The first pod.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 
-from gpugate.lifecycle.lifecycle import Lifecycle
+from attrs import frozen
 
-MAIN = "main"
+from gpugate.billing.recorder import SessionRecorder
+from gpugate.config.schema import PodSettings
+from gpugate.errors import PathNotFound
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.pod_calls import OllamaPodClient
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.status import PodEventBus
+from gpugate.ollama.catalog_refresher import CatalogRefresher
+from gpugate.ollama.catalog_responses import spellings
+from gpugate.proxy.forwarder import Forwarder, UpstreamPools
+from gpugate.tasks import CrashHandler, report_to_loop, spawn
+
+POD_HEADER = "X-Gpugate-Pod"
+"""The request header that names the pod; it is not forwarded (`relay/headers.py`)."""
+
+MAX_REMEMBERED = 4096
+"""For how many models is kept which pod's patterns match them; clients can name any number of models."""
+
+
+@frozen(kw_only=True, eq=False)
+class FleetPod:
+    """One pod with all that is its own.
+
+    Attributes:
+        settings: its part of the configuration.
+        providers: in the order in which a start asks them.
+        events: those of this pod.
+        recorder: keeps its rows of the ledger.
+        catalog: what is remembered of its models.
+        client: for gpugate's own calls to it.
+        pools: the connections to it.
+        forwarder: brings requests to it.
+    """
+
+    settings: PodSettings
+    providers: Sequence[ConfiguredProvider]
+    lifecycle: Lifecycle
+    events: PodEventBus
+    recorder: SessionRecorder
+    catalog: CatalogRefresher
+    client: OllamaPodClient
+    pools: UpstreamPools
+    forwarder: Forwarder
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration; `main` without `[pods]`."""
+        return self.settings.name
 
 
 class Fleet:
-    """All pods of a gateway. Today there is one; a second one would be chosen here, by the request's model.
+    """All pods of a gateway.
 
     Attributes:
-        pods: their lifecycles by name, read-only.
+        pods: by name, in the file's order, read-only.
+        first: the first of them.
+        only: the one pod, or None where there are several.
     """
 
-    def __init__(self, pods: Mapping[str, Lifecycle]) -> None:
-        self.pods = MappingProxyType(dict(pods))
+    def __init__(self, pods: Sequence[FleetPod], on_crash: CrashHandler = report_to_loop) -> None:
+        self.pods = MappingProxyType({pod.name: pod for pod in pods})
+        self.first = pods[0]
+        self.only = pods[0] if len(pods) == 1 else None
+        self._on_crash = on_crash
+        patterns = [(pod, pattern_of(pod.settings.models)) for pod in pods if pod.settings.models]
+        self._patterns = [(pod, re.compile(pattern)) for pod, pattern in patterns]
+        self._by_pattern: dict[str, FleetPod | None] = {}
+        self._closings: dict[str, asyncio.Task[bool]] = {}
 
-    @property
-    def main(self) -> Lifecycle:
-        """The pod that `pod.*` configures."""
-        return self.pods[MAIN]
+    def __iter__(self) -> Iterator[FleetPod]:
+        return iter(self.pods.values())
 
-    def pod_for(self, model: str | None) -> Lifecycle:
+    def named(self, name: str) -> FleetPod:
+        """Return the pod of this name.
+
+        Raises:
+            PathNotFound: there is none.
+        """
+        pod = self.pods.get(name)
+        if pod is None:
+            raise PathNotFound(f"there is no such pod; there is {', '.join(self.pods)}")
+        return pod
+
+    def pod_for(self, model: str | None) -> FleetPod:
         """Return the pod that serves requests for this model; None: a request that names none."""
-        return self.main
+        if self.only is not None or not model:
+            return self.first
+        return self._pod_by_pattern(model) or self._pod_that_has(model) or self.first
+
+    def reading_body(self) -> AbstractContextManager[Callable[[int], None]]:
+        """Count a body while it is read, before its pod is known; see `Lifecycle.reading_body`.
+
+        Where any pod does not serve, the body may have to wait.
+        """
+        pod = next((pod for pod in self if pod.lifecycle.serving is None), self.first)
+        return pod.lifecycle.reading_body()
+
+    def close(self, pod: FleetPod, *, keep: bool, stop_wait_s: float) -> asyncio.Task[bool]:
+        """Begin to close a pod's lifecycle, see there; a second call returns the first one's task.
+
+        Called for all pods when the gateway ends, and before that for one whose lifecycle has failed.
+        """
+        if pod.name not in self._closings:
+            closing = pod.lifecycle.close(keep=keep, stop_wait_s=stop_wait_s)
+            self._closings[pod.name] = spawn(closing, f"close:{pod.name}", on_crash=self._on_crash)
+        return self._closings[pod.name]
+
+    def _pod_by_pattern(self, model: str) -> FleetPod | None:
+        try:
+            return self._by_pattern[model]
+        except KeyError:
+            found = next((pod for pod, pattern in self._patterns if pattern.fullmatch(model)), None)
+        if len(self._by_pattern) >= MAX_REMEMBERED:
+            self._by_pattern.clear()
+        self._by_pattern[model] = found
+        return found
+
+    def _pod_that_has(self, model: str) -> FleetPod | None:
+        names = spellings(model)
+        return next((pod for pod in self if pod.catalog.catalog.has(names)), None)
+
+
+def pattern_of(models: Sequence[str]) -> str:
+    """Return a regular expression for patterns of models: `*`, `?`, and a tag that may be left out.
+
+    >>> bool(re.fullmatch(pattern_of(["llava", "qwen2.5-coder:*"]), "llava:latest"))
+    True
+    """
+    return "|".join(_expression(pattern) for pattern in models)
+
+
+def _expression(pattern: str) -> str:
+    wild = {"*": ".*", "?": "."}
+    text = "".join(wild.get(character) or re.escape(character) for character in pattern)
+    if ":" not in pattern.rpartition("/")[2]:
+        return f"(?s:{text}(?::latest)?)"
+    return f"(?s:{text})" if not pattern.endswith(":latest") else f"(?s:{text[:-7]}(?::latest)?)"

@@ -16,17 +16,13 @@ from attrs import frozen
 
 from gpugate.api.routing import ApiRoutes as Routes
 from gpugate.billing.ledger import Ledger
-from gpugate.billing.recorder import SessionRecorder
 from gpugate.config import Settings
 from gpugate.config.derive import longest_end_s
 from gpugate.core.states import Status
-from gpugate.fleet import Fleet
+from gpugate.fleet import Fleet, FleetPod
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.pod_calls import OllamaPodClient
-from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, ProviderProblem
 from gpugate.observability.log import log_crash
-from gpugate.proxy.forwarder import UpstreamPools
 from gpugate.proxy.listening import check_self, listen
 from gpugate.proxy.server import GatewayServer, Listener
 from gpugate.tasks import spawn
@@ -77,20 +73,17 @@ class Infrastructure:
 
     Attributes:
         state: the folder of `state.dir`.
+        events: those of all pods.
         simulated: the providers among the configured ones that cost no real money.
     """
 
     settings: Settings
     state: Path
     session: aiohttp.ClientSession
-    providers: Sequence[ConfiguredProvider]
     simulated: frozenset[str]
     ledger: Ledger
-    recorder: SessionRecorder
-    pod: OllamaPodClient
     events: EventBus
     fleet: Fleet
-    pools: UpstreamPools
     resources: AsyncExitStack
 
 
@@ -119,16 +112,17 @@ class Gateway:
 
     @property
     def lifecycle(self) -> Lifecycle:
-        """The lifecycle of the one pod."""
-        return self.base.fleet.main
+        """The lifecycle of the first pod."""
+        return self.base.fleet.first.lifecycle
 
     @property
     def failure(self) -> BaseException | None:
-        """Why the lifecycle has failed, or None."""
-        return self.lifecycle.failure
+        """Why the lifecycle of a pod has failed, or None."""
+        failures = (pod.lifecycle.failure for pod in self.base.fleet)
+        return next((failure for failure in failures if failure is not None), None)
 
     # 1. The socket comes first: where the address is taken, nothing else may have been started.
-    # 2. The lifecycle inspects the providers, in the background.
+    # 2. Each lifecycle inspects its providers, in the background.
     # 3. The features start. Nothing has given way to the event loop since the socket was opened, so no
     # request    is served before the budget has told the lifecycle what it allows.
     # 4. Only a gateway that answers a request says that it listens.
@@ -144,7 +138,8 @@ class Gateway:
             self._listener = listen(self._server, server.host, server.port, _log.warning)  # 1
             self.base.resources.callback(self._listener.close)
             self.port = self._listener.port
-            await self.lifecycle.open()  # 2
+            for pod in self.base.fleet:  # 2
+                await pod.lifecycle.open()
             self._is_open = True
             for feature in self._features:  # 3
                 self._started.append(feature)
@@ -176,37 +171,46 @@ class Gateway:
             spawn(feature.drain(server.shutdown_grace), "feature:drain", on_crash=log_crash)
             for feature in self._started
         ]
-        confirmed = await self.lifecycle.close(keep=server.on_exit == "keep", stop_wait_s=server.stop_wait)
+        confirmed = await asyncio.gather(*(self._close_pod(pod) for pod in self.base.fleet))
         if drains:
             await asyncio.wait(drains)
-        if not confirmed:
-            self._report_unconfirmed_stop()
-        elif server.on_exit == "keep" and self.lifecycle.current_status is not Status.STOPPED:
-            _log.info("the pod is kept for the next start", status=self.lifecycle.current_status)
         for feature in reversed(self._started):
             try:
                 await feature.aclose()
             except Exception as error:  # the others have to be closed all the same
                 log_crash("feature:close", error)
         await self.base.resources.aclose()
+        return all(confirmed)
+
+    async def _close_pod(self, pod: FleetPod) -> bool:
+        """Stop or keep one pod, and tell what became of it; return False when its stop is not confirmed."""
+        keep = self.settings.server.on_exit == "keep"
+        confirmed = await self.base.fleet.close(pod, keep=keep, stop_wait_s=self.settings.server.stop_wait)
+        name = {} if self.base.fleet.only is not None else {"pod": pod.name}
+        if not confirmed:
+            _log.error("the pod may still be running: its stop is not proved", alarm=True, **name)
+            _report_unconfirmed_stop(pod)
+        elif keep and pod.lifecycle.current_status is not Status.STOPPED:
+            _log.info("the pod is kept for the next start", status=pod.lifecycle.current_status, **name)
         return confirmed
 
     def abort(self) -> None:
         """End the grace of whatever still runs: a second signal came. Does nothing before it is open."""
         if self._is_open:
-            self.lifecycle.abort_in_flight()
+            for pod in self.base.fleet:
+                pod.lifecycle.abort_in_flight()
             for feature in self._started:
                 spawn(feature.drain(0.0), "feature:abort", on_crash=log_crash)
 
-    def _report_unconfirmed_stop(self) -> None:
-        _log.error("the pod may still be running: its stop is not proved", alarm=True)
-        status = self.lifecycle.status_now()
-        self.base.events.publish(
-            ProviderProblem(
-                provider=(status and status.provider) or "the provider",
-                message="gpugate ends now, and the pod is not seen stopped",
-                reason="ambiguous",
-                alarm=True,
-                at=datetime.now(UTC),
-            )
+
+def _report_unconfirmed_stop(pod: FleetPod) -> None:
+    status = pod.lifecycle.status_now()
+    pod.events.publish(
+        ProviderProblem(
+            provider=(status and status.provider) or "the provider",
+            message="gpugate ends now, and the pod is not seen stopped",
+            reason="ambiguous",
+            alarm=True,
+            at=datetime.now(UTC),
         )
+    )

@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import orjson
@@ -20,6 +20,7 @@ from attrs import define, evolve, field, frozen
 from gpugate.api.gpu import SseResponse, wants_only_events
 from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
+from gpugate.fleet import POD_HEADER, Fleet, FleetPod
 from gpugate.generation.code_assist import FAILURE, PATH, CodeAssist, CodeQuestion, CodeStream
 from gpugate.generation.fantasy import Fantasy, FantasyService
 from gpugate.generation.image_format import DecodedImage, decode_image
@@ -29,7 +30,6 @@ from gpugate.generation.text_model import GenerationFailed, OllamaTextModel, OnT
 from gpugate.generation.workflows import ImageRequest
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall, PodUnreachable
-from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.heartbeat import Heartbeat
@@ -92,9 +92,9 @@ class JsonRequest:
         return await asyncio.get_running_loop().run_in_executor(_DECODER, decode_image, text, name)
 
 
-async def read_json(call: RequestContext, limits: BodyLimits, lifecycle: Lifecycle) -> JsonRequest:
+async def read_json(call: RequestContext, limits: BodyLimits, fleet: Fleet) -> JsonRequest:
     """The body's fields. Raises RequestError: too large, not JSON, no object; QueueFull."""
-    with lifecycle.reading_body() as hold:
+    with fleet.reading_body() as hold:
         body = await read_body(call.request, limits, hold)
     call.body_bytes = len(body)
     try:
@@ -115,11 +115,12 @@ class GenerationApi:
     """The four endpoints.
 
     Attributes:
+        picture_pod: the pod with ComfyUI.
         heartbeat_s: seconds between fillers while the pod is waited for (`queue.heartbeat`); 0: none.
-        require: raises ModelNotFound for a model that the pod, which is off, is known not to have.
     """
 
-    lifecycle: Lifecycle
+    fleet: Fleet
+    picture_pod: FleetPod
     texts: OllamaTextModel
     coding: CodeAssist
     code_stream: CodeStream
@@ -128,7 +129,6 @@ class GenerationApi:
     fantasies: FantasyService
     limits: BodyLimits
     heartbeat_s: float = 0.0
-    require: Callable[[str | None, str], None] = lambda model, failure: None
 
     def routes(self) -> ApiRoutes:
         """Return the endpoints."""
@@ -139,11 +139,20 @@ class GenerationApi:
             "/api/v1/fantasy/generate": {"POST": ApiRoute(self.fantasy, scope="chat")},
         }
 
+    def _pod_for(self, call: RequestContext, model: str | None) -> FleetPod:
+        """Return the pod for a model, and the one with ComfyUI for a picture; raises PathNotFound."""
+        name = call.request.headers.get(POD_HEADER)
+        if name is not None:
+            return self.fleet.named(name)
+        return self.picture_pod if model is None else self.fleet.pod_for(model)
+
     @contextmanager
-    def _lease(self, call: RequestContext, model: str | None, failure: str = "") -> Iterator[LeasedCall]:
-        """Hold one lease for all that a request does with the pod; `failure` begins a refusal's message."""
-        self.require(model, failure)
-        with self.lifecycle.acquire(
+    def _lease(
+        self, call: RequestContext, pod: FleetPod, model: str | None, failure: str = ""
+    ) -> Iterator[LeasedCall]:
+        """Hold one lease for all that a request does with a pod; `failure` begins a refusal's message."""
+        pod.catalog.require(model, failure)
+        with pod.lifecycle.acquire(
             model=model,
             user=subject_of(call.user),
             request_id=call.request_id,
@@ -151,7 +160,7 @@ class GenerationApi:
             body_bytes=call.body_bytes,
             asks=lambda: call.wake_request(model),
         ) as lease:
-            yield LoggedCall(self.lifecycle, lease, call=call)
+            yield LoggedCall(pod.lifecycle, lease, call=call)
 
     async def _event_response(
         self, call: RequestContext, leased: LeasedCall, send_events: Callable[[SseResponse], Awaitable[None]]
@@ -195,11 +204,12 @@ class GenerationApi:
 
     async def code(self, call: RequestContext) -> web.StreamResponse:
         """Answer a question about code: relayed as Ollama streams it, as events, or complete."""
-        body = await read_json(call, self.limits, self.lifecycle)
+        body = await read_json(call, self.limits, self.fleet)
         question = _question(body)
         streams = body.flag("stream", True)
         model = self.coding.model_for(question)
-        with self._lease(call, model, FAILURE) as leased:
+        pod = self._pod_for(call, model)
+        with self._lease(call, pod, model, FAILURE) as leased:
             if not streams:
                 return await self._complete_response(call, leased, self._code_json(leased, question, model))
             if wants_only_events(call.request.headers.get("Accept")):
@@ -207,7 +217,7 @@ class GenerationApi:
             heartbeat = self._heartbeat(call, leased, streams=True)
             chat = orjson.dumps(self.coding.chat(question))
             try:
-                return await self.code_stream.stream(call, leased, chat, model, heartbeat)
+                return await self.code_stream.stream(call, leased, pod.pools, chat, model, heartbeat)
             except GateError as error:
                 if heartbeat is None or not heartbeat.headers_sent:
                     raise
@@ -261,7 +271,7 @@ class GenerationApi:
     async def story(self, call: RequestContext) -> web.StreamResponse:
         """Stream a story as events."""
         story = await self._read_story(call)
-        with self._lease(call, story.model, story.failure) as leased:
+        with self._lease(call, self._pod_for(call, story.model), story.model, story.failure) as leased:
 
             async def send_events(stream: SseResponse) -> None:
                 await self.stories.generate(leased, story, FantasyStream(stream).story)
@@ -271,20 +281,20 @@ class GenerationApi:
 
     async def _read_story(self, call: RequestContext) -> StoryRequest:
         """Read the request. Its body is released: the request may wait for minutes."""
-        body = await read_json(call, self.limits, self.lifecycle)
+        body = await read_json(call, self.limits, self.fleet)
         return self.stories.request(body.text("prompt"), await body.image())
 
     # --- image and fantasy --------------------------------------------------------------------
 
     async def image(self, call: RequestContext) -> web.StreamResponse:
         """Generate an image; with `stream` its progress is sent as events."""
-        body = await read_json(call, self.limits, self.lifecycle)
+        body = await read_json(call, self.limits, self.fleet)
         workflow, metadata = body.text("workflow") or None, body.flag("metadata", False)
         job = self.images.job(_image_request(body), workflow, metadata=metadata)
         if body.fields.get("seed") is not None:
             job.workflow.need_seed()
         streams = body.flag("stream", False)
-        with self._lease(call, None) as leased:
+        with self._lease(call, self._pod_for(call, None), None) as leased:
             if not streams:
                 return await self._complete_response(call, leased, self._image_result(leased, job))
 
@@ -300,15 +310,23 @@ class GenerationApi:
     async def fantasy(self, call: RequestContext) -> web.StreamResponse:
         """Generate a story about an image and an illustration, under one lease."""
         story, illustrated, streams = await self._read_fantasy(call)
-        with self._lease(call, story.model, story.failure) as leased:
+        pod, picture_pod = self._pod_for(call, story.model), self._pod_for(call, None)
+        with ExitStack() as leases:
+            leased = leases.enter_context(self._lease(call, pod, story.model, story.failure))
+            pictures = leased
+            if illustrated and picture_pod is not pod:  # asked for at once: it may start meanwhile
+                pictures = leases.enter_context(self._lease(call, picture_pod, None))
             if not streams:
-                return await self._complete_response(
-                    call, leased, self._fantasy_result(leased, story, illustrated)
-                )
+                result = self._fantasy_result(leased, story, illustrated, pictures)
+                return await self._complete_response(call, leased, result)
 
             async def send_events(stream: SseResponse) -> None:
                 fantasy = await self.fantasies.generate(
-                    leased, story, illustrated=illustrated, listener=FantasyStream(stream)
+                    leased,
+                    story,
+                    illustrated=illustrated,
+                    listener=FantasyStream(stream),
+                    pictures=pictures,
                 )
                 await stream.send("result", _fantasy_json(fantasy))
 
@@ -316,15 +334,19 @@ class GenerationApi:
 
     async def _read_fantasy(self, call: RequestContext) -> tuple[StoryRequest, bool, bool]:
         """Return the story request, whether to illustrate, and whether to stream; the body is released."""
-        body = await read_json(call, self.limits, self.lifecycle)
+        body = await read_json(call, self.limits, self.fleet)
         prompt, illustrated = body.text("prompt"), body.flag("include_image", True)
         streams = body.flag("stream", False)
         image = await body.image(needed=True)
         assert image is not None
         return self.fantasies.story_request(image, prompt), illustrated, streams
 
-    async def _fantasy_result(self, leased: LeasedCall, story: StoryRequest, illustrated: bool) -> object:
-        return _fantasy_json(await self.fantasies.generate(leased, story, illustrated=illustrated))
+    async def _fantasy_result(
+        self, leased: LeasedCall, story: StoryRequest, illustrated: bool, pictures: LeasedCall
+    ) -> object:
+        return _fantasy_json(
+            await self.fantasies.generate(leased, story, illustrated=illustrated, pictures=pictures)
+        )
 
 
 @define

@@ -10,10 +10,10 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast
 
 import attrs
 from aiohttp import web
@@ -22,9 +22,9 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
 from gpugate.api.routing import ApiRoute, ApiRoutes
-from gpugate.errors import GateError, InvalidRequest
+from gpugate.errors import GateError, InvalidRequest, ProviderUnavailable
+from gpugate.fleet import Fleet, FleetPod
 from gpugate.lifecycle.lease import Lease, ServingPod
-from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
     LifecycleEvent,
@@ -51,6 +51,12 @@ _SECONDS = (
 )
 
 
+STATUS_WAIT_S = 5.0
+"""How long a status is waited for while it is not known yet what runs."""
+
+MANY_STATUS_WAIT_S = 1.0
+"""The same where there are other pods, of which it may be known."""
+
 MAX_LISTED = 200
 """How many requests `GET /api/v1/gpu/requests` lists at most."""
 
@@ -58,8 +64,8 @@ MAX_LISTED = 200
 class GpuApi:
     """`/api/v1/health` and `/api/v1/gpu/*`, without the events (docs/api.md#endpoints)."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
         self._version = version("gpugate")
 
     def routes(self) -> ApiRoutes:
@@ -76,13 +82,32 @@ class GpuApi:
 
     async def health(self, call: RequestContext) -> web.StreamResponse:
         """Answer without touching the pod."""
-        return _answer(
-            call, {"status": "ok", "version": self._version, "pod": self._lifecycle.current_status}
-        )
+        status = self._fleet.first.lifecycle.current_status
+        return _answer(call, {"status": "ok", "version": self._version, "pod": status})
 
     async def status(self, call: RequestContext) -> web.StreamResponse:
-        """Return what is known of the pod; unknown is null."""
-        return _answer(call, status_json(await self._lifecycle.status()))
+        """Return what is known of the pod, and in `pods` of all of them; unknown is null."""
+        data = await self._status_of(self._pod(call))
+        pods = [{"pod": pod.name, **status_json(pod.lifecycle.status_now())} for pod in self._fleet]
+        return _answer(call, {**data, "pods": pods})
+
+    def _pod(self, call: RequestContext) -> FleetPod:
+        """Return the pod of `?pod=`; the first without it. Raises PathNotFound."""
+        name = call.request.query.get("pod")
+        return self._fleet.first if name is None else self._fleet.named(name)
+
+    async def _status_of(self, pod: FleetPod) -> Mapping[str, object]:
+        """Return the data of one pod.
+
+        Raises:
+            ProviderUnavailable: what the pod does is not known yet, and there is no other one.
+        """
+        try:
+            await pod.lifecycle.status(STATUS_WAIT_S if self._fleet.only is not None else MANY_STATUS_WAIT_S)
+        except ProviderUnavailable:
+            if self._fleet.only is not None:
+                raise
+        return status_json(pod.lifecycle.status_now())
 
     async def requests(self, call: RequestContext) -> web.StreamResponse:
         """Return who waits and who is served; other users' requests only with the scope `cost`."""
@@ -91,23 +116,27 @@ class GpuApi:
             {
                 "request_id": one.request_id,
                 "user": one.user,
+                "pod": pod.name,
                 "state": "waiting" if one.waiting else "in_flight",
                 "seconds": round(one.seconds, 3),
             }
-            for one in self._lifecycle.open_requests()
+            for pod in self._fleet
+            for one in pod.lifecycle.open_requests()
             if user is not None and (user.has_scope("cost") or one.user == user.subject)
         ]
         return _answer(call, {"requests": seen[:MAX_LISTED], "count": len(seen)})
 
     async def start(self, call: RequestContext) -> web.StreamResponse:
         """Start the pod; idempotent."""
-        self._lifecycle.start(subject_of(call.user), call.request.headers.get("User-Agent", ""))
-        return _answer(call, status_json(await self._lifecycle.status()), 202)
+        pod = self._pod(call)
+        pod.lifecycle.start(subject_of(call.user), call.request.headers.get("User-Agent", ""))
+        return _answer(call, await self._status_of(pod), 202)
 
     async def stop(self, call: RequestContext) -> web.StreamResponse:
         """Stop the pod; 409 while requests wait or run, unless forced."""
-        self._lifecycle.stop(force=_flag(call, "force"))
-        return _answer(call, status_json(await self._lifecycle.status()), 202)
+        pod = self._pod(call)
+        pod.lifecycle.stop(force=_flag(call, "force"))
+        return _answer(call, await self._status_of(pod), 202)
 
 
 def _answer(call: RequestContext, data: object, status: int = 200) -> web.Response:
@@ -124,9 +153,15 @@ def _flag(call: RequestContext, name: str) -> bool:
     raise InvalidRequest(f"{name}: must be true or false")
 
 
-def status_json(status: PodStatus) -> Mapping[str, object]:
-    """Return the `data` of `GET /api/v1/gpu/status`, seconds and money rounded."""
+def status_json(status: PodStatus | None) -> dict[str, object]:
+    """Return the `data` of `GET /api/v1/gpu/status` for one pod, without its name; seconds and money rounded.
+
+    Each is None for a status that is not known.
+    """
+    if status is None:
+        return {key.name: None for key in attrs.fields(PodStatus) if key.name not in ("pod", "pulling")}
     data = attrs.asdict(status)
+    del data["pod"]
     if status.pulling is None:
         del data["pulling"]
     for name in _SECONDS:
@@ -154,20 +189,26 @@ class _Event:
     data: object
 
 
+class StatusSource(Protocol):
+    """Of a lifecycle: the pod's status."""
+
+    def status_now(self) -> PodStatus | None:
+        """Return the status; None while it is not known."""
+
+    async def status(self) -> PodStatus:
+        """Wait until the status is known, and return it; raise ProviderUnavailable."""
+
+
 class SseBroadcaster:
-    """Numbers the lifecycle's events and sends them to every reader of `GET /api/v1/gpu/events`.
+    """Numbers the events of all pods and sends them to every reader of `GET /api/v1/gpu/events`.
 
     Args:
-        status_now: returns the pod's status, for `state` events; None while it is not known.
-        status: waits until the status is known; called for a new reader.
+        pods: by name; asked for their status, for `state` events and for a new reader.
     """
 
-    def __init__(
-        self, status_now: Callable[[], PodStatus | None], status: Callable[[], Awaitable[PodStatus]]
-    ) -> None:
-        self._status_now = status_now
-        self._status = status
-        self._last_state: object = None
+    def __init__(self, pods: Mapping[str, StatusSource]) -> None:
+        self._pods = pods
+        self._last_states: dict[str, object] = {}
         self._boot = os.urandom(4).hex()
         self._number = 0
         self._kept: deque[_Event] = deque(maxlen=MAX_KEPT)
@@ -183,17 +224,17 @@ class SseBroadcaster:
     def _on_transition(self, news: StateChanged) -> None:
         """A step within one status is no news to clients."""
         state = (news.status, news.provider, news.run_id)
-        status = self._status_now()
-        if state == self._last_state or status is None:
+        status = self._pods[news.pod].status_now()
+        if state == self._last_states.get(news.pod) or status is None:
             return
-        self._last_state = state
+        self._last_states[news.pod] = state
         more = {
             "was": news.was_status,
             "run": news.run_id,
             "at": news.at,
             "message": describe_transition(news),
         }
-        self._add("state", {**status_json(status), **more})
+        self._add("state", {"pod": news.pod, **status_json(status), **more})
 
     def _add(self, kind: str, data: object) -> None:
         self._number += 1
@@ -217,35 +258,41 @@ class SseBroadcaster:
     async def events(self, call: RequestContext) -> web.StreamResponse:
         """Stream the pod's events until the client leaves."""
 
-        async def present() -> object:
-            return status_json(await self._status())
-
         replay = call.request.query.get("replay", "0")
         if not replay.isascii() or not replay.isdigit() or len(replay) > 4:
             raise InvalidRequest(f"replay: must be a number of past events, at most {MAX_KEPT}")
         last_id = call.request.headers.get("Last-Event-ID")
-        return await self.serve(call.request, _headers(call), present, last_id, int(replay))
+        return await self.serve(call.request, _headers(call), self._present, last_id, int(replay))
+
+    async def _present(self) -> Sequence[object]:
+        """Return the data of a `state` event for each pod; wait until the first one's status is known."""
+        first, *others = self._pods.items()
+        found = [(first[0], await first[1].status()), *((name, pod.status_now()) for name, pod in others)]
+        return [{"pod": name, **status_json(status)} for name, status in found if status is not None]
 
     async def serve(
         self,
         request: web.BaseRequest,
         headers: dict[str, str],
-        present: Callable[[], Awaitable[object]],
+        present: Callable[[], Awaitable[Sequence[object]]],
         last_id: str | None,
         replay: int = 0,
     ) -> web.StreamResponse:
         """Stream events until the client leaves.
 
         They begin after `last_id`; if that is not known any more, with the last `replay` events and the
-        present state.
+        present state of each pod.
+
+        Args:
+            present: returns the data of the `state` events that a new reader gets.
         """
         reader: asyncio.Queue[_Event | None] = asyncio.Queue()
-        now = await present() if self._after(last_id) is None else None
+        now = await present() if self._after(last_id) is None else []
         # No await from here until the reader is registered: no event may be missed or sent twice.
         opening = self._after(last_id)
         if opening is None:
             past = [event for event in self._kept if event.number > self._number - replay]
-            opening = [*past, _Event(self._number, "state", now)]
+            opening = [*past, *(_Event(self._number, "state", data) for data in now)]
         self._readers.add(reader)
         try:
             async with sse_response(
@@ -289,10 +336,11 @@ def _as_event(
 ) -> tuple[str, object]:
     match news:
         case QueueChanged():
-            return "queue", {"waiting": news.waiting, "in_flight": news.in_flight}
+            return "queue", {"pod": news.pod, "waiting": news.waiting, "in_flight": news.in_flight}
         case SessionStarted():
             return "session", {
                 "event": "began",
+                "pod": news.pod,
                 "provider": news.provider,
                 "pod_id": news.report.pod_id,
                 "run": news.run_id,
@@ -302,6 +350,7 @@ def _as_event(
         case SessionEnded():
             return "session", {
                 "event": "ended",
+                "pod": news.pod,
                 "provider": news.provider,
                 "run": news.run_id,
                 "cause": news.cause,
@@ -321,6 +370,7 @@ def _as_event(
             }
         case ProviderProblem():
             return "provider_error", {
+                "pod": news.pod,
                 "provider": news.provider,
                 "message": news.message,
                 "reason": news.reason,

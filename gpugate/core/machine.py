@@ -135,13 +135,13 @@ class PodMachine:
         restored_stops: frozenset[int] = frozenset(),
         idle: IdlePolicy | None = None,
         inherited_sessions: frozenset[int] = frozenset(),
+        bodies: BodyBudget | None = None,
     ) -> None:
         self.table = table
         self.policy = policy
         self.state: State = Unknown()
-        self.queue = RequestQueue(
-            policy.max_waiting, policy.max_wait, policy.drain_concurrency, BodyBudget(policy.max_bytes)
-        )
+        bodies = bodies or BodyBudget(policy.max_bytes)
+        self.queue = RequestQueue(policy.max_waiting, policy.max_wait, policy.drain_concurrency, bodies)
         self.idle_timer = IdleTimer(
             idle or FixedIdlePolicy(policy.idle_timeout), self.queue, policy.idle_timeout
         )

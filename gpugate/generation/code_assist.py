@@ -93,14 +93,14 @@ def _tag(language: str) -> str:
 class CodeStream:
     """Streams `/api/chat` to a client that asked something else."""
 
-    def __init__(self, relay: Relay, pools: UpstreamPools) -> None:
+    def __init__(self, relay: Relay) -> None:
         self._relay = relay
-        self._pools = pools
 
     async def stream(
         self,
         call: RequestContext,
         visit: LeasedCall,
+        pools: UpstreamPools,
         body: bytes,
         model: str,
         heartbeat: Heartbeat | None = None,
@@ -117,7 +117,7 @@ class CodeStream:
         """
 
         async def work(pod: ServingPod) -> RelayedResponse:
-            pool = self._pools.pool_for(pod)
+            pool = pools.pool_for(pod)
             outgoing = UpstreamRequest("POST", PATH, call.request.raw_headers, body)
             answer = ResponsePolicy(
                 extra_head=call.extra_head,
@@ -138,7 +138,7 @@ class CodeStream:
         try:
             # Not cancelled when the pod is lost: a response that has started gets its error tail from the
             # relay.
-            relayed = await visit.run(work, interrupt=lambda pod: self._pools.pool_for(pod).abort)
+            relayed = await visit.run(work, interrupt=lambda pod: pools.pool_for(pod).abort)
         except PodUnreachable as error:
             raise UpstreamBroken(f"{FAILURE}: the model {model!r} did not answer: {error}") from error
         call.bytes_sent = relayed.bytes_sent

@@ -59,8 +59,12 @@ class FantasyService:
         *,
         illustrated: bool = True,
         listener: FantasyListener | None = None,
+        pictures: LeasedCall | None = None,
     ) -> Fantasy:
         """Generate the story, then the illustration; if that fails, the result has a warning instead.
+
+        Args:
+            pictures: the use of the pod with ComfyUI, where that is another one.
 
         Raises:
             StoryFailed: no story could be generated.
@@ -73,7 +77,7 @@ class FantasyService:
         if not illustrated:
             return Fantasy(story)
         try:
-            return Fantasy(story, await self._illustrate(leased, story, listener))
+            return Fantasy(story, await self._illustrate(pictures or leased, story, listener))
         except GateError as error:
             return Fantasy(story, None, (ImageFailed(error.message),))
 

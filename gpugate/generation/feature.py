@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import aiohttp
 
 from gpugate.api.generation import GenerationApi
 from gpugate.config import Settings
+from gpugate.fleet import Fleet
 from gpugate.generation.code_assist import SYSTEM, CodeAssist, CodeStream
 from gpugate.generation.comfyui import ComfyUIBackend
 from gpugate.generation.fantasy import FantasyService
@@ -15,8 +14,6 @@ from gpugate.generation.images import ImageService
 from gpugate.generation.stories import StoryService
 from gpugate.generation.text_model import OllamaTextModel
 from gpugate.generation.workflows import Workflows
-from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.proxy.forwarder import UpstreamPools
 from gpugate.proxy.request_context import BodyLimits
 from gpugate.relay.relay import Relay
 
@@ -25,10 +22,8 @@ def generation_api(
     settings: Settings,
     workflows: Workflows,
     *,
-    lifecycle: Lifecycle,
+    fleet: Fleet,
     session: aiohttp.ClientSession,
-    pools: UpstreamPools,
-    require: Callable[[str | None, str], None],
 ) -> GenerationApi:
     """Make the services with the models and workflows of the settings, and their endpoints."""
     models, comfyui = settings.models, settings.comfyui
@@ -36,14 +31,14 @@ def generation_api(
     stories = StoryService(texts, models.vision, models.story)
     pictures = ImageService(ComfyUIBackend(session, comfyui.poll_interval, comfyui.timeout), workflows)
     return GenerationApi(
-        lifecycle=lifecycle,
+        fleet=fleet,
+        picture_pod=fleet.named(comfyui.pod) if comfyui.pod else fleet.first,
         texts=texts,
         coding=CodeAssist(models.code, models.code_system or SYSTEM),
-        code_stream=CodeStream(Relay(), pools),
+        code_stream=CodeStream(Relay()),
         stories=stories,
         images=pictures,
         fantasies=FantasyService(stories, pictures),
         limits=BodyLimits(settings.server.max_body, settings.server.body_timeout),
         heartbeat_s=settings.queue.heartbeat,
-        require=require,
     )

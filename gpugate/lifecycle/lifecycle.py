@@ -48,7 +48,7 @@ from gpugate.core.events import (
 from gpugate.core.idle_policy import IdlePolicy
 from gpugate.core.machine import PodMachine
 from gpugate.core.policy import Policy
-from gpugate.core.request_queue import BudgetVerdict
+from gpugate.core.request_queue import BodyBudget, BudgetVerdict
 from gpugate.core.states import (
     BackingOff,
     CallingStart,
@@ -81,7 +81,7 @@ from gpugate.lifecycle.status import (
     WaitProgress,
     WakeRefused,
 )
-from gpugate.provider_api import Price
+from gpugate.provider_api import MAIN_POD, Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
 IN_FLIGHT_INTERVAL_S = 0.25
@@ -162,6 +162,8 @@ class Lifecycle:
         boottime: the clock that is never set; durations of sessions are measured with it.
         random_fraction: in [0, 1), for the jitter of retries.
         idle_policy: None: the fixed `policy.idle_timeout`.
+        name: the pod's, in its status.
+        bodies: what requests that wait may keep, where several pods share it; None: `policy.max_bytes`.
         on_failure: called once when `failure` is set; `close` has to follow.
     """
 
@@ -183,6 +185,8 @@ class Lifecycle:
         random_fraction: Callable[[], float] = random.random,
         on_crash: CrashHandler = report_to_loop,
         on_failure: Callable[[], None] = lambda: None,
+        name: str = MAIN_POD,
+        bodies: BodyBudget | None = None,
     ) -> None:
         self.serving: ServingPod | None = None
         self.failure: BaseException | None = None
@@ -202,7 +206,7 @@ class Lifecycle:
         self._last_ticket = 0
         self._leases = LeaseTable(self._recorder)
         observations = PodObservations(wall, boottime, fallback_price)
-        self._status = StatusBuilder(self._names, observations, start_times or StartTimes())
+        self._status = StatusBuilder(name, self._names, observations, start_times or StartTimes())
         self._runner = CommandRunner(
             machine=MachineLink(
                 on_event=self._process_event,
@@ -228,6 +232,7 @@ class Lifecycle:
             self._runner.restored_stops,
             idle_policy,
             self._runner.inherited_sessions,
+            bodies,
         )
         self._machine.wake_refusal = self._wake_refusal
         self._last = self._machine.snapshot()

@@ -152,8 +152,9 @@ class StatusBuilder:
     """Builds `PodStatus`; remembers since when the status has been the same, and how long starts take."""
 
     def __init__(
-        self, provider_names: Sequence[str], observations: PodObservations, start_times: StartTimes
+        self, pod: str, provider_names: Sequence[str], observations: PodObservations, start_times: StartTimes
     ) -> None:
+        self._pod = pod
         self._names = tuple(provider_names)
         self._observations = observations
         self._start_times = start_times
@@ -189,6 +190,7 @@ class StatusBuilder:
         observations, session = self._observations, self._session(machine)
         ready_in = self.ready_in(machine, now, model)
         return PodStatus(
+            pod=self._pod,
             status=machine.status,
             provider=self._names[machine.shown_provider],
             pod_id=session.report.pod_id if session else None,
@@ -413,7 +415,7 @@ class EventBus:
 class PodEventBus(EventBus):
     """The events of one pod, for its own listeners and then for those of `all_pods`, which hear every pod.
 
-    Each event gets the pod's name here, so that the lifecycle need not know it.
+    Each event gets the pod's name here.
     """
 
     def __init__(

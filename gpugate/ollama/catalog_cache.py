@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import unquote
@@ -224,6 +224,10 @@ class CatalogCache:
         """Take a model as one of the pod's until the next list: it is being pulled, created or copied."""
         if model is not None and len(model) <= MAX_MODEL_NAME and len(self._coming) < MAX_COMING:
             self._coming.add(bodies.canonical(model))
+
+    def has(self, names: Set[str]) -> bool:
+        """Say whether the pod had one of these models, by their canonical names, when it was last asked."""
+        return any(not known.isdisjoint(names) for known in self._names.values())
 
     def lacks(self, model: str) -> bool:
         """Say whether the pod that a start tries first is known not to have this model."""

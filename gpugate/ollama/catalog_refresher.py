@@ -24,6 +24,11 @@ WRITE_PAUSE_S = 1.0
 MOST_TRIES = 3
 """How often a `show` that fails is asked for, until the model changes or the pod becomes ready again."""
 
+LIST_LIMIT_S = 3.0
+"""How long one pod may take for its part of a list of all pods' models."""
+
+_LIST_PATHS = {"tags": "/api/tags", "v1/models": "/v1/models", "ps": "/api/ps"}
+
 _PATHS = {
     "version": "/api/version",
     "status": "/api/status",
@@ -93,6 +98,23 @@ class CatalogRefresher:
         """
         if model is not None and self._serving() is None and self.catalog.refuses(model):
             raise ModelNotFound(model, failure)
+
+    async def current_list(self, kind: str) -> bytes:
+        """Return a list as of now: the pod's own, if it serves and answers in time, else the remembered one.
+
+        Args:
+            kind: "tags", "v1/models" or "ps".
+        """
+        path = _LIST_PATHS[kind]
+        if (pod := self._serving()) is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LIST_LIMIT_S):
+                    body = await self._fetch(pod.endpoints["ollama"], path, None)
+                    if body is not None:
+                        return body
+        remembered = self.catalog.answer("GET", path)
+        assert remembered is not None
+        return remembered.body
 
     def on_event(self, event: LifecycleEvent) -> None:
         """Watch a pod that serves, as long as it does."""

@@ -83,6 +83,21 @@ def entries_of(kind: str, document: Document) -> list[Entry]:
     return entries if isinstance(entries, list) else []
 
 
+def union(kind: str, bodies: Iterable[bytes]) -> bytes:
+    """Return one body of "tags", "ps" or "v1/models" with the entries of all; what is no list is left out.
+
+    Of models of one name the first is listed, except of those that run: two pods may have loaded one.
+    """
+    listed = "tags" if kind == "ps" else kind
+    entries: dict[object, Entry] = {}
+    for body in bodies:
+        document = parse(body)
+        for entry in entries_of(listed, document) if document and is_good(listed, document) else ():
+            entries.setdefault(len(entries) if kind == "ps" else canonical(name_of(listed, entry)), entry)
+    whole = {"object": "list", "data": [*entries.values()]}
+    return orjson.dumps(whole if kind == "v1/models" else {"models": [*entries.values()]})
+
+
 def name_of(kind: str, entry: Entry) -> str:
     """Return the model's name in an entry of "tags" or "v1/models"."""
     return str(entry["name" if kind == "tags" else "id"])

@@ -5,6 +5,7 @@ See docs/api.md#what-wakes-the-pod. The route decides; a body is only parsed whe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -22,12 +23,15 @@ from gpugate.errors import (
     RequestError,
     UpstreamBroken,
 )
+from gpugate.fleet import POD_HEADER, Fleet, FleetPod
 from gpugate.lifecycle.leased_call import AttemptFailed
-from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.ollama.catalog_cache import CatalogCache, cache_key
+from gpugate.ollama.catalog_cache import cache_key
+from gpugate.ollama.catalog_responses import union
 from gpugate.ollama.progress_lines import THINKING, ProgressLines
 from gpugate.ollama.routes import COUNT_TOKENS, Route, RouteKind
 from gpugate.ollama.validation import (
+    JSON,
+    PLAIN_JSON,
     BodyFields,
     LocalResponse,
     OllamaBody,
@@ -40,7 +44,6 @@ from gpugate.ollama.validation import (
 )
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import Dialect
-from gpugate.proxy.forwarder import Forwarder
 from gpugate.proxy.heartbeat import Heartbeat
 from gpugate.proxy.request_context import BodyLimits, RequestContext, read_body, whole_body
 from gpugate.relay.relay import PacedBody
@@ -51,32 +54,18 @@ from gpugate.relay.transport import detect_disconnect
 _EMBEDS = frozenset({"embed", "embeddings", "v1/embeddings"})
 _NEEDS_MODEL = frozenset({"delete", "copy", "push"})
 _MAKES_MODELS = frozenset({"pull", "create", "copy"})
+_LISTS = frozenset({"tags", "v1/models", "ps"})
 _NO_TOKENS = "the engine counts no tokens"
 
 
 class OllamaHandlers:
     """Handles every path under `/`, `/api` and `/v1` that is not gpugate's own."""
 
-    def __init__(
-        self,
-        *,
-        lifecycle: Lifecycle,
-        forwarder: Forwarder,
-        catalog: CatalogCache,
-        limits: BodyLimits,
-        heartbeat_s: float,
-        shows_progress: bool,
-        changed: Callable[[], None],
-        require: Callable[[str | None, str], None],
-    ) -> None:
-        self._lifecycle = lifecycle
-        self._forwarder = forwarder
-        self._catalog = catalog
+    def __init__(self, fleet: Fleet, limits: BodyLimits, *, heartbeat_s: float, shows_progress: bool) -> None:
+        self._fleet = fleet
         self._limits = limits
         self._heartbeat_s = heartbeat_s
         self._shows_progress = shows_progress
-        self._changed = changed
-        self._require = require
         self._handlers: dict[RouteKind, Callable[[RequestContext, Route], Awaitable[web.StreamResponse]]] = {
             RouteKind.COMPUTE: self._compute,
             RouteKind.ADMIN: self._admin,
@@ -98,6 +87,19 @@ class OllamaHandlers:
         """
         return self._handlers[route.kind](context, route)
 
+    def _pod_for(self, context: RequestContext, body: OllamaBody | None = None) -> FleetPod:
+        """Return the pod that serves a request; the body is not parsed where there is one pod.
+
+        Raises:
+            PathNotFound: the request names a pod that there is not.
+        """
+        name = context.request.headers.get(POD_HEADER)
+        if name is not None:
+            return self._fleet.named(name)
+        if self._fleet.only is not None or body is None:
+            return self._fleet.first
+        return self._fleet.pod_for(body.fields.origin or body.fields.model)
+
     # --- what wakes the pod -------------------------------------------------------------------
 
     async def _compute(self, context: RequestContext, route: Route) -> web.StreamResponse:
@@ -109,26 +111,27 @@ class OllamaHandlers:
         (3) Everything else gets a lease. On the hot path (a pod serves) the body is not parsed.
         """
         body = await self._read(context, route)
+        pod = self._pod_for(context, body)
         model = body.model_to_unload
         if model is not None:
-            return await self._unload(context, route, body, model)  # (1)
-        if self._lifecycle.serving is None:  # (2)
+            return await self._unload(context, route, pod, body, model)  # (1)
+        if pod.lifecycle.serving is None:  # (2)
             if error := body.fields.error:
                 return _respond(context, error)
-            self._require(body.fields.model, "")
-        return await self._forward_leased(context, route, body)  # (3)
+            pod.catalog.require(body.fields.model)
+        return await self._forward_leased(context, route, pod, body)  # (3)
 
     async def _unload(
-        self, context: RequestContext, route: Route, body: OllamaBody, model: str
+        self, context: RequestContext, route: Route, pod: FleetPod, body: OllamaBody, model: str
     ) -> web.StreamResponse:
         """Pass an unload request to a pod that serves; otherwise nothing is loaded, and that is the answer.
 
         Neither wakes the pod nor resets its idle timer.
         """
-        pod = self._lifecycle.serving
-        if pod is not None:
+        serving = pod.lifecycle.serving
+        if serving is not None:
             try:
-                return await self._forwarder.forward_unleased(context, pod, route.upstream_path, body.raw)
+                return await pod.forwarder.forward_unleased(context, serving, route.upstream_path, body.raw)
             except AttemptFailed:
                 pass
         return _respond(context, unload_response(route.api or "generate", model, datetime.now(UTC)))
@@ -138,33 +141,35 @@ class OllamaHandlers:
         if route.streamed_body:
             with detect_disconnect(context.request.transport):
                 upload = PacedBody(context.request.content, self._limits.timeout_s)
-                return await self._forward_leased(context, route, upload)
+                return await self._forward_leased(context, route, self._pod_for(context), upload)
         body = await self._read(context, route)
-        if self._lifecycle.serving is None and (error := body.fields.error):
+        pod = self._pod_for(context, body)
+        if pod.lifecycle.serving is None and (error := body.fields.error):
             return _respond(context, error)
-        if route.api in _NEEDS_MODEL and self._lifecycle.serving is None:
-            self._require(body.fields.model, "")
+        if route.api in _NEEDS_MODEL and pod.lifecycle.serving is None:
+            pod.catalog.require(body.fields.model)
         makes = body.fields.makes if route.api in _MAKES_MODELS else None
-        self._catalog.expect(makes)
+        catalog = pod.catalog.catalog
+        catalog.expect(makes)
         try:
-            return await self._forward_leased(context, route, body)
+            return await self._forward_leased(context, route, pod, body)
         finally:
             if makes is not None or route.api == "delete":
-                self._catalog.expect(makes)
-                self._catalog.invalidate(makes or body.fields.model)
+                catalog.expect(makes)
+                catalog.invalidate(makes or body.fields.model)
 
     async def _forward_leased(
-        self, context: RequestContext, route: Route, body: OllamaBody | PacedBody
+        self, context: RequestContext, route: Route, pod: FleetPod, body: OllamaBody | PacedBody
     ) -> web.StreamResponse:
         """Forward under a lease. The body is parsed now only if the request waits or has a heartbeat."""
         fields = None
         shows_progress = self._shows_progress and route.api in THINKING
-        needs_fields = self._lifecycle.serving is None or self._heartbeat_s or shows_progress
+        needs_fields = pod.lifecycle.serving is None or self._heartbeat_s or shows_progress
         if needs_fields and isinstance(body, OllamaBody):
             fields = body.fields
-        heartbeat = self._new_heartbeat(context, route, fields)
+        heartbeat = self._new_heartbeat(context, route, pod, fields)
         model, load = _load_of(route, fields)
-        with self._lifecycle.acquire(
+        with pod.lifecycle.acquire(
             model=model,
             load=load,
             user=subject_of(context.user),
@@ -176,21 +181,21 @@ class OllamaHandlers:
             if fields is None and isinstance(body, OllamaBody):
                 lease.model_hint = lambda: _load_of(route, body.fields)
             try:
-                return await self._forwarder.forward(context, route.upstream_path, body, lease, heartbeat)
+                return await pod.forwarder.forward(context, route.upstream_path, body, lease, heartbeat)
             except GateError as error:
                 if heartbeat is None or not heartbeat.headers_sent:
                     raise
                 return heartbeat.finish_with_error(error)
 
     def _new_heartbeat(
-        self, context: RequestContext, route: Route, fields: BodyFields | None
+        self, context: RequestContext, route: Route, pod: FleetPod, fields: BodyFields | None
     ) -> Heartbeat | None:
         if fields is None or fields.stream is None:
             return None
         lines = None
         if self._shows_progress and route.api in THINKING and fields.stream and not fields.no_thinking:
             write = THINKING[route.api](fields.model or "", context.request_id)
-            lines = ProgressLines(self._lifecycle.progress_of, write)
+            lines = ProgressLines(pod.lifecycle.progress_of, write)
         if self._heartbeat_s <= 0 and lines is None:
             return None
         return Heartbeat(context, self._heartbeat_s, streams=fields.stream, lines=lines)
@@ -200,7 +205,7 @@ class OllamaHandlers:
         request = context.request
         body = whole_body(request, self._limits)
         if body is None:
-            with self._lifecycle.reading_body() as hold:
+            with self._fleet.reading_body() as hold:
                 body = await read_body(request, self._limits, hold)
         return OllamaBody(route, request.headers, body)
 
@@ -209,44 +214,44 @@ class OllamaHandlers:
     async def _metadata(self, context: RequestContext, route: Route) -> web.StreamResponse:
         """Ask a pod that serves; otherwise, or if that fails, answer from the catalogue."""
         body = OllamaBody(route, context.request.headers, await read_body(context.request, self._limits))
-        path, pod = route.upstream_path, self._lifecycle.serving
+        if route.api in _LISTS and self._fleet.only is None and POD_HEADER not in context.request.headers:
+            return _respond(context, await self._list_of_all(route.api))
+        path, pod = route.upstream_path, self._pod_for(context, body)
         trouble = ""
-        if pod is not None:
+        if (serving := pod.lifecycle.serving) is not None:
             key = cache_key(context.method, path, body)
-            capture = partial(self._store, key) if key is not None else None
+            capture = partial(_store, pod, key) if key is not None else None
             try:
-                return await self._forwarder.forward_unleased(context, pod, path, body.raw, capture)
+                return await pod.forwarder.forward_unleased(context, serving, path, body.raw, capture)
             except AttemptFailed as failed:
                 trouble = str(failed)  # a cached response is better than an error
         if error := body.fields.error:
             return _respond(context, error)
-        cached = self._catalog.answer(context.method, path, body.fields)
+        cached = pod.catalog.catalog.answer(context.method, path, body.fields)
         if cached is None:
-            raise UpstreamBroken(trouble) if trouble else self._pod_is_off()
+            raise UpstreamBroken(trouble) if trouble else _pod_is_off(pod)
         return _respond(context, cached)
 
-    def _pod_is_off(self) -> PodStopped:
-        message = "the pod is not running, and this does not wake it"
-        return PodStopped(message, retry_after_s=self._lifecycle.ready_in_s())
-
-    def _store(self, key: tuple[str, str], captured: CapturedBody) -> None:
-        if not captured.content_encoding and self._catalog.store(*key, captured.body):
-            self._changed()
+    async def _list_of_all(self, kind: str) -> LocalResponse:
+        """Return the union of the pods' lists, in the file's order."""
+        lists = await asyncio.gather(*(pod.catalog.current_list(kind) for pod in self._fleet))
+        return LocalResponse(200, PLAIN_JSON if kind == "v1/models" else JSON, union(kind, lists))
 
     async def _pass_through(self, context: RequestContext, route: Route) -> web.StreamResponse:
         """Pass on what neither computes nor is known here, while a pod serves; that is no use of the pod."""
         counts_tokens = route.api == COUNT_TOKENS
+        if self._fleet.only is not None and self._fleet.only.lifecycle.serving is None:
+            raise PathNotFound(_NO_TOKENS) if counts_tokens else _pod_is_off(self._pod_for(context))
+        body = OllamaBody(route, context.request.headers, await read_body(context.request, self._limits))
+        pod = self._pod_for(context, body)
         # Made where it is raised: a variable that holds an error makes a cycle, which keeps a token alive.
-        absent = partial(PathNotFound, _NO_TOKENS) if counts_tokens else self._pod_is_off
-        if self._lifecycle.serving is None:
-            raise absent()
-        body = await read_body(context.request, self._limits)
-        if (pod := self._lifecycle.serving) is None:  # by now
+        absent = partial(PathNotFound, _NO_TOKENS) if counts_tokens else partial(_pod_is_off, pod)
+        if (serving := pod.lifecycle.serving) is None:
             raise absent()
         intercept = _is_not_found if counts_tokens else None
         try:
-            return await self._forwarder.forward_unleased(
-                context, pod, route.upstream_path, body, intercept=intercept
+            return await pod.forwarder.forward_unleased(
+                context, serving, route.upstream_path, body.raw, intercept=intercept
             )
         except ResponseIntercepted as answer:
             raise absent() from answer
@@ -273,6 +278,16 @@ class OllamaHandlers:
 
     async def _nothing(self, context: RequestContext, route: Route) -> web.StreamResponse:
         raise PathNotFound
+
+
+def _pod_is_off(pod: FleetPod) -> PodStopped:
+    message = "the pod is not running, and this does not wake it"
+    return PodStopped(message, retry_after_s=pod.lifecycle.ready_in_s())
+
+
+def _store(pod: FleetPod, key: tuple[str, str], captured: CapturedBody) -> None:
+    if not captured.content_encoding and pod.catalog.catalog.store(*key, captured.body):
+        pod.catalog.changed()
 
 
 def _is_not_found(head: Head) -> bool:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from html import escape
 from http import HTTPStatus
+from urllib.parse import unquote
 
 import orjson
 from attrs import evolve, field, frozen
@@ -69,6 +70,7 @@ class BodyFields:
         show_key: of `/api/show`: the model's canonical name, with " verbose" behind it if that is asked for.
         load: of a request that loads its model: what makes Ollama load it anew where it differs.
         makes: of a pull, create or copy: the model that there will be.
+        origin: of a create: the model that it is made from.
         is_plain_show: of `/api/show`: nothing but the name and `verbose` is given, so the answer may be kept.
         error: the refusal that Ollama would give without looking at its models.
     """
@@ -81,6 +83,7 @@ class BodyFields:
     show_key: str | None = None
     load: Document = field(factory=dict)
     makes: str | None = None
+    origin: str | None = None
     is_plain_show: bool = False
     error: LocalResponse | None = None
 
@@ -232,6 +235,8 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
     (3) A body without a model is refused, if the endpoint is known.
     (4) Everything else is read; fields of unexpected types are left to Ollama.
     """
+    if route.api == "v1/model":
+        return BodyFields(unquote(route.upstream_path.removeprefix("/v1/models/")))
     if route.streamed_body or not _is_plain(headers):
         return BodyFields()
     endpoint = _ENDPOINTS.get(route.api) if route.api is not None else None
@@ -264,6 +269,7 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
         show_key=_show_key(model, fields) if route.api == "show" else None,
         load=_load_fields(fields) if route.api in _TAKES_OPTIONS else {},
         makes=_text(fields.get("destination")) if route.api == "copy" else model or None,
+        origin=_text(fields.get("from")).strip() or None if route.api == "create" else None,
         is_plain_show=fields.keys() <= {"model", "name", "verbose"},
     )
 

@@ -6,7 +6,7 @@ When the clock is put forward over a time, it fires once, right after; a time th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -61,19 +61,22 @@ def _instant(wall: datetime, zone: ZoneInfo) -> datetime:
 
 
 class ScheduleRunner:
-    """Starts the pod at the times of the schedules, and raises an alarm where it does not come up.
+    """Starts one pod at the times of the schedules, and raises an alarm where it does not come up.
 
     Args:
+        pods: the values of a schedule's `pod` that mean this pod.
         wall: the wall clock, aware.
     """
 
     def __init__(
         self,
+        pods: Collection[str],
         lifecycle: Lifecycle,
         events: EventBus,
         wall: Callable[[], datetime],
         on_crash: CrashHandler | None = None,
     ) -> None:
+        self._pods = pods
         self._lifecycle = lifecycle
         self._events = events
         self._wall = wall
@@ -86,13 +89,14 @@ class ScheduleRunner:
         self._task: Supervised | None = None
 
     def replace(self, schedules: Iterable[Schedule], default_zone: str) -> None:
-        """Put these schedules in force, from now on."""
+        """Put those of these schedules that mean this pod in force, from now on."""
         if self._task is not None:
             self.fire_due()
         self._since = self._wall()
         self._schedules = [
             (f"schedule {number} ({one.cron})", one, ZoneInfo(one.timezone or default_zone))
             for number, one in enumerate(schedules, 1)
+            if one.pod in self._pods
         ]
         self._replaced.set()
 

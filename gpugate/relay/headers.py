@@ -4,7 +4,7 @@ A forwarded line keeps its place, its case and its bytes. Hop-by-hop headers are
 (RFC 9110 section 7.6.1), and so is what a pod says of its own origin (`is_for_clients`). The client's
 credentials for the gateway (`Authorization`, `X-Api-Key`, `Cookie`) are not sent upstream, nor copies of them
 or of the URL, which may hold a path token, by a reverse proxy or a browser; nor is its `Origin`, which Ollama
-would refuse (docs/ollama.md#content-types-and-headers).
+would refuse (docs/ollama.md#content-types-and-headers), nor `X-Gpugate-Pod`, which is for the gateway.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from attrs import frozen
 from gpugate.relay.response_parser import BodyEnd, Head, is_for_clients, tokens
 
 _NOT_FORWARDED = frozenset(
-    b"authorization connection content-length cookie expect host keep-alive origin te trailer "
+    b"authorization connection content-length cookie expect host x-gpugate-pod keep-alive origin te trailer "
     b"transfer-encoding upgrade x-api-key "
     b"api-key x-forwarded-access-token x-forwarded-authorization x-original-authorization "
     b"referer x-forwarded-uri x-original-uri x-original-url x-rewrite-url".split()

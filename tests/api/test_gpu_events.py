@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 
@@ -17,20 +17,20 @@ from gpugate.api import gpu
 from gpugate.api.gpu import SseBroadcaster
 from gpugate.lifecycle.status import BudgetThresholdCrossed, QueueChanged
 
-Present = Callable[[], Awaitable[object]]
+Present = Callable[[], Awaitable[Sequence[object]]]
 
 
 def waiting(number: int) -> QueueChanged:
     return QueueChanged(waiting=number, in_flight=0)
 
 
-async def nothing() -> object:
-    return {"status": "STOPPED"}
+async def nothing() -> Sequence[object]:
+    return [{"status": "STOPPED"}]
 
 
 @pytest.fixture
 async def hub():
-    hub = SseBroadcaster(lambda: None, nothing)
+    hub = SseBroadcaster({})
     yield hub
     await hub.aclose()
 
@@ -62,16 +62,16 @@ async def reading(hub: SseBroadcaster, present: Present = nothing, last_id: str 
 async def test_news_while_the_present_state_is_asked_for(hub):
     """Is in that state already, so it is not told again behind it."""
 
-    async def busy() -> object:
+    async def busy() -> Sequence[object]:
         hub.on_event(waiting(1))
-        return {"status": "STARTING"}
+        return [{"status": "STARTING"}]
 
     async with reading(hub, busy) as following:
         first = await following()
         hub.on_event(waiting(2))
         second = await following()
     assert ("state", "queue") == (first["event"], second["event"])
-    assert '{"waiting":2,"in_flight":0}' == second["data"]
+    assert '{"pod":"main","waiting":2,"in_flight":0}' == second["data"]
     assert ["1", "2"] == [event["id"].partition("-")[2] for event in (first, second)]
 
 
@@ -88,7 +88,7 @@ async def test_reader_that_lags(hub, monkeypatch):
     assert 3 <= len(seen) < 10
     async with reading(hub, last_id=seen[-1]["id"]) as following:
         for number in range(len(seen), 10):
-            assert f'{{"waiting":{number},"in_flight":0}}' == (await following())["data"]
+            assert f'{{"pod":"main","waiting":{number},"in_flight":0}}' == (await following())["data"]
 
 
 async def test_too_long_away(hub, monkeypatch):
@@ -108,7 +108,7 @@ async def test_nothing_missed(hub):
         last = (await following())["id"]
     async with reading(hub, last_id=last) as following:
         hub.on_event(waiting(2))
-        assert '{"waiting":2,"in_flight":0}' == (await following())["data"]
+        assert '{"pod":"main","waiting":2,"in_flight":0}' == (await following())["data"]
 
 
 async def test_end(hub):

@@ -195,10 +195,15 @@ class House:
         """Leases that are out."""
         return len(self.gateway.lifecycle._machine.queue.leases)
 
+    @property
+    def idle_since(self) -> float | None:
+        """When the last lease ended, by the loop's clock; None while one is out."""
+        return self.gateway.lifecycle._machine.queue.idle_since
+
     def idle_for(self) -> float | None:
         """Seconds since the last lease ended, as the idle clock has it."""
-        quiet = self.gateway.lifecycle._machine.queue.idle_since
-        return None if quiet is None else asyncio.get_running_loop().time() - quiet
+        since = self.idle_since
+        return None if since is None else asyncio.get_running_loop().time() - since
 
 
 def part_of(gateway: Gateway, kind: type[T]) -> T:

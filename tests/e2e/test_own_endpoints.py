@@ -89,6 +89,8 @@ class TestStatus:
         answer = await house.ask("GET", "/api/v1/gpu/status")
         assert_envelope(answer)
         data = answer.json["data"]
+        pods = data.pop("pods")
+        assert [("main", STATUS_FIELDS)] == [(one.pop("pod"), set(one)) for one in pods]
         assert STATUS_FIELDS == set(data)
         assert ("STOPPED", "fake", 0, 0) == tuple(
             data[name] for name in ("status", "provider", "waiting", "in_flight")
@@ -156,7 +158,7 @@ class TestStatus:
         cloud.fail("inspect", *[Transient("no route")] * 50)
         async with open_house(tmp_path, ollama, cloud) as house:
             lifecycle = house.gateway.lifecycle
-            monkeypatch.setattr(lifecycle, "status", lambda: type(lifecycle).status(lifecycle, 0.05))
+            monkeypatch.setattr(lifecycle, "status", lambda _: type(lifecycle).status(lifecycle, 0.05))
             answer = await house.ask("GET", "/api/v1/gpu/status")
             assert (503, "PROVIDER_UNAVAILABLE") == (answer.status, answer.json["error"]["code"])
             assert "Retry-After" in answer.headers
@@ -576,7 +578,7 @@ class TestEvents:
         """Then every step of the pod's life."""
         async with events_of(house) as following:
             kind, data, _ = await following()
-            assert ("state", STATUS_FIELDS, "STOPPED") == (kind, set(data), data["status"])
+            assert ("state", {*STATUS_FIELDS, "pod"}, "STOPPED") == (kind, set(data), data["status"])
             await house.chat()
             await house.stop()
             steps, kinds = [], set()
@@ -637,7 +639,7 @@ class TestEvents:
         """The present state, as for a newcomer."""
         async with events_of(house, last) as following:
             kind, data, _ = await following()
-            assert ("state", STATUS_FIELDS) == (kind, set(data))
+            assert ("state", {*STATUS_FIELDS, "pod"}) == (kind, set(data))
 
     async def test_readers_that_left(self, house: House):
         """Are forgotten."""

@@ -93,7 +93,7 @@ class Stage:
 
     def runner(self, *schedules: Schedule) -> ScheduleRunner:
         """A runner with these schedules, in UTC."""
-        made = ScheduleRunner(self.lifecycle, self.bus, lambda: self.now)  # type: ignore[arg-type]
+        made = ScheduleRunner(("", "main"), self.lifecycle, self.bus, lambda: self.now)  # type: ignore[arg-type]
         made.replace(schedules, "UTC")
         return made
 

@@ -1,0 +1,219 @@
+"""The part of the composition root that makes one pod with all that is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from attrs import frozen
+
+from gpugate.billing.ledger import Ledger
+from gpugate.billing.recorder import SessionRecorder
+from gpugate.billing.start_times import StartTimes
+from gpugate.clock import boot_id, boottime
+from gpugate.config import Settings, provider_config
+from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of
+from gpugate.config.schema import PodSettings
+from gpugate.core.idle_policy import LearnedIdlePolicy
+from gpugate.core.request_queue import BodyBudget
+from gpugate.core.states import StateName
+from gpugate.errors import LedgerError
+from gpugate.fleet import FleetPod
+from gpugate.lifecycle.dead_man_switch import SwitchRenewer
+from gpugate.lifecycle.lifecycle import Lifecycle
+from gpugate.lifecycle.pod_calls import OllamaPodClient
+from gpugate.lifecycle.provider_worker import ConfiguredProvider
+from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
+from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, PodEventBus, StateChanged
+from gpugate.observability.log import log_crash
+from gpugate.ollama.catalog_refresher import CatalogRefresher
+from gpugate.operation.wake_rules import wake_policy
+from gpugate.provider_api import MAIN_POD, Provider
+from gpugate.proxy.forwarder import Forwarder, UpstreamPools
+from gpugate.relay.relay import Relay
+
+POD_LIVES = frozenset(
+    {
+        StateName.WARMING,
+        StateName.PULLING,
+        StateName.PRELOADING,
+        StateName.READY,
+        StateName.DRAINING,
+    }
+)
+"""States in which an exchange with the pod may be under way."""
+
+LEARNED_SESSIONS = 200
+"""From how many sessions of the ledger is learned how long starts take."""
+
+
+@frozen(kw_only=True)
+class PodBuilder:
+    """Makes pods out of what they share.
+
+    Attributes:
+        find: returns the class of a provider's name.
+        state: the folder of `state.dir`.
+        events: the bus of all pods.
+        bodies: what the requests that wait may keep, in all pods together.
+        wall: the wall clock, aware.
+        alarm, warn: take a line for the log.
+        on_failure: called with the pod's name when its lifecycle has failed.
+        resources: closes what the pods leave open.
+    """
+
+    settings: Settings
+    find: Callable[[str], type[Provider]]
+    session: aiohttp.ClientSession
+    state: Path
+    ledger: Ledger
+    events: EventBus
+    bodies: BodyBudget
+    wall: Callable[[], datetime]
+    alarm: Callable[[str], None]
+    warn: Callable[[str], None]
+    on_failure: Callable[[str], None]
+    resources: AsyncExitStack
+
+    async def build(self, pod: PodSettings) -> FleetPod:
+        """Make one pod; nothing of it runs before its lifecycle is opened.
+
+        Raises:
+            SettingsError: a provider is not installed, or its section is wrong.
+        """
+        kinds = {name: self.find(name) for name in pod.pod.provider}
+        configs = {
+            name: provider_config(self.settings, name, kind.Config, pod) for name, kind in kinds.items()
+        }
+        providers = [self._provider(pod, name, kind, configs[name]) for name, kind in kinds.items()]
+        recorder = await self._recorder(pod)
+        events = PodEventBus(pod.name, self.events, [recorder.on_event], log_crash)
+        client = OllamaPodClient(self.session, pod.pod.health_path)
+        lifecycle = await self._lifecycle(pod, providers, recorder, events, client)
+        catalog = self._catalog(pod, configs, providers, client, lifecycle)
+        pools = UpstreamPools()
+        self.resources.callback(pools.close)
+        for listener in (catalog.on_event, abort_exchanges(pools)):
+            events.subscribe(listener)
+        return FleetPod(
+            settings=pod,
+            providers=providers,
+            lifecycle=lifecycle,
+            events=events,
+            recorder=recorder,
+            catalog=catalog,
+            client=client,
+            pools=pools,
+            forwarder=Forwarder(lifecycle, Relay(), pools),
+        )
+
+    def folder_of(self, pod: str) -> Path:
+        """Return the folder for what one pod keeps: `state.dir` itself for the pod of `[pod]`."""
+        return self.state if pod == MAIN_POD else self.state / "pods" / pod
+
+    def _provider(self, pod: PodSettings, name: str, kind: type[Provider], config: Any) -> ConfiguredProvider:
+        provider = kind(config, self.session)
+        provider.pod_name = pod.name
+        return ConfiguredProvider(name, provider)
+
+    async def _recorder(self, pod: PodSettings) -> SessionRecorder:
+        recorder = SessionRecorder(
+            self.ledger,
+            pod=pod.name,
+            pods=[one.name for one in self.settings.pods],
+            fallback=fallback_price_of(self.settings),
+            wall=self.wall,
+            boottime=boottime,
+            boot_id=boot_id(),
+            alarm=self.alarm,
+            on_crash=log_crash,
+        )
+        await recorder.open(pod.pod.provider)
+        self.resources.push_async_callback(recorder.aclose)
+        return recorder
+
+    async def _lifecycle(
+        self,
+        pod: PodSettings,
+        providers: Sequence[ConfiguredProvider],
+        recorder: SessionRecorder,
+        events: PodEventBus,
+        client: OllamaPodClient,
+    ) -> Lifecycle:
+        learns, folder = pod.pod.idle_policy == "learned", self.folder_of(pod.name)
+        lifecycle = Lifecycle(
+            name=pod.name,
+            providers=providers,
+            pod=client,
+            policy=policy_of(self.settings, pod, [one.provider for one in providers]),
+            fallback_price=fallback_price_of(self.settings),
+            events=events,
+            pending_stops=PendingStopFile(folder / "unproved-stops.json", self.warn),
+            idle_policy=LearnedIdlePolicy(pod.pod.idle_timeout) if learns else None,
+            idle_history=IdleHistoryFile(folder / "habits.json", self.warn) if learns else None,
+            recorder=recorder,
+            start_times=await self._start_times(pod.name),
+            boottime=boottime,
+            bodies=self.bodies,
+            on_crash=log_crash,
+            on_failure=partial(self.on_failure, pod.name),
+        )
+        lifecycle.wake_policy = wake_policy(self.settings.wake, self.settings.cost.timezone, self.wall)
+        return lifecycle
+
+    async def _start_times(self, pod: str) -> StartTimes:
+        times = StartTimes()
+        with suppress(LedgerError):  # that is told where a session is written
+            times.add_sessions(reversed(await self.ledger.starts(LEARNED_SESSIONS, pod=pod)))
+        return times
+
+    def _catalog(
+        self,
+        pod: PodSettings,
+        configs: Mapping[str, Any],
+        providers: Sequence[ConfiguredProvider],
+        client: OllamaPodClient,
+        lifecycle: Lifecycle,
+    ) -> CatalogRefresher:
+        settings = self.settings.catalog
+        return CatalogRefresher(
+            settings.when_stopped,
+            settings.models,
+            self.folder_of(pod.name) / "catalog.json",
+            pulled=pod.pod.pull,
+            named=named_models(self.settings, pod, [one.provider for one in providers]),
+            pods=pods_of(pod, configs),
+            fetch=client.fetch,
+            serving=lambda: lifecycle.serving,
+            interval_s=pod.pod.reconcile_interval,
+            warn=self.warn,
+            on_crash=log_crash,
+        )
+
+
+def abort_exchanges(pools: UpstreamPools) -> EventListener:
+    """Break the exchanges with a pod that is gone; those under a lease have been told already."""
+
+    def on_event(event: LifecycleEvent) -> None:
+        if isinstance(event, StateChanged) and event.now not in POD_LIVES:
+            pools.abort()
+
+    return on_event
+
+
+def switch_renewer(pod: FleetPod, warn: Callable[[str], None]) -> SwitchRenewer | None:
+    """Return what renews the lease of a pod that stops itself without it; None where none is configured."""
+    if not pod.settings.pod.lease:
+        return None
+    return SwitchRenewer(
+        pod.settings.pod.lease,
+        pod.client.put_renewal,
+        lambda: None if (serving := pod.lifecycle.serving) is None else serving.endpoints["ollama"],
+        warn,
+        on_crash=log_crash,
+    )

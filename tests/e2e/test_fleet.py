@@ -1,0 +1,227 @@
+"""Three pods behind one gateway: which one wakes, what is listed, and that faults stay inside their pod."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from attrs import define, field
+from gpugate_demo.ollama import SimulatedOllama
+from gpugate_demo.store import Model
+from gpugate_testing.fakes import FakeCloud, Hang
+
+from gpugate.app import build
+from gpugate.config import load_settings
+from gpugate.gateway import Gateway
+from gpugate.provider_api import Phase
+from tests.e2e.support import QUICK, SOON, bearer, provider_of, words
+
+PODS = {"home": ["small:1b"], "large": ["big:70b"], "pictures": ["llava:13b", "small:1b"]}
+"""The models on each pod's disk."""
+
+
+@define
+class Street:
+    """A gateway, and the clouds and Ollamas of its pods by name."""
+
+    gateway: Gateway
+    clouds: Mapping[str, FakeCloud]
+    ollamas: Mapping[str, SimulatedOllama]
+    http: aiohttp.ClientSession
+    auth: dict[str, str] = field(factory=lambda: bearer(scope="chat pod cost admin"))
+
+    async def ask(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
+        """Status and JSON of an answer; of NDJSON the last line."""
+        headers = {**self.auth, **more.pop("headers", {})}
+        url = f"http://127.0.0.1:{self.gateway.port}{path}"
+        async with self.http.request(method, url, headers=headers, **more) as response:
+            lines = (await response.read()).splitlines()
+            return response.status, json.loads(lines[-1]) if lines else None
+
+    async def chat(self, model: str, pod: str | None = None) -> int:
+        """The status of a chat's answer."""
+        headers = {} if pod is None else {"X-Gpugate-Pod": pod}
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+        return (await self.ask("POST", "/api/chat", json=body, headers=headers))[0]
+
+    @property
+    def started(self) -> list[str]:
+        """The pods that were ever asked to start."""
+        return [name for name, cloud in self.clouds.items() if cloud.starts]
+
+    async def until_serving(self, name: str) -> None:
+        """Wait until this pod serves."""
+        async with asyncio.timeout(SOON):
+            while self.gateway.base.fleet.pods[name].lifecycle.serving is None:
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def street(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Street]:
+    """The three pods, all off; `large` and `pictures` have patterns."""
+    monkeypatch.setenv("GPUGATE_STATE_DIR", os.environ.get("GPUGATE_STATE_DIR", ""))
+    async with AsyncExitStack() as stack:
+        clouds, ollamas, kinds = {}, {}, {}
+        for name, models in PODS.items():
+            ollamas[name] = await stack.enter_async_context(models_on_disk(models))
+            clouds[name] = FakeCloud(boot_s=0.05, url=ollamas[name].url)
+            kinds[f"cloud-{name}"] = provider_of(clouds[name])
+        overrides = {
+            **{key: value for key, value in QUICK.items() if key != "pod.provider"},
+            "state.dir": str(tmp_path),
+            **{f"pods.{name}.provider": f"cloud-{name}" for name in PODS},
+            "pods.large.models": ["big*"],
+            "pods.pictures.models": ["llava"],
+        }
+        settings = load_settings(None, {}, overrides=overrides, complete=False)
+        gateway = await build(settings, find=kinds.__getitem__)
+        await gateway.open()
+        stack.push_async_callback(gateway.close)
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)))
+        yield Street(gateway, clouds, ollamas, http)
+
+
+def models_on_disk(names: list[str]) -> SimulatedOllama:
+    """An Ollama with these models."""
+    on_disk = [Model(name, 2_000_000_000, "llama", "3B") for name in names]
+    return SimulatedOllama(models=on_disk, reply=words())
+
+
+@pytest.mark.parametrize(
+    ("model", "header", "pod"),
+    [
+        ("small:1b", None, "home"),
+        ("big:70b", None, "large"),
+        ("big:7b", "large", "large"),
+        ("small:1b", "pictures", "pictures"),
+    ],
+)
+async def test_a_request_wakes_one_pod(street, model, header, pod):
+    """By its header, else by its model; no other pod is touched."""
+    status = await street.chat(model, header)
+    assert [pod] == street.started
+    assert (200 if model in PODS[pod] else 404) == status
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/v1/chat/completions", "/api/v1/story/generate"])
+async def test_unknown_pod_in_the_header(street, path):
+    """404 in the path's shape; wakes nothing."""
+    body = {"model": "small:1b", "prompt": "x", "messages": [{"role": "user", "content": "hi"}]}
+    status, answer = await street.ask("POST", path, json=body, headers={"X-Gpugate-Pod": "nowhere"})
+    assert 404 == status
+    assert "no such pod" in json.dumps(answer)
+    assert [] == street.started
+
+
+@pytest.mark.parametrize("path", ["/api/v1/gpu/start", "/api/v1/gpu/stop"])
+async def test_unknown_pod_in_the_query(street, path):
+    """404 NOT_FOUND; nothing is started or stopped."""
+    status, answer = await street.ask("POST", f"{path}?pod=nowhere")
+    assert (404, "NOT_FOUND") == (status, answer["error"]["code"])
+    assert [] == street.started
+
+
+async def test_the_header_is_not_forwarded(street):
+    """The pod sees nothing of it."""
+    await street.chat("small:1b", "home")
+    names = {name.lower() for seen in street.ollamas["home"].seen for name in seen.headers}
+    assert "x-gpugate-pod" not in names
+    assert "accept" in names
+
+
+async def test_start_and_stop_by_name(street):
+    """`?pod=` says which; without it the first one is meant."""
+    status, answer = await street.ask("POST", "/api/v1/gpu/start?pod=large")
+    assert 202 == status
+    await street.until_serving("large")
+    assert ["large"] == street.started
+    _, answer = await street.ask("GET", "/api/v1/gpu/status")
+    assert "STOPPED" == answer["data"]["status"]  # of the first one
+    assert [("home", "STOPPED"), ("large", "READY"), ("pictures", "STOPPED")] == [
+        (one["pod"], one["status"]) for one in answer["data"]["pods"]
+    ]
+    assert answer["data"].keys() | {"pod"} == answer["data"]["pods"][0].keys() | {"pods"}
+
+    assert 202 == (await street.ask("POST", "/api/v1/gpu/stop?pod=large"))[0]
+    assert 202 == (await street.ask("POST", "/api/v1/gpu/start"))[0]
+    await street.until_serving("home")
+    assert ["home", "large"] == street.started
+
+
+async def test_lists_are_the_union(street):
+    """In the file's order, each model once; those of a pod that has run once are remembered."""
+    for name in PODS:
+        await street.ask("POST", f"/api/v1/gpu/start?pod={name}")
+        await street.until_serving(name)
+    _, tags = await street.ask("GET", "/api/tags")
+    assert ["small:1b", "big:70b", "llava:13b"] == [entry["name"] for entry in tags["models"]]
+    _, models = await street.ask("GET", "/v1/models")
+    assert ["small:1b", "big:70b", "llava:13b"] == [entry["id"] for entry in models["data"]]
+    assert 200 == await street.chat("big:70b")
+    assert 200 == await street.chat("small:1b")
+    _, running = await street.ask("GET", "/api/ps")
+    assert {"small:1b", "big:70b"} == {entry["name"] for entry in running["models"]}
+
+
+async def test_a_provider_that_hangs(street):
+    """Delays its own pod only, also at boot and in the status."""
+    street.clouds["large"].fail("start", Hang(3600))
+    hanging = asyncio.ensure_future(street.chat("big:70b"))
+    assert 200 == await asyncio.wait_for(street.chat("small:1b"), SOON)
+    _, answer = await asyncio.wait_for(street.ask("GET", "/api/v1/gpu/status"), SOON)
+    assert ["READY", "STARTING", "STOPPED"] == [one["status"] for one in answer["data"]["pods"]]
+    assert not hanging.done()
+    hanging.cancel()
+
+
+async def test_a_lifecycle_that_fails(street, monkeypatch):
+    """Ends its own pod's requests, and that pod is stopped; the others go on."""
+    for name in ("home", "large"):
+        await street.ask("POST", f"/api/v1/gpu/start?pod={name}")
+        await street.until_serving(name)
+    fleet = street.gateway.base.fleet
+    monkeypatch.setattr(fleet.pods["large"].lifecycle._machine, "handle", fail)
+    await street.ask("POST", "/api/v1/gpu/stop?pod=large")
+    assert 503 == await street.chat("big:70b")
+    assert 200 == await street.chat("small:1b")
+    async with asyncio.timeout(SOON):
+        while street.clouds["large"].phase is not Phase.STOPPED:
+            await asyncio.sleep(0.01)
+    assert Phase.RUNNING is street.clouds["home"].phase
+    assert await street.gateway.close()
+
+
+def fail(*_: object) -> None:
+    """A mistake in the machine."""
+    raise RuntimeError("a mistake")
+
+
+async def test_one_sum_of_bodies(street, monkeypatch):
+    """`queue.max_bytes` counts for all pods together."""
+    for cloud in street.clouds.values():
+        cloud.boot_s = 3600.0
+    bodies = {id(pod.lifecycle._machine.queue.bodies) for pod in street.gateway.base.fleet}
+    assert 1 == len(bodies)
+    held = asyncio.ensure_future(street.chat("big:70b"))
+    async with asyncio.timeout(SOON):
+        while not street.gateway.base.fleet.pods["large"].lifecycle._machine.queue.waiting:
+            await asyncio.sleep(0.01)
+    monkeypatch.setattr(street.gateway.lifecycle._machine.queue.bodies, "max_bytes", 100)
+    assert 503 == await street.chat("small:1b")
+    held.cancel()
+
+
+async def test_all_pods_are_stopped_at_the_end(street):
+    """Each stop is confirmed before the gateway ends."""
+    for name in PODS:
+        await street.ask("POST", f"/api/v1/gpu/start?pod={name}")
+        await street.until_serving(name)
+    assert await street.gateway.close()
+    assert {Phase.STOPPED} == {cloud.phase for cloud in street.clouds.values()}
