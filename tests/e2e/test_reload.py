@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 
+from gpugate.cli.main import main
 from gpugate.errors import SettingsError
 from gpugate.operation.reload import Reloader
-from tests.e2e.support import CHAT, bearer, open_house, part_of, settings_for
+from tests.e2e.process import filed_ground
+from tests.e2e.support import CHAT, bearer, open_house, part_of, settings_for, token
 from tests.e2e.test_budget import Book
 
 
@@ -116,3 +118,32 @@ async def test_the_log(tmp_path, ollama, capsys):
         await reload(house)
         await house.ask("GET", "/api/version")
         assert '"event":"request"' not in capsys.readouterr().err
+
+
+async def test_the_command(tmp_path, ollama, monkeypatch, capsys):
+    """`gpugate reload` of a process: what the file says now is taken; a mistake in it is one line, exit 1."""
+    ground = filed_ground(tmp_path, ollama.url)
+    async with ground.serve() as gateway:
+        file = tmp_path / "config-1.toml"
+        at_first = file.read_text()
+        monkeypatch.setenv("GPUGATE_URL", gateway.url)
+        monkeypatch.setenv("GPUGATE_TOKEN", token())
+
+        async def reload_with(pod: str = "", more: str = ""):
+            file.write_text(at_first.replace("[pod]\n", f"[pod]\n{pod}\n") + more)
+            status = await asyncio.to_thread(main, ["reload"])
+            return status, capsys.readouterr()
+
+        status, told = await reload_with("idle_timeout = 0.05", "[server]\nkeepalive = 9\n")
+        assert (0, "applied: pod.idle_timeout\nafter a restart: server.keepalive\n") == (status, told.out)
+        async with gateway.call("POST", "/api/chat", json=CHAT) as response:
+            assert b'"done":true' in await response.read()
+        await gateway.until_status("STOPPED")
+
+        status, told = await reload_with("idle_timout = 5")
+        (line,) = told.err.splitlines()
+        assert (1, "") == (status, told.out)
+        assert "pod.idle_timout: unknown key; did you mean pod.idle_timeout?" in line
+
+        status, told = await reload_with()
+        assert (0, "applied: pod.idle_timeout\n") == (status, told.out)
