@@ -16,13 +16,14 @@ from types import FrameType
 from benchmarks.bench import DISTURBED, Bench
 from benchmarks.board import Board
 from benchmarks.build import native, own_place
-from benchmarks.parts import blob, gone, memory, ready, small, startup, streams
+from benchmarks.parts import blob, gone, memory, observed, ready, small, startup, streams
 from benchmarks.processes import Processes, Unavailable, cores, raise_open_files
 from benchmarks.targets import ROOT, Targets, make_token
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "small": small.run_part,
     "streams": streams.run_part,
+    "observed": observed.run_part,
     "gone": gone.run_part,
     "blob": blob.run_part,
     "memory": memory.run_part,

@@ -33,6 +33,7 @@ BINARIES = {LLAMA_SWAP: "BENCH_LLAMA_SWAP", OLLA: "BENCH_OLLA"}
 PREFIXES = {LLAMA_SWAP: "/upstream/bench", OLLA: "/olla/ollama"}
 """Where a peer serves the paths of Ollama; nothing for all others."""
 UVLOOP, ASYNCIO = "gpugate, uvloop", "gpugate, asyncio"
+UNOBSERVABLE, OBSERVED = "gpugate, no metrics package", "gpugate, metrics and traces"
 
 NGINX_CONF = """
 daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/error.log; worker_rlimit_nofile 16384;
@@ -97,6 +98,13 @@ dir = "{dir}/state"
 [providers.bench]
 url = "{url}"
 {bench}
+"""
+
+OBSERVED_CONF = """
+[metrics]
+enabled = true
+[tracing]
+enabled = true
 """
 
 IDLE_CONF = """
@@ -187,12 +195,14 @@ class Targets:
     Attributes:
         command: gpugate's.
         import_path: where that command must look for gpugate; empty if it knows.
+        otlp_port: where the traces of the target that makes them are taken.
     """
 
     processes: Processes
     command: Sequence[str]
     token: str
     import_path: Sequence[Path] = ()
+    otlp_port: int = 0
     _count: int = 0
 
     def start(self, name: str, upstream: Upstream) -> Target:
@@ -227,8 +237,11 @@ class Targets:
                 url=upstream.url,
                 bench=pod.bench_lines(upstream),
             )
+            + (OBSERVED_CONF if name == OBSERVED else "")
         )
-        process = self._serve(name, config, [HERE / "fixed_pod"])
+        hidden = [HERE / "without_extras"] if name == UNOBSERVABLE else []
+        env = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{self.otlp_port}"}
+        process = self._serve(name, config, [*hidden, HERE / "fixed_pod"], env)
         target = Target(name, port, self.token, process, upstream)
         gate = Gate(port, self.token)
         try:
