@@ -33,6 +33,7 @@ from gpugate.lifecycle.status import (
     ProviderCalled,
     ProviderProblem,
     QueueChanged,
+    ReplicasAsked,
     RequestWaited,
     SessionEnded,
     SessionStarted,
@@ -167,6 +168,8 @@ def status_json(status: PodStatus | None) -> dict[str, object]:
     for name in _SECONDS:
         if data[name] is not None:
             data[name] = round(data[name], 3)
+    if status.replicas is None:
+        del data["replicas"]
     if status.estimated_cost is not None:
         data["estimated_cost"] = round(status.estimated_cost, 6)
     return data
@@ -218,7 +221,7 @@ class SseBroadcaster:
         """Take news from the lifecycle; never blocks."""
         if isinstance(news, StateChanged):
             self._on_transition(news)
-        elif not isinstance(news, ProviderCalled | RequestWaited | WakeRefused):
+        elif not isinstance(news, ProviderCalled | ReplicasAsked | RequestWaited | WakeRefused):
             self._add(*_as_event(news))
 
     def _on_transition(self, news: StateChanged) -> None:

@@ -33,6 +33,7 @@ def policy_of(settings: Settings, pod: PodSettings, providers: list[Provider]) -
     return Policy(
         providers=limits,
         shutdown_grace=settings.server.shutdown_grace,
+        fallback_hourly_rate=settings.cost.hourly_rate or None,
         **_values(PodPolicy, pod.pod),
         **_values(QueuePolicy, settings.queue),
     )

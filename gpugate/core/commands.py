@@ -62,6 +62,15 @@ class InspectPod:
 
 
 @frozen
+class ScalePod:
+    """Call the provider's `scale()` for so many replicas; the result is ScaleAnswered."""
+
+    op: int
+    provider: int
+    replicas: int
+
+
+@frozen
 class CleanUpOrphans:
     """Have the provider delete what it bills beside the serving pod. The next inspection is the result."""
 
@@ -212,6 +221,7 @@ Command = (
     StartPod
     | StopPod
     | InspectPod
+    | ScalePod
     | CleanUpOrphans
     | Probe
     | ListModels

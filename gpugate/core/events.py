@@ -34,6 +34,7 @@ class Cause(StrEnum):
     STOP_CALL_FAILED = "StopCallFailed"
     POD_INSPECTED = "PodInspected"
     INSPECT_FAILED = "InspectFailed"
+    SCALE_ANSWERED = "ScaleAnswered"
     PROBE_FINISHED = "ProbeFinished"
     MODELS_LISTED = "ModelsListed"
     MODEL_PULLED = "ModelPulled"
@@ -142,6 +143,14 @@ class InspectFailed:
     op: int
     provider: int
     error: ProviderError
+
+
+@frozen
+class ScaleAnswered:
+    """`scale()` returned this report, or failed with this error."""
+
+    op: int
+    answer: PodReport | ProviderError
 
 
 @frozen
@@ -261,6 +270,7 @@ Event = (
     | StopCallFailed
     | PodInspected
     | InspectFailed
+    | ScaleAnswered
     | ProbeFinished
     | ModelsListed
     | ModelPulled

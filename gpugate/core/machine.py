@@ -59,6 +59,7 @@ from gpugate.core.events import (
     RequestArrived,
     RequestFinished,
     ResponseStarted,
+    ScaleAnswered,
     StartAccepted,
     StopAccepted,
     StopCallFailed,
@@ -66,6 +67,7 @@ from gpugate.core.events import (
 from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdleHistory, IdlePolicy, IdleTimer
 from gpugate.core.pending_stops import ACTIVE_PHASES, InspectSchedule, OpenSessions, PendingStop, PendingStops
 from gpugate.core.policy import Policy
+from gpugate.core.replicas import replicas_of
 from gpugate.core.request_queue import BodyBudget, BudgetGate, RequestQueue, Ticket
 from gpugate.core.start_plan import StartPlan
 from gpugate.core.states import (
@@ -150,6 +152,7 @@ class PodMachine:
         self.open_sessions = OpenSessions()
         self.budget_gate = BudgetGate()
         self.plan = StartPlan(policy, self.pending_stops, random_fraction)
+        self.replicas = replicas_of(policy, self.queue, random_fraction)
         self.last_problem: str | None = None
         self.inspect_errors: dict[int, str] = {}
         self.shutting_down = False
@@ -188,12 +191,18 @@ class PodMachine:
         state = self.state
         if isinstance(state, Warming) and state.probe_detail:
             return f"{self.provider_name(state.provider)}: not healthy yet: {state.probe_detail}"
-        return self.last_problem or next(iter(self.inspect_errors.values()), None)
+        scaling = self.replicas.problem if self.replicas is not None else None
+        return self.last_problem or scaling or next(iter(self.inspect_errors.values()), None)
 
     @property
     def idle_timeout_s(self) -> float:
         """How long a pod that was used is kept; the least time from a release to its idle stop."""
         return self.idle_timer.policy.effective_timeout_s
+
+    @property
+    def scales(self) -> bool:
+        """Whether the pod may have replicas: then each request is an event, as it may change how many."""
+        return self.replicas is not None
 
     @property
     def started_here(self) -> bool:
@@ -223,6 +232,7 @@ class PodMachine:
             self.inspect_schedule.next_due,
             self.state_deadline,
             self.queue.next_deadline,
+            inf if self.replicas is None else self.replicas.next_due,
         )
 
     def snapshot(self) -> MachineSnapshot:
@@ -248,6 +258,7 @@ class PodMachine:
             inspection_is_out=provider is not None and self.inspect_schedule.is_out(provider),
             all_inspected=not isinstance(state, Unknown) or not self.unasked_providers(state),
             shutting_down=self.shutting_down,
+            replicas=None if self.replicas is None else self.replicas.running,
             last_error=self.last_error,
         )
 
@@ -265,6 +276,7 @@ class PodMachine:
         self.policy = self.plan.policy = self.pending_stops.policy = policy
         self.queue.max_waiting, self.queue.max_wait_s = policy.max_waiting, policy.max_wait
         self.queue.drain_concurrency = policy.drain_concurrency
+        self.replicas = replicas_of(policy, self.queue, self.plan.random_fraction, self.replicas)
         self.queue.bodies.max_bytes = policy.max_bytes
         self.idle_timer.set_timeout(policy.idle_timeout)
 
@@ -291,7 +303,7 @@ class PodMachine:
             self.queue.mark_response_started(event.ticket)  # type: ignore[union-attr]
             return commands
         if kind is RequestArrived:
-            if self._request_arrived(event, now):  # type: ignore[arg-type]
+            if self._request_arrived(event, now) and not self.scales:  # type: ignore[arg-type]
                 return commands  # admitted: the pod serves, and nothing became due
         elif kind is RequestFinished:
             self._request_finished(event.ticket, now)  # type: ignore[union-attr]
@@ -320,6 +332,8 @@ class PodMachine:
                 self._late_start_accepted(event, now)
             case PodInspected() | InspectFailed():  # 3
                 self._inspect_answered(event, now)
+            case ScaleAnswered():
+                self._scale_answered(event, now)
             case BudgetUpdated():  # 4
                 self.budget_gate.verdict = event.verdict
             case _:  # 5
@@ -334,7 +348,8 @@ class PodMachine:
     @property
     def _has_due_work(self) -> bool:
         """Although the pod is ready, something may be due that has no deadline."""
-        return bool(self.queue.waiting or self.pending_stops.by_provider or self._persisted_stops)
+        owed = self.pending_stops.by_provider or self._persisted_stops
+        return bool(self.queue.waiting or owed or self.scales)
 
     # What is due after an event, in this order:
     #
@@ -346,6 +361,7 @@ class PodMachine:
     #    and wake rules allow one for none of them. In any other state they keep waiting: the pod that is
     #    on its way will serve them, whoever pays for it.
     # 6. The set of unconfirmed stops is persisted if it has changed.
+    # 7. More or fewer replicas are asked for, if the need has changed.
     def run_due_work(self, now: float) -> None:
         """Do what the clock or the last step made due."""
         for ticket in self.queue.expired(now):  # 1
@@ -364,6 +380,9 @@ class PodMachine:
             self._reject_unpayable()
         if self.pending_stops.by_provider or self._persisted_stops:  # 6
             self._persist_stops()
+        if self.replicas is not None:  # 7
+            may_grow = not self.budget_gate.is_exhausted
+            self.commands += self.replicas.due_commands(self.state, may_grow, self.next_op, now)
 
     def _persist_stops(self) -> None:
         unconfirmed = self.pending_stops.unconfirmed_providers
@@ -420,6 +439,8 @@ class PodMachine:
             return self.policy.inspect_interval_s(provider, now - state.attempt.since)
         if isinstance(state, Pulling | Preloading | Unknown) or provider not in self.seen_providers:
             return self.policy.boot_interval_s(provider)
+        if self.replicas is not None and (since := self.replicas.changing_since(provider)) is not None:
+            return self.policy.inspect_interval_s(provider, now - since)
         return self.policy.reconcile_interval_s(provider)
 
     # --- requests -----------------------------------------------------------------------------
@@ -580,6 +601,8 @@ class PodMachine:
     def _inspect_answered(self, event: PodInspected | InspectFailed, now: float) -> None:
         provider = event.provider
         scheduled = self.inspect_schedule.take_result(provider, event.op)
+        if self.replicas is not None and isinstance(event, PodInspected):
+            self.replicas.on_report(provider, event.report, now)
         if scheduled:  # 1
             self._update_inspect_errors(provider, event, now)
         if isinstance(event, PodInspected) and (scheduled or op_of(self.state) == event.op):
@@ -666,6 +689,12 @@ class PodMachine:
             if alarm:
                 self.publish_problem(provider, alarm, alarm=True)
 
+    def _scale_answered(self, event: ScaleAnswered, now: float) -> None:
+        replicas, provider = self.replicas, provider_of(self.state)
+        if replicas is not None and provider is not None and replicas.is_awaited(event.op):
+            self.commands += replicas.on_answered(provider, event.answer, now)
+            self.inspect_schedule.schedule(provider, now + self._inspect_delay_s(provider, now))
+
     def _late_start_accepted(self, event: StartAccepted, now: float) -> None:
         """Open a session for a start that was accepted after its stop was decided."""
         call = self.plan.take_result(event.op)
@@ -683,6 +712,8 @@ class PodMachine:
         self, provider: int, run_id: int, cause: StartCause, report: PodReport, up_s: float, now: float
     ) -> None:
         """Open a billed session if the report shows a billed pod that has none."""
+        if self.replicas is not None:
+            self.replicas.on_report(provider, report, now)
         if report.is_billed:
             self.commands += self.open_sessions.open(provider, run_id, cause, report, up_s, now)
 

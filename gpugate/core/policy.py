@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from typing import Any
 
 from attrs import Attribute, field, frozen
@@ -48,6 +50,19 @@ def _not_blank(_: object, __: Attribute[str], value: str) -> None:
 def _model_names(_: object, __: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
     if not all(name.strip() for name in value):
         raise ValueError("must be names of models")
+
+
+def replica_range(text: str) -> tuple[int, int]:
+    """Return the least and the greatest number of `pod.replicas`. Raises ValueError: it is no range."""
+    found = re.fullmatch(r"([1-9][0-9]{0,3})(?:\.\.([1-9][0-9]{0,3}))?", text.strip(), re.ASCII)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if low > high:
+        raise ValueError('must be a number or a range, such as "2" or "1..4"')
+    return low, high
+
+
+def _is_replica_range(_: object, __: Attribute[str], value: str) -> None:
+    replica_range(value)
 
 
 def _setting(default: Any, validator: Any, help: str, **more: Any) -> Any:  # noqa: A002
@@ -103,6 +118,15 @@ class PodPolicy:
         30.0, _not_negative, "how long running answers get at the end of max_session, before the stop"
     )
     retry_after: Duration = _setting(60.0, _more_than_0, "Retry-After of the 503 after a failed start")
+    replicas: str = _setting(
+        "1", _is_replica_range, 'copies of the engine, such as "1..4": as many as needed; for some providers'
+    )
+    target_in_flight: int = _setting(
+        8, _at_least_1, "waiting and running requests for each replica; more: another one is asked for"
+    )
+    max_hourly_rate: Decimal = _setting(
+        Decimal("0.0"), _not_negative, "most that all replicas may cost per hour together; 0 = no limit"
+    )
 
 
 @frozen(kw_only=True, slots=False)
@@ -128,6 +152,7 @@ class Policy(PodPolicy, QueuePolicy):
 
     providers: tuple[ProviderLimits, ...]
     shutdown_grace: float = 5.0  # server.shutdown_grace
+    fallback_hourly_rate: Decimal | None = None  # cost.hourly_rate: of one replica, where none is reported
 
     jitter: float = 0.2  # of a backoff, in both directions
     max_backoff_s: float = 60.0

@@ -305,6 +305,7 @@ class MachineSnapshot:
         confirmed: no pod is known to run that is to be stopped; at most an inspection is missing.
         inspection_is_out: an inspection of `provider` is out, so the latest report of it is being replaced.
         all_inspected: every provider was inspected since boot, successfully or not.
+        replicas: how many the pod has; None for a pod that has one for ever.
         last_error: what is wrong, for people.
     """
 
@@ -326,4 +327,5 @@ class MachineSnapshot:
     inspection_is_out: bool
     all_inspected: bool
     shutting_down: bool
+    replicas: int | None
     last_error: str | None

@@ -31,6 +31,7 @@ from gpugate.core.commands import (
     Reject,
     Requeue,
     ResolveManualRequest,
+    ScalePod,
     StartPod,
     StopPod,
 )
@@ -46,6 +47,7 @@ from gpugate.lifecycle.status import (
     PodObservations,
     ProviderCalled,
     ProviderProblem,
+    ReplicasAsked,
     RequestWaited,
     SessionEnded,
     SessionStarted,
@@ -178,6 +180,9 @@ class CommandRunner:
                 self._workers[provider].send(command, record)
             case StopPod(_, provider):
                 self._workers[provider].send(command, self._recorder.flush)
+            case ScalePod(_, provider, replicas):
+                self._workers[provider].send(command)
+                self._events.publish(ReplicasAsked(provider=self._names[provider], replicas=replicas))
             case InspectPod() | CleanUpOrphans():
                 self._workers[command.provider].send(command)
             case Probe():

@@ -15,11 +15,12 @@ from math import inf
 from attrs import define, evolve, field, frozen
 
 from gpugate.billing.model import StartTimeBound
-from gpugate.core.commands import CleanUpOrphans, InspectPod, StartPod, StopPod
+from gpugate.core.commands import CleanUpOrphans, InspectPod, ScalePod, StartPod, StopPod
 from gpugate.core.events import (
     Event,
     InspectFailed,
     PodInspected,
+    ScaleAnswered,
     StartAccepted,
     StartCallFailed,
     StopAccepted,
@@ -165,7 +166,7 @@ def _in_utc(at: datetime) -> str:
     return f"{at.astimezone(UTC):%F %T} UTC"
 
 
-ProviderCommand = StartPod | StopPod | InspectPod | CleanUpOrphans
+ProviderCommand = StartPod | StopPod | InspectPod | ScalePod | CleanUpOrphans
 BeforeCall = Callable[[], Awaitable[None]]
 """Writes down what the provider is about to be asked. A `LedgerError` of it forbids a start, never a stop."""
 
@@ -224,8 +225,8 @@ class ProviderWorker:
     def send(self, command: ProviderCommand, before: BeforeCall = nothing_before) -> None:
         """Queue a command; returns at once.
 
-        A provider that does not answer must not delay a stop: an inspection that is out or queued before the
-        stop ends at once, a start or a clean-up after `START_LIMIT_BEFORE_STOP_S`.
+        A provider that does not answer must not delay a stop: an inspection or a `scale` that is out or
+        queued before the stop ends at once, a start or a clean-up after `START_LIMIT_BEFORE_STOP_S`.
         """
         self._commands.put_nowait((command, before))
         if isinstance(command, StopPod):
@@ -316,6 +317,17 @@ class ProviderWorker:
                     seen = self._sanitizer.sanitize_inspection(seen)
                     return PodInspected(op, index, seen, self._age_s(seen))
                 return seen
+            case ScalePod(op, _, replicas):
+                if self._queued_stops:
+                    return ScaleAnswered(op, Ambiguous("not called: the pod is being stopped"))
+
+                async def scale() -> PodReport:
+                    return await provider.scale(replicas)
+
+                seen = await self._call_before_stop(scale, 0.0)
+                return ScaleAnswered(
+                    op, self._sanitizer.sanitize(seen) if isinstance(seen, PodReport) else seen
+                )
             case CleanUpOrphans():
                 await self._call_before_stop(provider.sweep, START_LIMIT_BEFORE_STOP_S)
                 return None
@@ -405,7 +417,7 @@ def _with_message(error: ProviderError) -> ProviderError:
     return error
 
 
-def _failure_event(command: StartPod | StopPod | InspectPod, error: ProviderError) -> Event:
+def _failure_event(command: StartPod | StopPod | InspectPod | ScalePod, error: ProviderError) -> Event:
     match command:
         case StartPod(op):
             return StartCallFailed(op, error)
@@ -413,3 +425,5 @@ def _failure_event(command: StartPod | StopPod | InspectPod, error: ProviderErro
             return StopCallFailed(op, error)
         case InspectPod(op, index):
             return InspectFailed(op, index, error)
+        case ScalePod(op):
+            return ScaleAnswered(op, error)

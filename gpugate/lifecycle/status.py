@@ -25,7 +25,10 @@ from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
 @frozen(kw_only=True)
 class PodStatus:
-    """`GET /api/v1/gpu/status` (docs/api.md#pod-status); None is unknown."""
+    """`GET /api/v1/gpu/status` (docs/api.md#pod-status); None is unknown.
+
+    `replicas` is None for a pod that has one for ever.
+    """
 
     pod: str = MAIN_POD
     status: Status
@@ -43,6 +46,7 @@ class PodStatus:
     ready_in_p90_seconds: float | None = None
     last_error: str | None
     pulling: PullProgress | None = None
+    replicas: int | None = None
 
 
 @frozen(kw_only=True)
@@ -206,6 +210,7 @@ class StatusBuilder:
             ready_in_p90_seconds=None if ready_in is None else ready_in.p90_s,
             last_error=slow_call or machine.last_error,
             pulling=pulling,
+            replicas=machine.replicas,
         )
 
     def start_rate(self) -> Decimal | None:
@@ -322,7 +327,7 @@ class ProviderCalled:
     """A call to a provider has returned.
 
     Attributes:
-        call: "start", "stop", "inspect" or "sweep".
+        call: "start", "stop", "inspect", "scale" or "sweep".
         outcome: "ok", or the reason of its error, such as "capacity".
     """
 
@@ -331,6 +336,15 @@ class ProviderCalled:
     call: str
     outcome: str
     seconds: float
+
+
+@frozen(kw_only=True)
+class ReplicasAsked:
+    """A provider is asked for so many replicas of the pod that runs there."""
+
+    pod: str = MAIN_POD
+    provider: str
+    replicas: int
 
 
 @frozen(kw_only=True)
@@ -378,6 +392,7 @@ PodEvent = (
     | ProviderProblem
     | ModelPulling
     | ProviderCalled
+    | ReplicasAsked
     | RequestWaited
     | WakeRefused
 )

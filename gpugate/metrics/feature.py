@@ -242,6 +242,8 @@ class MetricsExporter:
         yield self._gauge(
             "gpugate_unproved_stops", "Stops not yet confirmed", self._lifecycle.unconfirmed_stops
         )
+        if status is not None and status.replicas is not None:
+            yield self._gauge("gpugate_pod_replicas", "Copies of the engine that run", status.replicas)
         yield GaugeMetricFamily(
             "gpugate_budget_used_ratio", "Spent part of the month's budget", value=self.budget_ratio()
         )

@@ -13,6 +13,7 @@ from gpugate.lifecycle.status import (
     LifecycleEvent,
     ModelPulling,
     ProviderProblem,
+    ReplicasAsked,
     SessionEnded,
     SessionStarted,
     StateChanged,
@@ -75,6 +76,8 @@ def log_event(news: LifecycleEvent) -> None:
             write("provider trouble", provider=news.provider, message=news.message, reason=news.reason)
         case ModelPulling():
             _log_pull(news)
+        case ReplicasAsked():
+            log.info("replicas", provider=news.provider, asked=news.replicas)
         case WakeRefused():
             log.info("start refused", user=news.user, reason=news.message)
         case BudgetThresholdCrossed():

@@ -30,6 +30,7 @@ from gpugate.core.commands import (
     RecordSessionStart,
     Reject,
     Requeue,
+    ScalePod,
     StartPod,
     StopPod,
 )
@@ -49,6 +50,7 @@ from gpugate.core.events import (
     RequestArrived,
     RequestFinished,
     ResponseStarted,
+    ScaleAnswered,
     ShutdownRequested,
     StartAccepted,
     StartCallFailed,
@@ -60,7 +62,7 @@ from gpugate.core.idle_policy import FixedIdlePolicy, PrewarmWindow
 from gpugate.core.machine import NEEDS_NEW_START, PodMachine
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.request_queue import BudgetVerdict
-from gpugate.core.states import Draining, Ready, ShutDown, Stopped, Stopping, Unknown, Warming
+from gpugate.core.states import Draining, Preloading, Ready, ShutDown, Stopped, Stopping, Unknown, Warming
 from gpugate.core.transitions import TABLE
 from gpugate.errors import (
     Ambiguous,
@@ -114,9 +116,12 @@ class World:
 
     phase: Phase = Phase.STOPPED
     line: list[Any] = field(factory=list)
+    replicas: int = 1
+    unbilled: bool = False  # by the latest inspection, as a pod that serves and is said to be queued
 
     def report(self) -> PodReport:
-        return PodReport(self.phase, "pod-1", HERE if self.phase is Phase.RUNNING else {})
+        here = HERE if self.phase is Phase.RUNNING else {}
+        return PodReport(self.phase, "pod-1", here, replicas=self.replicas)
 
 
 def came_of(errand: Probe | PreloadModel | CheckDevice, well: bool) -> Event:
@@ -140,6 +145,7 @@ class Lives(RuleBasedStateMachine):
         drain=st.sampled_from([1, 2]),
         capacity=st.sampled_from([0.0, 40.0]),
         session=st.sampled_from([0.0, 200.0]),
+        replicas=st.sampled_from(["1", "1", "1..3"]),
         idle=st.sampled_from([None, FixedIdlePolicy(20.0, PrewarmWindow(100.0, 180.0))]),
         owed=st.sets(st.integers(0, 0)),
         phases=st.lists(st.sampled_from(list(Phase)), min_size=2, max_size=2),
@@ -150,6 +156,7 @@ class Lives(RuleBasedStateMachine):
         drain: int,
         capacity: float,
         session: float,
+        replicas: str,
         idle: FixedIdlePolicy | None,
         owed: set[int],
         phases: list[Phase],
@@ -161,6 +168,8 @@ class Lives(RuleBasedStateMachine):
             drain_concurrency=drain,
             capacity_wait=capacity,
             max_session=session,
+            replicas=replicas,
+            target_in_flight=1,
             max_waiting=5,
             max_wait=90.0,
             idle_timeout=60.0,
@@ -196,8 +205,14 @@ class Lives(RuleBasedStateMachine):
 
     def carry_out(self, effect: Command, first: list[int]) -> None:
         match effect:
-            case StartPod() | StopPod() | InspectPod():
+            case StartPod() | StopPod() | InspectPod() | ScalePod():
                 line = self.worlds[effect.provider].line
+                if isinstance(effect, ScalePod):
+                    state = self.machine.state
+                    assert isinstance(state, Ready | Warming | Preloading), (
+                        "a pod that does not run is scaled"
+                    )
+                    assert effect.provider == state.provider
                 if isinstance(effect, StartPod):
                     assert not any(isinstance(out, StartPod) for out in line), "two starts are out"
                     assert self.is_paid_for(), "a start that nobody pays for"
@@ -249,11 +264,17 @@ class Lives(RuleBasedStateMachine):
                 elif isinstance(error, NoCapacity) and error.queued:
                     world.phase = Phase.QUEUED
                 event = StartCallFailed(op, error) if error else StartAccepted(op, world.report())
+            case ScalePod(op=op, replicas=replicas):
+                if error is None or isinstance(error, Ambiguous):
+                    world.replicas = replicas
+                event = ScaleAnswered(op, error or world.report())
             case StopPod(op=op):
                 if error is None:
                     world.phase = phase or Phase.STOPPED
+                    world.replicas = 1
                 event = StopCallFailed(op, error) if error else StopAccepted(op)
             case InspectPod(op=op):
+                world.unbilled = error is None and not world.report().is_billed
                 event = (
                     InspectFailed(op, provider, error)
                     if error
@@ -418,7 +439,8 @@ class Lives(RuleBasedStateMachine):
     def the_books_agree(self) -> None:
         backlog = self.machine.queue
         assert backlog.admit_slots_used == sum(lease.holds_admit_slot for lease in backlog.leases.values())
-        assert backlog.admit_slots_used <= self.policy.drain_concurrency
+        most = 1 if self.machine.replicas is None else 3  # replicas
+        assert backlog.admit_slots_used <= self.policy.drain_concurrency * most
         assert set(self.machine.open_sessions.by_provider) == self.sessions
         if not self.machine.shutting_down or not self.machine.keep_pod:
             assert self.owed == self.machine.pending_stops.unconfirmed_providers
@@ -442,7 +464,7 @@ class Lives(RuleBasedStateMachine):
     def who_can_go_goes(self) -> None:
         backlog = self.machine.queue
         if isinstance(self.machine.state, Ready) and backlog.waiting:
-            assert backlog.admit_slots_used == self.policy.drain_concurrency
+            assert backlog.admit_slots_used >= backlog.drain_concurrency
 
     @invariant()
     def someone_will_call(self) -> None:
@@ -481,7 +503,7 @@ class Lives(RuleBasedStateMachine):
         if isinstance(state, Stopping):
             assert self.machine.pending_stops.by_provider
         if isinstance(state, Ready | Draining | Warming):
-            assert state.provider in self.sessions
+            assert state.provider in self.sessions or self.worlds[state.provider].unbilled
             assert state.provider not in self.machine.pending_stops.by_provider
         if isinstance(state, ShutDown):
             assert not self.machine.queue.busy

@@ -20,11 +20,12 @@ HANDLED_BY_PARTS = (
     events.ResponseStarted,
     events.StopAccepted,
     events.StopCallFailed,
+    events.ScaleAnswered,
     events.BudgetUpdated,
 )
 
 EVENTS: tuple[type[Any], ...] = tuple(e for e in get_args(events.Event) if e not in HANDLED_BY_PARTS)
-"""Every event that is the state's; the others are those of the queue, the pending stops and the budget."""
+"""Every event that is the state's; the others are those of the parts."""
 
 STALE_RESULTS = frozenset(
     {

@@ -14,14 +14,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from gpugate.billing import sqlite_ledger
 from gpugate.billing.cost_math import CostBreakdown, CostQuery
 from gpugate.billing.model import PodUsage, Session
 from gpugate.core.commands import LoadOptions
 from gpugate.core.request_queue import full_name
-from gpugate.errors import LedgerError
+from gpugate.errors import Conflict, LedgerError, NoCapacity
 from gpugate.lifecycle.model_pull import PullFailure, Report
 from gpugate.lifecycle.state_files import PendingStopStore
 from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
@@ -54,10 +54,13 @@ class FakeCloud:
     Attributes:
         boot_s: from an accepted start to running.
         stop_s: from an accepted stop to stopped.
-        calls: what was asked, in order: "start", "stop", "inspect".
+        calls: what was asked, in order: "start", "stop", "inspect", "scale 2".
         faults: by call, what goes wrong the next times, first in first out.
         ignore_stops: so many stops are accepted and have no effect.
         queue_s: how long a start waits for its GPU first, and is not billed.
+        replicas: how many were asked for; another one runs, and is billed, `boot_s` after that.
+        most_replicas: how many the cloud has GPUs for.
+        replica_stretches: each replica's billed time but the first one's, in loop time, once it is over.
     """
 
     boot_s: float = 0.0
@@ -69,10 +72,14 @@ class FakeCloud:
     faults: dict[str, deque[Fault]] = field(factory=dict)
     ignore_stops: int = 0
     queue_s: float = 0.0
+    replicas: int = 1
+    most_replicas: int = 99
+    replica_stretches: list[tuple[float, float]] = field(factory=list)
     billed_s: float = 0.0
     starts: int = 0
     _changes_at: float = 0.0
     _billed_since: float | None = None
+    _replicas_since: list[float] = field(factory=list)  # when each but the first runs
 
     def fail(self, call: str, *faults: Fault) -> None:
         """Let the next calls of this name go wrong, one fault each."""
@@ -85,10 +92,12 @@ class FakeCloud:
 
     @property
     def total_billed_s(self) -> float:
-        """Seconds billed so far, a running stretch included."""
+        """Seconds of a replica billed so far, a running stretch included."""
         self._move()
         running = self.now - self._billed_since if self._billed_since is not None else 0.0
-        return self.billed_s + running
+        more = sum(ended - began for began, ended in self.replica_stretches)
+        more += sum(max(0.0, self.now - began) for began in self._replicas_since)
+        return self.billed_s + running + more
 
     def turn_on(self) -> None:
         """Accept a start, as the API or the console does."""
@@ -106,13 +115,42 @@ class FakeCloud:
             return
         takes_s = 0.0 if at_once or self.phase is Phase.QUEUED else self.stop_s
         self.phase, self._changes_at = Phase.STOPPING, self.now + takes_s
+        self.replicas = 1
+        while self._replicas_since:
+            self._end_replica(self._changes_at)
         self._move()
+
+    def scale(self, replicas: int) -> None:
+        """Accept so many replicas of the pod that runs."""
+        self._move()
+        if self.phase is not Phase.RUNNING:
+            raise Conflict("the pod does not run")
+        if replicas > self.most_replicas:
+            raise NoCapacity("no GPU is free for another replica")
+        while len(self._replicas_since) < replicas - 1:
+            self._replicas_since.append(self.now + self.boot_s)
+        while len(self._replicas_since) > replicas - 1:
+            self._end_replica(self.now)
+        self.replicas = replicas
+
+    def _end_replica(self, at: float) -> None:
+        began = self._replicas_since.pop()
+        if began < at:
+            self.replica_stretches.append((began, at))
+
+    @property
+    def running_replicas(self) -> int:
+        """How many run now, behind the pod's endpoint."""
+        return 1 + sum(began <= self.now for began in self._replicas_since)
 
     def report(self) -> PodReport:
         """What the API says now."""
         self._move()
         endpoints = {"ollama": Endpoint(self.url)} if self.phase is Phase.RUNNING else {}
-        return PodReport(self.phase, "fake-1", endpoints, self.price, "fake GPU")
+        price, running = self.price, self.running_replicas
+        if running > 1 and price.running_per_hour is not None:
+            price = evolve(price, running_per_hour=price.running_per_hour * running)
+        return PodReport(self.phase, "fake-1", endpoints, price, "fake GPU", replicas=running)
 
     def _move(self) -> None:
         if self.phase is Phase.QUEUED and self.now >= self._changes_at:
@@ -133,7 +171,7 @@ class FakeCloud:
 class FakeProvider(Provider):
     """A provider plugin over a `FakeCloud`."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities()
+    capabilities: ClassVar[Capabilities] = Capabilities(max_replicas=99)
 
     def __init__(self, cloud: FakeCloud, session: Any = None) -> None:
         super().__init__(None, session)
@@ -155,12 +193,15 @@ class FakeProvider(Provider):
     async def inspect(self) -> PodReport:
         return await self._call("inspect", lambda: None)
 
+    async def scale(self, replicas: int) -> PodReport:
+        return await self._call(f"scale {replicas}", lambda: self.cloud.scale(replicas))
+
     async def aclose(self) -> None:
         self.closed = True
 
     async def _call(self, name: str, act: Any) -> PodReport:
         self.cloud.calls.append(name)
-        waiting = self.cloud.faults.get(name)
+        waiting = self.cloud.faults.get(name.partition(" ")[0])
         fault = waiting.popleft() if waiting else None
         if isinstance(fault, Hang):
             await asyncio.sleep(fault.seconds)

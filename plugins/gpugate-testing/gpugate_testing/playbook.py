@@ -2,8 +2,8 @@
 
 A `Scenario` is a list of moments in time. Between them the machine's deadlines are run: at each
 `next_deadline_at` it gets a `DeadlineReached`. Inspections and health probes are answered from what
-`set_report` and `set_health` say; starts, stops and preloads are answered by the script, because most
-scenarios are about their order.
+`set_report` and `set_health` say; starts, stops, scale calls and preloads are answered by the script, because
+most scenarios are about their order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from difflib import ndiff
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from gpugate.core.commands import (
     AbortResponse,
@@ -32,6 +32,7 @@ from gpugate.core.commands import (
     Reject,
     Requeue,
     ResolveManualRequest,
+    ScalePod,
     StartPod,
     StopPod,
 )
@@ -45,6 +46,7 @@ from gpugate.core.events import (
     PodInspected,
     PreloadFinished,
     ProbeFinished,
+    ScaleAnswered,
     StartAccepted,
     StartCallFailed,
     StopAccepted,
@@ -122,7 +124,21 @@ class PullEnd:
     anywhere: bool = False
 
 
-Answer = StartOk | StartError | StopOk | StopError | PreloadOk | Listed | PullEnd
+@frozen
+class ScaleOk:
+    """The scale call that is out is accepted; `report` None: so many replicas run at once."""
+
+    report: PodReport | None = None
+
+
+@frozen
+class ScaleError:
+    """The scale call that is out fails."""
+
+    error: ProviderError
+
+
+Answer = StartOk | StartError | StopOk | StopError | PreloadOk | Listed | PullEnd | ScaleOk | ScaleError
 
 
 def describe_command(effect: Command) -> str:
@@ -134,6 +150,8 @@ def describe_command(effect: Command) -> str:
             return f"stop {provider}"
         case InspectPod(provider=provider):
             return f"look {provider}"
+        case ScalePod(provider=provider, replicas=replicas):
+            return f"scale {provider} to {replicas}"
         case CleanUpOrphans(provider):
             return f"sweep {provider}"
         case Probe():
@@ -287,7 +305,15 @@ class Scenario:
             for e in effects
             if isinstance(
                 e,
-                StartPod | StopPod | InspectPod | Probe | ListModels | PullModel | PreloadModel | CheckDevice,
+                StartPod
+                | StopPod
+                | ScalePod
+                | InspectPod
+                | Probe
+                | ListModels
+                | PullModel
+                | PreloadModel
+                | CheckDevice,
             )
         ]
         self.refusals |= {e.ticket: e.error for e in effects if isinstance(e, Reject)}
@@ -330,6 +356,11 @@ class Scenario:
                 return ModelPulled(self._take(PullModel, None), error, anywhere)
             case PreloadOk(on_cpu):
                 return PreloadFinished(self._take(PreloadModel, None), on_cpu)
+            case ScaleOk(report):
+                asked = self.out(ScalePod)[0].replicas if self.out(ScalePod) else 1
+                return ScaleAnswered(self._take(ScalePod, None), report or evolve(RUNNING, replicas=asked))
+            case ScaleError(error):
+                return ScaleAnswered(self._take(ScalePod, None), error)
         return event
 
     def _take(self, kind: type[Any], provider: int | None) -> int:
