@@ -32,7 +32,12 @@ def settings_for_serving(args: Namespace, overrides: Mapping[str, object] | None
     path = config_path(args)
     try:
         settings = load_settings(
-            path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_dir.check
+            path,
+            os.environ,
+            overrides=overrides,
+            config_of=config_of,
+            max_replicas_of=max_replicas_of,
+            state_problem=state_dir.check,
         )
     except SettingsError as error:
         if path is None:
@@ -59,6 +64,13 @@ def config_of(name: str) -> type[Any]:
     from gpugate.providers import registry
 
     return registry.find(name).Config
+
+
+def max_replicas_of(name: str) -> int:
+    """Return how many replicas a pod of this installed provider can have at most."""
+    from gpugate.providers import registry
+
+    return registry.max_replicas(registry.find(name))
 
 
 def url_of(settings: Settings) -> str:

@@ -31,6 +31,7 @@ from gpugate.config import units
 from gpugate.config.schema import FilePath, Hosts, ProviderNames
 from gpugate.config.sources import SourcedValue
 from gpugate.config.validators import NOT_SHOWN, WHOLE_VALUE, InvalidValue
+from gpugate.core.policy import Replicas
 from gpugate.provider_api import Duration, Size
 
 C = TypeVar("C")
@@ -347,6 +348,7 @@ def _make_converter() -> Converter:
     for annotated, hook in (
         (Duration, lambda raw, _kind: units.duration(raw)),
         (Size, lambda raw, _kind: units.size(raw)),
+        (Replicas, lambda raw, _kind: converter.structure(str(raw) if type(raw) is int else raw, str)),
         (FilePath, _path),
         (ProviderNames, _provider_names),
         (Hosts, _hosts),

@@ -50,6 +50,7 @@ def load_settings(
     overrides: Mapping[str, object] | None = None,
     complete: bool = True,
     config_of: ConfigOf | None = None,
+    max_replicas_of: Callable[[str], int] | None = None,
     state_problem: Callable[[Path], str | None] | None = None,
 ) -> Settings:
     """Return the settings of a file (None: no file), variables over it, and `overrides` over both.
@@ -61,6 +62,7 @@ def load_settings(
         complete: False does not require the keys that only `serve` needs.
         config_of: returns a provider's Config class by its name; if given, the sections of the selected
             providers are validated too.
+        max_replicas_of: returns how many replicas a provider can have at most; needs `config_of`.
         state_problem: returns what is wrong with the folder of `state.dir`, or None; for commands that use
             the folder.
 
@@ -100,7 +102,7 @@ def load_settings(
     complaints.add_all(consistency.contradictions(settings))
     complaints.add_all(consistency.missing(settings) if complete else ())
     if config_of:
-        check_providers(settings, config_of, complaints)
+        check_providers(settings, config_of, complaints, max_replicas_of)
     if state_problem and settings.state.dir and not complaints.is_faulty("state.dir"):
         found = state_problem(Path(settings.state.dir))
         complaints.add_all([("state.dir", f"{settings.state.dir} {found}")] if found else [])

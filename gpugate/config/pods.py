@@ -16,6 +16,7 @@ from gpugate.config.schema import NamedPod, Pod, PodSettings, Settings
 from gpugate.config.secret_files import read_secret_files, use_credentials, use_provider_credentials
 from gpugate.config.sources import Raw, SourcedValue, variable_of
 from gpugate.config.validators import InvalidValue
+from gpugate.core.policy import replica_range
 from gpugate.errors import SettingsError
 
 C = TypeVar("C")
@@ -120,11 +121,17 @@ def with_defaults(pod: PodSettings, providers: Mapping[str, Raw]) -> PodSettings
     return evolve(pod, providers=merged)
 
 
-def check_providers(settings: Settings, config_of: ConfigOf, complaints: Complaints) -> None:
+def check_providers(
+    settings: Settings,
+    config_of: ConfigOf,
+    complaints: Complaints,
+    max_replicas_of: Callable[[str], int] | None = None,
+) -> None:
     """Complain about the sections of all pods' providers, and about pods that are the same machine.
 
     Args:
         config_of: returns a provider's Config class by its name; raises SettingsError if there is none.
+        max_replicas_of: returns how many replicas a provider can have at most; None: not to be checked.
     """
     machines = dict[object, PodSettings]()
     for pod in settings.pods:
@@ -135,6 +142,8 @@ def check_providers(settings: Settings, config_of: ConfigOf, complaints: Complai
                 for line in error.complaints:
                     complaints.add(pod.path_of("provider"), line.removeprefix("pod.provider: "), hint=False)
                 continue
+            if max_replicas_of is not None:
+                _check_replicas(pod, name, max_replicas_of(name), complaints)
             config = structure_provider(pod, name, config_class, complaints)
             if (found := _machine_of(config)) is None:
                 continue
@@ -144,6 +153,13 @@ def check_providers(settings: Settings, config_of: ConfigOf, complaints: Complai
                 problem = f"is that of the pod {other.name}, too: each pod needs one of its own"
                 complaints.add(".".join(_path_of(pod, name, key)), problem, hint=False)
         _check_names(pod, settings, config_of, complaints)
+
+
+def _check_replicas(pod: PodSettings, provider: str, most: int, complaints: Complaints) -> None:
+    key = pod.path_of("replicas")
+    if not complaints.is_faulty(key) and replica_range(pod.pod.replicas)[1] > most:
+        can = "has no replicas" if most == 1 else f"has at most {most} replicas"
+        complaints.add(key, f"the provider {provider} {can}")
 
 
 def _machine_of(config: Any) -> tuple[str, list[object]] | None:

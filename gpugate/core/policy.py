@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 from attrs import Attribute, field, frozen
 
@@ -50,6 +50,10 @@ def _not_blank(_: object, __: Attribute[str], value: str) -> None:
 def _model_names(_: object, __: Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
     if not all(name.strip() for name in value):
         raise ValueError("must be names of models")
+
+
+Replicas = Annotated[str, "replicas"]
+"""A number or a range, such as "1..4"; the number may also be given as one."""
 
 
 def replica_range(text: str) -> tuple[int, int]:
@@ -118,7 +122,7 @@ class PodPolicy:
         30.0, _not_negative, "how long running answers get at the end of max_session, before the stop"
     )
     retry_after: Duration = _setting(60.0, _more_than_0, "Retry-After of the 503 after a failed start")
-    replicas: str = _setting(
+    replicas: Replicas = _setting(
         "1", _is_replica_range, 'copies of the engine, such as "1..4": as many as needed; for some providers'
     )
     target_in_flight: int = _setting(

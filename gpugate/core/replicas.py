@@ -25,11 +25,11 @@ from attrs import define, field, frozen
 from gpugate.core.commands import Command, PublishProviderProblem, ScalePod
 from gpugate.core.policy import Policy, replica_range
 from gpugate.core.request_queue import RequestQueue
-from gpugate.core.states import Preloading, Ready, State, Warming
+from gpugate.core.states import Preloading, Pulling, Ready, State, Warming
 from gpugate.errors import ProviderError, RateLimited
 from gpugate.provider_api import Phase, PodReport
 
-SCALABLE = (Warming, Preloading, Ready)
+SCALABLE = (Warming, Pulling, Preloading, Ready)
 """States of a pod that runs and is to go on."""
 
 

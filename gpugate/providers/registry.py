@@ -89,6 +89,11 @@ def describe_all() -> list[Description]:
     return [_description(plugin, plugins) for plugin in plugins]
 
 
+def max_replicas(kind: type[Provider]) -> int:
+    """Return how many replicas a pod of this class can have at most; 1 if it has no `scale` of its own."""
+    return 1 if kind.scale is Provider.scale else kind.capabilities.max_replicas
+
+
 def _installed(point: EntryPoint) -> Installed:
     distribution, version = _about(point, "Name"), _about(point, "Version")
     return Installed(point.name.lower(), distribution, version, point.value, point)

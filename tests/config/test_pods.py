@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,55 @@ def test_the_how_to(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, two), env, config_of=config_of)
     ids = [provider_config(settings, "runpod", RunPodConfig, pod).pod_id for pod in settings.pods]
     assert ["k3x9v2m7q1", "p8d2w6z4h5"] == ids
+
+
+@pytest.mark.parametrize(
+    ("pod", "line"),
+    [
+        (
+            'replicas = "1..4"',
+            "gpugate.toml: pod.replicas: the provider runpod has no replicas (or GPUGATE_POD__REPLICAS)",
+        ),
+        (
+            "replicas = 2",
+            "gpugate.toml: pod.replicas: the provider runpod has no replicas (or GPUGATE_POD__REPLICAS)",
+        ),
+        (
+            'replicas = "2..9"\nprovider = "vastai"',
+            "gpugate.toml: pod.replicas: the provider vastai has at most 8 replicas"
+            " (or GPUGATE_POD__REPLICAS)",
+        ),
+        (
+            'replicas = "4..2"',
+            'gpugate.toml: pod.replicas: must be a number or a range, such as "2" or "1..4", is "4..2"'
+            " (or GPUGATE_POD__REPLICAS)",
+        ),
+    ],
+)
+def test_replicas_that_no_provider_has(tmp_path: Path, pod: str, line: str) -> None:
+    """The complaint names the key; a number may be given as one."""
+    text = f"[pod]\n{pod}\n"
+    most = {"runpod": 1, "vastai": 8}
+    env = {} if "provider" in pod else {"GPUGATE_POD__PROVIDER": "runpod"}
+    env |= {"GPUGATE_PROVIDERS__RUNPOD__API_KEY": "k", "GPUGATE_PROVIDERS__RUNPOD__POD_ID": "p"}
+    env |= {"GPUGATE_PROVIDERS__VASTAI__API_KEY": "k", "GPUGATE_PROVIDERS__VASTAI__INSTANCE_ID": "1"}
+
+    found = complaints(
+        write(tmp_path, text),
+        {"GPUGATE_AUTH__SECRET": SECRET, "HOME": "/home/nobody", **env},
+        config_of=config_of,
+        max_replicas_of=most.__getitem__,
+    )
+
+    assert [line] == found
+
+
+def test_replicas_that_a_provider_has(tmp_path: Path) -> None:
+    """They are in the pod's settings."""
+    env = {"GPUGATE_AUTH__SECRET": SECRET, "HOME": "/home/nobody", "GPUGATE_PROVIDERS__RUNPOD__API_KEY": "k"}
+    env |= {"GPUGATE_PROVIDERS__RUNPOD__POD_ID": "p"}
+    text = '[pod]\nprovider = "runpod"\nreplicas = 3\nmax_hourly_rate = 2.5'
+
+    settings = load_settings(write(tmp_path, text), env, config_of=config_of, max_replicas_of=lambda name: 3)
+
+    assert ("3", Decimal("2.5")) == (settings.pod.replicas, settings.pod.max_hourly_rate)

@@ -21,7 +21,7 @@ from gpugate_testing.playbook import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpugate.core.commands import InspectPod, Probe, ScalePod, StartPod
+from gpugate.core.commands import InspectPod, Probe, PublishProviderProblem, ScalePod, StartPod
 from gpugate.core.events import (
     BudgetUpdated,
     DeadlineReached,
@@ -153,8 +153,11 @@ def test_the_first_replica_is_always_allowed() -> None:
 def test_a_price_that_is_not_known() -> None:
     """One replica, and that is told once; with `cost.hourly_rate` that price counts."""
     play = serving(max_hourly_rate=Decimal(2), report=RUNNING)
-    play.hidden = frozenset()
-    play.at(1, *arrivals(2, 9)).at(2, *ends(2, 9)).at(3, *arrivals(10, 18))
+    play.hidden -= {PublishProviderProblem}
+    play.at(
+        1, *arrivals(2, 4), gives=[*(f"admit {ticket} run 1" for ticket in (2, 3, 4)), "complain 0 config"]
+    )
+    play.at(2, *ends(2, 4)).at(3, *arrivals(5, 6), gives=["admit 5 run 1", "admit 6 run 1"])
     assert play.out(ScalePod) == []
     priced = serving(max_hourly_rate=Decimal(2), fallback_hourly_rate=Decimal("0.7")).at(1, *arrivals(2, 9))
     assert [call.replicas for call in priced.out(ScalePod)] == [2]
@@ -386,6 +389,7 @@ def test_whatever_comes(
         if other < one == was:
             earlier = max(at for at, _, count in world.asked if count == one)
             assert then - earlier >= 60.0, "asked for, and given back at once"
+    assert all(world.low <= wanted or wanted == world.most for _, _, wanted in world.asked)
 
 
 def test_the_part_is_the_machines() -> None:
