@@ -61,8 +61,9 @@ from gpugate.core.events import (
 from gpugate.core.idle_policy import FixedIdlePolicy, PrewarmWindow
 from gpugate.core.machine import NEEDS_NEW_START, PodMachine
 from gpugate.core.policy import Policy, ProviderLimits
+from gpugate.core.replicas import SCALABLE
 from gpugate.core.request_queue import BudgetVerdict
-from gpugate.core.states import Draining, Preloading, Ready, ShutDown, Stopped, Stopping, Unknown, Warming
+from gpugate.core.states import Draining, Ready, ShutDown, Stopped, Stopping, Unknown, Warming
 from gpugate.core.transitions import TABLE
 from gpugate.errors import (
     Ambiguous,
@@ -209,9 +210,7 @@ class Lives(RuleBasedStateMachine):
                 line = self.worlds[effect.provider].line
                 if isinstance(effect, ScalePod):
                     state = self.machine.state
-                    assert isinstance(state, Ready | Warming | Preloading), (
-                        "a pod that does not run is scaled"
-                    )
+                    assert isinstance(state, SCALABLE), "a pod that does not run is scaled"
                     assert effect.provider == state.provider
                 if isinstance(effect, StartPod):
                     assert not any(isinstance(out, StartPod) for out in line), "two starts are out"
@@ -274,7 +273,7 @@ class Lives(RuleBasedStateMachine):
                     world.replicas = 1
                 event = StopCallFailed(op, error) if error else StopAccepted(op)
             case InspectPod(op=op):
-                world.unbilled = error is None and not world.report().is_billed
+                world.unbilled = world.unbilled if error else not world.report().is_billed
                 event = (
                     InspectFailed(op, provider, error)
                     if error
