@@ -17,7 +17,7 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.start_times import StartTimes
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
-from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of
+from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of, state_folder
 from gpugate.config.schema import PodSettings
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.request_queue import BodyBudget
@@ -33,7 +33,7 @@ from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, Po
 from gpugate.observability.log import log_crash
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.operation.wake_rules import wake_policy
-from gpugate.provider_api import MAIN_POD, Provider
+from gpugate.provider_api import Provider
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.relay.relay import Relay
 
@@ -112,10 +112,6 @@ class PodBuilder:
             forwarder=Forwarder(lifecycle, Relay(), pools),
         )
 
-    def folder_of(self, pod: str) -> Path:
-        """Return the folder for what one pod keeps: `state.dir` itself for the pod of `[pod]`."""
-        return self.state if pod == MAIN_POD else self.state / "pods" / pod
-
     def _provider(self, pod: PodSettings, name: str, kind: type[Provider], config: Any) -> ConfiguredProvider:
         provider = kind(config, self.session)
         provider.pod_name = pod.name
@@ -145,7 +141,7 @@ class PodBuilder:
         events: PodEventBus,
         client: OllamaPodClient,
     ) -> Lifecycle:
-        learns, folder = pod.pod.idle_policy == "learned", self.folder_of(pod.name)
+        learns, folder = pod.pod.idle_policy == "learned", state_folder(self.state, pod)
         lifecycle = Lifecycle(
             name=pod.name,
             providers=providers,
@@ -184,7 +180,7 @@ class PodBuilder:
         return CatalogRefresher(
             settings.when_stopped,
             settings.models,
-            self.folder_of(pod.name) / "catalog.json",
+            state_folder(self.state, pod) / "catalog.json",
             pulled=pod.pod.pull,
             named=named_models(self.settings, pod, [one.provider for one in providers]),
             pods=pods_of(pod, configs),

@@ -18,10 +18,12 @@ from gpugate_demo.store import Model
 from gpugate_testing.fakes import FakeCloud, Hang
 
 from gpugate.app import build
-from gpugate.config import load_settings
+from gpugate.cli.main import main
+from gpugate.config import Settings, load_settings
 from gpugate.gateway import Gateway
+from gpugate.operation.reload import Reloader
 from gpugate.provider_api import Phase
-from tests.e2e.support import QUICK, SOON, bearer, provider_of, words
+from tests.e2e.support import QUICK, SOON, bearer, part_of, provider_of, token, words
 
 PODS = {"home": ["small:1b"], "large": ["big:70b"], "pictures": ["llava:13b", "small:1b"]}
 """The models on each pod's disk."""
@@ -73,19 +75,25 @@ async def street(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
             ollamas[name] = await stack.enter_async_context(models_on_disk(models))
             clouds[name] = FakeCloud(boot_s=0.05, url=ollamas[name].url)
             kinds[f"cloud-{name}"] = provider_of(clouds[name])
-        overrides = {
-            **{key: value for key, value in QUICK.items() if key != "pod.provider"},
-            "state.dir": str(tmp_path),
-            **{f"pods.{name}.provider": f"cloud-{name}" for name in PODS},
-            "pods.large.models": ["big*"],
-            "pods.pictures.models": ["llava"],
-        }
-        settings = load_settings(None, {}, overrides=overrides, complete=False)
+        settings = settings_of(tmp_path)
         gateway = await build(settings, find=kinds.__getitem__)
         await gateway.open()
         stack.push_async_callback(gateway.close)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)))
         yield Street(gateway, clouds, ollamas, http)
+
+
+def settings_of(folder: Path, **more: object) -> Settings:
+    """The gateway's settings; `more` as in `pods__large__idle_timeout`."""
+    overrides = {
+        **{key: value for key, value in QUICK.items() if key != "pod.provider"},
+        "state.dir": str(folder),
+        **{f"pods.{name}.provider": f"cloud-{name}" for name in PODS},
+        "pods.large.models": ["big*"],
+        "pods.pictures.models": ["llava"],
+        **{key.replace("__", "."): value for key, value in more.items()},
+    }
+    return load_settings(None, {}, overrides=overrides, complete=False)
 
 
 def models_on_disk(names: list[str]) -> SimulatedOllama:
@@ -225,3 +233,42 @@ async def test_all_pods_are_stopped_at_the_end(street):
         await street.until_serving(name)
     assert await street.gateway.close()
     assert {Phase.STOPPED} == {cloud.phase for cloud in street.clouds.values()}
+
+
+async def test_reload_of_one_pod(street, tmp_path):
+    """Its new idle time is taken by it alone; what waits for a restart is named with the pod."""
+    assert 200 == await street.chat("small:1b")
+    assert 200 == await street.chat("big:70b")
+    new = settings_of(
+        tmp_path, pods__large__idle_timeout=0.05, pods__large__models=["b*"], pods__new__models=[]
+    )
+    part_of(street.gateway, Reloader).read = lambda: new
+
+    status, answer = await street.ask("POST", "/api/v1/reload")
+
+    told = {"applied": ["pods.large.idle_timeout"], "restart": ["pods.large.models", "pods.new"]}
+    assert (200, told) == (status, answer["data"])
+    async with asyncio.timeout(SOON):
+        while street.clouds["large"].phase is not Phase.STOPPED:
+            await asyncio.sleep(0.005)
+    assert Phase.RUNNING is street.clouds["home"].phase
+
+
+async def test_the_command_line(street, monkeypatch, capsys):
+    """`start` and `stop` of one pod leave the others alone; `status` tells of each."""
+    monkeypatch.setenv("GPUGATE_URL", f"http://127.0.0.1:{street.gateway.port}")
+    monkeypatch.setenv("GPUGATE_TOKEN", token())
+
+    assert 0 == await asyncio.to_thread(main, ["start", "large"])
+    assert capsys.readouterr().out.startswith("large: ")
+    await street.until_serving("large")
+    assert ["large"] == street.started
+
+    assert 0 == await asyncio.to_thread(main, ["status"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ["home: STOPPED", "large: READY", "pictures: STOPPED"] == [
+        " ".join(line.split()[:2]) for line in lines
+    ]
+    assert 0 == await asyncio.to_thread(main, ["stop", "large"])
+    assert 1 == await asyncio.to_thread(main, ["stop", "nowhere"])
+    assert "there is no such pod" in capsys.readouterr().err
