@@ -16,7 +16,7 @@ from types import FrameType
 from benchmarks.bench import DISTURBED, Bench
 from benchmarks.board import Board
 from benchmarks.build import native, own_place
-from benchmarks.parts import blob, gone, memory, observed, ready, small, startup, streams
+from benchmarks.parts import blob, fleet, gone, memory, observed, ready, small, startup, streams
 from benchmarks.processes import Processes, Unavailable, cores, raise_open_files
 from benchmarks.targets import ROOT, Targets, make_token
 
@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "blob": blob.run_part,
     "memory": memory.run_part,
     "ready": ready.run_part,
+    "fleet": fleet.run_part,
     "startup": startup.run_part,
 }
 NEEDED_FILES = 6000

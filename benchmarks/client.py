@@ -65,17 +65,17 @@ class Gate:
     token: str
     _http: http.client.HTTPConnection | None = field(default=None)
 
-    def status(self) -> dict[str, Any]:
+    def status(self, query: str = "") -> dict[str, Any]:
         """`GET /api/v1/gpu/status`, its data."""
-        return self._ask("GET", "/api/v1/gpu/status")
+        return self._ask("GET", f"/api/v1/gpu/status{query}")
 
     def waiting(self) -> int:
         """How many requests wait."""
         return int(self.status()["waiting"])
 
-    def start(self) -> None:
+    def start(self, query: str = "") -> None:
         """`POST /api/v1/gpu/start`."""
-        self._ask("POST", "/api/v1/gpu/start")
+        self._ask("POST", f"/api/v1/gpu/start{query}")
 
     def healthy(self) -> bool:
         """Whether the gateway itself answers."""

@@ -98,6 +98,7 @@ dir = "{dir}/state"
 [providers.bench]
 url = "{url}"
 {bench}
+{pods}
 """
 
 OBSERVED_CONF = """
@@ -168,12 +169,14 @@ class Pod:
         cold_start_ms: None: it runs when the gateway comes up; else the upstream is told at the start
             to answer after so long.
         told: whether the upstream is told; otherwise it stays cold until the benchmark says so.
+        others: how many pods that are off stand before it in the configuration; then each has a pattern.
         defaults: leave every setting that can be left; else warm-up and queue are without practical limits.
     """
 
     cold_start_ms: int | None = None
     told: bool = True
     defaults: bool = False
+    others: int = 0
 
     def pod_lines(self) -> str:
         return "" if self.defaults or self.cold_start_ms is None else 'warmup_timeout = "1h"'
@@ -186,6 +189,14 @@ class Pod:
             return "running = true"
         control = upstream.control_url if self.told else ""
         return f'running = false\ncontrol = "{control}"\ncold_start_ms = {self.cold_start_ms}'
+
+    def pods_lines(self) -> str:
+        """The pods of a fleet, the one that is measured last."""
+        if not self.others:
+            return ""
+        off = [f'[pods.p{number}]\nmodels = ["m{number}-*"]' for number in range(self.others)]
+        sections = [f"[pods.p{number}.bench]\nrunning = false" for number in range(self.others)]
+        return "\n".join([*off, '[pods.last]\nmodels = ["fake-*"]', *sections])
 
 
 @define
@@ -236,6 +247,7 @@ class Targets:
                 dir=place,
                 url=upstream.url,
                 bench=pod.bench_lines(upstream),
+                pods=pod.pods_lines(),
             )
             + (OBSERVED_CONF if name == OBSERVED else "")
         )
@@ -247,8 +259,9 @@ class Targets:
         try:
             self._wait_until_healthy(name, process, gate)
             if pod.cold_start_ms is None:
-                gate.start()
-                self._wait_for(name, process, lambda: gate.status()["status"] == "READY")
+                named = "?pod=last" if pod.others else ""
+                gate.start(named)
+                self._wait_for(name, process, lambda: gate.status(named)["status"] == "READY")
                 self._wait_for_answers(target)
         finally:
             gate.close()
