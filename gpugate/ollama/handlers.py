@@ -98,7 +98,7 @@ class OllamaHandlers:
             return self._fleet.named(name)
         if self._fleet.only is not None or body is None:
             return self._fleet.first
-        return self._fleet.pod_for(body.fields.origin or body.fields.model)
+        return self._fleet.pod_for(body.routing_model)
 
     # --- what wakes the pod -------------------------------------------------------------------
 

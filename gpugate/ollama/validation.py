@@ -28,7 +28,7 @@ from http import HTTPStatus
 from urllib.parse import unquote
 
 import orjson
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
 from gpugate.ollama.catalog_responses import canonical
 from gpugate.ollama.routes import Route, RouteKind
@@ -57,9 +57,11 @@ class LocalResponse:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@frozen
+@define
 class BodyFields:
     """The few fields of a body that the gateway needs. Small: it is kept while the request waits.
+
+    Never changed; not frozen, because to make one would then take three times as long.
 
     Attributes:
         model: the model that the body names, of a copy its source; None if it names none or cannot be read.
@@ -111,6 +113,19 @@ class OllamaBody:
         if self._fields is None:
             self._fields = scan_body(self._route, self._headers, self.raw)
         return self._fields
+
+    @property
+    def routing_model(self) -> str | None:
+        """The model by which one of several pods is chosen.
+
+        On the hot path: most bodies begin with it, or end with it and a few plain fields, and are not parsed
+        for it.
+        """
+        if self._fields is None and self._route.kind is RouteKind.COMPUTE:
+            found = _MODEL_FIRST.match(self.raw) or _MODEL_LAST.match(self.raw, self.raw.rfind(b'"model"'))
+            if found:
+                return found[1].decode("utf-8", "replace").strip() or None
+        return self.fields.origin or self.fields.model
 
     @property
     def model_to_unload(self) -> str | None:
@@ -319,6 +334,11 @@ def _refuse_constant(name: str) -> object:
 
 
 _LENIENT = json.JSONDecoder(parse_int=float, parse_constant=_refuse_constant)
+_NAMES_MODEL = rb'"model"\s*:\s*"([^"\\]{1,256})"\s*'
+_MODEL_FIRST = re.compile(rb"\s*\{\s*" + _NAMES_MODEL + rb"[,}]")
+# Between the model and the end of the body stands no bracket, so it is a field of the outermost object; and
+# in a string the quotes around "model" would be escaped.
+_MODEL_LAST = re.compile(_NAMES_MODEL + rb'(?:,\s*"[^"\\]*"\s*:\s*(?:[-+.0-9A-Za-z]+|"[^"\\]*")\s*)*\}\s*\Z')
 _MODEL = re.compile(rb'(?<!\\)"model"\s*:\s*"([^"\\]{1,256})"')
 
 

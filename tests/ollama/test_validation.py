@@ -433,3 +433,51 @@ def test_any_body(path: str, raw: bytes) -> None:
     fields = scanned(path, raw)
     assert fields.error is None or "error" in orjson.loads(fields.error.body)
     assert fields.model is None or fields.model.encode()
+
+
+CHAT_ROUTE = match_route("POST", "/api/chat")
+
+
+@pytest.mark.parametrize(
+    ("raw", "model", "parsed"),
+    [
+        (b'{"model":"a","messages":[]}', "a", False),
+        (b' {\n "model" : " a:1b " }', "a:1b", False),
+        (
+            b'{"messages":[{}],"model":"a","stream":true,"seed":-1.5e3,"f":"json"}',
+            "a",
+            False,
+        ),
+        (b'{"messages":[{"content":"x"}],"model":"a"}\n', "a", False),
+        (b'{"messages":[],"model":"a","options":{"seed":1}}', "a", True),
+        (b'{"options":{"model":"no"},"model":"a","tools":[]}', "a", True),
+        (b'{"model":"a\\u0062","x":1}', "ab", True),
+        (b'{"x":{"model":"no"}}', None, True),
+        (b'{"messages":[{"content":"\\"model\\":\\"no\\"}"}]}', None, True),
+        (b'{"messages":[{"model":"no"}],"model":"a"}', "a", False),
+        (b'{"Model":"a"}', "a", True),
+        (b'{"model":""}', None, True),
+        (b"", None, True),
+        (b"no JSON", None, True),
+    ],
+)
+def test_routing_model(raw, model, parsed):
+    """The outermost object's, found without parsing where it stands first or last."""
+    body = OllamaBody(CHAT_ROUTE, {}, raw)
+    assert model == body.routing_model
+    assert parsed is (body._fields is not None)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "raw", "model"),
+    [
+        ("POST", "/api/copy", b'{"source":"a","destination":"b"}', "a"),
+        ("POST", "/api/create", b'{"model":"b","from":"a"}', "a"),
+        ("POST", "/api/create", b'{"model":"b"}', "b"),
+        ("DELETE", "/api/delete", b'{"name":"a"}', "a"),
+        ("GET", "/v1/models/a%3A1b", b"", "a:1b"),
+    ],
+)
+def test_routing_model_of_other_requests(method, path, raw, model):
+    """A copy goes by its source, a create by what it is made from."""
+    assert model == OllamaBody(match_route(method, path), {}, raw).routing_model
