@@ -218,7 +218,8 @@ async def _features(
         if metrics is not None:
             metrics.budget_ratio = lambda: monitor.used_ratio
         reloader.appliers.append(lambda new: monitor.set_limits(budget_limits(new)))
-    cost_api = CostApi(costs, reconciler, settings.cost.monthly_budget)
+    pods = [pod.name for pod in settings.named_pods]
+    cost_api = CostApi(costs, reconciler, settings.cost.monthly_budget, pods)
     reloader.appliers.append(partial(_apply, fleet, cost_api))
     notices = Notices(base.events, costs, settings.cost.currency, partial(_user_of, base), log_crash)
     reloader.appliers.append(lambda new: notices.replace(new.notify))

@@ -21,7 +21,7 @@ from gpugate_runpod import RunPod
 from gpugate_testing.clouds import Cloud, Delays, LoopClock, RunPodSim, SimPod, VastSim, loopback_time
 from gpugate_vastai import VastAi, VastConfig
 
-from gpugate import app
+from gpugate import pod_builder
 from gpugate.app import build
 from gpugate.config import load_settings
 from gpugate.gateway import Gateway
@@ -126,7 +126,7 @@ class Town:
                 super().__init__(config, session, wall=wall)
 
         kinds: dict[str, type[Provider]] = {"runpod": RunPod, "vastai": VastAiInCloudTime}
-        self.patch.setattr(app, "Lifecycle", partial(Lifecycle, wall=self.wall))
+        self.patch.setattr(pod_builder, "Lifecycle", partial(Lifecycle, wall=self.wall))
         self.patch.setitem(os.environ, "GPUGATE_STATE_DIR", str(self.state))  # the gateway sets it
         self.gateway = await build(self._settings(), find=kinds.__getitem__)
         await self.gateway.open()

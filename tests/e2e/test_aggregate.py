@@ -241,7 +241,7 @@ async def test_connections_serve_again(limited: House) -> None:
         await limited.chat(stream=False)
     pod = limited.gateway.lifecycle.serving
     assert pod is not None
-    assert 1 == limited.gateway.base.pools.pool_for(pod).idle
+    assert 1 == limited.gateway.base.fleet.first.pools.pool_for(pod).idle
 
 
 @PATHS

@@ -211,6 +211,30 @@ def fail(*_: object) -> None:
     raise RuntimeError("a mistake")
 
 
+async def test_costs_name_the_pod(street):
+    """The open sessions and their sum, one of them by `?pod=`; then rows and sums by pod."""
+    for name in ("home", "large"):
+        await street.ask("POST", f"/api/v1/gpu/start?pod={name}")
+        await street.until_serving(name)
+    _, answer = await street.ask("GET", "/api/v1/cost/session")
+    assert ["home", "large"] == [one["pod"] for one in answer["data"]["sessions"]]
+    assert 0.88 == answer["data"]["hourlyRate"]
+    _, answer = await street.ask("GET", "/api/v1/cost/session?pod=large")
+    assert ("large", "cloud-large") == (answer["data"]["pod"], answer["data"]["provider"])
+    status, answer = await street.ask("GET", "/api/v1/cost/session?pod=pictures")
+    assert (200, None) == (status, answer["data"])
+    status, answer = await street.ask("GET", "/api/v1/cost/session?pod=nowhere")
+    assert (404, "NOT_FOUND") == (status, answer["error"]["code"])
+    _, answer = await street.ask("GET", "/api/v1/cost/sessions")
+    assert ["home", "large"] == sorted(row["pod"] for row in answer["data"]["sessions"])
+    _, answer = await street.ask("GET", "/api/v1/cost/summary")
+    assert [("home", 1), ("large", 1)] == [
+        (one["pod"], one["sessionCount"]) for one in answer["data"]["byPod"]
+    ]
+    _, answer = await street.ask("GET", "/api/v1/why")
+    assert answer["data"]["lines"][0].startswith("pod large: started at ")
+
+
 async def test_one_sum_of_bodies(street, monkeypatch):
     """`queue.max_bytes` counts for all pods together."""
     for cloud in street.clouds.values():

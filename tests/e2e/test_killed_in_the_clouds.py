@@ -114,7 +114,8 @@ def rate(pod: SimPod) -> float:
 
 async def paid_rows(town: Town) -> list[Session]:
     """Of accepted starts, each of them over."""
-    await town.gateway.base.recorder.flush()
+    for pod in town.gateway.base.fleet:
+        await pod.recorder.flush()
     assert [] == await town.gateway.base.ledger.open_sessions()
     return await town.gateway.base.ledger.sessions(EVER[0], EVER[1])
 

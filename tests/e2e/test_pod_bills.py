@@ -23,7 +23,7 @@ NOT_BILLED_YET = {"runpod": 0.0, "vastai": DELAYS.provision_s + DELAYS.start_s}
 
 async def rows_of(town: Town) -> list[Session]:
     """The ledger, oldest first."""
-    await town.gateway.base.recorder.flush()
+    await town.gateway.base.fleet.first.recorder.flush()
     return (await town.gateway.base.ledger.starts(100))[::-1]
 
 
