@@ -76,14 +76,19 @@ def _settings(args: Namespace) -> Settings:
         if getattr(args, flag) is not None
     }
     draft = load_settings(
-        path, os.environ, overrides=overrides, complete=False, state_problem=state_dir.check
+        path, os.environ, overrides=overrides, complete=False, state_problem=state_dir.check, several=False
     )
     folder = Path(draft.state.dir).absolute() / "demo"
     overrides["state.dir"] = str(folder)
     if not draft.auth.secret:
         overrides["auth.secret"] = demo_secret(folder)
     return load_settings(
-        path, os.environ, overrides=overrides, config_of=config_of, state_problem=state_dir.check
+        path,
+        os.environ,
+        overrides=overrides,
+        config_of=config_of,
+        state_problem=state_dir.check,
+        several=False,
     )
 
 

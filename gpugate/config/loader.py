@@ -52,6 +52,7 @@ def load_settings(
     config_of: ConfigOf | None = None,
     max_replicas_of: Callable[[str], int] | None = None,
     state_problem: Callable[[Path], str | None] | None = None,
+    several: bool = True,
 ) -> Settings:
     """Return the settings of a file (None: no file), variables over it, and `overrides` over both.
 
@@ -65,6 +66,7 @@ def load_settings(
         max_replicas_of: returns how many replicas a provider can have at most; needs `config_of`.
         state_problem: returns what is wrong with the folder of `state.dir`, or None; for commands that use
             the folder.
+        several: False: the only pod is that of `[pod]`, and `[pods.<name>]` are only read.
 
     Raises:
         SettingsError: with every complaint.
@@ -88,8 +90,8 @@ def load_settings(
     settings = structured or Settings()
     raw["pods"] = pods
     named = [pod_of(name, keys, settings.pod, credentials, complaints) for name, keys in pods.items()]
-    pods_keys = [one.pod for one in named] or [settings.pod]
-    all_names = dict.fromkeys(name for keys in pods_keys for name in keys.provider)
+    all_keys = [settings.pod, *(one.pod for one in named)]
+    all_names = dict.fromkeys(name for keys in all_keys for name in keys.provider)
     use_provider_sections(providers, all_names, "providers", credentials)
     named = [with_defaults(pod, providers) for pod in named]
     folder = path.parent if path else Path()
@@ -101,6 +103,8 @@ def load_settings(
 
     complaints.add_all(consistency.contradictions(settings))
     complaints.add_all(consistency.missing(settings) if complete else ())
+    if not several:
+        settings = evolve(settings, named_pods=(), comfyui=evolve(settings.comfyui, pod=""))
     if config_of:
         check_providers(settings, config_of, complaints, max_replicas_of)
     if state_problem and settings.state.dir and not complaints.is_faulty("state.dir"):

@@ -118,6 +118,22 @@ def test_a_configuration_beside_it(
     )
 
 
+def test_a_configuration_of_several_pods(run: Callable[..., Any], bare: Path) -> None:
+    """None of them is started: the demo has its simulated pod alone, and spends nothing."""
+    (bare / "named.toml").write_text(
+        "[pods.large]\nprovider = 'runpod'\nidle_timeout = '9m'\n[comfyui]\npod = 'large'\n"
+        "[[schedule]]\ncron = '0 8 * * *'\npod = 'large'\n[pods.small]\nprovider = 'vastai'\n"
+    )
+
+    status, settings, _, _ = run("--config", "named.toml", "--port", "0")
+
+    assert 0 == status
+    assert [("main", ("demo",), 900.0)] == [
+        (pod.name, pod.pod.provider, pod.pod.idle_timeout) for pod in settings.pods
+    ]
+    assert "" == settings.comfyui.pod
+
+
 def test_a_taken_port(run: Callable[..., Any]) -> None:
     """That is one line and status 1, before any word to paste."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

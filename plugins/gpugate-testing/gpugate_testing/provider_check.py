@@ -17,7 +17,7 @@ from decimal import ROUND_UP, Decimal
 from typing import Any, TextIO
 
 import aiohttp
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from gpugate.cli.errors import FAILED, OK
 from gpugate.cli.parser import gpugate_version
@@ -26,7 +26,7 @@ from gpugate.config import Settings, provider_config
 from gpugate.errors import ProviderError, RateLimited
 from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.observability.redact import secrets_of
-from gpugate.provider_api import Capabilities, Endpoint, Phase, PodReport, Price, Provider
+from gpugate.provider_api import MAIN_POD, Capabilities, Endpoint, Phase, PodReport, Price, Provider
 from gpugate.providers import registry
 from gpugate.signals import handled
 from gpugate_testing.fault_sessions import cut_session
@@ -93,9 +93,10 @@ def provider_check(args: Namespace) -> int:
     """Print a line a check; return 1 if one failed, or if the pod may still run."""
     settings = settings_as_given(args)
     kind = registry.find(args.name)
-    config = provider_config(settings, args.name, kind.Config)
+    pod = next((one for one in settings.pods if args.name in one.pod.provider), settings.pods[0])
+    config = provider_config(settings, args.name, kind.Config, pod)
     os.environ["GPUGATE_STATE_DIR"] = settings.state.dir  # as `serve` hands it to the providers
-    check = Check(args.name, kind, config, settings)
+    check = Check(args.name, kind, config, evolve(settings, pod=pod.pod), pod_name=pod.name)
     try:
         asyncio.run(check.run(spend=args.spend))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -113,6 +114,7 @@ class Check:
     """One run of the command.
 
     Attributes:
+        pod_name: in the configuration.
         failed: a claim did not hold.
         owes_stop: a start may have been accepted, and no look has proved the pod off since.
         price: as the last report had it.
@@ -125,6 +127,7 @@ class Check:
     settings: Settings = field(repr=False)
     failed: bool = False
     owes_stop: bool = False
+    pod_name: str = MAIN_POD
     pod: str = "the pod"
     price: Price | None = None
     stop_limit_s: float = STOP_LIMIT_S
@@ -138,6 +141,11 @@ class Check:
     def pace(self) -> CheckLimits:
         """How patient this run is."""
         return CheckLimits.of(self.settings, self.kind.capabilities)
+
+    def _provider(self, session: aiohttp.ClientSession) -> Provider:
+        provider = self.kind(self.config, session)
+        provider.pod_name = self.pod_name
+        return provider
 
     # --- what is printed ----------------------------------------------------------------------
 
@@ -164,7 +172,7 @@ class Check:
             asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         headers = {"User-Agent": f"gpugate/{gpugate_version()}"}
         async with aiohttp.ClientSession(headers=headers, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            provider = self.kind(self.config, session)
+            provider = self._provider(session)
             try:
                 report = await self.look_only(provider)
                 if spend:
@@ -223,7 +231,7 @@ class Check:
         self.learn(running)
         self.say(f"it runs: {self.pod}, {running.gpu or 'GPU unknown'}, after {self.now() - began:.0f} s")
         await self.step("its Ollama is healthy", self.healthy(running, session), tell=True)
-        other = self.kind(self.config, session)
+        other = self._provider(session)
         try:
             await self.step("a second gateway would find it", self.found(other, running), tell=True)
         finally:
@@ -261,7 +269,7 @@ class Check:
         trace = aiohttp.TraceConfig()
         trace.on_request_start.append(count)
         async with cut_session(trace) as session:
-            provider = self.kind(self.config, session)
+            provider = self._provider(session)
             try:
                 report = await self.within(provider.inspect)
             except ProviderError as error:

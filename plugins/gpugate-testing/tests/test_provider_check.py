@@ -274,6 +274,14 @@ def test_as_a_command(shell: Shell, tmp_path: Path) -> None:
     assert 1 == shell.run("provider-check", "parked", GPUGATE_PROVIDERS__PARKED__RAISES="Transient").status
 
 
+def test_a_pod_of_several(shell: Shell) -> None:
+    """The first that has this provider is the one."""
+    more = "[pods.a]\nprovider = 'demo'\n[pods.b.parked]\nphase = 'running'\nollama = 'http://127.0.0.1:1'\n"
+    shell.configure(more)
+
+    assert "ok    it looks: pod p1 is running" in shell.run("provider-check", "parked").out
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_pod_starts(shell: Shell, number: signal.Signals) -> None:
     """The stop is proved before the command ends, with status 1."""
