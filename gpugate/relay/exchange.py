@@ -168,8 +168,8 @@ class Exchange:
 
     def resume(self) -> None:
         """Read the upstream again after a pause."""
-        if self.paused and not self._upstream.closed:
-            self._upstream.transport.resume_reading()
+        if self.paused:
+            self._upstream.resume_reading()
         self.paused = False
 
     def abandon_client(self, flush_s: float) -> None:
@@ -269,7 +269,7 @@ class Exchange:
             self._complete()
         elif self._protocol.writing_paused and not self.paused:
             self.paused = True
-            self._upstream.transport.pause_reading()
+            self._upstream.pause_reading()
             self._wake()
 
     def lost(self, *, ended: bool) -> None:

@@ -21,6 +21,13 @@ _KEEPALIVE = (  # a peer that vanished without a word is found after 30 + 3 * 10
     (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPCNT", None), 3),
 )
 
+LARGE_READ = 64 * 1024
+"""Bytes of one read after which other connections have their turn before the next one.
+
+uvloop reads up to 32 times 256 KiB from a socket in one go, and to parse that much of a body of one-byte
+chunks takes 0.1 s each time.
+"""
+
 FailureKind = Literal["connect", "tls", "timeout", "closed", "garbage"]
 
 
@@ -64,13 +71,18 @@ class Upstream(asyncio.Protocol):
         reused: it has served before.
     """
 
-    __slots__ = ("_drained", "_ended", "_listener", "_pool", "closed", "idle_since", "reused", "transport")
+    __slots__ = (
+        *("_drained", "_ended", "_listener", "_pool", "_paused", "_yields"),
+        *("closed", "idle_since", "reused", "transport"),
+    )
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._listener: ConnectionListener | None = None
         self._drained: asyncio.Future[None] | None = None
         self._ended = False
+        self._paused = False
+        self._yields = False
         self.closed = False
         self.reused = False
         self.idle_since = 0.0
@@ -92,6 +104,17 @@ class Upstream(asyncio.Protocol):
         self.closed = True
         self._pool.discard(self)
         self.transport.abort()
+
+    def pause_reading(self) -> None:
+        """Read nothing until `resume_reading`; called by the listener."""
+        self._paused = True
+        self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again; called by the listener."""
+        self._paused = False
+        if not self._yields and not self.closed:
+            self.transport.resume_reading()
 
     @property
     def sending(self) -> bool:
@@ -117,11 +140,20 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._listener is not None:
-            self._listener.data_received(data)
-        else:
+        if self._listener is None:
             # Nothing was asked: what comes now could not be told from the next response.
             self.abort()
+            return
+        self._listener.data_received(data)
+        if len(data) >= LARGE_READ and not (self._paused or self._yields or self.closed):
+            self._yields = True
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self._yields = False
+        if not self._paused and not self.closed:
+            self.transport.resume_reading()
 
     def eof_received(self) -> None:
         """See `asyncio.Protocol`."""

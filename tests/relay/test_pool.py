@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from gpugate.provider_api import Endpoint
-from gpugate.relay.pool import ConnectionPool, Upstream, UpstreamExchangeError
+from gpugate.relay.pool import LARGE_READ, ConnectionPool, Upstream, UpstreamExchangeError
 from tests.relay.support import Wire, counted, fake_pod, gateway, get, once, streamed_head
 
 OK = counted(b"ok")
@@ -120,6 +120,72 @@ async def test_closed_while_connecting():
         with pytest.raises(UpstreamExchangeError):
             await connecting
         assert pool.in_use == 0
+
+
+class Reads(asyncio.Transport):
+    """A transport that only knows whether it reads."""
+
+    reading = True
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """A socket that takes no option, as of a peer that is gone."""
+        closed = socket.socket()
+        closed.close()
+        return closed
+
+    def pause_reading(self) -> None:
+        """Read no more."""
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self.reading = True
+
+
+class Takes:
+    """A listener that may pause its connection while it takes bytes."""
+
+    def __init__(self, upstream: Upstream, pauses: bool) -> None:
+        self.upstream = upstream
+        self.pauses = pauses
+
+    def data_received(self, data: bytes) -> None:
+        """Take the bytes."""
+        if self.pauses:
+            self.upstream.pause_reading()
+
+    def lost(self, *, ended: bool) -> None:
+        """The connection is no more."""
+
+
+@pytest.mark.parametrize("pauses", [False, True])
+async def test_others_have_their_turn_after_a_large_read(pauses):
+    """Then it is read on, unless its listener has paused it."""
+    upstream, transport = Upstream(ConnectionPool(Endpoint("http://127.0.0.1:1"))), Reads()
+    upstream.connection_made(transport)
+    upstream.attach_listener(Takes(upstream, pauses))
+    upstream.data_received(b"x" * (LARGE_READ - 1))
+    assert pauses is not transport.reading
+    upstream.resume_reading()
+    upstream.data_received(b"x" * LARGE_READ)
+    assert not transport.reading
+    await asyncio.sleep(0)
+    assert pauses is not transport.reading
+    upstream.resume_reading()
+    assert transport.reading
+
+
+async def test_a_listener_that_resumes_during_the_turn_of_others():
+    """Does not take it from them."""
+    upstream, transport = Upstream(ConnectionPool(Endpoint("http://127.0.0.1:1"))), Reads()
+    upstream.connection_made(transport)
+    upstream.attach_listener(Takes(upstream, False))
+    upstream.data_received(b"x" * LARGE_READ)
+    upstream.pause_reading()
+    upstream.resume_reading()
+    assert not transport.reading
+    await asyncio.sleep(0)
+    assert transport.reading
 
 
 async def test_many_at_once():
