@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from gpugate.core.commands import StopCause
 from gpugate.core.states import StateName
@@ -19,6 +20,7 @@ from gpugate.lifecycle.status import (
     StateChanged,
     WakeRefused,
 )
+from gpugate.provider_api import MAIN_POD
 from gpugate.wording import duration
 
 _MESSAGES: Mapping[StateName, str] = {
@@ -53,7 +55,13 @@ STOP_REASONS: Mapping[StopCause, str] = {
 
 
 def log_event(news: LifecycleEvent) -> None:
-    """Write the line of this event; queue changes have none."""
+    """Write the line of this event; queue changes have none. One of several pods is named in it."""
+    pod = getattr(news, "pod", MAIN_POD)  # the budget is that of all
+    with bound_contextvars(**({} if pod == MAIN_POD else {"pod": pod})):
+        _write(news)
+
+
+def _write(news: LifecycleEvent) -> None:
     log = structlog.get_logger()
     match news:
         case StateChanged():
@@ -72,8 +80,8 @@ def log_event(news: LifecycleEvent) -> None:
                 cost=cost,
             )
         case ProviderProblem():
-            write = log.error if news.alarm else log.warning
-            write("provider trouble", provider=news.provider, message=news.message, reason=news.reason)
+            tell = log.error if news.alarm else log.warning
+            tell("provider trouble", provider=news.provider, message=news.message, reason=news.reason)
         case ModelPulling():
             _log_pull(news)
         case ReplicasAsked():

@@ -271,6 +271,14 @@ def step(
 
 
 class TestTransitions:
+    def test_one_of_several_pods(self) -> None:
+        """Its lines name it; those of the pod without a name are as ever."""
+        log = Log()
+        log_event(evolve(step(), pod="large"))
+        log_event(step())
+
+        assert ["large", None] == [line.get("pod") for line in log.lines]
+
     def test_line(self) -> None:
         """One line says what happens, from which state to which, why, and in which run."""
         log = Log()
