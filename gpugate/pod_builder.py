@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import structlog
 from attrs import frozen
 
 from gpugate.billing.ledger import Ledger
@@ -25,6 +26,7 @@ from gpugate.core.states import StateName
 from gpugate.errors import LedgerError
 from gpugate.fleet import FleetPod
 from gpugate.lifecycle.dead_man_switch import SwitchRenewer
+from gpugate.lifecycle.gpu_need import gpu_need_of
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
@@ -96,6 +98,11 @@ class PodBuilder:
         client = OllamaPodClient(self.session, pod.pod.health_path)
         lifecycle = await self._lifecycle(pod, providers, recorder, events, client)
         catalog = self._catalog(pod, configs, providers, client, lifecycle)
+        path = state_folder(self.state, pod) / "gpu-need.json"
+        log = structlog.get_logger().info
+        need = gpu_need_of(pod.pod.pull, catalog.catalog.sizes, path, log, kinds, configs)
+        if need is not None:
+            lifecycle.set_gpu_need(need)
         pools = UpstreamPools()
         self.resources.callback(pools.close)
         for listener in (catalog.on_event, abort_exchanges(pools)):

@@ -124,6 +124,7 @@ class PodReport:
         billed: False: the provider takes nothing for its GPU now, whatever the phase, as for a container
             that ended by itself, or a create that may have made nothing.
         replicas: how many copies of the engine run behind the endpoints; `price` is that of all of them.
+        gpu_bytes: the memory of all its GPUs together; None where it is not known.
     """
 
     phase: Phase = field(converter=Phase)
@@ -138,6 +139,7 @@ class PodReport:
     output: str = ""
     billed: bool = True
     replicas: int = 1
+    gpu_bytes: int | None = None
 
     @property
     def is_billed(self) -> bool:
@@ -244,6 +246,8 @@ class Provider(ABC):
         Config: an attrs class, structured from `[providers.<name>]`; secrets are `field(repr=False)`.
         capabilities: what this provider can do.
         models: of the pod's Ollama, where they are known before it has ever run.
+        needed_gpu_bytes: what the largest model needs of the GPUs' memory together; set before each `start`
+            where `chooses_gpu`.
         pod_name: the name that the configuration gives to this pod; set before the first call.
         slot: 0 or 1, set before the first call; 1 only with `capabilities.can_overlap`. Then two objects of
             the class, with the same Config, stand for two pods that replace each other before a time limit.
@@ -257,10 +261,16 @@ class Provider(ABC):
     pod_name: str = MAIN_POD
     slot: int = 0
     max_session_s: float = 0.0
+    needed_gpu_bytes: int | None = None
 
     def __init__(self, config: Any, session: ClientSession) -> None:
         self.config = config
         self.session = session
+
+    @classmethod
+    def chooses_gpu(cls, config: Any) -> bool:
+        """Whether `start` takes the cheapest GPU with `needed_gpu_bytes`; then some size must be known."""
+        return False
 
     @classmethod
     async def list_choices(

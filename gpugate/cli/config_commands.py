@@ -87,12 +87,10 @@ def _replace(path: Path, text: str) -> None:
 def check(args: Namespace) -> int:
     """Validate the configuration and print a summary; with --live also make requests to what it names."""
     settings = settings_for_serving(args)
+    about_models = [line for pod in settings.pods for line in _models(settings, pod)]
     print(f"ok: {config_path(args) or f'the environment (no file at {searched()})'}")
-    for line in _summary(settings):
+    for line in (*_summary(settings), *about_models):
         print(f"  {line}")
-    for pod in settings.pods:
-        if hint := _catalogue_hint(settings, pod):
-            print(f"  note: {_of(pod, settings)}{hint}")
     if problem := _listening_problem(settings):
         print(f"  note: {problem}")
     for key, warning in warnings(settings):
@@ -180,20 +178,31 @@ def _listening_problem(settings: Settings) -> str | None:
     return None
 
 
-def _catalogue_hint(settings: Settings, pod: PodSettings) -> str | None:
-    """Say what clients see while nothing was learned of a pod's models; None afterwards."""
+def _models(settings: Settings, pod: PodSettings) -> Iterator[str]:
+    """Say with what GPU memory a pod is made, and what clients see while nothing was learned of its models.
+
+    Raises:
+        SettingsError: the GPU is to be chosen by the models, and no size of them is known.
+    """
+    from gpugate.lifecycle.gpu_need import gpu_need_of
     from gpugate.ollama.catalog_cache import CatalogCache
     from gpugate.providers import registry
 
     kinds = {name: registry.find(name) for name in pod.pod.provider}
     configs = {name: provider_config(settings, name, kind.Config, pod) for name, kind in kinds.items()}
-    return CatalogCache(
+    folder = state_folder(Path(settings.state.dir), pod)
+    catalog = CatalogCache(
         settings.catalog.when_stopped,
         settings.catalog.models,
-        state_folder(Path(settings.state.dir), pod) / "catalog.json",
+        folder / "catalog.json",
         named=named_models(settings, pod, kinds.values()),
         pods=[*pods_of(pod, configs).values()],
-    ).hint
+    )
+    need = gpu_need_of(pod.pod.pull, catalog.sizes, folder / "gpu-need.json", print, kinds, configs)
+    if need is not None:
+        yield f"{_of(pod, settings)}GPU: the cheapest on offer with {need.need()}"
+    if catalog.hint:
+        yield f"note: {_of(pod, settings)}{catalog.hint}"
 
 
 def providers(args: Namespace) -> int:

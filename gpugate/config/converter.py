@@ -102,6 +102,9 @@ def parse_text(text: str, kind: Any) -> object:
     Numbers, lists and tables are JSON; a list may also be separated by commas.
     """
     kind, plain = _plain_type(kind), text.strip()
+    if _is_or_choice(kind):
+        word, other = _split_choice(kind)
+        return plain if plain in get_args(word) else parse_text(text, other)
     if kind in (str, Path) or _is_choice(kind):
         return text
     if kind is bool and plain.lower() in _TRUE + _FALSE:
@@ -261,6 +264,23 @@ def _choice(raw: object, kind: Any) -> Any:
     raise InvalidValue(f"must be {', '.join(some)} or {last}" if some else f"must be {last}", raw)
 
 
+def _is_or_choice(kind: Any) -> bool:
+    """Say whether this is `T | Literal["word", …]`."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    return len(kinds) == 2 and any(_is_choice(one) for one in kinds)
+
+
+def _split_choice(kind: Any) -> tuple[Any, Any]:
+    """Return the `Literal` and the other type of `T | Literal["word", …]`."""
+    word, other = sorted(get_args(kind), key=lambda one: not _is_choice(one))
+    return word, other
+
+
+def _word_or(raw: object, kind: Any) -> Any:
+    word, other = _split_choice(kind)
+    return raw if isinstance(raw, str) and raw in get_args(word) else _CONVERTER.structure(raw, other)
+
+
 def _provider_names(raw: object, _kind: Any) -> tuple[str, ...]:
     names = ([raw] if raw else []) if isinstance(raw, str) else raw
     return tuple(name.strip().lower() for name in _CONVERTER.structure(names, tuple[str, ...]))
@@ -339,6 +359,7 @@ def _make_converter() -> Converter:
     }.items():
         converter.register_structure_hook(kind, hook)
     converter.register_structure_hook_func(_is_choice, _choice)
+    converter.register_structure_hook_func(_is_or_choice, _word_or)
     for predicate, factory in (
         (is_list, _container((list, tuple), "a list", _list_hook)),
         (is_mapping, _container(Mapping, "a table", mapping_structure_factory)),

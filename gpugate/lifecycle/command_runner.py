@@ -37,6 +37,7 @@ from gpugate.core.commands import (
 )
 from gpugate.core.events import Event, PodInspected
 from gpugate.errors import GateError, QueueFull, QueueTimeout, WakeDenied
+from gpugate.lifecycle.gpu_need import GpuNeed
 from gpugate.lifecycle.lease import Lease, LeaseTable, ServingPod
 from gpugate.lifecycle.pod_calls import PodCalls, PodClient, PullProgress
 from gpugate.lifecycle.provider_worker import ConfiguredProvider, ProviderWorker, ReportSanitizer
@@ -53,7 +54,7 @@ from gpugate.lifecycle.status import (
     SessionStarted,
     WakeRefused,
 )
-from gpugate.provider_api import PodReport
+from gpugate.provider_api import PodReport, Provider
 from gpugate.tasks import CrashHandler, report_crash
 
 
@@ -81,6 +82,7 @@ class CommandRunner:
 
     Attributes:
         manual_error: the outcome of the latest manual request: None if it was accepted.
+        gpu_need: what the models need, where a provider chooses the GPU by it.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class CommandRunner:
         on_crash: CrashHandler,
     ) -> None:
         self.manual_error: GateError | None = None
+        self.gpu_need: GpuNeed | None = None
         self.pod_calls = PodCalls(pod, machine.on_event, health_interval_s, on_crash, self._publish_pull)
         self._machine = machine
         self._providers = tuple(providers)
@@ -137,6 +140,11 @@ class CommandRunner:
         on_called = partial(self._publish_call, name)
         return ProviderWorker(configured, self._machine.on_event, age_s, sanitizer, self._on_crash, on_called)
 
+    def set_gpu_need(self, need: GpuNeed) -> None:
+        """Tell the providers before each start what the models need, and watch whether they have it."""
+        self.gpu_need = need
+        self.pod_calls.on_small_gpu = lambda at: need.note_too_small(self._observations.gpu_bytes_at(at))
+
     def slow_call(self) -> str | None:
         """Return which provider has not answered a call for long, for people; None if none."""
         return next(filter(None, (worker.slow_call() for worker in self._workers)), None)
@@ -174,6 +182,7 @@ class CommandRunner:
             case Admit() | Reject() | Requeue() | AbortResponse():
                 self._update_lease(command, now)
             case StartPod(_, provider):
+                self._say_need(self._providers[provider].provider)
                 record = partial(
                     self._recorder.record_start_intent, self._names[provider], self._machine.start_origin()
                 )
@@ -205,6 +214,10 @@ class CommandRunner:
                 self._end_session(command)
             case PublishProviderProblem(provider=provider, message=message, reason=reason, alarm=alarm):
                 self._publish_problem(self._names[provider], message, reason, alarm=alarm)
+
+    def _say_need(self, provider: Provider) -> None:
+        if self.gpu_need is not None and provider.chooses_gpu(provider.config):
+            provider.needed_gpu_bytes = self.gpu_need.for_start()
 
     def on_inspected(self, event: PodInspected) -> None:
         """Take over a provider's newest report for the status."""

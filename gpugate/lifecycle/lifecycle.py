@@ -67,6 +67,7 @@ from gpugate.core.transitions.warmup import model_to_preload
 from gpugate.errors import ProviderUnavailable, QueueFull, ShuttingDown, WakeDenied
 from gpugate.lifecycle.command_runner import CommandRunner, MachineLink, lease_waited
 from gpugate.lifecycle.diagnosis import Diagnosis, PendingDiagnosis
+from gpugate.lifecycle.gpu_need import GpuNeed
 from gpugate.lifecycle.lease import Lease, LeaseTable, OpenRequest, ServingPod, WakePolicy, WakeRequest
 from gpugate.lifecycle.pod_calls import PodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
@@ -425,6 +426,10 @@ class Lifecycle:
         self._policy = policy
         self._machine.set_policy(policy)
         self._process_event(DeadlineReached())
+
+    def set_gpu_need(self, need: GpuNeed) -> None:
+        """Have the GPU chosen by what the models need; to be called before `open`."""
+        self._runner.set_gpu_need(need)
 
     def _wake_refusal(self, ticket: int | None) -> str:
         policy = self.wake_policy

@@ -69,6 +69,9 @@ class PodClient(Protocol):
     async def on_cpu(self, endpoint: Endpoint) -> bool:
         """Return whether all loaded models run on the CPU; False if none is loaded or it cannot be told."""
 
+    async def partly_on_cpu(self, endpoint: Endpoint) -> bool:
+        """Return whether a loaded model has found too little GPU memory; False if it cannot be told."""
+
     async def installed(self, endpoint: Endpoint) -> frozenset[str]:
         """Return the full names of the models that the pod has; none if it does not tell."""
 
@@ -95,6 +98,8 @@ class PodCalls:
 
     Attributes:
         pulling: how far the pull is that is out; None without one.
+        on_small_gpu: called with the endpoint if a model that was loaded runs partly on the CPU; None: nobody
+            wants to know.
 
     Args:
         on_event: called with each result, in the task of the call.
@@ -111,6 +116,7 @@ class PodCalls:
         on_pull: Callable[[PullModel, PullProgress, bool], None] = lambda *_: None,
     ) -> None:
         self.pulling: PullProgress | None = None
+        self.on_small_gpu: Callable[[Endpoint], None] | None = None
         self._pod = pod
         self._on_pull = on_pull
         self._on_event = on_event
@@ -209,6 +215,8 @@ class PodCalls:
     async def _on_cpu(self, endpoint: Endpoint) -> bool:
         try:
             async with asyncio.timeout(self._limit_s):
+                if self.on_small_gpu is not None and await self._pod.partly_on_cpu(endpoint):
+                    self.on_small_gpu(endpoint)
                 return await self._pod.on_cpu(endpoint)
         except Exception:  # not known is not worth a warning
             return False
@@ -262,6 +270,11 @@ class OllamaPodClient:
         """Return whether models are loaded, and none of them uses the GPU's memory."""
         models = await self._loaded(endpoint)
         return bool(models) and all(model.get("size_vram") == 0 for model in models)
+
+    async def partly_on_cpu(self, endpoint: Endpoint) -> bool:
+        """Return whether a part of a loaded model is not in the GPU's memory."""
+        sizes = ((model.get("size_vram"), model.get("size")) for model in await self._loaded(endpoint))
+        return any(isinstance(v, int) and isinstance(s, int) and 0 < v < s for v, s in sizes)
 
     async def installed(self, endpoint: Endpoint) -> frozenset[str]:
         """Return the full names of the models of `/api/tags`; none if it cannot be read, several times."""

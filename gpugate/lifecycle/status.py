@@ -19,7 +19,7 @@ from gpugate.core.events import Cause
 from gpugate.core.states import MachineSnapshot, Preloading, State, StateName, Status, WarmingUp
 from gpugate.errors import GateError
 from gpugate.lifecycle.pod_calls import PullProgress
-from gpugate.provider_api import MAIN_POD, PodReport, Price
+from gpugate.provider_api import MAIN_POD, Endpoint, PodReport, Price
 from gpugate.tasks import CrashHandler, report_crash, report_to_loop
 
 
@@ -131,7 +131,13 @@ class PodObservations:
                 gpu=report.gpu or known.gpu,
                 started_at=report.started_at or known.started_at,
                 detail=report.detail,
+                gpu_bytes=report.gpu_bytes or known.gpu_bytes,
             )
+
+    def gpu_bytes_at(self, endpoint: Endpoint) -> int | None:
+        """Return the GPU memory of the pod that has this endpoint; None if it is not known."""
+        reports = (session.report for session in self.open_sessions.values())
+        return next((one.gpu_bytes for one in reports if endpoint in one.endpoints.values()), None)
 
     def rate(self, session: ObservedSession) -> Decimal | None:
         """Return the price per hour: the reported one, else the configured one, else None."""

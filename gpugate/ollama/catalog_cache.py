@@ -144,6 +144,16 @@ class CatalogCache:
         listed = f"are {', '.join(names)}" if names else "are none, by catalog.when_stopped"
         return f"the pod's models are not known before it has run once; until then the listed ones {listed}"
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each model that was learned, by its full name; those in a cloud have none."""
+        entries = bodies.entries_of("tags", bodies.parse(self._answers.get("tags", b"")) or {})
+        sizes = {bodies.name_of("tags", entry).lower(): entry.get("size") for entry in entries}
+        return {
+            name: size
+            for name, size in sizes.items()
+            if isinstance(size, int) and size > 0 and not bodies.is_cloud(name)
+        }
+
     def learn_from(self, pod: str) -> None:
         """Take what is stored from now on as said by this one of `pods`; forget what another one said."""
         self._source = pod
@@ -226,8 +236,9 @@ class CatalogCache:
             self._coming.add(bodies.canonical(model))
 
     def has(self, names: Set[str]) -> bool:
-        """Say whether the pod had one of these models, by their canonical names, when it was last asked."""
-        return any(not known.isdisjoint(names) for known in self._names.values())
+        """Say whether the pod had one of these models, by their canonical names, when it was last asked, or
+        will pull it."""
+        return any(not known.isdisjoint(names) for known in (self._pulled, *self._names.values()))
 
     def lacks(self, model: str) -> bool:
         """Say whether the pod that a start tries first is known not to have this model."""

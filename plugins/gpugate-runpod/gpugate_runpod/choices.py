@@ -13,6 +13,7 @@ from gpugate_runpod.settings import RunPodConfig
 
 MOST_OFFERS = 12
 IMAGE = "ollama/ollama:latest"
+NAME_MODELS = "name its models in pod.pull: their size chooses the GPU"
 _MADE_BY_GPUGATE = re.compile(r"gpugate-[a-z0-9-]+-[0-9a-f]{8}")
 
 
@@ -32,7 +33,8 @@ async def pod_choices(config: RunPodConfig, api: Api) -> list[PodChoice]:
     free = sorted(
         (line for line in stock if line.available and line.price), key=lambda line: line.price or Decimal(0)
     )
-    return own + [_offer(line) for line in free[:MOST_OFFERS]]
+    offers = free[:MOST_OFFERS]
+    return own + [_offer(line) for line in offers] + [_auto(line) for line in offers[-1:]]
 
 
 def _pod(shown: Shown, prices: Mapping[str, Decimal | None], reader: Reader) -> PodChoice:
@@ -62,4 +64,20 @@ def _offer(line: Stock) -> PodChoice:
         settings={"mode": "ephemeral", "image": IMAGE, "gpus": [line.id]},
         per_hour=line.price,
         problems=("without a network volume (volume_id) its models are loaded anew in each session",),
+    )
+
+
+def _auto(dearest: Stock) -> PodChoice:
+    """The GPU that fits, for at most the price of the dearest that is shown."""
+    return PodChoice(
+        id="auto",
+        title="auto: the cheapest GPU that holds the models of pod.pull, for at most this price",
+        settings={
+            "mode": "ephemeral",
+            "image": IMAGE,
+            "gpus": "auto",
+            "max_price": float(dearest.price or 0),
+        },
+        per_hour=dearest.price,
+        problems=(NAME_MODELS,),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -36,6 +36,7 @@ SETTLE_S = 10.0
 MOST_CANDIDATES = 8
 """Creates in one start: gpugate gives a start two minutes, and one call may take `timeout`."""
 DEFAULT_DISK_GB = 30
+GIB = 1 << 30
 _BEST_FIRST = ("RUNNING", "STARTING", "PROVISIONING", "ERROR", "EXITED")
 
 
@@ -45,6 +46,7 @@ class Candidate:
 
     gpu: str
     data_center: str | None
+    gpu_bytes: int | None = None
 
 
 class EphemeralPods:
@@ -55,12 +57,15 @@ class EphemeralPods:
         self._api = api
         self._reader = Reader(config)
         self._ours = re.compile(rf"gpugate-{re.escape(config.instance)}-[0-9a-f]{{8}}")
+        self._gpu_bytes: dict[str, int] = {}  # of the pod that was made last, by its id
         self._known: Shown | None = None  # the pod that is meant; a list may be slow to have it, or slip
         self._new_until = 0.0
         self._unsure_until = 0.0
 
-    async def start(self) -> PodReport:
+    async def start(self, needed_gpu_bytes: int | None = None) -> PodReport:
         """Take the pod that is there, else create one at the first candidate that has room.
+
+        `needed_gpu_bytes`: of all its GPUs together, with gpus = "auto".
 
         Raises: NoCapacity, nowhere is room; Ambiguous, a create was not answered; RateLimited, it is too
         early to tell whether such a pod was made, so that none is made twice.
@@ -72,7 +77,7 @@ class EphemeralPods:
             return self._report(alive[0], ())
         if (wait := self._unsure_until - self._now()) > 0:
             raise RateLimited("a create was not answered; waiting whether its pod turns up", wait)
-        return await self._create_somewhere()
+        return await self._create_somewhere(needed_gpu_bytes)
 
     async def stop(self) -> PodReport:
         """Delete every pod of ours, a second one and what somebody only stopped included."""
@@ -132,7 +137,12 @@ class EphemeralPods:
             billed = shown.status == "ERROR" and shown.cost != 0
             return PodReport(Phase.FAILED, pod_id=shown.id, detail=words, alarm=note, billed=billed)
         report = self._reader.report(shown, self._now())
-        return evolve(report, alarm=note, started_at=shown.created_at or report.started_at)
+        return evolve(
+            report,
+            alarm=note,
+            started_at=shown.created_at or report.started_at,
+            gpu_bytes=self._gpu_bytes.get(shown.id),
+        )
 
     async def _delete_all(self, pods: Iterable[Shown]) -> None:
         """Delete each, whatever happens to the others; then raise the first error there was."""
@@ -149,12 +159,13 @@ class EphemeralPods:
 
     # --- making one ---------------------------------------------------------------------------
 
-    async def _create_somewhere(self) -> PodReport:
+    async def _create_somewhere(self, needed: int | None) -> PodReport:
         """Ask candidate after candidate: RunPod does not search (docs/providers.md#runpod-creation)."""
         config = self._config
         stock = await self._api.gpus(config.gpu_count, config.cloud.upper())
         refusals: list[ProviderError] = []
-        for candidate in islice(self._candidates(stock), MOST_CANDIDATES):
+        gpus = cheapest_fitting(stock, config, needed) if config.gpus == "auto" else config.gpus
+        for candidate in islice(self._candidates(stock, gpus), MOST_CANDIDATES):
             try:
                 shown = await self._create(candidate)
             except (NoCapacity, Misconfigured, AuthFailed) as error:
@@ -163,20 +174,33 @@ class EphemeralPods:
                 continue
             if (why := self._reader.unreachable_port(shown)) is not None:
                 raise Misconfigured(why)
+            if candidate.gpu_bytes is not None:
+                self._gpu_bytes = {shown.id: candidate.gpu_bytes}
             return self._report(shown, ())
-        raise self._nowhere(refusals, stock)
+        raise self._nowhere(refusals, stock, gpus, needed)
 
-    def _nowhere(self, refusals: list[ProviderError], stock: list[Stock]) -> ProviderError:
+    def _nowhere(
+        self,
+        refusals: list[ProviderError],
+        stock: list[Stock],
+        gpus: Sequence[str],
+        needed: int | None,
+    ) -> ProviderError:
         """ "No room" if anybody said so, since waiting helps then; else the last refusal."""
         full = [error for error in refusals if isinstance(error, NoCapacity)]
         if refusals:
             return (full or refusals)[-1]
         known = {line.id for line in stock}
-        if not known.intersection(self._config.gpus):
-            names = ", ".join(self._config.gpus)
+        if self._config.gpus == "auto" and not gpus:
+            size = f"{self._config.gpu_count} x GPU with {(needed or 0) / GIB:.1f} GiB together"
+            return Misconfigured(f"RunPod has no {size}: raise providers.runpod.gpu_count")
+        if not known.intersection(gpus):
+            names = ", ".join(gpus)
             return Misconfigured(f"RunPod has no GPU of the name {names} (providers.runpod.gpus)")
         dear = ", or costs more than providers.runpod.max_price" if self._config.max_price else ""
-        return NoCapacity(f"none of {', '.join(self._config.gpus)} is free{dear}")
+        if self._config.gpus == "auto":
+            return NoCapacity(f"no GPU with {(needed or 0) / GIB:.1f} GiB is free{dear}")
+        return NoCapacity(f"none of {', '.join(gpus)} is free{dear}")
 
     async def _create(self, candidate: Candidate) -> Shown:
         self._unsure_until = self._now() + self._config.timeout + SETTLE_S  # holds if this is cancelled
@@ -189,18 +213,19 @@ class EphemeralPods:
         self._known, self._new_until = shown, self._now() + SETTLE_S
         return shown
 
-    def _candidates(self, stock: list[Stock]) -> Iterator[Candidate]:
-        """GPUs in the configured order, each in the data centres in their order."""
+    def _candidates(self, stock: list[Stock], gpus: Sequence[str]) -> Iterator[Candidate]:
+        """GPUs in this order, each in the data centres in their order."""
         by_id = {line.id: line for line in stock}
-        for gpu in self._config.gpus:
+        for gpu in gpus:
             line = by_id.get(gpu)
             if line is None or not line.available or self._too_dear(line):
                 continue
+            size = memory_of(line, self._config)
             if not self._config.data_centers:
-                yield Candidate(gpu, None)
+                yield Candidate(gpu, None, size)
             for place in self._config.data_centers:
                 if not line.data_centers or place in line.data_centers:
-                    yield Candidate(gpu, place)
+                    yield Candidate(gpu, place, size)
 
     def _too_dear(self, line: Stock) -> bool:
         limit = self._config.max_price
@@ -236,3 +261,25 @@ class EphemeralPods:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def memory_of(line: Stock, config: RunPodConfig) -> int | None:
+    """Bytes of the GPUs of one pod together; None where the catalogue does not tell."""
+    return None if line.memory is None else int(line.memory * config.gpu_count * GIB)
+
+
+def cheapest_fitting(stock: list[Stock], config: RunPodConfig, needed: int | None) -> list[str]:
+    """GPU ids that hold so many bytes, cheapest first, whether they are free or not.
+
+    AMD's need an image of their own, so they are left out unless the image's name says "rocm".
+    """
+    if needed is None:
+        raise Misconfigured('gpus = "auto": the size of no model is known; name one in pod.pull')
+    fitting = [
+        line
+        for line in stock
+        if line.price is not None
+        and (memory_of(line, config) or 0) >= needed
+        and ("rocm" in config.image or not line.id.startswith("AMD "))
+    ]
+    return [line.id for line in sorted(fitting, key=lambda line: (line.price or 0, line.memory or 0))]

@@ -85,9 +85,10 @@ class Shown:
 
 @frozen
 class Stock:
-    """One line of the catalogue; `price` is USD per hour and GPU."""
+    """One line of the catalogue; `price` is USD per hour and GPU, `memory` GiB of one GPU."""
 
     id: str
+    memory: Decimal | None
     price: Decimal | None
     available: bool
     data_centers: tuple[str, ...]
@@ -98,6 +99,7 @@ class Stock:
         places = line.get("dataCenters")
         return cls(
             id=str(line.get("id") or ""),
+            memory=_number(line.get("memory")),
             price=_number(_mapping(line.get("price")).get(cloud.lower())),
             available=line.get("availability") != "NONE",
             data_centers=tuple(filter(None, map(_place, places))) if isinstance(places, list) else (),

@@ -54,6 +54,11 @@ class RunPod(Provider):
             self._pods = FixedPod(config, api)
 
     @classmethod
+    def chooses_gpu(cls, config: RunPodConfig) -> bool:
+        """With gpus = "auto"."""
+        return config.chooses_gpu
+
+    @classmethod
     async def list_choices(cls, settings: Mapping[str, Any], session: ClientSession) -> Sequence[PodChoice]:
         """The account's pods, and GPUs to make one with."""
         config = RunPodConfig(**{"pod_id": "unknown", **settings})
@@ -61,6 +66,8 @@ class RunPod(Provider):
 
     async def start(self) -> PodReport:
         """Start the pod, or create one; see the port for what is promised and raised."""
+        if isinstance(self._pods, EphemeralPods):
+            return await self._pods.start(self.needed_gpu_bytes)
         return await self._pods.start()
 
     async def stop(self) -> PodReport:

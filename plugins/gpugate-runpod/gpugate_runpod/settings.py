@@ -98,7 +98,10 @@ class RunPodConfig:
     )
     template_id: str = _key("", "of RunPod; image or template_id is required")
     image: str = _key("", "container image; with template_id it replaces the template's")
-    gpus: list[str] = _key(Factory(list), "GPU ids of RunPod's catalogue, best first; at least one")
+    gpus: list[str] | Literal["auto"] = _key(
+        Factory(list),
+        'GPU ids of RunPod\'s catalogue, best first; or "auto": the cheapest that holds the models',
+    )
     gpu_count: int = _key(1, "per pod", _is_positive)
     min_cuda: str = _key("", 'lowest CUDA version of the host, such as "12.4"; empty: any')
     data_centers: list[str] = _key(Factory(list), "best first; empty: any. With volume_id: the volume's")
@@ -124,9 +127,16 @@ class RunPodConfig:
         if not (self.template_id or self.image):
             raise ValueError("image or template_id is missing: what is a pod to be made from?")
         if not self.gpus:
-            raise ValueError("gpus is missing: name at least one, such as 'NVIDIA GeForce RTX 4090'")
+            raise ValueError(
+                "gpus is missing: name at least one, such as 'NVIDIA GeForce RTX 4090', or set 'auto'"
+            )
         if self.volume_id and self.cloud != "secure":
             raise ValueError("volume_id needs cloud = 'secure': network volumes exist only there")
+
+    @property
+    def chooses_gpu(self) -> bool:
+        """The GPU is chosen by what the models need."""
+        return self.mode == "ephemeral" and self.gpus == "auto"
 
     def url(self, pod_id: str, port: int) -> str:
         """Where this port of this pod is reached."""

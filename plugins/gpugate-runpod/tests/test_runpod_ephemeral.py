@@ -338,3 +338,61 @@ def test_deleted_pods_that_are_still_shown() -> None:
         assert "no pod" == (await house.provider.inspect()).detail
 
     play(scenario, ephemeral())
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("needed_gib", "settings", "taken"),
+    [
+        (10, {}, "NVIDIA A40"),  # 0.40: cheaper than the smaller ones
+        (10, {"cloud": "community"}, SECOND_GPU),
+        (30, {"cloud": "community"}, "NVIDIA A40"),
+        (40, {"cloud": "community", "gpu_count": 2}, SECOND_GPU),
+    ],
+)
+def test_the_gpu_that_fits(needed_gib: int, settings: dict[str, object], taken: str) -> None:
+    """The cheapest on offer whose memory, times `gpu_count`, holds what is needed."""
+
+    async def scenario(house: House) -> None:
+        house.provider.needed_gpu_bytes = needed_gib * GIB
+        report = await house.provider.start()
+        assert taken == house.pod.spec["gpu"]["id"]
+        count = house.pod.spec["gpu"]["count"]
+        assert report.gpu_bytes == house.cloud.gpus[taken].memory * count * GIB
+        assert report.gpu_bytes == (await house.provider.inspect()).gpu_bytes
+
+    play(scenario, ephemeral(gpus="auto", **settings), start=False)
+
+
+def test_the_next_one_where_the_cheapest_is_not_free() -> None:
+    """What is out of stock is not asked for, and after a refusal the next one is."""
+
+    async def scenario(house: House) -> None:
+        house.provider.needed_gpu_bytes = 10 * GIB
+        stock(house, "NVIDIA A40", availability="NONE")
+        house.cloud.fail("create", Capacity(), 1)
+        await house.provider.start()
+        assert GPU == house.pod.spec["gpu"]["id"]
+
+    play(scenario, ephemeral(gpus="auto"), start=False)
+
+
+def test_no_gpu_fits() -> None:
+    """None that is large enough: say so. None that is free or cheap enough: it may change. AMD's never."""
+
+    async def scenario(house: House) -> None:
+        stock(house, GPU, id="AMD Instinct MI300X OAM", memory=192)
+        house.cloud.gpus["AMD Instinct MI300X OAM"] = house.cloud.gpus.pop(GPU)
+        house.provider.needed_gpu_bytes = 100 * GIB
+        with pytest.raises(Misconfigured, match=r"1 x GPU with 100\.0 GiB together: raise .*gpu_count"):
+            await house.provider.start()
+        house.provider.needed_gpu_bytes = 40 * GIB
+        with pytest.raises(NoCapacity, match=r"no GPU with 40\.0 GiB is free, or costs more than"):
+            await house.provider.start()
+        house.provider.needed_gpu_bytes = None
+        with pytest.raises(Misconfigured, match=r"pod\.pull"):
+            await house.provider.start()
+
+    play(scenario, ephemeral(gpus="auto", max_price=0.30), start=False)

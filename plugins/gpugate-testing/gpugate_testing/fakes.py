@@ -225,6 +225,7 @@ class FakePod:
         sick: answers no health check while True.
         answers_at: the only URL at which it answers a health check; empty for any.
         on_cpu_at: the URLs of endpoints whose models run on the CPU only.
+        partly_at: the same of those whose models run partly on the CPU.
         models: that it has, by their full names.
         pull_s: how long a pull takes, which tells each tenth of it.
         unpullable: why a pull of these models fails, after half of its time.
@@ -237,6 +238,7 @@ class FakePod:
     sick: bool = False
     answers_at: str = ""
     on_cpu_at: frozenset[str] = frozenset()
+    partly_at: frozenset[str] = frozenset()
     models: set[str] = field(factory=set)
     pull_s: float = 0.0
     unpullable: dict[str, PullFailure] = field(factory=dict)
@@ -260,6 +262,10 @@ class FakePod:
     async def on_cpu(self, endpoint: Endpoint) -> bool:
         """What the models there run on."""
         return endpoint.url in self.on_cpu_at
+
+    async def partly_on_cpu(self, endpoint: Endpoint) -> bool:
+        """Whether a model there has found too little GPU memory."""
+        return endpoint.url in self.partly_at
 
     async def installed(self, endpoint: Endpoint) -> frozenset[str]:
         """The models it has."""

@@ -37,9 +37,10 @@ async def instance_choices(config: VastConfig, api: VastApi, reader: Reader) -> 
     cheapest: dict[str, Object] = {}
     for offer in offers:  # cheapest first
         cheapest.setdefault(gpu_of(offer) or "", offer)
-    return [_instance(row, config, reader) for row in rows if isinstance(row.get("id"), int)] + [
-        _offer(gpu, offer) for gpu, offer in list(cheapest.items())[:MOST_OFFERS] if gpu
-    ]
+    instances = [_instance(row, config, reader) for row in rows if isinstance(row.get("id"), int)]
+    shown = [(gpu, offer) for gpu, offer in list(cheapest.items())[:MOST_OFFERS] if gpu]
+    offers_shown = [_offer(gpu, offer) for gpu, offer in shown]
+    return [*instances, *offers_shown, *(_auto(offer) for _, offer in shown[-1:])]
 
 
 def _instance(row: Object, config: VastConfig, reader: Reader) -> PodChoice:
@@ -59,8 +60,7 @@ def _instance(row: Object, config: VastConfig, reader: Reader) -> PodChoice:
 
 
 def _offer(gpu: str, offer: Object) -> PodChoice:
-    price = Decimal(str(offer["dph_total"]))
-    limit = (price * HEADROOM).quantize(Decimal("0.01"), ROUND_UP)
+    price, limit = _prices(offer)
     return PodChoice(
         id=gpu,
         title=f"{gpu}: rented for each session, and destroyed",
@@ -68,3 +68,21 @@ def _offer(gpu: str, offer: Object) -> PodChoice:
         per_hour=price,
         problems=("its models are loaded anew in each session",),
     )
+
+
+def _auto(dearest: Object) -> PodChoice:
+    """The GPU that fits, for at most the price of the dearest that is shown."""
+    price, limit = _prices(dearest)
+    return PodChoice(
+        id="auto",
+        title="auto: the cheapest GPU that holds the models of pod.pull, for at most this price",
+        settings={"mode": "ephemeral", "gpu_ram": "auto", "max_price": float(limit)},
+        per_hour=price,
+        problems=("name its models in pod.pull: their size chooses the GPU",),
+    )
+
+
+def _prices(offer: Object) -> tuple[Decimal, Decimal]:
+    """Return the price of an offer, and the `max_price` for it."""
+    price = Decimal(str(offer["dph_total"]))
+    return price, (price * HEADROOM).quantize(Decimal("0.01"), ROUND_UP)

@@ -16,11 +16,11 @@ from math import inf
 
 from attrs import define, evolve, field
 
-from gpugate import Ambiguous, NoCapacity, Phase, PodReport, ProviderError
+from gpugate import Ambiguous, Misconfigured, NoCapacity, Phase, PodReport, ProviderError
 from gpugate_vastai.answers import Object
 from gpugate_vastai.api import LIST, Created, OfferTaken, VastApi
 from gpugate_vastai.offers import create_body, fitting, search_body
-from gpugate_vastai.reading import Reader, Run, gpu_of, price_of
+from gpugate_vastai.reading import Reader, Run, gpu_bytes_of, gpu_of, price_of
 from gpugate_vastai.settings import VastConfig
 
 VISIBLE_S = 30.0
@@ -85,8 +85,10 @@ class EphemeralInstance:
         self._rows: Sequence[Object] = ()
         self._listed_at = -inf
 
-    async def start(self) -> PodReport:
+    async def start(self, needed_gpu_bytes: int | None = None) -> PodReport:
         """Take what is on its way already; else clear what is left of earlier runs, and rent.
+
+        `needed_gpu_bytes`: of all GPUs together, with gpu_ram = "auto".
 
         Raises:
             NoCapacity: no offer fits.
@@ -98,7 +100,7 @@ class EphemeralInstance:
         for left in ours:
             if left.number not in self._destroyed:
                 await self._destroy(left.number, left)
-        return await self._rent()
+        return await self._rent(needed_gpu_bytes)
 
     async def stop(self) -> PodReport:
         """Destroy one of ours, what bills most first; sent again until the list shows none.
@@ -218,10 +220,10 @@ class EphemeralInstance:
 
     # --- renting ------------------------------------------------------------------------------------
 
-    async def _rent(self) -> PodReport:
+    async def _rent(self, needed: int | None) -> PodReport:
         """Take the best offer. A create that failed and made an instance all the same is a failed pod: it is
         destroyed, and billed until then."""
-        offer = await self._next_offer()
+        offer = await self._next_offer(self._wanted_bytes(needed))
         made = await self._create(offer)
         self._offers = []  # what was found for this run is of no use to the next
         number = made.instance_id
@@ -231,6 +233,7 @@ class EphemeralInstance:
             str(number),
             price=price_of(offer, keeps_disk=False),
             gpu=gpu_of(offer),
+            gpu_bytes=gpu_bytes_of(offer),
             detail="rented" if made.error is None else made.error.message,
         )
         self._rented[number] = Rented(self._now(), report, failed=made.error is not None)
@@ -243,14 +246,26 @@ class EphemeralInstance:
                 await self._destroy(number)
         return report
 
-    async def _next_offer(self) -> Object:
+    def _wanted_bytes(self, needed: int | None) -> int:
+        if not self._config.chooses_gpu:
+            return 0
+        if needed is None:
+            raise Misconfigured('gpu_ram = "auto": the size of no model is known; name one in pod.pull')
+        return needed
+
+    async def _next_offer(self, needed: int) -> Object:
         """The cheapest, of a search that is not old; one that was taken by another is excluded by then."""
         now = self._now()
         self._excluded = {machine: until for machine, until in self._excluded.items() if now < until}
         if now - self._offers_at >= OFFERS_S or not self._offers:
-            self._offers = list(await self._api.search(search_body(self._config)))
+            self._offers = list(await self._api.search(search_body(self._config, needed)))
             self._offers_at = self._now()
-        self._offers = fitting(self._offers, self._config, self._excluded)
+        self._offers = fitting(self._offers, self._config, self._excluded, needed)
+        if not self._offers and needed:
+            size = f"{needed / (1 << 30):.1f} GiB"
+            raise NoCapacity(
+                f"Vast.ai offers no GPU with {size} that fits; relax max_price, gpus or the min_ keys"
+            )
         if not self._offers:
             raise NoCapacity("Vast.ai offers nothing that fits; relax max_price, gpus or the min_ keys")
         return self._offers[0]

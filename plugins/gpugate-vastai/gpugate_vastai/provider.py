@@ -55,6 +55,11 @@ class VastAi(Provider):
         )
 
     @classmethod
+    def chooses_gpu(cls, config: VastConfig) -> bool:
+        """With gpu_ram = "auto"."""
+        return config.chooses_gpu
+
+    @classmethod
     async def list_choices(cls, settings: Mapping[str, Any], session: ClientSession) -> Sequence[PodChoice]:
         """The account's instances, and GPUs on offer."""
         config = VastConfig(**{"instance_id": 1, **settings})
@@ -62,6 +67,8 @@ class VastAi(Provider):
 
     async def start(self) -> PodReport:
         """Ask for the instance to run, or rent one; `NoCapacity(queued=True)` if the start waits there."""
+        if isinstance(self._instance, EphemeralInstance):
+            return await self._instance.start(self.needed_gpu_bytes)
         return await self._instance.start()
 
     async def stop(self) -> PodReport:

@@ -84,6 +84,7 @@ class Reader:
             self._started_at(row) if phase is Phase.RUNNING else None,
             detail,
             billed=_is_billed(row, phase, run),
+            gpu_bytes=gpu_bytes_of(row),
         )
 
     def endpoints(self, row: Object) -> dict[str, Endpoint]:
@@ -188,6 +189,14 @@ def gpu_of(row: Object) -> str | None:
     if not isinstance(name, str) or not name:
         return None
     return f"{count} x {name}" if isinstance(count, int) and count > 1 else name
+
+
+def gpu_bytes_of(row: Object) -> int | None:
+    """The memory of its GPUs together; Vast.ai tells that of one in MiB, and calls it MB."""
+    each, count = row.get("gpu_ram"), row.get("num_gpus", 1)
+    if not isinstance(each, int | Decimal) or not isinstance(count, int):
+        return None
+    return int(each * count) << 20
 
 
 def _host(given: object) -> str | None:

@@ -60,6 +60,11 @@ _is_port = _between(1, 65535, "a port, 1 to 65535")
 _are_gb = _between(1, 100_000, "a number of GB")
 
 
+def _are_gb_or_auto(_: object, attribute: Attribute[Any], value: Any) -> None:
+    if value != "auto":
+        _are_gb(_, attribute, value)
+
+
 def _key(default: Any, help: str, validator: Any = None, **more: Any) -> Any:  # noqa: A002
     """Declare a key; `help` is its comment in the configuration that `gpugate init` writes."""
     return field(default=default, validator=validator, metadata={"help": help}, **more)
@@ -111,7 +116,9 @@ class VastConfig:
     disk: int = _key(60, "GB, fixed for the instance's life", _are_gb)
     gpus: list[str] = _key(Factory(list), "names as Vast.ai spells them; empty: any")
     gpu_count: int = _key(1, "per instance", _between(1, 64, "1 to 64"))
-    gpu_ram: int = _key(16, "GB of each GPU, at least", _are_gb)
+    gpu_ram: int | Literal["auto"] = _key(
+        16, 'GB of each GPU, at least; "auto": so much as the models need', _are_gb_or_auto
+    )
     max_price: float = _key(
         0.0, "USD per hour, disk included; required", _between(0, 1000, "a price per hour")
     )
@@ -135,6 +142,11 @@ class VastConfig:
             raise ValueError("max_price is missing: the most that a rented instance may cost per hour")
         if self.mode == "ephemeral" and not (self.image or self.template_id):
             raise ValueError("image or template_id is missing: what is to run?")
+
+    @property
+    def chooses_gpu(self) -> bool:
+        """The GPU is chosen by what the models need."""
+        return self.mode == "ephemeral" and self.gpu_ram == "auto"
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from gpugate_testing.clouds.pods import ON_ITS_WAY
 from vast_support import DELAYS, EPHEMERAL, FIXED, IDLE_S, SLACK_S, House, play
 
 from gpugate.core.states import Status
-from gpugate.errors import GateError
+from gpugate.errors import GateError, Misconfigured, NoCapacity
 from gpugate.provider_api import Phase
 
 Settings = dict[str, Any]
@@ -521,3 +521,43 @@ def test_a_list_that_leaves_ours_out() -> None:
         about(house, 80)
 
     play(scenario, EPHEMERAL)
+
+
+AUTO: dict[str, Any] = {**EPHEMERAL, "gpu_ram": "auto"}
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("needed_gib", "more", "machine"),
+    [
+        (10, {}, 501),
+        (10, {"verified": False}, 503),
+        (23.995, {"verified": False}, 503),  # 24,576 MB hold it, 24,564 do not
+        (60, {"max_price": 3.0}, 504),
+    ],
+)
+def test_the_gpu_that_fits(needed_gib: float, more: dict[str, Any], machine: int) -> None:
+    """The cheapest offer whose memory holds what is needed."""
+
+    async def scenario(house: House) -> None:
+        house.provider.needed_gpu_bytes = int(needed_gib * GIB)
+        report = await house.provider.start()
+        assert machine == house.pod.spec["machine_id"]
+        assert report.gpu_bytes is not None
+        assert report.gpu_bytes >= house.provider.needed_gpu_bytes
+
+    play(scenario, {**AUTO, **more}, start=False)
+
+
+def test_no_gpu_fits() -> None:
+    """Within the price none is on offer; without a size none is looked for."""
+
+    async def scenario(house: House) -> None:
+        house.provider.needed_gpu_bytes = 60 * GIB
+        with pytest.raises(NoCapacity, match=r"no GPU with 60\.0 GiB that fits"):
+            await house.provider.start()
+        house.provider.needed_gpu_bytes = None
+        with pytest.raises(Misconfigured, match=r"pod\.pull"):
+            await house.provider.start()
+
+    play(scenario, AUTO, start=False)
