@@ -458,3 +458,28 @@ def test_check_of_a_new_install(shell: Shell) -> None:
     learned = {"format": 1, "pod": {"id": "parked"}, "answers": {"tags": '{"models":[{"name":"x"}]}'}}
     (shell.folder / "state" / "catalog.json").write_text(json.dumps(learned))
     assert "until then" not in shell.run("check").out
+
+
+CHOOSING = """
+[auth]
+secret = "0123456789012345678901234567890123456789"
+[pod]
+provider = "vastai"
+[providers.vastai]
+api_key = "k"
+mode = "ephemeral"
+max_price = 0.5
+gpu_ram = "auto"
+"""
+
+
+def test_check_of_the_gpu_that_fits(shell: Shell) -> None:
+    """What is needed is said; without a size the key that helps is named."""
+    shell.configure(CHOOSING)
+
+    without = shell.run("check", GPUGATE_POD__PULL="llava")
+    sized = shell.run("check", GPUGATE_POD__PULL="llava,llava:13b")
+
+    assert 2 == without.status
+    assert "pod.pull: name the pod's models, with the size in the name" in without.err
+    assert "  GPU: the cheapest on offer with 10.9 GiB for llava:13b (7.9 GB)" in sized.out.splitlines()
