@@ -77,7 +77,8 @@ def settings_page() -> str:
 
 def _about(section: type[Any]) -> Iterator[str]:
     if words := (section.__doc__ or "").strip():
-        yield from (words.split("\n")[0].split(". ")[0].rstrip(".") + ".", "")
+        first = words.split("\n")[0].split(". ")[0].rstrip(".") + "."
+        yield from (re.sub(r"\(docs/([\w.#-]+)\)", r"([more](../\1))", first), "")
 
 
 def _keys(section: type[Any], leaving_out: Collection[str] = ()) -> Iterator[str]:
