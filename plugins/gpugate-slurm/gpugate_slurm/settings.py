@@ -14,7 +14,7 @@ from attrs import Attribute, Factory, field, frozen
 from gpugate import Duration
 
 FIRST_PORT, LAST_PORT = 20000, 29999
-"""Where a job's port is chosen when `port` is 0 (docs/api.md#kubernetes-and-slurm)."""
+"""Where a job's port is chosen when `port` is 0 , so that two jobs fit on a node."""
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _VERSION = re.compile(r"v0\.0\.\d{1,3}|")
 _SSH = re.compile(r"(?:(?P<user>[^@\s]+)@)?(?P<host>\[[0-9A-Fa-f:]+\]|[^@:\s/\[\]]+)(?::(?P<port>\d{1,5}))?")

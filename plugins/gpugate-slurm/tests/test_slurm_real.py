@@ -1,4 +1,4 @@
-"""The plugin at a real Slurm: by slurmrestd, by commands, and by commands through a real sshd with a tunnel."""
+"""The plugin at a real Slurm: by slurmrestd, by commands, and by those through a real sshd with a tunnel."""
 
 from __future__ import annotations
 
