@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -129,8 +130,12 @@ class RealSlurm:
 
 
 @contextmanager
-def shared(folder: Path) -> Iterator[RealSlurm]:
-    """The Slurm of this run's folder, for one test at a time; the first that asks starts it."""
+def shared(run: str) -> Iterator[RealSlurm]:
+    """The Slurm of this run, for one test at a time; the first that asks starts it.
+
+    Its folder is not pytest's, which only root may enter: slurmrestd must not run as root.
+    """
+    folder = Path(tempfile.gettempdir()) / f"gpugate-slurm-{run}"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -177,6 +182,7 @@ def keep(folder: Path, until: int) -> None:
             with suppress(subprocess.TimeoutExpired):
                 daemon.wait(5)
             daemon.kill()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_configuration(folder: Path) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,10 +34,9 @@ class Quick(Slurm):
 
 
 @pytest.fixture
-def slurm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealSlurm]:
+def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[RealSlurm]:
     """The run's one Slurm, without jobs."""
-    base = tmp_path_factory.getbasetemp()
-    with shared((base.parent if base.name.startswith("popen-") else base) / "slurm") as slurm:
+    with shared(os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))) as slurm:
         monkeypatch.setenv("SLURM_CONF", slurm.conf)
         yield slurm
         slurm.clear()
