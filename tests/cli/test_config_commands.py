@@ -475,7 +475,7 @@ gpu_ram = "auto"
 
 def test_check_of_the_gpu_that_fits(shell: Shell) -> None:
     """What is needed is said; without a size the key that helps is named."""
-    shell.configure(CHOOSING)
+    shell.configure(text=CHOOSING)
 
     without = shell.run("check", GPUGATE_POD__PULL="llava")
     sized = shell.run("check", GPUGATE_POD__PULL="llava,llava:13b")
