@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from decimal import ROUND_FLOOR, Decimal
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from gpugate.billing.model import PodUsage, Session
 
@@ -57,6 +57,40 @@ class TimeAndCost:
 
     def __add__(self, other: TimeAndCost) -> TimeAndCost:
         return TimeAndCost(self.seconds + other.seconds, self.cost + other.cost)
+
+
+@define
+class ReplicaCost:
+    """What a session costs whose replicas come and go: each price counts for as long as so many replicas ran.
+
+    Attributes:
+        replicas: how many run.
+        rate: what they cost together per hour.
+        spent: what was spent until the session was `until_s` old, when the number changed last.
+    """
+
+    replicas: int = 1
+    rate: Decimal | None = None
+    spent: Decimal = ZERO
+    until_s: float = 0.0
+
+    def change(self, replicas: int, rate: Decimal | None, age_s: float) -> None:
+        """Take over what a report says of so old a session; a new price alone counts from its start."""
+        if replicas != self.replicas:
+            self.spent, self.until_s, self.replicas = self.total(age_s) or ZERO, age_s, replicas
+        self.rate = rate
+
+    def total(self, age_s: float) -> Decimal | None:
+        """Return what the session has cost until it was so old; None if no price is known."""
+        if self.rate is None:
+            return self.spent or None
+        return self.spent + self.rate * Decimal(str(max(0.0, age_s - self.until_s))) / SECONDS_PER_HOUR
+
+    def mean_rate(self, age_s: float) -> Decimal | None:
+        """Return the price per hour that comes to the same over the whole session."""
+        if not self.until_s or age_s <= 0 or (total := self.total(age_s)) is None:
+            return self.rate
+        return round(total * SECONDS_PER_HOUR / Decimal(str(age_s)), 12)
 
 
 @frozen(kw_only=True)

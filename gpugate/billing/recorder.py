@@ -27,7 +27,7 @@ from types import MappingProxyType
 
 from attrs import evolve
 
-from gpugate.billing.cost_math import SECONDS_PER_HOUR, ZERO
+from gpugate.billing.cost_math import SECONDS_PER_HOUR, ZERO, ReplicaCost
 from gpugate.billing.ledger import SessionStore
 from gpugate.billing.model import BY_HAND, PodUsage, Session, StartOrigin, StartTimeBound
 from gpugate.billing.usage import NoUsage, UsageSlice, UsageTracker
@@ -161,6 +161,7 @@ class SessionRecorder(Recorder):
         self._has_inherited = False
         self._inheriting = asyncio.Lock()
         self._stopping: frozenset[str] = frozenset()
+        self._replica_costs: dict[str, ReplicaCost] = {}  # by session
         self._reasons: dict[str, str] = {}
         self._origins: dict[str, StartOrigin] = {}  # of the latest start
         self._serving: str | None = None
@@ -315,7 +316,7 @@ class SessionRecorder(Recorder):
         unbilled = report.phase in _UNBILLED or not report.billed
         over = unbilled or (report.phase in _ALIVE and not same)
         if same and row.rate_source != "provider" and report.price is not None:  # 3
-            row = self._with_price(row, report.price)
+            row = self._with_price(row, report)
             self._update(row)
         if over and inherited and provider not in self._stopping:  # 2
             at = max(row.last_known_at, self._inherited_until[provider] or row.last_known_at)
@@ -456,7 +457,7 @@ class SessionRecorder(Recorder):
 
     def _with_report(self, row: Session, report: PodReport) -> Session:
         """Return the row with the report's pod, GPU and price, and with `seen_at` if that is too old."""
-        row = self._with_price(row, report.price or Price())
+        row = self._with_price(row, report)
         now = self._now(row)
         limit_s = LAST_SEEN_INTERVAL_S if row.stop_asked_at is None else LAST_SEEN_INTERVAL_STOPPING_S
         stale = row.seen_at is None or (now - row.seen_at).total_seconds() >= limit_s
@@ -469,14 +470,29 @@ class SessionRecorder(Recorder):
             seen_at=now if stale else row.seen_at,
         )
 
-    def _with_price(self, row: Session, price: Price) -> Session:
+    # With replicas that come and go the row's rate is the mean of the whole session: times its length it is
+    # the cost, for the sums over open rows, too. A gateway that takes over such a row knows the mean only.
+    def _with_price(self, row: Session, report: PodReport) -> Session:
         """Return the row with this price; where it has no rate, with the one known before or configured."""
+        price, costs, age_s = report.price or Price(), self._replica_costs.get(row.id), self._age_s(row)
         rate, source, currency = price.running_per_hour, "provider", price.currency
         if rate is None and row.rate_source == "provider":
-            rate, currency = row.hourly_rate, row.currency
+            rate, currency = row.hourly_rate if costs is None else costs.rate, row.currency
+        if rate is None and self._fallback.running_per_hour is not None:
+            rate, source, currency = (
+                self._fallback.running_per_hour * report.replicas,
+                "configured",
+                row.currency,
+            )
         if rate is None:
-            rate, currency = self._fallback.running_per_hour, row.currency
-            source = "unknown" if rate is None else "configured"
+            source, currency = "unknown", row.currency
+        was_mean = row.provider in self._inherited_until and row.hourly_rate not in (None, rate)
+        if costs is None and (was_mean or report.replicas > 1):
+            costs = ReplicaCost(0 if row.hourly_rate else report.replicas, row.hourly_rate)
+            self._replica_costs[row.id] = costs
+        if costs is not None:
+            costs.change(report.replicas, rate, age_s)
+            rate = costs.mean_rate(age_s)
         stopped = row.stopped_rate if price.stopped_per_hour is None else price.stopped_per_hour
         return evolve(row, hourly_rate=rate, rate_source=source, stopped_rate=stopped, currency=currency)
 
@@ -495,8 +511,11 @@ class SessionRecorder(Recorder):
     def _end(self, row: Session, at: datetime, reason: str) -> None:
         """Write down a session's end and cost."""
         self._note_end(row, at)
-        seconds = Decimal(str(max(0.0, (at - row.began_at).total_seconds())))
-        cost = None if row.hourly_rate is None else row.hourly_rate * seconds / SECONDS_PER_HOUR
+        seconds = max(0.0, (at - row.began_at).total_seconds())
+        if costs := self._replica_costs.pop(row.id, None):
+            row = evolve(row, hourly_rate=costs.mean_rate(seconds))
+        rate = row.hourly_rate
+        cost = None if rate is None else rate * Decimal(str(seconds)) / SECONDS_PER_HOUR
         self._queue_write(evolve(row, ended_at=at, end_reason=reason, cost=cost if row.started_at else ZERO))
 
     def _note_end(self, row: Session, at: datetime) -> None:

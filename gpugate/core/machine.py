@@ -693,7 +693,7 @@ class PodMachine:
         replicas, provider = self.replicas, provider_of(self.state)
         if replicas is not None and provider is not None and replicas.is_awaited(event.op):
             self.commands += replicas.on_answered(provider, event.answer, now)
-            self.inspect_schedule.schedule(provider, now + self._inspect_delay_s(provider, now))
+            self.inspect_schedule.schedule(provider, now + self.policy.inspect_interval_s(provider, 0.0))
 
     def _late_start_accepted(self, event: StartAccepted, now: float) -> None:
         """Open a session for a start that was accepted after its stop was decided."""

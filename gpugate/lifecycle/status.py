@@ -12,7 +12,7 @@ from math import isfinite
 
 from attrs import define, evolve, field, frozen
 
-from gpugate.billing.cost_math import SECONDS_PER_HOUR
+from gpugate.billing.cost_math import ReplicaCost
 from gpugate.billing.start_times import NO_MODEL, ReadyIn, StartTimes
 from gpugate.core.commands import StartCause, StopCause
 from gpugate.core.events import Cause
@@ -82,6 +82,7 @@ class ObservedSession:
     began_at: datetime
     began_boottime: float
     report: PodReport
+    costs: ReplicaCost
 
 
 @define
@@ -108,7 +109,8 @@ class PodObservations:
     def start_session(self, run_id: int, provider: str, report: PodReport, up_s: float) -> ObservedSession:
         """Open a session that began `up_s` ago."""
         began_at = self.wall() - timedelta(seconds=up_s)
-        session = ObservedSession(run_id, provider, began_at, self.boottime() - up_s, report)
+        costs = ReplicaCost(report.replicas, self._rate(report))
+        session = ObservedSession(run_id, provider, began_at, self.boottime() - up_s, report, costs)
         self.open_sessions[provider] = session
         return session
 
@@ -119,7 +121,7 @@ class PodObservations:
     def observe(self, provider: str, report: PodReport) -> None:
         """Take over the newest report on a pod; what it leaves out stays as it was reported before."""
         if report.price is not None and report.price.running_per_hour is not None:
-            self.rates[provider] = report.price.running_per_hour
+            self.rates[provider] = report.price.running_per_hour / max(1, report.replicas)
         session = self.open_sessions.get(provider)
         known = session.report if session is not None else report
         if session is not None and (None in (report.pod_id, known.pod_id) or report.pod_id == known.pod_id):
@@ -132,7 +134,10 @@ class PodObservations:
                 started_at=report.started_at or known.started_at,
                 detail=report.detail,
                 gpu_bytes=report.gpu_bytes or known.gpu_bytes,
+                replicas=report.replicas,
             )
+            age_s = self.uptime(session).total_seconds()
+            session.costs.change(report.replicas, self._rate(session.report), age_s)
 
     def gpu_bytes_at(self, endpoint: Endpoint) -> int | None:
         """Return the GPU memory of the pod that has this endpoint; None if it is not known."""
@@ -141,10 +146,13 @@ class PodObservations:
 
     def rate(self, session: ObservedSession) -> Decimal | None:
         """Return the price per hour: the reported one, else the configured one, else None."""
-        price = session.report.price
-        if price is not None and price.running_per_hour is not None:
-            return price.running_per_hour
-        return self.fallback_price.running_per_hour
+        return self._rate(session.report)
+
+    def _rate(self, report: PodReport) -> Decimal | None:
+        if report.price is not None and report.price.running_per_hour is not None:
+            return report.price.running_per_hour
+        each = self.fallback_price.running_per_hour
+        return None if each is None else each * report.replicas
 
     def uptime(self, session: ObservedSession) -> timedelta:
         """Return for how long the session has been billed, whatever happens to the calendar."""
@@ -152,10 +160,7 @@ class PodObservations:
 
     def cost(self, session: ObservedSession) -> Decimal | None:
         """Return the cost of the session so far, unrounded; None without a known price."""
-        rate = self.rate(session)
-        if rate is None:
-            return None
-        return rate * Decimal(str(self.uptime(session).total_seconds())) / SECONDS_PER_HOUR
+        return session.costs.total(self.uptime(session).total_seconds())
 
 
 class StatusBuilder:
