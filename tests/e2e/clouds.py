@@ -49,6 +49,33 @@ EPHEMERAL: Mapping[str, Mapping[str, object]] = {
 }
 MODES = pytest.mark.parametrize("sections", [FIXED, EPHEMERAL], ids=["fixed", "ephemeral"])
 
+SECOND = "p2w8n4c6z5"
+"""Another fixed pod at RunPod."""
+PODS: dict[str, dict[str, dict[str, object]]] = {
+    "fixed": {
+        "chat": {"runpod": {"pod_id": "k3x9v2m7q1"}},
+        "code": {"runpod": {"pod_id": SECOND}},
+        "draw": {"vastai": {}},
+    },
+    "ephemeral": {
+        "chat": {"runpod": {"instance": "chat"}},
+        "code": {"runpod": {"instance": "code"}},
+        "draw": {"vastai": {}},
+    },
+}
+"""Three pods, of which two are of one account, by the mode."""
+
+
+def pods_settings(mode: str) -> dict[str, object]:
+    """Their sections, as keys with dots."""
+    keys: dict[str, object] = {}
+    for name, providers in PODS[mode].items():
+        for provider, section in providers.items():
+            keys[f"pods.{name}.provider"] = provider
+            keys |= {f"pods.{name}.{provider}.{key}": value for key, value in section.items()}
+    return keys
+
+
 QUICK: Mapping[str, object] = {
     "server.port": 0,
     "server.shutdown_grace": 1,
@@ -152,9 +179,10 @@ class Town:
 
     # --- clients ------------------------------------------------------------------------------
 
-    def _call(self, method: str, path: str, **more: Any) -> Any:
+    def _call(self, method: str, path: str, pod: str = "", **more: Any) -> Any:
         url = f"http://127.0.0.1:{self.gateway.port}{path}"
-        return self.http.request(method, url, headers=bearer(), **more)
+        headers = {**bearer(), **({"X-Gpugate-Pod": pod} if pod else {})}
+        return self.http.request(method, url, headers=headers, **more)
 
     async def ask(self, method: str, path: str, **more: Any) -> Answer:
         """The whole answer, or what came of it."""
@@ -166,9 +194,9 @@ class Town:
                 answer.whole = False
             return answer
 
-    async def chat(self, **more: Any) -> Answer:
+    async def chat(self, pod: str = "", **more: Any) -> Answer:
         """A chat's answer, in one piece."""
-        return await self.ask("POST", "/api/chat", json={**CHAT, "stream": False, **more})
+        return await self.ask("POST", "/api/chat", pod=pod, json={**CHAT, "stream": False, **more})
 
     async def served_by(self, **more: Any) -> str:
         """A chat's answer names the cloud whose Ollama gave it."""
@@ -195,6 +223,10 @@ class Town:
     async def word(self, word: str, limit_s: float = 900.0) -> None:
         """Wait until the status is this."""
         await self.until(lambda: self.gateway.lifecycle.current_status == word, limit_s)
+
+    def all_are(self, word: str) -> bool:
+        """Whether the status of each pod is this."""
+        return all(pod.lifecycle.current_status == word for pod in self.gateway.base.fleet)
 
     async def proved(self) -> None:
         """Wait until no stop is left to prove."""
@@ -298,8 +330,11 @@ __all__ = [
     "IDLE_S",
     "MODEL",
     "MODES",
+    "PODS",
     "RUNNING_COLD_S",
+    "SECOND",
     "SLACK_S",
     "Town",
     "play",
+    "pods_settings",
 ]

@@ -84,12 +84,12 @@ class Mortal:
         await asyncio.gather(*self.clients)
         self.town.state = self._left
 
-    def ask(self) -> None:
+    def ask(self, pod: str = "") -> None:
         """Have a client ask; that it is cut off is its fate."""
 
         async def chat() -> None:
             with suppress(aiohttp.ClientError):
-                await self.town.chat()
+                await self.town.chat(pod)
 
         self.clients.append(spawn(chat(), "test:client"))
 

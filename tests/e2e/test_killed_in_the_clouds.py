@@ -17,7 +17,7 @@ from gpugate_testing.clouds import Capacity, Cloud, LostResponse, SimPod
 
 from gpugate.billing.model import Session
 from gpugate.lifecycle.status import SessionEnded, SessionStarted
-from tests.e2e.clouds import BOTH, EPHEMERAL, FIXED, Town, play
+from tests.e2e.clouds import BOTH, EPHEMERAL, FIXED, PODS, SECOND, Town, play, pods_settings
 from tests.e2e.kills import Mortal
 
 RUNPOD_RATE = 0.69
@@ -178,4 +178,65 @@ def test_killed(tmp_path: Path, name: str, mode: str, point: str, luck: str) -> 
         pod__idle_timeout=IDLE_S,
         pod__start_backoff=5,
         pod__preload="auto",
+    )
+
+
+@pytest.mark.parametrize(
+    ("point", "mode"),
+    [
+        ("intent on disk", "fixed"),
+        ("start done", "ephemeral"),
+        ("warming", "fixed"),
+        ("idle", "ephemeral"),
+        ("stop done", "ephemeral"),
+        ("stop unproved", "fixed"),
+        ("end on disk", "fixed"),
+    ],
+)
+def test_three_pods_killed(tmp_path: Path, point: str, mode: str) -> None:
+    """At a point of one of their lives: each that is billed is adopted, each pod's rows are its bill."""
+    bad = LUCKS["stops' answers are lost"]
+    state = tmp_path / "state"
+    state.mkdir()
+
+    async def scenario(town: Town) -> None:
+        if mode == "fixed":
+            town.runpod.add_pod(SECOND, "gpugate-code")
+        for cloud in town.clouds.values():
+            spoil(cloud, bad, town.patch)
+        mortal = Mortal(town)
+        await mortal.open()
+        await town.until(lambda: town.all_are("STOPPED"))
+        POINTS[point](mortal)
+        for name in PODS[mode]:
+            mortal.ask(name)
+            await asyncio.sleep(1.0)
+        async with asyncio.timeout(2 * IDLE_S):
+            await mortal.dead.wait()
+        await mortal.bury()
+        await asyncio.sleep(AWAY_S)
+        await mortal.open()
+        await asyncio.sleep(ADOPTED_WITHIN_S)
+        serving = [pod for pod in town.gateway.base.fleet if pod.lifecycle.serving is not None]
+        assert len(serving) == sum(len(cloud.billing) for cloud in town.clouds.values())
+        await town.until(lambda: town.all_are("STOPPED"), 3 * IDLE_S)
+        paid = await paid_rows(town)
+        assert all({row.provider} == PODS[mode][row.pod].keys() for row in paid)
+        pods = {str(pod.id): pod for cloud in town.clouds.values() for pod in cloud.pods.values()}
+        assert sum(town.starts.values()) == len(paid) == sum(pod.starts for pod in pods.values()), paid
+        for pod_id, pod in pods.items():
+            here = [row for row in paid if row.pod_id == pod_id]
+            assert len({row.pod for row in here}) <= 1
+            due = rate(pod) * pod.billed_s / 3600
+            assert float(sum(row.cost or 0 for row in here)) == pytest.approx(due, rel=0.02), here
+
+    play(
+        scenario,
+        state,
+        sections=FIXED if mode == "fixed" else EPHEMERAL,
+        start=False,
+        pod__idle_timeout=IDLE_S,
+        pod__start_backoff=5,
+        pod__preload="auto",
+        **pods_settings(mode),
     )
