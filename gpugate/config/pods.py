@@ -167,7 +167,8 @@ def _machine_of(config: Any) -> tuple[str, list[object]] | None:
     is_made = getattr(config, "mode", "") == "ephemeral"
     for keys in _MADE if is_made else _FIXED:
         values = [getattr(config, key, None) for key in keys]
-        if values[0] and None not in values:
+        is_pattern = "{" in str(values[0])  # filled in for each pod
+        if values[0] and None not in values and not is_pattern:
             return keys[0], [*keys, *values]
     return None
 

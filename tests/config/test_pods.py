@@ -338,6 +338,44 @@ def test_pods_that_are_different_machines(tmp_path: Path) -> None:
     assert [] == complaints(write(tmp_path, text), env, config_of=config_of)
 
 
+@attrs.frozen
+class Scaled:
+    """A Config that names a workload of a cluster."""
+
+    name: str = "ollama"
+    namespace: str = "default"
+    kind: str = "Deployment"
+    context: str = ""
+    mode: str = "scale"
+    ollama_url: str = "http://{node}:{port}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "refused"),
+    [
+        ("", ["pods.b.cluster.name"]),
+        ('namespace = "other"', []),
+        ('kind = "StatefulSet"', []),
+        ('mode = "ephemeral"', []),
+    ],
+)
+def test_workloads_of_a_cluster(tmp_path: Path, keys: str, refused: list[str]) -> None:
+    """The same name is the same one only in the same place; what is made for each session is none."""
+    text = f'[pod]\nprovider = "cluster"\n[pods.a]\n[pods.b.cluster]\nname = "ollama"\n{keys}\n'
+    lines = complaints(write(tmp_path, text), {"GPUGATE_AUTH__SECRET": SECRET}, config_of=lambda _: Scaled)
+
+    assert refused == [line.split(": ")[1] for line in lines]
+
+
+def test_a_pattern_of_addresses_is_no_machine(tmp_path: Path) -> None:
+    """Pods may share a pattern that is filled in for each of them."""
+    text = '[pod]\nprovider = "cluster"\n[providers.cluster]\nname = ""\n[pods.a]\n[pods.b]\n'
+
+    assert [] == complaints(
+        write(tmp_path, text), {"GPUGATE_AUTH__SECRET": SECRET}, config_of=lambda _: Scaled
+    )
+
+
 def test_what_may_surprise_in_one_of_them(tmp_path: Path) -> None:
     """A warning names the key where it is given, and one of all pods comes once."""
     text = "[pod]\nstart_timeout = '11m'\n[pods.a]\nidle_timeout = 15\n[pods.b]\nmax_session = 60\n"
