@@ -20,7 +20,8 @@ import structlog
 from attrs import evolve
 
 from gpugate.api.costs import CostApi
-from gpugate.api.gpu import GpuApi, SseBroadcaster
+from gpugate.api.events import SseBroadcaster
+from gpugate.api.gpu import GpuApi
 from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.billing.budget import BudgetLimits, BudgetMonitor
 from gpugate.billing.ledger import open_ledger

@@ -17,7 +17,7 @@ import orjson
 from aiohttp import web
 from attrs import define, evolve, field, frozen
 
-from gpugate.api.gpu import SseResponse, wants_only_events
+from gpugate.api.events import SseResponse, wants_only_events
 from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import GateError, InvalidRequest, UpstreamBroken, UpstreamTimeout
 from gpugate.fleet import POD_HEADER, Fleet, FleetPod

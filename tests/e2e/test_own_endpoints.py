@@ -16,7 +16,7 @@ from gpugate_demo.faults import Hang, HangAfter
 from gpugate_testing import fakes
 from gpugate_testing.fakes import FakeCloud
 
-from gpugate.api.gpu import SseBroadcaster
+from gpugate.api.events import SseBroadcaster
 from gpugate.errors import Transient
 from tests.e2e.conftest import Log, Opener
 from tests.e2e.support import (

@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 
-from gpugate.api import gpu
-from gpugate.api.gpu import SseBroadcaster
+from gpugate.api import events
+from gpugate.api.events import SseBroadcaster
 from gpugate.lifecycle.status import BudgetThresholdCrossed, QueueChanged
 
 Present = Callable[[], Awaitable[Sequence[object]]]
@@ -77,7 +77,7 @@ async def test_news_while_the_present_state_is_asked_for(hub):
 
 async def test_reader_that_lags(hub, monkeypatch):
     """Is cut off, and comes back with the last id that it saw: nothing is missed, nothing told twice."""
-    monkeypatch.setattr(gpu, "MAX_LAG", 3)
+    monkeypatch.setattr(events, "MAX_LAG", 3)
     async with reading(hub) as following:
         await following()
         for number in range(10):
@@ -95,7 +95,7 @@ async def test_too_long_away(hub, monkeypatch):
     """What is not kept any more cannot be resumed: the present state instead."""
     async with reading(hub) as following:
         last = (await following())["id"]
-    for number in range(gpu.MAX_KEPT + 1):
+    for number in range(events.MAX_KEPT + 1):
         hub.on_event(waiting(number))
     async with reading(hub, last_id=last) as following:
         assert "state" == (await following())["event"]
