@@ -33,14 +33,13 @@ from gpugate.config.validators import split_address
 from gpugate.core.request_queue import BodyBudget, BudgetVerdict
 from gpugate.dashboard.feature import dashboard_routes
 from gpugate.fleet import Fleet, FleetPod
-from gpugate.gateway import CallbackFeature, Feature, Gateway, Infrastructure
+from gpugate.gateway import CallbackFeature, Feature, Gateway, Infrastructure, ignore_event
 from gpugate.generation.fantasy import FantasyService
 from gpugate.generation.feature import generation_api
 from gpugate.generation.workflows import Workflows
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.status import EventBus
 from gpugate.observability.event_log import log_event
-from gpugate.observability.history import History
 from gpugate.observability.log import AccessLog, Output, configure, log_crash
 from gpugate.observability.redact import secrets_of
 from gpugate.ollama.handlers import OllamaHandlers
@@ -48,7 +47,7 @@ from gpugate.operation.notices import Notices
 from gpugate.operation.reload import Reloader
 from gpugate.operation.schedules import ScheduleRunner
 from gpugate.operation.wake_rules import wake_policy
-from gpugate.pod_builder import PodBuilder, switch_renewer
+from gpugate.pod_builder import PodBuilder, history_of, switch_renewer
 from gpugate.provider_api import Provider
 from gpugate.providers import registry
 from gpugate.proxy.auth import make_verifier
@@ -119,7 +118,8 @@ async def build(
         if tracing is not None:
             features.append(CallbackFeature(on_event=tracing.on_event, aclose=tracing.aclose))
         for feature in features:
-            base.events.subscribe(feature.on_event)
+            if feature.on_event is not ignore_event:
+                base.events.subscribe(feature.on_event)
         server = settings.server
         dispatcher = RequestDispatcher(
             verifier=make_verifier(settings.auth, session, resources, _warn),
@@ -287,20 +287,12 @@ def _dead_man_switch(pod: FleetPod) -> Feature:
 
 def _why(base: Infrastructure) -> Feature:
     api = WhyApi(
-        {pod.name: ExplainedPod(_history(pod), pod.lifecycle) for pod in base.fleet},
+        {pod.name: ExplainedPod(history_of(pod), pod.lifecycle) for pod in base.fleet},
         base.ledger,
         partial(_flush, base),
         ZoneInfo(base.settings.cost.timezone),
     )
-    return CallbackFeature(routes=api.routes, on_event=api.on_event)
-
-
-def _history(pod: FleetPod) -> History:
-    def session_of(provider: str) -> str | None:
-        row = pod.recorder.open_rows.get(provider)
-        return row.id if row is not None else None
-
-    return History(session_of, pod.lifecycle.last_use)
+    return CallbackFeature(routes=api.routes)
 
 
 def _metrics(base: Infrastructure) -> MetricsExporter | None:

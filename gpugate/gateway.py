@@ -56,12 +56,16 @@ async def _nothing(*_: object) -> None:
     """Have nothing to start, drain or close."""
 
 
+def ignore_event(_: LifecycleEvent) -> None:
+    """Take an event and do nothing: the listener of a feature that needs none, which is not subscribed."""
+
+
 @frozen(kw_only=True)
 class CallbackFeature:
     """A `Feature` out of the callables that it needs; the others do nothing."""
 
     routes: Callable[[], Routes] = dict
-    on_event: EventListener = lambda _: None
+    on_event: EventListener = ignore_event
     start: Callable[[], Coroutine[Any, Any, None]] = _nothing
     drain: Callable[[float], Coroutine[Any, Any, None]] = _nothing
     aclose: Callable[[], Coroutine[Any, Any, None]] = _nothing

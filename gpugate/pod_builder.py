@@ -32,6 +32,7 @@ from gpugate.lifecycle.pod_calls import OllamaPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
 from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, PodEventBus, StateChanged
+from gpugate.observability.history import History
 from gpugate.observability.log import log_crash
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.operation.wake_rules import wake_policy
@@ -220,3 +221,15 @@ def switch_renewer(pod: FleetPod, warn: Callable[[str], None]) -> SwitchRenewer 
         warn,
         on_crash=log_crash,
     )
+
+
+def history_of(pod: FleetPod) -> History:
+    """Return a history of a pod that hears its events from now on."""
+
+    def session_of(provider: str) -> str | None:
+        row = pod.recorder.open_rows.get(provider)
+        return row.id if row is not None else None
+
+    history = History(session_of, pod.lifecycle.last_use)
+    pod.events.subscribe(history.on_event)
+    return history

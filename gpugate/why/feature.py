@@ -14,7 +14,6 @@ from gpugate.billing.ledger import Ledger
 from gpugate.billing.model import Session
 from gpugate.errors import Forbidden, InvalidRequest, LedgerError, PathNotFound, ProviderUnavailable
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.status import BudgetThresholdCrossed, LifecycleEvent
 from gpugate.observability.history import History, SessionNotes
 from gpugate.proxy.auth import User
 from gpugate.proxy.error_format import success
@@ -59,11 +58,6 @@ class WhyApi:
     def routes(self) -> ApiRoutes:
         """Return the endpoint."""
         return {"/api/v1/why": dict.fromkeys(("GET", "HEAD"), ApiRoute(self.why))}
-
-    def on_event(self, news: LifecycleEvent) -> None:
-        """Hand an event to its pod's history."""
-        if not isinstance(news, BudgetThresholdCrossed) and news.pod in self._pods:
-            self._pods[news.pod].history.on_event(news)
 
     async def why(self, call: RequestContext) -> web.StreamResponse:
         """Answer for a request, a session, or the last session."""

@@ -25,7 +25,7 @@ ARCHITECTURE = ROOT / "docs" / "architecture.md"
 APART = ("observability/", "billing/", "errors.py", "clock.py", "tasks.py")
 """What a reader who follows a request does not open: left out of the count."""
 
-LIMITS = {"A cold chat": 39, "An idle stop": 24}
+LIMITS = {"A cold chat": 38, "An idle stop": 24}
 """How many files each journey may name: lower these when one gets shorter. The goal is 36 and 18."""
 
 

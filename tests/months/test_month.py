@@ -63,6 +63,7 @@ def test_three_pods(make_idle: MakeIdle) -> None:
     kinds = {"main": "home", "code": "bot", "draw": "scattered"}
     traffics = {pod: KINDS[kind](5, 2) for pod, kind in kinds.items()}
     reports = simulate_pods(traffics, 900.0, make_idle, seed=5, days=2, weather=Weather(crashes=5))
+    assert kinds.keys() == reports.keys()
     for pod, report in reports.items():
         assert (5, 0.0, False, 0) == (
             report.crashes,

@@ -16,7 +16,7 @@ from gpugate_testing.fakes import MemoryLedger
 from gpugate.billing.model import Session
 from gpugate.core.states import StateName, Status
 from gpugate.lifecycle.lease import OpenRequest
-from gpugate.lifecycle.status import BudgetThresholdCrossed, RequestWaited, StateChanged
+from gpugate.lifecycle.status import RequestWaited, StateChanged
 from gpugate.observability.history import History
 from gpugate.proxy.auth import User
 from gpugate.proxy.request_context import RequestContext
@@ -47,10 +47,12 @@ class House:
     pods: dict[str, FakeLifecycle]
     ledger: MemoryLedger = field(factory=MemoryLedger)
     now: float = 0.0
+    histories: dict[str, History] = field(factory=dict)
     api: WhyApi = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        pods = {name: ExplainedPod(self.history(name), pod) for name, pod in self.pods.items()}  # type: ignore[arg-type]
+        self.histories = {name: self.history(name) for name in self.pods}
+        pods = {name: ExplainedPod(self.histories[name], pod) for name, pod in self.pods.items()}  # type: ignore[arg-type]
         self.api = WhyApi(pods, self.ledger, self.flush, UTC)
 
     def history(self, pod: str) -> History:
@@ -60,7 +62,7 @@ class House:
         """Nothing to write."""
 
     def step(self, pod: str, was: StateName, now: StateName) -> None:
-        self.api.on_event(
+        self.histories[pod].on_event(
             StateChanged(
                 pod=pod,
                 was=was,
@@ -75,7 +77,7 @@ class House:
         )
 
     def waited(self, pod: str, name: str, seconds: float) -> None:
-        self.api.on_event(
+        self.histories[pod].on_event(
             RequestWaited(pod=pod, request_id=name, user="alice", purpose="chat", waited_s=seconds)
         )
 
@@ -103,7 +105,6 @@ async def test_a_wait_is_explained_by_its_own_pod(house: House) -> None:
     """While one pod boots the other one loads its model."""
     house.step("chat", StateName.STOPPED, StateName.CALLING_START)
     house.step("code", StateName.STOPPED, StateName.PRELOADING)
-    house.api.on_event(BudgetThresholdCrossed(percent=50, spent=1, budget=2, month="2026-11"))  # type: ignore[arg-type]
     house.now = 40.0
     house.waited("chat", "r-1", 40.0)
     house.waited("code", "r-2", 30.0)
