@@ -14,6 +14,7 @@ from gpugate.core.idle_policy import FixedIdlePolicy, IdlePolicy, LearnedIdlePol
 from .cloud import FAIR, Weather
 from .hindsight import Hindsight, hindsight, price_s
 from .month import Report, simulate
+from .replicas import PEOPLE, SLOTS, days
 from .traffic import KINDS, Traffic
 
 
@@ -73,9 +74,22 @@ def main(words: Sequence[str] | None = None) -> int:
             )
             _say(_row((kind, *_cells(way.name, reports, best))))
         _say(_row((kind, *_best_cells(best))))
+    if not given.only:
+        _say_replicas()
     _say(f"\nthe ledgers are off the cloud's bills by {100 * off:.1f} % at most")
     _say(f"{time.perf_counter() - began:.0f} s on this machine; leaks: {leaked:.0f} s")
     return 1 if leaked else 0
+
+
+def _say_replicas() -> None:
+    """Print the table of a day with replicas."""
+    _say(f"\none working day of {PEOPLE} people, {SLOTS} requests at a time in each replica, no faults\n")
+    _say(_row(("pod.replicas", "paid h", "cost $", "changes", "requests", "wait p50 s", "p95 s", "max s")))
+    _say(_row("---" for _ in range(8)))
+    for day in days(1):
+        waits = (f"{day.wait_s(share):.0f}" for share in (0.5, 0.95, 1))
+        counted = f"{day.paid_h:.1f}", f"{day.cost:.2f}", str(day.changes), str(len(day.waits))
+        _say(_row((day.replicas, *counted, *waits)))
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:

@@ -40,6 +40,12 @@ def team(seed: int, days: int = 30) -> Traffic:
     )
 
 
+def office(seed: int, people: int) -> Traffic:
+    """So many people on one working day, each as one of the team."""
+    dice = Random(f"office {seed}")
+    return _in_order((one for _ in range(people) for one in _sittings(dice, 1, _office_sittings)), 1)
+
+
 def bot(seed: int, days: int = 30) -> Traffic:
     """A program: a batch every hour from 7 to 22, a long one each night, and now and then an alarm."""
     dice = Random(f"bot {seed}")
