@@ -82,6 +82,8 @@ def _work(status: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _next_step(name: str, status: Mapping[str, Any]) -> Iterator[str]:
+    if isinstance(pulling := status.get("pulling"), dict):
+        yield _pull(pulling)
     if name == "STOPPED":
         yield "the next request starts it"
     elif name in ("STARTING", "WARMING") and status.get("ready_in_seconds") is not None:
@@ -91,6 +93,11 @@ def _next_step(name: str, status: Mapping[str, Any]) -> Iterator[str]:
         yield "until the provider shows it stopped"
     elif status.get("stops_in_seconds") is not None:
         yield f"stops in {duration(status['stops_in_seconds'])}"
+
+
+def _pull(progress: Mapping[str, Any]) -> str:
+    done = "" if progress.get("percent") is None else f" ({plain(progress['percent'])} %)"
+    return f"pulling {plain(progress['model'])}{done}"
 
 
 def describe_event(event: Mapping[str, Any], currency: str | None = None) -> str:
@@ -121,6 +128,8 @@ def _sentence(kind: str, data: Mapping[str, Any], currency: str | None) -> str |
                 return f"a session began {where}, {_CAUSES.get(cause, cause)}"
             cost = "" if data["cost"] is None else f": {price(data['cost'], currency)}"
             return f"the session {where} ended ({cause}){cost}"
+        case "pull":
+            return f"{_pull(data)}{'' if data['goes_on'] else ', ended'}"
         case "budget":
             spent, budget = price(data["spent"], currency), price(data["budget"], currency)
             which = f"{plain(data['percent'])} % of the budget of {plain(data['month'])}"

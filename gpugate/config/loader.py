@@ -18,6 +18,7 @@ from gpugate.config.pods import (
     pod_sections,
     provider_sections,
     structure_provider,
+    take_provider_tables,
     use_provider_sections,
     with_defaults,
 )
@@ -81,6 +82,9 @@ def load_settings(
     complaints.reject_single_tables(env)
     providers = provider_sections(raw.pop("providers", {}), complaints)
     pods = pod_sections(raw.pop("pods", {}), complaints)
+    take_provider_tables(raw.get("pod", {}), providers, "pod.provider", complaints)
+    for name, keys in pods.items():
+        take_provider_tables(keys, keys, f"pods.{name}.provider", complaints)
     credentials = credential_files(env)
     use_credentials(raw, SECTIONS, credentials)
     for section, section_class in SECTIONS.items():

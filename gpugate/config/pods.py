@@ -22,6 +22,8 @@ from gpugate.errors import SettingsError
 C = TypeVar("C")
 ConfigOf = Callable[[str], type[Any]]
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+ENTRY_KEYS = ("spot",)
+"""What an entry of a `provider` list may say beside the name; a key of the provider's section."""
 _FIXED = (("pod_id",), ("instance_id",), ("name", "namespace", "kind", "context"), ("ollama_url",))
 _MADE = (("instance", "api_key"),)
 """Fields of a provider's Config that say which machine it means; made ones are told apart by their names."""
@@ -61,6 +63,33 @@ def _tables(raw: Any, section: str, complaints: Complaints) -> dict[str, Raw]:
             how = f"[{section}.{name}], with keys (a variable is {variable})"
             complaints.add(f"{section}.{name}", f"must be a section, {how}", table, hint=False)
     return {name: table for name, table in raw.items() if isinstance(table, dict)}
+
+
+def take_provider_tables(keys: Raw, sections: Raw, path: str, complaints: Complaints) -> None:
+    """Replace `{name = "vastai", spot = true}` in a list by the name; the key goes to the provider's section.
+
+    Args:
+        keys: of `[pod]` or of `[pods.<name>]`; changed.
+        sections: of its providers, by name; changed.
+        path: of the list, for complaints.
+    """
+    given = keys.get("provider")
+    entries = given.value if isinstance(given, SourcedValue) else None
+    if given is None or not isinstance(entries, list):
+        return
+    names = []
+    for entry in entries:
+        if isinstance(entry, dict) and isinstance(name := entry.get("name"), str):
+            if unknown := sorted({*entry} - {"name", *ENTRY_KEYS}):
+                complaints.add(
+                    path, f"{unknown[0]} is no key of an entry; there is {', '.join(ENTRY_KEYS)}", given
+                )
+            more = {key: evolve(given, value=entry[key]) for key in ENTRY_KEYS if key in entry}
+            sections[name] = {**sections.get(name, {}), **more}
+            names.append(name)
+        else:
+            names.append(entry)
+    keys["provider"] = evolve(given, value=names)
 
 
 def pod_of(

@@ -231,7 +231,8 @@ class Pod(PodPolicy):
 
     provider: ProviderNames = _key(
         (),
-        "required: a provider's name (see `gpugate providers`), or a list, tried in this order",
+        "required: a provider's name (see `gpugate providers`), or a list, tried in this order; "
+        'an entry may be {name = "vastai", spot = true}',
         predicate(_has_no_duplicates, "must name each provider once"),
         each(_is_provider_name, "must be a provider's name (see `gpugate providers`)"),
         text="",

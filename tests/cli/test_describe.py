@@ -50,6 +50,17 @@ def test_a_status(status: dict[str, Any], sentence: str) -> None:
             {**START, "waiting": 0, "last_error": "no GPU"},
             "STARTING at Vast.ai (last problem: no GPU)",
         ),
+        (
+            "pull",
+            {"model": "llava:13b", "percent": 37, "goes_on": True},
+            "pulling llava:13b (37 %)",
+        ),
+        ("pull", {"model": "llava", "percent": None, "goes_on": False}, "pulling llava, ended"),
+        (
+            "state",
+            {**START, "pulling": {"model": "llava", "percent": 5}},
+            "STARTING at Vast.ai, 2 requests waiting, pulling llava (5 %)",
+        ),
         ("queue", {"waiting": 1, "in_flight": 2}, "answering 2 requests, 1 request waiting"),
         ("queue", {"waiting": 0, "in_flight": 0}, "no request waits or is being answered"),
         (

@@ -16,6 +16,7 @@ from gpugate.config import Settings, load_settings, provider_config, warnings
 from gpugate.config.converter import fields_of
 from gpugate.config.schema import Pod, PodSettings
 from gpugate.errors import SettingsError
+from gpugate.providers import registry
 from gpugate.providers.local import LocalConfig
 from tests.config.support import ENOUGH, SECRET, complaints, env_complaints, file_complaints, load, write
 
@@ -458,3 +459,48 @@ def test_replicas_that_a_provider_has(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, text), env, config_of=config_of, max_replicas_of=lambda name: 3)
 
     assert ("3", Decimal("2.5")) == (settings.pod.replicas, settings.pod.max_hourly_rate)
+
+
+SPOT = """
+[auth]
+secret = "0123456789abcdef0123456789abcdef"
+[pod]
+provider = [{name = "vastai", spot = true}, "demo"]
+[providers.vastai]
+api_key = "k"
+mode = "ephemeral"
+max_price = 0.5
+"""
+
+
+def test_a_provider_that_is_rented_as_spot(tmp_path: Path) -> None:
+    """An entry of the list may be a table; what it says is a key of the provider's section."""
+    settings = load_settings(write(tmp_path, SPOT), {"HOME": "/h"})
+    assert ("vastai", "demo") == settings.pod.provider
+    assert provider_config(settings, "vastai", VastConfig).spot
+    assert 0.5 == provider_config(settings, "vastai", VastConfig).max_price
+
+
+def test_spot_for_one_pod_alone(tmp_path: Path) -> None:
+    """A pod's own list says it for that pod."""
+    text = SPOT.replace('[{name = "vastai", spot = true}, "demo"]', '["vastai"]')
+    more = (
+        '[pods.a]\n[pods.b]\nprovider = [{name = "vastai", spot = true}]\n[pods.b.vastai]\ninstance = "b"\n'
+    )
+    settings = load_settings(write(tmp_path, text + more), {"HOME": "/h"})
+    spots = [provider_config(settings, "vastai", VastConfig, pod).spot for pod in settings.pods]
+    assert [False, True] == spots
+
+
+def test_an_entry_with_another_key(tmp_path: Path) -> None:
+    """It is named."""
+    found = complaints(write(tmp_path, SPOT.replace("spot = true", "spots = true")))
+    assert 1 == len(found)
+    assert "pod.provider: spots is no key of an entry; there is spot" in found[0]
+
+
+def test_spot_of_a_provider_that_has_none(tmp_path: Path) -> None:
+    """The provider's own complaint about a key that it does not know."""
+    text = SPOT.replace('{name = "vastai", spot = true}, "demo"', '{name = "demo", spot = true}')
+    found = complaints(write(tmp_path, text), config_of=lambda name: registry.find(name).Config)
+    assert any("providers.demo.spot: unknown key" in line for line in found)

@@ -12,15 +12,16 @@ import re
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from decimal import Decimal
 from math import inf
 
 from attrs import define, evolve, field
 
-from gpugate import Ambiguous, Misconfigured, NoCapacity, Phase, PodReport, ProviderError
+from gpugate import Ambiguous, Misconfigured, NoCapacity, Phase, PodReport, ProviderError, RateLimited
 from gpugate_vastai.answers import Object
-from gpugate_vastai.api import LIST, Created, OfferTaken, VastApi
-from gpugate_vastai.offers import create_body, fitting, search_body
-from gpugate_vastai.reading import Reader, Run, gpu_bytes_of, gpu_of, price_of
+from gpugate_vastai.api import LIST, SEARCH, Created, OfferTaken, VastApi
+from gpugate_vastai.offers import bid_for, create_body, fitting, search_body
+from gpugate_vastai.reading import Reader, Run, gpu_bytes_of, gpu_of, is_spot, price_of
 from gpugate_vastai.settings import VastConfig
 
 VISIBLE_S = 30.0
@@ -33,6 +34,9 @@ SLOW_S = 300.0
 """An instance that is destroyed after so long without having run has failed."""
 ENDING_S = 20.0
 """What is still listed so long after it was destroyed was not destroyed."""
+
+INTERRUPTED_S = 3600.0
+"""How long on-demand instances are rented after a spot instance was taken away."""
 
 _ON_ITS_WAY = (Phase.RUNNING, Phase.STARTING, Phase.PROVISIONING)
 _RANK = (*_ON_ITS_WAY, Phase.UNREACHABLE, Phase.FAILED, Phase.STOPPING)
@@ -78,7 +82,9 @@ class EphemeralInstance:
         self._destroyed: dict[int, float] = {}  # told to end, and when
         self._doubt: Doubt | None = None
         self._excluded: dict[object, float] = {}  # machines, until when
+        self._on_demand_until = -inf
         self._offers: list[Object] = []
+        self._offers_are_spot = False
         self._offers_at = -inf
         self._meant: int | None = None  # the one that was reported last
         self._known: set[int] = set()  # rented or seen, and not seen gone
@@ -176,6 +182,8 @@ class EphemeralInstance:
         ):  # ours never rest: this one was to run, or to be gone
             left = f"left over: {report.detail}"
             report = PodReport(Phase.FAILED, report.pod_id, price=report.price, detail=left, billed=False)
+        if report.phase is Phase.FAILED and is_spot(row) and number not in self._destroyed:
+            self._on_demand_until = self._now() + INTERRUPTED_S
         if report.phase in _ON_ITS_WAY and (made := self._rented.get(number)) is not None and made.failed:
             report = made.report
         if self._now() - self._destroyed.get(number, -inf) >= ENDING_S:
@@ -224,7 +232,8 @@ class EphemeralInstance:
         """Take the best offer. A create that failed and made an instance all the same is a failed pod: it is
         destroyed, and billed until then."""
         offer = await self._next_offer(self._wanted_bytes(needed))
-        made = await self._create(offer)
+        bid = bid_for(offer, self._config) if self._offers_are_spot else None
+        made = await self._create(offer, bid)
         self._offers = []  # what was found for this run is of no use to the next
         number = made.instance_id
         assert number is not None
@@ -232,7 +241,7 @@ class EphemeralInstance:
             Phase.PROVISIONING if made.error is None else Phase.FAILED,
             str(number),
             price=price_of(offer, keeps_disk=False),
-            gpu=gpu_of(offer),
+            gpu=gpu_of({**offer, "is_bid": self._offers_are_spot}, self._config),
             gpu_bytes=gpu_bytes_of(offer),
             detail="rented" if made.error is None else made.error.message,
         )
@@ -257,10 +266,14 @@ class EphemeralInstance:
         """The cheapest, of a search that is not old; one that was taken by another is excluded by then."""
         now = self._now()
         self._excluded = {machine: until for machine, until in self._excluded.items() if now < until}
-        if now - self._offers_at >= OFFERS_S or not self._offers:
-            self._offers = list(await self._api.search(search_body(self._config, needed)))
-            self._offers_at = self._now()
-        self._offers = fitting(self._offers, self._config, self._excluded, needed)
+        spot = self._config.spot and now >= self._on_demand_until
+        if now - self._offers_at >= OFFERS_S or not self._offers or spot is not self._offers_are_spot:
+            self._offers = list(await self._api.search(search_body(self._config, needed, spot=spot)))
+            self._offers_at, self._offers_are_spot = self._now(), spot
+        self._offers = fitting(self._offers, self._config, self._excluded, needed, spot=spot)
+        if not self._offers and spot:
+            self._on_demand_until = self._now() + OFFERS_S
+            raise RateLimited("no spot offer fits: on-demand ones are searched next", SEARCH.interval_s)
         if not self._offers and needed:
             size = f"{needed / (1 << 30):.1f} GiB"
             raise NoCapacity(
@@ -270,12 +283,12 @@ class EphemeralInstance:
             raise NoCapacity("Vast.ai offers nothing that fits; relax max_price, gpus or the min_ keys")
         return self._offers[0]
 
-    async def _create(self, offer: Object) -> Created:
+    async def _create(self, offer: Object, bid: Decimal | None) -> Created:
         """One create. Until its answer is understood, an instance may exist under its label."""
         label = f"gpugate-{self._config.instance}-{secrets.token_hex(4)}"
         self._doubt = Doubt(label)
         try:
-            made = await self._api.create(offer["id"], create_body(self._config, label))
+            made = await self._api.create(offer["id"], create_body(self._config, label, bid))
         except OfferTaken:
             self._exclude(offer)
             self._doubt = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 from gpugate_vastai.answers import Object
@@ -16,7 +16,7 @@ MOST_OFFERS = 20
 MIB = 1 << 20
 
 
-def search_body(config: VastConfig, needed_gpu_bytes: int = 0) -> dict[str, Any]:
+def search_body(config: VastConfig, needed_gpu_bytes: int = 0, *, spot: bool = False) -> dict[str, Any]:
     """Vast.ai's filters: memory in MB, disk in GB, cheapest first.
 
     `needed_gpu_bytes`: of all GPUs together, with gpu_ram = "auto".
@@ -33,7 +33,7 @@ def search_body(config: VastConfig, needed_gpu_bytes: int = 0) -> dict[str, Any]
         "dph_total": {"lte": config.max_price},
         "inet_down": {"gte": config.min_download},
         "duration": {"gte": config.min_duration},
-        "type": "on-demand",
+        "type": "bid" if spot else "on-demand",
         "order": [["dph_total", "asc"]],
         "allocated_storage": config.disk,
         "limit": MOST_OFFERS,
@@ -45,8 +45,24 @@ def search_body(config: VastConfig, needed_gpu_bytes: int = 0) -> dict[str, Any]
     return {**wanted, **config.filters}
 
 
-def create_body(config: VastConfig, label: str) -> dict[str, Any]:
-    """What is to run; without a GPU nothing shall be created, so nothing waits and bills its disk."""
+def bid_for(offer: Object, config: VastConfig) -> Decimal | None:
+    """What is bid for the GPU of a spot offer, in USD per hour; None: too little for it within `max_price`.
+
+    Without `bid` it is a tenth above the least that wins now, so that the next small bid does not take it.
+    """
+    least, disk = offer.get("min_bid"), offer.get("storage_total_cost", 0)
+    if not isinstance(least, int | Decimal) or not isinstance(disk, int | Decimal):
+        return None
+    wanted = Decimal(str(config.bid)) or (least * Decimal("1.1")).quantize(Decimal("0.0001"), ROUND_UP)
+    bid = min(wanted, Decimal(str(config.max_price)) - disk)
+    return bid if bid >= least else None
+
+
+def create_body(config: VastConfig, label: str, bid: Decimal | None = None) -> dict[str, Any]:
+    """What is to run; without a GPU nothing shall be created, so nothing waits and bills its disk.
+
+    `bid`: of a spot instance, in USD per hour.
+    """
     ports = {f"-p {port}:{port}": "1" for port in (config.ollama_port, config.comfyui_port)}
     body: dict[str, Any] = {
         "label": label,
@@ -55,6 +71,8 @@ def create_body(config: VastConfig, label: str) -> dict[str, Any]:
         "target_state": "running",
         "cancel_unavail": True,
     }
+    if bid is not None:
+        body["price"] = float(bid)
     if config.template_id:
         return {**body, "template_hash_id": config.template_id}
     return {**body, "image": config.image, "runtype": "args"}  # "args" keeps the image's own entry point
@@ -65,6 +83,8 @@ def fitting(
     config: VastConfig,
     excluded: Container[object],
     needed_gpu_bytes: int = 0,
+    *,
+    spot: bool = False,
 ) -> list[Object]:
     """The offers that may be taken.
 
@@ -79,5 +99,6 @@ def fitting(
         and isinstance(price := offer.get("dph_total"), int | Decimal)
         and price <= dearest
         and offer.get("machine_id") not in excluded
+        and (not spot or bid_for(offer, config) is not None)
         and (not needed_gpu_bytes or (gpu_bytes_of(offer) or 0) >= needed_gpu_bytes)
     ]

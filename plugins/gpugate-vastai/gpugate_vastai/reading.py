@@ -80,7 +80,7 @@ class Reader:
             str(row["id"]) if "id" in row else None,
             endpoints,
             price_of(row, keeps_disk=self.config.mode != "ephemeral"),
-            gpu_of(row),
+            gpu_of(row, self.config),
             self._started_at(row) if phase is Phase.RUNNING else None,
             detail,
             billed=_is_billed(row, phase, run),
@@ -168,6 +168,8 @@ def _coming_up(row: Object, run: Run, now: float, message: str) -> tuple[Phase, 
     if not waits:
         return Phase.PROVISIONING, message or "being provisioned"
     if run.alive or run.fresh:
+        if waits and is_spot(row):
+            return Phase.FAILED, "interrupted: its GPU went to a higher bid"
         return Phase.FAILED, message or "its container has ended"
     if run.waits_not_long(now):
         return Phase.STARTING, "waiting for its GPU"
@@ -183,12 +185,18 @@ def price_of(row: Object, *, keeps_disk: bool) -> Price:
     return Price(running if running is not None else _number(total), stopped)
 
 
-def gpu_of(row: Object) -> str | None:
-    """The GPU's model, with a number in front if there are several."""
+def gpu_of(row: Object, config: VastConfig | None = None) -> str | None:
+    """The GPU's model, with a number in front if there are several; with `spot`, also how it is rented."""
     name, count = row.get("gpu_name"), row.get("num_gpus")
     if not isinstance(name, str) or not name:
         return None
-    return f"{count} x {name}" if isinstance(count, int) and count > 1 else name
+    name = f"{count} x {name}" if isinstance(count, int) and count > 1 else name
+    return name if config is None or not config.spot else f"{name}, {'spot' if is_spot(row) else 'on-demand'}"
+
+
+def is_spot(row: Object) -> bool:
+    """An instance that was bid for: it may be taken away at any time."""
+    return row.get("is_bid") is True
 
 
 def gpu_bytes_of(row: Object) -> int | None:

@@ -122,6 +122,14 @@ class VastConfig:
     max_price: float = _key(
         0.0, "USD per hour, disk included; required", _between(0, 1000, "a price per hour")
     )
+    spot: bool = _key(
+        False, "rent interruptible instances; for an hour after one was taken away, on-demand ones"
+    )
+    bid: float = _key(
+        0.0,
+        "USD per hour for the GPU of a spot instance; 0: a tenth above the least that is accepted",
+        _between(0, 1000, "a price per hour"),
+    )
     min_reliability: float = _key(0.98, "of the host, 0 to 1", _between(0, 1, "between 0 and 1"))
     min_download: float = _key(200.0, "of the host, Mbit/s", _between(0, 10**6, "in Mbit/s"))
     min_duration: Duration = _key(
@@ -140,6 +148,12 @@ class VastConfig:
             raise ValueError('instance_id is for mode = "fixed"; ephemeral mode rents instances of its own')
         if self.mode == "ephemeral" and not self.max_price:
             raise ValueError("max_price is missing: the most that a rented instance may cost per hour")
+        if self.spot and self.mode != "ephemeral":
+            raise ValueError('spot is for mode = "ephemeral": it is for instances that are rented')
+        if self.bid and not self.spot:
+            raise ValueError("bid is of no use without spot = true")
+        if self.bid and self.bid > self.max_price:
+            raise ValueError("bid must not be above max_price, which is for GPU and disk together")
         if self.mode == "ephemeral" and not (self.image or self.template_id):
             raise ValueError("image or template_id is missing: what is to run?")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from gpugate_testing.clouds import Capacity, LostResponse, Stale
 from gpugate_testing.clouds.pods import ON_ITS_WAY
+from gpugate_vastai import VastConfig
 from vast_support import DELAYS, EPHEMERAL, FIXED, IDLE_S, SLACK_S, House, play
 
 from gpugate.core.states import Status
@@ -561,3 +562,82 @@ def test_no_gpu_fits() -> None:
             await house.provider.start()
 
     play(scenario, AUTO, start=False)
+
+
+SPOT: dict[str, Any] = {**EPHEMERAL, "spot": True}
+
+
+def for_rent_by_bid(house: House, **bids: float) -> None:
+    """These machines are for rent as spot instances from these prices on."""
+    for offer in house.cloud.offers:
+        offer.min_bid = bids.get(f"m{offer.machine_id}", 0.0)
+
+
+def prices(house: House) -> list[float | None]:
+    """What was bid for each instance; None: it is an on-demand one."""
+    return [pod.spec.get("bid") for pod in house.cloud.pods.values()]
+
+
+@pytest.mark.parametrize(("bid", "given"), [(0.0, 0.132), (0.2, 0.2)])
+def test_a_spot_instance(bid: float, given: float) -> None:
+    """The cheapest is bid for, a tenth above the least or as configured; the report says what it is."""
+
+    async def scenario(house: House) -> None:
+        for_rent_by_bid(house, m502=0.12, m501=0.15)
+        report = await house.provider.start()
+        assert [given] == prices(house)
+        assert 502 == house.pod.spec["machine_id"]
+        assert "RTX 4090, spot" == report.gpu
+        await asyncio.sleep(30)
+        assert "RTX 4090, spot" == (await house.provider.inspect()).gpu
+
+    play(scenario, {**SPOT, "bid": bid}, start=False)
+
+
+def test_an_interruption_is_a_lost_pod() -> None:
+    """It is destroyed before it can start by itself; who waits is served by an on-demand one, for an hour."""
+
+    async def scenario(house: House) -> None:
+        for_rent_by_bid(house, m501=0.1, m502=0.1)
+        await house.ask(hold_s=0)
+        house.cloud.outbid(house.pod, back_after_s=60)
+        await house.until(lambda: house.lifecycle.current_status is not Status.READY, 60)
+        await house.ask(hold_s=0)
+        assert [0.11, None] == prices(house)
+        assert any("interrupted: its GPU went to a higher bid" in told for told in house.troubles)
+        first, second = house.cloud.pods.values()
+        assert Phase.GONE is first.look()
+        assert "RTX 4090, on-demand" == (await house.provider.inspect()).gpu
+        await house.off()
+        await asyncio.sleep(3700)
+        await house.ask(hold_s=0)
+        assert 0.11 == prices(house)[-1]
+        assert Phase.GONE is second.look()
+
+    play(scenario, SPOT)
+
+
+def test_no_spot_offer_fits() -> None:
+    """None, or none within the price: an on-demand one is rented instead, within the price as well."""
+
+    async def scenario(house: House) -> None:
+        for_rent_by_bid(house, m504=0.59)
+        await house.ask(hold_s=0)
+        assert [None] == prices(house)
+        assert 501 == house.pod.spec["machine_id"]
+
+    play(scenario, SPOT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({**FIXED, "spot": True}, "spot is for mode"),
+        ({**EPHEMERAL, "bid": 0.1}, "without spot"),
+        ({**SPOT, "bid": 0.7}, "max_price"),
+    ],
+)
+def test_settings_of_spot_that_do_not_go_together(settings: dict[str, Any], said: str) -> None:
+    """Each is named."""
+    with pytest.raises(ValueError, match=said):
+        VastConfig(api_key="k", **settings)

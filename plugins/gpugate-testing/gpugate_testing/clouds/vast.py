@@ -18,7 +18,7 @@ from gpugate_testing.clouds.clocks import Clock
 from gpugate_testing.clouds.cloud import API_KEY, Cloud, Operation
 from gpugate_testing.clouds.faults import BalanceZero, Capacity, Fault, RateLimit, Stale
 from gpugate_testing.clouds.pods import Delays, SimPod
-from gpugate_testing.clouds.vast_offers import default_offers, found, unknown_filters
+from gpugate_testing.clouds.vast_offers import DISK, default_offers, found, unknown_filters
 from gpugate_testing.clouds.vast_payloads import (
     BILLED_IN,
     CREATE_FIELDS,
@@ -249,8 +249,13 @@ class VastSim(Cloud):
         if offer is None or isinstance(fault, Capacity):
             said = f"error 410/3907: no_such_ask Instance type {number} is no longer available."
             return self._json({**error("no_such_ask", said), "ask_id": number}, 410)
+        bid = given.get("price")
+        if bid is not None and not 0 < offer.min_bid <= bid:
+            return self.refusal(400, "")
         spec = {"fresh": True, "machine_id": offer.machine_id, "env": given.get("env", {})}
         made = {"gpu_name": offer.gpu_name, "num_gpus": offer.num_gpus, "dph_total": offer.dph_total}
+        if bid is not None:
+            made |= {"bid": bid, "dph_total": round(bid + DISK, 6)}
         pod = self._add(self._next_id, given.get("label", ""), {**spec, **made})
         self._next_id += 1
         pod.made = True

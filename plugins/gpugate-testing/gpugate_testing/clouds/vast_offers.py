@@ -19,12 +19,17 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "in": lambda has, wanted: has in wanted,
     "notin": lambda has, wanted: has not in wanted,
 }
+DISK = 0.0125
+"""USD per hour."""
 _NO_FILTERS = frozenset({"type", "order", "allocated_storage", "limit"})
 
 
 @define
 class Offer:
-    """One machine for rent; `gpu_ram` in MB, `dph_total` in USD per hour, `duration` in seconds."""
+    """One machine for rent; `gpu_ram` in MB, `dph_total` in USD per hour, `duration` in seconds.
+
+    `min_bid` is the least that is accepted for its GPU as a spot instance; 0: not for rent as one.
+    """
 
     id: int
     machine_id: int
@@ -41,6 +46,8 @@ class Offer:
     rentable: bool = True
     rented: bool = False
     external: bool = False
+    min_bid: float = 0.0
+    storage_total_cost: float = 0.0125
 
 
 def default_offers() -> list[Offer]:
@@ -70,7 +77,12 @@ def unknown_filters(wanted: Mapping[str, Any]) -> list[str]:
 
 def found(offers: Iterable[Offer], wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The offers that pass the filters, in the wanted order."""
-    rows = [attrs.asdict(offer) for offer in offers if _fits(attrs.asdict(offer), wanted)]
+    bids = wanted.get("type") == "bid"
+    shown = (attrs.asdict(offer) for offer in offers if offer.min_bid or not bids)
+    priced = (
+        row | {"dph_total": round(row["min_bid"] + DISK, 6), "is_bid": True} if bids else row for row in shown
+    )
+    rows = [row for row in priced if _fits(row, wanted)]
     for key, direction in reversed(wanted.get("order", [])):
         rows.sort(key=lambda row: row[key], reverse=direction == "desc")
     return rows[: wanted.get("limit", 64)]

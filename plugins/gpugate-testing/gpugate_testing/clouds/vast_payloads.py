@@ -82,7 +82,7 @@ def show_instance(pod: SimPod, clock: Clock, ports: dict[str, Any] | None) -> di
         "gpu_name": pod.spec["gpu_name"],
         "num_gpus": pod.spec["num_gpus"],
         **_prices(pod.spec["dph_total"], on=on),
-        "is_bid": False,
+        "is_bid": "bid" in pod.spec,
         "start_date": clock.at(pod.created_at).timestamp() - 86_400,  # the contract's, not this run's
         "uptime_mins": None if up_s is None else up_s / 60,
         "extra_env": [[key, value] for key, value in pod.spec.get("env", {}).items()],
