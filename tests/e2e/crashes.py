@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,9 +79,15 @@ class Scene:
         return self.clouds["mortal"]
 
     def settings(
-        self, *, mode: str = "fixed", idle: str = "0.3s", pod: str = "", second: bool = False
+        self,
+        *,
+        mode: str = "fixed",
+        idle: str = "0.3s",
+        pod: str = "",
+        second: bool = False,
+        pods: Sequence[str] = (),
     ) -> None:
-        """Write what the gateways are told."""
+        """Write what the gateways are told; `pods` are pods of one account, each fixed."""
         names = list(self.clouds) if second else ["mortal"]
         parts = [_SETTINGS.format(providers=json.dumps(names), idle=json.dumps(idle), pod=pod)]
         for name in names:
@@ -98,6 +104,9 @@ class Scene:
                 section |= {"mode": mode, "image": "ollama/ollama:latest", "gpus": [gpu]}
             lines = [f"{key} = {json.dumps(value)}" for key, value in section.items()]
             parts.append(f"[providers.{name}]\n" + "\n".join(lines) + "\n")
+        for name in pods:
+            pod_id = self.cloud.add_pod(f"id-{name}").id
+            parts.append(f"[pods.{name}.mortal]\npod_id = {json.dumps(pod_id)}\n")
         self.ground.settings = "".join(parts)
 
     def hold(self) -> None:
@@ -117,12 +126,14 @@ class Scene:
 
     # --- clients ------------------------------------------------------------------------------
 
-    def ask(self, gateway: Running, *, stream: bool = False) -> None:
+    def ask(self, gateway: Running, *, stream: bool = False, pod: str = "") -> None:
         """Have a client ask; that it is cut off is its fate."""
+        named = {"X-Gpugate-Pod": pod} if pod else {}
+        body = {**CHAT, "stream": stream}
 
         async def chat() -> None:
             with suppress(aiohttp.ClientError, asyncio.TimeoutError):
-                async with gateway.call("POST", "/api/chat", json={**CHAT, "stream": stream}) as response:
+                async with gateway.call("POST", "/api/chat", json=body, headers=named) as response:
                     await response.read()
 
         self.asking.append(asyncio.ensure_future(chat()))
@@ -158,9 +169,9 @@ class Scene:
     async def restarted(self) -> list[dict[str, Any]]:
         """Run the next gateway until nothing is billed or left to do; returns the ledger's rows."""
         async with self.ground.serve() as gateway:
-            await self.until_told(gateway, lambda told: told["status"] == "STOPPED")
+            await self.until_told(gateway, are_off)
             await self.until(lambda: not self.billing)
-            await self.until_told(gateway, lambda told: told["status"] == "STOPPED")
+            await self.until_told(gateway, are_off)
             async with gateway.call("GET", "/api/v1/cost/sessions?from=2000-01-01") as response:
                 body = await response.json()
             assert 200 == response.status, body
@@ -195,6 +206,11 @@ class Scene:
             for until in (stretch.until for stretch in pod.stretches)
             if until is not None
         )
+
+
+def are_off(told: Any) -> bool:
+    """Whether all pods are known to be off."""
+    return all(pod["status"] == "STOPPED" for pod in told.get("pods", [told]))
 
 
 @asynccontextmanager

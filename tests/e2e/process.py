@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -112,9 +112,9 @@ class Running:
         """Of the gateway."""
         return f"http://127.0.0.1:{self.port}"
 
-    def call(self, method: str, path: str, **more: Any) -> Any:
+    def call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> Any:
         """aiohttp's request context with the token."""
-        return self.http.request(method, self.url + path, headers=self.auth, **more)
+        return self.http.request(method, self.url + path, headers={**self.auth, **(headers or {})}, **more)
 
     async def status(self) -> Any:
         """`data` of gpu/status."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -28,14 +29,15 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         yield scene
 
 
-async def is_right_afterwards(scene: Scene, unwritten_s: float = UNWRITTEN_S) -> None:
-    """Nothing is billed, each billed stretch has one row, and the estimate is the bill."""
+async def is_right_afterwards(scene: Scene, unwritten_s: float = UNWRITTEN_S) -> list[dict[str, Any]]:
+    """Nothing is billed, each billed stretch has one row, and the estimate is the bill; returns the rows."""
     rows = [row for row in await scene.restarted() if row["ended_at"] is None or row["cost"]]
     assert all(row["ended_at"] for row in rows), rows
     assert scene.stretches == len(rows), rows
     told_s = sum(row["cost"] for row in rows) / RATE * 3600
     least, most = scene.billed_s, scene.billed_s + scene.unseen_s
     assert 0.98 * least - unwritten_s <= told_s <= 1.02 * most + LATE_S, (least, told_s, most, rows)
+    return rows
 
 
 POINTS = [
@@ -178,6 +180,22 @@ async def test_a_request_came_while_it_stopped(scene: Scene) -> None:
 
     await scene.killed(drive)
     await is_right_afterwards(scene, UNWRITTEN_S + stop_s)
+
+
+@pytest.mark.parametrize("point", ["put intent after", "start after", "saw RUNNING", "stop after"])
+async def test_of_three_pods(scene: Scene, point: str) -> None:
+    """One gets there first; what the others were doing is in the ledger once, too, under their names."""
+    pods = ("chat", "code", "draw")
+    scene.settings(pods=pods)
+    scene.order.write_text(point)
+
+    async def drive(gateway: Running) -> None:
+        for pod in pods:
+            scene.ask(gateway, pod=pod)
+
+    await scene.killed(drive)
+    rows = await is_right_afterwards(scene, len(pods) * UNWRITTEN_S)
+    assert all(row["pod_id"] == f"id-{row['pod']}" for row in rows), rows
 
 
 @pytest.mark.parametrize("point", ["second start before", "second start after", "second saw STARTING"])
