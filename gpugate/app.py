@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from gpugate.billing.budget import BudgetLimits, BudgetMonitor
 from gpugate.billing.ledger import open_ledger
 from gpugate.billing.reconciliation import BillReconciler
 from gpugate.billing.reports import CostQueries
+from gpugate.clock import utc_now
 from gpugate.config import Settings, provider_config
 from gpugate.config.derive import named_models, policy_of
 from gpugate.config.validators import split_address
@@ -180,7 +181,7 @@ async def _infrastructure(
         ledger=ledger,
         events=events,
         bodies=BodyBudget(settings.queue.max_bytes),
-        wall=_utc_now,
+        wall=utc_now,
         alarm=lambda text: _log.error(f"ledger: {text}", alarm=True),
         warn=_warn,
         on_failure=on_pod_failure,
@@ -208,13 +209,13 @@ async def _features(
 ) -> list[Feature]:
     """Make the features, in the order in which they are started."""
     settings, fleet = base.settings, base.fleet
-    costs = cost_queries(base, _utc_now)
+    costs = cost_queries(base, utc_now)
     providers = [provider for pod in fleet for provider in pod.providers]
-    reconciler = BillReconciler(costs, providers, settings.cost.currency, _utc_now)
+    reconciler = BillReconciler(costs, providers, settings.cost.currency, utc_now)
     budget = CallbackFeature()
     if {one.name for one in providers} - base.simulated:
         sources = budget_source or costs, budget_source or base.ledger
-        monitor = await budget_monitor(settings, *sources, fleet, base.events, _utc_now)
+        monitor = await budget_monitor(settings, *sources, fleet, base.events, utc_now)
         budget = CallbackFeature(on_event=monitor.on_event, start=monitor.start, aclose=monitor.aclose)
         if metrics is not None:
             metrics.budget_ratio = lambda: monitor.used_ratio
@@ -256,7 +257,7 @@ def _apply(fleet: Fleet, cost_api: CostApi, new: Settings) -> None:
     cost_api.monthly_budget = new.cost.monthly_budget
     for settings in new.pods:
         pod = fleet.pods[settings.name]
-        pod.lifecycle.wake_policy = wake_policy(new.wake, new.cost.timezone, _utc_now)
+        pod.lifecycle.wake_policy = wake_policy(new.wake, new.cost.timezone, utc_now)
         providers = [one.provider for one in pod.providers]
         pod.lifecycle.set_policy(policy_of(new, settings, providers))
         named = named_models(new, settings, providers)
@@ -271,7 +272,7 @@ async def _log_hint(pod: FleetPod) -> None:
 
 def _schedules(base: Infrastructure, pod: FleetPod, reloader: Reloader) -> Feature:
     names = {pod.name, ""} if pod is base.fleet.first else {pod.name}
-    schedules = ScheduleRunner(names, pod.lifecycle, pod.events, _utc_now, log_crash)
+    schedules = ScheduleRunner(names, pod.lifecycle, pod.events, utc_now, log_crash)
     schedules.replace(base.settings.schedule, base.settings.cost.timezone)
     reloader.appliers.append(lambda new: schedules.replace(new.schedule, new.cost.timezone))
     return CallbackFeature(start=schedules.start, aclose=schedules.aclose)
@@ -363,10 +364,6 @@ async def _start_notices(notices: Notices, settings: Settings) -> None:
 
 async def _refuse_update(_: object) -> bool:
     return False
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _warn(text: str) -> None:

@@ -1,9 +1,10 @@
-"""The clock that is never set: seconds since the machine booted, including the time it slept."""
+"""The calendar, and the clock that is never set: seconds since the machine booted, its sleep included."""
 
 from __future__ import annotations
 
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -13,6 +14,11 @@ def boottime() -> float:
     """Return the seconds since the boot. A pod is billed on while this machine sleeps, so sleep counts."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
+
+
+def utc_now() -> datetime:
+    """Return the present instant by the calendar, which may be set at any time."""
+    return datetime.now(UTC)
 
 
 def boot_id() -> str:

@@ -19,7 +19,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from math import inf, isfinite
 
@@ -101,10 +101,6 @@ _PROBES_END = (Preloading, Ready, Stopping, Stopped, CallingStart, BackingOff, S
 """The calls to a pod that is warming are of no use once one of these states is entered."""
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class DeadlineTimer:
     """The one timer for all the machine's deadlines; it is set to the earliest of them.
 
@@ -181,7 +177,7 @@ class Lifecycle:
         idle_history: IdleHistoryStore | None = None,
         recorder: Recorder | None = None,
         start_times: StartTimes | None = None,
-        wall: Callable[[], datetime] = _utc_now,
+        wall: Callable[[], datetime] = clock.utc_now,
         boottime: Callable[[], float] = clock.boottime,
         random_fraction: Callable[[], float] = random.random,
         on_crash: CrashHandler = report_to_loop,

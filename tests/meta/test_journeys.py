@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from gpugate_demo.text_generator import fixed
 from gpugate_testing.fakes import FakeCloud
 
 from gpugate.core.states import Status
-from tests.e2e.support import SOON, open_house
+from tests.e2e.support import SOON, bearer, open_house
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "gpugate"
@@ -63,6 +64,7 @@ async def cold_chat(tmp_path: Path) -> set[str]:
         open_house(tmp_path, ollama, FakeCloud(boot_s=0.05)) as house,
     ):
         await house.off()
+        house.auth = bearer(exp=time.time() + 90 * 24 * 3600)  # of one that ends soon is warned, once
         with files_called() as called:
             answer = await house.chat()
             await asyncio.sleep(0.05)  # the answer's last callbacks
