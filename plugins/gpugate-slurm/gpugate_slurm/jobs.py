@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 PREFIX = "gpugate-"
-_COMMENT = re.compile(r"gpugate (?P<instance>[a-z0-9-]+) port=(?P<port>\d{1,5})\b")
+_COMMENT = re.compile(r"gpugate (?P<instance>[a-z0-9-]+) port=(?P<port>\d{1,5})\b(?: slot=(?P<slot>\d))?")
 
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"})
 FINAL = frozenset(
@@ -135,6 +135,12 @@ class Job:
         return int(found["port"]) if found else None
 
     @property
+    def slot(self) -> int:
+        """Which of two jobs that replace each other before the time limit; see `Provider.slot`."""
+        found = _COMMENT.match(self.comment)
+        return int(found["slot"] or 0) if found else 0
+
+    @property
     def reason_word(self) -> str:
         """The first word of the reason: more may follow, such as the nodes that are not available."""
         if _DOWN.match(self.reason):
@@ -159,9 +165,9 @@ class Job:
         return f"{said} ({word})"
 
 
-def comment_of(instance: str, port: int) -> str:
+def comment_of(instance: str, port: int, slot: int = 0) -> str:
     """What a job of ours is marked with."""
-    return f"gpugate {instance} port={port}"
+    return f"gpugate {instance} port={port}" + (f" slot={slot}" if slot else "")
 
 
 # --- what squeue prints -------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from gpugate import (
 )
 from gpugate.tasks import spawn
 from gpugate_slurm.commands import CommandClient, LocalRunner
-from gpugate_slurm.jobs import Job, best_first, last_over
+from gpugate_slurm.jobs import PREFIX, Job, best_first, last_over
 from gpugate_slurm.looks import shared_looks
 from gpugate_slurm.rest import RestClient
 from gpugate_slurm.script import JobRequest, job_request
@@ -61,6 +61,7 @@ class Slurm(Provider):
         stop_keeps_disk=True,
         queue_on_capacity=True,
         min_poll_s=MIN_POLL_S,
+        can_overlap=True,
     )
     settle_s: ClassVar[float] = SETTLE_S
     config: SlurmConfig
@@ -80,8 +81,19 @@ class Slurm(Provider):
         self._signs: asyncio.Task[None] | None = None
 
     @property
+    def time_limit_s(self) -> float:
+        """The job's time limit; 0 where the template cannot be read, which a start will tell."""
+        try:
+            return self._request(FIRST_PORT).minutes * 60.0
+        except Misconfigured:
+            return 0.0
+
+    def _request(self, port: int) -> JobRequest:
+        return job_request(self.config, self.pod_name, port, slot=self.slot, limit_s=self.max_session_s)
+
+    @property
     def _name(self) -> str:
-        return f"gpugate-{self.pod_name}"
+        return f"{PREFIX}{self.pod_name}"
 
     async def start(self) -> PodReport:
         """Submit a job, unless one of that name lives.
@@ -104,7 +116,7 @@ class Slurm(Provider):
 
     async def _submit(self) -> PodReport:
         port = self.config.port or random.randint(FIRST_PORT, LAST_PORT)
-        request = job_request(self.config, self.pod_name, port)
+        request = self._request(port)
         self._unsure_until = self._now() + self.config.timeout + self.settle_s  # holds if this is cancelled
         try:
             number = await self._client.submit(request)
@@ -152,7 +164,7 @@ class Slurm(Provider):
             self._client.list_jobs, not_before=self._seen_at, max_age_s=0.0 if fresh else pause
         )
         self._seen_at = max(self._seen_at, listing.asked_at)
-        jobs = [job for job in listing.jobs if job.name == self._name]
+        jobs = [job for job in listing.jobs if job.name == self._name and job.slot == self.slot]
         ours = [job for job in best_first(jobs) if self._is_ours(job)]
         if ours:
             self._unsure_until = 0.0  # whatever was submitted last has turned up

@@ -25,7 +25,7 @@ from gpugate import (
 )
 from gpugate_slurm.jobs import Job, jobs_of_rest, version_of
 from gpugate_slurm.refusals import UNSPECIFIED, clean, refusal_of
-from gpugate_slurm.script import FLAGS, SIGN_OF_LIFE, JobRequest
+from gpugate_slurm.script import FLAGS, SIGN_OF_LIFE, JobRequest, minutes_of
 from gpugate_slurm.settings import SlurmConfig
 
 OLDEST, NEWEST = "v0.0.38", "v0.0.44"
@@ -371,23 +371,6 @@ def _plain_field(name: str, value: str, fields: Mapping[str, str]) -> dict[str, 
             raise Misconfigured(f"providers.slurm.template: --{name} must be a number")
         return {field: int(value)}
     return {field: value}
-
-
-def minutes_of(text: str) -> int:
-    """A time limit as sbatch takes it: minutes, m:s, h:m:s, d-h, d-h:m or d-h:m:s; in whole minutes."""
-    days, dash, rest = text.rpartition("-")
-    try:
-        parts = [int(part) for part in rest.split(":")]
-        day_minutes = int(days) * 24 * 60 if dash else 0
-    except ValueError as error:
-        raise Misconfigured(f"providers.slurm.template: --time={text} is no time limit") from error
-    if dash:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-    elif len(parts) == 3:
-        hours, minutes, seconds = parts
-    else:
-        hours, minutes, seconds = 0, *(*parts, 0)[:2]
-    return day_minutes + hours * 60 + minutes + (1 if seconds else 0)
 
 
 def megabytes_of(text: str) -> int:

@@ -7,6 +7,7 @@ network between the node and the gateway, and no common file system; other progr
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from pathlib import Path
 from attrs import evolve, field, frozen
 
 from gpugate import Misconfigured
-from gpugate_slurm.jobs import comment_of
+from gpugate_slurm.jobs import PREFIX, comment_of
 from gpugate_slurm.settings import SlurmConfig
 
 SIGN_OF_LIFE = "URG"
@@ -67,6 +68,11 @@ class JobRequest:
     more: tuple[str, ...] = ()
 
     @property
+    def minutes(self) -> int:
+        """Its time limit."""
+        return minutes_of(self.options["time"])
+
+    @property
     def script(self) -> str:
         """The whole script, as sbatch reads it from its standard input."""
         lines = [
@@ -76,10 +82,19 @@ class JobRequest:
         return "\n".join(["#!/bin/bash", *lines, *self.more, self.body])
 
 
-def job_request(config: SlurmConfig, pod: str, port: int) -> JobRequest:
-    """Describe the job of this pod. Raises: Misconfigured, the template cannot be read or makes no sense."""
-    name, comment = f"gpugate-{pod}", comment_of(config.instance, port)
-    options = {"time": str(config.minutes), "output": f"/tmp/{name}-%j.log", "no-requeue": ""}
+def job_request(
+    config: SlurmConfig, pod: str, port: int, *, slot: int = 0, limit_s: float = 0.0
+) -> JobRequest:
+    """Describe the job of this pod; `limit_s` goes before the configured time limit.
+
+    Raises: Misconfigured, the template cannot be read or makes no sense.
+    """
+    name, comment = f"{PREFIX}{pod}", comment_of(config.instance, port, slot)
+    options = {
+        "time": str(math.ceil((limit_s or config.time_limit) / 60)),
+        "output": f"/tmp/{name}-%j.log",
+        "no-requeue": "",
+    }
     for key in ("gres", "partition", "account"):
         if value := getattr(config, key):
             options[key] = value
@@ -143,7 +158,7 @@ def _from_template(config: SlurmConfig, request: JobRequest, command: str) -> Jo
         "gres": config.gres,
         "partition": config.partition,
         "account": config.account,
-        "time_limit": str(config.minutes),
+        "time_limit": request.options["time"],
         "name": request.name,
         "comment": request.comment,
         "node": "$SLURMD_NODENAME",
@@ -207,3 +222,20 @@ def _take_options(words: list[str], options: dict[str, str], more: list[str]) ->
             more.append("#SBATCH " + " ".join(map(shlex.quote, [word, *rest])))
             return
         options[name] = value
+
+
+def minutes_of(text: str) -> int:
+    """A time limit as sbatch takes it: minutes, m:s, h:m:s, d-h, d-h:m or d-h:m:s; in whole minutes."""
+    days, dash, rest = text.rpartition("-")
+    try:
+        parts = [int(part) for part in rest.split(":")]
+        day_minutes = int(days) * 24 * 60 if dash else 0
+    except ValueError as error:
+        raise Misconfigured(f"providers.slurm.template: --time={text} is no time limit") from error
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+    elif len(parts) <= 3:
+        hours, minutes, seconds = parts if len(parts) == 3 else (0, *(*parts, 0)[:2])
+    else:
+        raise Misconfigured(f"providers.slurm.template: --time={text} is no time limit")
+    return day_minutes + hours * 60 + minutes + (1 if seconds else 0)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import getpass
-import math
 import re
 from typing import Any
 from urllib.parse import urlsplit
@@ -146,11 +145,6 @@ class SlurmConfig:
             raise ValueError("token is given twice, also as token_file")
         if self.tunnel and not self.ssh:
             raise ValueError("tunnel needs ssh: the host through which the node is reached")
-
-    @property
-    def minutes(self) -> int:
-        """The job's time limit, as Slurm counts it."""
-        return max(1, math.ceil(self.time_limit / 60))
 
     @property
     def user_name(self) -> str:

@@ -54,6 +54,27 @@ class TestRest(_AtSlurm):
         return SlurmConfig(rest_url=cloud.url, token=TOKEN)
 
 
+class TestSecondSlot(TestRest):
+    """The object that takes over before a time limit, while the other's job runs."""
+
+    @pytest.fixture
+    def billing(self, cloud: SlurmSim) -> None:
+        """The other's job is billed, too."""
+
+    @pytest.fixture
+    async def make_provider(self, cloud: SlurmSim, config: SlurmConfig, session: Any) -> MakeProvider:
+        first = Slurm(config, session)
+        await first.start()
+        await first.aclose()
+
+        def make(session: Any) -> Slurm:
+            provider = Slurm(config, session)
+            provider.slot = 1
+            return provider
+
+        return make
+
+
 class TestCommands(_AtSlurm):
     """sbatch, squeue, scancel."""
 

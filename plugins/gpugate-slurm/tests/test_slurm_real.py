@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,6 +17,7 @@ from attrs import evolve
 from gpugate_slurm import Slurm, SlurmConfig
 from real_slurm import RealSlurm, missing, shared
 
+from gpugate.errors import Ambiguous, AuthFailed, Misconfigured, Transient
 from gpugate.provider_api import Phase, PodReport
 
 pytestmark = [
@@ -121,3 +123,132 @@ async def test_a_life(slurm: RealSlurm, make: Callable[..., Slurm], way: str) ->
     ended = await until(provider, Phase.STOPPED)
     assert "CANCELLED" in ended.detail
     assert "" == slurm.run("squeue", "--noheader")
+
+
+@pytest.mark.parametrize("way", ["rest", "commands"])
+async def test_a_full_cluster(slurm: RealSlurm, make: Callable[..., Slurm], way: str) -> None:
+    """It waits, says why, costs nothing, and is cancelled before it has run."""
+    slurm.run("sbatch", "--gres=gpu:1", "--output=/dev/null", "--wrap=sleep 60")
+    slurm.until(lambda: "R" in slurm.run("squeue", "--noheader", "--format=%t"))
+    provider = make(way)
+    assert not (await provider.start()).billed
+    queued = await until(provider, Phase.QUEUED)
+    assert ("no GPU is free (Resources)", False) == (queued.detail, queued.is_billed)
+    again = await provider.start()
+    assert (Phase.QUEUED, queued.pod_id) == (again.phase, again.pod_id)
+    assert Phase.STOPPING is (await provider.stop()).phase
+    await until(provider, Phase.STOPPED)
+    assert "CANCELLED" == slurm.show(queued.pod_id or "")["JobState"]
+
+
+async def test_what_waiting_does_not_help(slurm: RealSlurm, make: Callable[..., Slurm]) -> None:
+    """A partition that is down is waited for; a time limit that it never allows is a mistake."""
+    provider = make(partition="down")
+    await provider.start()
+    assert "the partition is down (PartitionDown)" == (await until(provider, Phase.QUEUED)).detail
+    await provider.stop()
+    await until(provider, Phase.STOPPED)
+    for way in ("commands", "rest"):
+        provider = make(way, time_limit=7200.0)
+        await provider.start()
+        failed = await until(provider, Phase.FAILED)
+        assert (False, True) == (failed.billed, "(PartitionTimeLimit)" in failed.detail)
+        with pytest.raises(Misconfigured, match=r"providers\.slurm\.time_limit is more than the partition"):
+            await provider.start()
+        await provider.stop()
+        await until(provider, Phase.STOPPED)
+
+
+@pytest.mark.parametrize("way", ["rest", "commands"])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"partition": "nope"}, "(?i)invalid partition"),
+        ({"gres": "gpu:9"}, "Requested node configuration is not available"),
+        ({"gres": "tpu:1"}, "(?i)gres|Failure during parsing"),
+    ],
+)
+async def test_a_refusal(make: Callable[..., Slurm], way: str, settings: dict[str, Any], said: str) -> None:
+    """A mistake in the settings is one, in Slurm's words, and leaves no job."""
+    provider = make(way, **settings)
+    with pytest.raises(Misconfigured, match=said):
+        await provider.start()
+    report = await provider.inspect()
+    assert (Phase.STOPPED, True) == (report.phase, report.detail.startswith(("no job", "job")))
+
+
+async def test_a_bad_token(slurm: RealSlurm, make: Callable[..., Slurm], tmp_path: Path) -> None:
+    """It is told apart from a controller that is down; an expired one says so; a renewed file is read again."""
+    bad = make("rest", token="abc")
+    for call in (bad.inspect, bad.start, bad.stop):
+        with pytest.raises(AuthFailed, match="does not accept"):
+            await call()
+    file = tmp_path / "token"
+    file.write_text(slurm.run("scontrol", "token", "lifespan=1"))
+    provider = make("rest", token="", token_file=str(file))
+    await asyncio.sleep(2)
+    with pytest.raises(AuthFailed, match="expired"):
+        await provider.inspect()
+    file.write_text(slurm.run("scontrol", "token", "lifespan=600"))
+    assert Phase.STOPPED is (await provider.inspect()).phase
+
+
+async def test_a_lost_gateway(slurm: RealSlurm, make: Callable[..., Slurm]) -> None:
+    """The job lives as long as it hears of the gateway, and ends itself afterwards."""
+    provider = make(orphan_after=4.0)
+    await provider.start()
+    running = await until(provider, Phase.RUNNING)
+    await asyncio.sleep(6)
+    assert Phase.RUNNING is (await provider.inspect()).phase
+    await provider.aclose()
+    slurm.until(lambda: "COMPLETED" == slurm.show(running.pod_id or "")["JobState"])
+
+
+async def test_a_controller_that_does_not_answer(slurm: RealSlurm, make: Callable[..., Slurm]) -> None:
+    """A look fails; a submission may have been made, and is looked for before there is another."""
+    provider = make(timeout=1.0)
+    await provider.inspect()
+    controller = int((slurm.folder / "slurmctld.pid").read_text())
+    sbatch = provider._client.submit
+    os.kill(controller, signal.SIGSTOP)
+    try:
+        with pytest.raises(Transient):
+            await provider.inspect()
+        with pytest.raises(Ambiguous):
+            await sbatch(provider._request(25000))
+    finally:
+        os.kill(controller, signal.SIGCONT)
+    provider = make()
+    report = await provider.start()
+    assert 1 == len(slurm.run("squeue", "--noheader", "--name=gpugate-main").splitlines())
+    assert report.pod_id is not None
+
+
+async def test_two_slots(slurm: RealSlurm, make: Callable[..., Slurm]) -> None:
+    """Before the time limit a second job runs beside the first; each object sees its own alone."""
+    first, second = make(gres=""), make("rest", gres="")
+    second.slot = 1
+    await first.start()
+    await second.start()
+    one, two = await until(first, Phase.RUNNING), await until(second, Phase.RUNNING)
+    assert (600.0, 600.0) == (first.time_limit_s, second.time_limit_s)
+    assert one.pod_id != two.pod_id
+    assert ("", "") == (one.alarm, two.alarm)
+    await first.stop()
+    await until(first, Phase.STOPPED)
+    assert two.pod_id == (await until(second, Phase.RUNNING)).pod_id
+
+
+async def test_a_template(slurm: RealSlurm, make: Callable[..., Slurm], tmp_path: Path) -> None:
+    """Its options reach Slurm on both ways, and its command runs."""
+    file = tmp_path / "job.sh"
+    file.write_text("#!/bin/sh\n#SBATCH --time=17 --cpus-per-task=2\nexport MARK=1\nexec {command}\n")
+    for way in ("commands", "rest"):
+        provider = make(way, template=str(file))
+        await provider.start()
+        running = await until(provider, Phase.RUNNING)
+        assert (await version_at(provider, running))["version"]
+        shown = slurm.show(running.pod_id or "")
+        assert ("00:17:00", "2", 1020.0) == (shown["TimeLimit"], shown["NumCPUs"], provider.time_limit_s)
+        await provider.stop()
+        await until(provider, Phase.STOPPED)
