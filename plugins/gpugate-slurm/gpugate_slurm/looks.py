@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
+from aiohttp import ClientSession
 from attrs import define, field, frozen
 
 from gpugate_slurm.jobs import Job
@@ -50,13 +51,10 @@ class SharedLooks:
             return self.last
 
 
-_SHARED: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, ...], SharedLooks]] = (
-    WeakKeyDictionary()
-)
+_SHARED: WeakKeyDictionary[ClientSession, dict[tuple[str, ...], SharedLooks]] = WeakKeyDictionary()
 
 
-def shared_looks(config: SlurmConfig) -> SharedLooks:
-    """What the pods of this loop with the same way to the same cluster share."""
+def shared_looks(config: SlurmConfig, session: ClientSession) -> SharedLooks:
+    """What the pods of one gateway, which have its session in common, share of one way to a cluster."""
     way = (config.rest_url, config.ssh, config.user, config.token, config.token_file)
-    of_loop = _SHARED.setdefault(asyncio.get_running_loop(), {})
-    return of_loop.setdefault(way, SharedLooks())
+    return _SHARED.setdefault(session, {}).setdefault(way, SharedLooks())

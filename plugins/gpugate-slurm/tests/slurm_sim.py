@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 from aiohttp import web
-from attrs import define
+from attrs import define, frozen
 from gpugate_slurm.commands import Output
 from gpugate_testing.clouds import Capacity, Delays, Fault, RateLimit, Stale
 from gpugate_testing.clouds.clocks import Clock
@@ -161,6 +161,8 @@ class SlurmSim(Cloud):
         if signal:
             self.jobs[number].signs += 1
         elif pod.look() not in (Phase.GONE, Phase.FAILED, Phase.STOPPED):
+            if pod.phase in (Phase.QUEUED, Phase.PROVISIONING):
+                pod.become(Phase.GONE)  # a job without a node has nothing to clean up
             pod.delete()
             self.jobs[number].cancelled_at = self.clock.now()
         return None
@@ -236,11 +238,28 @@ def error(words: str, number: int | str = -1, *, status: int = 500) -> web.Respo
     return answer({"errors": [{"error": words, "error_number": number}], "jobs": []}, status)
 
 
+@frozen
+class Said:
+    """A command that goes wrong.
+
+    Attributes:
+        words: on its standard error.
+        code: its exit status.
+        done: it has worked all the same.
+        hangs_s: it takes so long.
+    """
+
+    words: str
+    code: int = 1
+    done: bool = False
+    hangs_s: float = 0.0
+
+
 class SimRunner:
     """The same cluster by its commands; they take no time.
 
     Attributes:
-        says: words on standard error and an exit status instead of the work, by command, once each.
+        says: what goes wrong, by command, once each.
         ran: the commands, oldest first.
     """
 
@@ -248,7 +267,7 @@ class SimRunner:
 
     def __init__(self, sim: SlurmSim) -> None:
         self.sim = sim
-        self.says: dict[str, list[tuple[int, str]]] = {}
+        self.says: dict[str, list[Said]] = {}
         self.ran: list[Sequence[str]] = []
 
     async def run(
@@ -258,10 +277,18 @@ class SimRunner:
         self.ran.append(words)
         for _ in range(3):
             await asyncio.sleep(0)
-        if planned := self.says.get(words[0]):
-            code, text = planned.pop(0)
-            return Output(code, "", text)
-        return getattr(self, f"_{words[0]}")(list(words[1:]), stdin)
+        if not (planned := self.says.get(words[0])):
+            return self._done(words, stdin)
+        fault = planned.pop(0)
+        if fault.done:
+            self._done(words, stdin)
+        if fault.hangs_s:
+            await self.sim.clock.sleep(fault.hangs_s)
+        return Output(fault.code, "", fault.words)
+
+    def _done(self, words: Sequence[str], stdin: str) -> Output:
+        output: Output = getattr(self, f"_{words[0]}")(list(words[1:]), stdin)
+        return output
 
     def _squeue(self, _: list[str], __: str) -> Output:
         lines = [self._line(pod) for pod in self.sim.pods.values()]

@@ -178,7 +178,7 @@ async def test_a_refusal(make: Callable[..., Slurm], way: str, settings: dict[st
 
 
 async def test_a_bad_token(slurm: RealSlurm, make: Callable[..., Slurm], tmp_path: Path) -> None:
-    """It is told apart from a controller that is down; an expired one says so; a renewed file is read again."""
+    """It is told apart from a controller that is down; an expired one says so; a new file is read again."""
     bad = make("rest", token="abc")
     for call in (bad.inspect, bad.start, bad.stop):
         with pytest.raises(AuthFailed, match="does not accept"):
