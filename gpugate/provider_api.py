@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from attrs import field, frozen
 
-from gpugate.errors import Misconfigured
+from gpugate.errors import Misconfigured, ProviderError
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -125,6 +125,8 @@ class PodReport:
             that ended by itself, or a create that may have made nothing.
         replicas: how many copies of the engine run behind the endpoints; `price` is that of all of them.
         gpu_bytes: the memory of all its GPUs together; None where it is not known.
+        failure: with FAILED: the error that `start` would have raised, had it known; `Misconfigured` fails
+            the start at once. None: worth another attempt.
     """
 
     phase: Phase = field(converter=Phase)
@@ -140,6 +142,7 @@ class PodReport:
     billed: bool = True
     replicas: int = 1
     gpu_bytes: int | None = None
+    failure: ProviderError | None = field(default=None, eq=False)
 
     @property
     def is_billed(self) -> bool:

@@ -397,6 +397,15 @@ def test_the_provider_says_unreachable() -> None:
     play.set_health(False).at(41, state=Warming)
 
 
+@pytest.mark.parametrize("phase", [Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING])
+def test_the_engine_replaces_a_lost_pod(phase: Phase) -> None:
+    """A pod that serves comes up again by itself: it is probed, and warms up without a new start."""
+    play = ready(Scenario(policy())).set_health(None).set_report(0, phase).at(40, state=Ready)
+    assert len(play.out(Probe)) == 1
+    play.set_health(False).at(41, RequestArrived(2), state=Warming)
+    play.set_report(0, RUNNING).set_health(True).at(60, state=Ready)
+
+
 def test_a_start_by_hand_while_it_drains() -> None:
     """It is accepted, and happens after the stop."""
     play = ready(Scenario(policy(max_session=30))).at(20, RequestArrived(2)).at(30, state=Draining)

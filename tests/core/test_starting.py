@@ -326,6 +326,27 @@ def test_a_start_fails_after_it_was_accepted() -> None:
     play.at(2, gives=[], state=BackingOff).at(5, gives=["start 0"])
 
 
+@pytest.mark.parametrize("billed", [True, False])
+def test_an_accepted_start_turns_out_impossible(billed: bool) -> None:
+    """No attempt mends that; the stop of what was accepted is proved, also if nothing was billed."""
+    report = PodReport(Phase.FAILED, billed=billed, failure=Misconfigured("ErrImagePull: no such image"))
+    play = (
+        cold(Scenario(policy())).at(0, RequestArrived(1)).at(1, StartOk(report=PodReport(Phase.PROVISIONING)))
+    )
+    play.set_report(0, report).at(3, state=Stopping)
+    assert play.refusals[1].reason == "config"
+    assert "ErrImagePull: no such image" in play.refusals[1].message
+    play.at(4, StopError(Transient("once more")), state=Stopping)
+    play.at(12, StopOk()).set_report(0, STOPPED).at(30, state=Stopped)
+
+
+def test_a_failure_that_may_pass() -> None:
+    """A report whose error is no proof is another attempt, as without one."""
+    report = PodReport(Phase.FAILED, failure=Transient("the node restarts"))
+    play = cold(Scenario(policy())).at(0, RequestArrived(1)).at(1, StartOk()).set_report(0, report)
+    play.at(2, gives=[], state=BackingOff).at(5, gives=["start 0"])
+
+
 def test_a_pod_vanishes_while_it_starts() -> None:
     """Gone is gone: no attempt mends that."""
     play = cold(Scenario(policy())).at(0, RequestArrived(1)).at(1, StartOk()).set_report(0, Phase.GONE)

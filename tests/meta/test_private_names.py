@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("gpugate", "plugins", "tests", "simulation", "benchmarks", "examples")
-OURS = {"gpugate", "gpugate_runpod", "gpugate_vastai", "gpugate_wol", "simulation", "benchmarks", "tests"}
+PLUGINS = {"gpugate_runpod", "gpugate_vastai", "gpugate_kubernetes", "gpugate_wol"}
+OURS = {"gpugate", *PLUGINS, "simulation", "benchmarks", "tests"}
 BY_NAME = {"getattr", "setattr", "hasattr", "delattr"}
 STANDARD = {"_exit"}
 """Names of the standard library that are documented in spite of their underscore."""

@@ -29,6 +29,9 @@ from gpugate.errors import NoCapacity
 from gpugate.provider_api import Phase
 
 ServingState = TypeVar("ServingState", Ready, Draining)
+NOT_YET_OR_NOT_SEEN = frozenset({Phase.UNREACHABLE, Phase.QUEUED, Phase.PROVISIONING, Phase.STARTING})
+"""Phases of a pod that serves which say: perhaps not. An engine replaces a lost pod by itself, so it comes
+up again without a start (docs/providers.md#kubernetes-pods)."""
 
 
 # --- ready ---------------------------------------------------------------------------------------
@@ -48,10 +51,10 @@ def idle_or_session_deadline(
 def ready_inspected(
     pod: PodMachine, was: Ready, event: PodInspected, now: float
 ) -> Ready | Draining | AfterStop:
-    """A pod that is gone is lost; one that stops drains; one that is unreachable is probed."""
+    """A pod that is gone is lost; one that stops drains; one that is unreachable or comes up is probed."""
     if event.provider == was.provider and event.report.phase is Phase.STOPPING:
         return drain_or_stop(pod, was, StopCause.STOPPED_ELSEWHERE, now)
-    if event.provider == was.provider and event.report.phase is Phase.UNREACHABLE:
+    if event.provider == was.provider and event.report.phase in NOT_YET_OR_NOT_SEEN:
         return probe_health(pod, was)
     return serving_inspected(pod, was, event, now)
 

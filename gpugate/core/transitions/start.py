@@ -252,7 +252,13 @@ def attempt_failed(
 
 
 def leave_provider(
-    pod: PodMachine, attempt: StartAttempt, error: ProviderError, now: float, *, anywhere: bool = False
+    pod: PodMachine,
+    attempt: StartAttempt,
+    error: ProviderError,
+    now: float,
+    *,
+    anywhere: bool = False,
+    accepted: bool = False,
 ) -> AfterStop:
     """Stop what may run at this provider, and go on to the next one if a start is still wanted.
 
@@ -260,7 +266,8 @@ def leave_provider(
 
     The stop is "one good try" if no pod can be there: nothing was left before and the provider refused the
     start outright. A start that is queued there is not refused: left alone it would run some day, and be
-    billed with no request waiting (docs/providers.md#vastai-queued-starts).
+    billed with no request waiting (docs/providers.md#vastai-queued-starts). Nor is one that was
+    `accepted`, and found impossible later.
     """
     clean = has_left_no_pod(pod, attempt)
     refused = not is_outcome_unknown(error)
@@ -268,7 +275,7 @@ def leave_provider(
     pod.publish_problem(attempt.provider, error.in_full, error)
     pod.plan.failures.append((attempt.provider, error))
     pod.requeue_leases(now)
-    must_be_seen = queued or not (clean and refused)
+    must_be_seen = queued or accepted or not (clean and refused)
     pod.order_stop(attempt.provider, StopCause.START_FAILED, now, until_seen_stopped=must_be_seen)
     if not pod.has_payable_demand:
         return when_nothing_runs(pod, now)
@@ -363,6 +370,8 @@ def fail_if_not_active(
         pod.close_session(was.provider, StopCause.LOST)
     if report.phase is Phase.GONE:
         return leave_provider(pod, was.attempt, NotFound(report.detail or "the pod is gone"), now)
+    if report.phase is Phase.FAILED and report.failure is not None and not is_outcome_unknown(report.failure):
+        return leave_provider(pod, was.attempt, report.failure, now, accepted=True)
     if report.phase in (Phase.STOPPED, Phase.FAILED):
         error = Transient(report.detail or f"the pod is {report.phase}", output=report.output)
         return attempt_failed(pod, was.attempt, error, now, pod_ran=not isinstance(was, Provisioning))

@@ -21,6 +21,8 @@ from gpugate_testing.clouds.faults import (
     Reset,
     Stale,
 )
+from gpugate_testing.clouds.kubernetes import KubernetesSim
+from gpugate_testing.clouds.kubernetes_objects import SimReplica, Waiting
 from gpugate_testing.clouds.pods import BilledInterval, Delays, SimPod
 from gpugate_testing.clouds.runpod import RunPodSim
 from gpugate_testing.clouds.runpod_payloads import Gpu
@@ -42,6 +44,7 @@ __all__ = [
     "Hang",
     "Html1010",
     "Http",
+    "KubernetesSim",
     "Locked",
     "LoopClock",
     "LostResponse",
@@ -53,6 +56,8 @@ __all__ = [
     "Reset",
     "RunPodSim",
     "SimPod",
+    "SimReplica",
     "Stale",
     "VastSim",
+    "Waiting",
 ]

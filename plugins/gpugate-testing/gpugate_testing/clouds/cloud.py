@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from decimal import Decimal
@@ -67,6 +68,7 @@ class Cloud(ABC):
         violations: what a strict cloud did not like: unknown fields, no User-Agent, too many calls.
         list_lag_s: a new pod is in no list for so long.
         terminated_shows: a deleted pod is still shown, as one that is gone.
+        tls: its certificate; None: plain HTTP.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Cloud(ABC):
         self.list_lag_s = 0.0
         self.terminated_shows = False
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
         self._runner: web.AppRunner | None = None
 
     # --- what a cloud adds --------------------------------------------------------------------
@@ -116,7 +119,7 @@ class Cloud(ABC):
     @property
     def url(self) -> str:
         """Where it listens, without a slash at the end."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -135,7 +138,7 @@ class Cloud(ABC):
             app, handler_cancellation=True, access_log=None, shutdown_timeout=0.05, auto_decompress=False
         )
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls)
         await site.start()
         self.port = self._runner.addresses[0][1]
 
