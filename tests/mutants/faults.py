@@ -244,8 +244,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         START,
-        "must_be_seen = queued or not (clean and refused)",
-        "must_be_seen = not (clean and refused)",
+        "must_be_seen = queued or accepted or not (clean and refused)",
+        "must_be_seen = accepted or not (clean and refused)",
         "a start that is queued at the provider fires when everybody has gone",
     ),
     Fault(
