@@ -7,7 +7,7 @@ PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 JOBS   ?= 4
 
-.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots openwebui dist sbom examples image version clean
+.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots recording openwebui dist sbom examples image version clean
 
 # $(call environment,FOLDER): makes a virtual environment, unless a usable one is there, and leaves no half of one behind.
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
@@ -92,6 +92,9 @@ docs: $(VENV)/.docs       ## the documentation as a site, in build/site; a link 
 
 screenshots: $(VENV)/.dev ## the pictures of docs/dashboard.md, by the tests of the page; needs Debian's chromium-driver
 	GPUGATE_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/e2e/test_dashboard_in_a_browser.py
+
+recording: $(VENV)/.dev   ## the cold start that README.md shows, by docs/record.py
+	$(BIN)/python -m docs.record
 
 $(VENV)/.packaging: pyproject.toml $(VENV)/.dev
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
