@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -30,6 +31,7 @@ from gpugate import (
 from gpugate_runpod.billing import charges_of, query_of
 from gpugate_runpod.pods import Shown, Stock
 from gpugate_runpod.settings import RunPodConfig
+from gpugate_runpod.spot import LOWEST_BIDS, RENT, bids_input, lowest_bids, rent_input
 
 LARGEST_ANSWER = 8 * 1024 * 1024
 MOST_PAGES = 50
@@ -40,6 +42,7 @@ _NO_CAPACITY = re.compile(
     r"not have the resources to deploy|migrate your pod|no (?:gpus?|instances) available|out of capacity",
     re.IGNORECASE,
 )
+_BID = re.compile(r"\bbid\b|spot price", re.IGNORECASE)
 _LOCKED = re.compile(r"\block(?:ed)?\b", re.IGNORECASE)
 _WINDOW = re.compile(r"r=0;\s*t=(\d+)")
 
@@ -102,6 +105,34 @@ class Api:
             raise Transient("RunPod answered something that is no catalogue of GPUs")
         return [Stock.of(line, cloud) for line in lines if isinstance(line, dict)]
 
+    async def lowest_bids(self) -> dict[str, Decimal]:
+        """The least that is accepted for a spot pod, per GPU and hour, by GPU id."""
+        return lowest_bids(await self._graphql(LOWEST_BIDS, bids_input(self._config), Transient))
+
+    async def rent(self, body: Mapping[str, Any], bid: Decimal) -> Shown:
+        """Create a spot pod of the body of a `create`. Ambiguous: a pod may have been made."""
+        data = await self._graphql(RENT, rent_input(body, bid, self._config), Ambiguous)
+        made = data.get("podRentInterruptable")
+        if made is None:
+            raise NoCapacity("RunPod has no spot pod for this bid")
+        try:
+            return await self.get(str(made.get("id")))
+        except ProviderError as error:  # it is there by now, and the list will show it
+            raise Ambiguous(f"a spot pod was made, and then: {error.message}") from error
+
+    async def _graphql(self, query: str, variables: Mapping[str, Any], lost: type[ProviderError]) -> Any:
+        """The `data` of an answer; GraphQL tells its errors with a 200."""
+        body = {"query": query, "variables": variables}
+        url = self._config.graphql_base
+        answer = await self._call("POST", "", body, lost=lost, broken=lost, base=url)
+        if not isinstance(answer, dict):
+            raise lost("RunPod answered something that is no GraphQL")
+        if errors := answer.get("errors"):
+            words = self._clean(" ".join(str(_mapping_of(error).get("message")) for error in errors))
+            full = _NO_CAPACITY.search(words) or _BID.search(words)
+            raise (NoCapacity if full else Misconfigured)(f"RunPod: {words}")
+        return _mapping_of(answer.get("data"))
+
     async def bill(self, since: datetime, until: datetime, pod_id: str | None) -> list[Charge]:
         """`GET /billing/pods`, of one pod or of all; RunPod widens the span to whole hours or days."""
         return charges_of(await self._call("GET", "/billing/pods", query=query_of(since, until, pod_id)))
@@ -117,6 +148,7 @@ class Api:
         query: Mapping[str, str] | None = None,
         lost: type[ProviderError] = Transient,
         broken: type[ProviderError] = Transient,
+        base: str | None = None,
     ) -> Any:
         """The decoded answer to one request; None where it has no body by design (204)."""
         headers = {"Authorization": f"Bearer {self._config.api_key}", "Accept": "application/json"}
@@ -125,7 +157,7 @@ class Api:
         try:
             async with self._session.request(
                 method,
-                self._base + path,
+                (self._base if base is None else base) + path,
                 params=query,
                 data=orjson.dumps(body) if body is not None else None,
                 headers=headers,
@@ -209,6 +241,10 @@ class Api:
             words = words.replace(secret, "***")
         words = " ".join(words.split())
         return words if len(words) <= LONGEST_WORDS else words[:LONGEST_WORDS] + "..."
+
+
+def _mapping_of(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:

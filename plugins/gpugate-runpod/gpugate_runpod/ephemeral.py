@@ -10,7 +10,7 @@ import asyncio
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from decimal import Decimal
 from typing import Any
 
 from attrs import evolve, frozen
@@ -30,6 +30,7 @@ from gpugate import (
 from gpugate_runpod.api import Api
 from gpugate_runpod.pods import ON, Reader, Shown, Stock
 from gpugate_runpod.settings import RunPodConfig
+from gpugate_runpod.spot import MARK, ON_DEMAND, SPOT, bid_for
 
 SETTLE_S = 10.0
 """How long after an unanswered create its pod may still turn up; also how long a list may lag."""
@@ -37,6 +38,8 @@ MOST_CANDIDATES = 8
 """Creates in one start: gpugate gives a start two minutes, and one call may take `timeout`."""
 DEFAULT_DISK_GB = 30
 GIB = 1 << 30
+INTERRUPTED_S = 3600.0
+"""How long on-demand pods are made after a spot pod was taken away."""
 _BEST_FIRST = ("RUNNING", "STARTING", "PROVISIONING", "ERROR", "EXITED")
 
 
@@ -47,6 +50,7 @@ class Candidate:
     gpu: str
     data_center: str | None
     gpu_bytes: int | None = None
+    bid: Decimal | None = None  # of a spot pod
 
 
 class EphemeralPods:
@@ -61,6 +65,7 @@ class EphemeralPods:
         self._known: Shown | None = None  # the pod that is meant; a list may be slow to have it, or slip
         self._new_until = 0.0
         self._unsure_until = 0.0
+        self._on_demand_until = 0.0
 
     async def start(self, needed_gpu_bytes: int | None = None) -> PodReport:
         """Take the pod that is there, else create one at the first candidate that has room.
@@ -134,6 +139,9 @@ class EphemeralPods:
         if shown.status in ("EXITED", "ERROR"):
             # Its disk is billed until it is deleted, so it must not pass for a proved stop.
             words = f"the pod is {shown.status} and has to be deleted"
+            if shown.rented == SPOT:
+                words = f"interrupted: the spot pod is {shown.status}, and is deleted"
+                self._on_demand_until = self._now() + INTERRUPTED_S
             billed = shown.status == "ERROR" and shown.cost != 0
             return PodReport(Phase.FAILED, pod_id=shown.id, detail=words, alarm=note, billed=billed)
         report = self._reader.report(shown, self._now())
@@ -165,7 +173,8 @@ class EphemeralPods:
         stock = await self._api.gpus(config.gpu_count, config.cloud.upper())
         refusals: list[ProviderError] = []
         gpus = cheapest_fitting(stock, config, needed) if config.gpus == "auto" else config.gpus
-        for candidate in islice(self._candidates(stock, gpus), MOST_CANDIDATES):
+        candidates = [*await self._spot_candidates(stock, gpus), *self._candidates(stock, gpus)]
+        for candidate in candidates[:MOST_CANDIDATES]:
             try:
                 shown = await self._create(candidate)
             except (NoCapacity, Misconfigured, AuthFailed) as error:
@@ -205,7 +214,9 @@ class EphemeralPods:
     async def _create(self, candidate: Candidate) -> Shown:
         self._unsure_until = self._now() + self._config.timeout + SETTLE_S  # holds if this is cancelled
         try:
-            shown = await self._api.create(self._body(candidate))
+            body = self._body(candidate)
+            bid = candidate.bid
+            shown = await (self._api.create(body) if bid is None else self._api.rent(body, bid))
         except ProviderError as error:
             self._unsure_until = self._now() + SETTLE_S if isinstance(error, Ambiguous) else 0.0
             raise
@@ -227,6 +238,28 @@ class EphemeralPods:
                 if not line.data_centers or place in line.data_centers:
                     yield Candidate(gpu, place, size)
 
+    async def _spot_candidates(self, stock: list[Stock], gpus: Sequence[str]) -> list[Candidate]:
+        """GPUs that are bid for, in this order, or cheapest first where any will do; none for now after an
+        interruption. Where the bids cannot be asked for there are none either: a pod is wanted."""
+        if not self._config.spot or self._now() < self._on_demand_until:
+            return []
+        try:
+            least = await self._api.lowest_bids()
+        except (Transient, Misconfigured, RateLimited):
+            return []
+        sizes = {line.id: memory_of(line, self._config) for line in stock}
+        places: list[str | None] = [*self._config.data_centers] or [None]
+        bids = [(gpu, bid_for(least[gpu], self._config)) for gpu in gpus if gpu in least]
+        found = [
+            Candidate(gpu, place, sizes.get(gpu), bid)
+            for gpu, bid in bids
+            if bid is not None
+            for place in places
+        ]
+        if self._config.gpus == "auto":
+            found.sort(key=lambda candidate: candidate.bid or 0)
+        return found[: MOST_CANDIDATES // 2]
+
     def _too_dear(self, line: Stock) -> bool:
         limit = self._config.max_price
         if not limit:
@@ -246,6 +279,8 @@ class EphemeralPods:
             "ports": [f"{config.ollama_port}/http", f"{config.comfyui_port}/http"],
             "env": dict(config.env),
         }
+        if config.spot:
+            body["env"][MARK] = ON_DEMAND if candidate.bid is None else SPOT
         if config.template_id:
             body["templateId"] = config.template_id
         if config.image:

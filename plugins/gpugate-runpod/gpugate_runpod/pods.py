@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 
 from gpugate import Endpoint, Phase, PodReport, Price, Transient
 from gpugate_runpod.settings import RunPodConfig
+from gpugate_runpod.spot import MARK
 
 PHASES = {
     "PROVISIONING": Phase.PROVISIONING,
@@ -40,6 +41,7 @@ class Shown:
         gpu: model and number, for people.
         disk_gb: of the disk that outlives a stop; None if there is none or it cannot be told.
         uptime_s: of the container; None where nothing is said.
+        rented: "spot" or "on-demand", where gpugate has noted it in the pod's environment.
     """
 
     id: str
@@ -54,6 +56,7 @@ class Shown:
     uptime_s: float | None
     created_at: datetime | None
     started_at: datetime | None
+    rented: str = ""
 
     @classmethod
     def of(cls, pod: object) -> Shown | None:
@@ -80,6 +83,7 @@ class Shown:
             uptime_s=None if uptime is None else float(uptime),
             created_at=_instant(pod.get("createdAt")),
             started_at=_instant(pod.get("startedAt")),
+            rented=str(_mapping(pod.get("env")).get(MARK) or ""),
         )
 
 
@@ -136,7 +140,7 @@ class Reader:
             pod_id=shown.id,
             endpoints=self.endpoints(shown.id) if shown.status in ON else {},
             price=Price(self._running_cost, self._stopped_cost(shown)),
-            gpu=shown.gpu,
+            gpu=f"{shown.gpu}, {shown.rented}" if shown.gpu and shown.rented else shown.gpu,
             started_at=self._started_at(shown),
             detail="; ".join(filter(None, notes)),
             cpu_only=shown.status in ON and not shown.has_gpu,

@@ -107,6 +107,15 @@ class RunPodConfig:
     data_centers: list[str] = _key(Factory(list), "best first; empty: any. With volume_id: the volume's")
     cloud: Literal["secure", "community"] = _key("secure", 'or "community"')
     max_price: float = _key(0.0, "most USD per hour that a pod may cost; 0: no limit", _is_not_negative)
+    spot: bool = _key(
+        False, "interruptible pods, through GraphQL; for an hour after one was taken away, on-demand ones"
+    )
+    bid: float = _key(
+        0.0,
+        "USD per hour and GPU of a spot pod; 0: a tenth above the least that is accepted",
+        _is_not_negative,
+    )
+    graphql_base: str = _key("https://api.runpod.io/graphql", "for spot pods; REST v2 has none", _is_api)
     disk: int = _key(0, "container disk in GB; 0: the template's, or 30", _is_not_negative)
     volume_id: str = _key("", "a network volume, secure cloud only")
     volume_path: str = _key("/workspace", "where the pod has the volume", _is_path)
@@ -118,7 +127,13 @@ class RunPodConfig:
         """Raises ValueError: a key is missing, or two do not go together."""
         if not self.api_key:
             raise ValueError("api_key is missing: make one at RunPod under Settings, API Keys")
+        if self.bid and not self.spot:
+            raise ValueError("bid is of no use without spot = true")
+        if self.spot and self.min_cuda:
+            raise ValueError("min_cuda cannot be asked for with spot = true")
         if self.mode == "fixed":
+            if self.spot:
+                raise ValueError('spot is for mode = "ephemeral": it is for pods that are made')
             if not self.pod_id:
                 raise ValueError('pod_id is missing: name a pod, or set mode = "ephemeral"')
             return

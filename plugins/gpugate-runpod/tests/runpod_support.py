@@ -68,6 +68,8 @@ class House:
     def config(self, **more: Any) -> RunPodConfig:
         """The plugin's configuration, pointed at the simulated cloud."""
         places = {"api_base": self.cloud.api_base, "proxy_url": self.cloud.proxy_url}
+        if self.settings.get("spot"):
+            places["graphql_base"] = f"{self.cloud.url}/graphql"
         return RunPodConfig(**{"api_key": self.cloud.api_key, **places, **self.settings, **more})
 
     def build(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from attrs import evolve
-from gpugate_testing.clouds import Capacity, LostResponse
+from gpugate_testing.clouds import Capacity, Http, LostResponse
 from runpod_support import (
     COLD_S,
     DELAYS,
@@ -396,3 +396,87 @@ def test_no_gpu_fits() -> None:
             await house.provider.start()
 
     play(scenario, ephemeral(gpus="auto", max_price=0.30), start=False)
+
+
+def bids(house: House) -> list[float | None]:
+    """What was bid for each pod; None: it is an on-demand one."""
+    return [pod.spec.get("bidPerGpu") for pod in house.cloud.pods.values()]
+
+
+@pytest.mark.parametrize(("bid", "given"), [(0.0, 0.22), (0.3, 0.3)])
+def test_a_spot_pod(bid: float, given: float) -> None:
+    """GPUs in their order, a tenth above the least or what is configured; the report says what it is."""
+
+    async def scenario(house: House) -> None:
+        stock(house, SECOND_GPU, min_bid=0.2)
+        report = await house.provider.start()
+        assert [given] == bids(house)
+        assert f"{SECOND_GPU}, spot" == report.gpu
+        assert ["11434/http", "8188/http"] == house.pod.spec["ports"]
+        assert house.settings["env"]["TOKEN"] == house.pod.spec["env"]["TOKEN"]
+        assert house.pod.id == (await house.provider.inspect()).pod_id
+
+    play(scenario, ephemeral(spot=True, bid=bid), start=False)
+
+
+def test_the_cheapest_bid_where_any_gpu_fits() -> None:
+    """With gpus = "auto" among those that are large enough."""
+
+    async def scenario(house: House) -> None:
+        stock(house, GPU, min_bid=0.1)
+        stock(house, SECOND_GPU, min_bid=0.2)
+        stock(house, THIRD_GPU, min_bid=0.3)
+        house.provider.needed_gpu_bytes = 10 * GIB
+        await house.provider.start()
+        await house.provider.stop()
+        house.provider.needed_gpu_bytes = 30 * GIB
+        await asyncio.sleep(30)
+        await house.provider.start()
+        assert [0.11, 0.33] == bids(house)
+
+    play(scenario, ephemeral(spot=True, gpus="auto"), start=False)
+
+
+def test_an_interruption_is_a_lost_pod() -> None:
+    """It is deleted; who waits is served by an on-demand pod, for an hour."""
+
+    async def scenario(house: House) -> None:
+        stock(house, GPU, min_bid=0.2)
+        await house.ask(hold_s=0)
+        house.cloud.outbid(house.pod)
+        await house.until(lambda: house.lifecycle.current_status is not Status.READY, 60)
+        await house.ask(hold_s=0)
+        assert [0.22, None] == bids(house)
+        assert any("interrupted: the spot pod is EXITED" in told for told in house.troubles)
+        assert f"{GPU}, on-demand" == (await house.provider.inspect()).gpu
+        await house.off()
+        await asyncio.sleep(3700)
+        await house.ask(hold_s=0)
+        assert 0.22 == bids(house)[-1]
+
+    play(scenario, ephemeral(spot=True))
+
+
+@pytest.mark.parametrize("least", [0.0, 0.2, 0.5])
+def test_no_spot_pod_is_to_be_had(least: float) -> None:
+    """None is for rent, or none for this price: an on-demand one, within `max_price` as well."""
+
+    async def scenario(house: House) -> None:
+        stock(house, SECOND_GPU, min_bid=least)
+        house.cloud.fail("graphql", Capacity(), None)
+        await house.provider.start()
+        assert [None] == bids(house)
+
+    play(scenario, ephemeral(spot=True, gpus=[SECOND_GPU], max_price=0.48), start=False)
+
+
+def test_a_spot_pod_whose_answer_is_lost() -> None:
+    """It is found by its name; never a second one."""
+
+    async def scenario(house: House) -> None:
+        stock(house, GPU, min_bid=0.2)
+        house.cloud.fail("get", Http(500, {"title": "down", "status": 500}), 1)
+        await house.ask(hold_s=0)
+        assert [0.22] == bids(house)
+
+    play(scenario, ephemeral(spot=True))

@@ -118,6 +118,7 @@ class RunPodSim(Cloud):
             Operation("DELETE", "/v2/pods/{id}", "delete", self._delete),
             Operation("GET", "/v2/catalog/gpus", "gpus", self._catalog),
             Operation("GET", "/v2/billing/pods", "billing", self._billing),
+            Operation("POST", "/graphql", "graphql", self._graphql),
         )
 
     def extend(self, app: web.Application) -> None:
@@ -266,6 +267,41 @@ class RunPodSim(Cloud):
 
     async def _catalog(self, request: web.Request, fault: Fault | None) -> web.Response:
         return self._json({"gpus": [show_gpu(gpu) for gpu in self.gpus.values()]})
+
+    async def _graphql(self, request: web.Request, fault: Fault | None) -> web.Response:
+        """The two calls about spot pods; errors come with a 200."""
+        given = orjson.loads(await request.read())
+        wanted = given["variables"]["input"]
+        if "podRentInterruptable" not in given["query"]:
+            lines = [
+                {"id": gpu.id, "lowestPrice": {"minimumBidPrice": gpu.min_bid or None}}
+                for gpu in self.gpus.values()
+            ]
+            return self._json({"data": {"gpuTypes": lines}})
+        gpu = self.gpus[wanted["gpuTypeId"]]
+        if isinstance(fault, Capacity):
+            return self._json({"errors": [{"message": NONE_LEFT}], "data": {"podRentInterruptable": None}})
+        if not 0 < gpu.min_bid <= wanted["bidPerGpu"]:
+            return self._json({"errors": [{"message": "The bid is below the spot price."}]})
+        spec = {
+            "image": wanted.get("imageName", ""),
+            "disk": wanted["containerDiskInGb"],
+            "ports": wanted["ports"].split(","),
+            "env": {pair["key"]: pair["value"] for pair in wanted["env"]},
+            "mounts": {},
+            "gpu": {"id": gpu.id, "count": wanted["gpuCount"]},
+            "cloud": wanted["cloudType"],
+            "bidPerGpu": wanted["bidPerGpu"],
+        }
+        pod = self.add(self._pod(self._new_id(), wanted["name"], spec))
+        pod.made = True
+        pod.start()
+        pod.was = None
+        return self._json({"data": {"podRentInterruptable": {"id": pod.id}}})
+
+    def outbid(self, pod: SimPod) -> None:
+        """Stop a spot pod, as RunPod does when another bid is higher."""
+        pod.become(Phase.STOPPED)
 
     async def _billing(self, request: web.Request, fault: Fault | None) -> web.Response:
         if request.query.get("bucketSize", "day") not in BUCKETS_S:

@@ -75,6 +75,7 @@ class Gpu:
     community: float = 0.44
     availability: str = "HIGH"
     data_centers: tuple[str, ...] = field(default=("EU-RO-1", "US-KS-2"))
+    min_bid: float = 0.0  # 0: none is for rent as a spot pod
 
 
 DEFAULT_GPUS = (
@@ -88,7 +89,14 @@ def rate(pod: SimPod, gpus: Mapping[str, Gpu]) -> float:
     """What the pod costs per hour while it is on, in USD."""
     given = pod.spec.get("gpu", {})
     gpu = gpus.get(given.get("id", ""))
-    price = 0.0 if gpu is None else gpu.secure if pod.spec.get("cloud") == "SECURE" else gpu.community
+    bid = pod.spec.get("bidPerGpu")
+    price = (
+        bid or 0.0
+        if gpu is None or bid
+        else gpu.secure
+        if pod.spec.get("cloud") == "SECURE"
+        else gpu.community
+    )
     return price * int(given.get("count", 1))
 
 
