@@ -102,7 +102,7 @@ def _as_instant(value: object) -> datetime | None:
         return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     if value is None:
         return None
-    raise TypeError("started_at is a datetime")
+    raise TypeError("started_at and ended_at are datetimes")
 
 
 @frozen
@@ -127,6 +127,7 @@ class PodReport:
         gpu_bytes: the memory of all its GPUs together; None where it is not known.
         failure: with FAILED: the error that `start` would have raised, had it known; `Misconfigured` fails
             the start at once. None: worth another attempt.
+        ended_at: when this run's bill ended (aware), if it has ended and the provider tells.
     """
 
     phase: Phase = field(converter=Phase)
@@ -143,6 +144,7 @@ class PodReport:
     replicas: int = 1
     gpu_bytes: int | None = None
     failure: ProviderError | None = field(default=None, eq=False)
+    ended_at: datetime | None = field(default=None, converter=_as_instant)
 
     @property
     def is_billed(self) -> bool:

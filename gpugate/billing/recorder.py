@@ -156,6 +156,7 @@ class SessionRecorder(Recorder):
         self._inherited_until: dict[str, datetime | None] = {}
         # When billed sessions last ended: at each provider, and of removed pods by their provider and pod id.
         self._last_ends: dict[str | tuple[str, str], datetime] = {}
+        self._told_ends: dict[str, datetime] = {}  # by session: the end that its provider tells
         self._failed_starts: dict[str, str] = {}  # why; the pod runs all the same, and is being stopped
         self._providers: Collection[str] = ()
         self._has_inherited = False
@@ -298,7 +299,8 @@ class SessionRecorder(Recorder):
 
     # 1. A start that waits in the provider's queue costs nothing: its row is an intent, as of now.
     # 2. An inherited session is over if the pod is off, queued again or not billed, or if another one runs:
-    #    it is closed when it was last surely billed, unless a stop is pending: `on_stops_changed` closes it.
+    #    it is closed when it ended by the provider's word, else when it was last surely billed, unless a stop
+    #    is pending: `on_stops_changed` closes it.
     # 3. A price that the row lacks is taken from any report on its pod.
     # 4. A pod that lives confirms an inherited session.
     # 5. A pod that lives although its start call failed is billed, from the intent on.
@@ -313,6 +315,8 @@ class SessionRecorder(Recorder):
             self._to_intent(row)
             return
         same = self._is_same_session(row, report)
+        if same and report.ended_at is not None:
+            self._told_ends[row.id] = report.ended_at
         unbilled = report.phase in _UNBILLED or not report.billed
         over = unbilled or (report.phase in _ALIVE and not same)
         if same and row.rate_source != "provider" and report.price is not None:  # 3
@@ -320,6 +324,7 @@ class SessionRecorder(Recorder):
             self._update(row)
         if over and inherited and provider not in self._stopping:  # 2
             at = max(row.last_known_at, self._inherited_until[provider] or row.last_known_at)
+            at = self._told_ends.get(row.id, at)
             self._close(row, at, "found stopped" if row.started_at else "failed start")
         elif report.phase in _ALIVE and report.billed and (same or inherited):
             if inherited and same:  # 4
@@ -418,7 +423,8 @@ class SessionRecorder(Recorder):
             self._to_intent(row)
             return
         failed = self._failed_starts.get(news.provider)
-        self._close(row, self._now(row), f"failed start: {failed}" if failed else news.cause)
+        at = min(self._now(row), self._told_ends.get(row.id, self._now(row)))
+        self._close(row, at, f"failed start: {failed}" if failed else news.cause)
 
     def _to_intent(self, row: Session) -> None:
         """Take back the beginning of a row whose start waits in the provider's queue: not before now."""
@@ -509,7 +515,9 @@ class SessionRecorder(Recorder):
         self._end(row, at, reason)
 
     def _end(self, row: Session, at: datetime, reason: str) -> None:
-        """Write down a session's end and cost."""
+        """Write down a session's end and cost; it ends no earlier than it began."""
+        self._told_ends.pop(row.id, None)
+        at = max(at, row.began_at)
         self._note_end(row, at)
         seconds = max(0.0, (at - row.began_at).total_seconds())
         if costs := self._replica_costs.pop(row.id, None):

@@ -135,6 +135,7 @@ class PodObservations:
                 detail=report.detail,
                 gpu_bytes=report.gpu_bytes or known.gpu_bytes,
                 replicas=report.replicas,
+                ended_at=report.ended_at,
             )
             age_s = self.uptime(session).total_seconds()
             session.costs.change(report.replicas, self._rate(session.report), age_s)
@@ -155,8 +156,15 @@ class PodObservations:
         return None if each is None else each * report.replicas
 
     def uptime(self, session: ObservedSession) -> timedelta:
-        """Return for how long the session has been billed, whatever happens to the calendar."""
-        return timedelta(seconds=max(0.0, self.boottime() - session.began_boottime))
+        """Return for how long the session has been billed, whatever happens to the calendar.
+
+        Where the provider tells when its bill ended, until then.
+        """
+        seconds = max(0.0, self.boottime() - session.began_boottime)
+        if (ended_at := session.report.ended_at) is not None:
+            over_s = (self.wall() - ended_at).total_seconds()
+            seconds -= min(max(0.0, over_s), seconds)
+        return timedelta(seconds=seconds)
 
     def cost(self, session: ObservedSession) -> Decimal | None:
         """Return the cost of the session so far, unrounded; None without a known price."""

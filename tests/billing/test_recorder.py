@@ -13,6 +13,7 @@ from gpugate_testing.fakes import FakeCloud, FakeProvider, LostAnswer
 from gpugate.billing.model import BY_HAND, Session
 from gpugate.core.states import Status
 from gpugate.errors import Ambiguous, AuthFailed, GateError, NoCapacity, PodStartFailed
+from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.provider_worker import BEFORE_STOP_LIMIT_S, ConfiguredProvider
 from gpugate.provider_api import Phase, PodReport, Price
 from tests.billing.ledger_house import BEGINNING, IDLE_S, House, ask, off, play, seconds
@@ -542,5 +543,46 @@ def test_a_pod_that_was_refused_and_is_started_all_the_same(ignored: int) -> Non
         assert seconds(lied) == pytest.approx(liar.total_billed_s, abs=1)
         assert lied.cost == pytest.approx(Decimal("0.44") * Decimal(seconds(lied)) / 3600)
         assert lied.end_reason == "failed start: capacity"
+
+    play(story)
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_a_provider_that_tells_when_the_bill_ended(crashes: bool) -> None:
+    """The row ends then, not when the gateway has seen it, before or after a crash; never before it began."""
+
+    async def story() -> None:
+        house = House([FakeCloud(boot_s=60)])
+        ends: list[object] = []
+
+        class Provider(FakeProvider):
+            async def inspect(self) -> PodReport:
+                report = await super().inspect()
+                if report.phase is not Phase.STOPPED or not house.clouds[0].total_billed_s:
+                    return report
+                if not ends:
+                    ends.append(house.wall() - timedelta(seconds=20))
+                return evolve(report, pod_id="fake-1", ended_at=ends[0])
+
+        async def gateway(lifecycle: Lifecycle) -> None:
+            lifecycle._runner._workers[0]._configured = ConfiguredProvider("alpha", Provider(house.clouds[0]))
+
+        if crashes:
+            async with house.crashes() as lifecycle:
+                await gateway(lifecycle)
+                await ask(lifecycle)
+            await asyncio.sleep(900)
+            house.clouds[0].turn_off()
+            ends.append(house.wall() - timedelta(seconds=700))
+            await asyncio.sleep(100)
+        async with house.open() as lifecycle:
+            await gateway(lifecycle)
+            if not crashes:
+                await ask(lifecycle)
+                await off(lifecycle)
+            await asyncio.sleep(60)
+        (row,) = house.rows
+        assert ends == [row.ended_at]
+        assert row.cost == pytest.approx(row.hourly_rate * Decimal(seconds(row)) / 3600)
 
     play(story)

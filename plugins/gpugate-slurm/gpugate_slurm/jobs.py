@@ -46,6 +46,7 @@ _WORDS = {
     "None": "Slurm has not looked at it yet",
     "PartitionDown": "the partition is down",
     "PartitionInactive": "the partition is inactive",
+    "PartitionConfig": "the partition does not have now what the job asks for",
     "ReqNodeNotAvail": "the nodes that it may use are not available",
     "NodeDown": "its node is down",
     "BeginTime": "it may begin later",

@@ -198,6 +198,8 @@ class Slurm(Provider):
             detail=detail,
             alarm=alarm,
             billed=not job.waits and job.state != "COMPLETING",
+            failure=Misconfigured(detail) if phase is Phase.FAILED else None,
+            ended_at=job.ended_at,
         )
 
     def _report_none(self, jobs: Sequence[Job]) -> PodReport:
@@ -207,7 +209,14 @@ class Slurm(Provider):
         if last is None:
             return PodReport(Phase.STOPPED, detail="no job")
         why = f" ({last.reason_word})" if last.reason_word != "None" else ""
-        return PodReport(Phase.STOPPED, pod_id=last.id, detail=f"job {last.id} has ended: {last.state}{why}")
+        detail = f"job {last.id} has ended: {last.state}{why}"
+        return PodReport(
+            Phase.STOPPED,
+            pod_id=last.id,
+            started_at=last.began_at,
+            detail=detail,
+            ended_at=last.ended_at,
+        )
 
     def _phase(self, job: Job) -> tuple[Phase, str]:
         """What a job that lives means (docs/providers.md#slurm-states)."""

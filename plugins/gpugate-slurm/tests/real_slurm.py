@@ -23,10 +23,21 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
+from gpugate_slurm import Slurm
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmrestd", "sshd")
 READY_S = 30
+OLLAMA = [sys.executable, str(Path(__file__).with_name("fake_ollama.py")), "{port}"]
+"""The command of a job."""
+
+
+class Quick(Slurm):
+    """Looked at as often as a test likes."""
+
+    capabilities = evolve(Slurm.capabilities, min_poll_s=0.1)
+
+
 _CONF = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -130,11 +141,12 @@ class RealSlurm:
 
 
 @contextmanager
-def shared(run: str) -> Iterator[RealSlurm]:
+def shared() -> Iterator[RealSlurm]:
     """The Slurm of this run, for one test at a time; the first that asks starts it.
 
     Its folder is not pytest's, which only root may enter: slurmrestd must not run as root.
     """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
     folder = Path(tempfile.gettempdir()) / f"gpugate-slurm-{run}"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:

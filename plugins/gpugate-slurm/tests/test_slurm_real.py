@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Any
 
 import aiohttp
 import pytest
-from attrs import evolve
 from gpugate_slurm import Slurm, SlurmConfig
-from real_slurm import RealSlurm, missing, shared
+from real_slurm import OLLAMA, Quick, RealSlurm, missing, shared
 
 from gpugate.errors import Ambiguous, AuthFailed, Misconfigured, Transient
 from gpugate.provider_api import Phase, PodReport
@@ -24,21 +22,14 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
     pytest.mark.timeout(180),  # each waits until the others have left the one Slurm
 ]
-OLLAMA = [sys.executable, str(Path(__file__).with_name("fake_ollama.py")), "{port}"]
 WAYS = ("rest", "commands", "ssh")
 RATE = 3.6
-
-
-class Quick(Slurm):
-    """Looked at as often as a test likes."""
-
-    capabilities = evolve(Slurm.capabilities, min_poll_s=0.1)
 
 
 @pytest.fixture
 def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[RealSlurm]:
     """The run's one Slurm, without jobs."""
-    with shared(os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))) as slurm:
+    with shared() as slurm:
         monkeypatch.setenv("SLURM_CONF", slurm.conf)
         yield slurm
         slurm.clear()
@@ -153,6 +144,7 @@ async def test_what_waiting_does_not_help(slurm: RealSlurm, make: Callable[..., 
         await provider.start()
         failed = await until(provider, Phase.FAILED)
         assert (False, True) == (failed.billed, "(PartitionTimeLimit)" in failed.detail)
+        assert isinstance(failed.failure, Misconfigured)
         with pytest.raises(Misconfigured, match=r"providers\.slurm\.time_limit is more than the partition"):
             await provider.start()
         await provider.stop()
