@@ -49,7 +49,7 @@ from gpugate.operation.reload import Reloader
 from gpugate.operation.schedules import ScheduleRunner
 from gpugate.operation.wake_rules import wake_policy
 from gpugate.pod_builder import PodBuilder, history_of, switch_renewer
-from gpugate.provider_api import Provider
+from gpugate.provider_api import MAIN_POD, Provider
 from gpugate.providers import registry
 from gpugate.proxy.auth import make_verifier
 from gpugate.proxy.cors import Cors
@@ -182,11 +182,12 @@ async def _infrastructure(
         events=events,
         bodies=BodyBudget(settings.queue.max_bytes),
         wall=utc_now,
-        alarm=lambda text: _log.error(f"ledger: {text}", alarm=True),
+        alarm=_ledger_alarm,
         warn=_warn,
         on_failure=on_pod_failure,
         resources=resources,
     )
+    resources.push_async_callback(builder.close_recorders)
     fleet = Fleet([await builder.build(pod) for pod in settings.pods], log_crash)
     return Infrastructure(
         settings=settings,
@@ -364,6 +365,10 @@ async def _start_notices(notices: Notices, settings: Settings) -> None:
 
 async def _refuse_update(_: object) -> bool:
     return False
+
+
+def _ledger_alarm(pod: str, text: str) -> None:
+    _log.error(f"ledger: {text}", alarm=True, **({} if pod == MAIN_POD else {"pod": pod}))
 
 
 def _warn(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import structlog
-from attrs import frozen
+from attrs import field, frozen
 
 from gpugate.billing.ledger import Ledger
 from gpugate.billing.recorder import SessionRecorder
@@ -65,9 +66,11 @@ class PodBuilder:
         events: the bus of all pods.
         bodies: what the requests that wait may keep, in all pods together.
         wall: the wall clock, aware.
-        alarm, warn: take a line for the log.
+        alarm: takes a pod's name and a line for the log.
+        warn: takes a line for the log.
         on_failure: called with the pod's name when its lifecycle has failed.
         resources: closes what the pods leave open.
+        recorders: those of the pods so far.
     """
 
     settings: Settings
@@ -78,10 +81,11 @@ class PodBuilder:
     events: EventBus
     bodies: BodyBudget
     wall: Callable[[], datetime]
-    alarm: Callable[[str], None]
+    alarm: Callable[[str, str], None]
     warn: Callable[[str], None]
     on_failure: Callable[[str], None]
     resources: AsyncExitStack
+    recorders: list[SessionRecorder] = field(factory=list)
 
     async def build(self, pod: PodSettings) -> FleetPod:
         """Make one pod; nothing of it runs before its lifecycle is opened.
@@ -134,12 +138,16 @@ class PodBuilder:
             wall=self.wall,
             boottime=boottime,
             boot_id=boot_id(),
-            alarm=self.alarm,
+            alarm=partial(self.alarm, pod.name),
             on_crash=log_crash,
         )
         await recorder.open(pod.pod.provider)
-        self.resources.push_async_callback(recorder.aclose)
+        self.recorders.append(recorder)
         return recorder
+
+    async def close_recorders(self) -> None:
+        """Write the last rows of all pods at once: a disk that hangs is waited for once."""
+        await asyncio.gather(*(recorder.aclose() for recorder in self.recorders))
 
     async def _lifecycle(
         self,

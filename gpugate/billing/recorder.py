@@ -261,7 +261,8 @@ class SessionRecorder(Recorder):
         """Close the session of a pod that can neither be inspected nor stopped any more."""
         self._end(row, row.last_known_at, "not configured any more")
         pod = f"its pod {row.pod_id}" if row.pod_id else "its pod"
-        missing = f"the provider {row.provider!r} is not configured any more, and {pod}"
+        of_pod = f" of the pod {row.pod!r}" if len(self._pods) > 1 else ""
+        missing = f"the provider {row.provider!r}{of_pod} is not configured any more, and {pod}"
         if row.pod != self._pod:
             place = " ".join(filter(None, (row.provider, row.pod_id)))
             missing = f"the pod {row.pod!r} is not configured any more, and what ran for it at {place}"

@@ -85,6 +85,23 @@ def test_a_pod_that_is_not_configured_any_more() -> None:
     play(story)
 
 
+def test_a_provider_that_one_of_several_pods_does_not_use_any_more() -> None:
+    """The alarm names the pod: another one may still be there."""
+
+    async def story() -> None:
+        chat, code = houses("chat", "code")
+        await chat.book.put(evolve(LEFT, provider="gone"))
+        async with chat.open(), code.open():
+            await asyncio.sleep(5)
+        assert [] == chat.told
+        (told,) = code.told
+        assert told.startswith(
+            "the provider 'gone' of the pod 'code' is not configured any more, and its pod fake-9"
+        )
+
+    play(story)
+
+
 @pytest.mark.parametrize("written", [False, True], ids=["open", "closed by the first recorder"])
 def test_a_pod_under_a_new_name(written: bool) -> None:
     """What the provider bills under the same id is not recorded twice: it begins where the old row ended."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from gpugate_testing.clouds.faults import Hang
 
+from gpugate.billing.recorder import CLOSE_LIMIT_S
+from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.tasks import spawn
-from tests.e2e.clouds import COLD_S, FIXED, SECOND, SLACK_S, Town, play, pods_settings
+from tests.e2e.clouds import COLD_S, FIXED, PODS, SECOND, SLACK_S, Town, play, pods_settings
 from tests.e2e.test_bills import open_in_cloud_time
 
 HOUR_S = 3600.0
@@ -45,6 +47,36 @@ def test_a_cloud_that_hangs(tmp_path: Path) -> None:
         town.vast.faults.heal()
         await town.open()
         await town.until(lambda: town.all_are("STOPPED"))
+
+    play(scenario, tmp_path, sections=FIXED, start=False, **pods_settings("fixed"))
+
+
+def test_a_disk_that_hangs(tmp_path: Path) -> None:
+    """At the end: the stops are proved all the same, and the rows of all pods are waited for together."""
+
+    async def scenario(town: Town) -> None:
+        loop = asyncio.get_running_loop()
+        town.runpod.add_pod(SECOND)
+        await town.open()
+        for name in PODS["fixed"]:
+            assert 200 == (await town.chat(name)).status
+
+        async def hang(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        with town.patch.context() as patch:
+            patch.setattr(SqliteLedger, "put", hang)
+            began = loop.time()
+            await town.close()
+        assert loop.time() - began < SLACK_S + 2 * CLOSE_LIMIT_S
+        assert [] == town.billing
+        await town.open()
+        await town.until(lambda: town.all_are("STOPPED"))
+        await asyncio.sleep(60)
+        rows = await town.gateway.base.ledger.starts(9)
+        assert [("chat", True), ("code", True), ("draw", True)] == sorted(
+            (row.pod, row.ended_at is not None) for row in rows
+        )
 
     play(scenario, tmp_path, sections=FIXED, start=False, **pods_settings("fixed"))
 
