@@ -17,7 +17,7 @@ from attrs import define, field
 from gpugate_testing.clouds import Cloud
 from gpugate_testing.clouds.cloud import Operation
 
-from gpugate import app, pod_builder
+from gpugate import app, clock, pod_builder
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from gpugate.lifecycle.status import LifecycleEvent, StateChanged
@@ -53,7 +53,7 @@ class Mortal:
 
         with town.patch.context() as patch:
             patch.setattr(app, "_session", session)
-            town.patch.setattr(app, "datetime", Calendar)
+            town.patch.setattr(clock, "datetime", Calendar)
             town.patch.setattr(pod_builder, "boottime", town.runpod.clock.now)
             await town.open()
 

@@ -11,7 +11,7 @@ import pytest
 from gpugate_testing.clouds import Http
 from gpugate_testing.clouds.clocks import EPOCH
 
-from gpugate import app, pod_builder
+from gpugate import clock, pod_builder
 from tests.e2e.clouds import DELAYS, IDLE_S, MODES, SLACK_S, Town, play
 
 RATE = {"runpod": 0.69, "vastai": 0.4125}
@@ -26,7 +26,7 @@ async def open_in_cloud_time(town: Town) -> None:
         def now(zone: tzinfo) -> datetime:
             return town.runpod.clock.wall().astimezone(zone)
 
-    town.patch.setattr(app, "datetime", Calendar)
+    town.patch.setattr(clock, "datetime", Calendar)
     town.patch.setattr(pod_builder, "boottime", town.runpod.clock.now)
     await town.open()
     await town.word("STOPPED")
