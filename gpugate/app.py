@@ -304,8 +304,7 @@ def _metrics(base: Infrastructure) -> MetricsExporter | None:
     from gpugate.metrics.feature import MetricsExporter
 
     return MetricsExporter(
-        pod=base.fleet.first.name,
-        lifecycle=base.fleet.first.lifecycle,
+        {pod.name: pod.lifecycle for pod in base.fleet},
         currency=base.settings.cost.currency,
         address=split_address(base.settings.metrics.listen),
     )

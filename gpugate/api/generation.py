@@ -151,6 +151,8 @@ class GenerationApi:
         self, call: RequestContext, pod: FleetPod, model: str | None, failure: str = ""
     ) -> Iterator[LeasedCall]:
         """Hold one lease for all that a request does with a pod; `failure` begins a refusal's message."""
+        if self.fleet.only is None:
+            call.pod = pod.name
         pod.catalog.require(model, failure)
         with pod.lifecycle.acquire(
             model=model,

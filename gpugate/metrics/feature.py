@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 from aiohttp import web
+from attrs import define
 from prometheus_client import (
     GC_COLLECTOR,
     PLATFORM_COLLECTOR,
@@ -29,6 +30,7 @@ from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.core.states import StateName, Status
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import (
+    BudgetThresholdCrossed,
     LifecycleEvent,
     ProviderCalled,
     QueueChanged,
@@ -92,42 +94,49 @@ class UseClock:
         return "serving" if self._in_flight else "idle"
 
 
+@define
+class _PodFigures:
+    """What is counted of one pod beside the library's metrics."""
+
+    lifecycle: Lifecycle
+    use: UseClock
+    ended_cost: Decimal = Decimal(0)
+    shown_cost: float = 0.0
+
+
 class MetricsExporter:
-    """The metrics of one pod, as a feature; `observe` wraps the access log.
+    """The metrics of all pods, as a feature; `observe` wraps the access log.
 
     Attributes:
         budget_ratio: returns the spent part of the month's budget; 0 unless it is replaced.
 
     Args:
-        pod: its name.
-        lifecycle: asked for its status when the metrics are scraped.
+        lifecycles: of the pods, by name; asked for their status when the metrics are scraped. What concerns
+            no pod, such as a status that is read, counts for the first.
         currency: of all costs.
         address: host and port of a server of their own, which needs no token; None for none.
     """
 
     def __init__(
         self,
+        lifecycles: Mapping[str, Lifecycle],
         *,
-        pod: str,
-        lifecycle: Lifecycle,
         currency: str,
         address: tuple[str, int] | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._pod = pod
-        self._lifecycle = lifecycle
+        self._pods = {name: _PodFigures(one, UseClock(clock)) for name, one in lifecycles.items()}
+        self._first = next(iter(lifecycles))
         self._currency = currency
         self.budget_ratio: Callable[[], float] = float
         self._address = address
         self._server: web.ServerRunner | None = None
-        self._use = UseClock(clock)
-        self._ended_cost = Decimal(0)
-        self._shown_cost = 0.0
         self.registry = CollectorRegistry()
         for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR, self):
             self.registry.register(collector)
         self._define()
-        lifecycle.on_first_byte = self._first_byte.labels(pod).observe
+        for name, lifecycle in lifecycles.items():
+            lifecycle.on_first_byte = self._first_byte.labels(name).observe
 
     def _define(self) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
@@ -145,16 +154,19 @@ class MetricsExporter:
         self._first_byte = histogram(
             "time_to_first_byte_seconds", "From the forwarding to the first byte", FIRST_BYTE_BUCKETS
         )
-        self._bytes = counter("response_bytes_total", "Bytes of the pod's answers").labels(self._pod)
-        self._cut = counter("responses_cut_total", "Answers that the pod broke off").labels(self._pod)
-        self._gone = counter("clients_gone_total", "Clients that left before the end").labels(self._pod)
+        self._bytes = counter("response_bytes_total", "Bytes of the pod's answers")
+        self._cut = counter("responses_cut_total", "Answers that the pod broke off")
+        self._gone = counter("clients_gone_total", "Clients that left before the end")
         self._calls = counter("provider_calls_total", "Calls to providers", "provider", "call", "outcome")
         self._call_seconds = histogram(
             "provider_call_seconds", "Their duration", CALL_BUCKETS, "provider", "call", "outcome"
         )
         self._wakes = counter("wakes_total", "Starts that were asked for", "outcome")
-        for outcome in ("allowed", "denied", "budget"):
-            self._wakes.labels(self._pod, outcome)
+        for pod in self._pods:
+            for one in (self._bytes, self._cut, self._gone):
+                one.labels(pod)
+            for outcome in ("allowed", "denied", "budget"):
+                self._wakes.labels(pod, outcome)
 
     # --- the feature --------------------------------------------------------------------------
 
@@ -164,21 +176,24 @@ class MetricsExporter:
 
     def on_event(self, event: LifecycleEvent) -> None:
         """Count an event."""
-        self._use.on_event(event)
+        if isinstance(event, BudgetThresholdCrossed) or event.pod not in self._pods:
+            return
+        pod, figures = event.pod, self._pods[event.pod]
+        figures.use.on_event(event)
         match event:
             case StateChanged():
                 if event.was_status is not event.status:
                     self._transitions.labels(
-                        self._pod, event.was_status or _UNKNOWN, event.status or _UNKNOWN
+                        pod, event.was_status or _UNKNOWN, event.status or _UNKNOWN
                     ).inc()
                 if event.was is StateName.STOPPED and event.now is StateName.CALLING_START:
-                    self._wakes.labels(self._pod, "allowed").inc()
+                    self._wakes.labels(pod, "allowed").inc()
             case WakeRefused():
-                self._wakes.labels(self._pod, "denied").inc()
+                self._wakes.labels(pod, "denied").inc()
             case SessionEnded():
-                self._ended_cost += event.cost or 0
+                figures.ended_cost += event.cost or 0
             case ProviderCalled():
-                labels = self._pod, event.provider, event.call, event.outcome
+                labels = pod, event.provider, event.call, event.outcome
                 self._calls.labels(*labels).inc()
                 self._call_seconds.labels(*labels).observe(event.seconds)
 
@@ -216,49 +231,44 @@ class MetricsExporter:
 
     def _count_request(self, line: Mapping[str, Any]) -> None:
         method, path, status, ending = line["method"], line["path"], line["status"], line["ending"]
-        self._requests.labels(self._pod, route_name(method, path), str(status)).inc()
+        pod = line["pod"] or self._first
+        self._requests.labels(pod, route_name(method, path), str(status)).inc()
         if status == _BUDGET_STATUS:
-            self._wakes.labels(self._pod, "budget").inc()
+            self._wakes.labels(pod, "budget").inc()
         if status == CLIENT_CLOSED_STATUS or ending == "client_lost":
-            self._gone.inc()
+            self._gone.labels(pod).inc()
         elif ending:
-            self._cut.inc()
+            self._cut.labels(pod).inc()
         if line["run"] is not None:
-            self._wait.labels(self._pod).observe((line["waited_ms"] or 0) / 1000)
-            self._bytes.inc(line["bytes_out"] or 0)
+            self._wait.labels(pod).observe((line["waited_ms"] or 0) / 1000)
+            self._bytes.labels(pod).inc(line["bytes_out"] or 0)
 
     # --- values that are read when they are scraped -----------------------------------------------
 
     def collect(self) -> Iterable[Metric]:
         """Return the gauges and sums of this moment; called by the registry."""
-        status = self._lifecycle.status_now()
         state = GaugeMetricFamily("gpugate_pod_state", "1 for the present one", labels=("pod", "state"))
-        for one in Status:
-            state.add_metric((self._pod, one), float(status is not None and status.status is one))
-        yield state
-        waiting, in_flight = (status.waiting, status.in_flight) if status is not None else (0, 0)
-        yield self._gauge("gpugate_requests_waiting", "Requests that wait for the pod", waiting)
-        yield self._gauge("gpugate_requests_in_flight", "Requests that use the pod", in_flight)
-        yield self._gauge(
-            "gpugate_unproved_stops", "Stops not yet confirmed", self._lifecycle.unconfirmed_stops
+        waiting = GaugeMetricFamily("gpugate_requests_waiting", "Requests that wait", labels=("pod",))
+        in_flight = GaugeMetricFamily(
+            "gpugate_requests_in_flight", "Requests that use the pod", labels=("pod",)
         )
-        if status is not None and status.replicas is not None:
-            yield self._gauge("gpugate_pod_replicas", "Copies of the engine that run", status.replicas)
+        stops = GaugeMetricFamily("gpugate_unproved_stops", "Stops not yet confirmed", labels=("pod",))
+        use = CounterMetricFamily("gpugate_session_seconds", "Billed time by use", labels=("pod", "use"))
+        cost = CounterMetricFamily("gpugate_cost", "Estimated cost", labels=("pod", "currency"))
+        for name, pod in self._pods.items():
+            status = pod.lifecycle.status_now()
+            for one in Status:
+                state.add_metric((name, one), float(status is not None and status.status is one))
+            waiting.add_metric((name,), status.waiting if status is not None else 0)
+            in_flight.add_metric((name,), status.in_flight if status is not None else 0)
+            stops.add_metric((name,), pod.lifecycle.unconfirmed_stops)
+            pod.use.advance()
+            for what, seconds in pod.use.seconds.items():
+                use.add_metric((name, what), seconds)
+            open_cost = (status.estimated_cost if status is not None else None) or 0
+            pod.shown_cost = max(pod.shown_cost, float(pod.ended_cost + open_cost))
+            cost.add_metric((name, self._currency), pod.shown_cost)
+        yield from (state, waiting, in_flight, stops, use, cost)
         yield GaugeMetricFamily(
             "gpugate_budget_used_ratio", "Spent part of the month's budget", value=self.budget_ratio()
         )
-        self._use.advance()
-        use = CounterMetricFamily("gpugate_session_seconds", "Billed time by use", labels=("pod", "use"))
-        for name, seconds in self._use.seconds.items():
-            use.add_metric((self._pod, name), seconds)
-        yield use
-        open_cost = status.estimated_cost if status is not None else None
-        self._shown_cost = max(self._shown_cost, float(self._ended_cost + (open_cost or 0)))
-        cost = CounterMetricFamily("gpugate_cost", "Estimated cost", labels=("pod", "currency"))
-        cost.add_metric((self._pod, self._currency), self._shown_cost)
-        yield cost
-
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        gauge = GaugeMetricFamily(name, text, labels=("pod",))
-        gauge.add_metric((self._pod,), value)
-        return gauge

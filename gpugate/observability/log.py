@@ -222,6 +222,7 @@ class AccessLog:
         status: that was sent; 499 if the client left before one was sent.
         user: the token's subject, None without a token.
         ms: from the request's first line to the last byte.
+        pod: the pod that it was for; None where there is one alone.
         waited_ms: how long it was held for the pod; None if it was not.
         run: the pod's run that served it.
         bytes_out: length of the body, where known.
@@ -249,6 +250,7 @@ class AccessLog:
         status: int,
         user: str | None,
         ms: float,
+        pod: str | None = None,
         waited_ms: float | None = None,
         run: int | None = None,
         bytes_out: int | None = None,
@@ -269,6 +271,8 @@ class AccessLog:
             "user": user,
             "ms": round(ms, 2),
         }
+        if pod is not None:
+            line["pod"] = pod
         if waited_ms is not None:
             line["waited_ms"] = round(waited_ms, 1)
         if run is not None:
@@ -291,7 +295,7 @@ class AccessLog:
         return shown
 
 
-_CONSOLE_FIELDS = ("user", "waited_ms", "run", "bytes_out", "ending", "reason", "request_id")
+_CONSOLE_FIELDS = ("user", "pod", "waited_ms", "run", "bytes_out", "ending", "reason", "request_id")
 
 
 def _console_line(line: dict[str, object]) -> bytes:

@@ -95,10 +95,14 @@ class OllamaHandlers:
         """
         name = context.request.headers.get(POD_HEADER)
         if name is not None:
-            return self._fleet.named(name)
-        if self._fleet.only is not None or body is None:
+            pod = self._fleet.named(name)
+        elif self._fleet.only is not None:
             return self._fleet.first
-        return self._fleet.pod_for(body.routing_model)
+        else:
+            pod = self._fleet.first if body is None else self._fleet.pod_for(body.routing_model)
+        if self._fleet.only is None:
+            context.pod = pod.name
+        return pod
 
     # --- what wakes the pod -------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ class RequestContext:
         token_prefix: the path token's part of the path, a secret; empty without one.
         user: who the token belongs to, once it is verified.
         extra_head: header lines that every response to this request carries, each with its CRLF.
+        pod: the pod that it is for, where there are several; else empty.
         waited_ms: how long it waited for the pod, 0 if it did not.
         run_id: the pod's run that served it, 0 if none.
         body_bytes: how much of its body is kept while it waits.
@@ -39,6 +40,7 @@ class RequestContext:
     # On the class, as most requests leave them as they are.
     user: User | None = None
     extra_head = b""
+    pod = ""
     waited_ms = 0
     run_id = 0
     body_bytes = 0

@@ -136,6 +136,7 @@ class Tracing:
             "http.response.status_code": status,
             "gpugate.route": name,
             "gpugate.request_id": line["request_id"],
+            "gpugate.pod": line["pod"],
             "gpugate.waited_ms": line["waited_ms"],
             "gpugate.run": line["run"],
             "gpugate.bytes_out": line["bytes_out"],

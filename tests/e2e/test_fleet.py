@@ -16,6 +16,7 @@ from attrs import define, field
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.store import Model
 from gpugate_testing.fakes import FakeCloud, Hang
+from prometheus_client.parser import text_string_to_metric_families
 
 from gpugate.app import build
 from gpugate.cli.main import main
@@ -88,6 +89,7 @@ def settings_of(folder: Path, **more: object) -> Settings:
     overrides = {
         **{key: value for key, value in QUICK.items() if key != "pod.provider"},
         "state.dir": str(folder),
+        "metrics.enabled": True,
         **{f"pods.{name}.provider": f"cloud-{name}" for name in PODS},
         "pods.large.models": ["big*"],
         "pods.pictures.models": ["llava"],
@@ -296,3 +298,29 @@ async def test_the_command_line(street, monkeypatch, capsys):
     assert 0 == await asyncio.to_thread(main, ["stop", "large"])
     assert 1 == await asyncio.to_thread(main, ["stop", "nowhere"])
     assert "there is no such pod" in capsys.readouterr().err
+
+
+async def test_metrics_name_the_pod(street):
+    """Each of them its own: states, wakes, requests, waits, bytes and cost."""
+    assert 200 == await street.chat("big:70b")
+    assert 200 == await street.chat("small:1b", "pictures")
+    assert 200 == await street.chat("small:1b", "pictures")
+    url = f"http://127.0.0.1:{street.gateway.port}/metrics"
+    async with street.http.get(url, headers=bearer(scope="metrics")) as answer:
+        families = text_string_to_metric_families(await answer.text())
+        samples = [sample for family in families for sample in family.samples]
+
+    def of(name: str, **labels: str) -> dict[str, float]:
+        found = [one for one in samples if one.name == name and labels.items() <= one.labels.items()]
+        return {one.labels["pod"]: one.value for one in found}
+
+    none_at_home = {"home": 0.0, "large": 1.0, "pictures": 1.0}
+    assert none_at_home == of("gpugate_pod_state", state="READY")
+    assert none_at_home == of("gpugate_wakes_total", outcome="allowed")
+    assert {"large": 1.0, "pictures": 2.0} == of("gpugate_requests_total", route="chat", status="200")
+    assert {"large": 1.0, "pictures": 2.0} == of("gpugate_request_wait_seconds_count")
+    assert {"large", "pictures"} == {
+        pod for pod, count in of("gpugate_time_to_first_byte_seconds_count").items() if count
+    }
+    for name in ("gpugate_response_bytes_total", "gpugate_cost_total"):
+        assert {"large", "pictures"} == {pod for pod, value in of(name).items() if value > 0}, name

@@ -84,7 +84,9 @@ RULES: Mapping[str, May] = {
         {"core", "fleet", "lifecycle", "proxy", "billing", "generation", "observability", *BASE},
         {"attrs", "aiohttp", "aiohttp_sse", "orjson"},
     ),
-    "metrics": May({"api", "core", "lifecycle", "ollama", "proxy", *BASE}, {"aiohttp", "prometheus_client"}),
+    "metrics": May(
+        {"api", "core", "lifecycle", "ollama", "proxy", *BASE}, {"attrs", "aiohttp", "prometheus_client"}
+    ),
     "tracing": May(
         {"core", "lifecycle", "ollama", "proxy", *BASE}, {"attrs", "aiohttp", "opentelemetry", "structlog"}
     ),

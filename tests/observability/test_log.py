@@ -204,10 +204,11 @@ class TestRequests:
     def test_console(self) -> None:
         """The same for people."""
         log = Log("console")
-        request(AccessLog(log.output), waited_ms=4100.04, user="ann\nbob", **CUT)
+        request(AccessLog(log.output), pod="large", waited_ms=4100.04, user="ann\nbob", **CUT)
 
         told = (
-            "POST /api/chat 200  1.23 ms  user=ann\\nbob waited_ms=4100.0 ending=upstream_lost request_id=r1"
+            "POST /api/chat 200  1.23 ms  user=ann\\nbob pod=large waited_ms=4100.0"
+            " ending=upstream_lost request_id=r1"
         )
         assert f"[info     ] {told}\n" == log.text[21:]
 
