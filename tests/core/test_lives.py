@@ -23,9 +23,11 @@ from gpugate.core.commands import (
     CheckDevice,
     Command,
     InspectPod,
+    ListModels,
     PersistPendingStops,
     PreloadModel,
     Probe,
+    PullModel,
     RecordSessionEnd,
     RecordSessionStart,
     Reject,
@@ -44,6 +46,8 @@ from gpugate.core.events import (
     InspectFailed,
     ManualStartRequested,
     ManualStopRequested,
+    ModelPulled,
+    ModelsListed,
     PodInspected,
     PreloadFinished,
     ProbeFinished,
@@ -63,7 +67,7 @@ from gpugate.core.machine import NEEDS_NEW_START, PodMachine
 from gpugate.core.policy import Policy, ProviderLimits
 from gpugate.core.replicas import SCALABLE
 from gpugate.core.request_queue import BudgetVerdict
-from gpugate.core.states import Draining, Ready, ShutDown, Stopped, Stopping, Unknown, Warming
+from gpugate.core.states import Draining, Ready, ShutDown, Stopped, Stopping, Unknown, Warming, WarmingUp
 from gpugate.core.transitions import TABLE
 from gpugate.errors import (
     Ambiguous,
@@ -125,9 +129,16 @@ class World:
         return PodReport(self.phase, "pod-1", here, replicas=self.replicas)
 
 
-def came_of(errand: Probe | PreloadModel | CheckDevice, well: bool) -> Event:
-    """The answer: healthy, and on the GPU, or not."""
+Errand = Probe | ListModels | PullModel | PreloadModel | CheckDevice
+
+
+def came_of(errand: Errand, well: bool) -> Event:
+    """The answer: healthy, pulled, and on the GPU, or not."""
     match errand:
+        case ListModels(op):
+            return ModelsListed(op, frozenset({"llama3:latest"} if well else ()))
+        case PullModel(op=op, model=model):
+            return ModelPulled(op, "" if well else "no such model", anywhere=model == "qwen3")
         case Probe(op):
             return ProbeFinished(op, well)
         case PreloadModel(op):
@@ -143,6 +154,7 @@ class Lives(RuleBasedStateMachine):
 
     @initialize(
         preload=st.sampled_from(["requested", "none", "qwen3"]),
+        pull=st.sampled_from([(), (), ("llama3", "qwen3")]),
         drain=st.sampled_from([1, 2]),
         capacity=st.sampled_from([0.0, 40.0]),
         session=st.sampled_from([0.0, 200.0]),
@@ -154,6 +166,7 @@ class Lives(RuleBasedStateMachine):
     def come_up(
         self,
         preload: str,
+        pull: tuple[str, ...],
         drain: int,
         capacity: float,
         session: float,
@@ -166,6 +179,8 @@ class Lives(RuleBasedStateMachine):
         self.policy = Policy(
             providers=tuple(ProviderLimits(name=name, min_poll_s=1.0, min_probe_s=1.0) for name in names),
             preload=preload,
+            pull=pull,
+            pull_timeout=70.0,
             drain_concurrency=drain,
             capacity_wait=capacity,
             max_session=session,
@@ -179,7 +194,7 @@ class Lives(RuleBasedStateMachine):
         )
         self.machine = Honest(TABLE, self.policy, lambda: 0.5, frozenset(owed), idle)
         self.worlds = [World(phase) for phase in phases[: self.count]]
-        self.errands: list[Probe | PreloadModel | CheckDevice] = []
+        self.errands: list[Errand] = []
         self.old: list[Event] = []
         self.now = 0.0
         self.tickets = 0
@@ -216,7 +231,7 @@ class Lives(RuleBasedStateMachine):
                     assert not any(isinstance(out, StartPod) for out in line), "two starts are out"
                     assert self.is_paid_for(), "a start that nobody pays for"
                 line.append(effect)
-            case Probe() | PreloadModel() | CheckDevice():
+            case Probe() | ListModels() | PullModel() | PreloadModel() | CheckDevice():
                 self.errands.append(effect)
             case Admit(ticket, run):
                 assert self.places[ticket] == "waits"
@@ -456,7 +471,7 @@ class Lives(RuleBasedStateMachine):
     def leases_need_a_pod(self) -> None:
         state = self.machine.state
         if self.machine.queue.leases:
-            assert isinstance(state, Ready | Draining | Warming) or type(state).__name__ == "Preloading"
+            assert isinstance(state, Ready | Draining | WarmingUp)
             assert {lease.run_id for lease in self.machine.queue.leases.values()} == {state.run_id}
 
     @invariant()

@@ -50,6 +50,10 @@ export function nextStep(pod, elapsed, since) {
     case "STARTING":
     case "WARMING": {
       const where = pod.status === "STARTING" ? `Being started at ${pod.provider}` : `Running at ${pod.provider}, loading`;
+      if (pod.pulling) {
+        const percent = pod.pulling.percent === null ? "" : `, ${pod.pulling.percent} %`;
+        return `Running at ${pod.provider}, pulling ${pod.pulling.model}${percent}.`;
+      }
       const ready = pod.ready_in_seconds;
       if (ready === null) return `${where} for ${duration(since)}.`;
       if (ready <= elapsed) return `${where}; it takes longer than usual.`;
