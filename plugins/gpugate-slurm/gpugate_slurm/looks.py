@@ -7,14 +7,19 @@ has shown is used once by each of the other pods, if it is no older than the lea
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
 from aiohttp import ClientSession
 from attrs import define, field, frozen
 
+from gpugate import RateLimited, Transient
 from gpugate_slurm.jobs import Job
 from gpugate_slurm.settings import SlurmConfig
+
+LONGEST_PAUSE_S = 60.0
+"""Between two looks at a cluster that does not answer."""
 
 
 @frozen(eq=False)
@@ -32,22 +37,42 @@ class Listing:
 
 @define
 class SharedLooks:
-    """The last listing of one cluster and user."""
+    """The last listing of one cluster and user, and how often it could not be had since."""
 
     last: Listing | None = None
+    failures: int = 0
+    wait_until: float = -math.inf
     _asking: asyncio.Lock = field(factory=asyncio.Lock)
 
     async def look(
-        self, ask: Callable[[], Awaitable[list[Job]]], *, not_before: float, max_age_s: float
+        self, ask: Callable[[], Awaitable[list[Job]]], *, not_before: float, pause_s: float, fresh: bool
     ) -> Listing:
-        """The last listing, if it was asked for after `not_before` and is young enough; else a new one."""
+        """The last listing, if it was asked for after `not_before`, within the pause; else a new one.
+
+        `fresh`: a new one in any case, for a start or a stop. Raises: RateLimited, the last looks have failed
+        and the cluster is left alone for a while, longer with each.
+        """
         loop = asyncio.get_running_loop()
         async with self._asking:
-            last = self.last
-            if last is not None and last.asked_at > not_before and loop.time() - last.asked_at < max_age_s:
+            last, now = self.last, loop.time()
+            if (
+                not fresh
+                and last is not None
+                and last.asked_at > not_before
+                and now - last.asked_at < pause_s
+            ):
                 return last
-            asked_at = loop.time()
-            self.last = Listing(asked_at, tuple(await ask()))
+            if not fresh and self.failures > 1 and now < self.wait_until:
+                said = f"Slurm could not be asked {self.failures} times and is left alone for a while"
+                raise RateLimited(said, self.wait_until - now)
+            try:
+                jobs = await ask()
+            except (Transient, RateLimited):
+                self.failures += 1
+                self.wait_until = loop.time() + min(LONGEST_PAUSE_S, pause_s * 2 ** min(self.failures - 1, 8))
+                raise
+            self.failures = 0
+            self.last = Listing(now, tuple(jobs))
             return self.last
 
 

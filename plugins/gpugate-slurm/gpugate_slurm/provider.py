@@ -159,9 +159,11 @@ class Slurm(Provider):
 
     async def _look(self, *, fresh: bool = False) -> list[Job]:
         """Jobs of our name; `fresh`: as they are now, else as another pod's look of a moment ago had them."""
-        pause = self.capabilities.min_poll_s
         listing = await shared_looks(self.config, self.session).look(
-            self._client.list_jobs, not_before=self._seen_at, max_age_s=0.0 if fresh else pause
+            self._client.list_jobs,
+            not_before=self._seen_at,
+            pause_s=self.capabilities.min_poll_s,
+            fresh=fresh,
         )
         self._seen_at = max(self._seen_at, listing.asked_at)
         jobs = [job for job in listing.jobs if job.name == self._name and job.slot == self.slot]

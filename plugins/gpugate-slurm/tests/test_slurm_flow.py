@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from gpugate_slurm import Slurm
+from gpugate_testing.clouds import Http
 from slurm_sim import Said
 from slurm_support import IDLE_S, House, play
 
@@ -51,6 +52,33 @@ def test_a_look_every_ten_seconds(way: str) -> None:
         await house.off()
         took = asyncio.get_running_loop().time() - began
         assert looks(house) - before <= took / 10 + 4
+
+    play(scenario, way)
+
+
+@WAYS
+def test_a_cluster_that_does_not_answer(way: str) -> None:
+    """It is asked less and less often, once a minute in the end; a start asks all the same."""
+
+    async def scenario(house: House) -> None:
+        words, fault = Said("Unable to contact slurm controller"), Http(500, b"<html>500</html>")
+        house.runner.says["squeue"] = [words] * 1000
+        house.cloud.fail("list", fault, times=None)
+        before = looks(house)
+        await asyncio.sleep(600)
+        assert 10 <= looks(house) - before <= 15
+        before = looks(house)
+        with pytest.raises(Transient):
+            await house.provider.start()
+        assert 1 == looks(house) - before
+        with pytest.raises(RateLimited):
+            await house.provider.inspect()
+        house.runner.says.clear()
+        house.cloud.faults.heal()
+        await asyncio.sleep(61)
+        before = looks(house)
+        await asyncio.sleep(600)
+        assert 19 <= looks(house) - before <= 21
 
     play(scenario, way)
 
