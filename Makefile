@@ -7,7 +7,7 @@ PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 JOBS   ?= 4
 
-.PHONY: run test fast test-lowest lint types bench simulate mutants states screenshots recording openwebui dist sbom examples image version clean
+.PHONY: run test soak fast test-lowest lint types bench simulate mutants states screenshots recording openwebui dist sbom examples image version clean
 
 # $(call environment,FOLDER): makes a virtual environment, unless a usable one is there, and leaves no half of one behind.
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
@@ -42,10 +42,18 @@ $(LOWEST)/.dev: setup.cfg pyproject.toml .ci/lowest.py $(wildcard plugins/*/setu
 run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GPU, no Ollama
 	@$(BIN)/gpugate demo --port $(PORT)
 
-test: $(VENV)/.dev        ## all tests, the plugins' included; they wait more than they work, so JOBS of them at once
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests plugins examples/write-a-provider
+# Months of simulated traffic, gateways that are killed again and again, whole bills, wheels, a browser.
+SOAK := tests/months $(addprefix tests/e2e/test_,builds.py dashboard_in_a_browser.py killed_in_the_clouds.py \
+	pod_bills.py sigkill.py ways_out_at_the_clouds.py)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-FAST := -n $(JOBS) --dist worksteal --ignore tests/e2e --ignore tests/providers tests
+test: $(VENV)/.dev        ## the tests, the plugins' included; they wait more than they work, so JOBS of them at once
+	$(PYTEST) $(addprefix --ignore=,$(SOAK)) tests plugins examples/write-a-provider
+
+soak: $(VENV)/.dev        ## the long tests: months, kills, bills, wheels, a browser
+	$(PYTEST) $(SOAK)
+
+FAST := -n $(JOBS) --dist worksteal --ignore tests/e2e --ignore tests/providers --ignore tests/months tests
 
 fast: $(VENV)/.dev        ## without whole gateways and real processes
 	$(BIN)/python -m pytest $(FAST)
