@@ -54,7 +54,7 @@ from gpugate.lifecycle.status import (
     SessionStarted,
     WakeRefused,
 )
-from gpugate.provider_api import PodReport, Provider
+from gpugate.provider_api import Endpoint, PodReport, Provider
 from gpugate.tasks import CrashHandler, report_crash
 
 
@@ -143,7 +143,15 @@ class CommandRunner:
     def set_gpu_need(self, need: GpuNeed) -> None:
         """Tell the providers before each start what the models need, and watch whether they have it."""
         self.gpu_need = need
-        self.pod_calls.on_small_gpu = lambda at: need.note_too_small(self._observations.gpu_bytes_at(at))
+        self.pod_calls.on_small_gpu = self._note_small_gpu
+
+    def _note_small_gpu(self, endpoint: Endpoint) -> None:
+        session = self._observations.session_at(endpoint)
+        if session is None or self.gpu_need is None:
+            return
+        provider = self._providers[self._names.index(session.provider)].provider
+        if provider.chooses_gpu(provider.config):
+            self.gpu_need.note_too_small(session.report.gpu_bytes)
 
     def slow_call(self) -> str | None:
         """Return which provider has not answered a call for long, for people; None if none."""
@@ -222,6 +230,9 @@ class CommandRunner:
     def on_inspected(self, event: PodInspected) -> None:
         """Take over a provider's newest report for the status."""
         self._observations.observe(self._names[event.provider], event.report)
+        serving = self._machine.serving()
+        if serving is not None and serving.provider == self._names[event.provider]:
+            self.pod_calls.watch_gpu(serving.endpoints["ollama"])
 
     def _update_lease(self, command: Admit | Reject | Requeue | AbortResponse, now: float) -> None:
         lease = self._leases.get(command.ticket)

@@ -64,7 +64,8 @@ class GpuNeed:
         self._sizes = sizes
         self._file = JsonFile(path)
         self._log = log
-        self._too_small = self._file.load(_two_numbers, (0, 0), log)  # need, and memory of the GPU
+        self._too_small = self._file.load(_two_numbers, (0, 0), log)  # by sizes, and memory of the GPU
+        self._noted = False  # since the last start
 
     def need(self) -> Need | None:
         """Return what the largest model needs; None if no size is known.
@@ -78,7 +79,7 @@ class GpuNeed:
         if not known:
             return None
         model, size = max(known.items(), key=lambda item: item[1])
-        wanted = size * 6 // 5 + MARGIN_BYTES
+        wanted = _by_size(size)
         needed_then, too_small = self._too_small
         if too_small and wanted >= needed_then:
             wanted = max(wanted, int(too_small * NEXT_SIZE))
@@ -86,19 +87,28 @@ class GpuNeed:
 
     def for_start(self) -> int | None:
         """Return the GPU memory for a start that is made now, in bytes, and log it."""
+        self._noted = False
         need = self.need()
         if need is not None:
             self._log(f"choosing a GPU with {need}")
         return None if need is None else need.gpu_bytes
 
     def note_too_small(self, gpu_bytes: int | None) -> None:
-        """A model ran partly on the CPU with so much GPU memory, if that is known: take more next time."""
+        """A model ran partly on the CPU with so much GPU memory, if that is known: take more next time.
+
+        Counts once for each start, however often it is seen.
+        """
         need = self.need()
-        if need is None:
+        if need is None or self._noted:
             return
-        self._too_small = need.gpu_bytes, gpu_bytes or need.gpu_bytes
+        self._noted = True
+        self._too_small = _by_size(need.model_bytes), gpu_bytes or need.gpu_bytes
         self._file.save(self._too_small, self._log)
         self._log("a model runs partly on the CPU: the next start takes a GPU with more memory")
+
+
+def _by_size(model_bytes: int) -> int:
+    return model_bytes * 6 // 5 + MARGIN_BYTES
 
 
 def gpu_need_of(

@@ -144,6 +144,11 @@ class PodCalls:
         """Find out whether the loaded models run on the CPU."""
         self._spawn(self._check_device(command), "pod:check-device")
 
+    def watch_gpu(self, endpoint: Endpoint) -> None:
+        """See whether a model that was loaded by now runs partly on the CPU, if that matters."""
+        if self.on_small_gpu is not None:
+            self._spawn(self._watch_gpu(endpoint, self.on_small_gpu), "pod:watch-gpu")
+
     def cancel(self) -> None:
         """Cancel the calls that are out: the pod is ready, or gone.
 
@@ -215,11 +220,18 @@ class PodCalls:
     async def _on_cpu(self, endpoint: Endpoint) -> bool:
         try:
             async with asyncio.timeout(self._limit_s):
-                if self.on_small_gpu is not None and await self._pod.partly_on_cpu(endpoint):
-                    self.on_small_gpu(endpoint)
-                return await self._pod.on_cpu(endpoint)
+                on_cpu = await self._pod.on_cpu(endpoint)
         except Exception:  # not known is not worth a warning
             return False
+        if self.on_small_gpu is not None:
+            await self._watch_gpu(endpoint, self.on_small_gpu)
+        return on_cpu
+
+    async def _watch_gpu(self, endpoint: Endpoint, note: Callable[[Endpoint], None]) -> None:
+        with suppress(Exception):
+            async with asyncio.timeout(self._limit_s):
+                if await self._pod.partly_on_cpu(endpoint):
+                    note(endpoint)
 
 
 @frozen

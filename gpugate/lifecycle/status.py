@@ -140,10 +140,10 @@ class PodObservations:
             age_s = self.uptime(session).total_seconds()
             session.costs.change(report.replicas, self._rate(session.report), age_s)
 
-    def gpu_bytes_at(self, endpoint: Endpoint) -> int | None:
-        """Return the GPU memory of the pod that has this endpoint; None if it is not known."""
-        reports = (session.report for session in self.open_sessions.values())
-        return next((one.gpu_bytes for one in reports if endpoint in one.endpoints.values()), None)
+    def session_at(self, endpoint: Endpoint) -> ObservedSession | None:
+        """Return the open session of the pod that has this endpoint; None if there is none."""
+        sessions = self.open_sessions.values()
+        return next((one for one in sessions if endpoint in one.report.endpoints.values()), None)
 
     def rate(self, session: ObservedSession) -> Decimal | None:
         """Return the price per hour: the reported one, else the configured one, else None."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,19 @@ def test_the_next_size_up(tmp_path: Path) -> None:
     assert 13 * GIB > gpu_bytes(need_of(tmp_path, large=8 * 10**9))
 
 
+def test_it_is_noted_once_for_each_start(tmp_path: Path) -> None:
+    """However often it is seen; a larger GPU that is too small as well is followed by a larger one yet."""
+    need = need_of(tmp_path, large=10 * 10**9)
+    for _ in range(3):
+        need.note_too_small(24 * GIB)
+    once = gpu_bytes(need)
+    assert 24 * GIB < once <= 26 * GIB
+    need.for_start()
+    need.note_too_small(32 * GIB)
+    assert 32 * GIB < gpu_bytes(need) <= 34 * GIB
+    assert gpu_bytes(need) == gpu_bytes(need_of(tmp_path, large=10 * 10**9))
+
+
 def test_a_gpu_of_which_nothing_is_known(tmp_path: Path) -> None:
     """More than was asked for."""
     need = need_of(tmp_path, large=10 * 10**9)
@@ -138,5 +152,45 @@ def test_the_next_start_takes_the_next_size(tmp_path: Path) -> None:
             assert before == provider.needed_gpu_bytes
             assert gpu_bytes(need) > before
             stage.lifecycle.release(lease)
+
+    play(story())
+
+
+class LaterSmall(Small):
+    """A pod with enough memory for the first model, and not for what is loaded later."""
+
+    async def partly_on_cpu(self, endpoint: Endpoint) -> bool:
+        return self.cloud.now > 100
+
+
+def test_a_model_that_is_loaded_later(tmp_path: Path) -> None:
+    """It is seen at the next look at the provider, once."""
+
+    async def story() -> None:
+        need = GpuNeed(["x:13b"], dict, tmp_path / "need.json", lambda _: None)
+        before, provider = gpu_bytes(need), ChoosingFake(FakeCloud())
+        async with Stage([provider.cloud], pod_class=LaterSmall, wrap=lambda _: provider) as stage:
+            stage.lifecycle.set_gpu_need(need)
+            await stage.ask(model="x:13b")
+            assert before == gpu_bytes(need)
+            await asyncio.sleep(200)
+            after = gpu_bytes(need)
+            assert after > before
+            await asyncio.sleep(200)
+            assert after == gpu_bytes(need)
+
+    play(story())
+
+
+def test_another_provider_changes_nothing(tmp_path: Path) -> None:
+    """A provider that does not choose its GPU has the one that it has."""
+
+    async def story() -> None:
+        need = GpuNeed(["x:13b"], dict, tmp_path / "need.json", lambda _: None)
+        before = gpu_bytes(need)
+        async with Stage([FakeCloud()], pod_class=Small) as stage:
+            stage.lifecycle.set_gpu_need(need)
+            await stage.ask(model="x:13b")
+            assert before == gpu_bytes(need)
 
     play(story())
