@@ -347,10 +347,10 @@ def _telegram(
 # --- small ones -------------------------------------------------------------------------------------
 
 
-def _user_of(base: Infrastructure, provider: str) -> str:
-    """Return who has caused the session that is open at this provider; "" if unknown."""
-    rows = (pod.recorder.open_rows.get(provider) for pod in base.fleet)
-    return next((row.started_by for row in rows if row is not None), "")
+def _user_of(base: Infrastructure, pod: str, provider: str) -> str:
+    """Return who has caused the pod's session that is open at this provider; "" if unknown."""
+    row = base.fleet.pods[pod].recorder.open_rows.get(provider)
+    return row.started_by if row is not None else ""
 
 
 async def _flush(base: Infrastructure) -> None:

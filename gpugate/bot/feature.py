@@ -59,7 +59,7 @@ class TelegramFeature:
 
     Args:
         session: for the local Ollama; the bot has its own for Telegram.
-        user_of: the user who caused the session that is open at this provider; "" if unknown.
+        user_of: returns, by pod and provider, who caused the session that is open there; "" if unknown.
 
     """
 
@@ -72,7 +72,7 @@ class TelegramFeature:
         fantasies: FantasyService,
         costs: CostQueries,
         state: Path,
-        user_of: Callable[[str], str] = lambda provider: "",
+        user_of: Callable[[str, str], str] = lambda pod, provider: "",
         require: Callable[[str | None, str], None] = lambda model, failure: None,
     ) -> None:
         bot = settings.bot

@@ -89,7 +89,7 @@ class Notifier:
         send: of the messenger.
         kinds: which notifications are sent: those of `notify.events`; None for all.
         costs: for the daily summary.
-        user_of: the user who caused the session that is open at this provider; "" if unknown.
+        user_of: returns, by pod and provider, who caused the session that is open there; "" if unknown.
         wall: the calendar's time.
     """
 
@@ -100,7 +100,7 @@ class Notifier:
         send: Send,
         costs: CostQueries,
         currency: str = "USD",
-        user_of: Callable[[str], str] = lambda provider: "",
+        user_of: Callable[[str, str], str] = lambda pod, provider: "",
         kinds: Collection[str] | None = None,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         on_crash: CrashHandler | None = None,
@@ -116,9 +116,9 @@ class Notifier:
         self._pending: deque[Callable[[], str]] = deque(maxlen=MAX_PENDING)
         self._has_pending = asyncio.Event()
         self._all_sent = asyncio.Event()
-        self._last_problem = ""
-        self._alarms: set[tuple[str, str]] = set()
-        self._last_failure: tuple[str, datetime] | None = None
+        self._last_problems: dict[str, str] = {}  # by pod
+        self._alarms: set[tuple[str, str, str]] = set()  # pod, provider, text
+        self._last_failures: dict[str, tuple[str, datetime]] = {}  # by pod
         self._tasks: tuple[Supervised, ...] = ()
 
     def start(self) -> None:
@@ -166,15 +166,16 @@ class Notifier:
         """The function that makes the text; called when it is sent: the ledger is written meanwhile."""
         match event:
             case SessionStarted():
-                self._forget_alarms(event.provider)
-                return lambda: session_started(event, self._user_of(event.provider), self._currency)
+                self._forget_alarms(event.pod, event.provider)
+                user_of = partial(self._user_of, event.pod, event.provider)
+                return lambda: session_started(event, user_of(), self._currency)
             case SessionEnded():
-                self._forget_alarms(event.provider)
+                self._forget_alarms(event.pod, event.provider)
                 return partial(session_ended, event, self._currency)
             case BudgetThresholdCrossed():
                 return partial(budget_crossed, event, self._currency)
             case ProviderProblem():
-                self._last_problem = f"{event.provider}: {event.message}"
+                self._last_problems[event.pod] = f"{event.provider}: {event.message}"
                 return partial(alarm, event) if event.alarm and self._is_new_alarm(event) else None
             case StateChanged():
                 clear, failed = self._all_clear(event), self._failed_start(event)
@@ -184,9 +185,9 @@ class Notifier:
             case _:
                 return None
 
-    def _forget_alarms(self, provider: str) -> bool:
-        """Whether there were alarms of this provider."""
-        alarms = {known for known in self._alarms if known[0] == provider}
+    def _forget_alarms(self, pod: str, provider: str) -> bool:
+        """Whether there were alarms of this pod at this provider."""
+        alarms = {known for known in self._alarms if known[:2] == (pod, provider)}
         self._alarms -= alarms
         return bool(alarms)
 
@@ -195,13 +196,14 @@ class Notifier:
         if event.provider is None:
             return None
         if event.cause == "GatewayStarted" and event.status is Status.STOPPING:
-            self._alarms.add((event.provider, ""))  # that run may have ended with an alarm
+            self._alarms.add((event.pod, event.provider, ""))  # that run may have ended with an alarm
         stopped = event.was_status is Status.STOPPING and event.status is Status.STOPPED
-        return partial(all_clear, event.provider) if stopped and self._forget_alarms(event.provider) else None
+        is_news = stopped and self._forget_alarms(event.pod, event.provider)
+        return partial(all_clear, event.provider) if is_news else None
 
     def _is_new_alarm(self, event: ProviderProblem) -> bool:
         """An alarm is repeated only after a session of its provider began or ended."""
-        key = event.provider, _without_numbers(event.message)
+        key = event.pod, event.provider, _without_numbers(event.message)
         known = key in self._alarms
         self._alarms.add(key)
         return not known
@@ -209,16 +211,17 @@ class Notifier:
     def _failed_start(self, event: StateChanged) -> Callable[[], str] | None:
         """A start failed; its reason came before, as a ProviderProblem."""
         if event.was_status is Status.STOPPED and event.status is Status.STARTING:
-            self._last_problem = ""
+            self._last_problems.pop(event.pod, None)
         was_starting = event.was_status in (Status.STARTING, Status.WARMING)
         ended = was_starting and event.status in (Status.STOPPED, Status.STOPPING)
         if not ended or event.cause in CALLED_OFF:
             return None
-        key, last = _without_numbers(self._last_problem), self._last_failure
+        problem, last = self._last_problems.get(event.pod, ""), self._last_failures.get(event.pod)
+        key = _without_numbers(problem)
         if last is not None and last[0] == key and (event.at - last[1]).total_seconds() < REPEAT_FAILURE_S:
             return None
-        self._last_failure = key, event.at
-        return partial(start_failed, "", self._last_problem)
+        self._last_failures[event.pod] = key, event.at
+        return partial(start_failed, "", problem)
 
     # --- sending --------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ class Notices:
     """Sends notices to the recipients of `[notify]`, which may change.
 
     Args:
-        user_of: the user who caused the session that is open at this provider; "" if unknown.
+        user_of: returns, by pod and provider, who caused the session that is open there; "" if unknown.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Notices:
         events: EventBus,
         costs: CostQueries,
         currency: str,
-        user_of: Callable[[str], str],
+        user_of: Callable[[str, str], str],
         on_crash: CrashHandler,
     ) -> None:
         self._events = events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -28,6 +29,7 @@ from gpugate.provider_api import Phase, PodReport, Price
 from tests.bot.chats import NOON, FakeCosts, Summary, wall
 from tests.lifecycle.support import Stage
 
+PODS = ("main", "code")
 ALARM = ProviderProblem(
     provider="alpha", message="the stop is not proved (try 2)", reason="transient", alarm=True, at=NOON
 )
@@ -66,7 +68,7 @@ class Room:
             chats=self.chats,
             send=self.tell,
             costs=self.costs,  # type: ignore[arg-type]
-            user_of=lambda provider: "telegram:7",
+            user_of=lambda pod, provider: f"telegram:{PODS.index(pod) + 7}",
             wall=wall,
             on_crash=lambda name, error: self.crashes.append(name),
         )
@@ -183,6 +185,21 @@ class TestLife:
         assert bool(ignored) == any(text.startswith("ALARM") for text in alarms)
         assert "The pod at alpha is seen stopped now." == stopped
         assert 1 >= len(alarms)
+
+    def test_pods_at_one_provider(self):
+        """Each has its own alarm, its own trouble, and its own user."""
+
+        async def plot(room):
+            for pod in PODS:
+                room.notifier.on_event(evolve(ALARM, pod=pod))
+            room.notifier.on_event(evolve(began("hand"), pod="code", provider="alpha"))
+            for pod in PODS:  # the session of `code` is over this one's alarm only
+                room.notifier.on_event(evolve(ALARM, pod=pod))
+            await asyncio.sleep(1)
+
+        texts = play(plot).texts
+        assert ["ALARM", "ALARM", "Pod", "ALARM"] == [re.split(r"\W", text)[0] for text in texts]
+        assert "telegram:8 started it by hand" in texts[2]
 
     def test_trouble_of_another_start(self):
         """Is not given as the reason of this one."""
