@@ -23,6 +23,7 @@ class Fault:
 
 
 QUEUE = "core/request_queue.py"
+RECORDER = "billing/recorder.py"
 BOOT = "core/transitions/boot.py"
 IDLE = "core/idle_policy.py"
 MACHINE = "core/machine.py"
@@ -469,5 +470,23 @@ FAULTS: tuple[Fault, ...] = (
         "        if stop.is_inspect_only:\n            stop.send_at = -inf\n",
         "",
         "what the last look finds is never told to stop",
+    ),
+    Fault(
+        RECORDER,
+        "self._take_over([row for row in left if row.pod == self._pod])",
+        "self._take_over([row for row in left if row.pod in self._pods])",
+        "after a crash a pod goes on with another pod's session",
+    ),
+    Fault(
+        RECORDER,
+        "                if self._pod == self._pods[0]:\n",
+        "                if self._pod:\n",
+        "the session of a pod that was removed is closed by every pod, each with an alarm",
+    ),
+    Fault(
+        RECORDER,
+        "                    if row.pod not in others:\n",
+        "                    if row.pod == self._pod:\n",
+        "a pod under a new name is billed again from the beginning",
     ),
 )
