@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,14 @@ from gpugate.config import Settings, load_settings
 from gpugate.gateway import Gateway
 from gpugate.operation.reload import Reloader
 from gpugate.provider_api import Phase
+from tests.billing.test_sqlite_ledger import THIRD
 from tests.e2e.support import QUICK, SOON, bearer, part_of, provider_of, token, words
 
 PODS = {"home": ["small:1b"], "large": ["big:70b"], "pictures": ["llava:13b", "small:1b"]}
 """The models on each pod's disk."""
+
+
+LAST_SIGN = "2026-11-21T12:30:00.000000+00:00"
 
 
 @define
@@ -235,6 +240,27 @@ async def test_costs_name_the_pod(street):
     ]
     _, answer = await street.ask("GET", "/api/v1/why")
     assert answer["data"]["lines"][0].startswith("pod large: started at ")
+
+
+@pytest.fixture
+def old_ledger(tmp_path: Path) -> None:
+    """The ledger of a gpugate that knew of one pod: a session that ended, and one that was left open."""
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as file:
+        file.executescript(THIRD)
+        file.execute("CREATE TEMP TABLE other AS SELECT * FROM sessions")
+        file.execute("UPDATE other SET id = 'open', ended_at = NULL, cost = NULL, seen_at = ?", [LAST_SIGN])
+        file.execute("INSERT INTO sessions SELECT * FROM other")
+        file.commit()
+
+
+async def test_an_older_ledger(old_ledger, street):
+    """Its rows have the pod `main`; the open one ends at its last sign, as that pod is not there any more."""
+    _, answer = await street.ask("GET", "/api/v1/cost/sessions?from=2026-11-01&to=2026-12-01")
+    ended, left = sorted(answer["data"]["sessions"], key=lambda row: row["id"], reverse=True)
+    assert ("main", "main") == (ended["pod"], left["pod"])
+    assert (LAST_SIGN[:19], "not configured any more") == (left["ended_at"][:19], left["end_reason"])
+    _, answer = await street.ask("GET", "/api/v1/cost/summary?month=2026-11")
+    assert [("main", 2)] == [(line["pod"], line["sessionCount"]) for line in answer["data"]["byPod"]]
 
 
 async def test_one_sum_of_bodies(street, monkeypatch):
