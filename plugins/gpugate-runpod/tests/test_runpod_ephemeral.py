@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import pytest
 from attrs import evolve
+from gpugate_demo.faults import Answer
 from gpugate_testing.clouds import Capacity, Http, LostResponse
 from runpod_support import (
     COLD_S,
@@ -23,6 +26,7 @@ from runpod_support import (
 
 from gpugate import Conflict, Misconfigured, NoCapacity, Phase
 from gpugate.core.states import Status
+from gpugate.lifecycle.gpu_need import GpuNeed
 
 THIRD_GPU = "NVIDIA A40"
 
@@ -480,3 +484,21 @@ def test_a_spot_pod_whose_answer_is_lost() -> None:
         assert [0.22] == bids(house)
 
     play(scenario, ephemeral(spot=True))
+
+
+def test_the_next_size_after_a_model_that_did_not_fit(tmp_path: Path) -> None:
+    """The gateway sees that it runs partly on the CPU, and the next session gets a larger GPU."""
+
+    async def scenario(house: House) -> None:
+        house.lifecycle.set_gpu_need(GpuNeed(["llava:13b"], dict, tmp_path / "need.json", lambda _: None))
+        partly = {"models": [{"name": "llava:13b", "size": 10, "size_vram": 7}]}
+        house.ollama.faults.add("/api/ps", Answer(200, json.dumps(partly).encode()), times=None)
+        await house.lifecycle.open()
+        await house.ask(hold_s=0)
+        await house.off()
+        await house.ask(hold_s=0)
+        assert [SECOND_GPU, THIRD_GPU] == [gpu for gpu, _ in made(house)]
+        await house.off()
+
+    settings = ephemeral(gpus="auto", cloud="community")
+    play(scenario, settings, start=False)
