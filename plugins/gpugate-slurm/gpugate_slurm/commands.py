@@ -74,6 +74,7 @@ class LocalRunner:
                 stderr=asyncio.subprocess.PIPE,
                 env={**passed, **(env or {})},
                 limit=LARGEST_OUTPUT,
+                cwd=_home(),
             )
         except FileNotFoundError:
             return Output(NOT_FOUND, "", "")
@@ -90,6 +91,12 @@ class LocalRunner:
 
     async def aclose(self) -> None:
         """Nothing is held."""
+
+
+def _home() -> str:
+    """Where a job begins, if its node has that folder: the gateway's own is none for it."""
+    home = os.path.expanduser("~")
+    return home if os.path.isdir(home) else "/"
 
 
 def _is_slurms(name: str) -> bool:

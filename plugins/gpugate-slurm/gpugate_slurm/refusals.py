@@ -10,7 +10,7 @@ LONGEST_WORDS = 200
 UNSPECIFIED = "Unspecified error"
 """slurmrestd 22.05 says this both of a bad token and of a controller that is down."""
 _PREFIX = re.compile(
-    r"(?:^|\n)\s*(?:sbatch|squeue|scancel|sacct|slurm_load_jobs)(?:: )?(?:error: )?"
+    r"(?:^|\n)\s*(?:sbatch|squeue|scancel|slurm_load_jobs)(?:: )?(?:error: )?"
     r"|Batch job submission failed: "
 )
 _RULES: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
@@ -30,7 +30,6 @@ _RULES: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = tuple(
             AuthFailed,
         ),
         (r"Invalid job id|Job/step already completing|already completed", NotFound),
-        (r"Slurm accounting storage is disabled", Misconfigured),
     )
 )
 

@@ -136,7 +136,7 @@ while kill -0 "$gpugate_job" 2>/dev/null; do
     echo "gpugate: no sign of life of the gateway for {silence} s, the job ends" >&2
     exit 0
   fi
-  sleep {max(1, min(5, silence // 4))} &
+  sleep {max(1, min(2, silence // 4))} &
   wait $!
 done
 wait "$gpugate_job"

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from gpugate_slurm import Slurm
 from gpugate_testing.clouds import Http
+from gpugate_testing.fakes import FakeDebts
 from slurm_sim import Said
 from slurm_support import IDLE_S, House, play
 
@@ -289,5 +290,32 @@ def test_signs_of_life(way: str) -> None:
         heard = house.cloud.jobs[house.job].signs
         await asyncio.sleep(1000)
         assert heard == house.cloud.jobs[house.job].signs
+
+    play(scenario, way)
+
+
+@WAYS
+@pytest.mark.parametrize("moment", [0.0, 0.05, 1.0, 4.0, 11.0, 30.0, 130.0, 141.0, 146.0])
+@pytest.mark.parametrize("away_s", [1.0, 400.0])
+def test_a_gateway_that_is_killed(way: str, moment: float, away_s: float) -> None:
+    """At whatever moment of a job's life: its successor finds the job, ends it, and makes no second one."""
+
+    async def scenario(house: House) -> None:
+        asking = asyncio.ensure_future(house.ask(hold_s=1))
+        await asyncio.sleep(moment)
+        left, house.debts = house.debts, FakeDebts(house.debts.names)
+        await house.lifecycle.close(keep=True, stop_wait_s=0)
+        await asyncio.wait([asking])
+        asking.exception()
+        await house.provider.aclose()
+        del left
+        await asyncio.sleep(away_s)
+        house.build()
+        await house.lifecycle.open()
+        await asyncio.sleep(60)
+        await house.off()
+        assert [] == house.cloud.billing
+        assert len(house.cloud.pods) <= 1
+        assert {Phase.GONE} >= {pod.look() for pod in house.cloud.pods.values()}
 
     play(scenario, way)
