@@ -244,3 +244,13 @@ async def test_a_template(slurm: RealSlurm, make: Callable[..., Slurm], tmp_path
         assert ("00:17:00", "2", 1020.0) == (shown["TimeLimit"], shown["NumCPUs"], provider.time_limit_s)
         await provider.stop()
         await until(provider, Phase.STOPPED)
+
+
+async def test_a_session_that_closes_its_connections(slurm: RealSlurm) -> None:
+    """It must not say so: slurmrestd 22.05 answers that with no HTTP."""
+    config = SlurmConfig(**_way(slurm, "rest"))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        headers = {"X-SLURM-USER-NAME": "root", "X-SLURM-USER-TOKEN": config.token}
+        with pytest.raises(aiohttp.ClientResponseError):
+            await session.get(f"{slurm.rest_url}/slurm/v0.0.38/jobs", headers=headers)
+        assert Phase.STOPPED is (await Slurm(config, session).inspect()).phase
