@@ -64,6 +64,7 @@ from gpugate.core.events import (
     StopAccepted,
     StopCallFailed,
 )
+from gpugate.core.hand_over import HandOver
 from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdleHistory, IdlePolicy, IdleTimer
 from gpugate.core.pending_stops import ACTIVE_PHASES, InspectSchedule, OpenSessions, PendingStop, PendingStops
 from gpugate.core.policy import Policy
@@ -153,6 +154,10 @@ class PodMachine:
         self.budget_gate = BudgetGate()
         self.plan = StartPlan(policy, self.pending_stops, random_fraction)
         self.replicas = replicas_of(policy, self.queue, random_fraction)
+        self.hand_over: HandOver | None = None
+        if policy.first_slots < len(policy.providers):
+            parts = self.plan, self.pending_stops, self.inspect_schedule, self.open_sessions, self.queue
+            self.hand_over = HandOver(policy, *parts, self.next_op)
         self.last_problem: str | None = None
         self.inspect_errors: dict[int, str] = {}
         self.shutting_down = False
@@ -200,9 +205,9 @@ class PodMachine:
         return self.idle_timer.policy.effective_timeout_s
 
     @property
-    def scales(self) -> bool:
-        """Whether the pod may have replicas: then each request is an event, as it may change how many."""
-        return self.replicas is not None
+    def needs_every_event(self) -> bool:
+        """Whether each request is an event: it may change how many replicas there are, or end a hand-over."""
+        return self.replicas is not None or self.hand_over is not None
 
     @property
     def started_here(self) -> bool:
@@ -233,6 +238,7 @@ class PodMachine:
             self.state_deadline,
             self.queue.next_deadline,
             inf if self.replicas is None else self.replicas.next_due,
+            inf if self.hand_over is None else self.hand_over.next_due(self.state, self.idle_deadline_at),
         )
 
     def snapshot(self) -> MachineSnapshot:
@@ -244,7 +250,7 @@ class PodMachine:
             status=self.status,
             provider=provider,
             shown_provider=next(iter(pending), 0) if provider is None else provider,
-            run_id=self.plan.run_id,
+            run_id=run_id_of(state) or self.plan.run_id,
             start_began_at=state.attempt.since if isinstance(state, Starting) else None,
             started_here=self.started_here,
             waiting=len(self.queue.waiting),
@@ -277,6 +283,8 @@ class PodMachine:
         self.queue.max_waiting, self.queue.max_wait_s = policy.max_waiting, policy.max_wait
         self.queue.drain_concurrency = policy.drain_concurrency
         self.replicas = replicas_of(policy, self.queue, self.plan.random_fraction, self.replicas)
+        if self.hand_over is not None:
+            self.hand_over.policy = policy
         self.queue.bodies.max_bytes = policy.max_bytes
         self.idle_timer.set_timeout(policy.idle_timeout)
 
@@ -303,7 +311,7 @@ class PodMachine:
             self.queue.mark_response_started(event.ticket)  # type: ignore[union-attr]
             return commands
         if kind is RequestArrived:
-            if self._request_arrived(event, now) and not self.scales:  # type: ignore[arg-type]
+            if self._request_arrived(event, now) and not self.needs_every_event:  # type: ignore[arg-type]
                 return commands  # admitted: the pod serves, and nothing became due
         elif kind is RequestFinished:
             self._request_finished(event.ticket, now)  # type: ignore[union-attr]
@@ -323,6 +331,10 @@ class PodMachine:
     # 5. Anything else: to the state, by the table.
     def route_event(self, event: Event, now: float) -> None:
         """Hand an event to the part or the transition that it concerns."""
+        is_look = isinstance(event, PodInspected)
+        if self.hand_over and not is_look and (after := self.hand_over.take(event, self.state, now)):
+            self.state = after
+            return
         match event:
             case StopAccepted():  # 1
                 self._stop_answered(event.op, None, now)
@@ -349,7 +361,7 @@ class PodMachine:
     def _has_due_work(self) -> bool:
         """Although the pod is ready, something may be due that has no deadline."""
         owed = self.pending_stops.by_provider or self._persisted_stops
-        return bool(self.queue.waiting or owed or self.scales)
+        return bool(self.queue.waiting or owed or self.needs_every_event)
 
     # What is due after an event, in this order:
     #
@@ -368,6 +380,8 @@ class PodMachine:
             self.reject(ticket.number, QueueTimeout(retry_after_s=self.policy.retry_after))
         while self.state_deadline <= now:  # 2
             self.apply_transition(DeadlineReached(), now)
+        if self.hand_over is not None:
+            self._hand_over(self.hand_over, now)
         for stop in self.pending_stops.take_due(now):  # 3
             self._send_stop(stop, now)
         for provider in self.inspect_schedule.take_due(now):  # 4
@@ -383,6 +397,17 @@ class PodMachine:
         if self.replicas is not None:  # 7
             may_grow = not self.budget_gate.is_exhausted
             self.commands += self.replicas.due_commands(self.state, may_grow, self.next_op, now)
+
+    def _hand_over(self, hand_over: HandOver, now: float) -> None:
+        def may_start() -> bool:
+            refused = self.shutting_down or self.budget_gate.is_exhausted or self.wake_refusal(None)
+            return not refused
+
+        hand_over.due(self.state, self.idle_deadline_at, may_start, now)
+        self.commands += hand_over.commands
+        hand_over.commands.clear()
+        if isinstance(self.state, Stopping) and not (self.pending_stops.by_provider or hand_over.leaving):
+            self.apply_transition(AllStopsConfirmed(), now)
 
     def _persist_stops(self) -> None:
         unconfirmed = self.pending_stops.unconfirmed_providers
@@ -402,11 +427,12 @@ class PodMachine:
 
     @property
     def session_deadline_at(self) -> float:
-        """When `pod.max_session` is over for the pod that starts or serves."""
+        """When the pod that starts or serves has to admit no request any more (`pod.max_session`)."""
         provider = provider_of(self.state)
-        if not self.policy.max_session or provider is None or provider not in self.open_sessions:
+        if provider is None or provider not in self.open_sessions:
             return inf
-        return self.open_sessions.began_at(provider) + self.policy.max_session
+        limit_s = self.policy.admission_limit_s(provider)
+        return self.open_sessions.began_at(provider) + limit_s if limit_s else inf
 
     @property
     def state_deadline(self) -> float:
@@ -523,11 +549,13 @@ class PodMachine:
     def abort_leases(self, error: Callable[[], GateError], now: float) -> None:
         """End all admitted requests: a response that has started is broken off, another gets the error."""
         self.commands += self.queue.abort_leases(lambda _: error(), now)
+        if self.hand_over is not None:
+            self.hand_over.end_unused(now)
 
     def requeue_leases(self, now: float) -> None:
         """Take the leases from all admitted requests because their pod is gone."""
         error = self.shutting_down_error if self.shutting_down else None
-        self.commands += self.queue.requeue_leases(now, error)
+        self.commands += self.queue.requeue_leases(now, error, run_id_of(self.state) or None)
 
     @property
     def has_payable_demand(self) -> bool:
@@ -601,12 +629,12 @@ class PodMachine:
     def _inspect_answered(self, event: PodInspected | InspectFailed, now: float) -> None:
         provider = event.provider
         scheduled = self.inspect_schedule.take_result(provider, event.op)
-        if self.replicas is not None and isinstance(event, PodInspected):
-            self.replicas.on_report(provider, event.report, now)
         if scheduled:  # 1
             self._update_inspect_errors(provider, event, now)
         if isinstance(event, PodInspected) and (scheduled or op_of(self.state) == event.op):
             self._match_session(event, now)
+            if self.replicas is not None:
+                self.replicas.on_report(provider, event.report, now)
         if scheduled and (stop := self.pending_stops.by_provider.get(provider)) is not None:  # 2
             if isinstance(event, PodInspected) and stop.cause is not StopCause.RESTART:
                 self.open_found_session(event, now)
@@ -615,7 +643,9 @@ class PodMachine:
         if scheduled:  # 3
             delay = max(self._inspect_delay_s(provider, now), self._requested_delay_s(event))
             self.inspect_schedule.schedule_no_later_than(provider, now + delay)
-        if scheduled and isinstance(event, PodInspected) and self._is_extra_pod(event):  # 4
+        if scheduled and self.hand_over is not None and self.hand_over.concerns(provider):
+            self.state = self.hand_over.take(event, self.state, now) or self.state
+        elif scheduled and isinstance(event, PodInspected) and self._is_extra_pod(event):  # 4
             self._stop_extra_pod(event, now)
         elif scheduled or op_of(self.state) == event.op:  # 5
             self.apply_transition(event, now)

@@ -20,11 +20,17 @@ class ProviderLimits:
         name: the provider's name, for messages.
         min_poll_s: shortest time between two inspections at the provider.
         min_probe_s: shortest time between two health probes of its pod.
+        time_limit_s: after how long the provider itself ends a pod; 0: never.
+        twin: the provider that is the other slot of this one; None: it cannot run two pods.
+        is_second: this is the second slot, which is used for a hand-over alone.
     """
 
     name: str
     min_poll_s: float = 0.0
     min_probe_s: float = 0.0
+    time_limit_s: float = 0.0
+    twin: int | None = None
+    is_second: bool = False
 
 
 def _more_than_0(_: object, __: Attribute[float], value: float) -> None:
@@ -168,6 +174,26 @@ class Policy(PodPolicy, QueuePolicy):
     min_inspect_interval_s: float = 0.1
     min_probe_interval_s: float = 0.05
     poll_fraction: float = 0.005  # the next poll comes after this share of the time waited so far
+
+    def session_limit_s(self, provider: int) -> float:
+        """Return how long a session may last there, by `pod.max_session` or the provider; 0: for ever."""
+        limits = (self.max_session, self.providers[provider].time_limit_s)
+        return min((limit for limit in limits if limit), default=0.0)
+
+    def admission_limit_s(self, provider: int) -> float:
+        """Return for how long of a session requests are admitted; 0: without a limit.
+
+        Running answers get `drain_grace` then. Where the provider ends the pod itself, or another one takes
+        over, that is before the limit.
+        """
+        limit, limits = self.session_limit_s(provider), self.providers[provider]
+        ends_in_time = limits.time_limit_s or limits.twin is not None
+        return max(limit / 2, limit - self.drain_grace) if ends_in_time else limit
+
+    @property
+    def first_slots(self) -> int:
+        """How many providers a start may ask: the second slots are last in the list."""
+        return sum(not limits.is_second for limits in self.providers)
 
     def backoff_s(self, attempt: int, random_fraction: float) -> float:
         """Return the pause after failed attempt `attempt`, from 1; `random_fraction` is in [0, 1)."""

@@ -158,11 +158,24 @@ class RequestQueue:
         waiting, self.waiting = self.waiting, []
         return [Reject(ticket.number, error(ticket)) for ticket in waiting]
 
-    def abort_leases(self, error: Callable[[Ticket], GateError], now: float) -> list[Command]:
-        """Release every lease: a response that has started is broken off, another request gets the error."""
+    def has_leases_of(self, run_id: int) -> bool:
+        """Whether a request uses the pod of this run."""
+        return any(ticket.run_id == run_id for ticket in self.leases.values())
+
+    def free_admit_slots(self, run_id: int) -> None:
+        """Let the requests of this run hold up no other one any more: another pod serves."""
+        for ticket in self.leases.values():
+            if ticket.run_id == run_id and ticket.holds_admit_slot:
+                ticket.holds_admit_slot = False
+                self.admit_slots_used -= 1
+
+    def abort_leases(
+        self, error: Callable[[Ticket], GateError], now: float, run_id: int | None = None
+    ) -> list[Command]:
+        """Release every lease, or those of a run: what has started is broken off, another gets the error."""
         return [
             AbortResponse(ticket.number) if ticket.response_started else Reject(ticket.number, error(ticket))
-            for ticket in self._take_all_leases(now)
+            for ticket in self._take_leases(now, run_id)
         ]
 
     # What becomes of a lease whose pod is gone (docs/api.md#retries):
@@ -171,9 +184,11 @@ class RequestQueue:
     # 2. The gateway goes down: rejected, no pod will be started for it.
     # 3. It lost a pod before: rejected. It may be the cause, and would crash one pod after the other.
     # 4. Otherwise it goes back to its old place in the queue, once, and may wait for `max_wait_s` anew.
-    def requeue_leases(self, now: float, shutting_down: Callable[[], GateError] | None) -> Iterator[Command]:
-        """Release every lease because the pod is gone; `shutting_down` makes the error of case 2."""
-        for ticket in self._take_all_leases(now):
+    def requeue_leases(
+        self, now: float, shutting_down: Callable[[], GateError] | None, run_id: int | None = None
+    ) -> Iterator[Command]:
+        """Release every lease, or a run's, as the pod is gone; `shutting_down` makes the error of case 2."""
+        for ticket in self._take_leases(now, run_id):
             if ticket.response_started:  # 1
                 yield AbortResponse(ticket.number)
             elif shutting_down is not None:  # 2
@@ -200,12 +215,14 @@ class RequestQueue:
         insort(self.waiting, ticket)
         return Requeue(ticket.number)
 
-    def _take_all_leases(self, now: float) -> Iterator[Ticket]:
-        """Release every lease, oldest first."""
+    def _take_leases(self, now: float, run_id: int | None) -> Iterator[Ticket]:
+        """Release every lease, or those of a run, oldest first."""
         for number in sorted(self.leases):
-            self.last_demand_at = now
-            yield self._release(number)
-        self.idle_since = now
+            if run_id in (None, self.leases[number].run_id):
+                self.last_demand_at = now
+                yield self._release(number)
+        if not self.leases:
+            self.idle_since = now
 
     def set_model(self, number: int, model: str | None, load: LoadOptions) -> None:
         """Note the model of a waiting ticket that was admitted before without its body being parsed."""

@@ -47,6 +47,7 @@ class StartPlan:
         run_id: the latest run; 0 before the first.
         start_requested: a pod is wanted although no request waits: a manual start, or a prewarm.
         resume_at_provider: where the run goes on once a stop there is confirmed; None if it does not wait.
+        leaving_provider: where the pod still answers that was handed over; it is asked for no start.
         last_call: the latest call of `start()`.
         failures: the providers that were left in this run, each with its error.
     """
@@ -57,6 +58,7 @@ class StartPlan:
     run_id: int = 0
     start_requested: bool = False
     resume_at_provider: int | None = None
+    leaving_provider: int | None = None
     last_call: StartCall | None = None
     failures: list[tuple[int, ProviderError]] = field(factory=list)
     _call_is_out: bool = False
@@ -91,8 +93,10 @@ class StartPlan:
         A provider whose pod is being stopped cannot be asked: the search ends there, because that stop may be
         confirmed at any moment, unless the stop is stuck. None if no provider is left.
         """
-        for provider in range(first, len(self.policy.providers)):
+        for provider in range(first, self.policy.first_slots):
             stop = self.pending_stops.by_provider.get(provider)
+            if provider == self.leaving_provider:
+                return None
             if stop is None or stop.may_start_again:
                 return provider
             if not self.is_stop_stuck(provider):
@@ -106,7 +110,7 @@ class StartPlan:
 
     def all_stuck_from(self, first: int) -> bool:
         """Return whether every provider from `first` on has a stuck stop; True if none is left."""
-        return all(map(self.is_stop_stuck, range(first, len(self.policy.providers))))
+        return all(map(self.is_stop_stuck, range(first, self.policy.first_slots)))
 
     # --- failures -----------------------------------------------------------------------------
 

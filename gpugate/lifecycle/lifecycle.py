@@ -297,7 +297,7 @@ class Lifecycle:
         number, now = self._last_ticket, self._loop.time()
         lease = Lease(number, now, user, request_id, self.mark_response_started, self.release, asks, purpose)
         self._leases.add(lease)
-        serving, machine = (None if self._machine.scales else self.serving), self._machine
+        serving, machine = (None if self._machine.needs_every_event else self.serving), self._machine
         if serving is not None and machine.admit_fast(number, model, load, user, now, body_bytes):
             self._leases.admit(lease, serving, now)
             self._publish_in_flight_soon()
@@ -345,7 +345,7 @@ class Lifecycle:
         now = self._loop.time()
         if not self._leases.remove(lease, now):
             return
-        if self._machine.scales or not self._machine.release_fast(lease.number, now):
+        if self._machine.needs_every_event or not self._machine.release_fast(lease.number, now):
             if lease.admitted_at is None and lease.error is None:
                 self._events.publish(lease_waited(lease, now, left=True))
             self._process_event(RequestFinished(lease.number))
@@ -556,7 +556,7 @@ class Lifecycle:
         self._timer.bring_forward(latest.next_deadline_at)  # 6
         if latest.waiting != self._published_queue[0]:  # 7
             self._publish_queue(latest)
-        elif self._machine.scales and latest.in_flight != self._published_queue[1]:
+        elif self._machine.needs_every_event and latest.in_flight != self._published_queue[1]:
             self._publish_in_flight_soon()
         if latest.all_inspected:  # 8
             self._status_known.set()

@@ -151,6 +151,7 @@ class Lives(RuleBasedStateMachine):
     """Arrivals, ends, answers in order or late or wrong, lost pods, waits, and people who press buttons."""
 
     count = 1
+    slots = False  # the second provider is the second slot of the first
 
     @initialize(
         preload=st.sampled_from(["requested", "none", "qwen3"]),
@@ -177,7 +178,16 @@ class Lives(RuleBasedStateMachine):
     ) -> None:
         names = ("alpha", "beta")[: self.count]
         self.policy = Policy(
-            providers=tuple(ProviderLimits(name=name, min_poll_s=1.0, min_probe_s=1.0) for name in names),
+            providers=tuple(
+                ProviderLimits(
+                    name=name,
+                    min_poll_s=1.0,
+                    min_probe_s=1.0,
+                    twin=1 - index if self.slots else None,
+                    is_second=self.slots and index == 1,
+                )
+                for index, name in enumerate(names)
+            ),
             preload=preload,
             pull=pull,
             pull_timeout=70.0,
@@ -229,7 +239,8 @@ class Lives(RuleBasedStateMachine):
                     assert effect.provider == state.provider
                 if isinstance(effect, StartPod):
                     assert not any(isinstance(out, StartPod) for out in line), "two starts are out"
-                    assert self.is_paid_for(), "a start that nobody pays for"
+                    second = self.machine.hand_over and self.machine.hand_over.successor
+                    assert second or self.is_paid_for(), "a start that nobody pays for"
                 line.append(effect)
             case Probe() | ListModels() | PullModel() | PreloadModel() | CheckDevice():
                 self.errands.append(effect)
@@ -470,9 +481,15 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def leases_need_a_pod(self) -> None:
         state = self.machine.state
-        if self.machine.queue.leases:
+        leaving = self.machine.hand_over and self.machine.hand_over.leaving
+        runs = {lease.run_id for lease in self.machine.queue.leases.values()}
+        if leaving:
+            assert leaving.provider not in self.machine.pending_stops.by_provider
+            assert leaving.provider != getattr(state, "provider", None)
+            runs -= {leaving.run_id}
+        if runs:
             assert isinstance(state, Ready | Draining | WarmingUp)
-            assert {lease.run_id for lease in self.machine.queue.leases.values()} == {state.run_id}
+            assert runs == {state.run_id}
 
     @invariant()
     def who_can_go_goes(self) -> None:
@@ -503,7 +520,8 @@ class Lives(RuleBasedStateMachine):
         state, stops = self.machine.state, self.machine.pending_stops.by_provider
         for provider in self.sessions:
             meant = getattr(state, "provider", None) == provider
-            assert meant or provider in stops or self.machine.keep_pod
+            second = self.machine.hand_over and self.machine.hand_over.concerns(provider)
+            assert meant or second or provider in stops or self.machine.keep_pod
 
     @invariant()
     def the_states_are_honest(self) -> None:
@@ -515,7 +533,8 @@ class Lives(RuleBasedStateMachine):
             assert not self.machine.pending_stops.by_provider
             assert not self.machine.queue.waiting
         if isinstance(state, Stopping):
-            assert self.machine.pending_stops.by_provider
+            leaving = self.machine.hand_over and self.machine.hand_over.leaving
+            assert self.machine.pending_stops.by_provider or leaving
         if isinstance(state, Ready | Draining | Warming):
             assert state.provider in self.sessions or self.worlds[state.provider].unbilled
             assert state.provider not in self.machine.pending_stops.by_provider
@@ -565,6 +584,13 @@ class LivesOfTwo(Lives):
     count = 2
 
 
+class LivesOfSlots(Lives):
+    """The same with a provider that can run two pods, and hands over before each time limit."""
+
+    count = 2
+    slots = True
+
+
 # GPUGATE_LIVES=5000: a long random run; GPUGATE_SHRINK=1: look for the shortest life that fails.
 _many = int(os.environ.get("GPUGATE_LIVES", "100"))
 _profile = settings(
@@ -581,3 +607,5 @@ TestOneProvider = Lives.TestCase
 TestOneProvider.settings = _profile
 TestTwoProviders = LivesOfTwo.TestCase
 TestTwoProviders.settings = _profile
+TestTwoSlots = LivesOfSlots.TestCase
+TestTwoSlots.settings = _profile

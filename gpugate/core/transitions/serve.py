@@ -20,7 +20,16 @@ from gpugate.core.events import (
 )
 from gpugate.core.machine import PodMachine
 from gpugate.core.pending_stops import STOPPED_PHASES
-from gpugate.core.states import AfterStop, Draining, Ready, ShutDown, StartAttempt, Stopping, Warming
+from gpugate.core.states import (
+    AfterStop,
+    Draining,
+    Provisioning,
+    Ready,
+    ShutDown,
+    StartAttempt,
+    Stopping,
+    Warming,
+)
 from gpugate.core.transition_table import transition
 from gpugate.core.transitions.manual import finish_shutdown, stopped_by_hand
 from gpugate.core.transitions.start import begin_start, when_nothing_runs
@@ -40,9 +49,11 @@ up again without a start (docs/providers.md#kubernetes-pods)."""
 @transition
 def idle_or_session_deadline(
     pod: PodMachine, was: Ready, event: DeadlineReached, now: float
-) -> Draining | Stopping:
+) -> Provisioning | Draining | Stopping:
     """Unused for `pod.idle_timeout`: stop. Past `pod.max_session`: admit no request, and stop soon."""
     if now >= pod.session_deadline_at:
+        if pod.hand_over is not None and (after := pod.hand_over.at_admission_end(was, now)) is not None:
+            return after
         return drain_or_stop(pod, was, StopCause.MAX_SESSION, now)
     return stop_pod(pod, was.provider, StopCause.IDLE, now)
 

@@ -75,10 +75,11 @@ def prewarm_due(pod: PodMachine, was: Stopped, event: DeadlineReached, now: floa
 # 4. Otherwise rest, and inspect each provider from time to time.
 def when_nothing_runs(pod: PodMachine, now: float) -> AfterStop:
     """Return the state that follows when there is no pod any more."""
-    if pod.pending_stops.by_provider and not pod.has_payable_demand:  # 1
+    is_stopping = bool(pod.pending_stops.by_provider) or pod.plan.leaving_provider is not None
+    if is_stopping and not pod.has_payable_demand:  # 1
         return Stopping()
     if pod.shutting_down:  # 2
-        return Stopping() if pod.pending_stops.by_provider else pod.shutdown_state
+        return Stopping() if is_stopping else pod.shutdown_state
     if pod.has_payable_demand:  # 3
         return begin_start(pod, now)
     pod.idle_timer.forget_schedule()  # 4
@@ -281,7 +282,8 @@ def leave_provider(
         return when_nothing_runs(pod, now)
     if anywhere:
         return start_from(pod, len(pod.policy.providers), now)
-    return start_from(pod, attempt.provider + 1, now)
+    is_second = pod.policy.providers[attempt.provider].is_second  # a hand-over has failed: begin in front
+    return start_from(pod, 0 if is_second else attempt.provider + 1, now)
 
 
 def is_outcome_unknown(error: ProviderError) -> bool:
