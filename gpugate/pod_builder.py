@@ -19,7 +19,14 @@ from gpugate.billing.recorder import SessionRecorder
 from gpugate.billing.start_times import StartTimes
 from gpugate.clock import boot_id, boottime
 from gpugate.config import Settings, provider_config
-from gpugate.config.derive import fallback_price_of, named_models, pods_of, policy_of, state_folder
+from gpugate.config.derive import (
+    fallback_price_of,
+    named_models,
+    pods_of,
+    policy_of,
+    second_slot_name,
+    state_folder,
+)
 from gpugate.config.schema import PodSettings
 from gpugate.core.idle_policy import LearnedIdlePolicy
 from gpugate.core.request_queue import BodyBudget
@@ -98,7 +105,12 @@ class PodBuilder:
             name: provider_config(self.settings, name, kind.Config, pod) for name, kind in kinds.items()
         }
         providers = [self._provider(pod, name, kind, configs[name]) for name, kind in kinds.items()]
-        recorder = await self._recorder(pod)
+        providers += [
+            self._provider(pod, second_slot_name(one.name), kinds[one.name], one.provider.config, slot=1)
+            for one in providers
+            if one.provider.capabilities.can_overlap and (pod.pod.max_session or one.provider.time_limit_s)
+        ]
+        recorder = await self._recorder(pod, [one.name for one in providers])
         events = PodEventBus(pod.name, self.events, [recorder.on_event], log_crash)
         client = OllamaPodClient(self.session, pod.pod.health_path)
         lifecycle = await self._lifecycle(pod, providers, recorder, events, client)
@@ -124,12 +136,14 @@ class PodBuilder:
             forwarder=Forwarder(lifecycle, Relay(), pools),
         )
 
-    def _provider(self, pod: PodSettings, name: str, kind: type[Provider], config: Any) -> ConfiguredProvider:
+    def _provider(
+        self, pod: PodSettings, name: str, kind: type[Provider], config: Any, slot: int = 0
+    ) -> ConfiguredProvider:
         provider = kind(config, self.session)
-        provider.pod_name = pod.name
+        provider.pod_name, provider.slot, provider.max_session_s = pod.name, slot, pod.pod.max_session
         return ConfiguredProvider(name, provider)
 
-    async def _recorder(self, pod: PodSettings) -> SessionRecorder:
+    async def _recorder(self, pod: PodSettings, providers: Sequence[str]) -> SessionRecorder:
         recorder = SessionRecorder(
             self.ledger,
             pod=pod.name,
@@ -141,7 +155,7 @@ class PodBuilder:
             alarm=partial(self.alarm, pod.name),
             on_crash=log_crash,
         )
-        await recorder.open(pod.pod.provider)
+        await recorder.open(providers)
         self.recorders.append(recorder)
         return recorder
 

@@ -436,6 +436,11 @@ class SessionRecorder(Recorder):
         if news.was in _SERVES and news.now not in _SERVES:
             self._collect_usage(whole=True)
             self._serving = None
+        elif self._serving not in (
+            None,
+            news.provider,
+        ):  # handed over: answers that go on count for the new pod
+            self._collect_usage()
         row = self._open.get(news.provider or "")
         if row is None:
             return

@@ -20,15 +20,35 @@ CLEANUP_LIMIT_S = 5.0
 """How long an orderly exit takes after the pod is stopped: last ledger rows, notifications, connections."""
 
 
+def second_slot_name(name: str) -> str:
+    """Return what the second slot of a provider is called, in events and in the ledger."""
+    return f"{name}-2"
+
+
 def policy_of(settings: Settings, pod: PodSettings, providers: list[Provider]) -> Policy:
-    """Return a pod's policy: the settings its state machine uses, and the polling limits of its providers."""
+    """Return a pod's policy: the settings its state machine uses, and the polling limits of its providers.
+
+    Args:
+        providers: those of `pod.provider`, then the second slots of those that can run two pods.
+    """
+    names = list(pod.pod.provider)
+    first_of = {  # by the index of a second slot
+        second: next(first for first in range(len(names)) if providers[first].config is provider.config)
+        for second, provider in enumerate(providers)
+        if provider.slot
+    }
+    twins = first_of | {first: second for second, first in first_of.items()}
+    names += [second_slot_name(names[first]) for first in first_of.values()]
     limits = tuple(
         ProviderLimits(
             name=name,
             min_poll_s=provider.capabilities.min_poll_s,
             min_probe_s=provider.capabilities.min_probe_s,
+            time_limit_s=provider.time_limit_s,
+            twin=twins.get(index),
+            is_second=index in first_of,
         )
-        for name, provider in zip(pod.pod.provider, providers, strict=True)
+        for index, (name, provider) in enumerate(zip(names, providers, strict=True))
     )
     return Policy(
         providers=limits,

@@ -544,7 +544,8 @@ class Lifecycle:
         if snapshot.state is not was.state:
             self._on_state_changed(was, snapshot)
         self._runner.execute(commands, now)  # 3
-        if type(snapshot.state) is not type(was.state) or snapshot.status is not was.status:  # 4
+        is_handed_over = isinstance(snapshot.state, Ready) and snapshot.run_id != was.run_id
+        if type(snapshot.state) is not type(was.state) or snapshot.status is not was.status or is_handed_over:
             self._status.on_state_changed(was, snapshot, now)
             self._publish_state(was, snapshot, event)
         latest = self._last = self._machine.snapshot()
@@ -573,6 +574,9 @@ class Lifecycle:
         state = snapshot.state
         if isinstance(state, Ready):
             self._set_serving(state)
+            if self._machine.hand_over is not None:
+                usual = self._status.usual_start_s(state.provider)
+                self._machine.hand_over.usual_start_s = usual or self._machine.hand_over.usual_start_s
         else:
             self.serving = None
             if isinstance(was.state, Ready):

@@ -232,6 +232,11 @@ class StatusBuilder:
             replicas=machine.replicas,
         )
 
+    def usual_start_s(self, provider: int) -> float | None:
+        """Return how long nine of ten starts at this provider took at most; None: it is not known."""
+        ready_in = self._start_times.ready_in(self._names[provider], NO_MODEL, 0.0)
+        return None if ready_in is None else ready_in.p90_s
+
     def start_rate(self) -> Decimal | None:
         """Return the price per hour of the first provider's pod: reported, else configured, else None."""
         return self._observations.rates.get(

@@ -46,19 +46,29 @@ class Stage:
     idle: IdlePolicy | None = None
     habits: IdleHistoryStore | None = None
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
+    second: tuple[ProviderLimits, ...] = ()
+    limits: dict[str, Any] = field(factory=dict)
     pod: FakePod = field(init=False)
     lifecycle: Lifecycle = field(init=False)
 
     async def __aenter__(self) -> Stage:
         self.pod = self.pod_class(self.clouds[0], self.warm_s, self.load_s)
         names = NAMES[: len(self.clouds)]
+        twin = 1 if self.second else None
         self.lifecycle = Lifecycle(
             providers=[
                 ConfiguredProvider(name, self.wrap(FakeProvider(cloud)))
                 for name, cloud in zip(names, self.clouds, strict=True)
-            ],
+            ]
+            + [ConfiguredProvider(limits.name, FakeProvider(self.cloud, slot=1)) for limits in self.second],
             pod=self.pod,
-            policy=Policy(providers=tuple(ProviderLimits(name=name) for name in names), **self.numbers),
+            policy=Policy(
+                providers=(
+                    *(ProviderLimits(name=name, twin=twin, **self.limits) for name in names),
+                    *self.second,
+                ),
+                **self.numbers,
+            ),
             pending_stops=self.debts,
             fallback_price=Price(),
             events=EventBus([*self.listeners, self.news.append]),

@@ -60,6 +60,8 @@ class FakeCloud:
         queue_s: how long a start waits for its GPU first, and is not billed.
         replicas: how many were asked for; another one runs, and is billed, `boot_s` after that.
         most_replicas: how many the cloud has GPUs for.
+        second: the pod in the other slot; with one the provider can run two.
+        time_limit_s: after how long the cloud ends the pod itself; 0: never.
         replica_stretches: each replica's billed time but the first one's, in loop time, once it is over.
     """
 
@@ -74,6 +76,8 @@ class FakeCloud:
     queue_s: float = 0.0
     replicas: int = 1
     most_replicas: int = 99
+    second: FakeCloud | None = None
+    time_limit_s: float = 0.0
     replica_stretches: list[tuple[float, float]] = field(factory=list)
     billed_s: float = 0.0
     starts: int = 0
@@ -161,7 +165,12 @@ class FakeCloud:
             return
         if self.phase is Phase.STARTING:
             self.phase = Phase.RUNNING
-        elif self.phase is Phase.STOPPING:
+        ends_at = (self._billed_since or 0.0) + self.time_limit_s
+        if self.time_limit_s and self.phase is Phase.RUNNING and self.now >= ends_at:
+            self.phase, self._changes_at = Phase.STOPPING, ends_at
+        if self.phase is Phase.RUNNING:
+            return
+        if self.phase is Phase.STOPPING:
             self.phase = Phase.STOPPED
             if self._billed_since is not None:
                 self.billed_s += max(self._changes_at, self._billed_since) - self._billed_since
@@ -171,12 +180,17 @@ class FakeCloud:
 class FakeProvider(Provider):
     """A provider plugin over a `FakeCloud`."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(max_replicas=99)
+    capabilities: ClassVar[Capabilities] = Capabilities(max_replicas=99, can_overlap=True)
 
-    def __init__(self, cloud: FakeCloud, session: Any = None) -> None:
+    def __init__(self, cloud: FakeCloud, session: Any = None, slot: int = 0) -> None:
         super().__init__(None, session)
-        self.cloud = cloud
+        self.cloud = cloud.second if slot and cloud.second is not None else cloud
+        self.slot = slot
         self.closed = False
+
+    @property
+    def time_limit_s(self) -> float:
+        return self.cloud.time_limit_s
 
     async def start(self) -> PodReport:
         return await self._call("start", self.cloud.turn_on)
@@ -249,7 +263,9 @@ class FakePod:
     async def check(self, endpoint: Endpoint) -> str | None:
         """Health, as `lifecycle.pod_client.Pod` has it."""
         self.checks += 1
-        up = self.cloud.report().phase is Phase.RUNNING and self.cloud.now >= self.healthy_at
+        second = self.cloud.second
+        cloud = second if second is not None and endpoint.url == second.url else self.cloud
+        up = cloud.report().phase is Phase.RUNNING and cloud.now >= cloud._changes_at + self.warm_s
         here = self.answers_at in ("", endpoint.url)
         return None if up and here and not self.sick else "connection refused"
 
