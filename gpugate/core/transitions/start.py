@@ -282,8 +282,9 @@ def leave_provider(
         return when_nothing_runs(pod, now)
     if anywhere:
         return start_from(pod, len(pod.policy.providers), now)
-    is_second = pod.policy.providers[attempt.provider].is_second  # a hand-over has failed: begin in front
-    return start_from(pod, 0 if is_second else attempt.provider + 1, now)
+    if pod.policy.providers[attempt.provider].is_second:  # a hand-over has failed: begin in front
+        return start_from(pod, 0, now)
+    return start_from(pod, attempt.provider + 1, now)
 
 
 def is_outcome_unknown(error: ProviderError) -> bool:
