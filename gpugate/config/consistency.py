@@ -47,6 +47,9 @@ def contradictions(settings: Settings) -> Iterator[Finding]:
         yield "cost.user_share", "is a share of cost.monthly_budget, which is not set"
     if settings.metrics.listen and not settings.metrics.enabled:
         yield "metrics.listen", "needs metrics.enabled = true"
+    for pod in settings.pods:
+        if pod.pod.lease and not pod.pod.speaks_ollama:
+            yield pod.path_of("lease"), "is renewed by a blob, which only Ollama takes: leave it empty here"
     yield from _missing_files(settings)
     yield from _unknown_pods(settings)
     yield from _notify(settings.notify.urls)

@@ -50,11 +50,12 @@ def policy_of(settings: Settings, pod: PodSettings, providers: list[Provider]) -
         )
         for index, (name, provider) in enumerate(zip(names, providers, strict=True))
     )
+    values = {**_values(PodPolicy, pod.pod), **({} if pod.pod.speaks_ollama else {"preload": "none"})}
     return Policy(
         providers=limits,
         shutdown_grace=settings.server.shutdown_grace,
         fallback_hourly_rate=settings.cost.hourly_rate or None,
-        **_values(PodPolicy, pod.pod),
+        **values,
         **_values(QueuePolicy, settings.queue),
     )
 
@@ -100,9 +101,12 @@ def named_models(
     """Return the models that a pod has, as far as the configuration and its providers tell.
 
     The models of the services count as the first pod's: a pod whose patterns match them gets them anyway.
+    Another engine than Ollama has neither those nor a preloaded one.
     """
     models, preload = settings.models, pod.pod.preload
     known = [model for provider in providers for model in provider.models]
+    if not pod.pod.speaks_ollama:
+        return known
     preloaded = [] if preload in ("requested", "none") else [preload]
     services = [models.vision, *filter(None, [models.story]), models.code]
     first = pod.name == settings.pods[0].name

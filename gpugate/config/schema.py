@@ -241,9 +241,23 @@ class Pod(PodPolicy):
         "fixed",
         '"learned": from past use; stops earlier than idle_timeout, and starts before an expected request',
     )
+    engine: Literal["ollama", "openai"] = _key(
+        "ollama",
+        'what the pod runs; "openai": vLLM, llama.cpp, SGLang, TabbyAPI, used by /v1 and extra_paths alone',
+    )
+    extra_paths: tuple[str, ...] = _key(
+        (),
+        'what the engine has outside of /v1, such as "/tokenize"; a POST starts the pod; "*" at the end '
+        "stands for the rest",
+        each(is_wake_path, 'each must be a path such as "/tokenize", with "*" at most at its end'),
+        each(
+            lambda path: not is_own_path(path) and not f"{path}/".startswith("/api/"),
+            "may have no path of gpugate's own (/api, /k, /dashboard, /metrics)",
+        ),
+    )
     health_path: str = _key(
         "/api/version",
-        "requested from Ollama to see whether it is up",
+        'requested from the engine to see whether it is up; with engine = "openai" the default is /health',
         predicate(
             lambda path: re.fullmatch(r"/[!-~]*", path) is not None, "must be a path that begins with /"
         ),
@@ -254,6 +268,17 @@ class Pod(PodPolicy):
         predicate(_is_long_enough_lease, f"must be at least {MIN_LEASE_BYTES} bytes long", show_value=False),
         secret=True,
     )
+
+    @property
+    def speaks_ollama(self) -> bool:
+        """Whether its engine has Ollama's own API, /api."""
+        return self.engine == "ollama"
+
+    @property
+    def probe_path(self) -> str:
+        """The path of health probes: `health_path`, or its default for the engine."""
+        is_default = self.health_path == attrs.fields(Pod).health_path.default
+        return "/health" if is_default and not self.speaks_ollama else self.health_path
 
 
 @frozen(kw_only=True, field_transformer=_own_keys_first)

@@ -235,16 +235,80 @@ class PodCalls:
 
 
 @frozen
-class OllamaPodClient:
-    """Implements `PodClient` for Ollama, and the calls of the catalog and the dead man's switch.
+class HttpPodClient:
+    """Calls to the pod's engine, whatever it speaks.
 
     Attributes:
-        health_path: `pod.health_path`; for Ollama's own a JSON object with a version is wanted, because
-            a provider's edge may answer for a pod that is not there (docs/providers.md#proxy-answers).
+        health_path: requested by a probe.
     """
 
     session: aiohttp.ClientSession
     health_path: str = VERSION_PATH
+
+    async def fetch(self, endpoint: Endpoint, path: str, body: bytes | None = None) -> bytes | None:
+        """Return the body of a 200 answer to `GET path`, or POST with a body; None for anything else."""
+        try:
+            method = "GET" if body is None else "POST"
+            async with self._call(method, endpoint, path, FETCH_LIMIT_S, body) as answer:
+                return await _whole(answer.content, LARGEST_ANSWER) if answer.status == 200 else None
+        except CALL_ERRORS:
+            return None
+
+    def _call(
+        self, method: str, endpoint: Endpoint, path: str, limit_s: float | None, body: bytes | None = None
+    ) -> Any:
+        headers: Mapping[str, str] = endpoint.headers
+        if body is not None:
+            headers = {**headers, "Content-Type": "application/json"}
+        return self.session.request(
+            method,
+            url_of(endpoint, path),
+            data=body,
+            headers=headers,
+            ssl=ssl_option(endpoint),
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=limit_s),
+        )
+
+
+@frozen
+class OpenAIPodClient(HttpPodClient):
+    """Implements `PodClient` for an engine of which nothing but /v1 is known: vLLM, llama.cpp and others."""
+
+    async def check(self, endpoint: Endpoint) -> str | None:
+        """Probe the health; None if it is healthy, else what was seen instead.
+
+        A web page is no engine's answer, but that of an edge in front of a pod that is not there.
+        """
+        try:
+            async with self._call("GET", endpoint, self.health_path, CHECK_LIMIT_S) as answer:
+                if answer.status != 200:
+                    return f"{self.health_path} answered {answer.status}"
+                is_page = answer.content_type == "text/html"
+                return f"{self.health_path} answered a web page" if is_page else None
+        except CALL_ERRORS as error:
+            return _seen(error)
+
+    async def preload(self, endpoint: Endpoint, model: str, options: LoadOptions = AS_IT_COMES) -> str | None:
+        """Do nothing: the engine has loaded its model when it is healthy."""
+        return None
+
+    async def on_cpu(self, endpoint: Endpoint) -> bool:
+        """Return False: it cannot be told."""
+        return False
+
+    async def pull(self, endpoint: Endpoint, model: str, report: Report) -> PullFailure | None:
+        """Fail; the configuration does not allow `pod.pull` with such an engine."""
+        return PullFailure("this engine pulls no models")
+
+
+@frozen
+class OllamaPodClient(HttpPodClient):
+    """Implements `PodClient` for Ollama, and the calls of the catalog and the dead man's switch.
+
+    For Ollama's own health path a JSON object with a version is wanted, because a provider's edge may answer
+    for a pod that is not there (docs/providers.md#proxy-answers).
+    """
 
     async def check(self, endpoint: Endpoint) -> str | None:
         """Probe the health; None if it is healthy, else what was seen instead."""
@@ -328,15 +392,6 @@ class OllamaPodClient:
         except CALL_ERRORS as error:
             return _seen(error)
 
-    async def fetch(self, endpoint: Endpoint, path: str, body: bytes | None = None) -> bytes | None:
-        """Return the body of a 200 answer to `GET path`, or POST with a body; None for anything else."""
-        try:
-            method = "GET" if body is None else "POST"
-            async with self._call(method, endpoint, path, FETCH_LIMIT_S, body) as answer:
-                return await _whole(answer.content, LARGEST_ANSWER) if answer.status == 200 else None
-        except CALL_ERRORS:
-            return None
-
     async def put_renewal(self, endpoint: Endpoint, digest: str, content: bytes) -> int | str:
         """Upload a blob; return the status (201 new, 200 it was there), or what was seen instead."""
         try:
@@ -346,22 +401,6 @@ class OllamaPodClient:
                 return int(answer.status)
         except CALL_ERRORS as error:
             return _seen(error)
-
-    def _call(
-        self, method: str, endpoint: Endpoint, path: str, limit_s: float | None, body: bytes | None = None
-    ) -> Any:
-        headers: Mapping[str, str] = endpoint.headers
-        if body is not None:
-            headers = {**headers, "Content-Type": "application/json"}
-        return self.session.request(
-            method,
-            url_of(endpoint, path),
-            data=body,
-            headers=headers,
-            ssl=ssl_option(endpoint),
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=limit_s),
-        )
 
 
 async def _whole(content: aiohttp.StreamReader, limit: int) -> bytes | None:

@@ -76,6 +76,7 @@ class CatalogCache:
         named: Iterable[str] = (),
         pulled: Iterable[str] = (),
         pods: Sequence[str] = ("",),
+        speaks_ollama: bool = True,
         warn: Callable[[str], None] | None = None,
         refresh: Callable[[], None] | None = None,
     ) -> None:
@@ -88,12 +89,14 @@ class CatalogCache:
             named: further models that the configuration names for the pod.
             pulled: models that the pod pulls where they are missing (`pod.pull`): it never lacks them.
             pods: the configured pods, each by its provider and id; a start tries the first one first.
+            speaks_ollama: the pod has /api; otherwise its `/v1/models` alone is kept.
             warn: called with a warning: a damaged file, a full disk (once until a write succeeds again).
             refresh: called when the models on the pod changed, to fetch the lists again.
         """
         self.configure(mode, models, named)
         self._pulled = frozenset(map(bodies.canonical, pulled))
         self._pods = tuple(pods)
+        self._kinds = bodies.KINDS if speaks_ollama else frozenset({"v1/models"})
         self._store = CatalogStore(store)
         self._warn = warn if warn is not None else lambda _: None
         self._refresh = refresh if refresh is not None else lambda: None
@@ -184,7 +187,7 @@ class CatalogCache:
         return changed
 
     def _accept(self, kind: str, key: str, body: bytes) -> bool:
-        if kind not in bodies.KINDS or len(body) > (MAX_BODY if kind in LISTS else MAX_SHOW):
+        if kind not in self._kinds or len(body) > (MAX_BODY if kind in LISTS else MAX_SHOW):
             return False
         document = bodies.parse(body)
         if document is None or not bodies.is_good(kind, document):
@@ -291,7 +294,7 @@ class CatalogCache:
             return self._v1_model(unquote(upstream_path[len(_MODEL) :]))
         kind = _KINDS.get(upstream_path)
         if kind == "tags":
-            return LocalResponse(200, JSON, self._tags())
+            return LocalResponse(200, JSON, self._tags() if "tags" in self._kinds else bodies.NO_MODELS)
         if kind == "v1/models":
             return LocalResponse(200, PLAIN_JSON, self._v1_models())
         return LocalResponse(200, JSON, self._answers.get(kind, _DEFAULTS[kind])) if kind else None

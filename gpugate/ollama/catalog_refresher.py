@@ -49,6 +49,7 @@ class CatalogRefresher:
         serving: returns the pod that serves, or None.
         interval_s: `pod.reconcile_interval`.
         warn: takes one line about the catalog's file.
+        speaks_ollama: the pod has /api; otherwise its `/v1/models` alone is learned.
     """
 
     def __init__(
@@ -65,8 +66,10 @@ class CatalogRefresher:
         interval_s: float,
         warn: Callable[[str], None],
         on_crash: CrashHandler | None = None,
+        speaks_ollama: bool = True,
     ) -> None:
         self._due = asyncio.Event()
+        self._paths = _PATHS if speaks_ollama else {"v1/models": _PATHS["v1/models"]}
         self.catalog = CatalogCache(
             mode,
             models,
@@ -74,6 +77,7 @@ class CatalogRefresher:
             named=named,
             pulled=pulled,
             pods=[*pods.values()],
+            speaks_ollama=speaks_ollama,
             warn=warn,
             refresh=self._due.set,
         )
@@ -147,9 +151,9 @@ class CatalogRefresher:
                 pod = serving
                 self.catalog.learn_from(self._pods[pod.provider])
                 self._tries.clear()
-                await self._learn(pod, _PATHS)
+                await self._learn(pod, self._paths)
             else:
-                await self._learn(pod, LISTS)
+                await self._learn(pod, [kind for kind in LISTS if kind in self._paths])
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s / 2):
                     await self._due.wait()

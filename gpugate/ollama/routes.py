@@ -54,6 +54,7 @@ class Route:
         streamed_body: the body is passed on as it comes, never kept.
         allow: the methods that the path has, for a 405.
         status: of a redirect.
+        is_extra: one of the `pod.extra_paths`.
     """
 
     kind: RouteKind
@@ -63,11 +64,20 @@ class Route:
     streamed_body: bool = False
     allow: tuple[str, ...] = ()
     status: int = 307
+    is_extra: bool = False
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it belongs to Ollama's own API, which other engines do not have."""
+        return self.upstream_path.startswith("/api/")
 
 
 @frozen
 class WakePaths:
-    """`server.wake_paths`: further paths whose POST computes; what is known here keeps its meaning."""
+    """`server.wake_paths`: further paths whose POST computes; what is known here keeps its meaning.
+
+    Also `pod.extra_paths`, which are passed on to the pod with any method.
+    """
 
     whole: frozenset[str] = frozenset()
     beginnings: tuple[str, ...] = ()
@@ -149,15 +159,19 @@ _STRANGE = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
 _HIDDEN = re.compile(r"[\x00-\x1f\x7f\\%]")
 
 
-def match_route(method: str, path: str, wake_paths: WakePaths = _NONE) -> Route:
+def match_route(
+    method: str, path: str, wake_paths: WakePaths = _NONE, extra_paths: WakePaths = _NONE
+) -> Route:
     """Return what a request means; never raises.
 
     Args:
         method: as received; methods are case-sensitive.
         path: the raw path; a query behind it is ignored.
         wake_paths: what computes beside the known routes.
+        extra_paths: what engines of the pods have outside of /api and /v1.
     """
-    return _ROUTES.get((method, path)) or _match_rare_route(method, path.partition("?")[0], wake_paths)
+    known = _ROUTES.get((method, path))
+    return known or _match_rare_route(method, path.partition("?")[0], wake_paths, extra_paths)
 
 
 def route_name(method: str, path: str) -> str:
@@ -171,7 +185,7 @@ def route_name(method: str, path: str) -> str:
     return route.api or route.kind.value
 
 
-def _match_rare_route(method: str, raw: str, wake_paths: WakePaths) -> Route:
+def _match_rare_route(method: str, raw: str, wake_paths: WakePaths, extra_paths: WakePaths) -> Route:
     path = _decoded(raw)
     if path is None:
         return Route(RouteKind.NOT_FOUND, raw)
@@ -189,8 +203,11 @@ def _match_rare_route(method: str, raw: str, wake_paths: WakePaths) -> Route:
         return _blob(method, raw, path)
     if path.startswith(_MODELS) and (known := _model(method, raw, path)):
         return known
-    if method == "POST" and wake_paths.cover(path):
-        return Route(RouteKind.COMPUTE, raw, "chat")
+    is_extra = method not in _NEVER_PASSED_ON and extra_paths.cover(path)
+    if method == "POST" and (is_extra or wake_paths.cover(path)):
+        return Route(RouteKind.COMPUTE, raw, "chat", is_extra=is_extra)
+    if is_extra:
+        return Route(RouteKind.PASS_THROUGH, raw, "chat", is_extra=True)
     return _unknown(method, raw, path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from functools import cached_property
 from shutil import which
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,6 +66,18 @@ def _is_command(_: object, attribute: Attribute[list[str]], value: list[str]) ->
         raise ValueError("must not hold a NUL")
 
 
+def _are_headers(_: object, attribute: Attribute[dict[str, str]], value: dict[str, str]) -> None:
+    for name, content in value.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", content):
+            raise ValueError("must be a table of header names and one-line values")
+
+
+def _is_environment(_: object, attribute: Attribute[dict[str, str]], value: dict[str, str]) -> None:
+    for name, content in value.items():
+        if not name or "=" in name or "\0" in name + content:
+            raise ValueError("must be a table of names of environment variables and their values")
+
+
 @frozen
 class LocalConfig:
     """A process on this machine."""
@@ -83,6 +96,18 @@ class LocalConfig:
         default="",
         validator=_is_url_or_empty,
         metadata={"help": "where a ComfyUI answers; empty: there is none"},
+    )
+    headers: dict[str, str] = field(
+        factory=dict,
+        validator=_are_headers,
+        repr=False,
+        metadata={"help": "sent to its services, such as the key that an engine wants"},
+    )
+    env: dict[str, str] = field(
+        factory=dict,
+        validator=_is_environment,
+        repr=False,
+        metadata={"help": "more environment variables of the process"},
     )
 
 
@@ -132,7 +157,7 @@ class Local(Provider):
         }
         try:
             process = await self._process.start(
-                self.config.command, env={"OLLAMA_HOST": _address(where)}, meta=meta
+                self.config.command, env={"OLLAMA_HOST": _address(where), **self.config.env}, meta=meta
             )
         except CommandNotFound as error:
             raise Misconfigured(f"providers.local.command: {error}") from error
@@ -156,7 +181,7 @@ class Local(Provider):
         return PodReport(
             phase=_PHASES[process.state],
             pod_id=self._process.name,
-            endpoints=_endpoints(process) if process.state is ProcessState.RUNNING else {},
+            endpoints=self._endpoints(process) if process.state is ProcessState.RUNNING else {},
             started_at=process.started_at,
             detail=self._detail(process),
             output=process.last_line,
@@ -173,11 +198,10 @@ class Local(Provider):
             return f"process {process.pid}; something else answered at {url} before it was started"
         return f"process {process.pid}"
 
-
-def _endpoints(process: ProcessStatus) -> dict[str, Endpoint]:
-    """Return the addresses given to the running process: the configuration may have changed since."""
-    urls = {"ollama": process.meta.get("ollama_url"), "comfyui": process.meta.get("comfyui_url")}
-    return {name: Endpoint(url) for name, url in urls.items() if url}
+    def _endpoints(self, process: ProcessStatus) -> dict[str, Endpoint]:
+        """Return the addresses given to the running process: the configuration may have changed since."""
+        urls = {"ollama": process.meta.get("ollama_url"), "comfyui": process.meta.get("comfyui_url")}
+        return {name: Endpoint(url, self.config.headers) for name, url in urls.items() if url}
 
 
 def _address(url: SplitResult) -> str:

@@ -121,6 +121,7 @@ class RequestDispatcher:
         path_tokens: bool,
         on_crash: CrashHandler,
         wake_paths: Iterable[str] = (),
+        extra_paths: Iterable[str] = (),
     ) -> None:
         self._verifier = verifier
         self._ollama = ollama
@@ -131,6 +132,7 @@ class RequestDispatcher:
         self._urls = UrlCacheFlusher()
         self._on_crash = on_crash
         self._wake_paths = WakePaths.of(wake_paths)
+        self._extra_paths = WakePaths.of(extra_paths)
 
     def set_lists(self, cors_origins: Iterable[str], wake_paths: Iterable[str]) -> None:
         """Use other `server.cors_origins` and `server.wake_paths` from now on."""
@@ -140,7 +142,7 @@ class RequestDispatcher:
         """Answer one request; every error becomes a response in the shape of its path."""
         began = time.perf_counter()
         context = self._parse_target(request)
-        route = match_route(context.method, context.path, self._wake_paths)
+        route = match_route(context.method, context.path, self._wake_paths, self._extra_paths)
         return self._dispatch(context, route, began)
 
     async def _dispatch(self, context: RequestContext, route: Route, began: float) -> web.StreamResponse:

@@ -72,12 +72,20 @@ class UpstreamPools:
 
 
 class Forwarder:
-    """Forwards requests to the pod's Ollama."""
+    """Forwards requests to the pod's engine.
 
-    def __init__(self, lifecycle: Lifecycle, relay: Relay, pools: UpstreamPools) -> None:
+    Args:
+        rewrites: behind a proxy that gives up on silence a stream is asked for, and sent in one piece; not
+            for other engines than Ollama, whose answers have more than can be put together again.
+    """
+
+    def __init__(
+        self, lifecycle: Lifecycle, relay: Relay, pools: UpstreamPools, *, rewrites: bool = True
+    ) -> None:
         self._lifecycle = lifecycle
         self._relay = relay
         self._pools = pools
+        self._rewrites = rewrites
 
     async def forward(
         self,
@@ -100,7 +108,7 @@ class Forwarder:
             context.note_wait(lease.waited_s, pod.run_id)
             if isinstance(body, PacedBody):
                 send_continue(context.request)  # not earlier: who leaves with all still unsent is noticed
-            elif pod.first_byte_limit_s and context.method == "POST":
+            elif self._rewrites and pod.first_byte_limit_s and context.method == "POST":
                 rewrite = stream_rewrite(upstream_path, body)
                 if rewrite is not None:
                     return await self._forward_buffered(context, pod, upstream_path, rewrite, call, heartbeat)
