@@ -130,3 +130,20 @@ def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_may_surprise(env: dict[str, str], keys: list[str]) -> None:
     """What is probably not meant is allowed; `check` says so."""
     assert keys == [key for key, _ in warnings(load(env))]
+
+
+def test_a_lease_without_ollama() -> None:
+    """Its renewals are blobs, so a pod of another engine would stop itself while it is used."""
+    lease = {"GPUGATE_POD__LEASE": "x" * 16}
+
+    assert [] == keys(lease)
+    assert ["pod.lease"] == keys({**lease, "GPUGATE_POD__ENGINE": "openai"})
+
+
+@pytest.mark.parametrize(
+    "path", ["tokenize", "/api/generate", "/api/*", "/api", "/k/x", "/*", "/dashboard", "/a*b"]
+)
+def test_no_extra_path(path: str) -> None:
+    """Neither what is no path nor what is the gateway's own or Ollama's."""
+    assert ["pod.extra_paths"] == keys({"GPUGATE_POD__EXTRA_PATHS": path})
+    assert [] == keys({"GPUGATE_POD__EXTRA_PATHS": "/tokenize,/v1/score,/apis"})

@@ -56,3 +56,13 @@ def test_each_pod_has_what_is_its_own() -> None:
 
     assert [900, 5] == [policy_of(settings, pod, []).idle_timeout for pod in pods]
     assert [["llava", "deepseek-coder"], ["x"]] == [models_of(settings, pod=number) for number in (0, 1)]
+
+
+def test_another_engine() -> None:
+    """Nothing is preloaded, no service's model is its own, and its health has another path."""
+    pod = PodSettings(pod=Pod(engine="openai", preload="a:1b"))
+    assert "none" == policy_of(Settings(), pod, []).preload
+    assert [] == named_models(Settings(), pod, [FakeProvider])
+    assert "llama3.2:3b" == named_models(Settings(), pod, [Demo])[0]
+    assert ["/health", "/up"] == [pod.pod.probe_path, Pod(engine="openai", health_path="/up").probe_path]
+    assert "/api/version" == Pod().probe_path

@@ -587,3 +587,20 @@ def test_a_file_of_an_earlier_version(store: Path) -> None:
     catalog.learn_from("runpod:a")
     assert catalog.store("tags", "", TAGS)
     assert catalog.lacks("nothing")
+
+
+async def test_another_engine(store: Path) -> None:
+    """Its /v1/models alone is kept, and stands in no list of Ollama's; nothing is refused by it."""
+    ollama = new(store)
+    ollama.store("tags", "", orjson.dumps({"models": [{"name": "llava:latest"}]}))
+    ollama.store("version", "", b'{"version":"0.33.1"}')
+    await ollama.flush()
+    catalog = CatalogCache("remembered", (), store, speaks_ollama=False)
+    assert ([], []) == (names(catalog), v1_names(catalog))
+    learned = b'{"models":[{"name":"x"}],"object":"list","data":[{"id":"org/Qwen-7B"}]}'
+    assert catalog.store("v1/models", "", learned)
+    assert not catalog.store("tags", "", b'{"models":[{"name":"x"}]}')
+    answer = catalog.answer("GET", "/v1/models")
+    assert answer is not None
+    assert (learned, []) == (answer.body, names(catalog))
+    assert not catalog.refuses("another")

@@ -126,6 +126,27 @@ def shown(refresher: CatalogRefresher, model: str) -> object:
     return orjson.loads(answer.body).get("shown")
 
 
+async def test_another_engine(refresher: CatalogRefresher, pod: Pod, tmp_path: Path) -> None:
+    """Of an engine without /api only /v1/models is asked for, when it is ready and from then on."""
+    refresher = CatalogRefresher(
+        "empty",
+        (),
+        tmp_path / "catalog.json",
+        named=[],
+        pods={"one": "one:a"},
+        fetch=pod.fetch,
+        serving=lambda: pod.serving,
+        interval_s=INTERVAL_S,
+        warn=lambda _: None,
+        speaks_ollama=False,
+    )
+    await serve(refresher, pod)
+    await asyncio.sleep(INTERVAL_S / 2)
+    await end(refresher, pod)
+    assert ["/v1/models"] * 2 == pod.told()
+    await refresher.aclose()
+
+
 async def test_a_pod_that_becomes_ready(refresher: CatalogRefresher, pod: Pod) -> None:
     """Lists, version and status are asked for, then the `show` of each model; the first listed one last."""
     await serve(refresher, pod)

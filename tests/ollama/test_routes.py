@@ -208,6 +208,34 @@ def test_wake_paths_leave_what_is_known(method: str, path: str) -> None:
     assert match_route(method, path) == match_route(method, path, everything)
 
 
+EXTRA_PATHS = WakePaths.of(["/tokenize", "/score/*", "/v1/chat/*"])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind"),
+    [
+        ("POST", "/tokenize", RouteKind.COMPUTE),
+        ("POST", "/tokenize?top=3", RouteKind.COMPUTE),
+        ("GET", "/tokenize", RouteKind.PASS_THROUGH),
+        ("DELETE", "/score/7", RouteKind.PASS_THROUGH),
+        ("POST", "/v1/chat/other", RouteKind.COMPUTE),
+        ("OPTIONS", "/tokenize", RouteKind.NOT_FOUND),
+        ("POST", "/tokenize/", RouteKind.NOT_FOUND),
+        ("POST", "//tokenize", RouteKind.NOT_FOUND),
+        ("POST", "/infill", RouteKind.NOT_FOUND),
+    ],
+)
+def test_extra_paths(method: str, path: str, kind: RouteKind) -> None:
+    """Passed on with any method, and only POST computes; an odd spelling is another path."""
+    route = match_route(method, path, extra_paths=EXTRA_PATHS)
+    assert (kind, kind is not RouteKind.NOT_FOUND) == (route.kind, route.is_extra)
+
+
+def test_extra_paths_leave_what_is_known() -> None:
+    """A chat stays one."""
+    assert "v1/chat/completions" == match_route("POST", "/v1/chat/completions", extra_paths=EXTRA_PATHS).api
+
+
 @pytest.mark.parametrize("path", ["/api/blobs", "/api/blobs/"])
 def test_blobs_without_a_digest(path: str) -> None:
     """Whatever is said about blobs needs `admin`."""

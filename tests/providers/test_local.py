@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -29,7 +30,7 @@ async def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     made: list[Local] = []
     async with aiohttp.ClientSession() as session:
 
-        def local(*command: str, **config: str) -> Local:
+        def local(*command: str, **config: Any) -> Local:
             made.append(QuickLocal(LocalConfig(list(command) or ["sleep", "99"], **config), session))
             return made[-1]
 
@@ -71,6 +72,22 @@ class TestConfig:
         """An address that nobody can connect to is refused with an example of a good one."""
         with pytest.raises(ValueError, match=r"must be a URL such as http://127\.0\.0\.1:11436"):
             LocalConfig(ollama_url=url)
+
+    @pytest.mark.parametrize("headers", [{"": "x"}, {"a b": "x"}, {"A": "x\r\nB: y"}])
+    def test_no_headers(self, headers):
+        """What could break out of its line is refused, and not shown."""
+        with pytest.raises(ValueError, match="must be a table of header names"):
+            LocalConfig(headers=headers)
+
+    @pytest.mark.parametrize("env", [{"": "x"}, {"A=B": "x"}, {"A": "\0"}])
+    def test_no_environment(self, env):
+        """What no process can be given is refused."""
+        with pytest.raises(ValueError, match="must be a table of names of environment variables"):
+            LocalConfig(env=env)
+
+    def test_secrets(self):
+        """Keys are not shown."""
+        assert "abc" not in repr(LocalConfig(headers={"Authorization": "abc"}, env={"KEY": "abc"}))
 
     def test_no_comfyui_url(self):
         """Without a ComfyUI it is empty; with a wrong one it is refused."""
@@ -235,6 +252,18 @@ class TestOllamaHost:
         await until(lambda: out.exists() and out.read_text() != "")
 
         assert host == out.read_text()
+
+    async def test_keys(self, make, tmp_path):
+        """`env` reaches the command, also in place of OLLAMA_HOST; `headers` are sent to its services."""
+        out = tmp_path / "env"
+        command = ("sh", "-c", f'printf %s "$KEY $OLLAMA_HOST" > {out}; sleep 9')
+        headers = {"Authorization": "Bearer abc"}
+        pod = make(*command, env={"KEY": "abc", "OLLAMA_HOST": "h:1"}, headers=headers)
+        report = await pod.start()
+        await until(lambda: out.exists() and out.read_text() != "")
+
+        assert "abc h:1" == out.read_text()
+        assert headers == report.endpoints["ollama"].headers
 
     async def test_a_server_that_obeys(self, make, tmp_path, unused_tcp_port):
         """What listens at OLLAMA_HOST is reached at the reported address."""
