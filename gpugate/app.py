@@ -135,6 +135,7 @@ async def build(
             log=log,
             path_tokens=settings.auth.path_tokens,
             wake_paths=server.wake_paths,
+            extra_paths=[path for pod in settings.pods for path in pod.pod.extra_paths],
             on_crash=log_crash,
         )
         reloader.appliers.append(
@@ -337,7 +338,7 @@ def _telegram(
         fantasies=fantasies,
         costs=costs,
         user_of=partial(_user_of, base),
-        require=first.catalog.require,
+        require=first.require,
         state=base.state,
     )
     reloader.appliers.append(lambda new: feature.replace(new.bot))

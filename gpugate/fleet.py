@@ -7,29 +7,31 @@ decided once, from the request alone (docs/api.md#which-pod):
 1. The header `X-Gpugate-Pod`, where there is one. A name that no pod has is 404.
 2. With one pod: that one. The request's body is not looked at.
 3. The first pod in the file whose patterns match the model that the request names.
-4. The first pod whose remembered catalogue has the model.
-5. The first pod.
+4. The first pod whose remembered catalogue has the model; one that has the request's path goes before others.
+5. The first pod that has the path: Ollama's own API, or one of `pod.extra_paths`; else the first pod.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
+from urllib.parse import unquote
 
 from attrs import frozen
 
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.config.schema import PodSettings
-from gpugate.errors import PathNotFound
+from gpugate.errors import ModelNotFound, PathNotFound
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.pod_calls import OllamaPodClient
+from gpugate.lifecycle.pod_calls import HttpPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.status import PodEventBus
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.catalog_responses import spellings
+from gpugate.ollama.routes import Route, WakePaths
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.tasks import CrashHandler, report_to_loop, spawn
 
@@ -61,7 +63,7 @@ class FleetPod:
     events: PodEventBus
     recorder: SessionRecorder
     catalog: CatalogRefresher
-    client: OllamaPodClient
+    client: HttpPodClient
     pools: UpstreamPools
     forwarder: Forwarder
 
@@ -69,6 +71,27 @@ class FleetPod:
     def name(self) -> str:
         """Its name in the configuration; `main` without `[pods]`."""
         return self.settings.name
+
+    @property
+    def speaks_ollama(self) -> bool:
+        """Whether its engine has Ollama's own API."""
+        return self.settings.pod.speaks_ollama
+
+    def has_path(self, route: Route) -> bool:
+        """Say whether its engine has the path of a route, as far as is known."""
+        if route.is_extra:
+            return WakePaths.of(self.settings.pod.extra_paths).cover(unquote(route.upstream_path))
+        return self.speaks_ollama or not route.is_native
+
+    def require(self, model: str | None, failure: str = "") -> None:
+        """Refuse what is asked of Ollama's own API before it wakes the pod; see `CatalogRefresher.require`.
+
+        Raises:
+            ModelNotFound: the engine is another one, or the pod is known not to have the model.
+        """
+        if not self.speaks_ollama and model is not None:
+            raise ModelNotFound(model, failure)
+        self.catalog.require(model, failure)
 
 
 class Fleet:
@@ -78,12 +101,14 @@ class Fleet:
         pods: by name, in the file's order, read-only.
         first: the first of them.
         only: the one pod, or None where there are several.
+        has_other_engines: a pod has no API of Ollama's.
     """
 
     def __init__(self, pods: Sequence[FleetPod], on_crash: CrashHandler = report_to_loop) -> None:
         self.pods = MappingProxyType({pod.name: pod for pod in pods})
         self.first = pods[0]
         self.only = pods[0] if len(pods) == 1 else None
+        self.has_other_engines = not all(pod.speaks_ollama for pod in pods)
         self._on_crash = on_crash
         patterns = [(pod, pattern_of(pod.settings.models)) for pod in pods if pod.settings.models]
         self._patterns = [(pod, re.compile(pattern)) for pod, pattern in patterns]
@@ -104,11 +129,17 @@ class Fleet:
             raise PathNotFound(f"there is no such pod; there is {', '.join(self.pods)}")
         return pod
 
-    def pod_for(self, model: str | None) -> FleetPod:
+    def pod_for(self, model: str | None, route: Route | None = None) -> FleetPod:
         """Return the pod that serves requests for this model; None: a request that names none."""
-        if self.only is not None or not model:
+        if self.only is not None:
             return self.first
-        return self._pod_by_pattern(model) or self._pod_that_has(model) or self.first
+        able: Iterable[FleetPod] = self
+        if route is not None and (route.is_extra or (route.is_native and self.has_other_engines)):
+            able = [pod for pod in self if pod.has_path(route)]
+        first = next(iter(able), self.first)
+        if not model:
+            return first
+        return self._pod_by_pattern(model) or self._pod_that_has(model, able) or first
 
     def reading_body(self) -> AbstractContextManager[Callable[[int], None]]:
         """Count a body while it is read, before its pod is known; see `Lifecycle.reading_body`.
@@ -138,9 +169,9 @@ class Fleet:
         self._by_pattern[model] = found
         return found
 
-    def _pod_that_has(self, model: str) -> FleetPod | None:
+    def _pod_that_has(self, model: str, able: Iterable[FleetPod]) -> FleetPod | None:
         names = spellings(model)
-        return next((pod for pod in self if pod.catalog.catalog.has(names)), None)
+        return next((pod for pod in (*able, *self) if pod.catalog.catalog.has(names)), None)
 
 
 def pattern_of(models: Sequence[str]) -> str:

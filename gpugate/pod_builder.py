@@ -36,7 +36,7 @@ from gpugate.fleet import FleetPod
 from gpugate.lifecycle.dead_man_switch import SwitchRenewer
 from gpugate.lifecycle.gpu_need import gpu_need_of
 from gpugate.lifecycle.lifecycle import Lifecycle
-from gpugate.lifecycle.pod_calls import OllamaPodClient
+from gpugate.lifecycle.pod_calls import OllamaPodClient, OpenAIPodClient
 from gpugate.lifecycle.provider_worker import ConfiguredProvider
 from gpugate.lifecycle.state_files import IdleHistoryFile, PendingStopFile
 from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, PodEventBus, StateChanged
@@ -112,7 +112,8 @@ class PodBuilder:
         ]
         recorder = await self._recorder(pod, [one.name for one in providers])
         events = PodEventBus(pod.name, self.events, [recorder.on_event], log_crash)
-        client = OllamaPodClient(self.session, pod.pod.health_path)
+        client_class = OllamaPodClient if pod.pod.speaks_ollama else OpenAIPodClient
+        client = client_class(self.session, pod.pod.probe_path)
         lifecycle = await self._lifecycle(pod, providers, recorder, events, client)
         catalog = self._catalog(pod, configs, providers, client, lifecycle)
         path = state_folder(self.state, pod) / "gpu-need.json"
@@ -133,7 +134,7 @@ class PodBuilder:
             catalog=catalog,
             client=client,
             pools=pools,
-            forwarder=Forwarder(lifecycle, Relay(), pools),
+            forwarder=Forwarder(lifecycle, Relay(), pools, rewrites=pod.pod.speaks_ollama),
         )
 
     def _provider(
@@ -169,7 +170,7 @@ class PodBuilder:
         providers: Sequence[ConfiguredProvider],
         recorder: SessionRecorder,
         events: PodEventBus,
-        client: OllamaPodClient,
+        client: OllamaPodClient | OpenAIPodClient,
     ) -> Lifecycle:
         learns, folder = pod.pod.idle_policy == "learned", state_folder(self.state, pod)
         lifecycle = Lifecycle(
@@ -203,7 +204,7 @@ class PodBuilder:
         pod: PodSettings,
         configs: Mapping[str, Any],
         providers: Sequence[ConfiguredProvider],
-        client: OllamaPodClient,
+        client: OllamaPodClient | OpenAIPodClient,
         lifecycle: Lifecycle,
     ) -> CatalogRefresher:
         settings = self.settings.catalog
@@ -219,6 +220,7 @@ class PodBuilder:
             interval_s=pod.pod.reconcile_interval,
             warn=self.warn,
             on_crash=log_crash,
+            speaks_ollama=pod.pod.speaks_ollama,
         )
 
 
@@ -234,7 +236,7 @@ def abort_exchanges(pools: UpstreamPools) -> EventListener:
 
 def switch_renewer(pod: FleetPod, warn: Callable[[str], None]) -> SwitchRenewer | None:
     """Return what renews the lease of a pod that stops itself without it; None where none is configured."""
-    if not pod.settings.pod.lease:
+    if not pod.settings.pod.lease or not isinstance(pod.client, OllamaPodClient):
         return None
     return SwitchRenewer(
         pod.settings.pod.lease,

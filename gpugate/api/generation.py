@@ -153,7 +153,7 @@ class GenerationApi:
         """Hold one lease for all that a request does with a pod; `failure` begins a refusal's message."""
         if self.fleet.only is None:
             call.pod = pod.name
-        pod.catalog.require(model, failure)
+        pod.require(model, failure)
         with pod.lifecycle.acquire(
             model=model,
             user=subject_of(call.user),

@@ -50,6 +50,8 @@ def contradictions(settings: Settings) -> Iterator[Finding]:
     for pod in settings.pods:
         if pod.pod.lease and not pod.pod.speaks_ollama:
             yield pod.path_of("lease"), "is renewed by a blob, which only Ollama takes: leave it empty here"
+        if pod.pod.pull and not pod.pod.speaks_ollama:
+            yield pod.path_of("pull"), "is for Ollama: this engine pulls no models, so leave it empty here"
     yield from _missing_files(settings)
     yield from _unknown_pods(settings)
     yield from _notify(settings.notify.urls)

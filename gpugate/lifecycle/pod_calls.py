@@ -297,6 +297,10 @@ class OpenAIPodClient(HttpPodClient):
         """Return False: it cannot be told."""
         return False
 
+    async def installed(self, endpoint: Endpoint) -> frozenset[str]:
+        """Return no model: nothing is pulled, so nobody needs to know."""
+        return frozenset()
+
     async def pull(self, endpoint: Endpoint, model: str, report: Report) -> PullFailure | None:
         """Fail; the configuration does not allow `pod.pull` with such an engine."""
         return PullFailure("this engine pulls no models")

@@ -69,6 +69,7 @@ class CatalogRefresher:
         speaks_ollama: bool = True,
     ) -> None:
         self._due = asyncio.Event()
+        self._speaks_ollama = speaks_ollama
         self._paths = _PATHS if speaks_ollama else {"v1/models": _PATHS["v1/models"]}
         self.catalog = CatalogCache(
             mode,
@@ -110,7 +111,8 @@ class CatalogRefresher:
             kind: "tags", "v1/models" or "ps".
         """
         path = _LIST_PATHS[kind]
-        if (pod := self._serving()) is not None:
+        asks = self._speaks_ollama or kind == "v1/models"
+        if asks and (pod := self._serving()) is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LIST_LIMIT_S):
                     body = await self._fetch(pod.endpoints["ollama"], path, None)

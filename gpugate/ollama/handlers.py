@@ -18,6 +18,7 @@ from gpugate.errors import (
     GateError,
     InvalidRequest,
     MethodNotAllowed,
+    ModelNotFound,
     PathNotFound,
     PodStopped,
     RequestError,
@@ -87,21 +88,26 @@ class OllamaHandlers:
         """
         return self._handlers[route.kind](context, route)
 
-    def _pod_for(self, context: RequestContext, body: OllamaBody | None = None) -> FleetPod:
+    def _pod_for(self, context: RequestContext, route: Route, body: OllamaBody | None = None) -> FleetPod:
         """Return the pod that serves a request; the body is not parsed where there is one pod.
 
         Raises:
-            PathNotFound: the request names a pod that there is not.
+            PathNotFound: the request names a pod that there is not, or its engine has no such path.
+            ModelNotFound: Ollama's own API is asked for a model of another engine.
         """
         name = context.request.headers.get(POD_HEADER)
         if name is not None:
             pod = self._fleet.named(name)
         elif self._fleet.only is not None:
-            return self._fleet.first
+            pod = self._fleet.only
         else:
-            pod = self._fleet.first if body is None else self._fleet.pod_for(body.routing_model)
+            pod = self._fleet.pod_for(None if body is None else body.routing_model, route)
         if self._fleet.only is None:
             context.pod = pod.name
+        if not pod.has_path(route) and (route.kind is not RouteKind.METADATA or route.api == "show"):
+            if route.is_native and body is not None and body.fields.model is not None:
+                raise ModelNotFound(body.fields.model)
+            raise PathNotFound
         return pod
 
     # --- what wakes the pod -------------------------------------------------------------------
@@ -111,16 +117,16 @@ class OllamaHandlers:
 
         (1) A request that only unloads a model never wakes the pod.
         (2) While no pod serves, what Ollama would refuse unseen is refused here, and so is a model that
-        the pod is known not to have.
+        the pod is known not to have. Other engines serve a request that names no model.
         (3) Everything else gets a lease. On the hot path (a pod serves) the body is not parsed.
         """
         body = await self._read(context, route)
-        pod = self._pod_for(context, body)
+        pod = self._pod_for(context, route, body)
         model = body.model_to_unload
         if model is not None:
             return await self._unload(context, route, pod, body, model)  # (1)
         if pod.lifecycle.serving is None:  # (2)
-            if error := body.fields.error:
+            if (error := body.fields.error) and (pod.speaks_ollama or body.fields.unreadable):
                 return _respond(context, error)
             pod.catalog.require(body.fields.model)
         return await self._forward_leased(context, route, pod, body)  # (3)
@@ -145,9 +151,9 @@ class OllamaHandlers:
         if route.streamed_body:
             with detect_disconnect(context.request.transport):
                 upload = PacedBody(context.request.content, self._limits.timeout_s)
-                return await self._forward_leased(context, route, self._pod_for(context), upload)
+                return await self._forward_leased(context, route, self._pod_for(context, route), upload)
         body = await self._read(context, route)
-        pod = self._pod_for(context, body)
+        pod = self._pod_for(context, route, body)
         if pod.lifecycle.serving is None and (error := body.fields.error):
             return _respond(context, error)
         if route.api in _NEEDS_MODEL and pod.lifecycle.serving is None:
@@ -220,9 +226,9 @@ class OllamaHandlers:
         body = OllamaBody(route, context.request.headers, await read_body(context.request, self._limits))
         if route.api in _LISTS and self._fleet.only is None and POD_HEADER not in context.request.headers:
             return _respond(context, await self._list_of_all(route.api))
-        path, pod = route.upstream_path, self._pod_for(context, body)
+        path, pod = route.upstream_path, self._pod_for(context, route, body)
         trouble = ""
-        if (serving := pod.lifecycle.serving) is not None:
+        if pod.has_path(route) and (serving := pod.lifecycle.serving) is not None:
             key = cache_key(context.method, path, body)
             capture = partial(_store, pod, key) if key is not None else None
             try:
@@ -242,12 +248,21 @@ class OllamaHandlers:
         return LocalResponse(200, PLAIN_JSON if kind == "v1/models" else JSON, union(kind, lists))
 
     async def _pass_through(self, context: RequestContext, route: Route) -> web.StreamResponse:
-        """Pass on what neither computes nor is known here, while a pod serves; that is no use of the pod."""
+        """Pass on what neither computes nor is known here, while a pod serves; that is no use of the pod.
+
+        Of another engine than Ollama any POST computes.
+        """
         counts_tokens = route.api == COUNT_TOKENS
-        if self._fleet.only is not None and self._fleet.only.lifecycle.serving is None:
-            raise PathNotFound(_NO_TOKENS) if counts_tokens else _pod_is_off(self._pod_for(context))
-        body = OllamaBody(route, context.request.headers, await read_body(context.request, self._limits))
-        pod = self._pod_for(context, body)
+        may_compute = self._fleet.has_other_engines and context.method == "POST" and not counts_tokens
+        if not may_compute and self._fleet.only is not None and self._fleet.only.lifecycle.serving is None:
+            raise PathNotFound(_NO_TOKENS) if counts_tokens else _pod_is_off(self._pod_for(context, route))
+        if may_compute:
+            body = await self._read(context, route)
+        else:
+            body = OllamaBody(route, context.request.headers, await read_body(context.request, self._limits))
+        pod = self._pod_for(context, route, body)
+        if may_compute and not pod.speaks_ollama:
+            return await self._forward_leased(context, route, pod, body)
         # Made where it is raised: a variable that holds an error makes a cycle, which keeps a token alive.
         absent = partial(PathNotFound, _NO_TOKENS) if counts_tokens else partial(_pod_is_off, pod)
         if (serving := pod.lifecycle.serving) is None:

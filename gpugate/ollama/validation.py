@@ -75,6 +75,7 @@ class BodyFields:
         origin: of a create: the model that it is made from.
         is_plain_show: of `/api/show`: nothing but the name and `verbose` is given, so the answer may be kept.
         error: the refusal that Ollama would give without looking at its models.
+        unreadable: the refusal is for a body that is no JSON object, and any engine would refuse it.
     """
 
     model: str | None = None
@@ -88,6 +89,7 @@ class BodyFields:
     origin: str | None = None
     is_plain_show: bool = False
     error: LocalResponse | None = None
+    unreadable: bool = False
 
 
 class OllamaBody:
@@ -256,7 +258,7 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
         return BodyFields()
     endpoint = _ENDPOINTS.get(route.api) if route.api is not None else None
     if route.api == "v1/audio/transcriptions" and not raw:
-        return BodyFields(error=_openai_error(400, "file is required"))
+        return BodyFields(error=_openai_error(400, "file is required"), unreadable=True)
     try:
         document = _parse(raw)
     except _NotJudged:  # (1)
@@ -290,7 +292,7 @@ def scan_body(route: Route, headers: Mapping[str, str], raw: bytes) -> BodyField
 
 
 def _refused(endpoint: _Endpoint | None, message: str) -> BodyFields:
-    return BodyFields(error=endpoint.shape(400, message) if endpoint is not None else None)
+    return BodyFields(error=endpoint.shape(400, message) if endpoint is not None else None, unreadable=True)
 
 
 def _is_plain(headers: Mapping[str, str]) -> bool:

@@ -132,12 +132,13 @@ def test_what_may_surprise(env: dict[str, str], keys: list[str]) -> None:
     assert keys == [key for key, _ in warnings(load(env))]
 
 
-def test_a_lease_without_ollama() -> None:
-    """Its renewals are blobs, so a pod of another engine would stop itself while it is used."""
+def test_what_needs_ollama() -> None:
+    """The renewals of a lease are blobs, so a pod of another engine would stop itself while it is used."""
     lease = {"GPUGATE_POD__LEASE": "x" * 16}
 
     assert [] == keys(lease)
     assert ["pod.lease"] == keys({**lease, "GPUGATE_POD__ENGINE": "openai"})
+    assert ["pod.pull"] == keys({"GPUGATE_POD__PULL": "llava:13b", "GPUGATE_POD__ENGINE": "openai"})
 
 
 @pytest.mark.parametrize(

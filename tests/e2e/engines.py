@@ -18,7 +18,7 @@ from attrs import define, field
 
 KEY = "a-key-of-the-engine"
 BEARER = {"Authorization": f"Bearer {KEY}"}
-_PUBLIC = frozenset({"/health", "/metrics", "/props", "/version"})
+_PUBLIC = frozenset({"/health", "/slots", "/props", "/version"})
 
 
 @define
@@ -70,7 +70,7 @@ class Engine:
         app.router.add_post("/v1/chat/completions", self._chat)
         for path in ("/v1/rerank", "/v1/completions", *self.native):
             app.router.add_post(path, self._other)
-        for path in ("/metrics", "/v1/lora", "/api/tags", "/api/version"):  # llama.cpp has the third
+        for path in ("/slots", "/v1/lora", "/api/tags", "/api/version"):  # some copy Ollama's
             app.router.add_get(path, self._other)
         async with TestServer(app) as server:
             self.url = str(server.make_url("")).rstrip("/")
@@ -81,7 +81,9 @@ class Engine:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
-        sent = {name: request.headers[name] for name in ("Authorization", "X-Api-Key") if name in request.headers}
+        sent = {
+            name: request.headers[name] for name in ("Authorization", "X-Api-Key") if name in request.headers
+        }
         self.keys.append(sent)
         if self.is_loading:
             if self.loading is None:
@@ -142,7 +144,7 @@ def vllm() -> Engine:
 
 
 def llama_cpp() -> Engine:
-    """It listens while it loads, answers by any name of a model, and has some of Ollama's paths."""
+    """It listens while it loads, answers by any name of a model, and its list looks like Ollama's as well."""
     return Engine(
         "llama.cpp",
         "gemma-3-270m.gguf",
@@ -152,7 +154,7 @@ def llama_cpp() -> Engine:
         {"owned_by": "llamacpp", "meta": {"n_ctx_train": 32768}},
         loading=_openai_error("Loading model", "unavailable_error", 503),
         list_more={"models": [{"name": "gemma-3-270m.gguf", "model": "gemma-3-270m.gguf", "size": ""}]},
-        public=_PUBLIC | {"/v1/models", "/api/tags"},
+        public=frozenset({"/health"}),
         native=("/tokenize", "/infill", "/completion"),
     )
 

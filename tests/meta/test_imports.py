@@ -58,7 +58,7 @@ RULES: Mapping[str, May] = {
     "fleet": May(
         {
             *("lifecycle", "config.schema", "billing.recorder", "proxy.forwarder"),
-            *("ollama.catalog_refresher", "ollama.catalog_responses", *BASE),
+            *("ollama.catalog_refresher", "ollama.catalog_responses", "ollama.routes", *BASE),
         },
         {"attrs"},
     ),
