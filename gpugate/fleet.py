@@ -55,6 +55,8 @@ class FleetPod:
         client: for gpugate's own calls to it.
         pools: the connections to it.
         forwarder: brings requests to it.
+        speaks_ollama: its engine has Ollama's own API.
+        extra_paths: `pod.extra_paths`.
     """
 
     settings: PodSettings
@@ -66,21 +68,18 @@ class FleetPod:
     client: HttpPodClient
     pools: UpstreamPools
     forwarder: Forwarder
+    speaks_ollama: bool
+    extra_paths: WakePaths
 
     @property
     def name(self) -> str:
         """Its name in the configuration; `main` without `[pods]`."""
         return self.settings.name
 
-    @property
-    def speaks_ollama(self) -> bool:
-        """Whether its engine has Ollama's own API."""
-        return self.settings.pod.speaks_ollama
-
     def has_path(self, route: Route) -> bool:
         """Say whether its engine has the path of a route, as far as is known."""
         if route.is_extra:
-            return WakePaths.of(self.settings.pod.extra_paths).cover(unquote(route.upstream_path))
+            return self.extra_paths.cover(unquote(route.upstream_path))
         return self.speaks_ollama or not route.is_native
 
     def require(self, model: str | None, failure: str = "") -> None:
@@ -171,7 +170,8 @@ class Fleet:
 
     def _pod_that_has(self, model: str, able: Iterable[FleetPod]) -> FleetPod | None:
         names = spellings(model)
-        return next((pod for pod in (*able, *self) if pod.catalog.catalog.has(names)), None)
+        pods = self if able is self else (*able, *self)
+        return next((pod for pod in pods if pod.catalog.catalog.has(names)), None)
 
 
 def pattern_of(models: Sequence[str]) -> str:

@@ -43,6 +43,7 @@ from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, Po
 from gpugate.observability.history import History
 from gpugate.observability.log import log_crash
 from gpugate.ollama.catalog_refresher import CatalogRefresher
+from gpugate.ollama.routes import WakePaths
 from gpugate.operation.wake_rules import wake_policy
 from gpugate.provider_api import Provider
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
@@ -135,6 +136,8 @@ class PodBuilder:
             client=client,
             pools=pools,
             forwarder=Forwarder(lifecycle, Relay(), pools, rewrites=pod.pod.speaks_ollama),
+            speaks_ollama=pod.pod.speaks_ollama,
+            extra_paths=WakePaths.of(pod.pod.extra_paths),
         )
 
     def _provider(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Set
+from functools import partial
 from types import SimpleNamespace
 from typing import cast
 
@@ -13,6 +14,7 @@ from attrs import frozen
 from gpugate.config.schema import PodSettings
 from gpugate.errors import PathNotFound
 from gpugate.fleet import MAX_REMEMBERED, Fleet, FleetPod, pattern_of
+from gpugate.ollama.routes import WakePaths, match_route
 
 
 @frozen
@@ -26,11 +28,19 @@ class Remembered:
         return not names.isdisjoint(self.names)
 
 
-def pod(name: str, *models: str, has: Set[str] = frozenset()) -> FleetPod:
+def pod(
+    name: str, *models: str, has: Set[str] = frozenset(), engine: str = "ollama", extra: str = "/score"
+) -> FleetPod:
     """A pod with these patterns, whose catalogue has these models; nothing else of it is asked."""
-    settings = PodSettings(name=name, models=models)
-    catalog = SimpleNamespace(catalog=Remembered(has))
-    return cast(FleetPod, SimpleNamespace(name=name, settings=settings, catalog=catalog))
+    made = SimpleNamespace(
+        name=name,
+        settings=PodSettings(name=name, models=models),
+        catalog=SimpleNamespace(catalog=Remembered(has)),
+        speaks_ollama=engine == "ollama",
+        extra_paths=WakePaths.of([extra]),
+    )
+    made.has_path = partial(FleetPod.has_path, cast(FleetPod, made))
+    return cast(FleetPod, made)
 
 
 def test_one_pod_serves_everything():
@@ -106,3 +116,29 @@ def test_models_without_end():
 def test_pattern(pattern, model, matches):
     """Only `*` and `?` are wild."""
     assert matches is (re.fullmatch(pattern_of([pattern]), model) is not None)
+
+
+EXTRA = WakePaths.of(["/score", "/tokenize"])
+
+
+@pytest.mark.parametrize(
+    ("path", "model", "name"),
+    [
+        ("/api/chat", None, "home"),
+        ("/api/chat", "never-heard-of", "home"),
+        ("/api/chat", "both:1b", "home"),
+        ("/api/chat", "Qwen/7B", "fast"),
+        ("/api/chat", "own:1b", "fast"),
+        ("/v1/chat/completions", None, "fast"),
+        ("/v1/chat/completions", "both:1b", "fast"),
+        ("/tokenize", None, "home"),
+        ("/tokenize", "Qwen/7B", "fast"),
+        ("/tokenize", "never-heard-of", "home"),
+        ("/score", None, "fast"),
+    ],
+)
+def test_other_engines(path: str, model: str | None, name: str):
+    """A path that not every pod has is one more reason, behind the patterns."""
+    fast = pod("fast", "Qwen/*", has={"both:1b", "own:1b"}, engine="openai")
+    fleet = Fleet([fast, pod("home", has={"both:1b"}, extra="/tokenize")])
+    assert name == fleet.pod_for(model, match_route("POST", path, extra_paths=EXTRA)).name

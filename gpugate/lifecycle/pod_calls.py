@@ -297,6 +297,8 @@ class OpenAIPodClient(HttpPodClient):
         """Return False: it cannot be told."""
         return False
 
+    partly_on_cpu = on_cpu
+
     async def installed(self, endpoint: Endpoint) -> frozenset[str]:
         """Return no model: nothing is pulled, so nobody needs to know."""
         return frozenset()

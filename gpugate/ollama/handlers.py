@@ -104,10 +104,8 @@ class OllamaHandlers:
             pod = self._fleet.pod_for(None if body is None else body.routing_model, route)
         if self._fleet.only is None:
             context.pod = pod.name
-        if not pod.has_path(route) and (route.kind is not RouteKind.METADATA or route.api == "show"):
-            if route.is_native and body is not None and body.fields.model is not None:
-                raise ModelNotFound(body.fields.model)
-            raise PathNotFound
+        if (route.is_extra or self._fleet.has_other_engines) and not pod.has_path(route):
+            _refuse_path(route, body)
         return pod
 
     # --- what wakes the pod -------------------------------------------------------------------
@@ -228,7 +226,7 @@ class OllamaHandlers:
             return _respond(context, await self._list_of_all(route.api))
         path, pod = route.upstream_path, self._pod_for(context, route, body)
         trouble = ""
-        if pod.has_path(route) and (serving := pod.lifecycle.serving) is not None:
+        if (pod.speaks_ollama or not route.is_native) and (serving := pod.lifecycle.serving) is not None:
             key = cache_key(context.method, path, body)
             capture = partial(_store, pod, key) if key is not None else None
             try:
@@ -296,6 +294,18 @@ class OllamaHandlers:
         )
 
     async def _nothing(self, context: RequestContext, route: Route) -> web.StreamResponse:
+        raise PathNotFound
+
+
+def _refuse_path(route: Route, body: OllamaBody | None) -> None:
+    """Refuse what the pod's engine does not have; lists of models and versions are answered all the same.
+
+    Raises:
+        ModelNotFound, PathNotFound
+    """
+    if route.is_native and body is not None and body.fields.model is not None:
+        raise ModelNotFound(body.fields.model)
+    if route.kind is not RouteKind.METADATA:
         raise PathNotFound
 
 

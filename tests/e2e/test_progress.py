@@ -104,8 +104,9 @@ async def test_off(opened, cloud):
     assert b"thinking" not in (await (await opened()).chat()).body
 
 
-async def test_a_quick_refusal(telling: House):
+async def test_a_quick_refusal(telling: House, monkeypatch: pytest.MonkeyPatch):
     """Keeps its status: nothing has been sent by then."""
+    monkeypatch.setattr(heartbeat, "LOOK_EVERY_S", SOON)
     telling.cloud.fail("start", NoCapacity("none free"))
     assert 503 == (await telling.chat()).status
 
