@@ -149,7 +149,9 @@ class Reader:
     def endpoints(self, pod_id: str) -> dict[str, Endpoint]:
         """Composed, not asked for: RunPod's proxy knows a pod by its id (docs/providers.md#runpod-proxy)."""
         ports = {"ollama": self.config.ollama_port, "comfyui": self.config.comfyui_port}
-        return {name: Endpoint(self.config.url(pod_id, port)) for name, port in ports.items()}
+        return {
+            name: Endpoint(self.config.url(pod_id, port), self.config.headers) for name, port in ports.items()
+        }
 
     def unreachable_port(self, shown: Shown) -> str | None:
         """Why Ollama can never be reached through RunPod's proxy, if so: its edge answers 404 for ever."""

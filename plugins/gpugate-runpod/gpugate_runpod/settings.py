@@ -48,6 +48,12 @@ def _is_pod_id(_: object, __: Attribute[str], value: str) -> None:
         raise ValueError("must be a pod's id, such as k3x9v2m7q1, as RunPod shows it under the pod's name")
 
 
+def _are_headers(_: object, __: Attribute[dict[str, str]], value: dict[str, str]) -> None:
+    for name, content in value.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(r"[\r\n\0]", content):
+            raise ValueError("must be a table of header names and one-line values")
+
+
 def _is_name(_: object, __: Attribute[str], value: str) -> None:
     if not NAME.fullmatch(value):
         raise ValueError("must be 1 to 32 of a-z, 0-9 and -, such as home")
@@ -88,6 +94,9 @@ class RunPodConfig:
     ollama_port: int = _key(11434, "inside the pod, exposed as HTTP", _is_port)
     comfyui_port: int = _key(8188, "inside the pod, exposed as HTTP", _is_port)
     timeout: Duration = _key(10.0, "of one API call", _is_positive)
+    headers: dict[str, str] = _key(
+        Factory(dict), "sent to the pod's services, such as the key of its engine", _are_headers, repr=False
+    )
     mode: Literal["fixed", "ephemeral"] = _key(
         "fixed", '"ephemeral": create a pod for each session and delete it; the keys below are for it'
     )
@@ -166,5 +175,5 @@ class RunPodConfig:
     def secrets(self) -> tuple[str, ...]:
         """What must never be shown, longest first."""
         short = 4  # "1" or "true" as a variable's value is no secret, and would blot out half a message
-        values = [self.api_key, *(value for value in self.env.values() if len(value) >= short)]
-        return tuple(sorted(filter(None, values), key=len, reverse=True))
+        shared = [value for value in (*self.env.values(), *self.headers.values()) if len(value) >= short]
+        return tuple(sorted(filter(None, [self.api_key, *shared]), key=len, reverse=True))

@@ -234,3 +234,17 @@ def test_a_tunnel_of_ones_own() -> None:
         assert Phase.PROVISIONING is (await house.provider.start()).phase
 
     play(scenario, FIXED, start=False)
+
+
+def test_the_key_of_an_engine() -> None:
+    """Sent to each service of the pod, never shown, and never a line of its own."""
+    key = {"Authorization": "Bearer key-of-the-engine"}
+    config = RunPodConfig(api_key="k", pod_id="p", headers=key)
+    shown = Shown.of(POD)
+    assert shown is not None
+    report = Reader(config).report(shown, 0.0)
+    assert [key, key] == [dict(endpoint.headers) for endpoint in report.endpoints.values()]
+    assert "key-of-the-engine" not in repr(config)
+    assert "Bearer key-of-the-engine" in config.secrets
+    with pytest.raises(ValueError, match="header names"):
+        RunPodConfig(api_key="k", headers={"A": "x\r\nB: y"})
