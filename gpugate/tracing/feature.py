@@ -44,6 +44,7 @@ _STEPS: Mapping[StateName, str] = {
     StateName.VERIFYING_START: "verify the start",
     StateName.PROVISIONING: "boot",
     StateName.WARMING: "warm up",
+    StateName.PULLING: "pull",
     StateName.PRELOADING: "preload",
 }
 """The spans of a start, by the state in which each passes."""

@@ -9,11 +9,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gpugate.core.events import Cause
-from gpugate.core.states import StateName, Status
+from gpugate.core.states import STATUS, StateName, Status
 from gpugate.errors import QueueTimeout
 from gpugate.lifecycle.lease import Lease
 from gpugate.lifecycle.status import ProviderCalled, RequestWaited, StateChanged
-from gpugate.tracing.feature import Tracing
+from gpugate.tracing.feature import _STEPS, Tracing
 from tests.billing.ledger_house import BEGINNING as AT
 
 
@@ -114,3 +114,9 @@ def test_a_start_without_a_request(traced: Traced) -> None:
     assert {"start", "call the provider"} == set(names)
     assert names["start"].parent is None
     assert not names["start"].status.is_ok
+
+
+def test_each_state_of_a_start_is_a_step() -> None:
+    """In any other state the start is over: one without a step would end it as failed."""
+    starting = {state for state, status in STATUS.items() if status in (Status.STARTING, Status.WARMING)}
+    assert starting == set(_STEPS)
