@@ -19,19 +19,8 @@ from gpugate_slurm.settings import SlurmConfig
 
 LARGEST_OUTPUT = 8 * 1024 * 1024
 NOT_FOUND = 127
-_PASSED_ON = (
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "TZ",
-    "LD_LIBRARY_PATH",
-    "MODULEPATH",
-    "MODULESHOME",
-)
-"""sbatch gives its environment to the job: the gateway's secrets must not be in it."""
+PASSED_ON = "PATH,HOME,USER,LOGNAME,SHELL,LANG,LC_ALL,TZ,LD_LIBRARY_PATH,MODULEPATH,MODULESHOME"
+"""What a job gets of the gateway's environment: sbatch would give it all, the gateway's secrets too."""
 _TIMES = {"SLURM_TIME_FORMAT": "%s"}
 
 
@@ -44,15 +33,25 @@ class Output:
     err: str
 
 
+class CommandLost(Exception):
+    """A command was begun, and it is not known what came of it."""
+
+
 class Runner(Protocol):
-    """Runs commands somewhere."""
+    """Runs commands somewhere.
+
+    Attributes:
+        where: for messages.
+        export: which variables a job gets of those that sbatch has there; empty: all.
+    """
 
     where: str
+    export: str
 
     async def run(
         self, words: Sequence[str], *, stdin: str = "", env: Mapping[str, str] | None = None
     ) -> Output:
-        """Run it. Raises: Transient, it cannot be run now; Misconfigured; AuthFailed; TimeoutError."""
+        """Run it. Raises: CommandLost; Transient, it cannot be run now; Misconfigured; AuthFailed."""
         ...
 
 
@@ -60,12 +59,13 @@ class LocalRunner:
     """Runs commands as processes of the gateway's user."""
 
     where = "here"
+    export = PASSED_ON
 
     async def run(
         self, words: Sequence[str], *, stdin: str = "", env: Mapping[str, str] | None = None
     ) -> Output:
         """Run a command; a cancelled one is killed."""
-        passed = {name: value for name, value in os.environ.items() if name in _PASSED_ON or _is_slurms(name)}
+        passed = {name: value for name, value in os.environ.items() if not name.startswith("GPUGATE_")}
         try:
             process = await asyncio.create_subprocess_exec(
                 *words,
@@ -99,10 +99,6 @@ def _home() -> str:
     return home if os.path.isdir(home) else "/"
 
 
-def _is_slurms(name: str) -> bool:
-    return name == "SLURM_CONF" or name.startswith("LC_")
-
-
 class CommandClient:
     """sbatch, squeue and scancel. Each method raises `ProviderError`s only."""
 
@@ -125,6 +121,8 @@ class CommandClient:
     async def submit(self, request: JobRequest) -> str:
         """Submit a job and return its id. Ambiguous: it may have been submitted."""
         words = ["sbatch", "--parsable", f"--job-name={request.name}", f"--comment={request.comment}"]
+        if self._runner.export and "export" not in request.options:
+            words.append(f"--export={self._runner.export}")
         output = await self._run(words, stdin=request.script, lost=Ambiguous)
         if output.code:
             raise refusal_of(output.err, submission=True, default=Misconfigured)
@@ -156,13 +154,15 @@ class CommandClient:
         env: Mapping[str, str] | None = None,
         lost: type[ProviderError] = Transient,
     ) -> Output:
-        """Run a command within `timeout`; `lost` is raised if it does not end in time."""
+        """Run a command within `timeout`; `lost` is raised if its end is not seen."""
         limit = self._config.timeout
         try:
             async with asyncio.timeout(limit):
                 output = await self._runner.run(words, stdin=stdin, env=env)
         except TimeoutError as error:
             raise lost(f"{words[0]} did not end within {limit:g} s") from error
+        except CommandLost as error:
+            raise lost(f"{words[0]} {self._runner.where}: {error}") from error
         if output.code == NOT_FOUND:
             missing = f"there is no program {words[0]} {self._runner.where}"
             raise Misconfigured(f"{missing}: set providers.slurm.rest_url or providers.slurm.ssh")

@@ -40,6 +40,9 @@ _SHORT = {
     "-D": "chdir",
     "-G": "gpus",
 }
+_MODULES = """command -v module > /dev/null || . /etc/profile
+module load {}
+"""
 FLAGS = frozenset({"no-requeue", "requeue", "exclusive", "contiguous", "overcommit", "hold"})
 
 
@@ -123,7 +126,7 @@ def _watched(config: SlurmConfig, port: int, start: str) -> str:
     Slurm ends whatever the job has started.
     """
     silence = max(1, round(config.orphan_after))
-    modules = f"module load {' '.join(config.modules)}\n" if config.modules else ""
+    modules = _MODULES.format(" ".join(config.modules)) if config.modules else ""
     return f"""
 # Made by gpugate. It ends itself when no gateway has sent it the signal {SIGN_OF_LIFE} for {silence} s.
 gpugate_heard=$SECONDS

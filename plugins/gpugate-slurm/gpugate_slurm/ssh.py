@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpugate import AuthFailed, Misconfigured, ProviderError, Transient
 from gpugate.tasks import spawn
-from gpugate_slurm.commands import Output, shell_line
+from gpugate_slurm.commands import CommandLost, Output, shell_line
 from gpugate_slurm.settings import SlurmConfig
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def _library() -> Any:
         import asyncssh
     except ImportError as error:
         raise Misconfigured("providers.slurm.ssh needs asyncssh: pip install 'gpugate-slurm[ssh]'") from error
+    asyncssh.set_log_level("WARNING")  # it would tell of each command
     return asyncssh
 
 
@@ -36,6 +37,8 @@ def _path(text: str) -> str:
 
 class SshConnection:
     """A connection that is made when it is needed, and again when it was lost."""
+
+    export = ""
 
     def __init__(self, config: SlurmConfig) -> None:
         self._config = config
@@ -55,9 +58,9 @@ class SshConnection:
             if isinstance(error, library.ChannelOpenError):
                 raise Transient(f"{self.where}: {words[0]} cannot be run ({error.reason})") from error
             self._drop()
-            raise TimeoutError(f"the connection was lost ({type(error).__name__})") from error
+            raise CommandLost(f"the connection was lost ({type(error).__name__})") from error
         if done.exit_status is None:
-            raise TimeoutError("the connection was lost before the command had ended")
+            raise CommandLost("the connection was lost before its end")
         return Output(int(done.exit_status), str(done.stdout or ""), str(done.stderr or ""))
 
     async def connected(self) -> asyncssh.SSHClientConnection:

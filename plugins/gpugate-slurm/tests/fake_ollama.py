@@ -17,7 +17,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         told = {
-            "/api/version": {"version": "0.30.0", "host": os.environ.get("OLLAMA_HOST")},
+            "/api/version": {
+                "version": "0.30.0",
+                "host": os.environ.get("OLLAMA_HOST"),
+                "env": [*os.environ],
+            },
             "/api/tags": {"models": [MODEL]},
             "/api/ps": {"models": []},
         }

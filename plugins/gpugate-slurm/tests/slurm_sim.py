@@ -264,6 +264,7 @@ class SimRunner:
     """
 
     where = "on a simulated login node"
+    export = ""
 
     def __init__(self, sim: SlurmSim) -> None:
         self.sim = sim

@@ -47,23 +47,19 @@ def client(**settings: Any) -> CommandClient:
 
 
 async def test_no_secret_gets_into_a_job(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sbatch passes its environment on: the gateway's is not in it, SLURM_CONF is."""
+    """sbatch is told which variables to pass on, and never sees gpugate's own; a template's --export wins."""
     monkeypatch.setenv("GPUGATE_AUTH__SECRET", "hunter2")
-    monkeypatch.setenv("SOME_API_KEY", "hunter3")
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    seen = here / "seen"
-    program(
-        here,
-        "sbatch",
-        f"import os, sys\nopen({str(seen)!r}, 'w').write(str([*os.environ]) + sys.stdin.read())\n"
-        "print('17;c')",
-    )
+    monkeypatch.setenv("SITE_VARIABLE", "of a wrapper of sbatch")
+    seen, job = here / "seen", here / "job.sh"
+    told = "f'{[*os.environ]} {sys.argv} {sys.stdin.read()}'"
+    program(here, "sbatch", f"import os, sys; open({str(seen)!r}, 'w').write({told}); print('17;cluster')")
     assert "17" == await client().submit(job_request(SlurmConfig(), "main", 20001))
     told = seen.read_text()
-    assert "SLURM_CONF" in told
-    assert "gpugate_heard" in told
-    assert "GPUGATE_AUTH__SECRET" not in told
-    assert "SOME_API_KEY" not in told
+    assert all(word in told for word in ("SITE_VARIABLE", "gpugate_heard", "--export=PATH,HOME,"))
+    assert "GPUGATE_" not in told
+    job.write_text("#SBATCH --export=ALL\n{command}\n")
+    await client().submit(job_request(SlurmConfig(template=str(job)), "main", 20001))
+    assert "'--export=" not in seen.read_text()
 
 
 async def test_a_command_that_hangs(here: Path) -> None:

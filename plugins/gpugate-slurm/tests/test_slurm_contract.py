@@ -96,6 +96,7 @@ class TestCommands(_AtSlurm):
     def blind_provider(self, config: SlurmConfig, session: Any) -> Provider:
         class Cut:
             where = "nowhere"
+            export = ""
 
             async def run(self, *_: object, **__: object) -> None:
                 raise Transient("login.example.org cannot be reached by ssh (OSError)")

@@ -89,8 +89,11 @@ async def version_at(provider: Slurm, report: PodReport) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_life(slurm: RealSlurm, make: Callable[..., Slurm], way: str) -> None:
+async def test_a_life(
+    slurm: RealSlurm, make: Callable[..., Slurm], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Submitted once, it runs, answers at its port, and is cancelled; the times are Slurm's own."""
+    monkeypatch.setenv("SOME_API_KEY", "of the gateway's environment")
     provider = make(way)
     assert Phase.STOPPED is (await provider.inspect()).phase
     started = await provider.start()
@@ -98,6 +101,7 @@ async def test_a_life(slurm: RealSlurm, make: Callable[..., Slurm], way: str) ->
     assert started.pod_id == again.pod_id
     running = await until(provider, Phase.RUNNING)
     told = await version_at(provider, running)
+    assert "SOME_API_KEY" not in told["env"]
     shown = slurm.show(running.pod_id or "")
     port = (
         provider.config.port or int(shown["Comment"].partition("port=")[2] or 0) or told["host"].split(":")[1]

@@ -53,7 +53,7 @@ def test_all_settings() -> None:
     )
     options = ("gres=gpu:a100:2", "partition=a100", "account=lab", "time=11")
     assert all(f"#SBATCH --{option}\n" in made.script for option in options)
-    assert "module load cuda/12 ollama\n" in made.script
+    assert "command -v module > /dev/null || . /etc/profile\nmodule load cuda/12 ollama\n" in made.script
     assert "apptainer exec --nv '/shared/my images/ollama.sif' ollama serve " in made.script
     assert "--name=\"$SLURMD_NODENAME\" --port=20001 'it'\"'\"'s' &\n" in made.script
 
