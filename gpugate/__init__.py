@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Transient,
     )
     from gpugate.provider_api import (
+        ActiveRole,
         Capabilities,
         Charge,
         Duration,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "ActiveRole",
     "Ambiguous",
     "AuthFailed",
     "Blocked",

@@ -24,7 +24,8 @@ GateError                       what a client is told: `code`, `retry_after_s`, 
 │   ├── BudgetExceeded
 │   ├── WakeDenied              a wake rule forbids the start; the message names it
 │   ├── ProviderUnavailable
-│   └── ShuttingDown
+│   ├── ShuttingDown
+│   └── StandingBy              another gateway is the active one
 ├── UpstreamError
 │   ├── UpstreamBroken
 │   │   └── EdgeOutage          the provider's edge answers for a pod that it cannot reach
@@ -246,6 +247,13 @@ class ShuttingDown(PodError):
 
     code = "SHUTTING_DOWN"
     default_message = "the gateway is shutting down"
+
+
+class StandingBy(PodError):
+    """Another gateway is the active one."""
+
+    code = "STANDBY"
+    default_message = "another gateway is the active one; this one stands by"
 
 
 class UpstreamError(GateError):

@@ -162,11 +162,12 @@ class Gateway:
         )
         _log.info("listening", host=", ".join(server.host), port=self.port)
 
-    async def close(self) -> bool:
+    async def close(self, *, keep: bool = False) -> bool:
         """Reject new requests, let running responses have their grace, stop the pod or keep it, end
         everything.
 
-        Returns False when a stop could not be confirmed in time.
+        `keep`: the pod is another gateway's from now on, whatever `server.on_exit` says. Returns False when a
+        stop could not be confirmed in time.
         """
         server = self.settings.server
         if self._listener is not None:
@@ -175,7 +176,8 @@ class Gateway:
             spawn(feature.drain(server.shutdown_grace), "feature:drain", on_crash=log_crash)
             for feature in self._started
         ]
-        confirmed = await asyncio.gather(*(self._close_pod(pod) for pod in self.base.fleet))
+        keep = keep or server.on_exit == "keep"
+        confirmed = await asyncio.gather(*(self._close_pod(pod, keep) for pod in self.base.fleet))
         if drains:
             await asyncio.wait(drains)
         for feature in reversed(self._started):
@@ -186,9 +188,8 @@ class Gateway:
         await self.base.resources.aclose()
         return all(confirmed)
 
-    async def _close_pod(self, pod: FleetPod) -> bool:
+    async def _close_pod(self, pod: FleetPod, keep: bool) -> bool:
         """Stop or keep one pod, and tell what became of it; return False when its stop is not confirmed."""
-        keep = self.settings.server.on_exit == "keep"
         confirmed = await self.base.fleet.close(pod, keep=keep, stop_wait_s=self.settings.server.stop_wait)
         name = {} if self.base.fleet.only is not None else {"pod": pod.name}
         if not confirmed:

@@ -234,6 +234,36 @@ class Capabilities:
     can_overlap: bool = False
 
 
+class ActiveRole(ABC):
+    """The role of the active one among several gateways, as a provider keeps it (docs/api.md#two-gateways).
+
+    Attributes:
+        duration_s: who has not confirmed the role for so long has lost it.
+        holder: who has it, for people; empty where that is not known.
+        is_awaited: another gateway stands by.
+    """
+
+    duration_s: float
+    holder: str = ""
+    is_awaited: bool = False
+
+    @abstractmethod
+    async def take(self) -> bool:
+        """Take the role if it is free, confirm it if it is ours; return whether it is ours now. One try.
+
+        Raises:
+            ProviderError: it is not known; what was ours stays so until `duration_s` is over.
+        """
+
+    @abstractmethod
+    async def give_back(self) -> None:
+        """Let another gateway take it at once, if it is ours. Raises ProviderError."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of what this object holds."""
+
+
 @frozen
 class NoConfig:
     """The configuration of a provider that needs none."""
@@ -276,6 +306,11 @@ class Provider(ABC):
     def chooses_gpu(cls, config: Any) -> bool:
         """Whether `start` takes the cheapest GPU with `needed_gpu_bytes`; then some size must be known."""
         return False
+
+    @classmethod
+    def active_role(cls, config: Any) -> ActiveRole | None:
+        """Return the role that this gateway has to have before it serves; None: it is the only one."""
+        return None
 
     @classmethod
     async def list_choices(

@@ -91,7 +91,10 @@ RULES: Mapping[str, May] = {
         {"core", "lifecycle", "ollama", "proxy", *BASE}, {"attrs", "aiohttp", "opentelemetry", "structlog"}
     ),
     "operation": May(
-        {"api", "billing.reports", "bot.notifier", "config", "core", "lifecycle", "proxy", *BASE},
+        {
+            *("api", "billing.reports", "bot.notifier", "config", "core", "lifecycle", "observability"),
+            *("proxy", *BASE),
+        },
         {"attrs", "aiohttp", "structlog", "croniter", "apprise"},
     ),
     "dashboard": May({"api", "proxy"}, {"aiohttp"}),

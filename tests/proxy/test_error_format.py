@@ -98,6 +98,7 @@ class TestStatus:
             ("PROVIDER_UNAVAILABLE", 503),
             ("BUDGET_EXCEEDED", 402),
             ("SHUTTING_DOWN", 503),
+            ("STANDBY", 503),
             ("UPSTREAM_ERROR", 502),
             ("UPSTREAM_TIMEOUT", 504),
             ("POD_BUSY", 409),

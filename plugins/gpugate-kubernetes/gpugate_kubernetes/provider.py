@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from attrs import evolve
 
-from gpugate import Capabilities, Misconfigured, PodReport, Provider
+from gpugate import ActiveRole, Capabilities, Misconfigured, PodReport, Provider
 from gpugate_kubernetes.cluster import Cluster
 from gpugate_kubernetes.ephemeral import EphemeralPods
 from gpugate_kubernetes.places import Places
 from gpugate_kubernetes.reports import Reporter
+from gpugate_kubernetes.role import LeaseRole
 from gpugate_kubernetes.scaled import ScaledWorkload
 from gpugate_kubernetes.settings import KubernetesConfig
 
@@ -53,6 +54,11 @@ class Kubernetes(Provider):
         if self.config.mode == "ephemeral":
             return EphemeralPods(self.config, self.cluster, reporter, self.pod_name)
         return ScaledWorkload(self.config, self.cluster, reporter)
+
+    @classmethod
+    def active_role(cls, config: KubernetesConfig) -> ActiveRole | None:
+        """The Lease, if there is to be one."""
+        return LeaseRole(config) if config.lease else None
 
     async def start(self) -> PodReport:
         """Ask for a replica, or make a Pod or Job; see the port for what is promised and raised."""
