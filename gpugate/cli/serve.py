@@ -8,26 +8,23 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Coroutine
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gpugate.cli.ending import Ending
 from gpugate.cli.errors import CliError
 from gpugate.cli.service_manager import ServiceManager
 from gpugate.cli.settings import settings_for_serving
 from gpugate.config import Settings, SourcedValue, provider_config
+from gpugate.errors import SettingsError
 from gpugate.lifecycle.state_dir import StateDirLocked, lock
 from gpugate.proxy.addresses import CannotListen
 from gpugate.signals import ENDING, handled
 
 if TYPE_CHECKING:
-    from gpugate.gateway import Gateway
     from gpugate.provider_api import ActiveRole
 
 _FLAGS = {"host": "server.host", "port": "server.port", "provider": "pod.provider"}
-
-HANG_UP_S = 1.0
-"""A closed terminal sends SIGHUP twice, from the shell and from the kernel; within this time it is one."""
 
 
 def serve(args: Namespace) -> int:
@@ -69,8 +66,11 @@ def _active_role(settings: Settings) -> ActiveRole | None:
 
     for pod in settings.pods:
         for name in pod.pod.provider:
-            provider = find(name)
-            role = provider.active_role(provider_config(settings, name, provider.Config, pod))
+            try:
+                provider = find(name)
+                role = provider.active_role(provider_config(settings, name, provider.Config, pod))
+            except SettingsError:
+                continue  # told when the gateway is built
             if role is not None:
                 return role
     return None
@@ -81,13 +81,19 @@ def _warn(text: str) -> None:
 
 
 def _run(settings: Settings, reread: Callable[[], Settings] | None, role: ActiveRole | None = None) -> int:
-    from gpugate.proxy.listening import SelfCheckFailed, raise_file_limit  # it imports aiohttp: only now
+    from gpugate.proxy.listening import SelfCheckFailed  # it imports aiohttp: only now
 
-    raise_file_limit()
     try:
-        return _runner()(_serve(settings, reread, role))
+        return _run_loop(settings, reread, role)
     except (CannotListen, SelfCheckFailed) as error:
         raise CliError(str(error)) from error
+
+
+def _run_loop(settings: Settings, reread: Callable[[], Settings] | None, role: ActiveRole | None) -> int:
+    from gpugate.proxy.listening import raise_file_limit
+
+    raise_file_limit()
+    return _runner()(_serve(settings, reread, role))
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
@@ -97,32 +103,6 @@ def _runner() -> Callable[[Coroutine[Any, Any, int]], int]:
     except ImportError:
         return asyncio.run
     return uvloop.run
-
-
-class Ending:
-    """What signals ask for.
-
-    Attributes:
-        asked: set by a signal, and by a failure of the gateway.
-        gateway: the one that runs; a second signal ends its grace.
-    """
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.gateway: Gateway | None = None
-        self._loop = asyncio.get_running_loop()
-        self._hung_up_at = -inf
-
-    def on_signal(self, number: int) -> None:
-        """Take a signal."""
-        now, last = self._loop.time(), self._hung_up_at
-        if number == signal.SIGHUP:
-            self._hung_up_at = now
-            if now - last < HANG_UP_S:
-                return
-        if self.asked.is_set() and self.gateway is not None:
-            self.gateway.abort()
-        self.asked.set()
 
 
 async def _serve(settings: Settings, reread: Callable[[], Settings] | None, role: ActiveRole | None) -> int:

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from attrs import evolve
 
 from gpugate.app import build
+from gpugate.cli.ending import Ending
 from gpugate.cli.service_manager import ServiceManager
 from gpugate.config import Settings
 from gpugate.lifecycle.state_dir import StateDirLocked, lock
@@ -20,9 +21,6 @@ from gpugate.operation.role_keeper import RoleKeeper
 from gpugate.provider_api import ActiveRole
 from gpugate.proxy.standby import StandbyServer
 from gpugate.tasks import spawn
-
-if TYPE_CHECKING:
-    from gpugate.cli.serve import Ending
 
 LOCK_PATIENCE_S = 1.0
 """How long the lock of the state folder is waited for: the other gateway has lost the role, and ends."""

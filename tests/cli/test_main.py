@@ -192,7 +192,7 @@ def _hanging_gateway() -> Iterator[str]:
 
 def fake_wiring(monkeypatch: pytest.MonkeyPatch, serve: Any) -> None:
     """Put a gateway that does as `serve` in the place of the real one."""
-    monkeypatch.setattr("gpugate.cli.serve._run_loop", lambda settings, _reread: serve(settings))
+    monkeypatch.setattr("gpugate.cli.serve._run_loop", lambda settings, *_: serve(settings))
 
 
 @pytest.fixture
