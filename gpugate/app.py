@@ -21,6 +21,7 @@ from attrs import evolve
 
 from gpugate.api.costs import CostApi
 from gpugate.api.events import SseBroadcaster
+from gpugate.api.generation import GenerationApi
 from gpugate.api.gpu import GpuApi
 from gpugate.api.telegram_webhook import TelegramWebhook
 from gpugate.billing.budget import BudgetLimits, BudgetMonitor
@@ -35,7 +36,6 @@ from gpugate.core.request_queue import BodyBudget, BudgetVerdict
 from gpugate.dashboard.feature import dashboard_routes
 from gpugate.fleet import Fleet, FleetPod
 from gpugate.gateway import CallbackFeature, Feature, Gateway, Infrastructure, ignore_event
-from gpugate.generation.fantasy import FantasyService
 from gpugate.generation.feature import generation_api
 from gpugate.generation.workflows import Workflows
 from gpugate.generation.workflows import load as load_workflows
@@ -225,7 +225,8 @@ async def _features(
     pods = [pod.name for pod in settings.named_pods]
     cost_api = CostApi(costs, reconciler, settings.cost.monthly_budget, pods)
     reloader.appliers.append(partial(_apply, fleet, cost_api))
-    notices = Notices(base.events, costs, settings.cost.currency, partial(_user_of, base), log_crash)
+    user_of, several = partial(_user_of, base), fleet.only is None
+    notices = Notices(base.events, costs, settings.cost.currency, user_of, log_crash, several)
     reloader.appliers.append(lambda new: notices.replace(new.notify))
     generation = generation_api(settings, workflows, fleet=fleet, session=base.session)
     hub = SseBroadcaster({pod.name: pod.lifecycle for pod in fleet})
@@ -247,7 +248,7 @@ async def _features(
             routes=metrics.routes, on_event=metrics.on_event, start=metrics.start, aclose=metrics.aclose
         ),
         *(_dead_man_switch(pod) for pod in fleet),
-        _telegram(base, generation.fantasies, costs, reloader),
+        _telegram(base, generation, costs, reloader),
     ]
 
 
@@ -324,21 +325,28 @@ def _tracing(base: Infrastructure) -> Tracing | None:
 
 
 def _telegram(
-    base: Infrastructure, fantasies: FantasyService, costs: CostQueries, reloader: Reloader
+    base: Infrastructure, generation: GenerationApi, costs: CostQueries, reloader: Reloader
 ) -> Feature:
     if not base.settings.bot.enabled:
         return CallbackFeature(routes=TelegramWebhook(None, _refuse_update).routes)
-    from gpugate.bot.feature import TelegramFeature  # its imports take time and memory
+    from gpugate.bot.fantasy_job import FantasyJob  # these imports take time and memory
+    from gpugate.bot.feature import TelegramFeature
 
-    first = base.fleet.first
+    fantasies, pictures = generation.fantasies, generation.picture_pod
+    pod = base.fleet.pod_for(fantasies.stories.vision)
     feature = TelegramFeature(
         base.settings,
-        lifecycle=first.lifecycle,
+        pods={one.name: one.lifecycle for one in base.fleet},
         session=base.session,
-        fantasies=fantasies,
+        fantasy_job=FantasyJob(
+            pod.lifecycle,
+            fantasies,
+            log_crash,
+            pod.require,
+            pictures.lifecycle if pictures is not pod else None,
+        ),
         costs=costs,
         user_of=partial(_user_of, base),
-        require=first.require,
         state=base.state,
     )
     reloader.appliers.append(lambda new: feature.replace(new.bot))

@@ -7,7 +7,7 @@ second message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from gpugate.bot import messages
 from gpugate.bot.confirmations import Action, Confirmations
 from gpugate.bot.fantasy_job import FantasyJob
 from gpugate.bot.intents.commands import parse_command
+from gpugate.bot.intents.keywords import pod_named
 from gpugate.bot.intents.model import Intent, IntentParser, ParsedBy, ParsedIntent, Period
 from gpugate.bot.messenger import Button, Chat, IncomingMessage
 from gpugate.core.states import Status
@@ -72,13 +73,14 @@ class Assistant:
     """Answers messages.
 
     Attributes:
-        waiter: a listener of the same lifecycle.
+        pods: the lifecycles by name, in the file's order.
+        waiter: a listener of their events.
         ask_above_rate: a start that costs more per hour, or an unknown rate, is confirmed first; 0: never.
         notified: chats that get notifications anyway, so that a stop is not reported twice.
         version: of the gateway, for /health.
     """
 
-    lifecycle: Lifecycle
+    pods: Mapping[str, Lifecycle]
     waiter: EventWaiter
     costs: CostQueries
     fantasy_job: FantasyJob
@@ -109,7 +111,8 @@ class Assistant:
         elif incoming.photo is not None and not incoming.text.strip():
             await self._fantasy(incoming, chat, "")
         else:
-            await self._act(await self._parse(incoming, chat), incoming, chat)
+            pod, text = pod_named(incoming.text, self.pods if len(self.pods) > 1 else ())
+            await self._act(await self._parse(text, chat), pod, incoming, chat)
 
     async def _send_last(self, chat: Chat, text: str) -> None:
         """Send the end of a failed answer, even to a messenger that fails itself."""
@@ -120,31 +123,35 @@ class Assistant:
 
     # --- intents --------------------------------------------------------------------------------
 
-    async def _parse(self, incoming: IncomingMessage, chat: Chat) -> ParsedIntent:
-        command = parse_command(incoming.text)
+    async def _parse(self, text: str, chat: Chat) -> ParsedIntent:
+        command = parse_command(text)
         if command is not None:
             return command
-        if not incoming.text.strip():  # a sticker, a voice message: nothing that a model could read
+        if not text.strip():  # a sticker, a voice message: nothing that a model could read
             return ParsedIntent(intent=Intent.UNRECOGNISED)
         await chat.show_typing()
-        return await self.intent_parser.parse(incoming.text)
+        return await self.intent_parser.parse(text)
 
-    async def _act(self, parsed: ParsedIntent, incoming: IncomingMessage, chat: Chat) -> None:
+    async def _act(
+        self, parsed: ParsedIntent, named: str | None, incoming: IncomingMessage, chat: Chat
+    ) -> None:
         prefixed = _PrefixedChat(chat, self._note(parsed, incoming.chat))
         match parsed.intent:
             case Intent.POD_STATUS:
-                await prefixed.send_text(await self._status_text())
+                asked = self.pods if named is None else (named,)
+                await prefixed.send_text("\n".join([await self._status_text(pod) for pod in asked]))
             case Intent.POD_START:
-                await self._start(incoming, prefixed)
+                await self._start(named or next(iter(self.pods)), incoming, prefixed)
             case Intent.POD_STOP:
-                await self._stop(incoming, prefixed)
+                await self._stop(named or self._pod_to_stop(), incoming, prefixed)
             case Intent.COST_SUMMARY:
                 await prefixed.send_text(await self._cost_text(parsed.period))
             case Intent.HEALTH_CHECK:
                 trouble = self.intent_parser.trouble
-                await chat.send_text(messages.health(self.version, self.lifecycle.status_now(), trouble))
+                states = {pod: lifecycle.status_now() for pod, lifecycle in self.pods.items()}
+                await chat.send_text(messages.health(self.version, states, trouble))
             case Intent.FANTASY_GENERATE:
-                await self._fantasy(incoming, prefixed, parsed.prompt or incoming.text)
+                await self._fantasy(incoming, prefixed, incoming.text)
             case Intent.UNRECOGNISED if parsed.by is ParsedBy.COMMAND:
                 await chat.send_text(messages.HELP)
             case Intent.UNRECOGNISED if incoming.photo is not None:
@@ -174,55 +181,68 @@ class Assistant:
         else:
             await chat.send_text(messages.LEFT_AS_IT_IS)
 
-    # --- the pod --------------------------------------------------------------------------------
+    # --- the pods -------------------------------------------------------------------------------
 
-    async def _status(self) -> PodStatus | None:
+    def _named(self, pod: str, chat: Chat) -> Chat:
+        """Return a chat whose texts say which pod they are about, if there are several."""
+        return chat if len(self.pods) == 1 else _PodChat(chat, pod)
+
+    def _pod_to_stop(self) -> str:
+        """Return the pod that a stop without a name is for: the one that is on, else the first."""
+        running = [pod for pod, one in self.pods.items() if one.current_status not in (None, Status.STOPPED)]
+        return running[0] if len(running) == 1 else next(iter(self.pods))
+
+    async def _status(self, pod: str) -> PodStatus | None:
         """The pod's status; None while no inspection has succeeded."""
         try:
-            return await self.lifecycle.status(STATUS_TIMEOUT_S)
+            return await self.pods[pod].status(STATUS_TIMEOUT_S)
         except ProviderUnavailable:
             return None
 
-    async def _status_text(self) -> str:
-        status = await self._status()
-        return messages.NOT_KNOWN if status is None else messages.status(status, self.currency)
+    async def _status_text(self, pod: str) -> str:
+        status = await self._status(pod)
+        text = messages.NOT_KNOWN if status is None else messages.status(status, self.currency)
+        return text if len(self.pods) == 1 else f"{pod}: {text}"
 
-    async def _start(self, incoming: IncomingMessage, chat: Chat) -> None:
-        await self._status()
-        if self.lifecycle.current_status not in (Status.READY, *STARTING) and self._is_expensive():
-            await self._confirm_expensive(incoming, chat, self._start_now)
+    async def _start(self, pod: str, incoming: IncomingMessage, chat: Chat) -> None:
+        await self._status(pod)
+        if self.pods[pod].current_status not in (Status.READY, *STARTING) and self._is_expensive(pod):
+            await self._confirm_expensive(pod, incoming, chat, partial(self._start_now, pod))
         else:
-            await self._start_now(incoming, chat)
+            await self._start_now(pod, incoming, chat)
 
-    def _is_expensive(self) -> bool:
+    def _is_expensive(self, pod: str) -> bool:
         if not self.ask_above_rate:
             return False
-        rate = self.lifecycle.start_rate()
+        rate = self.pods[pod].start_rate()
         return rate is None or rate > self.ask_above_rate
 
-    async def _confirm_expensive(self, incoming: IncomingMessage, chat: Chat, action: Action) -> None:
+    async def _confirm_expensive(
+        self, pod: str, incoming: IncomingMessage, chat: Chat, action: Action
+    ) -> None:
         buttons = self._confirmations.create(incoming.chat, "Yes, start it", "No", action)
-        text = messages.confirm_expensive_start(self.lifecycle.start_rate(), self.currency)
-        await chat.send_text(text, buttons)
+        text = messages.confirm_expensive_start(self.pods[pod].start_rate(), self.currency)
+        await self._named(pod, chat).send_text(text, buttons)
 
-    async def _start_now(self, incoming: IncomingMessage, chat: Chat) -> None:
+    async def _start_now(self, pod: str, incoming: IncomingMessage, chat: Chat) -> None:
         """Start and acknowledge; send a second message when the pod is ready or the start has failed."""
-        status = self.lifecycle.status_now()
+        lifecycle, chat = self.pods[pod], self._named(pod, chat)
+        status = lifecycle.status_now()
         if status is not None and status.status is Status.READY:
             await chat.send_text(messages.already_running(status, self.currency))
             return
         began = asyncio.get_running_loop().time()
-        outcome = self.waiter.first_match(start_outcome)
+        outcome = self.waiter.first_match(of_pod(pod, start_outcome))
         try:
-            self.lifecycle.start(incoming.user, "telegram")
+            lifecycle.start(incoming.user, "telegram")
             if status is not None and status.status in STARTING:
                 await chat.send_text(messages.already_on_its_way(status))
             else:
-                await chat.send_text(messages.starting(self.lifecycle.status_now()))
+                await chat.send_text(messages.starting(lifecycle.status_now()))
             end = await outcome
         finally:
             outcome.cancel()
-        status = self.lifecycle.status_now()
+        status = lifecycle.status_now()
         if end.status is Status.READY:
             took_s = asyncio.get_running_loop().time() - began
             await chat.send_text(messages.ready(took_s, status, self.currency))
@@ -230,34 +250,35 @@ class Assistant:
             why = status.last_error if status is not None else None
             await chat.send_text(messages.start_failed(end.cause, why))
 
-    async def _stop(self, incoming: IncomingMessage, chat: Chat) -> None:
+    async def _stop(self, pod: str, incoming: IncomingMessage, chat: Chat) -> None:
         try:
-            await self._stop_now(incoming, chat, force=False)
+            await self._stop_now(pod, incoming, chat, force=False)
         except PodBusy:
-            yes = partial(self._stop_now, force=True)
+            yes = partial(self._stop_now, pod, force=True)
             buttons = self._confirmations.create(incoming.chat, "Yes, stop it", "No", yes)
-            await chat.send_text(messages.busy(self.lifecycle.status_now()), buttons)
+            await self._named(pod, chat).send_text(messages.busy(self.pods[pod].status_now()), buttons)
 
-    async def _stop_now(self, incoming: IncomingMessage, chat: Chat, *, force: bool) -> None:
+    async def _stop_now(self, pod: str, incoming: IncomingMessage, chat: Chat, *, force: bool) -> None:
         """Stop and acknowledge; send a second message at the confirmed end. Raises PodBusy unless forced."""
-        before = self.lifecycle.current_status
+        lifecycle, chat = self.pods[pod], self._named(pod, chat)
+        before = lifecycle.current_status
         if before is Status.STOPPED:
             await chat.send_text(messages.ALREADY_STOPPED)
             return
-        result = self.waiter.first_match(StopFollowUp().on_event)
+        result = self.waiter.first_match(of_pod(pod, StopFollowUp().on_event))
         try:
-            self.lifecycle.stop(force=force)
+            lifecycle.stop(force=force)
             is_stopping = before is Status.STOPPING
             await chat.send_text(messages.ALREADY_STOPPING if is_stopping else messages.STOPPING_NOW)
             if incoming.chat not in self.notified:
                 await asyncio.wait({result}, timeout=STOP_TIMEOUT_S)
-                await chat.send_text(self._stop_text(result))
+                await chat.send_text(self._stop_text(lifecycle, result))
         finally:
             result.cancel()
 
-    def _stop_text(self, result: asyncio.Future[StopResult]) -> str:
+    def _stop_text(self, lifecycle: Lifecycle, result: asyncio.Future[StopResult]) -> str:
         if not result.done():
-            status = self.lifecycle.status_now()
+            status = lifecycle.status_now()
             return messages.stop_not_proved(STOP_TIMEOUT_S, status.last_error if status is not None else None)
         stop = result.result()
         text = messages.stopped(stop.lasted_s, stop.cost, self.currency) if stop.is_confirmed else ""
@@ -284,14 +305,22 @@ class Assistant:
         buttons = self._confirmations.create(incoming.chat, "Yes", "No", yes)
         await chat.send_text(messages.IS_IT_A_FANTASY, buttons)
 
+    def _expensive_pod_for_fantasies(self) -> str | None:
+        """Return the pod that would have to be started for a fantasy, if it is to be asked about first."""
+        for pod, lifecycle in self.pods.items():
+            is_used = lifecycle in self.fantasy_job.lifecycles
+            if is_used and lifecycle.current_status in (None, *ENDING) and self._is_expensive(pod):
+                return pod
+        return None
+
     async def _fantasy(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
         async def run(_: IncomingMessage, chat: Chat) -> None:
             await self.fantasy_job.run(incoming, chat, prompt)
 
         if incoming.photo is None:
             await chat.send_text(messages.NO_PHOTO)
-        elif self.lifecycle.current_status in (None, *ENDING) and self._is_expensive():
-            await self._confirm_expensive(incoming, chat, run)
+        elif (pod := self._expensive_pod_for_fantasies()) is not None:
+            await self._confirm_expensive(pod, incoming, chat, run)
         else:
             await run(incoming, chat)
 
@@ -314,7 +343,29 @@ class _PrefixedChat:
         await self.chat.show_typing()
 
 
+@define
+class _PodChat:
+    """A chat whose texts name the pod that they are about."""
+
+    chat: Chat
+    pod: str
+
+    async def send_text(self, text: str, buttons: Sequence[Button] = ()) -> None:
+        await self.chat.send_text(f"{self.pod}: {text}", buttons)
+
+    async def send_image(self, png: bytes, caption: str) -> None:
+        await self.chat.send_image(png, caption)
+
+    async def show_typing(self) -> None:
+        await self.chat.show_typing()
+
+
 # --- outcomes of a start and a stop -----------------------------------------------------------------
+
+
+def of_pod(pod: str, match: Callable[[LifecycleEvent], T | None]) -> Callable[[LifecycleEvent], T | None]:
+    """Return `match` for the events of one pod."""
+    return lambda event: match(event) if getattr(event, "pod", None) == pod else None
 
 
 def start_outcome(event: LifecycleEvent) -> StateChanged | None:

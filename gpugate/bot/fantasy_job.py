@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 from attrs import frozen
 
@@ -31,13 +31,21 @@ class FantasyJob:
     """Generates story and illustration, under the same kind of lease as the API.
 
     Attributes:
+        lifecycle: of the pod that tells the story.
         require: raises ModelNotFound for a model that the pod, which is off, is known not to have.
+        pictures: of the pod with ComfyUI, where that is another one.
     """
 
     lifecycle: Lifecycle
     fantasies: FantasyService
     on_crash: CrashHandler | None = None
     require: Callable[[str | None, str], None] = lambda model, failure: None
+    pictures: Lifecycle | None = None
+
+    @property
+    def lifecycles(self) -> tuple[Lifecycle, ...]:
+        """The pods that a fantasy needs."""
+        return (self.lifecycle,) if self.pictures is None else (self.lifecycle, self.pictures)
 
     async def run(self, incoming: IncomingMessage, chat: Chat, prompt: str) -> None:
         """Acknowledge, wait for the pod, send story and picture. Raises GateError."""
@@ -56,14 +64,21 @@ class FantasyJob:
             async with self._typing(chat):
                 size = len(image.data)
                 asks = WakeRequest(user=incoming.user, model=story.model, path=FANTASY_PATH, agent="telegram")
-                with self.lifecycle.acquire(
-                    model=story.model,
-                    user=incoming.user,
-                    purpose="fantasy",
-                    body_bytes=size,
-                    asks=lambda: asks,
-                ) as lease:
-                    fantasy = await self.fantasies.generate(LeasedCall(self.lifecycle, lease), story)
+                with ExitStack() as leases:
+
+                    def call(pod: Lifecycle, model: str | None, held: int) -> LeasedCall:
+                        lease = pod.acquire(
+                            model=model,
+                            user=incoming.user,
+                            purpose="fantasy",
+                            body_bytes=held,
+                            asks=lambda: asks,
+                        )
+                        return LeasedCall(pod, leases.enter_context(lease))
+
+                    leased = call(self.lifecycle, story.model, size)
+                    pictures = leased if self.pictures is None else call(self.pictures, None, 0)
+                    fantasy = await self.fantasies.generate(leased, story, pictures=pictures)
             await _send(fantasy, chat)
 
     @asynccontextmanager

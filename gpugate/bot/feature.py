@@ -27,7 +27,6 @@ from gpugate.bot.moved_chats import MovedChats
 from gpugate.bot.notifier import Notifier
 from gpugate.config import Settings
 from gpugate.config.schema import Bot
-from gpugate.generation.fantasy import FantasyService
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import LifecycleEvent
 from gpugate.observability.log import log_crash
@@ -59,21 +58,21 @@ class TelegramFeature:
 
     Args:
         session: for the local Ollama; the bot has its own for Telegram.
+        pods: the lifecycles by name.
+        fantasy_job: what makes a picture's story, and on which pods.
         user_of: returns, by pod and provider, who caused the session that is open there; "" if unknown.
-
     """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        lifecycle: Lifecycle,
+        pods: Mapping[str, Lifecycle],
         session: aiohttp.ClientSession,
-        fantasies: FantasyService,
+        fantasy_job: FantasyJob,
         costs: CostQueries,
         state: Path,
         user_of: Callable[[str, str], str] = lambda pod, provider: "",
-        require: Callable[[str | None, str], None] = lambda model, failure: None,
     ) -> None:
         bot = settings.bot
         notified = tuple(map(str, bot.news))
@@ -83,10 +82,10 @@ class TelegramFeature:
             session, bot.ollama_url, bot.intent_model, bot.intent_timeout, KeywordIntentParser(), log_crash
         )
         self._assistant = Assistant(
-            lifecycle=lifecycle,
+            pods=pods,
             waiter=self._waiter,
             costs=costs,
-            fantasy_job=FantasyJob(lifecycle, fantasies, log_crash, require),
+            fantasy_job=fantasy_job,
             intent_parser=self._intent_parser,
             currency=settings.cost.currency,
             ask_above_rate=bot.ask_above_rate,
@@ -105,6 +104,7 @@ class TelegramFeature:
             costs=costs,
             currency=settings.cost.currency,
             user_of=user_of,
+            names_pods=len(pods) > 1,
             on_crash=log_crash,
         )
         self._webhook = TelegramWebhook(bot.secret_token if bot.mode == "webhook" else None, self._submit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 
 from gpugate.billing.reports import CostSummary, SessionCost
@@ -271,12 +271,16 @@ def today_cost(cost: Decimal, currency: str, now: SessionCost | None = None) -> 
 # --- the rest -------------------------------------------------------------------------------------
 
 
-def health(version: str, now: PodStatus | None, trouble: str) -> str:
+def health(version: str, pods: Mapping[str, PodStatus | None], trouble: str) -> str:
     """The answer to /health; `trouble` is why the local model is not used."""
-    pod = f"the pod is {now.status.value.lower()}" if now is not None else "the pod is not known yet"
+    names = {pod: f"the pod {pod}" if len(pods) > 1 else "the pod" for pod in pods}
+    states = [
+        f"{names[pod]} is {now.status.value.lower() if now is not None else 'not known yet'}"
+        for pod, now in pods.items()
+    ]
     return sentences(
-        f"The gateway is up (gpugate {version}), {pod}",
-        _trouble(now) if now is not None else "",
+        f"The gateway is up (gpugate {version}), {', '.join(states)}",
+        *(_trouble(now) for now in pods.values() if now is not None),
         f"I go by keywords: {trouble}" if trouble else "",
     )
 

@@ -90,6 +90,7 @@ class Notifier:
         kinds: which notifications are sent: those of `notify.events`; None for all.
         costs: for the daily summary.
         user_of: returns, by pod and provider, who caused the session that is open there; "" if unknown.
+        names_pods: each text begins with the pod that it is about: there are several.
         wall: the calendar's time.
     """
 
@@ -101,6 +102,7 @@ class Notifier:
         costs: CostQueries,
         currency: str = "USD",
         user_of: Callable[[str, str], str] = lambda pod, provider: "",
+        names_pods: bool = False,
         kinds: Collection[str] | None = None,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
         on_crash: CrashHandler | None = None,
@@ -110,6 +112,7 @@ class Notifier:
         self._costs = costs
         self._currency = currency
         self._user_of = user_of
+        self._names_pods = names_pods
         self._kinds = kinds
         self._wall = wall
         self._on_crash = on_crash
@@ -152,6 +155,8 @@ class Notifier:
         text = self._notification(event)
         kind = _KINDS.get(type(event))
         if text is not None and (kind is None or self._wants(kind)):
+            if self._names_pods and not isinstance(event, BudgetThresholdCrossed):
+                text = partial(_about_pod, event.pod, text)
             self._put(text)
 
     def _wants(self, kind: str) -> bool:
@@ -264,6 +269,10 @@ class Notifier:
             report_crash("the daily summary", error, self._on_crash)
 
 
+def _about_pod(pod: str, text: Callable[[], str]) -> str:
+    return f"{pod}: {text()}"
+
+
 def _without_numbers(text: str) -> str:
     """For comparison: "try 3" is the same failure as "try 2"."""
     return re.sub(r"\d+", "", text)
@@ -302,6 +311,8 @@ def _start_reason(event: SessionStarted, user: str) -> str:
             return f"started at {event.provider}: {user or 'somebody'} started it by hand"
         case "prewarm":
             return f"started at {event.provider}: it is usually needed about now"
+        case "schedule":
+            return f"started at {event.provider}: a schedule wanted it"
         case _:
             return f"found running at {event.provider}; from now on it is looked after"
 

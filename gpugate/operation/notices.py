@@ -28,6 +28,7 @@ class Notices:
 
     Args:
         user_of: returns, by pod and provider, who caused the session that is open there; "" if unknown.
+        names_pods: each notice begins with the pod that it is about.
     """
 
     def __init__(
@@ -37,11 +38,13 @@ class Notices:
         currency: str,
         user_of: Callable[[str, str], str],
         on_crash: CrashHandler,
+        names_pods: bool = False,
     ) -> None:
         self._events = events
         self._costs = costs
         self._currency = currency
         self._user_of = user_of
+        self._names_pods = names_pods
         self._on_crash = on_crash
         self._notify = Notify()
         self._notifier: Notifier | None = None
@@ -62,6 +65,7 @@ class Notices:
             costs=self._costs,
             currency=self._currency,
             user_of=self._user_of,
+            names_pods=self._names_pods,
             kinds=notify.events,
             on_crash=self._on_crash,
         )

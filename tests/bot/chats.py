@@ -25,7 +25,7 @@ from gpugate.generation.stories import StoryService
 from gpugate.generation.workflows import load
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.leased_call import LeasedCall
-from gpugate.provider_api import Endpoint, PodReport
+from gpugate.provider_api import MAIN_POD, Endpoint, PodReport
 from gpugate.tasks import spawn
 from tests.generation.stay import FakePainter, FakeTexts
 from tests.lifecycle.support import Stage
@@ -190,7 +190,7 @@ class Talk:
         pictures = QuickPictures(FakePainter(PNG), load("", "", "c"))
         fantasies = FantasyService(StoryService(self.texts, "llava"), pictures)
         self.assistant = Assistant(
-            lifecycle=self.stage.lifecycle,
+            pods={MAIN_POD: self.stage.lifecycle},
             waiter=waiter,
             costs=self.costs,  # type: ignore[arg-type]
             fantasy_job=FantasyJob(self.stage.lifecycle, fantasies, require=self.require),

@@ -111,6 +111,29 @@ class TestLife:
             "Pod stopped at alpha: nobody used it. It ran for 16 minutes and cost $0.12.",
         ] == play(plot).texts
 
+    def test_several_pods(self):
+        """Each text begins with its pod, whose troubles are its own; a budget is everybody's."""
+
+        async def plot(room):
+            room.notifier._names_pods = True
+            for pod in PODS:
+                for event in (began("hand", None), ALARM, began("schedule", None)):
+                    room.notifier.on_event(evolve(event, pod=pod))
+            room.notifier.on_event(
+                BudgetThresholdCrossed(percent=50, spent=Decimal(5), budget=Decimal(10), month="2026-11")
+            )
+
+        texts = play(plot).texts
+        assert [
+            "main: Pod started at runpod: telegram:7 started it by hand.",
+            "code: Pod started at runpod: telegram:8 started it by hand.",
+        ] == [text for text in texts if "by hand" in text]
+        assert ["main: ALARM from alpha", "code: ALARM from alpha"] == [
+            text.rpartition(": ")[0] for text in texts if "ALARM" in text
+        ]
+        assert 2 == sum("a schedule wanted it" in text for text in texts)
+        assert texts[-1].startswith("50 % of the budget")
+
     def test_start_that_fails(self):
         """With its reason, once."""
 

@@ -7,7 +7,7 @@ import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from attrs import define, field
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.store import Model
 from gpugate_testing.fakes import FakeCloud, Hang
+from gpugate_testing.telegram import TOKEN, SimulatedTelegram
 from prometheus_client.parser import text_string_to_metric_families
 
 from gpugate.app import build
@@ -71,22 +72,28 @@ class Street:
                 await asyncio.sleep(0.005)
 
 
-@pytest.fixture
-async def street(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Street]:
-    """The three pods, all off; `large` and `pictures` have patterns."""
-    monkeypatch.setenv("GPUGATE_STATE_DIR", os.environ.get("GPUGATE_STATE_DIR", ""))
+@asynccontextmanager
+async def open_street(folder: Path, **more: object) -> AsyncIterator[Street]:
+    """A gateway in front of the three pods, all off; `more` as for `settings_of`."""
     async with AsyncExitStack() as stack:
         clouds, ollamas, kinds = {}, {}, {}
         for name, models in PODS.items():
             ollamas[name] = await stack.enter_async_context(models_on_disk(models))
             clouds[name] = FakeCloud(boot_s=0.05, url=ollamas[name].url)
             kinds[f"cloud-{name}"] = provider_of(clouds[name])
-        settings = settings_of(tmp_path)
-        gateway = await build(settings, find=kinds.__getitem__)
+        gateway = await build(settings_of(folder, **more), find=kinds.__getitem__)
         await gateway.open()
         stack.push_async_callback(gateway.close)
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(30)))
         yield Street(gateway, clouds, ollamas, http)
+
+
+@pytest.fixture
+async def street(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Street]:
+    """The three pods, all off; `large` and `pictures` have patterns."""
+    monkeypatch.setenv("GPUGATE_STATE_DIR", os.environ.get("GPUGATE_STATE_DIR", ""))
+    async with open_street(tmp_path) as street:
+        yield street
 
 
 def settings_of(folder: Path, **more: object) -> Settings:
@@ -350,3 +357,34 @@ async def test_metrics_name_the_pod(street):
     }
     for name in ("gpugate_response_bytes_total", "gpugate_cost_total"):
         assert {"large", "pictures"} == {pod for pod, value in of(name).items() if value > 0}, name
+
+
+async def test_a_bot_that_knows_its_pods(tmp_path, monkeypatch):
+    """A pod is started and stopped by its name, and each answer and notification names it."""
+    monkeypatch.setenv("GPUGATE_STATE_DIR", os.environ.get("GPUGATE_STATE_DIR", ""))
+    ada = 42
+    async with SimulatedTelegram() as telegram, AsyncExitStack() as stack:
+        telegram.meet(ada)
+        bot = {
+            "bot__enabled": True,
+            "bot__token": TOKEN,
+            "bot__mode": "polling",
+            "bot__allowed_chats": (ada,),
+            "bot__news": (ada,),
+            "bot__api_base": telegram.url,
+            "bot__ollama_url": "http://127.0.0.1:1",
+        }
+        street = await stack.enter_async_context(open_street(tmp_path, **bot))
+        telegram.write(ada, "please start the picture pod")
+        await street.until_serving("pictures")
+        assert ["pictures"] == street.started
+        await telegram.until(lambda: any("pictures: Pod is ready" in text for text in telegram.texts(ada)))
+        telegram.write(ada, "what is the status of the large pod?")
+        await telegram.until(lambda: any("large: " in text for text in telegram.texts(ada)))
+        assert not any("home: " in text for text in telegram.texts(ada))
+        telegram.write(ada, "/status")
+        await telegram.until(lambda: any("\nlarge: " in text for text in telegram.texts(ada)))
+        telegram.write(ada, "stop the pod")  # the one that is on
+        await telegram.until(lambda: any("pictures: Pod stopped at" in t for t in telegram.texts(ada)))
+        assert any(text.startswith("pictures: Pod started at") for text in telegram.texts(ada))
+        assert ["pictures"] == street.started

@@ -8,6 +8,7 @@ and other languages are left to the model.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from gpugate.bot.intents.model import Intent, ParsedIntent, Period
 
@@ -74,6 +75,18 @@ class KeywordIntentParser:
     def parse(self, text: str) -> ParsedIntent:
         """Parse the first 1,000 characters of a sentence."""
         return ParsedIntent(intent=_intent(_normalise(text)), period=period_of(text), prompt=text)
+
+
+def pod_named(text: str, names: Iterable[str]) -> tuple[str | None, str]:
+    """Return which of the pods a sentence names, and the sentence with "pod" in its place; None: none.
+
+    "the code pod" names `code`, "the picture pod" names `pictures`, "the big gpu" names `big-gpu`.
+    """
+    for name in sorted(names, key=len, reverse=True):
+        words = re.escape(name.removesuffix("s")).replace(r"\-", "[- ]")
+        if found := re.search(rf"(?<![\w/-]){words}s?(?: +pod)?(?![\w-])", text, re.IGNORECASE):
+            return name, f"{text[: found.start()]}pod{text[found.end() :]}"
+    return None, text
 
 
 def period_of(text: str) -> Period:

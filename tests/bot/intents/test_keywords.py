@@ -10,12 +10,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpugate.bot.intents.commands import parse_command
-from gpugate.bot.intents.keywords import MAX_CHARS, KeywordIntentParser
+from gpugate.bot.intents.keywords import MAX_CHARS, KeywordIntentParser, pod_named
 from gpugate.bot.intents.model import Intent, ParsedBy, Period
 from tests.bot.intents.labelled import english, report, sentences
 
 START, STOP = Intent.POD_START, Intent.POD_STOP
 classify = KeywordIntentParser().parse
+
+
+PODS = ("code", "pictures", "big-gpu", "main")
+
+
+@pytest.mark.parametrize(
+    ("text", "pod", "intent"),
+    [
+        ("start the code pod", "code", START),
+        ("please stop Code now", "code", STOP),
+        ("status of the picture pod", "pictures", Intent.POD_STATUS),
+        ("start pictures", "pictures", START),
+        ("turn the big gpu off", "big-gpu", STOP),
+        ("is big-gpu running?", "big-gpu", Intent.POD_STATUS),
+        ("start the pod", None, START),
+        ("what do encoded things cost?", None, Intent.COST_SUMMARY),
+    ],
+)
+def test_a_pod_by_its_name(text: str, pod: str | None, intent: Intent) -> None:
+    """Whole words, a plural as its singular, in any case; the rest of the sentence means what it did."""
+    named, rest = pod_named(text, PODS)
+    assert (pod, intent) == (named, classify(rest).intent)
+
+
+def test_a_pod_behind_a_command() -> None:
+    """`/start_pod code`; the name of a command is none of a pod."""
+    named, rest = pod_named("/start_pod code", ("start", "pod", "code"))
+    command = parse_command(rest)
+    assert command is not None
+    assert ("code", START) == (named, command.intent)
 
 
 class TestLabelled:
