@@ -7,7 +7,7 @@ PORT   ?= 11434
 PLUGINS := $(wildcard plugins/*)
 JOBS   ?= 4
 
-.PHONY: run test soak fast test-lowest lint types bench simulate mutants states screenshots recording openwebui dist sbom examples image version clean
+.PHONY: run test soak fast test-lowest lint types bench simulate mutants states screenshots recording openwebui dist sbom examples kubernetes image version clean
 
 # $(call environment,FOLDER): makes a virtual environment, unless a usable one is there, and leaves no half of one behind.
 NEEDS := import sys; sys.exit(sys.version_info < (3, 11))
@@ -126,6 +126,15 @@ examples: $(VENV)/.packaging  ## Dockerfile, manifests and workflows, by the rul
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec examples/compose/compose.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/kubernetes-validate --strict examples/kubernetes/*.yaml
+
+NAMESPACE ?= gpugate-test
+kubernetes: $(VENV)/.dev  ## the provider contract at the cluster of KUBECONFIG, in the namespace NAMESPACE, which is made and removed
+	@test -n "$(KUBECONFIG)" || { echo "make kubernetes KUBECONFIG=~/.kube/config [NAMESPACE=gpugate-test]" >&2; exit 2; }
+	kubectl create namespace $(NAMESPACE)
+	kubectl -n $(NAMESPACE) create deployment gpugate-contract --image=registry.k8s.io/pause:3.10 --replicas=0
+	GPUGATE_TEST_KUBECONFIG=$(KUBECONFIG) GPUGATE_TEST_NAMESPACE=$(NAMESPACE) \
+		$(BIN)/python -m pytest -o timeout=3600 plugins/gpugate-kubernetes/tests/test_kubernetes_real.py; \
+		status=$$?; kubectl delete namespace $(NAMESPACE); exit $$status
 
 image:                    ## the image of Dockerfile, built and tried with buildah, as root; BASE, IMAGE: .ci/image
 	@.ci/image

@@ -15,6 +15,6 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loop of each asynchronous test."""
     kind = getattr(item, "cls", None)
-    if kind is not None and issubclass(kind, ContractBase):
+    if kind is not None and issubclass(kind, ContractBase) and kind.__name__ != "TestRealCluster":
         return {"jumping": LoopbackVirtualLoop}
     return {"asyncio": asyncio.new_event_loop}

@@ -20,13 +20,13 @@ from gpugate_testing.clouds.clocks import Clock
 from gpugate_testing.clouds.cloud import API_KEY, Cloud, Operation
 from gpugate_testing.clouds.faults import Capacity, Fault, RateLimit
 from gpugate_testing.clouds.kubernetes_objects import (
-    GROUPS,
     NO_GPU,
     PAID_IN,
     Job,
     SimReplica,
     Waiting,
     Workload,
+    discovered,
     show_job,
     show_list,
     show_pod,
@@ -198,10 +198,7 @@ class KubernetesSim(Cloud):
             Operation("GET", f"{leases}/{{id}}", "get_lease", self._get_lease),
             Operation("POST", leases, "create_lease", self._create_lease),
             Operation("PUT", f"{leases}/{{id}}", "replace_lease", self._replace_lease),
-            Operation("GET", "/api", "discovery", self._discover),
-            Operation("GET", "/apis", "discovery", self._discover),
-            Operation("GET", "/api/{version:v1}", "discovery", self._discover_group),
-            Operation("GET", "/apis/{version:[a-z0-9.]+/v1}", "discovery", self._discover_group),
+            Operation("GET", "/{id:version|apis?|api/v1|apis/[a-z0-9.]+/v1}", "discovery", self._discover),
             Operation("*", "/{rest:.*}", "other", self._nothing),
         )
 
@@ -388,44 +385,8 @@ class KubernetesSim(Cloud):
     # --- what kubectl asks first --------------------------------------------------------------
 
     async def _discover(self, request: web.Request, fault: Fault | None) -> web.Response:
-        if request.path == "/api":
-            return _json({"kind": "APIVersions", "versions": ["v1"]})
-        groups = []
-        for version in list(GROUPS)[1:]:
-            short = {"groupVersion": version, "version": "v1"}
-            groups.append({"name": version.split("/")[0], "versions": [short], "preferredVersion": short})
-        return _json({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
-
-    async def _discover_group(self, request: web.Request, fault: Fault | None) -> web.Response:
-        version = request.match_info["version"]
-        if version not in GROUPS:
-            return self._missing(request)
-        verbs = ["get", "list", "create", "delete", "patch", "update"]
-        resources: list[dict[str, Any]] = []
-        for plural, kind in GROUPS[version].items():
-            spaced = plural != "nodes"
-            resources.append(
-                {
-                    "name": plural,
-                    "singularName": kind.lower(),
-                    "namespaced": spaced,
-                    "kind": kind,
-                    "verbs": verbs,
-                }
-            )
-            if version == "apps/v1":
-                resources.append(
-                    {
-                        "name": f"{plural}/scale",
-                        "singularName": "",
-                        "namespaced": True,
-                        "kind": "Scale",
-                        "group": "autoscaling",
-                        "version": "v1",
-                        "verbs": ["get", "patch", "update"],
-                    }
-                )
-        return _json({"kind": "APIResourceList", "groupVersion": version, "resources": resources})
+        shown = discovered(request.path)
+        return self._missing(request) if shown is None else _json(shown)
 
     async def _nothing(self, request: web.Request, fault: Fault | None) -> web.Response:
         if not request.path.startswith("/openapi"):

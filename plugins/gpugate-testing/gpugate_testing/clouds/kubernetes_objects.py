@@ -275,3 +275,37 @@ def status_of(
 
 def _metadata(name: str, namespace: str, version: int) -> dict[str, Any]:
     return {"name": name, "namespace": namespace, "uid": uid_of(name), "resourceVersion": str(version)}
+
+
+# --- what kubectl asks first --------------------------------------------------------------------
+
+
+def discovered(path: str) -> dict[str, Any] | None:
+    """What is at one of the paths by which clients learn what there is; None: nothing."""
+    if path == "/version":
+        return {"major": "1", "minor": "32", "gitVersion": "v1.32.0", "platform": "linux/amd64"}
+    if path == "/api":
+        return {"kind": "APIVersions", "versions": ["v1"]}
+    if path == "/apis":
+        groups = []
+        for version in list(GROUPS)[1:]:
+            short = {"groupVersion": version, "version": "v1"}
+            groups.append({"name": version.split("/")[0], "versions": [short], "preferredVersion": short})
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+    version = path.split("/", 2)[2]
+    if version not in GROUPS:
+        return None
+    resources = [
+        line for plural, kind in GROUPS[version].items() for line in _resources(version, plural, kind)
+    ]
+    return {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+
+
+def _resources(version: str, plural: str, kind: str) -> list[dict[str, Any]]:
+    verbs = ["get", "list", "create", "delete", "patch", "update"]
+    named = {"singularName": kind.lower(), "namespaced": plural != "nodes", "verbs": verbs}
+    found: list[dict[str, Any]] = [{"name": plural, "kind": kind, **named}]
+    if version == "apps/v1":
+        scale = {"kind": "Scale", "group": "autoscaling", "version": "v1"}
+        found.append({"name": f"{plural}/scale", **named, "singularName": "", **scale})
+    return found
