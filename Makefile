@@ -144,5 +144,8 @@ version:                  ## gives all distributions a version: make version TO=
 openwebui: $(VENV)/.run   ## the real Open WebUI in front of a demo, from list to picture; installs it (several GB)
 	$(BIN)/python examples/openwebui/check.py
 
+llamacpp: $(VENV)/.run    ## the real llama.cpp server as a pod with another engine than Ollama; builds it (an hour)
+	$(BIN)/python examples/llamacpp/check.py
+
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info

@@ -73,7 +73,9 @@ def take_provider_tables(keys: Raw, sections: Raw, path: str, complaints: Compla
         sections: of its providers, by name; changed.
         path: of the list, for complaints.
     """
-    given = keys.get("provider")
+    given = (
+        keys.get("provider") if isinstance(keys, dict) else None
+    )  # it is told elsewhere that it must be one
     entries = given.value if isinstance(given, SourcedValue) else None
     if given is None or not isinstance(entries, list):
         return
