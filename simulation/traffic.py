@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import log
 from random import Random
 
@@ -12,6 +12,12 @@ DAY_S = 86_400.0
 HOUR_S = 3_600.0
 WEEKEND = (5, 6)
 """The simulated month begins on a Monday, at midnight."""
+
+QUESTIONS = 8
+"""A sitting has one question, and so many more on average."""
+
+THINK_S, THINK_SPREAD = 70.0, 1.1
+"""Log-normal: how long a person reads and thinks before the next question."""
 
 
 @frozen(order=True)
@@ -23,27 +29,24 @@ class Request:
 
 
 Traffic = tuple[Request, ...]
+HoursOf = Callable[[Random, bool], list[float]]
+"""Draws when the sittings of one person and day begin; told whether it is a day of the weekend."""
 
 
 def home(seed: int, days: int = 30) -> Traffic:
     """One person: a few sittings in the evening, more at the weekend; reads and thinks between questions."""
-    dice = Random(f"home {seed}")
-    return _in_order(_sittings(dice, days, _home_sittings), days)
+    return _together(sittings("home", seed, days), days)
 
 
 def team(seed: int, days: int = 30) -> Traffic:
     """Five people in an office: sittings all day, few at noon, hardly any at the weekend."""
-    dice = Random(f"team {seed}")
-    return _in_order(
-        (request for _ in range(5) for request in _sittings(dice, days, _office_sittings)),
-        days,
-    )
+    return _together(sittings("team", seed, days), days)
 
 
 def office(seed: int, people: int) -> Traffic:
     """So many people on one working day, each as one of the team."""
     dice = Random(f"office {seed}")
-    return _in_order((one for _ in range(people) for one in _sittings(dice, 1, _office_sittings)), 1)
+    return _together([list(_sittings(dice, 1, _office_sittings)) for _ in range(people)], 1)
 
 
 def bot(seed: int, days: int = 30) -> Traffic:
@@ -66,7 +69,18 @@ KINDS: dict[str, Callable[[int, int], Traffic]] = {
 }
 
 
-def _in_order(requests: Iterator[Request], days: int) -> Traffic:
+def sittings(kind: str, seed: int, days: int = 30) -> list[list[Traffic]]:
+    """Return the sittings that the traffic "home" or "team" is made of, for each person."""
+    dice = Random(f"{kind} {seed}")
+    people, hours_of = {"home": (1, _home_sittings), "team": (5, _office_sittings)}[kind]
+    return [list(_sittings(dice, days, hours_of)) for _ in range(people)]
+
+
+def _together(people: Iterable[Iterable[Traffic]], days: int) -> Traffic:
+    return _in_order((request for person in people for sitting in person for request in sitting), days)
+
+
+def _in_order(requests: Iterable[Request], days: int) -> Traffic:
     return tuple(sorted(request for request in requests if request.at < days * DAY_S))
 
 
@@ -81,13 +95,13 @@ def _sitting(dice: Random, began: float, questions: float) -> Iterator[Request]:
     for _ in range(1 + int(dice.expovariate(1 / questions))):
         takes_s = min(300.0, _around(dice, 14, 0.7))
         yield Request(at, takes_s)
-        at += takes_s + _around(dice, 70, 1.1)
+        at += takes_s + _around(dice, THINK_S, THINK_SPREAD)
 
 
-def _sittings(dice: Random, days: int, hours_of: Callable[[Random, bool], list[float]]) -> Iterator[Request]:
+def _sittings(dice: Random, days: int, hours_of: HoursOf) -> Iterator[Traffic]:
     for day in range(days):
         for hour in hours_of(dice, day % 7 in WEEKEND):
-            yield from _sitting(dice, day * DAY_S + hour * HOUR_S, 8)
+            yield tuple(_sitting(dice, day * DAY_S + hour * HOUR_S, QUESTIONS))
 
 
 def _home_sittings(dice: Random, weekend: bool) -> list[float]:
