@@ -576,7 +576,8 @@ class PodMachine:
     def inspect_idle_providers(self, cause: StopCause, now: float, *, but: int | None = None) -> None:
         """Inspect the providers where nothing is known to run, and stop what was started elsewhere."""
         for provider in range(len(self.policy.providers)):
-            if provider != but and self.pending_stops.add_inspect_only(provider, cause, now):
+            second = self.hand_over is not None and self.hand_over.concerns(provider)
+            if provider != but and not second and self.pending_stops.add_inspect_only(provider, cause, now):
                 self.inspect_schedule.cancel(provider)
                 self.inspect_schedule.schedule(provider, now)
 

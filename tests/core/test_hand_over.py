@@ -177,3 +177,19 @@ def test_an_ordinary_start_never_asks_the_second_slot() -> None:
     play = Scenario(Policy(providers=SLOTS, start_attempts=1))
     play.at(0, GatewayStarted(), RequestArrived(1)).at(1, StartError(NoCapacity()), gives=None)
     assert play.refusals[1].code == "POD_START_FAILED"
+
+
+def test_the_shutdown_leaves_the_old_one_its_grace() -> None:
+    """Its answer may go on for `server.shutdown_grace`, as that of the new one; then both are stopped."""
+    play = asked(shutdown_grace=10.0).at(951, StartOk(1, OTHER)).set_report(1, OTHER)
+    play.at(952, RequestArrived(2), gives=None).at(953, ShutdownRequested(), state=Draining)
+    play.at(958, RequestFinished(1), gives=["stop 0"])
+    play.at(963, gives=["refuse 2 SHUTTING_DOWN", "stop 1"], state=Stopping)
+    play.set_report(0, STOPPED).set_report(1, STOPPED).at(964, StopOk(0), StopOk(1)).at(970, state=ShutDown)
+
+
+def test_both_are_found_after_a_crash() -> None:
+    """The pod in the first slot is adopted, the other is stopped: at most one serves."""
+    play = Scenario(Policy(providers=SLOTS, max_session=1000.0)).set_report(0, RUNNING).set_report(1, OTHER)
+    play.at(0, GatewayStarted(), gives=None, state=Ready)
+    assert list(play.machine.pending_stops.by_provider) == [1]

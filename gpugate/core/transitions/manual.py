@@ -267,7 +267,8 @@ def finish_shutdown(pod: PodMachine, was: State) -> Stopping | ShutDown:
     """Return the last state; or the wait for a stop that is pending, at another provider for example."""
     if pod.keep_pod and not isinstance(was, Stopping | ShutDown):
         pod.shutdown_state = ShutDown(pod.status, provider_of(was))
-    return Stopping() if pod.pending_stops.by_provider else pod.shutdown_state
+    is_stopping = pod.pending_stops.by_provider or pod.plan.leaving_provider is not None
+    return Stopping() if is_stopping else pod.shutdown_state
 
 
 def inspect_before_exit(pod: PodMachine, served_by: int | None, now: float) -> None:
