@@ -36,7 +36,6 @@ from math import inf
 
 from gpugate.core.commands import (
     Admit,
-    CleanUpOrphans,
     Command,
     InspectPod,
     LoadOptions,
@@ -66,7 +65,14 @@ from gpugate.core.events import (
 )
 from gpugate.core.hand_over import HandOver
 from gpugate.core.idle_policy import MIN_GAP_S, FixedIdlePolicy, IdleHistory, IdlePolicy, IdleTimer
-from gpugate.core.pending_stops import ACTIVE_PHASES, InspectSchedule, OpenSessions, PendingStop, PendingStops
+from gpugate.core.pending_stops import (
+    ACTIVE_PHASES,
+    InspectSchedule,
+    OpenSessions,
+    PendingStop,
+    PendingStops,
+    ProviderViews,
+)
 from gpugate.core.policy import Policy
 from gpugate.core.replicas import replicas_of
 from gpugate.core.request_queue import BodyBudget, BudgetGate, RequestQueue, Ticket
@@ -101,7 +107,6 @@ from gpugate.errors import (
     ProviderError,
     QueueFull,
     QueueTimeout,
-    RateLimited,
     ShuttingDown,
     WakeDenied,
 )
@@ -118,13 +123,10 @@ class PodMachine:
 
     Attributes:
         last_problem: what went wrong last, for people; None again when a pod serves.
-        inspect_errors: by provider, why its last inspection failed; removed by the next good one.
         shutting_down, keep_pod: the gateway goes down, and leaves the pod running.
         shutdown_state: what it ends in.
         restored_stops: the providers with a stop that an earlier gateway could not confirm.
         inherited_sessions: the providers where an earlier gateway left a session open in the ledger.
-        asked_providers: the providers whose first answer to an inspection since boot is there.
-        seen_providers: the providers that have shown since boot what they have; an unreachable host has not.
         wake_refusal: returns why a wake rule forbids a start for this ticket, or for a prewarm (None); empty
             if none does. Asked only where a start is needed; the owner sets it.
         commands: the commands of the current step.
@@ -151,6 +153,7 @@ class PodMachine:
         self.pending_stops = PendingStops(policy)
         self.inspect_schedule = InspectSchedule(len(policy.providers))
         self.open_sessions = OpenSessions()
+        self.views = ProviderViews(policy)
         self.budget_gate = BudgetGate()
         self.plan = StartPlan(policy, self.pending_stops, random_fraction)
         self.replicas = replicas_of(policy, self.queue, random_fraction)
@@ -159,18 +162,14 @@ class PodMachine:
             parts = self.plan, self.pending_stops, self.inspect_schedule, self.open_sessions, self.queue
             self.hand_over = HandOver(policy, *parts, self.next_op)
         self.last_problem: str | None = None
-        self.inspect_errors: dict[int, str] = {}
         self.shutting_down = False
         self.keep_pod = False
         self.shutdown_state = ShutDown()
         self.restored_stops = restored_stops
         self.inherited_sessions = inherited_sessions
-        self.asked_providers: set[int] = set()
-        self.seen_providers: set[int] = set()
         self.commands: list[Command] = []
         self.wake_refusal: Callable[[int | None], str] = lambda _: ""
         self._persisted_stops = restored_stops
-        self._alarms: dict[int, str] = {}
         self._last_op = 0
 
     # --- what the owner may read --------------------------------------------------------------
@@ -188,7 +187,7 @@ class PodMachine:
     @property
     def all_seen(self) -> bool:
         """Every provider has shown since boot what it has."""
-        return len(self.seen_providers) == len(self.policy.providers)
+        return len(self.views.seen) == len(self.policy.providers)
 
     @property
     def last_error(self) -> str | None:
@@ -197,7 +196,7 @@ class PodMachine:
         if isinstance(state, Warming) and state.probe_detail:
             return f"{self.provider_name(state.provider)}: not healthy yet: {state.probe_detail}"
         scaling = self.replicas.problem if self.replicas is not None else None
-        return self.last_problem or scaling or next(iter(self.inspect_errors.values()), None)
+        return self.last_problem or scaling or next(iter(self.views.errors.values()), None)
 
     @property
     def idle_timeout_s(self) -> float:
@@ -279,7 +278,7 @@ class PodMachine:
 
     def set_policy(self, policy: Policy) -> None:
         """Decide by other numbers from now on; the providers are the same."""
-        self.policy = self.plan.policy = self.pending_stops.policy = policy
+        self.policy = self.plan.policy = self.pending_stops.policy = self.views.policy = policy
         self.queue.max_waiting, self.queue.max_wait_s = policy.max_waiting, policy.max_wait
         self.queue.drain_concurrency = policy.drain_concurrency
         self.replicas = replicas_of(policy, self.queue, self.plan.random_fraction, self.replicas)
@@ -455,7 +454,7 @@ class PodMachine:
 
     def unasked_providers(self, state: Unknown) -> list[int]:
         """Return the providers of which nothing is known after boot, not even that they do not answer."""
-        known = state.inspections.keys() | self.pending_stops.by_provider.keys() | self.seen_providers
+        known = state.inspections.keys() | self.pending_stops.by_provider.keys() | self.views.seen
         return [provider for provider in range(len(self.policy.providers)) if provider not in known]
 
     def _inspect_delay_s(self, provider: int, now: float) -> float:
@@ -463,7 +462,7 @@ class PodMachine:
         state = self.state
         if isinstance(state, Provisioning | Warming) and state.provider == provider:
             return self.policy.inspect_interval_s(provider, now - state.attempt.since)
-        if isinstance(state, Pulling | Preloading | Unknown) or provider not in self.seen_providers:
+        if isinstance(state, Pulling | Preloading | Unknown) or provider not in self.views.seen:
             return self.policy.boot_interval_s(provider)
         if self.replicas is not None and (since := self.replicas.changing_since(provider)) is not None:
             return self.policy.inspect_interval_s(provider, now - since)
@@ -602,11 +601,11 @@ class PodMachine:
         seen: PodReport | ProviderError = event.report if isinstance(event, PodInspected) else event.error
         if self.pending_stops.on_inspected(stop, seen, now):
             if isinstance(seen, NotFound):
-                self.seen_providers.add(stop.provider)
+                self.views.seen.add(stop.provider)
             self._stop_confirmed(stop, now)
             return
         delay = self.policy.inspect_interval_s(stop.provider, now - stop.since)
-        self.inspect_schedule.schedule(stop.provider, now + max(delay, self._requested_delay_s(event)))
+        self.inspect_schedule.schedule(stop.provider, now + max(delay, self.views.requested_delay_s(event)))
         if stop.failed:  # a start may overtake it now
             self.apply_transition(DemandRaised(), now)
 
@@ -631,7 +630,7 @@ class PodMachine:
         provider = event.provider
         scheduled = self.inspect_schedule.take_result(provider, event.op)
         if scheduled:  # 1
-            self._update_inspect_errors(provider, event, now)
+            self._update_view(event, now)
         if isinstance(event, PodInspected) and (scheduled or op_of(self.state) == event.op):
             self._match_session(event, now)
             if self.replicas is not None:
@@ -642,7 +641,7 @@ class PodMachine:
             self._stop_inspected(stop, event, now)
             return
         if scheduled:  # 3
-            delay = max(self._inspect_delay_s(provider, now), self._requested_delay_s(event))
+            delay = max(self._inspect_delay_s(provider, now), self.views.requested_delay_s(event))
             self.inspect_schedule.schedule_no_later_than(provider, now + delay)
         if scheduled and self.hand_over is not None and self.hand_over.concerns(provider):
             self.state = self.hand_over.take(event, self.state, now) or self.state
@@ -679,46 +678,15 @@ class PodMachine:
         )
         self.stop_found_pod(event, StopCause.EXTRA_POD, now)
 
-    def _requested_delay_s(self, event: PodInspected | InspectFailed) -> float:
-        """Return how long a provider that was inspected too often asks to be left alone; 0 if it does not."""
-        error = event.error if isinstance(event, InspectFailed) else None
-        if not isinstance(error, RateLimited) or error.retry_after is None:
-            return 0.0
-        return min(error.retry_after, self.policy.max_rate_limit_s)
-
-    def _update_inspect_errors(self, provider: int, event: PodInspected | InspectFailed, now: float) -> None:
-        """Note whether the pod can be seen there; that it cannot is published once.
-
-        A first inspection that is too early is no problem: `gpugate check --live` was there a moment ago.
-        """
-        is_first = provider not in self.asked_providers
-        self.asked_providers.add(provider)
-        if is_first and self._requested_delay_s(event):
-            return
-        known = self.inspect_errors.pop(provider, None)
-        if isinstance(event, InspectFailed):
-            message = f"{self.provider_name(provider)}: could not look: {event.error.message}"
-            self.inspect_errors[provider] = message
-            if known is None:
-                self.commands.append(
-                    PublishProviderProblem(provider=provider, message=message, reason=event.error.reason)
-                )
-            return
-        self.pending_stops.note_phase(provider, event.report.phase, now)
-        if event.report.phase is not Phase.UNREACHABLE:
-            self.seen_providers.add(provider)
-        else:
-            self.inspect_errors[provider] = f"{self.provider_name(provider)}: the pod is unreachable"
-        self._note_alarm(provider, event.report.alarm)
-
-    def _note_alarm(self, provider: int, alarm: str) -> None:
-        """The provider reports that it bills for more than the pod: clean up, and publish each alarm once."""
-        if alarm and type(self.state) is Ready and self.state.provider == provider:
-            self.commands.append(CleanUpOrphans(provider))  # at each inspection until one shows no alarm
-        if alarm != self._alarms.get(provider, ""):
-            self._alarms[provider] = alarm
-            if alarm:
-                self.publish_problem(provider, alarm, alarm=True)
+    def _update_view(self, event: PodInspected | InspectFailed, now: float) -> None:
+        """Note what an inspection shows, and publish what is new about it."""
+        if isinstance(event, PodInspected):
+            self.pending_stops.note_phase(event.provider, event.report.phase, now)
+        serves = type(self.state) is Ready and self.state.provider == event.provider
+        for command in self.views.update(event, serves=serves):
+            self.commands.append(command)
+            if isinstance(command, PublishProviderProblem) and command.alarm:
+                self.last_problem = f"{self.provider_name(event.provider)}: {command.message}"
 
     def _scale_answered(self, event: ScaleAnswered, now: float) -> None:
         replicas, provider = self.replicas, provider_of(self.state)

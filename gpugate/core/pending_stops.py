@@ -1,4 +1,4 @@
-"""Kept for each provider: its pending stop, its open billed session, and when it is inspected next.
+"""Kept for each provider: its pending stop, its open billed session, what it shows, and when it is inspected.
 
 Theory of operation of the stops. A decided stop is kept until an inspection confirms it. A provider bills
 until its pod is really stopped, and the return of `stop()` does not show that: a cloud may accept the call
@@ -25,11 +25,21 @@ start is not taken for proof that nothing runs there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import inf
 
 from attrs import define, field
 
-from gpugate.core.commands import RecordSessionEnd, RecordSessionStart, StartCause, StopCause
+from gpugate.core.commands import (
+    CleanUpOrphans,
+    Command,
+    PublishProviderProblem,
+    RecordSessionEnd,
+    RecordSessionStart,
+    StartCause,
+    StopCause,
+)
+from gpugate.core.events import InspectFailed, PodInspected
 from gpugate.core.policy import Policy
 from gpugate.errors import NotFound, ProviderError, RateLimited
 from gpugate.provider_api import Phase, PodReport
@@ -274,6 +284,61 @@ class OpenSessions:
             return []
         billed = session.ran or cause is not StopCause.QUEUED
         return [RecordSessionEnd(run_id=session.run_id, provider=provider, cause=cause, billed=billed)]
+
+
+@define
+class ProviderViews:
+    """What the inspections since boot have shown.
+
+    Attributes:
+        errors: by provider, why its last inspection failed; removed by the next good one.
+        asked: the providers whose first answer is there.
+        seen: the providers that have shown what they have; an unreachable host has not.
+    """
+
+    policy: Policy
+    errors: dict[int, str] = field(factory=dict)
+    asked: set[int] = field(factory=set)
+    seen: set[int] = field(factory=set)
+    _alarms: dict[int, str] = field(factory=dict)
+
+    def requested_delay_s(self, event: PodInspected | InspectFailed) -> float:
+        """Return how long a provider that was inspected too often asks to be left alone; 0 if it does not."""
+        error = event.error if isinstance(event, InspectFailed) else None
+        if isinstance(error, RateLimited) and error.retry_after is not None:
+            return min(error.retry_after, self.policy.max_rate_limit_s)
+        return 0.0
+
+    def update(self, event: PodInspected | InspectFailed, *, serves: bool) -> Iterator[Command]:
+        """Note whether the pod can be seen there; that it cannot is published once.
+
+        A first inspection that is too early is no problem: `gpugate check --live` was there a moment ago.
+        """
+        provider, name = event.provider, self.policy.providers[event.provider].name
+        is_first = provider not in self.asked
+        self.asked.add(provider)
+        if is_first and self.requested_delay_s(event):
+            return
+        known = self.errors.pop(provider, None)
+        if isinstance(event, InspectFailed):
+            message = self.errors[provider] = f"{name}: could not look: {event.error.message}"
+            if known is None:
+                yield PublishProviderProblem(provider=provider, message=message, reason=event.error.reason)
+            return
+        if event.report.phase is not Phase.UNREACHABLE:
+            self.seen.add(provider)
+        else:
+            self.errors[provider] = f"{name}: the pod is unreachable"
+        yield from self._note_alarm(provider, event.report.alarm, serves)
+
+    def _note_alarm(self, provider: int, alarm: str, serves: bool) -> Iterator[Command]:
+        """The provider reports that it bills for more than the pod: clean up, and publish each alarm once."""
+        if alarm and serves:
+            yield CleanUpOrphans(provider)  # at each inspection until one shows no alarm
+        if alarm != self._alarms.get(provider, ""):
+            self._alarms[provider] = alarm
+            if alarm:
+                yield PublishProviderProblem(provider=provider, message=alarm, reason="transient", alarm=True)
 
 
 @define

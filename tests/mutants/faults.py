@@ -120,10 +120,34 @@ FAULTS: tuple[Fault, ...] = (
         "one billed stretch becomes two rows",
     ),
     Fault(
-        MACHINE,
-        "        if not isinstance(error, RateLimited) or error.retry_after is None:",
-        "        if not isinstance(error, RateLimited) or error.retry_after is None or True:",
+        STOPS,
+        "        if isinstance(error, RateLimited) and error.retry_after is not None:\n            return min(",
+        "        if False:\n            return min(",
         "a provider that wants to be left alone is asked every 0.1 s",
+    ),
+    Fault(
+        "core/replicas.py",
+        "sum(at + self.policy.idle_timeout > now for",
+        "sum(at > now for",
+        "replicas come and go with each request",
+    ),
+    Fault(
+        "core/replicas.py",
+        "        return min(self._high, self._priced.affordable(rate)) if rate else self._high",
+        "        return self._high",
+        "replicas cost more than pod.max_hourly_rate",
+    ),
+    Fault(
+        "core/hand_over.py",
+        "            self._end_leaving(leaving, now)\n        self.end_unused(now)",
+        "            self.leaving.until = inf\n        self.end_unused(now)",
+        "a pod that was handed over runs past its limit",
+    ),
+    Fault(
+        "core/start_plan.py",
+        "            if provider == self.leaving_provider:",
+        "            if False:",
+        "a start is asked for where the pod that was handed over still answers",
     ),
     Fault(
         MACHINE,

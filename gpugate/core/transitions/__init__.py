@@ -42,7 +42,7 @@ STALE_RESULTS = frozenset(
 """Results and failures of a run that is over, in states that do not wait for them."""
 
 ROUTINE_INSPECTIONS = frozenset({events.PodInspected, events.InspectFailed})
-"""Inspections that change nothing; `inspect_errors` has what a failed one says."""
+"""Inspections that change nothing; `ProviderViews.errors` has what a failed one says."""
 
 NOT_APPLICABLE = frozenset(
     {

@@ -56,7 +56,7 @@ def judge_boot(pod: PodMachine, was: Unknown, now: float) -> Unknown | AfterAcce
     found = {p: seen for p, seen in sorted(was.inspections.items()) if isinstance(seen, PodInspected)}
     if any(seen.report.phase not in NOTHING_TO_ADOPT for seen in found.values()):  # 2
         return adopt_first_active(pod, found, now)
-    if pod.has_payable_demand or pod.pending_stops.by_provider.keys() | pod.seen_providers >= set(
+    if pod.has_payable_demand or pod.pending_stops.by_provider.keys() | pod.views.seen >= set(
         range(len(pod.policy.providers))
     ):  # 3
         return when_nothing_runs(pod, now)

@@ -242,7 +242,7 @@ def shutdown_at_boot(
         return finish_shutdown(pod, was)
     for provider in range(len(pod.policy.providers)):
         seen = was.inspections.get(provider)
-        if seen is None and provider in pod.seen_providers:  # 4
+        if seen is None and provider in pod.views.seen:  # 4
             continue
         if not isinstance(seen, PodInspected) or seen.report.phase is Phase.UNREACHABLE:  # 2
             may_run = provider in pod.inherited_sessions
@@ -277,7 +277,7 @@ def inspect_before_exit(pod: PodMachine, served_by: int | None, now: float) -> N
     Where an earlier gateway left a session open and nothing was seen since, a stop has to be confirmed.
     """
     if not pod.keep_pod:
-        for provider in pod.inherited_sessions - pod.seen_providers - {served_by}:
+        for provider in pod.inherited_sessions - pod.views.seen - {served_by}:
             pod.order_stop(provider, StopCause.SHUTDOWN, now)
         pod.inspect_idle_providers(StopCause.SHUTDOWN, now, but=served_by)
 

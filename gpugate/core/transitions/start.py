@@ -394,7 +394,7 @@ def provisioning_deadline(
 
 def with_provider_detail(pod: PodMachine, message: str, was: Provisioning | Warming) -> str:
     """Append what the last probe saw, and the last inspection's error or what the provider said last."""
-    error = pod.inspect_errors.get(was.provider, "").removeprefix(f"{pod.provider_name(was.provider)}: ")
+    error = pod.views.errors.get(was.provider, "").removeprefix(f"{pod.provider_name(was.provider)}: ")
     probed = was.probe_detail if isinstance(was, Warming) else ""
     detail = "; ".join(filter(None, (probed, error or was.provider_detail)))
     return f"{message}: {detail}" if detail else message
