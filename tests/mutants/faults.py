@@ -121,8 +121,8 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         STOPS,
-        "        if isinstance(error, RateLimited) and error.retry_after is not None:\n            return min(",
-        "        if False:\n            return min(",
+        "        if isinstance(error, RateLimited) and error.retry_after is not None:",
+        "        if False:",
         "a provider that wants to be left alone is asked every 0.1 s",
     ),
     Fault(
