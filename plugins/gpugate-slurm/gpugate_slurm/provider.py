@@ -209,12 +209,13 @@ class Slurm(Provider):
             raise Transient("a submission was not answered; too early to say that there is no job")
         last = last_over(jobs)
         if last is None:
-            return PodReport(Phase.STOPPED, detail="no job")
+            return PodReport(Phase.STOPPED, price=self._price, detail="no job")
         why = f" ({last.reason_word})" if last.reason_word != "None" else ""
         detail = f"job {last.id} has ended: {last.state}{why}"
         return PodReport(
             Phase.STOPPED,
             pod_id=last.id,
+            price=self._price,
             started_at=last.began_at,
             detail=detail,
             ended_at=last.ended_at,
@@ -297,8 +298,8 @@ class Slurm(Provider):
         )
 
     @property
-    def _price(self) -> Price:
-        return Price(running_per_hour=self.config.hourly_rate)
+    def _price(self) -> Price | None:
+        return Price(self.config.hourly_rate) if self.config.hourly_rate else None
 
     @staticmethod
     def _now() -> float:

@@ -134,7 +134,7 @@ class SlurmConfig:
     orphan_after: Duration = _key(
         600.0, "the job ends itself when the gateway was silent for so long", _is_positive
     )
-    hourly_rate: float = _key(0.0, "what one job costs per hour; 0: nothing", _is_not_negative)
+    hourly_rate: float = _key(0.0, "what one job costs per hour; 0: cost.hourly_rate", _is_not_negative)
     timeout: Duration = _key(10.0, "of one call or command", _is_positive)
 
     def __attrs_post_init__(self) -> None:

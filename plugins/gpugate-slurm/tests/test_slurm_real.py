@@ -103,10 +103,8 @@ async def test_a_life(
     told = await version_at(provider, running)
     assert "SOME_API_KEY" not in told["env"]
     shown = slurm.show(running.pod_id or "")
-    port = (
-        provider.config.port or int(shown["Comment"].partition("port=")[2] or 0) or told["host"].split(":")[1]
-    )
-    assert f"0.0.0.0:{port}" == told["host"]
+    comment = slurm.run("squeue", "--noheader", "--format=%k").strip()
+    assert comment == f"gpugate main port={told['host'].removeprefix('0.0.0.0:')}"
     assert ("gpugate-main", "0") == (shown["JobName"], shown["Requeue"])
     assert time.strftime("%FT%T", time.localtime(running.started_at.timestamp())) == shown["StartTime"]
     assert RATE == float(running.price.running_per_hour)
