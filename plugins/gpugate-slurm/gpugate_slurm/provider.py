@@ -199,7 +199,7 @@ class Slurm(Provider):
             started_at=job.began_at,
             detail=detail,
             alarm=alarm,
-            billed=not job.waits and job.state != "COMPLETING",
+            billed=not job.waits,
             failure=Misconfigured(detail) if phase is Phase.FAILED else None,
             ended_at=job.ended_at,
         )

@@ -34,6 +34,7 @@ def test_the_session_is_slurms_accounting(way: str) -> None:
         await house.ask()
         await house.off()
         (session,) = house.sessions
+        assert "idle" == session.cause
         job = house.cloud.show(house.cloud.pods[house.job])
         assert job["start_time"] == pytest.approx(session.began_at.timestamp(), abs=1)
         assert job["end_time"] == pytest.approx(session.at.timestamp(), abs=1)
