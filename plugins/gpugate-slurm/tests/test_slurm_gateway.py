@@ -18,6 +18,8 @@ from real_slurm import OLLAMA, Quick, RealSlurm, missing, shared
 
 from gpugate.app import build
 from gpugate.config import load_settings
+from gpugate.core import hand_over
+from gpugate.lifecycle.status import StatusBuilder
 
 pytestmark = [pytest.mark.skipif(bool(missing()), reason=missing()), pytest.mark.timeout(180)]
 SECRET = "a-secret-for-tests-of-40-characters-long"
@@ -33,10 +35,11 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> Iterator[RealSlurm]:
         slurm.clear()
 
 
-def settings(state: Path, slurm: RealSlurm) -> Any:
+def settings(state: Path, slurm: RealSlurm, section: dict[str, Any], quick: dict[str, Any]) -> Any:
     token = state / "token"
     token.write_text(slurm.token())
     section = {
+        **section,
         "rest_url": slurm.rest_url,
         "user": "root",
         "token_file": str(token),
@@ -59,6 +62,7 @@ def settings(state: Path, slurm: RealSlurm) -> Any:
         "log.level": "debug",
         "log.format": "json",
         "state.dir": str(state),
+        **quick,
     }
     return load_settings(config, {}, overrides=quick, complete=False)
 
@@ -73,7 +77,7 @@ async def test_a_cold_chat_and_its_bill(
     monkeypatch.setitem(os.environ, "GPUGATE_STATE_DIR", str(tmp_path))  # the gateway sets it
     token = jwt.encode({"sub": "tester", "exp": time.time() + 100}, SECRET, "HS256")
     chat = {"model": "phi3:mini", "messages": [{"role": "user", "content": MARK}]}
-    configured = settings(tmp_path, slurm)
+    configured = settings(tmp_path, slurm, {}, {})
     gateway = await build(configured, find=lambda _: Quick)
     await gateway.open()
     try:
@@ -91,6 +95,7 @@ async def test_a_cold_chat_and_its_bill(
     assert "hi" == said[-1]["message"]["content"]
     assert "" == slurm.run("squeue", "--noheader")
     (session,) = sessions
+    assert "idle" == session["end_reason"]
     job = slurm.show(session["pod_id"])
     began, ended = (datetime.fromisoformat(session[key]).timestamp() for key in ("started_at", "ended_at"))
     begins, ends = (datetime.fromisoformat(job[key]).timestamp() for key in ("StartTime", "EndTime"))
@@ -99,3 +104,36 @@ async def test_a_cold_chat_and_its_bill(
     log = "".join(capfd.readouterr())
     assert MARK not in log
     assert (tmp_path / "token").read_text() not in log
+
+
+async def test_a_hand_over(slurm: RealSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before pod.max_session is over a second job takes over; no request waits for it; there are two rows."""
+    monkeypatch.setitem(os.environ, "GPUGATE_STATE_DIR", str(tmp_path))  # the gateway sets it
+    monkeypatch.setattr(hand_over, "LEAST_START_S", 2.0)
+    monkeypatch.setattr(StatusBuilder, "usual_start_s", lambda *_: 2.0)
+    token = jwt.encode({"sub": "tester", "exp": time.time() + 100}, SECRET, "HS256")
+    chat = {"model": "phi3:mini", "messages": [{"role": "user", "content": MARK}]}
+    quick = {"pod.max_session": 12.0, "pod.drain_grace": 2.0, "pod.idle_timeout": 300.0}
+    gateway = await build(settings(tmp_path, slurm, {"gres": ""}, quick), find=lambda _: Quick)
+    await gateway.open()
+    try:
+        url = f"http://127.0.0.1:{gateway.port}"
+        waited: list[float] = []
+        comments: list[str] = []
+        rows: list[dict[str, Any]] = []
+        async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}) as http:
+            while len(comments) != 1 or "slot=1" not in comments[0]:
+                asked = time.monotonic()
+                async with http.post(f"{url}/api/chat", json=chat) as response:
+                    assert "hi" in await response.text()
+                waited.append(time.monotonic() - asked)
+                await asyncio.sleep(0.3)
+                comments = slurm.run("squeue", "--noheader", "--format=%k").splitlines()
+            while not rows or rows[0]["ended_at"] is None:
+                await asyncio.sleep(0.1)
+                async with http.get(f"{url}/api/v1/cost/sessions") as response:
+                    rows = (await response.json())["data"]["sessions"]
+    finally:
+        await gateway.close()
+    assert max(waited[1:]) < 1.0
+    assert ["max_session", None] == [row["end_reason"] for row in rows]
