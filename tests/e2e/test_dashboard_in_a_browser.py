@@ -34,6 +34,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from gpugate.billing.model import Session
 from gpugate.billing.sqlite_ledger import SqliteLedger
 from tests.e2e.prefix_proxy import serve_below_prefix
+from tests.e2e.support import SECRET, token
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -102,6 +103,24 @@ class Demo:
         """Have the pod stopped."""
         self.call("POST", "/api/v1/gpu/stop?force=true")
         while b'"STOPPED"' not in self.call("GET", "/api/v1/gpu/status"):
+            time.sleep(0.05)
+
+
+class TwoPods(Demo):
+    """A gateway with two simulated pods: the demo has only one."""
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        env = {**os.environ, "HOME": str(self.folder), "GPUGATE_AUTH__SECRET": SECRET}
+        env |= {"GPUGATE_SERVER__PORT": f"{self.port}", "GPUGATE_STATE__DIR": str(self.folder)}
+        env |= {f"GPUGATE_PODS__{pod}__PROVIDER": "demo" for pod in ("HOME", "CODE")}
+        env["GPUGATE_PROVIDERS__DEMO__COLD_START"] = "2s"
+        with open(self.folder / "log", "w") as log:
+            command = (sys.executable, "-m", "gpugate", "serve")
+            self.process = subprocess.Popen(command, cwd=self.folder, env=env, stderr=log, text=True)
+        self.token = token()
+        while '"listening"' not in (self.folder / "log").read_text():
+            assert self.process.poll() is None, (self.folder / "log").read_text()
             time.sleep(0.05)
 
 
@@ -369,3 +388,32 @@ def test_ten_thousand_sessions(screen: Screen) -> None:
     screen.find("start").click()
     screen.until_status("Ready")
     screen.photograph("dashboard")
+
+
+def test_several_pods(driver: webdriver.Chrome, tmp_path: Path) -> None:
+    """Each has its row, its state and its buttons; events name it, and a stop asks about this one."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    demo = TwoPods(port, tmp_path)
+    demo.start()
+    screen = Screen(driver, demo)
+    try:
+        screen.open()
+        screen.log_in()
+        screen.until(lambda: "Off" in screen.text("pods"))
+        assert not screen.shown("pod-card")
+        button = driver.find_element(By.CSS_SELECTOR, '[data-id="Start code"]')
+        button.click()
+        screen.until(lambda: "Ready" in screen.text("pods"))
+        assert "code: Off → Starting" in screen.text("events")
+        rows = {row.text.split()[0]: row.text for row in screen.find("pods").find_elements(By.TAG_NAME, "tr")}
+        assert "Off" in rows["home"]
+        assert "Ready" in rows["code"]
+        driver.find_element(By.CSS_SELECTOR, '[data-id="Stop code"]').click()
+        assert "Stop the pod code?" == screen.text("stop-title")
+        screen.find("stop-confirm").click()
+        screen.until(lambda: "Ready" not in screen.text("pods"))
+        assert [] == screen.errors()
+        screen.leave()
+    finally:
+        demo.end()

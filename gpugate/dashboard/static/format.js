@@ -77,8 +77,13 @@ const CAUSES = {
   request: "for a request", hand: "by hand", adopted: "found running", prewarm: "ahead of time", schedule: "by schedule",
 };
 
-// An event of the gateway as a line: [text, class], or null for one that is not shown.
-export function eventLine(kind, data, currency) {
+// An event of the gateway as a line: [text, class], or null for one that is not shown; `named`: with its pod.
+export function eventLine(kind, data, currency, named = false) {
+  const line = plainLine(kind, data, currency);
+  return line && named && data.pod ? [`${data.pod}: ${line[0]}`, line[1]] : line;
+}
+
+function plainLine(kind, data, currency) {
   switch (kind) {
     case "state":
       return data.was ? [`${headline(data.was)} → ${headline(data.status)}: ${data.message}`, ""] : null;

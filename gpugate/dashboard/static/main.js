@@ -3,7 +3,7 @@
 import { Api } from "./api.js";
 import { DAYS, daysChart, startsChart } from "./charts.js";
 import { duration, eventLine, money, plural } from "./format.js";
-import { addEvent, find, setText, showAlarm, showCost, showDays, showPod, showReceipt, showRequests, showSessions, showStarts } from "./views.js";
+import { addEvent, find, setText, showAlarm, showCost, showDays, showPod, showPods, showReceipt, showRequests, showSessions, showStarts } from "./views.js";
 
 const TOKEN = "gpugate.token";
 const DAY_MS = 86_400_000;
@@ -59,7 +59,7 @@ class Page {
 
   #onEvent(kind, data) {
     const at = data.at ?? new Date(this.#now()).toISOString();
-    const line = eventLine(kind, data, this.#currency);
+    const line = eventLine(kind, data, this.#currency, (this.#pod?.pods?.length ?? 0) > 1);
     if (line) addEvent(at, ...line);
     if (kind === "provider_error" && data.alarm) showAlarm(at, line[0]);
     this.#later("pod", () => this.#refreshPod());
@@ -85,8 +85,9 @@ class Page {
       this.#podAt = performance.now();
       this.#tick();
       const none = { requests: [], count: 0 };
-      const busy = this.#pod.waiting + this.#pod.in_flight > 0;
-      showRequests(this.#pod, busy ? await this.api.get("gpu/requests") : none);
+      const all = (this.#pod.pods?.length ?? 0) > 1 ? sumOf(this.#pod.pods) : this.#pod;
+      const busy = all.waiting + all.in_flight > 0;
+      showRequests(all, busy ? await this.api.get("gpu/requests") : none);
     });
   }
 
@@ -113,8 +114,10 @@ class Page {
   #tick() {
     if (this.#pod === null) return;
     const elapsed = (performance.now() - this.#podAt) / 1000;
-    showPod(this.#pod, elapsed, this.#now(), this.#gpu, this.#currency);
-    if (this.#summary) showCost(this.#pod, elapsed, this.#summary);
+    const pods = this.#pod.pods ?? [];
+    if (pods.length > 1) showPods(pods, elapsed, this.#now(), this.#currency, (action, pod) => this.#actOn(action, pod));
+    else showPod(this.#pod, elapsed, this.#now(), this.#gpu, this.#currency);
+    if (this.#summary) showCost(pods.length > 1 ? sumOf(pods) : this.#pod, elapsed, this.#summary);
   }
 
   async #guard(work, onError = (error) => setText("pod-error", error.message)) {
@@ -131,15 +134,32 @@ class Page {
     try {
       await this.api.call(method, path);
     } catch (error) {
-      if (error.code === "POD_BUSY") return this.askToStop();
+      if (error.code === "POD_BUSY") return this.askToStop(this.#asked);
       setText("action-error", error.message);
     }
     await this.#refreshPod();
   }
 
-  askToStop() {
-    const busy = this.#pod === null ? 0 : this.#pod.waiting + this.#pod.in_flight;
+  #actOn(action, pod) {
+    if (action === "Stop") this.askToStop(pod);
+    else this.act("POST", `gpu/start?pod=${pod.pod}`);
+  }
+
+  #asked = null; // the pod, out of several, that is to be stopped
+
+  stop() {
+    const query = new URLSearchParams();
+    if (find("stop-dialog").dataset.force === "true") query.set("force", "true");
+    if (this.#asked) query.set("pod", this.#asked.pod);
+    return this.act("POST", `gpu/stop?${query}`);
+  }
+
+  askToStop(pod = null) {
+    this.#asked = pod;
+    const now = pod ?? this.#pod;
+    const busy = now === null ? 0 : now.waiting + now.in_flight;
     find("stop-dialog").dataset.force = busy > 0;
+    setText("stop-title", pod ? `Stop the pod ${pod.pod}?` : "Stop the pod?");
     setText("stop-text", busy > 0
       ? `${plural(busy, "request")} waiting or being answered will be cut off.`
       : "The next request starts it again, with the wait of a cold start.");
@@ -152,6 +172,13 @@ class Page {
       find("receipt-dialog").showModal();
     }, (error) => setText("cost-note", error.message));
   }
+}
+
+// What all pods together have and do.
+function sumOf(pods) {
+  const sum = (name) => pods.reduce((total, pod) => total + Number(pod[name] ?? 0), 0);
+  const running = pods.some((pod) => (pod.estimated_cost ?? null) !== null);
+  return { waiting: sum("waiting"), in_flight: sum("in_flight"), hourly_rate: sum("hourly_rate"), estimated_cost: running ? sum("estimated_cost") : null };
 }
 
 async function logIn(token) {
@@ -187,9 +214,8 @@ find("start").addEventListener("click", () => page.act("POST", "gpu/start"));
 find("stop").addEventListener("click", () => page.askToStop());
 find("stop-cancel").addEventListener("click", () => find("stop-dialog").close());
 find("stop-confirm").addEventListener("click", () => {
-  const force = find("stop-dialog").dataset.force === "true";
   find("stop-dialog").close();
-  page.act("POST", force ? "gpu/stop?force=true" : "gpu/stop");
+  page.stop();
 });
 find("receipt-close").addEventListener("click", () => find("receipt-dialog").close());
 

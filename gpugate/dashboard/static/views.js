@@ -59,6 +59,33 @@ export function showPod(pod, elapsed, now, gpu, currency) {
   document.title = `${headline(pod.status)} · gpugate`;
 }
 
+// Several pods: one row for each, in place of the card of one. `onAct(action, pod)`: its Start or Stop was pressed.
+export function showPods(pods, elapsed, now, currency, onAct) {
+  find("pods-card").hidden = false;
+  find("pod-card").hidden = true;
+  const button = (pod, action, off) => element("button",
+    { type: "button", "data-id": `${action} ${pod.pod}`, "aria-label": `${action} ${pod.pod}`, onclick: () => onAct(action, pod), ...(off && { disabled: "" }) }, action);
+  const told = pods.map((pod) => ({
+    pod,
+    state: pod.status ? headline(pod.status) : "Not known yet",
+    next: pod.status ? nextStep(pod, elapsed, (now - Date.parse(pod.since)) / 1000) : "",
+    cost: pod.estimated_cost === null || !pod.status ? "" : money(Number(pod.estimated_cost) + (Number(pod.hourly_rate ?? 0) * elapsed) / 3600, currency),
+  }));
+  const columns = [
+    ["Pod", (row) => row.pod.pod],
+    ["State", (row) => element("span", { class: row.pod.status ?? "" }, row.state)],
+    ["Next", (row) => row.next + (row.pod.last_error ? ` ${row.pod.last_error}` : "")],
+    ["Waiting", (row) => `${row.pod.waiting ?? ""}`, "number"],
+    ["Answered", (row) => `${row.pod.in_flight ?? ""}`, "number"],
+    ["This session", (row) => row.cost, "number"],
+    ["", (row) => element("span", { class: "actions" },
+      button(row.pod, "Start", row.pod.status !== "STOPPED"), button(row.pod, "Stop", !row.pod.status || ["STOPPED", "STOPPING"].includes(row.pod.status)))],
+  ];
+  fill("pods", told.map(({ pod, ...row }) => [pod.pod, pod.status, pod.waiting, pod.in_flight, pod.last_error, row]), () => [table("Pods", columns, told)]);
+  const on = pods.filter((pod) => pod.status && pod.status !== "STOPPED").length;
+  document.title = `${plural(on, "pod")} on · gpugate`;
+}
+
 export function showRequests(pod, listed) {
   setText("requests-summary", `${plural(pod.waiting, "request")} waiting, ${pod.in_flight} being answered.`);
   const rows = listed.requests;
