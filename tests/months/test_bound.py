@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import count
 from pathlib import Path
 
@@ -26,6 +27,12 @@ from simulation.traffic import KINDS, sittings
 
 COUNT = 7
 """Days; enough for some hundred pauses."""
+
+
+@cache
+def a_week() -> list[Outcome]:
+    """What the best policy comes to in one week."""
+    return foresight("home", 5, COUNT)
 
 
 @pytest.mark.parametrize("kind", PEOPLE)
@@ -60,7 +67,7 @@ def test_the_numbers_of_sittings(kind: str, weekend: bool) -> None:
 def test_nothing_that_is_lived_lies_below_it() -> None:
     """No fixed timeout, but for the luck of one week; hindsight does."""
     month = KINDS["home"](5, COUNT)
-    frontier = foresight("home", 5, COUNT)
+    frontier = a_week()
     assert len(WORTHS_S) == len(frontier)
     for limit_s in FIXED_S:
         lived = live(FixedIdlePolicy(limit_s), pauses(month))
@@ -71,7 +78,7 @@ def test_nothing_that_is_lived_lies_below_it() -> None:
 
 def test_the_dearer_a_cold_start_the_fewer() -> None:
     """And the more idle time."""
-    frontier = foresight("home", 5, COUNT)
+    frontier = a_week()
     assert [one.cold for one in frontier] == sorted((one.cold for one in frontier), reverse=True)
     assert [one.idle_s for one in frontier] == sorted(one.idle_s for one in frontier)
 
