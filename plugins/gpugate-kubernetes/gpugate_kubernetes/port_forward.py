@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
+from socket import SO_LINGER, SOL_SOCKET
+from struct import pack
 
 import aiohttp
 
@@ -86,8 +88,17 @@ class PortForward:
             if channel not in begun:
                 begun.add(channel)  # the port's number
             elif channel == ERROR:
-                writer.transport.abort()  # an end in good order would look like the end of an answer
+                _reset(writer)
                 return
             else:
                 writer.write(frame.data[1:])
                 await writer.drain()
+        if socket.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
+            _reset(writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection by a reset: an end in good order would look like the end of an answer."""
+    socket = writer.get_extra_info("socket")
+    socket.setsockopt(SOL_SOCKET, SO_LINGER, pack("ii", 1, 0))
+    writer.transport.abort()
