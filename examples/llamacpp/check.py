@@ -137,7 +137,7 @@ def gateway(home: Path, server: str, model: str) -> Iterator[Gate]:
     config.write_text(text)
     config.chmod(0o600)
     command = [sys.executable, "-m", "gpugate"]
-    issue = [*command, "token", "issue", "--config", str(config), "--scope", "chat pod"]
+    issue = [*command, "token", "issue", "--subject", "check", "--config", str(config), "--scope", "chat pod"]
     gate.token = subprocess.run(issue, check=True, capture_output=True, text=True).stdout.split()[-1]
     log = home / "gpugate.log"
     with log.open("wb") as lines:
