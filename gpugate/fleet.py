@@ -17,6 +17,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from fnmatch import translate
 from types import MappingProxyType
 from urllib.parse import unquote
 
@@ -24,6 +25,7 @@ from attrs import frozen
 
 from gpugate.billing.recorder import SessionRecorder
 from gpugate.config.schema import PodSettings
+from gpugate.core.request_queue import other_name
 from gpugate.errors import ModelNotFound, PathNotFound
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.pod_calls import HttpPodClient
@@ -32,6 +34,7 @@ from gpugate.lifecycle.status import PodEventBus
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.catalog_responses import spellings
 from gpugate.ollama.routes import Route, WakePaths
+from gpugate.ollama.validation import MAX_MODEL_NAME
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.tasks import CrashHandler, report_to_loop, spawn
 
@@ -109,8 +112,7 @@ class Fleet:
         self.only = pods[0] if len(pods) == 1 else None
         self.has_other_engines = not all(pod.speaks_ollama for pod in pods)
         self._on_crash = on_crash
-        patterns = [(pod, pattern_of(pod.settings.models)) for pod in pods if pod.settings.models]
-        self._patterns = [(pod, re.compile(pattern)) for pod, pattern in patterns]
+        self._patterns = [(pod, _pattern_of(pod.settings.models)) for pod in pods if pod.settings.models]
         self._by_pattern: dict[str, FleetPod | None] = {}
         self._closings: dict[str, asyncio.Task[bool]] = {}
 
@@ -162,10 +164,12 @@ class Fleet:
         try:
             return self._by_pattern[model]
         except KeyError:
-            found = next((pod for pod, pattern in self._patterns if pattern.fullmatch(model)), None)
-        if len(self._by_pattern) >= MAX_REMEMBERED:
-            self._by_pattern.clear()
-        self._by_pattern[model] = found
+            names = (model, other_name(model))
+            found = next((pod for pod, pattern in self._patterns if any(map(pattern.match, names))), None)
+        if len(model) <= MAX_MODEL_NAME:
+            if len(self._by_pattern) >= MAX_REMEMBERED:
+                self._by_pattern.clear()
+            self._by_pattern[model] = found
         return found
 
     def _pod_that_has(self, model: str, able: Iterable[FleetPod]) -> FleetPod | None:
@@ -174,18 +178,9 @@ class Fleet:
         return next((pod for pod in pods if pod.catalog.catalog.has(names)), None)
 
 
-def pattern_of(models: Sequence[str]) -> str:
-    """Return a regular expression for patterns of models: `*`, `?`, and a tag that may be left out.
+def _pattern_of(models: Sequence[str]) -> re.Pattern[str]:
+    """Return what matches the whole name of a model by patterns in which only `*` and `?` are wild.
 
-    >>> bool(re.fullmatch(pattern_of(["llava", "qwen2.5-coder:*"]), "llava:latest"))
-    True
+    `fnmatch` makes expressions that take no longer than the name is long, whatever clients name.
     """
-    return "|".join(_expression(pattern) for pattern in models)
-
-
-def _expression(pattern: str) -> str:
-    wild = {"*": ".*", "?": "."}
-    text = "".join(wild.get(character) or re.escape(character) for character in pattern)
-    if ":" not in pattern.rpartition("/")[2]:
-        return f"(?s:{text}(?::latest)?)"
-    return f"(?s:{text})" if not pattern.endswith(":latest") else f"(?s:{text[:-7]}(?::latest)?)"
+    return re.compile("|".join(translate(pattern.replace("[", "[[]")) for pattern in models))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Set
 from functools import partial
 from types import SimpleNamespace
@@ -13,8 +12,9 @@ from attrs import frozen
 
 from gpugate.config.schema import PodSettings
 from gpugate.errors import PathNotFound
-from gpugate.fleet import MAX_REMEMBERED, Fleet, FleetPod, pattern_of
+from gpugate.fleet import MAX_REMEMBERED, Fleet, FleetPod
 from gpugate.ollama.routes import WakePaths, match_route
+from gpugate.ollama.validation import MAX_MODEL_NAME
 
 
 @frozen
@@ -95,6 +95,14 @@ def test_models_without_end():
     assert "code" == fleet.pod_for("code-x").name
 
 
+@pytest.mark.parametrize("length", [MAX_MODEL_NAME + 1, 1_000_000])
+def test_a_model_of_any_length(length):
+    """It is matched in no time, whatever the patterns, and not remembered."""
+    fleet = Fleet([pod("home"), pod("code", "*a*b*c*d"), pod("rest", "*a*")])
+    assert "rest" == fleet.pod_for("a" * length).name
+    assert {} == fleet._by_pattern
+
+
 @pytest.mark.parametrize(
     ("pattern", "model", "matches"),
     [
@@ -109,13 +117,15 @@ def test_models_without_end():
         ("a.b", "axb", False),
         ("[ab]", "a", False),
         ("a+", "aa", False),
-        ("*", "", True),
+        ("llava:*", "llava", True),  # that is llava:latest
+        ("a[b", "a[b:latest", True),
         ("*", "two\nlines", True),
     ],
 )
 def test_pattern(pattern, model, matches):
     """Only `*` and `?` are wild."""
-    assert matches is (re.fullmatch(pattern_of([pattern]), model) is not None)
+    fleet = Fleet([pod("home"), pod("code", "no", pattern)])
+    assert ("code" if matches else "home") == fleet.pod_for(model).name
 
 
 EXTRA = WakePaths.of(["/score", "/tokenize"])

@@ -21,6 +21,13 @@ def full_name(model: str) -> str:
     return folded if ":" in folded.rpartition("/")[2] else f"{folded}:latest"
 
 
+def other_name(model: str) -> str:
+    """Return a model's other name, "llava:latest" of "llava" and the reverse; without one its only name."""
+    if model.endswith(":latest"):
+        return model.removesuffix(":latest")
+    return model if ":" in model.rpartition("/")[2] or not model else f"{model}:latest"
+
+
 @define(eq=False)
 class Ticket:
     """One request, from its arrival to its end."""

@@ -14,9 +14,8 @@ from attrs import frozen
 
 from gpugate.config.hours import is_within, parse_hours
 from gpugate.config.schema import WakeRule
+from gpugate.core.request_queue import other_name
 from gpugate.lifecycle.lease import WakePolicy, WakeRequest
-
-_LATEST = ":latest"
 
 
 @frozen
@@ -32,7 +31,10 @@ class _Compiled:
         rule = self.rule
         return (
             _any_matches(rule.users, request.user)
-            and (_any_matches(rule.models, request.model) or _any_matches(rule.models, _other(request.model)))
+            and (
+                _any_matches(rule.models, request.model)
+                or _any_matches(rule.models, other_name(request.model))
+            )
             and _any_matches(rule.paths, request.path)
             and _any_matches(rule.agents, request.agent)
             and (not self.hours or is_within(self.hours, now.astimezone(self.zone)))
@@ -88,13 +90,6 @@ def in_words(number: int, rule: WakeRule, default_zone: str) -> str:
 
 def _any_matches(patterns: Sequence[str], text: str) -> bool:
     return not patterns or any(fnmatchcase(text, pattern) for pattern in patterns)
-
-
-def _other(model: str) -> str:
-    """Return the other name of a model: "llava" and "llava:latest" are the same."""
-    if model.endswith(_LATEST):
-        return model.removesuffix(_LATEST)
-    return model if ":" in model.rpartition("/")[2] or not model else model + _LATEST
 
 
 def _listed(patterns: Sequence[str]) -> str:

@@ -58,7 +58,8 @@ RULES: Mapping[str, May] = {
     "fleet": May(
         {
             *("lifecycle", "config.schema", "billing.recorder", "proxy.forwarder"),
-            *("ollama.catalog_refresher", "ollama.catalog_responses", "ollama.routes", *BASE),
+            *("core", "ollama.catalog_refresher", "ollama.catalog_responses", "ollama.routes"),
+            *("ollama.validation", *BASE),
         },
         {"attrs"},
     ),
