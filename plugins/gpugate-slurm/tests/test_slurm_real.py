@@ -15,7 +15,7 @@ import pytest
 from gpugate_slurm import Slurm, SlurmConfig
 from real_slurm import OLLAMA, Quick, RealSlurm, missing, shared
 
-from gpugate.errors import Ambiguous, AuthFailed, Misconfigured, Transient
+from gpugate.errors import Ambiguous, AuthFailed, Misconfigured, RateLimited, Transient
 from gpugate.provider_api import Phase, PodReport
 
 pytestmark = [
@@ -201,21 +201,27 @@ async def test_a_lost_gateway(slurm: RealSlurm, make: Callable[..., Slurm]) -> N
 async def test_a_controller_that_does_not_answer(slurm: RealSlurm, make: Callable[..., Slurm]) -> None:
     """A look fails; a submission may have been made, and is looked for before there is another."""
     provider = make(timeout=1.0)
+    provider.settle_s = 4.0
     await provider.inspect()
     controller = int((slurm.folder / "slurmctld.pid").read_text())
-    sbatch = provider._client.submit
     os.kill(controller, signal.SIGSTOP)
     try:
         with pytest.raises(Transient):
             await provider.inspect()
         with pytest.raises(Ambiguous):
-            await sbatch(provider._request(25000))
+            await provider._submit()
     finally:
         os.kill(controller, signal.SIGCONT)
-    provider = make()
-    report = await provider.start()
-    assert 1 == len(slurm.run("squeue", "--noheader", "--name=gpugate-main").splitlines())
+    end = time.monotonic() + 20
+    while True:
+        try:
+            report = await provider.start()
+            break
+        except (RateLimited, Transient):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.3)
     assert report.pod_id is not None
+    assert 1 == len(slurm.run("squeue", "--noheader", "--name=gpugate-main").splitlines())
 
 
 async def test_two_slots(slurm: RealSlurm, make: Callable[..., Slurm]) -> None:
