@@ -107,11 +107,13 @@ async def _give_up(closing: Coroutine[Any, Any, bool], abort: Callable[[], None]
 
 
 async def _first(one: Coroutine[Any, Any, Any], other: Coroutine[Any, Any, Any]) -> bool:
-    """Return whether the first of two has ended before the other, which is cancelled."""
+    """Return whether the first of two has ended before the other, which is cancelled; raise its error."""
     tasks = [spawn(one, "turns:one", on_crash=log_crash), spawn(other, "turns:other", on_crash=log_crash)]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return tasks[0].done() and not tasks[1].done()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        return tasks[1] not in done
     finally:
         for task in tasks:
             task.cancel()
