@@ -142,13 +142,22 @@ class Fleet:
             return first
         return self._pod_by_pattern(model) or self._pod_that_has(model, able) or first
 
-    def reading_body(self) -> AbstractContextManager[Callable[[int], None]]:
-        """Count a body while it is read, before its pod is known; see `Lifecycle.reading_body`.
+    def reading_body(self, name: str | None) -> AbstractContextManager[Callable[[int], None]]:
+        """Count a body while it is read; see `Lifecycle.reading_body`.
 
-        Where any pod does not serve, the body may have to wait.
+        Without a name the pod is only known once the body is: it is counted at the pod that has most room, so
+        that the full queue of one keeps no request from the others.
+
+        Args:
+            name: of the pod, if the request's header names one.
+
+        Raises:
+            PathNotFound: there is no pod of this name.
         """
-        pod = next((pod for pod in self if pod.lifecycle.serving is None), self.first)
-        return pod.lifecycle.reading_body()
+        if name is not None:
+            return self.named(name).lifecycle.reading_body()
+        roomiest = min(self, key=lambda pod: (pod.lifecycle.waiting, pod.lifecycle.serving is None))
+        return roomiest.lifecycle.reading_body()
 
     def close(self, pod: FleetPod, *, keep: bool, stop_wait_s: float) -> asyncio.Task[bool]:
         """Begin to close a pod's lifecycle, see there; a second call returns the first one's task.

@@ -94,7 +94,7 @@ class JsonRequest:
 
 async def read_json(call: RequestContext, limits: BodyLimits, fleet: Fleet) -> JsonRequest:
     """The body's fields. Raises RequestError: too large, not JSON, no object; QueueFull."""
-    with fleet.reading_body() as hold:
+    with fleet.reading_body(call.request.headers.get(POD_HEADER)) as hold:
         body = await read_body(call.request, limits, hold)
     call.body_bytes = len(body)
     try:

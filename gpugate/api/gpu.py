@@ -11,7 +11,7 @@ from aiohttp import web
 from gpugate.api.events import status_json
 from gpugate.api.routing import ApiRoute, ApiRoutes
 from gpugate.errors import InvalidRequest, ProviderUnavailable
-from gpugate.fleet import Fleet, FleetPod
+from gpugate.fleet import POD_HEADER, Fleet, FleetPod
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.request_context import RequestContext
@@ -57,8 +57,8 @@ class GpuApi:
         return _answer(call, {**data, "pods": pods})
 
     def _pod(self, call: RequestContext) -> FleetPod:
-        """Return the pod of `?pod=`; the first without it. Raises PathNotFound."""
-        name = call.request.query.get("pod")
+        """Return the pod of `?pod=`, else of the header, else the first. Raises PathNotFound."""
+        name = call.request.query.get("pod", call.request.headers.get(POD_HEADER))
         return self._fleet.first if name is None else self._fleet.named(name)
 
     async def _status_of(self, pod: FleetPod) -> Mapping[str, object]:

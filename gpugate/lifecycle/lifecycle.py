@@ -499,6 +499,11 @@ class Lifecycle:
         return self._leases.open_requests(self._loop.time())
 
     @property
+    def waiting(self) -> int:
+        """How many requests wait for the pod."""
+        return self._last.waiting
+
+    @property
     def unconfirmed_stops(self) -> int:
         """At how many providers a stop was sent that no inspection has confirmed yet."""
         return len(self._last.stopping_providers)

@@ -213,7 +213,7 @@ class OllamaHandlers:
         request = context.request
         body = whole_body(request, self._limits)
         if body is None:
-            with self._fleet.reading_body() as hold:
+            with self._fleet.reading_body(request.headers.get(POD_HEADER)) as hold:
                 body = await read_body(request, self._limits, hold)
         return OllamaBody(route, request.headers, body)
 

@@ -150,6 +150,50 @@ async def test_unknown_pod_in_the_query(street, path):
     assert [] == street.started
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "start"), ("POST", "stop"), ("GET", "status")])
+async def test_the_header_on_own_paths(street, method, path):
+    """It counts there, too, behind `?pod=`: a name that no pod has starts and stops nothing."""
+    nowhere = {"X-Gpugate-Pod": "nowhere"}
+    status, answer = await street.ask(method, f"/api/v1/gpu/{path}", headers=nowhere)
+    assert (404, "NOT_FOUND") == (status, answer["error"]["code"])
+    assert [] == street.started
+    status, _ = await street.ask(method, f"/api/v1/gpu/{path}?pod=large", headers=nowhere)
+    assert status < 300
+    status, _ = await street.ask(method, f"/api/v1/gpu/{path}", headers={"X-Gpugate-Pod": "pictures"})
+    assert status < 300
+    for name in ("large", "pictures") if path == "start" else ():
+        await street.until_serving(name)
+    assert "home" not in street.started
+
+
+@pytest.mark.parametrize("path", ["/api/chat", "/api/v1/code/assist"])
+async def test_a_full_queue_is_that_of_one_pod(street, path):
+    """Bodies that come slowly reach the other pods, one that serves and one that is off."""
+    street.clouds["large"].boot_s = 3600.0
+    machine = street.gateway.base.fleet.pods["large"].lifecycle._machine
+    machine.queue.max_waiting = 1
+    held = asyncio.ensure_future(street.chat("big:70b"))
+    async with asyncio.timeout(SOON):
+        while not machine.queue.waiting:
+            await asyncio.sleep(0.01)
+    body = {
+        "model": "small:1b",
+        "messages": [{"role": "user", "content": "hi"}],
+        "question": "x",
+        "code": "y",
+    }
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b" "
+        await asyncio.sleep(0.05)  # the body is not whole when the request arrives
+        yield json.dumps(body).encode()
+
+    assert 200 == (await street.ask("POST", path, data=pieces()))[0]
+    assert 200 == (await street.ask("POST", path, data=pieces()))[0]
+    assert 503 == (await street.ask("POST", path, data=pieces(), headers={"X-Gpugate-Pod": "large"}))[0]
+    held.cancel()
+
+
 async def test_the_header_is_not_forwarded(street):
     """The pod sees nothing of it."""
     await street.chat("small:1b", "home")
