@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import jwt
-from attrs import define, field
+from attrs import define, evolve, field
 from gpugate_demo.ollama import SimulatedOllama
 from gpugate_demo.text_generator import fixed
 from gpugate_testing.fakes import FakeCloud, FakeProvider
@@ -62,6 +62,8 @@ def provider_of(cloud: FakeCloud) -> type[FakeProvider]:
     """A provider's class, as a plugin would have it, over this cloud."""
 
     class CloudProvider(FakeProvider):
+        capabilities = evolve(FakeProvider.capabilities, can_overlap=cloud.second is not None)
+
         def __init__(self, config: Any, session: Any) -> None:
             super().__init__(cloud, session)
 

@@ -184,9 +184,15 @@ class FakeProvider(Provider):
 
     def __init__(self, cloud: FakeCloud, session: Any = None, slot: int = 0) -> None:
         super().__init__(None, session)
-        self.cloud = cloud.second if slot and cloud.second is not None else cloud
+        self._first = cloud
         self.slot = slot
         self.closed = False
+
+    @property
+    def cloud(self) -> FakeCloud:
+        """The pod in this provider's slot."""
+        second = self._first.second if self.slot else None
+        return self._first if second is None else second
 
     @property
     def time_limit_s(self) -> float:
