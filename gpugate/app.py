@@ -48,7 +48,7 @@ from gpugate.operation.notices import Notices
 from gpugate.operation.reload import Reloader
 from gpugate.operation.schedules import ScheduleRunner
 from gpugate.operation.wake_rules import wake_policy
-from gpugate.pod_builder import PodBuilder, history_of, switch_renewer
+from gpugate.pod_builder import PodBuilder, history_of, left_stops, switch_renewer
 from gpugate.provider_api import MAIN_POD, Provider
 from gpugate.providers import registry
 from gpugate.proxy.auth import make_verifier
@@ -189,6 +189,8 @@ async def _infrastructure(
         resources=resources,
     )
     resources.push_async_callback(builder.close_recorders)
+    for line in left_stops(state, settings.pods, _warn):
+        _log.error(line, alarm=True)
     fleet = Fleet([await builder.build(pod) for pod in settings.pods], log_crash)
     return Infrastructure(
         settings=settings,

@@ -45,7 +45,7 @@ from gpugate.observability.log import log_crash
 from gpugate.ollama.catalog_refresher import CatalogRefresher
 from gpugate.ollama.routes import WakePaths
 from gpugate.operation.wake_rules import wake_policy
-from gpugate.provider_api import Provider
+from gpugate.provider_api import MAIN_POD, Provider
 from gpugate.proxy.forwarder import Forwarder, UpstreamPools
 from gpugate.relay.relay import Relay
 
@@ -59,6 +59,9 @@ POD_LIVES = frozenset(
     }
 )
 """States in which an exchange with the pod may be under way."""
+
+UNPROVED_STOPS = "unproved-stops.json"
+"""The file of a pod's stops that are not proved, in its state folder."""
 
 LEARNED_SESSIONS = 200
 """From how many sessions of the ledger is learned how long starts take."""
@@ -183,7 +186,7 @@ class PodBuilder:
             policy=policy_of(self.settings, pod, [one.provider for one in providers]),
             fallback_price=fallback_price_of(self.settings),
             events=events,
-            pending_stops=PendingStopFile(folder / "unproved-stops.json", self.warn),
+            pending_stops=PendingStopFile(folder / UNPROVED_STOPS, self.warn),
             idle_policy=LearnedIdlePolicy(pod.pod.idle_timeout) if learns else None,
             idle_history=IdleHistoryFile(folder / "habits.json", self.warn) if learns else None,
             recorder=recorder,
@@ -225,6 +228,28 @@ class PodBuilder:
             on_crash=log_crash,
             speaks_ollama=pod.pod.speaks_ollama,
         )
+
+
+def left_stops(state: Path, pods: Sequence[PodSettings], warn: Callable[[str], None]) -> list[str]:
+    """Return a line for each pod that is not configured any more and has a stop that is not proved.
+
+    No lifecycle goes on with these stops: where they failed, a pod is still paid for.
+
+    Args:
+        state: the folder of `state.dir`.
+        warn: takes a line about a file that cannot be read.
+    """
+    folders = {state_folder(state, pod) for pod in pods}
+    lines = []
+    for path in (state / UNPROVED_STOPS, *sorted(state.glob(f"pods/*/{UNPROVED_STOPS}"))):
+        if path.parent not in folders and (providers := PendingStopFile(path, warn).load()):
+            name = MAIN_POD if path.parent == state else path.parent.name
+            where = " and ".join(sorted(providers))
+            lines.append(
+                f"the pod {name!r} is not configured any more, and its stop at {where} is not proved:"
+                f" see there that nothing of it runs, then delete {path}"
+            )
+    return lines
 
 
 def abort_exchanges(pools: UpstreamPools) -> EventListener:
