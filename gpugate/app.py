@@ -40,7 +40,7 @@ from gpugate.generation.feature import generation_api
 from gpugate.generation.workflows import Workflows
 from gpugate.generation.workflows import load as load_workflows
 from gpugate.lifecycle.status import EventBus
-from gpugate.observability.event_log import log_event
+from gpugate.observability.event_log import log_event, pod_field
 from gpugate.observability.log import AccessLog, Output, configure, log_crash
 from gpugate.observability.redact import secrets_of
 from gpugate.ollama.handlers import OllamaHandlers
@@ -49,7 +49,7 @@ from gpugate.operation.reload import Reloader
 from gpugate.operation.schedules import ScheduleRunner
 from gpugate.operation.wake_rules import wake_policy
 from gpugate.pod_builder import PodBuilder, history_of, left_stops, switch_renewer
-from gpugate.provider_api import MAIN_POD, Provider
+from gpugate.provider_api import Provider
 from gpugate.providers import registry
 from gpugate.proxy.auth import make_verifier
 from gpugate.proxy.cors import Cors
@@ -184,7 +184,7 @@ async def _infrastructure(
         bodies=BodyBudget(settings.queue.max_bytes),
         wall=utc_now,
         alarm=_ledger_alarm,
-        warn=_warn,
+        warn=_warn_of_pod,
         on_failure=on_pod_failure,
         resources=resources,
     )
@@ -272,7 +272,7 @@ def _apply(fleet: Fleet, cost_api: CostApi, new: Settings) -> None:
 async def _log_hint(pod: FleetPod) -> None:
     """Say, once the gateway listens, what clients see while nothing was learned of the pod's models."""
     if hint := pod.catalog.catalog.hint:
-        _log.info(f"catalogue: {hint}")
+        _log.info(f"catalogue: {hint}", **pod_field(pod.name))
 
 
 def _schedules(base: Infrastructure, pod: FleetPod, reloader: Reloader) -> Feature:
@@ -284,7 +284,7 @@ def _schedules(base: Infrastructure, pod: FleetPod, reloader: Reloader) -> Featu
 
 
 def _dead_man_switch(pod: FleetPod) -> Feature:
-    switch = switch_renewer(pod, _warn)
+    switch = switch_renewer(pod, partial(_warn_of_pod, pod.name))
     if switch is None:
         return CallbackFeature()
     pod.events.subscribe(switch.on_event)
@@ -378,11 +378,15 @@ async def _refuse_update(_: object) -> bool:
 
 
 def _ledger_alarm(pod: str, text: str) -> None:
-    _log.error(f"ledger: {text}", alarm=True, **({} if pod == MAIN_POD else {"pod": pod}))
+    _log.error(f"ledger: {text}", alarm=True, **pod_field(pod))
 
 
 def _warn(text: str) -> None:
     _log.warning(text)
+
+
+def _warn_of_pod(pod: str, text: str) -> None:
+    _log.warning(text, **pod_field(pod))
 
 
 def _session() -> aiohttp.ClientSession:

@@ -22,6 +22,7 @@ from gpugate.core.states import Status
 from gpugate.fleet import Fleet, FleetPod
 from gpugate.lifecycle.lifecycle import Lifecycle
 from gpugate.lifecycle.status import EventBus, EventListener, LifecycleEvent, ProviderProblem
+from gpugate.observability.event_log import pod_field
 from gpugate.observability.log import log_crash
 from gpugate.proxy.listening import check_self, listen
 from gpugate.proxy.server import GatewayServer, Listener
@@ -191,7 +192,7 @@ class Gateway:
     async def _close_pod(self, pod: FleetPod, keep: bool) -> bool:
         """Stop or keep one pod, and tell what became of it; return False when its stop is not confirmed."""
         confirmed = await self.base.fleet.close(pod, keep=keep, stop_wait_s=self.settings.server.stop_wait)
-        name = {} if self.base.fleet.only is not None else {"pod": pod.name}
+        name = pod_field(pod.name)
         if not confirmed:
             _log.error("the pod may still be running: its stop is not proved", alarm=True, **name)
             _report_unconfirmed_stop(pod)

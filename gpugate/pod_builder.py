@@ -78,7 +78,7 @@ class PodBuilder:
         bodies: what the requests that wait may keep, in all pods together.
         wall: the wall clock, aware.
         alarm: takes a pod's name and a line for the log.
-        warn: takes a line for the log.
+        warn: the same for a line of less weight.
         on_failure: called with the pod's name when its lifecycle has failed.
         resources: closes what the pods leave open.
         recorders: those of the pods so far.
@@ -93,7 +93,7 @@ class PodBuilder:
     bodies: BodyBudget
     wall: Callable[[], datetime]
     alarm: Callable[[str, str], None]
-    warn: Callable[[str], None]
+    warn: Callable[[str, str], None]
     on_failure: Callable[[str], None]
     resources: AsyncExitStack
     recorders: list[SessionRecorder] = field(factory=list)
@@ -179,6 +179,7 @@ class PodBuilder:
         client: OllamaPodClient | OpenAIPodClient,
     ) -> Lifecycle:
         learns, folder = pod.pod.idle_policy == "learned", state_folder(self.state, pod)
+        warn = partial(self.warn, pod.name)
         lifecycle = Lifecycle(
             name=pod.name,
             providers=providers,
@@ -186,9 +187,9 @@ class PodBuilder:
             policy=policy_of(self.settings, pod, [one.provider for one in providers]),
             fallback_price=fallback_price_of(self.settings),
             events=events,
-            pending_stops=PendingStopFile(folder / UNPROVED_STOPS, self.warn),
+            pending_stops=PendingStopFile(folder / UNPROVED_STOPS, warn),
             idle_policy=LearnedIdlePolicy(pod.pod.idle_timeout) if learns else None,
-            idle_history=IdleHistoryFile(folder / "habits.json", self.warn) if learns else None,
+            idle_history=IdleHistoryFile(folder / "habits.json", warn) if learns else None,
             recorder=recorder,
             start_times=await self._start_times(pod.name),
             boottime=boottime,
@@ -224,7 +225,7 @@ class PodBuilder:
             fetch=client.fetch,
             serving=lambda: lifecycle.serving,
             interval_s=pod.pod.reconcile_interval,
-            warn=self.warn,
+            warn=partial(self.warn, pod.name),
             on_crash=log_crash,
             speaks_ollama=pod.pod.speaks_ollama,
         )

@@ -54,10 +54,15 @@ STOP_REASONS: Mapping[StopCause, str] = {
 """Why a pod is stopped."""
 
 
+def pod_field(pod: str) -> dict[str, str]:
+    """Return what names a pod in a line about it: nothing for the one that has no name in the file."""
+    return {} if pod == MAIN_POD else {"pod": pod}
+
+
 def log_event(news: LifecycleEvent) -> None:
     """Write the line of this event; queue changes have none. One of several pods is named in it."""
     pod = getattr(news, "pod", MAIN_POD)  # the budget is that of all
-    with bound_contextvars(**({} if pod == MAIN_POD else {"pod": pod})):
+    with bound_contextvars(**pod_field(pod)):
         _write(news)
 
 

@@ -24,6 +24,7 @@ from gpugate.app import build
 from gpugate.cli.main import main
 from gpugate.config import Settings, load_settings
 from gpugate.gateway import Gateway
+from gpugate.json_file import JsonFile
 from gpugate.operation.reload import Reloader
 from gpugate.provider_api import Phase
 from tests.billing.test_sqlite_ledger import THIRD
@@ -327,6 +328,20 @@ async def test_one_sum_of_bodies(street, monkeypatch):
     monkeypatch.setattr(street.gateway.lifecycle._machine.queue.bodies, "max_bytes", 100)
     assert 503 == await street.chat("small:1b")
     held.cancel()
+
+
+async def test_lines_about_a_pod_name_it(tmp_path, monkeypatch, capsys):
+    """Of each pod it is said at the start that its models are not known yet; an old stop is one alarm."""
+    monkeypatch.setenv("GPUGATE_STATE_DIR", "")
+    JsonFile(tmp_path / "unproved-stops.json").write(["cloud-home"])
+    kind = provider_of(FakeCloud())
+    gateway = await build(settings_of(tmp_path, log__level="info"), find=lambda _: kind)
+    await gateway.open()
+    await gateway.close()
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [*PODS] == [line["pod"] for line in lines if line["event"].startswith("catalogue: ")]
+    alarms = [line["event"] for line in lines if line.get("alarm")]
+    assert ["the pod 'main' is not configured any more"] == [alarm.partition(",")[0] for alarm in alarms]
 
 
 async def test_all_pods_are_stopped_at_the_end(street):
