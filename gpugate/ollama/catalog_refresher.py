@@ -90,6 +90,7 @@ class CatalogRefresher:
         self._watching: Supervised | None = None
         self._writing: asyncio.Task[None] | None = None
         self._tries: Counter[tuple[object, ...]] = Counter()
+        self._silent: ServingPod | None = None  # it did not answer in time when it was asked last
 
     def require(self, model: str | None, failure: str = "") -> None:
         """Refuse a request before it wakes the pod; one that serves answers for itself.
@@ -107,17 +108,22 @@ class CatalogRefresher:
     async def current_list(self, kind: str) -> bytes:
         """Return a list as of now: the pod's own, if it serves and answers in time, else the remembered one.
 
+        A pod that let one list wait is asked for the next only once it has answered the watcher.
+
         Args:
             kind: "tags", "v1/models" or "ps".
         """
         path = _LIST_PATHS[kind]
         asks = self._speaks_ollama or kind == "v1/models"
-        if asks and (pod := self._serving()) is not None:
-            with suppress(TimeoutError):
+        if asks and (pod := self._serving()) is not None and pod is not self._silent:
+            try:
                 async with asyncio.timeout(LIST_LIMIT_S):
                     body = await self._fetch(pod.endpoints["ollama"], path, None)
                     if body is not None:
                         return body
+            except TimeoutError:
+                self._silent = pod
+                self._due.set()
         remembered = self.catalog.answer("GET", path)
         assert remembered is not None
         return remembered.body
@@ -186,6 +192,7 @@ class CatalogRefresher:
         answer = await self._fetch(pod.endpoints["ollama"], path, body)
         if answer is None or self._serving() is not pod:
             return None
+        self._silent = None
         if self.catalog.store(kind, key, answer):
             self.changed()
         return answer

@@ -18,7 +18,7 @@ from gpugate.errors import ModelNotFound
 from gpugate.lifecycle.lease import ServingPod
 from gpugate.lifecycle.status import StateChanged
 from gpugate.ollama.catalog_cache import MAX_SHOWS
-from gpugate.ollama.catalog_refresher import MOST_TRIES, CatalogRefresher
+from gpugate.ollama.catalog_refresher import LIST_LIMIT_S, MOST_TRIES, CatalogRefresher
 from gpugate.ollama.routes import match_route
 from gpugate.ollama.validation import scan_body
 from gpugate.provider_api import Endpoint
@@ -249,3 +249,24 @@ async def test_a_model_that_the_second_provider_lacks(refresher: CatalogRefreshe
     await serve(refresher, pod, "two")
     await end(refresher, pod)
     refresher.require("nothing")
+
+
+async def test_a_list_of_a_pod_that_hangs(refresher: CatalogRefresher, pod: Pod) -> None:
+    """It is waited for once; the next lists are the remembered ones, until it has answered again."""
+    loop = asyncio.get_running_loop()
+    await serve(refresher, pod)
+    await asyncio.sleep(1)
+    pod.takes_s = 10 * LIST_LIMIT_S
+    pod.models["new:1b"] = "1"
+
+    async def listed() -> tuple[bool, float]:
+        began = loop.time()
+        body = await refresher.current_list("tags")
+        return b"new:1b" in body, loop.time() - began
+
+    assert (False, LIST_LIMIT_S) == await listed()
+    assert [(False, 0.0), (False, 0.0)] == [await listed(), await listed()]
+    pod.takes_s = 0.0
+    await asyncio.sleep(20 * LIST_LIMIT_S)
+    pod.takes_s = 1.0
+    assert (True, 1.0) == await listed()
