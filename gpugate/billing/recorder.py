@@ -225,7 +225,8 @@ class SessionRecorder(Recorder):
         read; return whether the provider has such a pod.
         """
         provider = left.provider
-        since = [row for row in self._unsaved_sessions.values() if row.provider == provider]
+        here = (self._pod, provider)
+        since = [row for row in self._unsaved_sessions.values() if (row.pod, row.provider) == here]
         first = min(since, key=lambda row: row.began_at, default=None)
         if first is None:
             return False

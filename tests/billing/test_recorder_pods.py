@@ -85,6 +85,26 @@ def test_a_pod_that_is_not_configured_any_more() -> None:
     play(story)
 
 
+def test_a_removed_pod_beside_one_that_runs() -> None:
+    """The first pod's session goes on, though the removed one's was open at a provider of the same name."""
+
+    async def story() -> None:
+        (chat,) = houses("chat")
+        async with chat.crashes() as lifecycle:
+            await ask(lifecycle)
+        await chat.book.put(evolve(LEFT, id="0"))
+        async with chat.open() as lifecycle:
+            await off(lifecycle)
+        ends = {row.pod: row.end_reason for row in chat.rows}
+        assert 2 == len(chat.rows)
+        assert "not configured any more" == ends["code"]
+        assert "found stopped" != ends["chat"]
+        (row,) = (row for row in chat.rows if row.pod == "chat")
+        assert seconds(row) == pytest.approx(chat.clouds[0].total_billed_s, abs=2)
+
+    play(story)
+
+
 def test_a_provider_that_one_of_several_pods_does_not_use_any_more() -> None:
     """The alarm names the pod: another one may still be there."""
 
