@@ -1,4 +1,4 @@
-"""Replaces a pod that serves by another one before its session's time limit: nobody waits for a start.
+"""Replaces a pod that serves by another one before its session's time limit: no request waits for a start.
 
 Theory of operation. A provider that can run two pods has two slots, each a provider of its own for the
 machine (`ProviderLimits.twin`). The machine's state is about one pod, as ever. What goes beyond that is here:
