@@ -17,7 +17,7 @@ from aiohttp_sse import EventSourceResponse, sse_response
 from attrs import frozen
 
 from gpugate.api.routing import ApiRoute, ApiRoutes
-from gpugate.errors import GateError, InvalidRequest
+from gpugate.errors import GateError, InvalidRequest, ProviderUnavailable
 from gpugate.lifecycle.lease import Lease, ServingPod
 from gpugate.lifecycle.status import (
     BudgetThresholdCrossed,
@@ -49,6 +49,10 @@ MAX_KEPT = 512
 MAX_LAG = 1024
 """How many events a reader may lag behind before it is disconnected."""
 _NUMBER = re.compile("[1-9][0-9]{0,17}")  # events count from 1; Python's int refuses some thousand digits
+STATUS_WAIT_S = 5.0
+"""How long a status is waited for while it is not known yet what runs."""
+MANY_STATUS_WAIT_S = 1.0
+"""The same where there are other pods, of which it may be known."""
 PING_S = 15.0
 SEND_S = 120.0
 """How long a client may read nothing before it is disconnected: the pod that it holds costs money."""
@@ -67,8 +71,21 @@ class StatusSource(Protocol):
     def status_now(self) -> PodStatus | None:
         """Return the status; None while it is not known."""
 
-    async def status(self) -> PodStatus:
+    async def status(self, patience_s: float) -> PodStatus:
         """Wait until the status is known, and return it; raise ProviderUnavailable."""
+
+
+async def wait_known(pod: StatusSource, *, alone: bool) -> None:
+    """Wait until a pod's status is known; where there are other pods, not for long.
+
+    Raises:
+        ProviderUnavailable: it is not known yet, and there is no other pod.
+    """
+    try:
+        await pod.status(STATUS_WAIT_S if alone else MANY_STATUS_WAIT_S)
+    except ProviderUnavailable:
+        if alone:
+            raise
 
 
 class SseBroadcaster:
@@ -137,9 +154,9 @@ class SseBroadcaster:
         return await self.serve(call.request, _headers(call), self._present, last_id, int(replay))
 
     async def _present(self) -> Sequence[object]:
-        """Return the data of a `state` event for each pod; wait until the first one's status is known."""
-        first, *others = self._pods.items()
-        found = [(first[0], await first[1].status()), *((name, pod.status_now()) for name, pod in others)]
+        """Return the data of a `state` event for each pod whose status is known; wait for the first one's."""
+        await wait_known(next(iter(self._pods.values())), alone=len(self._pods) == 1)
+        found = [(name, pod.status_now()) for name, pod in self._pods.items()]
         return [{"pod": name, **status_json(status)} for name, status in found if status is not None]
 
     async def serve(

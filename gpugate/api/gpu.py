@@ -8,19 +8,13 @@ from importlib.metadata import version
 
 from aiohttp import web
 
-from gpugate.api.events import status_json
+from gpugate.api.events import status_json, wait_known
 from gpugate.api.routing import ApiRoute, ApiRoutes
-from gpugate.errors import InvalidRequest, ProviderUnavailable
+from gpugate.errors import InvalidRequest
 from gpugate.fleet import POD_HEADER, Fleet, FleetPod
 from gpugate.proxy.auth import subject_of
 from gpugate.proxy.error_format import success
 from gpugate.proxy.request_context import RequestContext
-
-STATUS_WAIT_S = 5.0
-"""How long a status is waited for while it is not known yet what runs."""
-
-MANY_STATUS_WAIT_S = 1.0
-"""The same where there are other pods, of which it may be known."""
 
 MAX_LISTED = 200
 """How many requests `GET /api/v1/gpu/requests` lists at most."""
@@ -67,11 +61,7 @@ class GpuApi:
         Raises:
             ProviderUnavailable: what the pod does is not known yet, and there is no other one.
         """
-        try:
-            await pod.lifecycle.status(STATUS_WAIT_S if self._fleet.only is not None else MANY_STATUS_WAIT_S)
-        except ProviderUnavailable:
-            if self._fleet.only is not None:
-                raise
+        await wait_known(pod.lifecycle, alone=self._fleet.only is not None)
         return status_json(pod.lifecycle.status_now())
 
     async def requests(self, call: RequestContext) -> web.StreamResponse:

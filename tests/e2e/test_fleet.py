@@ -248,6 +248,34 @@ async def test_a_provider_that_hangs(street):
     hanging.cancel()
 
 
+async def test_events_while_the_first_provider_hangs_at_boot(tmp_path, monkeypatch):
+    """The present state of the other pods comes soon all the same."""
+    monkeypatch.setenv("GPUGATE_STATE_DIR", "")
+    clouds = {f"cloud-{name}": FakeCloud() for name in PODS}
+    clouds["cloud-home"].fail("inspect", Hang(3600))
+    kinds = {name: provider_of(cloud) for name, cloud in clouds.items()}
+    gateway = await build(settings_of(tmp_path), find=kinds.__getitem__)
+    await gateway.open()
+    try:
+        url = f"http://127.0.0.1:{gateway.port}/api/v1/gpu/events"
+        async with aiohttp.ClientSession() as http, http.get(url, headers=bearer(scope="pod")) as answer:
+            assert 200 == answer.status
+            async with asyncio.timeout(SOON):
+                lines = [line async for line in _data_lines(answer, 2)]
+        assert ["large", "pictures"] == [line["pod"] for line in lines]
+    finally:
+        await gateway.close()
+
+
+async def _data_lines(answer: aiohttp.ClientResponse, count: int) -> AsyncIterator[Any]:
+    """The data of so many events."""
+    while count:
+        line = await answer.content.readline()
+        if line.startswith(b"data: "):
+            count -= 1
+            yield json.loads(line[6:])
+
+
 async def test_a_lifecycle_that_fails(street, monkeypatch):
     """Ends its own pod's requests, and that pod is stopped; the others go on."""
     for name in ("home", "large"):
