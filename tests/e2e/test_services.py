@@ -533,7 +533,7 @@ class TestStory:
 
     async def test_client_that_reads_nothing(self, tmp_path, monkeypatch):
         """Is as good as gone after a while: the model is stopped, the lease given back."""
-        monkeypatch.setattr("gpugate.api.gpu.SEND_S", 0.2)
+        monkeypatch.setattr("gpugate.api.events.SEND_S", 0.2)
         reply = fixed(*["x" * 500_000] * 40)
         async with SimulatedOllama(reply=reply) as ollama, open_house(tmp_path, ollama) as house:
             await house.warm()
