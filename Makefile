@@ -42,15 +42,17 @@ $(LOWEST)/.dev: setup.cfg pyproject.toml .ci/lowest.py $(wildcard plugins/*/setu
 run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GPU, no Ollama
 	@$(BIN)/gpugate demo --port $(PORT)
 
-# Months of simulated traffic, gateways that are killed again and again, whole bills, wheels, a browser.
-SOAK := tests/months $(addprefix tests/e2e/test_,builds.py dashboard_in_a_browser.py killed_in_the_clouds.py \
-	pod_bills.py sigkill.py ways_out_at_the_clouds.py)
+# Months of simulated traffic, gateways that are killed again and again, whole bills, each fault of each provider, wheels, a browser.
+SOAK := tests/months $(addprefix tests/e2e/test_,bills.py builds.py dashboard_in_a_browser.py killed_in_the_clouds.py \
+	pod_bills.py processes.py sigkill.py two_gateways.py ways_out.py ways_out_at_the_clouds.py) \
+	tests/providers/test_supervisor_killed.py $(wildcard plugins/*/tests/test_*_faults.py) \
+	plugins/gpugate-slurm/tests/test_slurm_real.py
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test: $(VENV)/.dev        ## the tests, the plugins' included; they wait more than they work, so JOBS of them at once
 	$(PYTEST) $(addprefix --ignore=,$(SOAK)) tests plugins examples/write-a-provider
 
-soak: $(VENV)/.dev        ## the long tests: months, kills, bills, wheels, a browser
+soak: $(VENV)/.dev        ## the long tests: months, kills, bills, faults of providers, wheels, a browser
 	$(PYTEST) $(SOAK)
 
 FAST := -n $(JOBS) --dist worksteal --ignore tests/e2e --ignore tests/providers --ignore tests/months tests

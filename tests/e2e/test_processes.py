@@ -79,6 +79,8 @@ async def until_refused(port: int) -> None:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
             except ConnectionRefusedError:
                 return
+            except ConnectionResetError:  # it was closed between the connection and its acceptance
+                continue
             writer.close()
             await asyncio.sleep(0.02)
 
