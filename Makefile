@@ -42,11 +42,12 @@ $(LOWEST)/.dev: setup.cfg pyproject.toml .ci/lowest.py $(wildcard plugins/*/setu
 run: $(VENV)/.run         ## the gateway with a simulated pod: no account, no GPU, no Ollama
 	@$(BIN)/gpugate demo --port $(PORT)
 
-# Months of simulated traffic, gateways that are killed again and again, whole bills, each fault of each provider, wheels, a browser.
+# Months of simulated traffic, random lives, gateways that are killed again and again, whole bills, each fault of each provider, wheels, a browser.
 SOAK := tests/months $(addprefix tests/e2e/test_,bills.py builds.py dashboard_in_a_browser.py killed_in_the_clouds.py \
-	pod_bills.py processes.py sigkill.py two_gateways.py ways_out.py ways_out_at_the_clouds.py) \
-	tests/providers/test_supervisor_killed.py $(wildcard plugins/*/tests/test_*_faults.py) \
-	plugins/gpugate-slurm/tests/test_slurm_real.py
+	pod_bills.py processes.py reverse_proxies.py sigkill.py two_gateways.py ways_out.py ways_out_at_the_clouds.py) \
+	tests/core/test_lives.py tests/providers/test_supervisor_killed.py \
+	$(wildcard plugins/*/tests/test_*_faults.py plugins/*/tests/test_*_lives.py) \
+	$(addprefix plugins/gpugate-slurm/tests/test_slurm_,gateway.py real.py)
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test: $(VENV)/.dev        ## the tests, the plugins' included; they wait more than they work, so JOBS of them at once
