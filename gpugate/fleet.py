@@ -156,8 +156,9 @@ class Fleet:
         """
         if name is not None:
             return self.named(name).lifecycle.reading_body()
-        roomiest = min(self, key=lambda pod: (pod.lifecycle.waiting, pod.lifecycle.serving is None))
-        return roomiest.lifecycle.reading_body()
+        ready = (pod for pod in self if pod.lifecycle.serving is not None and not pod.lifecycle.waiting)
+        pod = next(ready, None) or min(self, key=lambda pod: pod.lifecycle.waiting)
+        return pod.lifecycle.reading_body()
 
     def close(self, pod: FleetPod, *, keep: bool, stop_wait_s: float) -> asyncio.Task[bool]:
         """Begin to close a pod's lifecycle, see there; a second call returns the first one's task.
